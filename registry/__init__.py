@@ -1,0 +1,1 @@
+"""The registry: what engines exist, where their bytes are, and whether they may be deployed."""

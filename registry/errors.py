@@ -1,0 +1,73 @@
+"""Every way the registry fails that a caller can do something about."""
+
+from __future__ import annotations
+
+
+class DiagnosedError(Exception):
+    """Says what happened, where, what was found, what was expected, and what to do next."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        actual: object = None,
+        expected: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what = what
+        self.where = where
+        self.actual = actual
+        self.expected = expected
+        self.remedy = remedy
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        """Renders one line per known field, in a fixed order."""
+        lines = [self.what if self.where is None else f"{self.where}: {self.what}"]
+        if self.actual is not None:
+            lines.append(f"  found:    {self.actual}")
+        if self.expected is not None:
+            lines.append(f"  expected: {self.expected}")
+        if self.remedy is not None:
+            lines.append(f"  next:     {self.remedy}")
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the same fields for machine-readable output; absent ones are None."""
+        return {
+            "error": type(self).__name__,
+            "what": self.what,
+            "where": self.where,
+            "found": self.actual if self.actual is None else str(self.actual),
+            "expected": self.expected if self.expected is None else str(self.expected),
+            "next": self.remedy,
+        }
+
+
+class RegistryError(DiagnosedError):
+    """The root of everything the registry raises."""
+
+
+class InvalidRecordError(RegistryError):
+    """A record, key or manifest handed to the registry is malformed."""
+
+
+class RecordNotFoundError(RegistryError):
+    """Nothing in the registry answers to that name."""
+
+
+class IntegrityError(RegistryError):
+    """Bytes differ from the digest that names them, or a signature does not verify."""
+
+
+class ConflictError(RegistryError):
+    """Somebody else changed the record first."""
+
+
+class StoreUnavailableError(RegistryError):
+    """The artifact store or the catalogue does not answer, or is full."""
+
+
+class GateClosedError(RegistryError):
+    """The engine is not qualified for what was asked of it."""
