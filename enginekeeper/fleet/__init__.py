@@ -1,0 +1,1 @@
+"""What runs where: nodes, devices, and the environment an engine meets on them."""

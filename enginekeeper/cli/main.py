@@ -1,0 +1,74 @@
+"""The root command and its groups; each group's module is imported only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from enginekeeper import __version__
+from enginekeeper.cli._errors import ExitCode, report
+from registry.errors import DiagnosedError
+
+# name -> (module, attribute, one line of help). The help stands here so that `ek --help`
+# imports no group.
+_COMMANDS: dict[str, tuple[str, str, str]] = {
+    "plan": ("build", "plan", "Show what a build spec would reuse, build or refuse, and why."),
+    "build": ("build", "build", "Build, prove and publish the engines of a build spec."),
+    "checkpoint": ("checkpoint", "checkpoint", "Audit and repair TensorRT-LLM checkpoints."),
+    "validate": ("validate", "validate", "Judge a checkpoint against its source model."),
+    "engine": ("engine", "engine", "List, show, explain, compare and fetch engines."),
+    "channel": ("channel", "channel", "Show channels and put engines into them."),
+    "gate": ("gate", "gate", "Decide whether an engine may be deployed on a node."),
+    "where": ("where", "where", "Show which engines are on this node."),
+    "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
+    "db": ("db", "db", "Migrate and check the catalogue."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"enginekeeper.cli.{module}"), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{attribute} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry[2]) for name, entry in _COMMANDS.items()])
+
+
+@click.command(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes are listed in README.md.",
+)
+@click.version_option(__version__, prog_name="enginekeeper")
+def cli() -> None:
+    """Build, prove and keep TensorRT-LLM engines across a GPU fleet."""
+
+
+def run() -> NoReturn:
+    """Runs the command line; every known error ends in its exit code, without a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DiagnosedError as error:
+        sys.exit(report(error, as_json="--json" in sys.argv))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away: nobody is left to tell
+        sys.exit(ExitCode.OK)
+    sys.exit(code if isinstance(code, int) else ExitCode.OK)

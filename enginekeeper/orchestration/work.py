@@ -1,0 +1,125 @@
+"""The work store: what a stage made, kept under the digest of what went into it.
+
+Rules:
+
+- a product is a directory; it is complete or absent, never half there: it is written
+  under a temporary name and renamed when the stage has ended well;
+- one process makes a product at a time; the others wait and then find it;
+- what a killed process left behind is swept by the next one that needs the same product.
+
+Example:
+
+    with work.product("checkpoint", key) as product:
+        if not product.complete:
+            quantize(into=product.path)
+    use(work.path("checkpoint", key))
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.errors import InputError, UnavailableError
+from registry.digests import Digest
+
+_RECORD = "product.json"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A stage's product: where it is, and whether it is there already."""
+
+    path: Path
+    complete: bool
+
+
+@dataclass(frozen=True)
+class WorkStore:
+    """Products of stages below one directory, by kind and key."""
+
+    root: Path
+
+    def path(self, kind: str, key: Digest) -> Path:
+        """Returns where a product is or would be."""
+        return self.root / kind / key.value[:32]
+
+    def find(self, kind: str, key: Digest) -> Path | None:
+        """Returns a complete product's directory, or None."""
+        path = self.path(kind, key)
+        return path if (path / _RECORD).is_file() else None
+
+    def record(self, kind: str, key: Digest) -> Mapping[str, Any]:
+        """Returns what the stage recorded beside its product."""
+        path = self.path(kind, key) / _RECORD
+        try:
+            document = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"the record of a {kind} cannot be read: {error}",
+                where=str(path),
+                remedy=f"remove the directory {path.parent} and run again",
+            ) from error
+        if not isinstance(document, dict):
+            raise InputError("not a product record", where=str(path))
+        return document
+
+    @contextmanager
+    def product(self, kind: str, key: Digest) -> Iterator[tuple[Product, dict[str, Any]]]:
+        """Gives a directory to fill and a record to complete; commits both when the block ends.
+
+        A product that is there already is given as complete and left as it is.
+        """
+        final = self.path(kind, key)
+        with self._locked(kind, key):
+            if self.find(kind, key) is not None:
+                yield Product(final, complete=True), dict(self.record(kind, key))
+                return
+            draft = final.with_name(final.name + ".draft")
+            shutil.rmtree(draft, ignore_errors=True)
+            record: dict[str, Any] = {}
+            try:
+                draft.mkdir(parents=True)
+                yield Product(draft, complete=False), record
+                self._commit(draft, final, {"kind": kind, "key": str(key), **record})
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise _disk_full(final) from error
+                raise
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self, kind: str, key: Digest) -> Iterator[None]:
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / f"{kind}-{key.value[:32]}").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # the kernel releases it when the process dies
+            yield
+
+    @staticmethod
+    def _commit(draft: Path, final: Path, record: Mapping[str, Any]) -> None:
+        with (draft / _RECORD).open("w") as handle:
+            json.dump(record, handle, indent=2, sort_keys=True)
+            handle.flush()
+            os.fsync(handle.fileno())
+        shutil.rmtree(final, ignore_errors=True)
+        draft.replace(final)
+
+
+def _disk_full(path: Path) -> UnavailableError:
+    free = shutil.disk_usage(path.parent).free
+    return UnavailableError(
+        "the disk is full",
+        where=str(path.parent),
+        actual=f"{free / 1e9:.1f} GB free",
+        remedy="free some space and run again: finished stages are kept",
+    )
