@@ -8,7 +8,6 @@ Rules:
   what is hashed is a change of name and never a silent miss.
 
 Example:
-
     >>> str(digest_bytes(b""))[:14]
     'sha256:e3b0c44'
 """
@@ -74,14 +73,27 @@ def digest_file(path: Path) -> Digest:
 
 
 def canonical_json(document: Any) -> bytes:  # noqa: ANN401 - any JSON value
-    """Serializes a JSON value in the one way it is hashed and signed; refuses NaN and infinities."""
+    """Serializes a JSON value in the one way it is hashed and signed; refuses NaN."""
     try:
+        _refuse_other_keys(document)
         text = json.dumps(
             document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         )
-    except (TypeError, ValueError) as error:
+        return text.encode()  # fails on lone surrogates, which are not UTF-8
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRecordError(f"not a JSON document: {error}") from error
-    return text.encode()
+
+
+def _refuse_other_keys(document: object) -> None:
+    """Refuses keys that json would turn into strings: `{1: …}` and `{"1": …}` must not collide."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r} is not a string")
+            _refuse_other_keys(value)
+    elif isinstance(document, list | tuple):
+        for value in document:
+            _refuse_other_keys(value)
 
 
 def digest_document(document: Any, scheme: str) -> Digest:  # noqa: ANN401 - any JSON value

@@ -53,6 +53,10 @@ class InvalidRecordError(RegistryError):
     """A record, key or manifest handed to the registry is malformed."""
 
 
+class AmbiguousIdError(InvalidRecordError):
+    """A shortened id fits several records."""
+
+
 class RecordNotFoundError(RegistryError):
     """Nothing in the registry answers to that name."""
 
@@ -69,5 +73,17 @@ class StoreUnavailableError(RegistryError):
     """The artifact store or the catalogue does not answer, or is full."""
 
 
+class CatalogueOutdatedError(StoreUnavailableError):
+    """The catalogue's schema is not the one this version of the code works with."""
+
+
 class GateClosedError(RegistryError):
     """The engine is not qualified for what was asked of it."""
+
+
+class GateInconclusiveError(GateClosedError):
+    """The latest verdict on the engine could not decide."""
+
+
+class GateRefusedError(GateClosedError):
+    """A compatibility rule says that the engine cannot work there."""
