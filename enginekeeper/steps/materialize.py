@@ -74,10 +74,8 @@ def _convert(source: Path, target: Path) -> int:
     config.dtype = "bfloat16"
     print("progress 2/3 saving", flush=True)
     fresh.save_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(
-        source.parent, gguf_file=source.name, local_files_only=True
-    )
-    tokenizer.save_pretrained(target)
+    # A tokenizer writes its keyword arguments into its own file: it gets none but the necessary.
+    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
     tied = bool(config.tie_word_embeddings)
     return len(weights) - (1 if tied and "lm_head.weight" in weights else 0)
 

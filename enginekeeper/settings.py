@@ -1,0 +1,60 @@
+"""Where Enginekeeper keeps things, and what of the environment it listens to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting that comes from the environment, read once and passed on."""
+
+    home: Path
+    """What must not be lost: catalogue, artifact store, keys. ENGINEKEEPER_HOME."""
+
+    cache: Path
+    """What can be made again: toolchains, source models, stage products. ENGINEKEEPER_CACHE."""
+
+    catalogue_url: str
+    """SQLAlchemy URL of the catalogue. ENGINEKEEPER_CATALOGUE."""
+
+    store_url: str
+    """URL of the artifact store, `file:///…` or `s3://…`. ENGINEKEEPER_STORE."""
+
+    find_links: tuple[str, ...] = ()
+    """Folders or pages with wheels, as pip and uv know them. UV_FIND_LINKS, PIP_FIND_LINKS."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Reads the settings; what is unset or empty gets its default."""
+        env = os.environ if environ is None else environ
+        home = _directory(env, "ENGINEKEEPER_HOME", ("XDG_DATA_HOME", ".local/share"))
+        cache = _directory(env, "ENGINEKEEPER_CACHE", ("XDG_CACHE_HOME", ".cache"))
+        return cls(
+            home=home,
+            cache=cache,
+            catalogue_url=env.get("ENGINEKEEPER_CATALOGUE")
+            or f"sqlite:///{home / 'catalogue.sqlite'}",
+            store_url=env.get("ENGINEKEEPER_STORE") or (home / "store").as_uri(),
+            find_links=_find_links(env),
+        )
+
+
+def _directory(env: Mapping[str, str], name: str, default: tuple[str, str]) -> Path:
+    if chosen := env.get(name):
+        return Path(chosen).expanduser().absolute()
+    variable, fallback = default
+    base = env.get(variable, "")
+    # The XDG specification says that a relative path is invalid and to be ignored.
+    root = Path(base) if base.startswith("/") else Path(env.get("HOME") or Path.home()) / fallback
+    return root / "enginekeeper"
+
+
+def _find_links(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Returns the places in order, once each; uv separates them by commas, pip by spaces."""
+    places = env.get("UV_FIND_LINKS", "").replace(",", " ").split()
+    places += env.get("PIP_FIND_LINKS", "").split()
+    return tuple(dict.fromkeys(places))

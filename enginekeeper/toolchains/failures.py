@@ -1,0 +1,97 @@
+"""Reads the end of a failed step's log and says what can be done about it."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+from enginekeeper.toolchains.errors import (
+    FailedStepError,
+    StepCrashedError,
+    StepDiskFullError,
+    StepKilledError,
+    StepPlace,
+)
+
+_TAIL = 16 * 1024  # bytes; a traceback of torch is a few kilobytes
+
+# Libraries turn the error number into text in their own way: safetensors writes
+# "I/O error: No space left on device (os error 28)", torch "[enforce fail at inline_container.cc"
+# after "No space left on device".
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+
+_REMEDIES = (
+    (
+        re.compile(r"ModuleNotFoundError|cannot open shared object file|undefined symbol"),
+        "the toolchain is damaged: enginekeeper toolchain sync {toolchain}",
+    ),
+    (
+        re.compile(r"MemoryError|can't allocate memory|bad_alloc|CUDA out of memory"),
+        "memory ran out: close other programs, or use smaller limits or a smaller model",
+    ),
+    (
+        re.compile(r"InvalidCxxCompiler|No working C\+\+ compiler|g\+\+: (command )?not found"),
+        "install a C++ compiler (g++) or set CXX",
+    ),
+)
+
+
+def explain_exit(place: StepPlace, status: int) -> FailedStepError:
+    """Returns the error for a step that ended with another status than 0."""
+    tail = _tail(place.log)
+    if status == -signal.SIGKILL:
+        return StepKilledError(
+            "was killed from outside (SIGKILL)",
+            place,
+            actual=_last_line(tail),
+            remedy="most often the kernel, for want of memory: see `dmesg`; "
+            "close other programs or use a smaller model, then run again",
+        )
+    if _DISK_FULL.search(tail):
+        return StepDiskFullError(
+            "could not write its files: the disk is full",
+            place,
+            actual=_last_line(tail),
+            remedy="free some space and run again: finished stages are kept",
+        )
+    return StepCrashedError(
+        f"crashed ({_describe(status)})",
+        place,
+        actual=_last_line(tail),
+        expected="exit status 0",
+        remedy=_remedy(tail, place),
+    )
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as handle:
+            size = handle.seek(0, 2)
+            handle.seek(max(0, size - _TAIL))
+            return handle.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _last_line(tail: str) -> str:
+    """Returns the last line that says something; of a traceback that is the exception."""
+    lines = [line.strip() for line in tail.replace("\r", "\n").split("\n")]
+    spoken = [line for line in lines if line]
+    return spoken[-1][:500] if spoken else "nothing in the log"
+
+
+def _describe(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _remedy(tail: str, place: StepPlace) -> str:
+    for pattern, remedy in _REMEDIES:
+        if pattern.search(tail):
+            return remedy.format(toolchain=place.toolchain)
+    return f"read {place.log}"
