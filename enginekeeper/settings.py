@@ -27,6 +27,12 @@ class Settings:
     find_links: tuple[str, ...] = ()
     """Folders or pages with wheels, as pip and uv know them. UV_FIND_LINKS, PIP_FIND_LINKS."""
 
+    torch_index: str = "https://download.pytorch.org/whl/cpu"
+    """Index with the CPU builds of torch, if no local wheel fits. ENGINEKEEPER_TORCH_INDEX."""
+
+    compiler: str = "g++"
+    """The C++ compiler of the embedded builder. CXX."""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Reads the settings; what is unset or empty gets its default."""
@@ -40,6 +46,8 @@ class Settings:
             or f"sqlite:///{home / 'catalogue.sqlite'}",
             store_url=env.get("ENGINEKEEPER_STORE") or (home / "store").as_uri(),
             find_links=_find_links(env),
+            compiler=env.get("CXX") or cls.compiler,
+            torch_index=env.get("ENGINEKEEPER_TORCH_INDEX") or cls.torch_index,
         )
 
 

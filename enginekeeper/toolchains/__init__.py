@@ -1,4 +1,4 @@
-"""Toolchains: pinned environments in which steps run, how they are installed, and how steps are run.
+"""Toolchains: pinned environments for steps, how they are installed, and how steps are run.
 
 - `catalogue`: which toolchains there are, what each needs and costs;
 - `sync`: installs one from its lock file, once per lock;
