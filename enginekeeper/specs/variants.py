@@ -1,0 +1,59 @@
+"""Variants: one combination of a spec's lists, with everything needed to build and judge it.
+
+A variant's identifier is its name everywhere: in plans, logs, folders and selectors.
+
+Example:
+    `smollm2-135m.w8a16-kvfp8.tp2-pp2.h100-sxm.unrepaired`
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NewType
+
+from enginekeeper.specs.profiles import ToolchainProfile, toolchain_profiles
+
+if TYPE_CHECKING:
+    from enginekeeper.specs.acceptance import Acceptance
+    from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
+    from enginekeeper.specs.recipes import Recipe
+    from enginekeeper.specs.source import ModelSource
+    from enginekeeper.specs.targets import Target
+
+VariantId = NewType("VariantId", str)
+"""`model.recipe.parallel.target`, with `.unrepaired` if known defects are left in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One engine that should exist, and what it is judged by."""
+
+    model: ModelSource
+    target: Target
+    recipe: Recipe
+    parallel: Parallel
+    calibration: Calibration
+    limits: Limits
+    toolchain: str
+    acceptance: Acceptance
+    """The spec's policy with the recipe's own limits in place."""
+
+    suite: str
+    reference: Reference
+
+    @property
+    def identifier(self) -> VariantId:
+        """The variant's name; unique within a spec."""
+        parts = [self.model.name, self.recipe.part, self.parallel.part, self.target.part]
+        if self.recipe.repair == "off":
+            parts.append("unrepaired")
+        return VariantId(".".join(parts))
+
+    @property
+    def profile(self) -> ToolchainProfile:
+        """What the variant's toolchain needs and can do."""
+        return toolchain_profiles()[self.toolchain]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the variant as JSON values, identifier included."""
+        return {"identifier": self.identifier, **asdict(self)}
