@@ -180,6 +180,22 @@ def verify(
     return statement
 
 
+def verify_build(
+    envelope: bytes, trust: Trust, key: EngineKey, *, subject: Digest, simulated: bool
+) -> Statement:
+    """Returns the build statement of an engine; raises IntegrityError unless it names this key."""
+    statement = verify(envelope, trust, Purpose.BUILD, subject=subject, simulated=simulated)
+    signed = read_key_digest(statement)
+    if signed != key.digest():
+        raise IntegrityError(
+            "the builder signed another key",
+            where="build statement",
+            actual=key.digest(),
+            expected=signed,
+        )
+    return statement
+
+
 def says_simulated(statement: Statement) -> bool:
     """Returns the `simulated` flag of a statement; raises IntegrityError when it has none."""
     if statement.purpose is Purpose.VERDICT:

@@ -1,0 +1,130 @@
+"""Rows to values: the one place where the catalogue's tables meet `registry.types`."""
+
+from __future__ import annotations
+
+from registry.environments import environment_from_dict
+from registry.keys import EngineKey
+from registry.models import (
+    ChannelMoveRow,
+    ChannelPositionRow,
+    CheckpointRow,
+    EngineRow,
+    ModelRow,
+    ReferenceRow,
+    VerdictRow,
+)
+from registry.types import (
+    ChannelMove,
+    ChannelPosition,
+    Checkpoint,
+    Engine,
+    Model,
+    Reference,
+    Repair,
+    Result,
+    Verdict,
+)
+
+
+def to_model(row: ModelRow) -> Model:
+    """Returns a model's row as a value."""
+    return Model(row.digest, row.name, row.source, row.architecture, row.recorded_at)
+
+
+def to_checkpoint(row: CheckpointRow) -> Checkpoint:
+    """Returns a checkpoint's row as a value, with its repairs."""
+    return Checkpoint(
+        digest=row.digest,
+        model=row.model.digest,
+        model_name=row.model.name,
+        recipe=row.recipe,
+        calibration=row.calibration,
+        repairs=tuple(
+            Repair(repair.name, repair.field, repair.before, repair.after, repair.reason)
+            for repair in row.repairs
+        ),
+        size=row.size,
+        path=row.path,
+        simulated=row.simulated,
+        recorded_at=row.recorded_at,
+    )
+
+
+def to_engine(row: EngineRow) -> Engine:
+    """Returns an engine's row as a value, with its key."""
+    return Engine(
+        digest=row.digest,
+        key=EngineKey(row.key.hard, row.soft, row.info),
+        model=row.model.digest,
+        model_name=row.model.name,
+        recipe=row.recipe,
+        target=row.target,
+        variant=row.variant,
+        checkpoint=None if row.checkpoint is None else row.checkpoint.digest,
+        size=row.size,
+        path=row.path,
+        provenance=row.provenance,
+        simulated=row.simulated,
+        recorded_at=row.recorded_at,
+    )
+
+
+def to_reference(row: ReferenceRow) -> Reference:
+    """Returns a reference's row as a value."""
+    return Reference(
+        digest=row.digest,
+        model=row.model.digest,
+        model_name=row.model.name,
+        suite=row.suite,
+        runtime=row.runtime,
+        dtype=row.dtype,
+        size=row.size,
+        path=row.path,
+        simulated=row.simulated,
+        recorded_at=row.recorded_at,
+    )
+
+
+def to_verdict(row: VerdictRow) -> Verdict:
+    """Returns a verdict's row as a value."""
+    return Verdict(
+        digest=row.digest,
+        engine=row.engine.digest,
+        environment=environment_from_dict(row.environment.document),
+        result=Result(row.result),
+        fidelity=row.fidelity,
+        quality=row.quality,
+        summary=row.summary,
+        document=row.document,
+        path=row.path,
+        envelope=row.envelope,
+        simulated=row.simulated,
+        issued_at=row.issued_at,
+        recorded_at=row.recorded_at,
+    )
+
+
+def to_position(row: ChannelPositionRow) -> ChannelPosition:
+    """Returns a channel's position as a value."""
+    return ChannelPosition(
+        channel=row.channel.name,
+        model_name=row.channel.model_name,
+        target=row.target,
+        engine=row.engine.digest,
+        simulated=row.channel.simulated,
+        moved_at=row.moved_at,
+    )
+
+
+def to_move(row: ChannelMoveRow) -> ChannelMove:
+    """Returns one entry of a channel's history as a value."""
+    return ChannelMove(
+        channel=row.channel.name,
+        model_name=row.channel.model_name,
+        target=row.target,
+        engine=row.engine.digest,
+        previous=None if row.previous is None else row.previous.digest,
+        environment=environment_from_dict(row.environment.document),
+        actor=row.actor,
+        moved_at=row.moved_at,
+    )

@@ -1,0 +1,241 @@
+"""The gate: may this engine run in this environment, by which rule, on what evidence.
+
+The rules, in the order they are tried; the first that applies decides:
+
+1. `build-not-attested`: no trusted builder signed these bytes for this key → closed (integrity);
+2. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
+3. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
+4. `never-judged`: no verdict at all → closed;
+5. `not-qualified-here`: verdicts, but none in this environment → closed;
+6. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
+   what was signed → closed (integrity);
+7. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
+
+The latest verdict wins, whatever came before. Verdicts in exactly this environment count before
+those that only a wider driver scope lets in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from registry.attestations import read_claim, verify, verify_build
+from registry.digests import Digest
+from registry.environments import DriverScope, Environment, covers
+from registry.errors import (
+    GateClosedError,
+    GateInconclusiveError,
+    GateRefusedError,
+    IntegrityError,
+    RegistryError,
+)
+from registry.keys import EngineKey
+from registry.trust import Purpose, Trust
+from registry.types import Engine, Result, Verdict
+
+
+class GateOutcome(StrEnum):
+    """Whether an engine may run."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    INCONCLUSIVE = "inconclusive"
+
+
+class GateFamily(StrEnum):
+    """What kind of answer a decision is; the command line has an exit code for each."""
+
+    OK = "ok"
+    CLOSED = "closed"
+    INCONCLUSIVE = "inconclusive"
+    REFUSED = "refused"
+    INTEGRITY = "integrity"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a compatibility rule says that an engine cannot work in an environment."""
+
+    rule: str
+    reason: str
+    evidence: tuple[str, ...] = ()
+
+
+Compatibility = Callable[[EngineKey, Environment], Refusal | None]
+"""Says why a key cannot work in an environment, or None; handed in from the layer above."""
+
+
+@dataclass(frozen=True)
+class GatePolicy:
+    """What the gate is asked to hold an engine to."""
+
+    trust: Trust
+    compatibility: Compatibility
+    driver_scope: DriverScope = DriverScope.EXACT
+    simulated_node: bool = False
+    """The node is *enrolled* as simulated; what a node says of itself does not count."""
+
+
+@dataclass(frozen=True)
+class GateDecision:
+    """What the gate decided on one engine in one environment, and why."""
+
+    outcome: GateOutcome
+    rule: str
+    reason: str
+    family: GateFamily
+    engine: Digest
+    environment: Environment
+    evidence: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """True when the engine may run."""
+        return self.outcome is GateOutcome.OPEN
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the decision as a JSON object."""
+        return {
+            "outcome": str(self.outcome),
+            "rule": self.rule,
+            "reason": self.reason,
+            "family": str(self.family),
+            "engine": str(self.engine),
+            "environment": self.environment.as_dict(),
+            "evidence": list(self.evidence),
+        }
+
+    def require_open(self) -> None:
+        """Raises the error of the decision's family unless the gate is open."""
+        errors: dict[GateFamily, type[RegistryError]] = {
+            GateFamily.CLOSED: GateClosedError,
+            GateFamily.INCONCLUSIVE: GateInconclusiveError,
+            GateFamily.REFUSED: GateRefusedError,
+            GateFamily.INTEGRITY: IntegrityError,
+        }
+        if self.family in errors:
+            raise errors[self.family](
+                f"the gate is {self.outcome}: {self.reason}",
+                where=f"engine {self.engine.short} on {self.environment}",
+                actual="; ".join(self.evidence) or None,
+                expected=f"rule {self.rule} not to apply",
+                remedy=f"enginekeeper engine show {self.engine.short}",
+            )
+
+
+@dataclass(frozen=True)
+class _Case:
+    engine: Engine
+    environment: Environment
+    policy: GatePolicy
+
+    def decide(
+        self, family: GateFamily, rule: str, reason: str, evidence: Sequence[str] = ()
+    ) -> GateDecision:
+        outcomes = {
+            GateFamily.OK: GateOutcome.OPEN,
+            GateFamily.INCONCLUSIVE: GateOutcome.INCONCLUSIVE,
+        }
+        return GateDecision(
+            outcomes.get(family, GateOutcome.CLOSED), rule, reason, family,
+            self.engine.digest, self.environment, tuple(evidence),
+        )  # fmt: skip
+
+
+def decide(
+    engine: Engine, verdicts: Sequence[Verdict], environment: Environment, policy: GatePolicy
+) -> GateDecision:
+    """Decides whether an engine may run in an environment; verdicts come newest first."""
+    case = _Case(engine, environment, policy)
+    refused = _attested(case) or _simulated(case) or _compatible(case)
+    if refused is not None:
+        return refused
+    if not verdicts:
+        return case.decide(GateFamily.CLOSED, "never-judged", "no verdict on it is recorded")
+    here = _judged_here(case, verdicts)
+    if not here:
+        judged = sorted({f"{verdict.result} on {verdict.environment}" for verdict in verdicts})
+        reason = f"it was never judged on {environment} (driver scope: {policy.driver_scope})"
+        return case.decide(GateFamily.CLOSED, "not-qualified-here", reason, judged)
+    return _by_verdict(case, here[0])
+
+
+def _attested(case: _Case) -> GateDecision | None:
+    engine = case.engine
+    try:
+        verify_build(
+            engine.provenance.encode(), case.policy.trust, engine.key,
+            subject=engine.digest, simulated=engine.simulated,
+        )  # fmt: skip
+    except IntegrityError as error:
+        return case.decide(
+            GateFamily.INTEGRITY, "build-not-attested",
+            "no trusted builder signed these bytes for this key", str(error).splitlines(),
+        )  # fmt: skip
+    return None
+
+
+def _simulated(case: _Case) -> GateDecision | None:
+    if case.engine.simulated and not case.policy.simulated_node:
+        return case.decide(
+            GateFamily.CLOSED, "simulated-on-real-node",
+            "it is simulated, and the node is not enrolled as simulated",
+        )  # fmt: skip
+    return None
+
+
+def _compatible(case: _Case) -> GateDecision | None:
+    refusal = case.policy.compatibility(case.engine.key, case.environment)
+    if refusal is None:
+        return None
+    evidence = (f"compatibility rule {refusal.rule}", *refusal.evidence)
+    return case.decide(GateFamily.REFUSED, "incompatible", refusal.reason, evidence)
+
+
+def _judged_here(case: _Case, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    exact = [verdict for verdict in verdicts if verdict.environment == case.environment]
+    scope = case.policy.driver_scope
+    wider = [v for v in verdicts if covers(v.environment, case.environment, scope)]
+    return exact or wider
+
+
+def _by_verdict(case: _Case, verdict: Verdict) -> GateDecision:
+    evidence = [
+        f"verdict {verdict.digest.short} of {verdict.issued_at.isoformat(timespec='seconds')}",
+        f"judged on {verdict.environment}",
+        verdict.summary,
+    ]
+    try:
+        _check_verdict(case, verdict)
+    except IntegrityError as error:
+        reason = "the latest verdict is not what a trusted validator signed"
+        evidence += str(error).splitlines()
+        return case.decide(GateFamily.INTEGRITY, "verdict-not-attested", reason, evidence)
+    if verdict.result is Result.FAIL:
+        reason = "the latest verdict on it here failed"
+        return case.decide(GateFamily.CLOSED, "verdict-failed", reason, evidence)
+    if verdict.result is Result.INCONCLUSIVE:
+        reason = "the latest verdict on it here is inconclusive"
+        return case.decide(GateFamily.INCONCLUSIVE, "verdict-inconclusive", reason, evidence)
+    return case.decide(GateFamily.OK, "qualified", "a trusted validator passed it here", evidence)
+
+
+def _check_verdict(case: _Case, verdict: Verdict) -> None:
+    """Raises IntegrityError unless the recorded verdict is the signed one."""
+    statement = verify(
+        verdict.envelope.encode(), case.policy.trust, Purpose.VERDICT,
+        subject=case.engine.digest, simulated=case.engine.simulated,
+    )  # fmt: skip
+    claim = read_claim(statement)
+    signed = (claim.result, claim.environment, claim.document)
+    recorded = (verdict.result, verdict.environment, verdict.document)
+    if signed != recorded:
+        raise IntegrityError(
+            "the recorded verdict is not the signed one",
+            where=f"verdict {verdict.digest.short}",
+            actual=[str(item) for item in recorded],
+            expected=[str(item) for item in signed],
+        )

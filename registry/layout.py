@@ -1,0 +1,50 @@
+"""Where an artifact's documents lie in the store, so that a person finds them with `aws s3 ls`.
+
+    engines/<model>/<recipe>/<target>/<engine>/manifest.json
+                                              /key.json
+                                              /attestations/build-<envelope>.dsse.json
+                                              /attestations/verdict-<envelope>.dsse.json
+                                              /verdicts/<document>.json
+    checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
+    references/<model>/<suite>/<reference>/manifest.json
+    blobs/sha256/<first two digits>/<digest>
+
+What stands in angle brackets for a digest is its first twelve digits; the document has all of it.
+"""
+
+from __future__ import annotations
+
+from registry.digests import Digest
+from registry.names import check_component
+
+MANIFEST = "manifest.json"
+KEY = "key.json"
+
+
+def engine_path(model: str, recipe: str, target: str, engine: Digest) -> str:
+    """Returns the folder of an engine's documents."""
+    return f"engines/{_joined(model=model, recipe=recipe, target=target)}/{engine.short}"
+
+
+def checkpoint_path(model: str, recipe: str, checkpoint: Digest) -> str:
+    """Returns the folder of a checkpoint's documents."""
+    return f"checkpoints/{_joined(model=model, recipe=recipe)}/{checkpoint.short}"
+
+
+def reference_path(model: str, suite: Digest, reference: Digest) -> str:
+    """Returns the folder of a reference's documents."""
+    return f"references/{_joined(model=model)}/{suite.short}/{reference.short}"
+
+
+def attestation_name(folder: str, purpose: str, envelope: Digest) -> str:
+    """Returns the name of a signed statement about the artifact in a folder."""
+    return f"{folder}/attestations/{purpose}-{envelope.short}.dsse.json"
+
+
+def verdict_name(folder: str, document: Digest) -> str:
+    """Returns the name of a verdict document on the engine in a folder."""
+    return f"{folder}/verdicts/{document.short}.json"
+
+
+def _joined(**parts: str) -> str:
+    return "/".join(check_component(part, where=name) for name, part in parts.items())

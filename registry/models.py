@@ -1,0 +1,330 @@
+"""The catalogue's tables. Rows never leave the registry: `registry.types` has what does.
+
+Rules:
+
+- rows are added, hardly ever changed: only a channel's position moves, and its history keeps
+  every move;
+- `id` orders rows by when they were recorded; the times beside are for people, since clocks lie;
+- what is signed is kept as signed (the envelope); columns beside it are an index over it.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+from registry.digests import Digest
+
+REVISION = "7c1e5a90b3d2"
+"""The migration these tables belong to; a test holds it equal to the newest one."""
+
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+
+class DigestText(TypeDecorator[Digest]):
+    """A digest as `scheme:hex`."""
+
+    impl = String(100)
+    cache_ok = True
+
+    def process_bind_param(self, value: Digest | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """Writes the digest as text."""
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Digest | None:  # noqa: ARG002
+        """Reads the digest back."""
+        return None if value is None else Digest.parse(value)
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time; SQLite forgets the zone, so everything is kept in UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Writes the time in UTC; refuses one without a zone."""
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"a time without a time zone: {value}")
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Reads the time back with its zone."""
+        if value is None or value.tzinfo is not None:
+            return value
+        return value.replace(tzinfo=UTC)
+
+
+Id = Annotated[int, mapped_column(primary_key=True)]
+UniqueDigest = Annotated[Digest, mapped_column(DigestText, unique=True)]
+Name = Annotated[str, mapped_column(String(200))]
+Bytes = Annotated[int, mapped_column(BigInteger, comment="bytes of all files")]
+StorePath = Annotated[str, mapped_column(Text, comment="where its documents lie in the store")]
+Moment = Annotated[datetime, mapped_column(UtcDateTime, server_default=func.now())]
+Simulated = Annotated[
+    bool, mapped_column(comment="made by a double: signed under its own trust root")
+]
+
+
+class Row(DeclarativeBase):
+    """The root of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+
+
+class ModelRow(Row):
+    """Source weights."""
+
+    __tablename__ = "models"
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest]
+    name: Mapped[Name] = mapped_column(index=True)
+    source: Mapped[str] = mapped_column(Text, comment="repository and revision, directory, package")
+    architecture: Mapped[Name]
+    recorded_at: Mapped[Moment]
+
+
+class CheckpointRow(Row):
+    """Quantized checkpoints."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (CheckConstraint("size >= 0", name="size"),)
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest] = mapped_column(comment="of the manifest")
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    recipe: Mapped[Name]
+    calibration: Mapped[Digest | None] = mapped_column(DigestText)
+    size: Mapped[Bytes]
+    path: Mapped[StorePath]
+    simulated: Mapped[Simulated]
+    recorded_at: Mapped[Moment]
+
+    model: Mapped[ModelRow] = relationship(lazy="joined", innerjoin=True)
+    repairs: Mapped[list[RepairRow]] = relationship(
+        lazy="selectin", order_by="RepairRow.position", cascade="all, delete-orphan"
+    )
+
+
+class RepairRow(Row):
+    """Explicit changes to checkpoints that their exporter had got wrong."""
+
+    __tablename__ = "repairs"
+    __table_args__ = (UniqueConstraint("checkpoint_id", "position"),)
+
+    id: Mapped[Id]
+    checkpoint_id: Mapped[int] = mapped_column(ForeignKey("checkpoints.id"))
+    position: Mapped[int] = mapped_column(comment="in the order they were made")
+    name: Mapped[Name]
+    field: Mapped[str] = mapped_column(
+        Text, comment="what was changed, e.g. config.json: rotary_base"
+    )
+    before: Mapped[Any] = mapped_column(Json, nullable=True)
+    after: Mapped[Any] = mapped_column(Json, nullable=True)
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class KeyRow(Row):
+    """Hard layers of engine keys; the columns beside `hard` are copies to search by."""
+
+    __tablename__ = "keys"
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest]
+    builder: Mapped[Name]
+    gpu_product: Mapped[str | None] = mapped_column(String(200))
+    compute_capability: Mapped[str | None] = mapped_column(String(20), index=True)
+    cuda_runtime: Mapped[str | None] = mapped_column(String(20))
+    hard: Mapped[dict[str, Any]] = mapped_column(Json)
+    recorded_at: Mapped[Moment]
+
+
+class EngineRow(Row):
+    """Engines: contents built for a key; a key may hold several."""
+
+    __tablename__ = "engines"
+    __table_args__ = (
+        CheckConstraint("size >= 0", name="size"),
+        Index(None, "model_id", "recipe", "target"),
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest] = mapped_column(comment="of the manifest: the engine's id")
+    key_id: Mapped[int] = mapped_column(ForeignKey("keys.id"), index=True)
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"))
+    checkpoint_id: Mapped[int | None] = mapped_column(ForeignKey("checkpoints.id"), index=True)
+    recipe: Mapped[Name]
+    target: Mapped[Name]
+    variant: Mapped[Name] = mapped_column(index=True)
+    soft: Mapped[dict[str, Any]] = mapped_column(Json, comment="soft layer of the key")
+    info: Mapped[dict[str, Any]] = mapped_column(Json, comment="info layer of the key")
+    size: Mapped[Bytes]
+    path: Mapped[StorePath]
+    provenance: Mapped[str] = mapped_column(Text, comment="DSSE envelope of the build statement")
+    simulated: Mapped[Simulated]
+    recorded_at: Mapped[Moment]
+
+    key: Mapped[KeyRow] = relationship(lazy="joined", innerjoin=True)
+    model: Mapped[ModelRow] = relationship(lazy="joined", innerjoin=True)
+    checkpoint: Mapped[CheckpointRow | None] = relationship(lazy="selectin")
+
+
+class ReferenceRow(Row):
+    """Recorded outputs of source models on probe suites."""
+
+    __tablename__ = "reference_runs"  # `references` is a word of SQL
+    __table_args__ = (CheckConstraint("size >= 0", name="size"),)
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest] = mapped_column(comment="of the manifest")
+    model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
+    suite: Mapped[Digest] = mapped_column(DigestText, comment="of the probe suite")
+    runtime: Mapped[Name] = mapped_column(comment="what produced it, with its version")
+    dtype: Mapped[Name]
+    size: Mapped[Bytes]
+    path: Mapped[StorePath]
+    simulated: Mapped[Simulated]
+    recorded_at: Mapped[Moment]
+
+    model: Mapped[ModelRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class EnvironmentRow(Row):
+    """Where engines are judged; the columns beside `document` are copies to search by."""
+
+    __tablename__ = "environments"
+    __table_args__ = (CheckConstraint("kind IN ('gpu', 'cpu')", name="kind"),)
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest]
+    kind: Mapped[str] = mapped_column(String(10))
+    product: Mapped[str | None] = mapped_column(String(200))
+    compute_capability: Mapped[str | None] = mapped_column(String(20))
+    cuda_runtime: Mapped[str | None] = mapped_column(String(20))
+    cuda_driver: Mapped[str | None] = mapped_column(String(20))
+    driver: Mapped[str | None] = mapped_column(String(40), index=True)
+    document: Mapped[dict[str, Any]] = mapped_column(Json)
+
+
+class VerdictRow(Row):
+    """Signed judgements; of one engine in one environment the one with the highest id counts."""
+
+    __tablename__ = "verdicts"
+    __table_args__ = (
+        CheckConstraint("result IN ('pass', 'fail', 'inconclusive')", name="result"),
+        Index(None, "engine_id", "environment_id"),
+    )
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest] = mapped_column(comment="of the envelope")
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"))
+    environment_id: Mapped[int] = mapped_column(ForeignKey("environments.id"), index=True)
+    result: Mapped[str] = mapped_column(String(20))
+    fidelity: Mapped[str | None] = mapped_column(String(20))
+    quality: Mapped[str | None] = mapped_column(String(20))
+    summary: Mapped[str] = mapped_column(Text)
+    document: Mapped[Digest] = mapped_column(DigestText, comment="of the verdict document")
+    path: Mapped[StorePath]
+    envelope: Mapped[str] = mapped_column(Text, comment="DSSE envelope of the verdict statement")
+    simulated: Mapped[Simulated]
+    issued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="as signed by the validator")
+    recorded_at: Mapped[Moment]
+
+    engine: Mapped[EngineRow] = relationship(lazy="joined", innerjoin=True)
+    environment: Mapped[EnvironmentRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class QualificationRow(Row):
+    """Passing verdicts; one counts as long as no later verdict on the same pair exists."""
+
+    __tablename__ = "qualifications"
+    __table_args__ = (Index(None, "engine_id", "environment_id"),)
+
+    id: Mapped[Id]
+    verdict_id: Mapped[int] = mapped_column(ForeignKey("verdicts.id"), unique=True)
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"))
+    environment_id: Mapped[int] = mapped_column(ForeignKey("environments.id"), index=True)
+    recorded_at: Mapped[Moment]
+
+    verdict: Mapped[VerdictRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class ChannelRow(Row):
+    """Names that resolve, per model and target, to one engine."""
+
+    __tablename__ = "channels"
+    __table_args__ = (UniqueConstraint("name", "model_name"),)
+
+    id: Mapped[Id]
+    name: Mapped[Name]
+    model_name: Mapped[Name]
+    simulated: Mapped[Simulated]
+    recorded_at: Mapped[Moment]
+
+
+class ChannelPositionRow(Row):
+    """What a channel resolves to now."""
+
+    __tablename__ = "channel_positions"
+    __table_args__ = (UniqueConstraint("channel_id", "target"),)
+
+    id: Mapped[Id]
+    channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id"))
+    target: Mapped[Name]
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"), index=True)
+    moved_at: Mapped[Moment]
+
+    channel: Mapped[ChannelRow] = relationship(lazy="joined", innerjoin=True)
+    engine: Mapped[EngineRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class ChannelMoveRow(Row):
+    """Every change of what a channel resolves to; never changed, never removed."""
+
+    __tablename__ = "channel_moves"
+    __table_args__ = (Index(None, "channel_id", "target"),)
+
+    id: Mapped[Id]
+    channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id"))
+    target: Mapped[Name]
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"))
+    previous_id: Mapped[int | None] = mapped_column(ForeignKey("engines.id"))
+    environment_id: Mapped[int] = mapped_column(
+        ForeignKey("environments.id"), comment="where the gate found the engine qualified"
+    )
+    actor: Mapped[Name]
+    moved_at: Mapped[Moment]
+
+    channel: Mapped[ChannelRow] = relationship(lazy="joined", innerjoin=True)
+    engine: Mapped[EngineRow] = relationship(
+        foreign_keys=[engine_id], lazy="joined", innerjoin=True
+    )
+    previous: Mapped[EngineRow | None] = relationship(foreign_keys=[previous_id], lazy="selectin")
+    environment: Mapped[EnvironmentRow] = relationship(lazy="joined", innerjoin=True)

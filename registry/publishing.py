@@ -1,0 +1,268 @@
+"""How things get into the registry: blobs → manifest → signature → catalogue row.
+
+Every step may be run again and then does nothing; the row is last, so a crash between any two
+steps leaves documents that nobody points to, and the next run goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from registry import layout
+from registry.attestations import VerdictClaim, read_claim, verify, verify_build
+from registry.blobs.interface import BlobStore
+from registry.catalogue import Catalogue
+from registry.digests import Digest, canonical_json, digest_bytes
+from registry.errors import ConflictError, IntegrityError, InvalidRecordError
+from registry.keys import EngineKey
+from registry.manifests import Manifest
+from registry.queries import View
+from registry.transfer import store_artifact
+from registry.trust import Purpose, Trust
+from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
+
+
+@dataclass(frozen=True)
+class CheckpointPublication:
+    """A quantized checkpoint to be published."""
+
+    directory: Path
+    model: Digest
+    """Digest of the source weights, recorded before."""
+    recipe: str
+    calibration: Digest | None = None
+    repairs: tuple[Repair, ...] = ()
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class EnginePublication:
+    """A built engine to be published, with the builder's signed statement about it."""
+
+    directory: Path
+    manifest: Manifest
+    """Of the directory, made with the key's digest: what the builder signed."""
+    key: EngineKey
+    provenance: bytes
+    """DSSE envelope of the build statement."""
+    model: Digest
+    """Digest of the source weights, recorded before."""
+    recipe: str
+    target: str
+    variant: str
+    checkpoint: Digest | None = None
+
+
+@dataclass(frozen=True)
+class ReferencePublication:
+    """Recorded outputs of a source model to be published."""
+
+    directory: Path
+    model: Digest
+    suite: Digest
+    runtime: str
+    dtype: str
+    simulated: bool = False
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes into one catalogue and one store, under one trust."""
+
+    catalogue: Catalogue
+    store: BlobStore
+    trust: Trust
+    clock: Callable[[], datetime]
+
+    def checkpoint(self, publication: CheckpointPublication) -> Checkpoint:
+        """Publishes a checkpoint; publishing the same one again returns it."""
+        simulated = publication.simulated
+        manifest = Manifest.of_directory(publication.directory, "checkpoint", simulated=simulated)
+        with self.catalogue.read() as view:
+            model = view.model(publication.model)
+        folder = layout.checkpoint_path(model.name, publication.recipe, manifest.digest)
+        store_artifact(self.store, publication.directory, manifest, folder)
+        checkpoint = Checkpoint(
+            digest=manifest.digest,
+            model=model.digest,
+            model_name=model.name,
+            recipe=publication.recipe,
+            calibration=publication.calibration,
+            repairs=publication.repairs,
+            size=manifest.size,
+            path=folder,
+            simulated=manifest.simulated,
+            recorded_at=self.clock(),
+        )
+        with self.catalogue.edit() as draft:
+            return draft.add_checkpoint(checkpoint)
+
+    def engine(self, publication: EnginePublication) -> Engine:
+        """Publishes an engine; publishing the same one again returns it.
+
+        Raises IntegrityError unless a trusted builder signed this manifest and this key.
+        """
+        manifest, key = publication.manifest, publication.key
+        _check_manifest(manifest, key)
+        verify_build(
+            publication.provenance, self.trust, key,
+            subject=manifest.digest, simulated=manifest.simulated,
+        )  # fmt: skip
+        with self.catalogue.read() as view:
+            model = view.model(publication.model)
+            _check_world(view, manifest, publication.checkpoint)
+        folder = layout.engine_path(
+            model.name, publication.recipe, publication.target, manifest.digest
+        )
+        engine = Engine(
+            digest=manifest.digest,
+            key=key,
+            model=model.digest,
+            model_name=model.name,
+            recipe=publication.recipe,
+            target=publication.target,
+            variant=publication.variant,
+            checkpoint=publication.checkpoint,
+            size=manifest.size,
+            path=folder,
+            provenance=publication.provenance.decode(),
+            simulated=manifest.simulated,
+            recorded_at=self.clock(),
+        )
+        store_artifact(self.store, publication.directory, manifest, folder)
+        # The key is documentation here: what counts is its digest, in the manifest and signed.
+        # Its info layer differs between builds of the same bytes; the first one stays.
+        self._document_once(f"{folder}/{layout.KEY}", canonical_json(key.as_dict()))
+        self._attest(folder, Purpose.BUILD, publication.provenance)
+        with self.catalogue.edit() as draft:
+            return draft.add_engine(engine)
+
+    def reference(self, publication: ReferencePublication) -> Reference:
+        """Publishes a reference; publishing the same one again returns it."""
+        simulated = publication.simulated
+        manifest = Manifest.of_directory(publication.directory, "reference", simulated=simulated)
+        with self.catalogue.read() as view:
+            model = view.model(publication.model)
+        folder = layout.reference_path(model.name, publication.suite, manifest.digest)
+        store_artifact(self.store, publication.directory, manifest, folder)
+        reference = Reference(
+            digest=manifest.digest,
+            model=model.digest,
+            model_name=model.name,
+            suite=publication.suite,
+            runtime=publication.runtime,
+            dtype=publication.dtype,
+            size=manifest.size,
+            path=folder,
+            simulated=manifest.simulated,
+            recorded_at=self.clock(),
+        )
+        with self.catalogue.edit() as draft:
+            return draft.add_reference(reference)
+
+    def verdict(self, engine: Engine, document: Mapping[str, Any], envelope: bytes) -> Verdict:
+        """Publishes a signed verdict; the same envelope again returns the verdict it was.
+
+        Raises IntegrityError unless a trusted validator signed this document on this engine.
+        """
+        statement = verify(
+            envelope, self.trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
+        )
+        claim = read_claim(statement)
+        data = canonical_json(document)
+        _check_document(claim, document, digest_bytes(data))
+        name = layout.verdict_name(engine.path, claim.document)
+        verdict = Verdict(
+            digest=digest_bytes(envelope),
+            engine=engine.digest,
+            environment=claim.environment,
+            result=claim.result,
+            fidelity=_line(document, "fidelity"),
+            quality=_line(document, "quality"),
+            summary=str(document.get("summary", "")),
+            document=claim.document,
+            path=name,
+            envelope=envelope.decode(),
+            simulated=engine.simulated,
+            issued_at=claim.issued_at,
+            recorded_at=self.clock(),
+        )
+        self.store.put_document(name, data)
+        self._attest(engine.path, Purpose.VERDICT, envelope)
+        with self.catalogue.edit() as draft:
+            _check_not_backdated(draft, verdict)
+            return draft.add_verdict(verdict)
+
+    def _attest(self, folder: str, purpose: Purpose, envelope: bytes) -> None:
+        name = layout.attestation_name(folder, purpose, digest_bytes(envelope))
+        self.store.put_document(name, envelope)
+
+    def _document_once(self, name: str, data: bytes) -> None:
+        try:
+            self.store.put_document(name, data)
+        except ConflictError:
+            return
+
+
+def _check_manifest(manifest: Manifest, key: EngineKey) -> None:
+    if manifest.kind != "engine" or manifest.key != key.digest():
+        raise InvalidRecordError(
+            "the manifest is not that of an engine of this key",
+            where="manifest",
+            actual=f"kind {manifest.kind}, key {manifest.key}",
+            expected=f"kind engine, key {key.digest()}",
+            remedy="make it with Manifest.of_directory(directory, 'engine', key=key.digest())",
+        )
+    if key.hard["builder"] == "simulated" and not manifest.simulated:
+        raise InvalidRecordError(
+            "a simulated builder makes simulated engines",
+            where="manifest",
+            actual="simulated: false",
+        )
+
+
+def _check_world(view: View, manifest: Manifest, checkpoint: Digest | None) -> None:
+    if checkpoint is not None and view.checkpoint(checkpoint).simulated and not manifest.simulated:
+        raise InvalidRecordError(
+            "an engine made from a simulated checkpoint is simulated",
+            where="manifest", actual="simulated: false", expected="simulated: true",
+        )  # fmt: skip
+
+
+def _check_document(claim: VerdictClaim, document: Mapping[str, Any], digest: Digest) -> None:
+    if claim.document != digest or document.get("result") != claim.result:
+        raise IntegrityError(
+            "the verdict document is not the one that was signed",
+            where="verdict",
+            actual=f"{digest}, result {document.get('result')}",
+            expected=f"{claim.document}, result {claim.result}",
+        )
+
+
+def _check_not_backdated(view: View, verdict: Verdict) -> None:
+    """Raises ConflictError for a pass that was issued before a later verdict already recorded.
+
+    An old pass that is recorded late would otherwise open a gate that a newer verdict closed.
+    """
+    recorded = view.verdicts(verdict.engine)
+    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
+        return
+    for other in recorded:
+        if other.environment == verdict.environment and other.issued_at > verdict.issued_at:
+            raise ConflictError(
+                "a later verdict on this engine in this environment is recorded already",
+                where=f"engine {verdict.engine.short}",
+                actual=f"a pass issued at {verdict.issued_at.isoformat()}",
+                expected=f"one issued after {other.issued_at.isoformat()}, as verdict "
+                f"{other.digest.short} was",
+                remedy="validate again, and check the clocks of the validators",
+            )
+
+
+def _line(document: Mapping[str, Any], name: str) -> str | None:
+    part = document.get(name)
+    return str(part["result"]) if isinstance(part, Mapping) and "result" in part else None

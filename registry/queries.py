@@ -1,0 +1,201 @@
+"""Questions to the catalogue, answered with values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from registry.digests import Digest
+from registry.entities import (
+    to_checkpoint,
+    to_engine,
+    to_model,
+    to_move,
+    to_position,
+    to_reference,
+    to_verdict,
+)
+from registry.environments import environment_from_dict
+from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
+from registry.models import (
+    ChannelMoveRow,
+    ChannelPositionRow,
+    ChannelRow,
+    CheckpointRow,
+    EngineRow,
+    EnvironmentRow,
+    KeyRow,
+    ModelRow,
+    QualificationRow,
+    ReferenceRow,
+    VerdictRow,
+)
+from registry.types import (
+    ChannelMove,
+    ChannelPosition,
+    Checkpoint,
+    Engine,
+    EngineFilter,
+    Model,
+    Qualification,
+    Reference,
+    Result,
+    Verdict,
+)
+
+Identified = TypeVar("Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow)
+
+_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
+_SHOWN = 5  # how many candidates an ambiguous id lists
+
+
+class View:
+    """One state of the catalogue."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def engine(self, reference: str | Digest) -> Engine:
+        """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""
+        return to_engine(self._find(EngineRow, "engine", reference))
+
+    def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
+        """Returns the engines that fit a filter, newest first."""
+        query = _filtered(select(EngineRow), wanted or EngineFilter())
+        rows = self._session.scalars(query.order_by(EngineRow.id.desc())).unique()
+        return [to_engine(row) for row in rows]
+
+    def checkpoint(self, reference: str | Digest) -> Checkpoint:
+        """Returns the checkpoint with an id or an unambiguous start of one."""
+        return to_checkpoint(self._find(CheckpointRow, "checkpoint", reference))
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Returns all checkpoints, newest first."""
+        rows = self._session.scalars(select(CheckpointRow).order_by(CheckpointRow.id.desc()))
+        return [to_checkpoint(row) for row in rows.unique()]
+
+    def model(self, reference: str | Digest) -> Model:
+        """Returns the model with a digest or an unambiguous start of one."""
+        return to_model(self._find(ModelRow, "model", reference))
+
+    def models(self) -> list[Model]:
+        """Returns all models, newest first."""
+        rows = self._session.scalars(select(ModelRow).order_by(ModelRow.id.desc()))
+        return [to_model(row) for row in rows]
+
+    def references(self, model: Digest | None = None) -> list[Reference]:
+        """Returns the references of one model or of all, newest first."""
+        query = select(ReferenceRow).join(ReferenceRow.model)
+        if model is not None:
+            query = query.where(ModelRow.digest == model)
+        rows = self._session.scalars(query.order_by(ReferenceRow.id.desc())).unique()
+        return [to_reference(row) for row in rows]
+
+    def verdict(self, reference: str | Digest) -> Verdict:
+        """Returns the verdict with an id or an unambiguous start of one."""
+        return to_verdict(self._find(VerdictRow, "verdict", reference))
+
+    def verdicts(self, engine: Digest) -> list[Verdict]:
+        """Returns every verdict on an engine, newest first."""
+        query = select(VerdictRow).join(VerdictRow.engine).where(EngineRow.digest == engine)
+        rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
+        return [to_verdict(row) for row in rows]
+
+    def qualifications(self, engine: Digest | None = None) -> list[Qualification]:
+        """Returns the qualifications of one engine or of all, newest first."""
+        latest = select(func.max(VerdictRow.id)).group_by(
+            VerdictRow.engine_id, VerdictRow.environment_id
+        )
+        query = select(QualificationRow, QualificationRow.verdict_id.in_(latest))
+        if engine is not None:
+            engine_ids = select(EngineRow.id).where(EngineRow.digest == engine)
+            query = query.where(QualificationRow.engine_id.in_(engine_ids))
+        rows = self._session.execute(query.order_by(QualificationRow.id.desc())).unique()
+        return [
+            Qualification(
+                engine=row.verdict.engine.digest,
+                environment=environment_from_dict(row.verdict.environment.document),
+                verdict=row.verdict.digest,
+                current=bool(current),
+                recorded_at=row.recorded_at,
+            )
+            for row, current in rows
+        ]
+
+    def channels(self, model_name: str | None = None) -> list[ChannelPosition]:
+        """Returns what every channel resolves to, by channel, model and target."""
+        query = select(ChannelPositionRow).join(ChannelPositionRow.channel)
+        if model_name is not None:
+            query = query.where(ChannelRow.model_name == model_name)
+        query = query.order_by(ChannelRow.name, ChannelRow.model_name, ChannelPositionRow.target)
+        return [to_position(row) for row in self._session.scalars(query).unique()]
+
+    def moves(self, channel: str, model_name: str) -> list[ChannelMove]:
+        """Returns a channel's history, newest first."""
+        query = (
+            select(ChannelMoveRow)
+            .join(ChannelMoveRow.channel)
+            .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
+            .order_by(ChannelMoveRow.id.desc())
+        )
+        return [to_move(row) for row in self._session.scalars(query).unique()]
+
+    def _find(self, kind: type[Identified], what: str, reference: str | Digest) -> Identified:
+        """Returns the one row whose digest starts with a reference."""
+        match = _PREFIX.fullmatch(str(reference).strip().lower())
+        if match is None:
+            raise InvalidRecordError(
+                f"not the id of a {what}",
+                actual=str(reference),
+                expected="4 to 64 hexadecimal digits, with or without `sha256:` before them",
+            )
+        start = f"sha256:{match[1]}"
+        # A range and not LIKE, so that the index is used; `g` follows the last digit.
+        query: Select[Any] = (
+            select(kind)
+            .where(kind.digest >= start, kind.digest < f"{start}g")
+            .order_by(kind.digest)
+            .limit(_SHOWN + 1)
+        )
+        rows: Sequence[Identified] = self._session.scalars(query).unique().all()
+        if not rows:
+            raise RecordNotFoundError(f"there is no such {what}", actual=str(reference))
+        if len(rows) > 1:
+            candidates = ", ".join(row.digest.short for row in rows[:_SHOWN])
+            raise AmbiguousIdError(
+                f"the id fits several: {candidates}{' …' if len(rows) > _SHOWN else ''}",
+                actual=str(reference),
+                expected=f"the id of one {what}",
+                remedy="give more of its digits",
+            )
+        return rows[0]
+
+
+def _filtered(query: Select[EngineRow], wanted: EngineFilter) -> Select[EngineRow]:
+    query = query.join(EngineRow.key).join(EngineRow.model)
+    columns: list[tuple[Any, object]] = [
+        (ModelRow.name, wanted.model),
+        (EngineRow.recipe, wanted.recipe),
+        (EngineRow.target, wanted.target),
+        (EngineRow.variant, wanted.variant),
+        (EngineRow.simulated, wanted.simulated),
+        (KeyRow.builder, wanted.builder),
+        (KeyRow.digest, wanted.key),
+    ]
+    query = query.where(*(column == value for column, value in columns if value is not None))
+    if wanted.environment is not None:
+        latest = (
+            select(func.max(VerdictRow.id))
+            .join(VerdictRow.environment)
+            .where(EnvironmentRow.digest == wanted.environment.digest())
+            .group_by(VerdictRow.engine_id)
+        )
+        passing = select(VerdictRow.engine_id).where(
+            VerdictRow.id.in_(latest), VerdictRow.result == Result.PASS
+        )
+        query = query.where(EngineRow.id.in_(passing))
+    return query

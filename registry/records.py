@@ -1,0 +1,236 @@
+"""Changes to the catalogue, within one unit of work.
+
+Rules:
+
+- recording what is there already changes nothing and returns what is there;
+- recording the same id with other facts is a conflict, never an overwrite;
+- of two that record at once one wins and the other finds it: no unique constraint is ever seen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from registry.digests import Digest
+from registry.entities import to_checkpoint, to_engine, to_model, to_move, to_reference, to_verdict
+from registry.environments import CpuEnvironment, Environment
+from registry.errors import ConflictError, RecordNotFoundError
+from registry.models import (
+    ChannelMoveRow,
+    ChannelPositionRow,
+    ChannelRow,
+    CheckpointRow,
+    EngineRow,
+    EnvironmentRow,
+    KeyRow,
+    ModelRow,
+    QualificationRow,
+    ReferenceRow,
+    RepairRow,
+    Row,
+    VerdictRow,
+)
+from registry.queries import View
+from registry.types import ChannelMove, Checkpoint, Engine, Model, Reference, Result, Verdict
+
+
+class Draft(View):
+    """A view that also records; nothing is kept until its unit of work ends well."""
+
+    def add_model(self, model: Model) -> Model:
+        """Records source weights; a model recorded before keeps its first name and source."""
+        self._insert(
+            ModelRow, digest=model.digest, name=model.name, source=model.source,
+            architecture=model.architecture, recorded_at=model.recorded_at,
+        )  # fmt: skip
+        return to_model(self._row(ModelRow, model.digest))
+
+    def add_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Records a checkpoint and its repairs."""
+        identity = self._insert(
+            CheckpointRow, digest=checkpoint.digest, recipe=checkpoint.recipe,
+            model_id=self._id(ModelRow, checkpoint.model), calibration=checkpoint.calibration,
+            size=checkpoint.size, path=checkpoint.path, simulated=checkpoint.simulated,
+            recorded_at=checkpoint.recorded_at,
+        )  # fmt: skip
+        for position, repair in enumerate(checkpoint.repairs if identity is not None else ()):
+            self._session.add(
+                RepairRow(
+                    checkpoint_id=identity, position=position, name=repair.name, field=repair.field,
+                    before=repair.before, after=repair.after, reason=repair.reason,
+                )
+            )  # fmt: skip
+        self._session.flush()
+        found = to_checkpoint(self._row(CheckpointRow, checkpoint.digest))
+        _check_same(
+            f"checkpoint {found.digest.short}",
+            (found.model, found.recipe, found.calibration, found.repairs),
+            (checkpoint.model, checkpoint.recipe, checkpoint.calibration, checkpoint.repairs),
+        )
+        return found
+
+    def add_engine(self, engine: Engine) -> Engine:
+        """Records an engine and its key; the first provenance of the same bytes is kept."""
+        self._insert(
+            EngineRow, digest=engine.digest, key_id=self._key(engine), recipe=engine.recipe,
+            model_id=self._id(ModelRow, engine.model),
+            checkpoint_id=self._checkpoint_id(engine.checkpoint), target=engine.target,
+            variant=engine.variant, soft=engine.key.soft, info=engine.key.info, size=engine.size,
+            path=engine.path, provenance=engine.provenance, simulated=engine.simulated,
+            recorded_at=engine.recorded_at,
+        )  # fmt: skip
+        found = to_engine(self._row(EngineRow, engine.digest))
+        _check_same(
+            f"engine {found.digest.short}",
+            (found.key.digest(), found.model, found.recipe, found.target, found.simulated),
+            (engine.key.digest(), engine.model, engine.recipe, engine.target, engine.simulated),
+        )
+        return found
+
+    def add_reference(self, reference: Reference) -> Reference:
+        """Records a reference."""
+        self._insert(
+            ReferenceRow, digest=reference.digest, model_id=self._id(ModelRow, reference.model),
+            suite=reference.suite, runtime=reference.runtime, dtype=reference.dtype,
+            size=reference.size, path=reference.path, simulated=reference.simulated,
+            recorded_at=reference.recorded_at,
+        )  # fmt: skip
+        return to_reference(self._row(ReferenceRow, reference.digest))
+
+    def add_verdict(self, verdict: Verdict) -> Verdict:
+        """Records a verdict, and a qualification if it passed; the same envelope twice is once."""
+        environment_id = self._environment_id(verdict.environment)
+        engine_id = self._id(EngineRow, verdict.engine)
+        identity = self._insert(
+            VerdictRow, digest=verdict.digest, engine_id=engine_id, environment_id=environment_id,
+            result=str(verdict.result), fidelity=verdict.fidelity, quality=verdict.quality,
+            summary=verdict.summary, document=verdict.document, path=verdict.path,
+            envelope=verdict.envelope, simulated=verdict.simulated, issued_at=verdict.issued_at,
+            recorded_at=verdict.recorded_at,
+        )  # fmt: skip
+        if identity is not None and verdict.result is Result.PASS:
+            self._insert(
+                QualificationRow, verdict_id=identity, engine_id=engine_id,
+                environment_id=environment_id, recorded_at=verdict.recorded_at,
+            )  # fmt: skip
+        return to_verdict(self._row(VerdictRow, verdict.digest))
+
+    def move_channel(self, move: ChannelMove, *, simulated: bool) -> ChannelMove:
+        """Lets a channel resolve to another engine and adds the move to its history.
+
+        Raises ConflictError unless the channel resolves to `move.previous` now, or when it
+        belongs to the other world (simulated, real).
+        """
+        channel = self._channel(move, simulated=simulated)
+        position = self._session.scalar(
+            select(ChannelPositionRow)
+            .where(ChannelPositionRow.channel_id == channel.id)
+            .where(ChannelPositionRow.target == move.target)
+        )
+        found = None if position is None else position.engine.digest
+        if found != move.previous:
+            raise ConflictError(
+                f"channel {move.channel} was moved by somebody else",
+                where=f"{move.model_name} on {move.target}",
+                actual=found,
+                expected=move.previous,
+                remedy="look at the channel and decide again",
+            )
+        engine_id = self._id(EngineRow, move.engine)
+        if position is None:
+            position = ChannelPositionRow(channel_id=channel.id, target=move.target)
+            self._session.add(position)
+        previous_id = position.engine_id
+        position.engine_id, position.moved_at = engine_id, move.moved_at
+        row = ChannelMoveRow(
+            channel_id=channel.id, target=move.target, engine_id=engine_id, previous_id=previous_id,
+            environment_id=self._environment_id(move.environment), actor=move.actor,
+            moved_at=move.moved_at,
+        )  # fmt: skip
+        self._session.add(row)
+        self._session.flush()
+        return to_move(row)
+
+    def _channel(self, move: ChannelMove, *, simulated: bool) -> ChannelRow:
+        self._insert(
+            ChannelRow, name=move.channel, model_name=move.model_name, simulated=simulated,
+            recorded_at=move.moved_at,
+        )  # fmt: skip
+        query = (
+            select(ChannelRow)
+            .where(ChannelRow.name == move.channel, ChannelRow.model_name == move.model_name)
+            .with_for_update()  # two that move one channel wait for each other
+        )
+        channel = self._session.scalars(query).one()
+        if channel.simulated is not simulated:
+            raise ConflictError(
+                "simulated and real engines do not share a channel",
+                where=f"channel {move.channel} of {move.model_name}",
+                actual=f"an engine with simulated = {simulated}",
+                expected=f"simulated = {channel.simulated}",
+                remedy="use a channel of its own for simulated engines",
+            )
+        return channel
+
+    def _key(self, engine: Engine) -> int:
+        hard = engine.key.hard
+        self._insert(
+            KeyRow, digest=engine.key.digest(), builder=hard["builder"], hard=hard,
+            gpu_product=hard.get("gpu_product"), cuda_runtime=hard.get("cuda_runtime"),
+            compute_capability=hard.get("compute_capability"), recorded_at=engine.recorded_at,
+        )  # fmt: skip
+        return self._id(KeyRow, engine.key.digest())
+
+    def _checkpoint_id(self, digest: Digest | None) -> int | None:
+        return None if digest is None else self._id(CheckpointRow, digest)
+
+    def _environment_id(self, environment: Environment) -> int:
+        columns: dict[str, Any] = {}
+        if not isinstance(environment, CpuEnvironment):
+            columns = {
+                "product": environment.product,
+                "compute_capability": environment.compute_capability,
+                "cuda_runtime": environment.cuda_runtime,
+                "cuda_driver": environment.cuda_driver,
+                "driver": environment.driver,
+            }
+        self._insert(
+            EnvironmentRow, digest=environment.digest(), kind=environment.kind,
+            document=environment.as_dict(), **columns,
+        )  # fmt: skip
+        return self._id(EnvironmentRow, environment.digest())
+
+    def _id(self, kind: type[Any], digest: Digest) -> int:
+        return int(self._row(kind, digest).id)
+
+    def _insert(self, table: type[Row], /, **values: Any) -> int | None:  # noqa: ANN401 - columns
+        """Inserts a row and returns its id; None when a row with its unique columns is there."""
+        dialect = postgresql if self._session.get_bind().dialect.name == "postgresql" else sqlite
+        statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        inserted: int | None = self._session.scalar(statement.returning(table.__table__.c.id))
+        return inserted
+
+    def _row(self, kind: type[Any], digest: Digest) -> Any:  # noqa: ANN401 - a row of that kind
+        row = (
+            self._session.scalars(select(kind).where(kind.digest == digest)).unique().one_or_none()
+        )
+        if row is None:
+            raise RecordNotFoundError(
+                f"not in the catalogue: {kind.__tablename__}",
+                actual=digest,
+                remedy="record it first",
+            )
+        return row
+
+
+def _check_same(what: str, found: tuple[object, ...], given: tuple[object, ...]) -> None:
+    if found != given:
+        raise ConflictError(
+            "the same bytes are recorded with other facts",
+            where=what,
+            actual=[str(a) for a, b in zip(found, given, strict=True) if a != b],
+            expected=[str(b) for a, b in zip(found, given, strict=True) if a != b],
+        )

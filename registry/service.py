@@ -1,0 +1,231 @@
+"""The registry: publishes, judges, finds and hands out, over one catalogue and one store.
+
+Rules:
+
+- publishing goes blobs → manifest → signature → catalogue row → channel; every step may be run
+  again, and until the row is there nobody sees anything;
+- nothing enters that does not verify: signatures, digests, and what is said to be simulated;
+- nothing leaves that does not verify, either;
+- an engine gets into a channel through the gate and in no other way.
+
+Example:
+    registry = Registry(open_catalogue(...), open_store(...), trust, compatibility)
+    engine = registry.publish_engine(EnginePublication(...))
+    registry.record_verdict(engine.digest, document, envelope)
+    registry.set_channel("prod", engine.digest, environment, actor="anna")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from registry.attestations import verify_build
+from registry.blobs.interface import BlobStore
+from registry.catalogue import Catalogue
+from registry.digests import Digest, digest_bytes
+from registry.documents import read_object
+from registry.environments import DriverScope, Environment
+from registry.errors import IntegrityError
+from registry.gate import Compatibility, GateDecision, GatePolicy, decide
+from registry.names import check_component
+from registry.publishing import (
+    CheckpointPublication,
+    EnginePublication,
+    Publisher,
+    ReferencePublication,
+)
+from registry.queries import View
+from registry.transfer import fetch_artifact, load_manifest
+from registry.trust import Trust
+from registry.types import (
+    ChannelMove,
+    ChannelPosition,
+    Checkpoint,
+    Engine,
+    EngineFilter,
+    Model,
+    Qualification,
+    Reference,
+    Verdict,
+)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """One registry: a catalogue, a store, whom it trusts, and what can work where."""
+
+    catalogue: Catalogue
+    store: BlobStore
+    trust: Trust
+    compatibility: Compatibility
+    driver_scope: DriverScope = DriverScope.EXACT
+    clock: Callable[[], datetime] = field(default=_utc_now)
+
+    def record_model(self, digest: Digest, name: str, *, source: str, architecture: str) -> Model:
+        """Records source weights; everything else hangs on them."""
+        check_component(name, where="model")
+        model = Model(digest, name, source, architecture, self.clock())
+        with self.catalogue.edit() as draft:
+            return draft.add_model(model)
+
+    def publish_checkpoint(self, publication: CheckpointPublication) -> Checkpoint:
+        """Publishes a checkpoint; publishing the same one again returns it."""
+        return self._publisher().checkpoint(publication)
+
+    def publish_engine(self, publication: EnginePublication) -> Engine:
+        """Publishes an engine whose build a trusted builder signed; again returns it."""
+        return self._publisher().engine(publication)
+
+    def record_reference(self, publication: ReferencePublication) -> Reference:
+        """Publishes the recorded outputs of a source model; again returns them."""
+        return self._publisher().reference(publication)
+
+    def record_verdict(
+        self, engine: str | Digest, document: Mapping[str, Any], envelope: bytes
+    ) -> Verdict:
+        """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
+        return self._publisher().verdict(self.engine(engine), document, envelope)
+
+    def set_channel(
+        self, channel: str, engine: str | Digest, environment: Environment, *, actor: str
+    ) -> ChannelPosition:
+        """Lets a channel resolve to an engine for its model and target, if the gate is open.
+
+        Raises the gate's error when it is not, ConflictError when somebody else moved the
+        channel at the same time. Setting what is set already changes nothing.
+        """
+        check_component(channel, where="channel")
+        with self.catalogue.edit() as draft:
+            found = draft.engine(engine)
+            self._decide(draft, found, environment, simulated=found.simulated).require_open()
+            before = _position(draft, channel, found)
+            if before is not None and before.engine == found.digest:
+                return before
+            move = ChannelMove(
+                channel=channel,
+                model_name=found.model_name,
+                target=found.target,
+                engine=found.digest,
+                previous=None if before is None else before.engine,
+                environment=environment,
+                actor=actor,
+                moved_at=self.clock(),
+            )
+            draft.move_channel(move, simulated=found.simulated)
+        return ChannelPosition(
+            move.channel, move.model_name, move.target, move.engine, found.simulated, move.moved_at
+        )
+
+    def gate(
+        self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
+    ) -> GateDecision:
+        """Decides whether an engine may run in an environment; raises nothing for a closed gate."""
+        with self.catalogue.read() as view:
+            found = view.engine(engine)
+            return self._decide(view, found, environment, simulated=simulated_node)
+
+    def engine(self, reference: str | Digest) -> Engine:
+        """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""
+        with self.catalogue.read() as view:
+            return view.engine(reference)
+
+    def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
+        """Returns the engines that fit a filter, newest first."""
+        with self.catalogue.read() as view:
+            return view.engines(wanted)
+
+    def checkpoint(self, reference: str | Digest) -> Checkpoint:
+        """Returns the checkpoint with an id or an unambiguous start of one."""
+        with self.catalogue.read() as view:
+            return view.checkpoint(reference)
+
+    def references(self, model: Digest | None = None) -> list[Reference]:
+        """Returns the references of one model or of all, newest first."""
+        with self.catalogue.read() as view:
+            return view.references(model)
+
+    def verdicts(self, engine: str | Digest) -> list[Verdict]:
+        """Returns every verdict on an engine, newest first."""
+        with self.catalogue.read() as view:
+            return view.verdicts(view.engine(engine).digest)
+
+    def qualifications(self, engine: str | Digest | None = None) -> list[Qualification]:
+        """Returns where one engine, or any, passed, newest first."""
+        with self.catalogue.read() as view:
+            return view.qualifications(None if engine is None else view.engine(engine).digest)
+
+    def channels(self, model_name: str | None = None) -> list[ChannelPosition]:
+        """Returns what every channel resolves to."""
+        with self.catalogue.read() as view:
+            return view.channels(model_name)
+
+    def channel_history(self, channel: str, model_name: str) -> list[ChannelMove]:
+        """Returns every move of a channel, newest first."""
+        with self.catalogue.read() as view:
+            return view.moves(channel, model_name)
+
+    def verdict_document(self, verdict: Verdict) -> dict[str, Any]:
+        """Returns the evidence of a verdict; raises IntegrityError if it is not the signed one."""
+        data = self.store.get_document(verdict.path)
+        if digest_bytes(data) != verdict.document:
+            raise IntegrityError(
+                "the verdict document is not the one that was signed",
+                where=f"{self.store.url}/{verdict.path}",
+                actual=digest_bytes(data),
+                expected=verdict.document,
+            )
+        return read_object(data, where=verdict.path)
+
+    def fetch_engine(self, reference: str | Digest, destination: Path) -> Engine:
+        """Writes an engine's files after verifying signature, manifest and every byte.
+
+        Says nothing about whether it may run here: that is the gate's to say.
+        """
+        engine = self.engine(reference)
+        verify_build(
+            engine.provenance.encode(), self.trust, engine.key,
+            subject=engine.digest, simulated=engine.simulated,
+        )  # fmt: skip
+        manifest = load_manifest(self.store, engine.path, engine.digest)
+        fetch_artifact(self.store, manifest, destination)
+        return engine
+
+    def fetch_checkpoint(self, reference: str | Digest, destination: Path) -> Checkpoint:
+        """Writes a checkpoint's files after verifying its manifest and every byte."""
+        checkpoint = self.checkpoint(reference)
+        manifest = load_manifest(self.store, checkpoint.path, checkpoint.digest)
+        fetch_artifact(self.store, manifest, destination)
+        return checkpoint
+
+    def fetch_reference(self, reference: Reference, destination: Path) -> None:
+        """Writes a reference's files after verifying its manifest and every byte."""
+        manifest = load_manifest(self.store, reference.path, reference.digest)
+        fetch_artifact(self.store, manifest, destination)
+
+    def locate(self, path: str) -> str:
+        """Returns the full address of a path in the store, for a person to look at."""
+        return f"{self.store.url}/{path}"
+
+    def _decide(
+        self, view: View, engine: Engine, environment: Environment, *, simulated: bool
+    ) -> GateDecision:
+        policy = GatePolicy(self.trust, self.compatibility, self.driver_scope, simulated)
+        return decide(engine, view.verdicts(engine.digest), environment, policy)
+
+    def _publisher(self) -> Publisher:
+        return Publisher(self.catalogue, self.store, self.trust, self.clock)
+
+
+def _position(view: View, channel: str, engine: Engine) -> ChannelPosition | None:
+    for position in view.channels(engine.model_name):
+        if (position.channel, position.target) == (channel, engine.target):
+            return position
+    return None

@@ -1,0 +1,156 @@
+"""Makes registries, keys, engines and signed statements for tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner
+
+from registry import migrate
+from registry.attestations import BuildRecord, VerdictClaim, provenance, sign, test_result
+from registry.blobs.interface import BlobStore
+from registry.blobs.local import LocalBlobStore
+from registry.catalogue import open_catalogue
+from registry.digests import Digest, canonical_json, digest_bytes
+from registry.environments import CpuEnvironment, Environment, GpuEnvironment
+from registry.keys import EngineKey
+from registry.manifests import Manifest
+from registry.publishing import EnginePublication
+from registry.service import Registry
+from registry.signing import trusted
+from registry.trust import Purpose, Trust
+from registry.types import Engine, Result, Verdict
+
+WEIGHTS = digest_bytes(b"weights")
+CPU = CpuEnvironment(("avx2", "avx512f"), "2.13.0")
+H100 = GpuEnvironment("NVIDIA H100 80GB HBM3", "9.0", "12.9", "13.0", "580.95.05")
+START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
+
+
+def cpu_key(**fields: Any) -> EngineKey:  # noqa: ANN401 - key fields
+    """Returns the key of an engine for a CPU."""
+    base = {"builder": "inductor", "weights": str(WEIGHTS), "recipe": "w8a16", "torch": "2.13.0"}
+    return EngineKey.of(**{**base, **fields})
+
+
+class Clock:
+    """A clock that moves a second each time somebody looks."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        """Returns the time and moves on."""
+        self.now += timedelta(seconds=1)
+        return self.now
+
+
+@dataclass(frozen=True)
+class Signers:
+    """A builder and a validator for each of the two worlds, and the trust in all four."""
+
+    builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+
+    @property
+    def trust(self) -> Trust:
+        """Trusts each key for its own purpose and world."""
+        return Trust(
+            (
+                trusted(self.builder, Purpose.BUILD),
+                trusted(self.validator, Purpose.VERDICT),
+                trusted(self.simulated_builder, Purpose.BUILD, simulated=True),
+                trusted(self.simulated_validator, Purpose.VERDICT, simulated=True),
+            )
+        )
+
+    def of(self, purpose: Purpose, *, simulated: bool) -> CryptoSigner:
+        """Returns the signer of a role."""
+        if purpose is Purpose.BUILD:
+            return self.simulated_builder if simulated else self.builder
+        return self.simulated_validator if simulated else self.validator
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A registry with everything needed to publish into it."""
+
+    registry: Registry
+    signers: Signers
+    clock: Clock
+    directory: Path
+
+    def publication(
+        self,
+        *,
+        content: bytes = b"engine",
+        simulated: bool = False,
+        **fields: Any,  # noqa: ANN401 - key fields
+    ) -> EnginePublication:
+        """Returns a signed engine that is ready to be published."""
+        key = cpu_key(**({"builder": "simulated"} if simulated else {}), **fields)
+        root = self.directory / f"engine-{digest_bytes(content + canonical_json(fields)).short}"
+        (root / "graphs").mkdir(parents=True, exist_ok=True)
+        (root / "config.json").write_bytes(b'{"version": 1}')
+        (root / "graphs" / "prefill.pt2").write_bytes(content)
+        manifest = Manifest.of_directory(root, "engine", key=key.digest(), simulated=simulated)
+        record = BuildRecord("urn:test:builder", "run-1", self.clock(), self.clock())
+        signer = self.signers.of(Purpose.BUILD, simulated=simulated)
+        envelope = sign(provenance(manifest, key, record), signer)
+        return EnginePublication(
+            root, manifest, key, envelope, WEIGHTS, "w8a16", "cpu", "smollm2-135m.w8a16.tp1.cpu"
+        )
+
+    def publish(self, **fields: Any) -> Engine:  # noqa: ANN401 - key fields
+        """Publishes an engine."""
+        return self.registry.publish_engine(self.publication(**fields))
+
+    def judge(
+        self, engine: Engine, result: Result = Result.PASS, environment: Environment = CPU
+    ) -> Verdict:
+        """Records a signed verdict on an engine."""
+        document, envelope = self.verdict_on(engine, result, environment)
+        return self.registry.record_verdict(engine.digest, document, envelope)
+
+    def verdict_on(
+        self, engine: Engine, result: Result = Result.PASS, environment: Environment = CPU
+    ) -> tuple[dict[str, Any], bytes]:
+        """Returns a verdict document and its envelope, signed now."""
+        document = {
+            "schema": 1, "result": str(result), "fidelity": {"result": str(result)},
+            "quality": {"result": "pass"}, "summary": f"{result}: mean KL 0.004",
+        }  # fmt: skip
+        digest = digest_bytes(canonical_json(document))
+        claim = VerdictClaim(result, environment, digest, self.clock(), engine.simulated, ("kl",))
+        signer = self.signers.of(Purpose.VERDICT, simulated=engine.simulated)
+        return document, sign(test_result(engine.digest, claim), signer)
+
+
+def make_workbench(
+    directory: Path, *, url: str | None = None, store: BlobStore | None = None
+) -> Workbench:
+    """Makes a migrated, empty registry: SQLite and a local store unless said otherwise."""
+    url = url or f"sqlite:///{directory}/catalogue.db"
+    migrate.upgrade(url)
+    signers, clock = Signers(), Clock()
+    registry = Registry(
+        open_catalogue(url), store or LocalBlobStore(directory / "store"), signers.trust,
+        compatibility=lambda _key, _environment: None, clock=clock,
+    )  # fmt: skip
+    registry.record_model(WEIGHTS, "smollm2-135m", source="test", architecture="LlamaForCausalLM")
+    return Workbench(registry, signers, clock, directory)
+
+
+def with_registry(bench: Workbench, **changes: Any) -> Workbench:  # noqa: ANN401 - its fields
+    """Returns the same workbench with a changed registry."""
+    return replace(bench, registry=replace(bench.registry, **changes))
+
+
+def other(digest: Digest) -> Digest:
+    """Returns a digest that is not the given one."""
+    return digest_bytes(digest.value.encode())

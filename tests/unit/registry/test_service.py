@@ -1,0 +1,296 @@
+"""The registry as its users see it: publish, look up, judge, hand out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from registry.digests import digest_bytes
+from registry.environments import DriverScope
+from registry.errors import (
+    AmbiguousIdError,
+    ConflictError,
+    GateClosedError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+)
+from registry.manifests import Manifest, verify_directory
+from registry.publishing import CheckpointPublication, ReferencePublication
+from registry.trust import Trust
+from registry.types import EngineFilter, Repair, Result
+from tests.factories.registry import (
+    CPU,
+    H100,
+    WEIGHTS,
+    Workbench,
+    cpu_key,
+    other,
+    with_registry,
+)
+
+REPAIR = Repair("rope-base", "config.json: rotary_base", None, 100000.0, "ModelOpt leaves it out")
+
+
+def test_a_published_engine_is_found_by_the_start_of_its_id(bench: Workbench) -> None:
+    engine = bench.publish()
+    for start in (4, 12, 64):
+        assert bench.registry.engine(engine.digest.value[:start]) == engine
+    assert bench.registry.engine(str(engine.digest)).as_dict()["key_digest"] == str(
+        cpu_key().digest()
+    )
+
+
+def test_publishing_twice_is_publishing_once(bench: Workbench) -> None:
+    first, again = bench.publish(), bench.publish()
+    assert again == first
+    assert len(bench.registry.engines()) == 1
+
+
+def test_a_key_may_hold_several_contents(bench: Workbench) -> None:
+    one, two = bench.publish(content=b"one"), bench.publish(content=b"two")
+    found = bench.registry.engines(EngineFilter(key=cpu_key().digest()))
+    assert [engine.digest for engine in found] == [two.digest, one.digest]
+
+
+def test_the_same_bytes_for_another_key_are_another_engine(bench: Workbench) -> None:
+    assert bench.publish().digest != bench.publish(calibration="sha256:1").digest
+
+
+def test_an_ambiguous_id_is_an_error_that_lists_the_candidates(bench: Workbench) -> None:
+    engines = {bench.publish(content=str(n).encode()).digest for n in range(2)}
+    view_id = "sha256:" + "abcd" + "0" * 60
+    with bench.registry.catalogue.edit() as draft:
+        template = draft.engine(next(iter(engines)))
+        for last in "12":
+            twin = replace(template, digest=digest_bytes(b"").parse(view_id[:-1] + last))
+            draft.add_engine(twin)
+    with pytest.raises(AmbiguousIdError, match="abcd00000000, abcd00000000"):
+        bench.registry.engine("abcd")
+    assert bench.registry.engine(view_id[:-1] + "1").digest.value.endswith("1")
+
+
+@pytest.mark.parametrize("reference", ["abc", "xyz1", "", "sha256:", "../etc", "%", "abcd_"])
+def test_what_is_no_id_is_said_to_be_none(bench: Workbench, reference: str) -> None:
+    with pytest.raises(InvalidRecordError):
+        bench.registry.engine(reference)
+
+
+def test_an_unknown_id_is_not_found(bench: Workbench) -> None:
+    with pytest.raises(RecordNotFoundError):
+        bench.registry.engine("abcdef")
+
+
+def test_engines_are_filtered_by_what_they_are_and_where_they_passed(bench: Workbench) -> None:
+    real, simulated = bench.publish(), bench.publish(simulated=True)
+    bench.judge(real)
+    bench.judge(simulated, Result.FAIL)
+    registry = bench.registry
+
+    def found(**wanted: object) -> list[str]:
+        engines = registry.engines(EngineFilter(**wanted))  # type: ignore[arg-type]
+        return [str(engine.digest) for engine in engines]
+
+    assert found(model="smollm2-135m") == [str(simulated.digest), str(real.digest)]
+    assert found(simulated=True) == found(builder="simulated") == [str(simulated.digest)]
+    assert found(environment=CPU) == [str(real.digest)]
+    assert found(environment=H100) == found(model="other") == found(recipe="fp8") == []
+    assert len(found(target="cpu", recipe="w8a16", variant="smollm2-135m.w8a16.tp1.cpu")) == 2
+
+
+def test_a_fetched_engine_is_the_published_one(bench: Workbench, tmp_path: Path) -> None:
+    publication = bench.publication()
+    engine = bench.registry.publish_engine(publication)
+    bench.registry.fetch_engine(engine.digest.short, tmp_path / "out" / "engine")
+    verify_directory(publication.manifest, tmp_path / "out" / "engine")
+    bench.registry.fetch_engine(engine.digest, tmp_path / "out" / "engine")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["engine"]
+
+
+def _swap_blob(bench: Workbench) -> None:
+    blob = bench.registry.store.url.removeprefix("file://")
+    path = next(p for p in Path(blob, "blobs").rglob("*") if p.is_file())
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def _edit_manifest(bench: Workbench) -> None:
+    (engine,) = bench.registry.engines()
+    path = Path(bench.registry.store.url.removeprefix("file://"), engine.path, "manifest.json")
+    document = json.loads(path.read_bytes())
+    document["files"][0]["path"] = "../../escape"
+    path.chmod(0o644)
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("forge", [_swap_blob, _edit_manifest])
+def test_nothing_forged_in_the_store_is_handed_out(
+    bench: Workbench, tmp_path: Path, forge: object
+) -> None:
+    engine = bench.publish()
+    assert callable(forge)
+    forge(bench)
+    with pytest.raises(IntegrityError):
+        bench.registry.fetch_engine(engine.digest, tmp_path / "out" / "engine")
+    assert list((tmp_path / "out").iterdir() if (tmp_path / "out").exists() else []) == []
+
+
+def test_an_engine_of_a_builder_no_longer_trusted_is_not_handed_out(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    distrusting = with_registry(bench, trust=Trust())
+    with pytest.raises(IntegrityError, match="signature does not count"):
+        distrusting.registry.fetch_engine(engine.digest, tmp_path / "out")
+
+
+def test_an_engine_signed_by_the_validator_is_not_published(bench: Workbench) -> None:
+    wrong = replace(bench.signers, builder=bench.signers.validator)
+    with pytest.raises(IntegrityError, match="signature does not count"):
+        replace(bench, signers=wrong).publish()
+    assert bench.registry.engines() == []
+    assert list(bench.registry.store.list_documents()) == []
+
+
+def test_an_engine_whose_key_is_not_the_signed_one_is_not_published(bench: Workbench) -> None:
+    publication = bench.publication()
+    key = cpu_key(calibration="sha256:2")
+    manifest = Manifest.of_directory(publication.directory, "engine", key=key.digest())
+    with pytest.raises(InvalidRecordError, match="not that of an engine of this key"):
+        bench.registry.publish_engine(replace(publication, key=key))
+    with pytest.raises(IntegrityError, match="another artifact"):
+        bench.registry.publish_engine(replace(publication, key=key, manifest=manifest))
+
+
+def test_a_file_that_changed_after_signing_is_not_published(bench: Workbench) -> None:
+    publication = bench.publication()
+    (publication.directory / "config.json").write_text("{}")
+    with pytest.raises(IntegrityError):
+        bench.registry.publish_engine(publication)
+    assert bench.registry.engines() == []
+
+
+def test_a_checkpoint_keeps_its_repairs(bench: Workbench) -> None:
+    directory = bench.publication().directory
+    publication = CheckpointPublication(directory, WEIGHTS, "w8a16", repairs=(REPAIR,))
+    checkpoint = bench.registry.publish_checkpoint(publication)
+    assert bench.registry.publish_checkpoint(publication) == checkpoint
+    assert bench.registry.checkpoint(checkpoint.digest.short).repairs == (REPAIR,)
+    json.dumps(checkpoint.as_dict())
+
+
+def test_the_same_checkpoint_with_other_facts_is_a_conflict(bench: Workbench) -> None:
+    publication = CheckpointPublication(bench.publication().directory, WEIGHTS, "w8a16")
+    bench.registry.publish_checkpoint(publication)
+    with pytest.raises(ConflictError, match="other facts"):
+        bench.registry.publish_checkpoint(replace(publication, repairs=(REPAIR,)))
+
+
+def test_a_real_engine_cannot_come_from_a_simulated_checkpoint(bench: Workbench) -> None:
+    publication = bench.publication()
+    checkpoint = bench.registry.publish_checkpoint(
+        CheckpointPublication(publication.directory, WEIGHTS, "w8a16", simulated=True)
+    )
+    with pytest.raises(InvalidRecordError, match="is simulated"):
+        bench.registry.publish_engine(replace(publication, checkpoint=checkpoint.digest))
+
+
+def test_a_reference_is_recorded_and_comes_back(bench: Workbench, tmp_path: Path) -> None:
+    directory = bench.publication().directory
+    publication = ReferencePublication(
+        directory, WEIGHTS, digest_bytes(b"s"), "vllm 0.32", "float32"
+    )
+    reference = bench.registry.record_reference(publication)
+    assert bench.registry.record_reference(publication) == reference
+    assert bench.registry.references(WEIGHTS) == [reference]
+    assert bench.registry.references(other(WEIGHTS)) == []
+    bench.registry.fetch_reference(reference, tmp_path / "reference")
+    assert (tmp_path / "reference" / "config.json").is_file()
+
+
+def test_a_verdict_keeps_its_evidence(bench: Workbench) -> None:
+    engine = bench.publish()
+    verdict = bench.judge(engine, Result.FAIL)
+    assert bench.registry.verdicts(engine.digest) == [verdict]
+    assert bench.registry.verdict_document(verdict)["summary"] == verdict.summary
+    assert (verdict.fidelity, verdict.quality) == ("fail", "pass")
+    assert bench.registry.qualifications() == []
+
+
+def test_a_verdict_document_that_was_not_signed_is_refused(bench: Workbench) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine, Result.FAIL)
+    with pytest.raises(IntegrityError, match="not the one that was signed"):
+        bench.registry.record_verdict(engine.digest, {**document, "result": "pass"}, envelope)
+    assert bench.registry.verdicts(engine.digest) == []
+
+
+def test_a_replayed_verdict_is_not_the_latest_one(bench: Workbench) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine)
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    bench.judge(engine, Result.FAIL)
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+    assert [one.current for one in bench.registry.qualifications(engine.digest)] == [False]
+
+
+def test_a_pass_cannot_be_backdated_over_a_later_verdict(bench: Workbench) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine)
+    bench.judge(engine, Result.FAIL)
+    with pytest.raises(ConflictError, match="a later verdict"):
+        bench.registry.record_verdict(engine.digest, document, envelope)
+
+
+def test_a_channel_takes_only_what_the_gate_lets_through(bench: Workbench) -> None:
+    engine = bench.publish()
+    with pytest.raises(GateClosedError, match="no verdict"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert bench.registry.channels() == []
+    bench.judge(engine)
+    position = bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert bench.registry.channels("smollm2-135m") == [position]
+
+
+def test_a_channel_keeps_its_history(bench: Workbench) -> None:
+    engines = [bench.publish(content=content) for content in (b"1", b"2")]
+    for engine in engines:
+        bench.judge(engine)
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    moves = bench.registry.channel_history("prod", "smollm2-135m")
+    assert [(move.engine, move.previous) for move in moves] == [
+        (engines[1].digest, engines[0].digest), (engines[0].digest, None),
+    ]  # fmt: skip
+    json.dumps([move.as_dict() for move in moves])
+
+
+def test_simulated_engines_have_channels_of_their_own(bench: Workbench) -> None:
+    real, simulated = bench.publish(), bench.publish(simulated=True)
+    for engine in (real, simulated):
+        bench.judge(engine)
+    bench.registry.set_channel("prod", real.digest, CPU, actor="anna")
+    bench.registry.set_channel("lab", simulated.digest, CPU, actor="anna")
+    with pytest.raises(ConflictError, match="do not share a channel"):
+        bench.registry.set_channel("prod", simulated.digest, CPU, actor="anna")
+
+
+def test_a_wider_driver_scope_reaches_the_gate(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine, environment=H100)
+    patched = replace(H100, driver="580.126.01")
+    wide = with_registry(bench, driver_scope=DriverScope.BRANCH)
+    assert not bench.registry.gate(engine.digest, patched).is_open
+    assert wide.registry.gate(engine.digest, patched).is_open
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b"])
+def test_a_name_that_is_no_folder_is_refused(bench: Workbench, name: str) -> None:
+    with pytest.raises(InvalidRecordError):
+        bench.registry.record_model(other(WEIGHTS), name, source="", architecture="")
+    with pytest.raises(InvalidRecordError):
+        bench.registry.publish_engine(replace(bench.publication(), target=name))
