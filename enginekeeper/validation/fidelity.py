@@ -1,0 +1,232 @@
+"""The first line of a verdict: is the engine what its recipe says?
+
+The recipe twin is the yardstick: the same weights, quantized and dequantized by the recipe in our
+own code and run in float32. A healthy engine differs from it by arithmetic only, whatever the
+recipe costs, so a fault shows against a floor that does not depend on how lossy the recipe is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded
+from enginekeeper.validation.divergence import Comparison, compare
+from enginekeeper.validation.evidence import Evidence, Line, line_result
+from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.greedy import (
+    GreedyComparison,
+    compare_greedy,
+    decode_against_prefill,
+    expected_flips,
+)
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores
+from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
+from enginekeeper.validation.tokens import TokenizedSuite
+
+FAILING_CHECKS = 4
+"""kl, decode gap, decode flips, decode against prefill: they share the error of a failure."""
+
+
+def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
+    """Judges the engine against the recipe twin; without a twin only what needs none is judged."""
+    limit = Limit(
+        policy.max_fidelity_kl, "at most", policy.confidence, FAILING_CHECKS, "max_fidelity_kl"
+    )
+    alone = (_finite(evidence.engine, evidence.tokens), _self_consistency(evidence, limit))
+    twin = evidence.twin
+    if twin is None:
+        return _without_twin(alone, "no recipe twin was scored")
+    broken = int((~twin.finite).sum())
+    if broken:
+        return _without_twin(alone, f"the recipe twin itself is not finite at {broken} positions")
+    comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
+    greedy = compare_greedy(twin, evidence.engine)
+    checks = (
+        _divergence(comparison, limit),
+        *alone,
+        _decode_gap(greedy, limit),
+        _decode_flips(comparison, greedy, limit),
+    )
+    return Line(
+        "fidelity", line_result(checks), _statement(checks), checks, _details(comparison, greedy)
+    )
+
+
+def _without_twin(alone: tuple[Check, ...], reason: str) -> Line:
+    missing = Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats", note=reason)
+    checks = (missing, *alone)
+    result = line_result(checks)
+    statement = _statement(checks) if result == "fail" else f"not decided: {reason}"
+    return Line("fidelity", result, statement, checks, {})
+
+
+def _finite(engine: Scores, tokens: TokenizedSuite) -> Check:
+    bad = [int(position) for position in (~engine.finite).nonzero()[0]]
+    check = Check(
+        "fidelity.finite",
+        "fail" if bad else "pass",
+        "positions whose logits are not all finite",
+        "positions",
+        float(len(bad)),
+        limit=0.0,
+        prompts=engine.prompts,
+        positions=engine.positions,
+    )
+    if not bad:
+        return check
+    row = int(engine.offsets.searchsorted(bad[0], side="right")) - 1
+    where = f"{tokens.prompts[row].id}, position {bad[0] - int(engine.offsets[row])}"
+    finding = Finding(
+        check.name,
+        "fail",
+        where,
+        f"{len(bad)} of {engine.positions} rows of logits hold NaN or infinity, first at {where}",
+        actual=len(bad),
+        expected=0,
+        taxonomy="T20",
+    )
+    return replace(check, finding=finding)
+
+
+def _divergence(comparison: Comparison, limit: Limit) -> Check:
+    check = bounded(
+        Quantity(
+            "fidelity.kl",
+            "mean KL(recipe twin ‖ engine)",
+            "nats per position",
+            comparison.per_prompt(comparison.kl),
+            comparison.sizes,
+        ),
+        limit,
+    )
+    if check.outcome != "fail":
+        return check
+    window = comparison.worst_window()
+    where = f"everywhere; worst in {window.prompt}, positions {window.start} to {window.stop - 1}"
+    message = (
+        f"the engine's predictions are {check.value:.2g} nats per position away from the recipe's"
+    )
+    return replace(check, finding=_finding(check, where, message, None))
+
+
+def _self_consistency(evidence: Evidence, limit: Limit) -> Check:
+    """Compares the engine's decode path with its own prefill, where its text allows it."""
+    sums, sizes = decode_against_prefill(evidence.engine, evidence.tokens, evidence.greedy_prefix)
+    quantity = Quantity(
+        "fidelity.decode_against_prefill",
+        "half mean squared gap between the engine's decode and its own prefill",
+        "nats per step",
+        sums,
+        sizes,
+    )
+    return _decode_check(quantity, limit, "the engine's decode path contradicts its own prefill")
+
+
+def _decode_gap(greedy: GreedyComparison, limit: Limit) -> Check:
+    quantity = Quantity(
+        "fidelity.decode_gap",
+        "half mean squared gap to the recipe twin at agreed decode steps",
+        "nats per step",
+        greedy.gap,
+        greedy.gap_steps,
+    )
+    return _decode_check(quantity, limit, "the engine's decode path is away from the recipe's")
+
+
+def _decode_check(quantity: Quantity, limit: Limit, message: str) -> Check:
+    used = int((quantity.sizes > 0).sum())
+    if used < FEWEST_PROMPTS:
+        return Check(
+            quantity.name,
+            "not run",
+            quantity.meaning,
+            quantity.unit,
+            prompts=used,
+            positions=int(quantity.sizes.sum()),
+            note=f"only {used} prompts have decode steps to compare; {FEWEST_PROMPTS} are needed",
+        )
+    check = bounded(quantity, limit)
+    if check.outcome != "fail":
+        return check
+    return replace(check, finding=_finding(check, "decode", message, "T10"))
+
+
+def _decode_flips(comparison: Comparison, greedy: GreedyComparison, limit: Limit) -> Check:
+    """Asks whether continuations part more often than the same arms disagree in prefill."""
+    background, positions = expected_flips(comparison)
+    events, exposures = greedy.decode_flips, greedy.decode_exposures
+    name, meaning = "fidelity.decode_flips", "first differences from the twin per decode step"
+    if exposures == 0 or positions == 0:
+        return Check(name, "not run", meaning, note="there are no decode steps to compare")
+    p_value = hazard_exceeds(events, exposures, background, positions)
+    failed = p_value < 1.0 - limit.failure_confidence
+    check = Check(
+        name,
+        "fail" if failed else "pass",
+        meaning,
+        "per step",
+        events / exposures,
+        limit=background / positions,
+        prompts=len(greedy.steps),
+        positions=exposures,
+        note=f"{events} of {exposures} decode steps against {background} of {positions} in prefill;"
+        f" Fisher's exact test, one-sided p = {p_value:.2g}",
+    )
+    if not failed:
+        return check
+    message = "the engine parts from its recipe in decode more often than in prefill"
+    return replace(check, finding=_finding(check, "decode", message, "T10"))
+
+
+def _finding(check: Check, where: str, message: str, taxonomy: str | None) -> Finding:
+    limit = "0" if check.limit is None else f"{check.limit:.3g}"
+    return Finding(
+        check.name,
+        "fail",
+        where,
+        message,
+        actual=rounded(check.value),
+        expected=f"{check.sense} {limit} {check.unit}".strip(),
+        taxonomy=taxonomy,
+    )
+
+
+def _statement(checks: tuple[Check, ...]) -> str:
+    result = line_result(checks)
+    numbers = {check.name: check for check in checks}
+    kl = numbers["fidelity.kl"]
+    size = "" if kl.value is None else f" (KL {kl.value:.2g} nats, limit {kl.limit:.2g})"
+    if result == "pass":
+        return f"is what its recipe says{size}"
+    if result == "inconclusive":
+        return f"may or may not be what its recipe says{size}"
+    if numbers["fidelity.finite"].outcome == "fail":
+        return "produces logits that are not finite"
+    if kl.outcome == "fail":
+        return f"is not what its recipe says{size}"
+    return f"does not decode what its recipe says{size}"
+
+
+def _details(comparison: Comparison, greedy: GreedyComparison) -> dict[str, object]:
+    window = comparison.worst_window()
+    return {
+        "quantiles": {
+            name: rounded(comparison.quantile(fraction))
+            for name, fraction in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
+        },
+        "top1_agreement": rounded(comparison.mean(comparison.agree)),
+        "strata": {name: rounded(kl) for name, kl in comparison.by_stratum().items()},
+        "worst_window": {
+            "prompt": window.prompt,
+            "stratum": window.stratum,
+            "start": window.start,
+            "stop": window.stop,
+            "kl": rounded(window.kl),
+        },
+        "greedy": {
+            "identical": rounded(greedy.agreement),
+            "first_difference": list(greedy.first_difference),
+        },
+        "excluded_positions": comparison.excluded,
+    }

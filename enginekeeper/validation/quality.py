@@ -1,0 +1,218 @@
+"""The second line of a verdict: does the engine cost more than the policy allows?
+
+Source against engine answers that. Source against recipe twin says how much of it the recipe
+costs by itself, and the paired difference of the two says how much the engine adds.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded, shown
+from enginekeeper.validation.divergence import Comparison, compare
+from enginekeeper.validation.evidence import Evidence, Line, line_result
+from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.policy import AcceptancePolicy
+
+FAILING_CHECKS = 3
+"""KL, perplexity and top-1 agreement: they share the error of a failure."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The line, and whether the engine was shown to be worse than its recipe."""
+
+    line: Line
+    worse_than_recipe: bool
+
+
+def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
+    """Judges source against engine by the policy; without a reference nothing can be judged."""
+    source = evidence.source
+    if source is None:
+        return _undecided("no reference was scored")
+    broken = int((~source.finite).sum())
+    if broken:
+        return _undecided(f"the reference itself is not finite at {broken} positions")
+    comparison = compare(source, evidence.engine, evidence.tokens, at="source")
+    checks = [_check_reference(evidence, policy)] + [
+        _with_finding(bounded(quantity, limit)) for quantity, limit in _limits(comparison, policy)
+    ]
+    excess: tuple[Check, ...] = ()
+    if evidence.twin is not None:
+        recipe = compare(source, evidence.twin, evidence.tokens, at="source")
+        excess = _excess(comparison, recipe, policy.confidence)
+        checks += [*_recipe_cost(recipe, policy.confidence), *excess]
+    result = line_result(tuple(checks))
+    window = comparison.worst_window()
+    details = {
+        "strata": {name: rounded(kl) for name, kl in comparison.by_stratum().items()},
+        "worst_window": {
+            "prompt": window.prompt,
+            "stratum": window.stratum,
+            "start": window.start,
+            "stop": window.stop,
+            "kl": rounded(window.kl),
+        },
+        "excluded_positions": comparison.excluded,
+    }
+    line = Line("quality", result, _statement(tuple(checks)), tuple(checks), details)
+    worse = any((check.lower or 0.0) > policy.max_fidelity_kl for check in excess)
+    return Quality(line, worse)
+
+
+def _undecided(reason: str) -> Quality:
+    check = Check("quality.kl", "inconclusive", "KL(source ‖ engine)", "nats", note=reason)
+    line = Line("quality", "inconclusive", f"quality not decided: {reason}", (check,), {})
+    return Quality(line, worse_than_recipe=False)
+
+
+def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quantity, Limit]]:
+    sizes, confidence = comparison.sizes, policy.confidence
+    return [
+        (
+            Quantity(
+                "quality.kl",
+                "mean KL(source ‖ engine)",
+                "nats per position",
+                comparison.per_prompt(comparison.kl),
+                sizes,
+            ),
+            Limit(policy.max_quality_kl, "at most", confidence, FAILING_CHECKS, "max_quality_kl"),
+        ),
+        (
+            Quantity(
+                "quality.perplexity_ratio",
+                "perplexity of the engine over that of the source",
+                "",
+                comparison.per_prompt(comparison.loss),
+                sizes,
+                math.exp,
+            ),
+            Limit(
+                policy.max_perplexity_ratio,
+                "at most",
+                confidence,
+                FAILING_CHECKS,
+                "max_perplexity_ratio",
+            ),
+        ),
+        (
+            Quantity(
+                "quality.top1_agreement",
+                "share of positions with the source's preferred token",
+                "",
+                comparison.per_prompt(comparison.agree),
+                sizes,
+            ),
+            Limit(
+                policy.min_top1_agreement,
+                "at least",
+                confidence,
+                FAILING_CHECKS,
+                "min_top1_agreement",
+            ),
+        ),
+    ]
+
+
+def _with_finding(check: Check) -> Check:
+    if check.outcome != "fail":
+        return check
+    finding = Finding(
+        check.name,
+        "fail",
+        f"acceptance.{check.policy_field}",
+        f"{check.meaning} is {check.value:.3g}, {check.sense} {check.limit:g} is allowed",
+        actual=rounded(check.value),
+        expected=f"{check.sense} {check.limit:g}",
+    )
+    return replace(check, finding=finding)
+
+
+def _recipe_cost(recipe: Comparison, confidence: float) -> tuple[Check, ...]:
+    return (
+        shown(
+            Quantity(
+                "recipe.kl",
+                "mean KL(source ‖ recipe twin)",
+                "nats per position",
+                recipe.per_prompt(recipe.kl),
+                recipe.sizes,
+            ),
+            confidence,
+        ),
+        shown(
+            Quantity(
+                "recipe.perplexity_ratio",
+                "perplexity of the recipe twin over that of the source",
+                "",
+                recipe.per_prompt(recipe.loss),
+                recipe.sizes,
+                math.exp,
+            ),
+            confidence,
+        ),
+    )
+
+
+def _excess(engine: Comparison, recipe: Comparison, confidence: float) -> tuple[Check, ...]:
+    """Pairs both comparisons prompt by prompt: what the engine adds to the recipe's cost."""
+    quantities = (
+        ("excess.kl", "KL(source ‖ engine) - KL(source ‖ recipe twin)", engine.kl - recipe.kl),
+        ("excess.loss", "loss of the engine - loss of the recipe twin", engine.loss - recipe.loss),
+    )
+    return tuple(
+        shown(
+            Quantity(name, meaning, "nats per position", engine.per_prompt(gap), engine.sizes),
+            confidence,
+        )
+        for name, meaning, gap in quantities
+    )
+
+
+def _check_reference(evidence: Evidence, policy: AcceptancePolicy) -> Check:
+    """Compares the reference with the same model in a second runtime: a wrong one doubts all."""
+    name, meaning = "reference.kl", "KL(source under vLLM ‖ source in a second runtime)"
+    if evidence.source is None or evidence.second_source is None:
+        return Check(name, "not run", meaning, note="the source was scored in one runtime only")
+    second = compare(evidence.source, evidence.second_source, evidence.tokens, at="source")
+    check = bounded(
+        Quantity(name, meaning, "nats per position", second.per_prompt(second.kl), second.sizes),
+        Limit(policy.max_fidelity_kl, "at most", policy.confidence, 1, "max_fidelity_kl"),
+    )
+    if check.outcome != "fail":
+        return check
+    message = "the reference and a second runtime disagree on the unquantized model"
+    return replace(
+        check,
+        outcome="inconclusive",
+        note=message,
+        finding=Finding(
+            name,
+            "inconclusive",
+            "reference",
+            message,
+            actual=rounded(check.value),
+            expected=f"at most {check.limit:g}",
+            taxonomy="T24",
+        ),
+    )
+
+
+def _statement(checks: tuple[Check, ...]) -> str:
+    failed = [check for check in checks if check.outcome == "fail"]
+    if failed:
+        return "costs too much by policy " + ", ".join(
+            f"{check.policy_field}: {check.value:.3g} {'>' if check.sense == 'at most' else '<'}"
+            f" {check.limit:g}"
+            for check in failed
+        )
+    doubtful = [check for check in checks if check.outcome == "inconclusive"]
+    if doubtful:
+        return "quality not decided: " + ", ".join(
+            f"{check.name.partition('.')[2]} ({check.note})" for check in doubtful
+        )
+    ratio = next(check for check in checks if check.name == "quality.perplexity_ratio")
+    return f"costs what the policy allows (perplexity x {ratio.value:.3f} of x {ratio.limit:.2f})"

@@ -1,0 +1,147 @@
+"""The verdict on one engine: pass, fail or inconclusive, with everything it stands on.
+
+Rules:
+
+- two lines: *fidelity* (is it what the recipe says) and *quality* (what does it cost), because
+  two valid roundings may differ from each other as much as each from the source, and because a
+  fault in one tensor can hide inside what a recipe costs;
+- fidelity fails with a quality loss beyond the recipe's: silently wrong; without one: not what
+  the recipe says; quality fails alone: honest, but too costly by a named field of the policy;
+- a failed audit fails the verdict and names the field with both values;
+- what is missing (twin, reference, audit) makes a verdict inconclusive, and never lets it pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from enginekeeper.validation.evidence import Evidence, Line
+from enginekeeper.validation.fidelity import fidelity
+from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.quality import quality
+from enginekeeper.validation.statistics import METHOD
+
+SCHEMA = 1
+
+REQUIRED_AUDITS = ("config", "weights")
+"""What behaviour on short prompts cannot see is only seen here; see docs/validation.md."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided about one engine, from which evidence, by which policy."""
+
+    result: Result
+    summary: str
+    """One line for somebody paged at night: the result, what is wrong, and the numbers."""
+    fidelity: Line
+    quality: Line
+    audits: tuple[AuditReport, ...]
+    faults: tuple[Finding, ...]
+    policy: AcceptancePolicy
+    evidence: Evidence
+
+    def document(self) -> dict[str, Any]:
+        """Returns the verdict as the JSON document that is signed and stored."""
+        missing = _missing_audits(self.audits)
+        return {
+            "schema": SCHEMA,
+            "result": self.result,
+            "summary": self.summary,
+            "fidelity": self.fidelity.as_dict(),
+            "quality": self.quality.as_dict(),
+            "audits": [audit.as_dict() for audit in self.audits]
+            + [{"check": name, "result": "not run", "findings": []} for name in missing],
+            "checks": [
+                check.as_dict() for line in (self.fidelity, self.quality) for check in line.checks
+            ],
+            "faults": [{"name": fault.check, **fault.as_dict()} for fault in self.faults],
+            "policy": self.policy.as_dict(),
+            "method": METHOD,
+            "evidence": _describe(self.evidence),
+        }
+
+
+def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
+    """Decides about one engine; the same evidence and policy always give the same verdict."""
+    what_it_is = fidelity(evidence, policy)
+    what_it_costs = quality(evidence, policy)
+    missing = _missing_audits(evidence.audits)
+    result = worst(
+        (
+            *(audit.result for audit in evidence.audits),
+            "inconclusive" if missing else "pass",
+            what_it_is.result,
+            what_it_costs.line.result,
+        )
+    )
+    audited = tuple(
+        finding
+        for audit in evidence.audits
+        for finding in audit.findings
+        if finding.result == "fail"
+    )
+    faults = (*audited, *what_it_is.findings, *what_it_costs.line.findings)
+    lines = (what_it_is, what_it_costs.line)
+    verdict = _name(lines, worse=what_it_costs.worse_than_recipe)
+    return Verdict(
+        result=result,
+        summary=_summary(result, verdict, lines, audited, missing),
+        fidelity=what_it_is,
+        quality=what_it_costs.line,
+        audits=evidence.audits,
+        faults=faults,
+        policy=policy,
+        evidence=evidence,
+    )
+
+
+def _missing_audits(audits: tuple[AuditReport, ...]) -> tuple[str, ...]:
+    present = {audit.check for audit in audits}
+    return tuple(name for name in REQUIRED_AUDITS if name not in present)
+
+
+def _name(lines: tuple[Line, Line], *, worse: bool) -> str | None:
+    """Names what the two lines say together; None where there is nothing to name."""
+    what_it_is, what_it_costs = lines
+    if what_it_is.result == "fail":
+        return "silently wrong" if worse else "a mismatch, no loss beyond the recipe's is shown"
+    if what_it_costs.result == "fail":
+        return "honest but too costly" if what_it_is.result == "pass" else "too costly"
+    return None
+
+
+def _summary(
+    result: Result,
+    name: str | None,
+    lines: tuple[Line, Line],
+    audited: tuple[Finding, ...],
+    missing: tuple[str, ...],
+) -> str:
+    parts = [f"{finding.where}: {finding.message}" for finding in audited[:3]]
+    if len(audited) > len(parts):
+        parts.append(f"and {len(audited) - len(parts)} more findings of the audits")
+    if name is not None:
+        parts.append(name)
+    parts.append(f"the engine {lines[0].statement}")
+    parts.append(lines[1].statement)
+    if missing:
+        parts.append(f"audits not run: {', '.join(missing)}")
+    return f"{result.upper()}: " + "; ".join(parts)
+
+
+def _describe(evidence: Evidence) -> dict[str, Any]:
+    arms = {
+        "engine": evidence.engine,
+        "source": evidence.source,
+        "twin": evidence.twin,
+        "second_source": evidence.second_source,
+    }
+    return {
+        "tokens": str(evidence.tokens.digest),
+        "prompts": len(evidence.tokens.prompts),
+        "positions": evidence.tokens.positions,
+        "arms": {name: dict(arm.meta) for name, arm in arms.items() if arm is not None},
+    }

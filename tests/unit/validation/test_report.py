@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.report import render
+from enginekeeper.validation.scores import Scores
+from enginekeeper.validation.tokens import TokenizedSuite
+from enginekeeper.validation.verdict import judge
+
+
+def test_the_first_line_is_the_summary_and_every_number_is_shown(
+    tokens: TokenizedSuite, arm: Callable[..., Scores]
+) -> None:
+    source = arm()
+    twin = arm(noise=0.1, targets={"source": source})
+    engine = arm(noise=1.5, seed=3, targets={"source": source, "twin": twin})
+    verdict = judge(Evidence(tokens, engine, source=source, twin=twin), AcceptancePolicy())
+
+    text = render(verdict.document())
+
+    lines = text.splitlines()
+    assert lines[0] == verdict.summary
+    assert lines[0].startswith("FAIL: ")
+    assert "What is wrong" in lines
+    assert all(any(check.name in line for line in lines) for check in verdict.fidelity.checks)
+    assert "fidelity KL by kind of text: prose" in text
+
+
+def test_a_stored_document_reads_as_when_it_was_made(
+    tokens: TokenizedSuite, arm: Callable[..., Scores]
+) -> None:
+    document = judge(Evidence(tokens, arm()), AcceptancePolicy()).document()
+
+    assert render(json.loads(json.dumps(document))) == render(document)
+
+
+def test_audit_findings_stand_with_both_values(
+    tokens: TokenizedSuite, arm: Callable[..., Scores]
+) -> None:
+    wrong = Finding("config.rotary_base", "fail", "rotary_base", "is absent", 10000, 100000, "T15")
+    unsure = replace(wrong, result="inconclusive", where="window")
+    audits = (AuditReport("config", (wrong, unsure)),)
+
+    text = render(judge(Evidence(tokens, arm(), audits=audits), AcceptancePolicy()).document())
+
+    assert "  rotary_base: is absent [T15]" in text
+    assert "    found 10000, expected 100000 (config.rotary_base)" in text
+    assert "    inconclusive: window: is absent" in text
+    assert "  weights: not run" in text

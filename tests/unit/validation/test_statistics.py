@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from enginekeeper.validation.statistics import (
+    FEWEST_PROMPTS,
+    Estimate,
+    estimate,
+    hazard_exceeds,
+)
+
+CONFIDENCE = 0.99
+
+prompts = st.lists(
+    st.tuples(st.floats(0, 50), st.integers(1, 400)), min_size=FEWEST_PROMPTS, max_size=40
+)
+
+
+def bounds(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Estimate:
+    result = estimate(sums, sizes, lower_confidence=CONFIDENCE, upper_confidence=CONFIDENCE)
+    assert result is not None
+    return result
+
+
+@given(prompts)
+def test_the_bounds_enclose_the_mean_per_position(data: list[tuple[float, int]]) -> None:
+    sums, sizes = (np.asarray(column, dtype=np.float64) for column in zip(*data, strict=True))
+
+    result = bounds(sums, sizes)
+
+    assert result.value == pytest.approx(sums.sum() / sizes.sum())
+    assert result.lower <= result.value + 1e-12
+    assert result.upper >= result.value - 1e-12
+
+
+@given(prompts)
+def test_the_order_of_prompts_does_not_matter(data: list[tuple[float, int]]) -> None:
+    sums, sizes = (np.asarray(column, dtype=np.float64) for column in zip(*data, strict=True))
+    order = np.random.default_rng(len(data)).permutation(len(data))
+
+    a, b = bounds(sums, sizes), bounds(sums[order], sizes[order])
+
+    assert (a.lower, a.upper) == pytest.approx((b.lower, b.upper), rel=1e-6, abs=1e-9)
+
+
+@given(prompts, st.floats(0.01, 100))
+def test_the_bounds_scale_with_the_unit(data: list[tuple[float, int]], factor: float) -> None:
+    sums, sizes = (np.asarray(column, dtype=np.float64) for column in zip(*data, strict=True))
+
+    a, b = bounds(sums, sizes), bounds(sums * factor, sizes)
+
+    assert b.upper == pytest.approx(a.upper * factor, rel=1e-6, abs=1e-9)
+
+
+def test_skewness_moves_both_bounds_up() -> None:
+    values = np.array([1.0] * 20 + [9.0] * 4)
+    result = bounds(values, np.ones(24))
+
+    assert result.upper - result.value > result.value - result.lower
+
+
+def test_repeating_every_token_of_a_prompt_adds_no_certainty() -> None:
+    values = np.arange(1.0, 25.0)
+
+    few, many = bounds(values, np.ones(24)), bounds(values * 100, np.full(24, 100.0))
+
+    assert (few.lower, few.upper) == pytest.approx((many.lower, many.upper))
+
+
+def test_more_prompts_narrow_the_bounds() -> None:
+    values = np.random.default_rng(0).lognormal(size=96)
+
+    few, many = bounds(values[:24], np.ones(24)), bounds(values, np.ones(96))
+
+    assert many.upper - many.lower < few.upper - few.lower
+
+
+def test_prompts_that_agree_exactly_need_no_interval() -> None:
+    result = bounds(np.full(24, 3.0), np.full(24, 10.0))
+
+    assert result.lower == result.value == result.upper == pytest.approx(0.3)
+
+
+def test_too_few_prompts_give_no_bound() -> None:
+    sums, sizes = np.ones(FEWEST_PROMPTS), np.ones(FEWEST_PROMPTS)
+    sizes[0] = 0.0
+
+    assert estimate(sums, sizes, lower_confidence=0.99, upper_confidence=0.99) is None
+
+
+@pytest.mark.parametrize(("variation", "nominal_misses"), [(0.4, 0.03), (1.0, 0.06)])
+def test_the_bounds_cover_the_truth_of_skewed_small_samples(
+    variation: float, nominal_misses: float
+) -> None:
+    generator = np.random.default_rng(3)
+    sigma = np.sqrt(np.log(1 + variation**2))
+    runs = [
+        bounds(np.exp(sigma * generator.standard_normal(24) - sigma**2 / 2), np.ones(24))
+        for _ in range(400)
+    ]
+
+    assert np.mean([run.upper < 1.0 for run in runs]) <= nominal_misses
+    assert np.mean([run.lower > 1.0 for run in runs]) <= 0.015
+
+
+def test_the_plan_asks_for_more_prompts_nearer_the_limit() -> None:
+    result = bounds(np.arange(1.0, 25.0), np.ones(24))
+
+    near = result.prompts_to_decide(result.value + 0.1, CONFIDENCE)
+    far = result.prompts_to_decide(result.value + 1.0, CONFIDENCE)
+
+    assert near is not None
+    assert far is not None
+    assert near > far > 24
+    assert result.prompts_to_decide(result.value, CONFIDENCE) is None
+
+
+def test_a_decode_fault_is_told_from_the_background_rate() -> None:
+    assert hazard_exceeds(20, 60, 25, 2500) < 1e-6
+    assert hazard_exceeds(3, 600, 25, 2500) > 0.5
+    assert hazard_exceeds(0, 600, 0, 2500) == 1.0

