@@ -1,0 +1,152 @@
+"""Which files of a Hugging Face directory are the model, and whether they are all there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.errors import InputError
+from enginekeeper.sources.shards import Tensor, read_shard
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_SMALL = 64 * 1024 * 1024  # bytes; the index of a model of 100,000 tensors is 10 MB
+
+Shards = dict[str, dict[str, Tensor]]
+"""Tensors by name, by the file they are in."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises InputError that names file and line."""
+    try:
+        if path.stat().st_size > _SMALL:
+            raise InputError(
+                "too large for what it is", where=str(path), expected=f"{_SMALL} bytes"
+            )
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("the file is missing", where=str(path)) from None
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}"
+        raise InputError(f"not JSON: {error.msg}", where=where) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise InputError("not a JSON object", where=str(path), actual=type(document).__name__)
+    return document
+
+
+def read_shards(model: Path) -> Shards:
+    """Returns the headers of all weight files; none may be missing, none unlisted."""
+    if (model / SINGLE).is_file():
+        shards = {SINGLE: read_shard(model / SINGLE)}
+    elif (model / INDEX).is_file():
+        shards = _by_index(model)
+    else:
+        raise _no_weights(model)
+    unlisted = sorted({path.name for path in model.glob("*.safetensors")} - shards.keys())
+    if unlisted:
+        # transformers would not read them and vLLM would: two readers, two models.
+        raise InputError(
+            "weight files that the index does not name",
+            where=str(model),
+            actual=", ".join(unlisted),
+            expected=", ".join(sorted(shards)),
+            remedy="move them elsewhere, or get the index that names them",
+        )
+    return shards
+
+
+def _by_index(model: Path) -> Shards:
+    path = model / INDEX
+    listed = read_json(path).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
+        raise InputError("no weight_map from tensors to files", where=str(path))
+    shards = {name: read_shard(_beside(path, name)) for name in sorted(set(listed.values()))}
+    for tensor, shard in listed.items():
+        if tensor not in shards[shard]:
+            raise InputError(
+                f"the index says that {tensor} is in a shard that does not have it",
+                where=str(model / shard),
+                remedy="get the shard and the index again, from one revision",
+            )
+    for shard, tensors in shards.items():
+        strays = [name for name in tensors if listed.get(name) != shard]
+        if strays:
+            raise InputError(
+                f"the shard holds {strays[0]}, which the index does not place there",
+                where=str(model / shard),
+                remedy="get the shard and the index again, from one revision",
+            )
+    return shards
+
+
+def _beside(index: Path, name: str) -> Path:
+    """Returns a shard's path; refuses names that lead out of the directory."""
+    if Path(name).name != name or not name.endswith(".safetensors"):
+        raise InputError(
+            "not the name of a shard", where=str(index), actual=name, expected="*.safetensors"
+        )
+    return index.with_name(name)
+
+
+def _no_weights(model: Path) -> InputError:
+    pickles = sorted(path.name for path in model.glob("pytorch_model*.bin"))
+    return InputError(
+        "no safetensors weights",
+        where=str(model),
+        actual=", ".join(pickles) or None,
+        expected=f"{SINGLE}, or {INDEX} with its shards",
+        remedy="convert them to safetensors: pickles are not read, they can run code"
+        if pickles
+        else "is this the directory of the model itself?",
+    )
+
+
+def check_against_config(model: Path, config: Mapping[str, Any], shards: Shards) -> None:
+    """Raises InputError when the weights are not those of the model that config.json describes."""
+    tensors = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
+    _check_embedding(model, config, tensors)
+    layers = _count(model, config, "num_hidden_layers")
+    for layer in range(layers):
+        prefix = f"model.layers.{layer}."
+        if not any(name.startswith(prefix) for name in tensors):
+            raise InputError(
+                f"the weights of layer {layer} are missing",
+                where=str(model),
+                expected=f"{layers} layers (config.json: num_hidden_layers)",
+            )
+
+
+def _check_embedding(model: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    name = "model.embed_tokens.weight"
+    if name not in tensors:
+        raise InputError(f"no tensor {name}", where=str(model), remedy="is it a decoder model?")
+    wanted = (_count(model, config, "vocab_size"), _count(model, config, "hidden_size"))
+    if tensors[name].shape != wanted:
+        raise InputError(
+            f"{name} has another shape than config.json says",
+            where=str(model),
+            actual=tensors[name].shape,
+            expected=f"{wanted} (vocab_size, hidden_size)",
+        )
+    if config.get("tie_word_embeddings") is False and "lm_head.weight" not in tensors:
+        raise InputError(
+            "no tensor lm_head.weight",
+            where=str(model),
+            expected="one: config.json says tie_word_embeddings: false",
+        )
+
+
+def _count(model: Path, config: Mapping[str, Any], field: str) -> int:
+    value = config.get(field)
+    if type(value) is not int or value < 1:
+        raise InputError(
+            f"{field} is not a number above 0",
+            where=str(model / "config.json"),
+            actual=repr(value),
+        )
+    return value

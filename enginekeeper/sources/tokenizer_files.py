@@ -1,0 +1,71 @@
+"""The tokenizer's files: which there are, and whether its ids fit the embedding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.errors import InputError
+from enginekeeper.sources.layout import read_json
+
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+)  # fmt: skip
+"""What can change the ids of a text; those that are there belong to the model's digest."""
+
+_ENOUGH = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+"""Any of these makes a tokenizer."""
+
+
+def check_tokenizer(model: Path, vocabulary: int) -> list[str]:
+    """Returns the tokenizer's files; raises InputError when it is missing or does not fit."""
+    present = [name for name in FILES if (model / name).is_file()]
+    if not any(set(files) <= set(present) for files in _ENOUGH):
+        raise InputError(
+            "the tokenizer is missing",
+            where=str(model),
+            expected=" or ".join(" with ".join(files) for files in _ENOUGH),
+            remedy="copy the tokenizer's files from the same model into this directory",
+        )
+    if "tokenizer.json" in present:
+        _check_ids(model / "tokenizer.json", vocabulary)
+    return present
+
+
+def _check_ids(path: Path, vocabulary: int) -> None:
+    """Raises when a token has an id that the embedding has no row for."""
+    document = read_json(path)
+    largest, token = max(
+        [*_model_ids(path, document), *_added_ids(path, document)], default=(-1, "")
+    )
+    if largest < 0:
+        raise InputError("the tokenizer has no tokens", where=str(path))
+    if largest >= vocabulary:
+        raise InputError(
+            "the tokenizer does not fit the model: it has ids without a row in the embedding",
+            where=str(path),
+            actual=f"id {largest} ({token!r})",
+            expected=f"ids below {vocabulary} (config.json: vocab_size)",
+            remedy="use the tokenizer that was published with this model",
+        )
+
+
+def _model_ids(path: Path, document: dict[str, Any]) -> list[tuple[int, str]]:
+    model = document.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):  # Unigram: the id is the position
+        return [(len(vocabulary) - 1, str(vocabulary[-1])[:80])] if vocabulary else []
+    if isinstance(vocabulary, dict) and all(type(value) is int for value in vocabulary.values()):
+        return [(value, token) for token, value in vocabulary.items()]
+    raise InputError("no vocabulary", where=str(path), expected="model.vocab")
+
+
+def _added_ids(path: Path, document: dict[str, Any]) -> list[tuple[int, str]]:
+    added = document.get("added_tokens") or []
+    try:
+        return [(int(entry["id"]), str(entry["content"])) for entry in added]
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            "added_tokens is not a list of tokens with ids", where=str(path), actual=repr(error)
+        ) from error
