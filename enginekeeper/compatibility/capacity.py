@@ -1,0 +1,88 @@
+"""What has to fit: weights and KV cache into memory, requests into the model's context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from enginekeeper.compatibility.estimates import kv_bytes_per_rank, weight_bytes_per_rank
+from enginekeeper.compatibility.rules import Finding, Rule, Severity
+
+if TYPE_CHECKING:
+    from enginekeeper.compatibility.facts import Facts
+    from enginekeeper.specs.variants import Variant
+
+_GIB = 1 << 30
+
+KV_SHARE = 0.9
+"""Share of the memory that weights leave which TensorRT-LLM gives to the KV cache by default
+(`free_gpu_memory_fraction`); the rest is for activations, CUDA and fragmentation."""
+
+
+def _memory(variant: Variant, facts: Facts) -> Finding | None:
+    memory = variant.target.memory or facts.memory
+    if memory is None or facts.model.parameters is None:
+        return None
+    weights = weight_bytes_per_rank(variant, facts.model)
+    cache = kv_bytes_per_rank(variant, facts.model)
+    if weights + cache / KV_SHARE <= memory:
+        return None
+    tokens = variant.limits.cached_tokens
+    return Finding(
+        actual=f"{weights / _GIB:.1f} GiB of weights and {cache / _GIB:.1f} GiB of keys and "
+        f"values for {tokens} tokens, on each GPU",
+        expected=f"weights + KV cache / {KV_SHARE} within {memory / _GIB:.1f} GiB",
+        remedy=_room(memory - weights, cache, tokens),
+    )
+
+
+def _unknown_size(_variant: Variant, facts: Facts) -> Finding | None:
+    if facts.gpu is None or facts.model.parameters is not None:
+        return None
+    return Finding(
+        actual=f"{facts.model.architecture} on {facts.gpu.name}",
+        expected="an architecture whose size config.json determines",
+        remedy="make sure yourself that weights and KV cache fit",
+    )
+
+
+def _room(left: int, cache: int, tokens: int) -> str:
+    fitting = int(left * KV_SHARE * tokens / cache)
+    if fitting < 1:
+        return "use more GPUs, a smaller recipe or a larger GPU: the weights alone do not fit"
+    return f"{fitting} tokens fit: lower limits, or set limits.kv_cache_tokens"
+
+
+def _context(variant: Variant, facts: Facts) -> Finding | None:
+    if variant.limits.max_seq_len <= facts.model.context:
+        return None
+    return Finding(
+        actual=f"max_seq_len {variant.limits.max_seq_len}",
+        expected=f"at most {facts.model.context} tokens",
+        remedy="lower limits.max_seq_len",
+    )
+
+
+CAPACITY_RULES = (
+    Rule(
+        identifier="model-fits-memory",
+        statement="Weights and the KV cache of the declared limits fit into each GPU's memory.",
+        source="nvidia.github.io/TensorRT-LLM/reference/memory.html; 2 x layers x KV heads x head "
+        "size x bytes for each token; free_gpu_memory_fraction 0.9 of what weights leave",
+        severity=Severity.REFUSE,
+        predicate=_memory,
+    ),
+    Rule(
+        identifier="size-is-known",
+        statement="Whether a model fits is known only for architectures with a size formula.",
+        source="the formula of a gated decoder: Llama, Mistral, Qwen2, Qwen3",
+        severity=Severity.WARN,
+        predicate=_unknown_size,
+    ),
+    Rule(
+        identifier="sequence-within-context",
+        statement="Requests longer than the model's context give text the model was not made for.",
+        source="config.json: max_position_embeddings and RoPE scaling",
+        severity=Severity.WARN,
+        predicate=_context,
+    ),
+)

@@ -1,0 +1,142 @@
+"""Arithmetic that has to come out even: groups, heads and shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from enginekeeper.compatibility.rules import Finding, Rule, Severity
+from enginekeeper.specs.recipes import RecipeName
+
+if TYPE_CHECKING:
+    from enginekeeper.compatibility.facts import Facts
+    from enginekeeper.specs.variants import Variant
+
+_SPLIT_BY_COLUMNS = frozenset({"o_proj", "down_proj"})
+"""Linears whose inputs tensor parallel divides; the others' outputs are divided."""
+
+W4A8_GROUP = 128
+
+
+def _group_divides(variant: Variant, facts: Facts) -> Finding | None:
+    group, tensor = variant.recipe.group, variant.parallel.tensor
+    if group is None:
+        return None
+    uneven = [
+        f"{name} has {columns} input columns" + (f" on {tensor} GPUs" if split > 1 else "")
+        for name, (_, columns) in facts.model.linears.items()
+        if (split := tensor if name in _SPLIT_BY_COLUMNS else 1) and columns % (group * split)
+    ]
+    if not uneven:
+        return None
+    return Finding(
+        actual=f"groups of {group}; " + ", ".join(uneven),
+        expected="whole groups in each linear, on each GPU",
+        remedy=_fitting_groups(variant, facts),
+    )
+
+
+def _fitting_groups(variant: Variant, facts: Facts) -> str:
+    if variant.recipe.recipe in {RecipeName.NVFP4, RecipeName.W4A8_AWQ}:
+        return f"use another recipe: the group size of {variant.recipe.recipe} is fixed"
+    widths = {
+        columns // (variant.parallel.tensor if name in _SPLIT_BY_COLUMNS else 1)
+        for name, (_, columns) in facts.model.linears.items()
+    }
+    fitting = [size for size in (256, 128, 64, 32, 16) if all(w % size == 0 for w in widths)]
+    return f"set group_size: {fitting[0]}" if fitting else "use a recipe without groups"
+
+
+def _w4a8_group(variant: Variant, _facts: Facts) -> Finding | None:
+    group = variant.recipe.group
+    if variant.recipe.recipe is not RecipeName.W4A8_AWQ or group == W4A8_GROUP:
+        return None
+    return Finding(
+        actual=f"w4a8_awq in groups of {group}",
+        expected=f"groups of {W4A8_GROUP}",
+        remedy="leave group_size out, or use w4a16_awq",
+    )
+
+
+def _heads(name: str, heads: int, tensor: int) -> Finding | None:
+    if heads % tensor == 0:
+        return None
+    fitting = [size for size in range(1, heads + 1) if heads % size == 0]
+    return Finding(
+        actual=f"{heads} {name} heads on {tensor} GPUs: a head would be cut in two",
+        expected=f"a tensor parallel size that divides {heads}: {', '.join(map(str, fitting))}",
+    )
+
+
+def _query_heads(variant: Variant, facts: Facts) -> Finding | None:
+    return _heads("query", facts.model.num_heads, variant.parallel.tensor)
+
+
+def _kv_heads(variant: Variant, facts: Facts) -> Finding | None:
+    return _heads("key and value", facts.model.num_kv_heads, variant.parallel.tensor)
+
+
+def _intermediate(variant: Variant, facts: Facts) -> Finding | None:
+    inner, tensor = facts.model.intermediate_size, variant.parallel.tensor
+    if inner % tensor == 0:
+        return None
+    return Finding(
+        actual=f"intermediate size {inner} on {tensor} GPUs",
+        expected="a tensor parallel size that divides it",
+    )
+
+
+def _stages(variant: Variant, facts: Facts) -> Finding | None:
+    if variant.parallel.pipeline <= facts.model.num_layers:
+        return None
+    return Finding(
+        actual=f"{facts.model.num_layers} layers in {variant.parallel.pipeline} stages",
+        expected="at least one layer in each pipeline stage",
+    )
+
+
+STRUCTURE_RULES = (
+    Rule(
+        identifier="group-divides-columns",
+        statement="A group of weights lies within one linear, on one GPU.",
+        source="measured: ModelOpt 0.47.0 on a 576 column linear with groups of 128 says "
+        '"partial blocks are not supported"',
+        severity=Severity.REFUSE,
+        predicate=_group_divides,
+    ),
+    Rule(
+        identifier="w4a8-group-128",
+        statement="W4A8 checkpoints have groups of 128.",
+        source="tensorrt_llm/quantization/layers.py: NotImplementedError for other sizes",
+        severity=Severity.REFUSE,
+        predicate=_w4a8_group,
+    ),
+    Rule(
+        identifier="query-heads-by-tensor-parallel",
+        statement="Tensor parallel gives each GPU whole query heads.",
+        source="measured: ModelOpt 0.47.0 splits 9 heads in two at row 288, without a warning",
+        severity=Severity.REFUSE,
+        predicate=_query_heads,
+    ),
+    Rule(
+        identifier="kv-heads-by-tensor-parallel",
+        statement="Tensor parallel gives each GPU whole key and value heads.",
+        source="measured: ModelOpt 0.47.0 splits 3 KV heads in two, without a warning",
+        severity=Severity.REFUSE,
+        predicate=_kv_heads,
+    ),
+    Rule(
+        identifier="intermediate-by-tensor-parallel",
+        statement="Tensor parallel gives each GPU an equal share of the MLP.",
+        source="TensorRT-LLM checkpoint.md (10c1d594): fc and gate are split on dimension 0, "
+        "proj on dimension 1",
+        severity=Severity.REFUSE,
+        predicate=_intermediate,
+    ),
+    Rule(
+        identifier="pipeline-has-layers",
+        statement="Each pipeline stage holds at least one layer.",
+        source="follows from the definition of a stage",
+        severity=Severity.REFUSE,
+        predicate=_stages,
+    ),
+)

@@ -1,0 +1,29 @@
+"""Versions compared number by number: 570.86.10 is older than 570.124.06, and 9 than 10."""
+
+from __future__ import annotations
+
+import re
+
+from enginekeeper.errors import InputError
+
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Returns a dotted version's numbers without trailing zeros; raises InputError otherwise."""
+    if not _VERSION.fullmatch(version):
+        raise InputError("not a version", actual=version, expected="numbers joined by dots")
+    parts = [int(part) for part in version.split(".")]
+    while len(parts) > 1 and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+def older(version: str, than: str) -> bool:
+    """Returns whether a version comes before another, field by field."""
+    return numbers(version) < numbers(than)
+
+
+def major(version: str) -> int:
+    """Returns a version's first number."""
+    return numbers(version)[0]
