@@ -10,7 +10,7 @@ from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.sources.model_directory import ModelDirectory
 from enginekeeper.sources.workplace import Workplace
 from enginekeeper.toolchains.errors import StepRefusedError
-from registry.digests import digest_document
+from registry.digests import Digest, digest_document
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ASK_MINUTES = 2.0
@@ -26,7 +26,7 @@ _FAMILIES: dict[str, type[EngineKeeperError]] = {
 def fetch_hub(repo: str, revision: str, place: Workplace) -> ModelDirectory:
     """Returns the downloaded model; a commit that is here already needs no network."""
     commit = revision if _COMMIT.fullmatch(revision) else _commit_of(repo, revision, place)
-    key = digest_document({"repo": repo, "commit": commit}, "ek-hub-model-v1")
+    key = hub_key(repo, commit)
     with place.store.product("hub", key) as (product, record):
         if not product.complete:
             # Outside the product, which does not outlive an interruption: a download does.
@@ -42,8 +42,14 @@ def fetch_hub(repo: str, revision: str, place: Workplace) -> ModelDirectory:
                 )
             product.path.mkdir(parents=True, exist_ok=True)
             download.rename(product.path / "model")
+            inspect_model(product.path / "model", place.memory)  # else it would be kept
             record.update({"repo": repo, "commit": commit})
     return inspect_model(place.store.path("hub", key) / "model", place.memory)
+
+
+def hub_key(repo: str, commit: str) -> Digest:
+    """Names the downloaded model."""
+    return digest_document({"repo": repo, "commit": commit}, "ek-hub-model-v1")
 
 
 def _commit_of(repo: str, revision: str, place: Workplace) -> str:

@@ -6,7 +6,7 @@ Rules:
   tokenizer whose ids have a row in the embedding;
 - the first thing that is wrong is an InputError that names the file, and the tensor or field;
 - what was read is remembered by the files' size, times and inode: unchanged files are not read
-  again, and any change makes it look again.
+  again, not even when their directory was renamed, and any change makes it look again.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _fingerprint(model: Path) -> Digest:
         states.append(
             [entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
         )
-    document = {"path": str(model), "version": _VERSION, "files": states}
+    document = {"version": _VERSION, "files": states}
     return digest_document(document, "ek-model-state-v1")
 
 

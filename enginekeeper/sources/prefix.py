@@ -36,5 +36,6 @@ def fetch_prefix(url: str, place: Workplace, reader: PrefixReader | None) -> Mod
             target = product.path / "model"
             target.mkdir(parents=True)
             reader.fetch(url, target)
+            inspect_model(target, place.memory)  # else a half copy would be kept
             record["url"] = url
     return inspect_model(place.store.path("prefix", key) / "model", place.memory)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from enginekeeper.errors import InputError
 from enginekeeper.settings import Settings
-from enginekeeper.sources.hub import fetch_hub
+from enginekeeper.sources.hub import fetch_hub, hub_key
 from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.sources.model_directory import ModelDirectory, PythonFor
-from enginekeeper.sources.packaged import fetch_packaged
+from enginekeeper.sources.packaged import fetch_packaged, packaged_key
 from enginekeeper.sources.prefix import PrefixReader, fetch_prefix
 from enginekeeper.sources.workplace import Workplace
 from enginekeeper.specs.source import ModelSource
@@ -35,3 +35,22 @@ def resolve_source(
     if source.s3 is not None:
         return fetch_prefix(source.s3, place, reader)
     raise InputError("the spec names no place for the model's weights", where="model")
+
+
+def find_source(
+    source: ModelSource, settings: Settings, *, base: Path | None = None
+) -> ModelDirectory | None:
+    """Returns the model if it is on this machine already; downloads and converts nothing."""
+    place = Workplace(settings, python_for=_nothing_runs)
+    if source.path is not None:
+        return resolve_source(source, settings, python_for=_nothing_runs, base=base)
+    kept = None
+    if source.gguf is not None:
+        kept = place.store.find("packaged", packaged_key(source.gguf, place))
+    elif source.repo is not None and source.revision is not None:
+        kept = place.store.find("hub", hub_key(source.repo, source.revision))
+    return None if kept is None else inspect_model(kept / "model", place.memory)
+
+
+def _nothing_runs(toolchain: str) -> Path:
+    raise AssertionError(f"looking for a model ran a step of {toolchain}")

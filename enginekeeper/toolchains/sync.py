@@ -40,7 +40,7 @@ from enginekeeper.toolchains.prerequisites import (
     read_requirements,
 )
 from enginekeeper.toolchains.runner import StepRun, run_step
-from enginekeeper.toolchains.torch_source import find_torch
+from enginekeeper.toolchains.torch_source import find_links_options, find_torch
 from enginekeeper.toolchains.uv import Listener, UvCall, call_uv
 
 _PROGRESS = logging.getLogger("enginekeeper.progress")
@@ -129,7 +129,8 @@ def _install_requirements(
         text = "\n".join(line for line in text.splitlines() if line.strip() != TORCH)
     rest = logs / "requirements.txt"
     rest.write_text(text + "\n", encoding="utf-8")
-    arguments = (*into, "--require-hashes", "--requirement", str(rest))
+    places = find_links_options(settings)
+    arguments = (*into, *places, "--require-hashes", "--requirement", str(rest))
     install = UvCall(f"installing {name}", arguments, logs, logs / "install.log", _INSTALL_SECONDS)
     call_uv(install, tell)
 

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from enginekeeper.errors import InputError
+from enginekeeper.sources import inspection
+from enginekeeper.sources.inspection import inspect_model
+from enginekeeper.sources.layout import INDEX
+from enginekeeper.sources.model_directory import ModelDirectory
+
+MakeModel = Callable[..., Path]
+
+
+def _edit(path: Path, **changes: object) -> None:
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, **changes}))
+
+
+def _inspect(model: Path) -> ModelDirectory:
+    return inspect_model(model, model.parent / "memory")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_whole_model_passes(make_model: MakeModel, *, sharded: bool) -> None:
+    model = _inspect(make_model(sharded=sharded))
+
+    assert str(model.digest).startswith("ek-model-v1:")
+    assert model.facts_path.name == "config.json"
+    assert (INDEX in [file.name for file in model.files]) is sharded
+
+
+def test_the_digest_is_that_of_the_content_not_of_the_place(make_model: MakeModel) -> None:
+    first = make_model()
+    second = shutil.copytree(first, first.with_name("copy"))
+    (second / "README.md").write_text("not part of the model")
+
+    assert _inspect(first).digest == _inspect(second).digest
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_every_part_of_the_model_is_in_the_digest(make_model: MakeModel, name: str) -> None:
+    model = make_model()
+    before = _inspect(model).digest
+    if name == "model.safetensors":
+        path = model / name
+        data = bytearray(path.read_bytes())
+        data[-2] ^= 1  # the last bit of the last weight's mantissa
+        path.write_bytes(data)
+    else:
+        _edit(model / name, changed=1)
+
+    assert _inspect(model).digest != before
+
+
+def test_an_unchanged_model_is_not_read_again(
+    make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model()
+    first = _inspect(model)
+    monkeypatch.setattr(inspection, "_inspect", lambda _: pytest.fail("it was read again"))
+
+    assert _inspect(model) == first
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(make_model: MakeModel) -> None:
+    model = make_model()
+    before = _inspect(model).digest
+    path = model / "model.safetensors"
+    stat = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+    assert _inspect(model).digest != before
+
+
+def test_a_damaged_memory_is_no_memory(make_model: MakeModel) -> None:
+    model = make_model()
+    first = _inspect(model)
+    for path in (model.parent / "memory").iterdir():
+        path.write_text("{")
+
+    assert _inspect(model) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("config.json", r"config\.json: the file is missing"),
+        ("tokenizer.json", "tokenizer is missing"),
+        ("model-2.safetensors", r"model-2\.safetensors: the shard is missing"),
+        (INDEX, "no safetensors weights"),
+    ],
+)
+def test_a_missing_file_is_named(make_model: MakeModel, name: str, complaint: str) -> None:
+    model = make_model(sharded=True)
+    (model / name).unlink()
+
+    with pytest.raises(InputError, match=complaint):
+        _inspect(model)
+
+
+def test_a_shard_cut_short_is_named(make_model: MakeModel) -> None:
+    model = make_model(sharded=True)
+    shard = model / "model-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+    with pytest.raises(InputError, match=r"model-1\.safetensors: the shard is cut short"):
+        _inspect(model)
+
+
+def test_nan_weights_are_named(make_model: MakeModel) -> None:
+    model = make_model()
+    tensors = {
+        "model.embed_tokens.weight": np.ones((8, 4), np.float32),
+        "model.layers.0.w": np.ones(3, np.float32),
+        "model.layers.1.w": np.array([1, np.nan, np.nan], np.float32),
+    }
+    save_file(tensors, model / "model.safetensors")
+
+    with pytest.raises(InputError, match=r"2 of 3 weights of model\.layers\.1\.w"):
+        _inspect(model)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    added = [{"id": 8, "content": "<pad>"}]
+    _edit(model / "tokenizer.json", added_tokens=added)
+
+    with pytest.raises(InputError, match="does not fit") as caught:
+        _inspect(model)
+
+    assert caught.value.actual == "id 8 ('<pad>')"
+    assert "ids below 8" in str(caught.value.expected)
+
+
+@pytest.mark.parametrize("changes", [{"model": {}}, {"added_tokens": [1]}, {"model": {"vocab": 1}}])
+def test_a_tokenizer_that_is_not_one_is_refused(
+    make_model: MakeModel, changes: dict[str, Any]
+) -> None:
+    model = make_model()
+    _edit(model / "tokenizer.json", **changes)
+
+    with pytest.raises(InputError, match=r"tokenizer\.json"):
+        _inspect(model)
+
+
+def test_unigram_vocabularies_count_by_position(make_model: MakeModel) -> None:
+    model = make_model()
+    _edit(model / "tokenizer.json", model={"vocab": [["t", 0.0]] * 9})
+
+    with pytest.raises(InputError, match="does not fit"):
+        _inspect(model)
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        ({"vocab_size": 9}, "another shape"),
+        ({"hidden_size": 5}, "another shape"),
+        ({"num_hidden_layers": 3}, "layer 2 are missing"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers is not a number"),
+        ({"vocab_size": None}, "vocab_size is not a number"),
+        ({"tie_word_embeddings": False}, r"lm_head\.weight"),
+    ],
+)
+def test_weights_of_another_model_than_the_config_says_are_refused(
+    make_model: MakeModel, config: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        _inspect(make_model(**config))
+
+
+def test_a_config_that_is_not_json_is_named_with_its_line(make_model: MakeModel) -> None:
+    model = make_model()
+    (model / "config.json").write_text('{\n"vocab_size": }')
+
+    with pytest.raises(InputError, match=r"config\.json:2: not JSON"):
+        _inspect(model)
+
+
+@pytest.mark.parametrize("text", ["[]", "[" * 100_000, "\udcff"])
+def test_a_config_of_any_other_kind_is_refused(make_model: MakeModel, text: str) -> None:
+    model = make_model()
+    (model / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+
+    with pytest.raises(InputError, match=r"config\.json"):
+        _inspect(model)
+
+
+def _weight_map(model: Path) -> dict[str, str]:
+    weight_map: dict[str, str] = json.loads((model / INDEX).read_text())["weight_map"]
+    return weight_map
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", ".."]
+)
+def test_an_index_cannot_name_files_outside_the_directory(make_model: MakeModel, name: str) -> None:
+    model = make_model(sharded=True)
+    _edit(model / INDEX, weight_map={**_weight_map(model), "model.norm.weight": name})
+
+    with pytest.raises(InputError, match="not the name of a shard"):
+        _inspect(model)
+
+
+def test_an_index_that_promises_a_tensor_too_many_is_refused(make_model: MakeModel) -> None:
+    model = make_model(sharded=True)
+    _edit(model / INDEX, weight_map={**_weight_map(model), "x": "model-1.safetensors"})
+
+    with pytest.raises(InputError, match="does not have it"):
+        _inspect(model)
+
+
+def test_a_tensor_that_the_index_does_not_name_is_refused(make_model: MakeModel) -> None:
+    model = make_model(sharded=True)
+    listed = _weight_map(model)
+    del listed["model.norm.weight"]
+    _edit(model / INDEX, weight_map=listed)
+
+    with pytest.raises(InputError, match=r"holds model\.norm\.weight"):
+        _inspect(model)
+
+
+def test_a_weight_file_that_no_index_names_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    save_file({"w": np.ones(1, np.float32)}, model / "adapter.safetensors")
+
+    with pytest.raises(InputError, match="index does not name"):
+        _inspect(model)
+
+
+def test_pickles_are_refused_with_the_reason(make_model: MakeModel) -> None:
+    model = make_model()
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+    with pytest.raises(InputError, match="pickles are not read"):
+        _inspect(model)
+
+
+def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a directory"):
+        inspect_model(tmp_path / "gone", tmp_path)
