@@ -1,0 +1,167 @@
+"""Quantizes a Hugging Face model with ModelOpt and exports a TensorRT-LLM checkpoint.
+
+The checkpoint is left exactly as ModelOpt wrote it, faults included: what is wrong with it is for
+the audits to find and for a recorded repair to change, never for this step to hide.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from _calibration import CalibrationRequest, batches
+from _model_checks import check_config, check_linears, check_weights
+from _modelopt_recipes import QuantizationRequest, modelopt_config
+from _step import Refusal, main
+
+THREADS = 2
+"""How many threads torch computes with.
+
+A sum split over another number of threads rounds otherwise, and then the same inputs would give
+another checkpoint on another host: the number is fixed here, not taken from the machine.
+"""
+
+
+@dataclass(frozen=True)
+class _Job:
+    model: Path
+    output: Path
+    request: QuantizationRequest
+    calibration: CalibrationRequest
+    tensor_parallel: int
+    pipeline_parallel: int
+    dtype: torch.dtype
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Writes the checkpoint directory and returns what ModelOpt says about it."""
+    request = _parse(job)
+    decoder = check_config(request.model, request.tensor_parallel)
+    _make_deterministic(request.calibration.seed)
+    import modelopt  # noqa: PLC0415 - seconds to import; refusals come first
+
+    model = _load_model(request)
+    check_weights(model)
+    check_linears(model, request.request)
+    tokens = _quantize(model, request)
+    _export(model, decoder, request)
+    config = json.loads((request.output / "config.json").read_text(encoding="utf-8"))
+    return {
+        "modelopt": modelopt.__version__,
+        "quant_config": config["quantization"],
+        "calibration_tokens": tokens,
+        "files": sorted(path.name for path in request.output.iterdir()),
+    }
+
+
+def _parse(job: Mapping[str, Any]) -> _Job:
+    calibration = job["calibration"]
+    dtypes = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    if job["dtype"] not in dtypes:
+        raise Refusal(
+            "unknown-dtype",
+            "TensorRT-LLM checkpoints hold half precision only",
+            where="dtype",
+            expected=", ".join(dtypes),
+            actual=job["dtype"],
+        )
+    return _Job(
+        model=Path(job["model"]),
+        output=Path(job["output"]),
+        request=QuantizationRequest(
+            recipe=job["recipe"],
+            kv_cache=job["kv_cache"],
+            group_size=int(job["group_size"]),
+            exclude_modules=tuple(job["exclude_modules"]),
+        ),
+        calibration=CalibrationRequest(
+            path=Path(calibration["path"]),
+            samples=int(calibration["samples"]),
+            max_tokens=int(calibration["max_tokens"]),
+            seed=int(calibration["seed"]),
+        ),
+        tensor_parallel=int(job["tensor_parallel"]),
+        pipeline_parallel=int(job["pipeline_parallel"]),
+        dtype=dtypes[job["dtype"]],
+    )
+
+
+def _make_deterministic(seed: int) -> None:
+    """Fixes everything that could make a second run differ from the first."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(mode=True)
+
+
+def _load_model(job: _Job) -> torch.nn.Module:
+    """Loads the weights from local files only, in the precision the checkpoint will have."""
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
+
+    print("progress 0/3 loading the model", flush=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        job.model, dtype=job.dtype, local_files_only=True, attn_implementation="eager"
+    )
+    return model.eval()
+
+
+def _quantize(model: torch.nn.Module, job: _Job) -> int:
+    """Inserts and calibrates the quantizers; returns how many tokens were observed."""
+    config = modelopt_config(job.request)
+    if config is None:
+        return 0
+    import modelopt.torch.quantization as mtq  # noqa: PLC0415 - seconds to import
+
+    print("progress 1/3 quantizing", flush=True)
+    samples = _calibration_batches(model, job) if job.request.needs_calibration else []
+    with torch.inference_mode():
+        mtq.quantize(model, config, _forward_loop(samples) if samples else None)
+    return sum(ids.numel() for ids in samples)
+
+
+def _calibration_batches(model: torch.nn.Module, job: _Job) -> list[torch.Tensor]:
+    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
+
+    tokenizer = AutoTokenizer.from_pretrained(job.model, local_files_only=True)
+    return batches(job.calibration, tokenizer, model.config.vocab_size)
+
+
+def _forward_loop(samples: list[torch.Tensor]) -> Callable[[torch.nn.Module], None]:
+    """Returns the loop ModelOpt calls once per pass over the calibration text."""
+
+    def forward(model: torch.nn.Module) -> None:
+        for number, ids in enumerate(samples, start=1):
+            print(f"progress {number}/{len(samples)} calibrating", flush=True)
+            model(ids, use_cache=False)
+
+    return forward
+
+
+def _export(model: torch.nn.Module, decoder: str, job: _Job) -> None:
+    """Exports beside the final place and renames, so that no half checkpoint is ever seen."""
+    from modelopt.torch.export import export_tensorrt_llm_checkpoint  # noqa: PLC0415 - as above
+
+    print("progress 2/3 exporting", flush=True)
+    partial = job.output.with_name(job.output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with torch.inference_mode():
+        # ModelOpt divides by inference_tensor_parallel: its default of 0 is a ZeroDivisionError.
+        export_tensorrt_llm_checkpoint(
+            model,
+            decoder,
+            dtype=job.dtype,
+            export_dir=partial,
+            inference_tensor_parallel=job.tensor_parallel,
+            inference_pipeline_parallel=job.pipeline_parallel,
+        )
+    partial.rename(job.output)
+
+
+if __name__ == "__main__":
+    main(run)
