@@ -67,7 +67,7 @@ def cases(draw: st.DrawFn) -> tuple[Variant, Facts]:
     return variant, facts_of(variant, model_facts(draw(_CONFIGS), "config.json"))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(cases())
 def test_rules_are_total_deterministic_and_refuse_first(case: tuple[Variant, Facts]) -> None:
     hits = check(*case)
@@ -82,7 +82,7 @@ def test_rules_are_total_deterministic_and_refuse_first(case: tuple[Variant, Fac
         assert json.dumps(hit.as_dict())
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(cases())
 def test_estimates_are_total_and_ranks_hold_less_than_the_whole(
     case: tuple[Variant, Facts],
@@ -97,7 +97,7 @@ def test_estimates_are_total_and_ranks_hold_less_than_the_whole(
         assert cost.seconds > 0
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(cases(), st.integers(2, 8))
 def test_more_tokens_never_make_a_model_fit(case: tuple[Variant, Facts], more: int) -> None:
     variant, facts = case

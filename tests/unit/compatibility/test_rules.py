@@ -126,17 +126,17 @@ def test_groups_that_fit_are_accepted(size: int, make_case: MakeCase) -> None:
 @pytest.mark.parametrize(
     ("intermediate", "uneven"),
     [
-        (384, None),  # 128 on each of three GPUs: one group
-        (576, "down_proj has 576 input columns on 3 GPUs"),  # 192: a group and a half
+        (512, None),  # two groups on each of two GPUs
+        (640, "down_proj has 640 input columns on 2 GPUs"),  # five groups: two and a half on each
     ],
 )
 def test_groups_have_to_fit_on_each_gpu(
     intermediate: int, uneven: str | None, make_case: MakeCase
 ) -> None:
-    # 1152 columns are nine groups of 128, three on each GPU.
-    config = {**SMOLLM2, "hidden_size": 1152, "intermediate_size": intermediate}
+    heads = {"hidden_size": 1024, "num_attention_heads": 8, "num_key_value_heads": 2}
+    config = {**SMOLLM2, **heads, "intermediate_size": intermediate}
 
-    hits = check(*make_case("l4", "w4a16_awq", config, parallel=[{"tensor": 3}]))
+    hits = check(*make_case("l4", "w4a16_awq", config, parallel=[{"tensor": 2}]))
 
     assert [hit.actual for hit in hits] == ([f"groups of 128; {uneven}"] if uneven else [])
 

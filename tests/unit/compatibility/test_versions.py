@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginekeeper.compatibility.versions import major, numbers, older
@@ -28,6 +28,7 @@ def test_each_field_counts(version: str, than: str, *, expected: bool) -> None:
     assert older(version, than) is expected
 
 
+@settings(deadline=None)
 @given(_NUMBERS, _NUMBERS)
 def test_order_is_that_of_the_numbers(first: list[int], second: list[int]) -> None:
     a, b = ".".join(map(str, first)), ".".join(map(str, second))

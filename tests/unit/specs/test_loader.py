@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError, MissingError
@@ -280,7 +280,7 @@ def test_a_bomb_of_anchors_expands_nothing() -> None:
 
     problems = problems_of(bomb)
 
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 10  # measured: 0.1
     assert sum("alias" in what for _, what, _ in problems) == 290
 
 
@@ -303,6 +303,7 @@ def refusal_of(data: bytes) -> SpecError | None:
     return None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_a_spec_or_a_spec_error(data: bytes) -> None:
     refusal = refusal_of(data)
@@ -331,6 +332,7 @@ _VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.dictionaries(_KEYS, _VALUES, max_size=6))
 def test_any_tree_gives_a_spec_or_problems_inside_the_file(tree: dict[str, Any]) -> None:
     text = json.dumps(tree, indent=1)
@@ -342,6 +344,7 @@ def test_any_tree_gives_a_spec_or_problems_inside_the_file(tree: dict[str, Any])
         assert problem.what
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_spec_never_ends_in_a_traceback(data: st.DataObject) -> None:
     whole = (MINIMAL + "limits: {max_batch_size: 4}\nmatrix: {exclude: [{tensor: 2}]}\n").encode()

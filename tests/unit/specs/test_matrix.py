@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError
@@ -138,6 +138,7 @@ _SUBSETS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(_SUBSETS)
 def test_expansion_is_deterministic_complete_and_unique(fields: dict[str, Any]) -> None:
     first, second = expand(spec_of(**fields)), expand(spec_of(**fields))
@@ -148,6 +149,7 @@ def test_expansion_is_deterministic_complete_and_unique(fields: dict[str, Any]) 
     assert len(first) == len(fields["targets"]) * len(fields["recipes"]) * len(fields["parallel"])
 
 
+@settings(deadline=None)
 @given(_SUBSETS, st.integers(1, 4))
 def test_exclusion_leaves_exactly_what_does_not_fit(fields: dict[str, Any], tensor: int) -> None:
     whole = expand(spec_of(**fields))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError, MissingError
@@ -98,6 +98,7 @@ def test_braces_expand_as_in_a_shell(pattern: str, plain: list[str]) -> None:
     assert list(alternatives(pattern)) == plain
 
 
+@settings(deadline=None)
 @given(st.text("ab{},*.?[", max_size=24))
 def test_any_pattern_selects_or_is_refused(pattern: str) -> None:
     try:
@@ -107,6 +108,7 @@ def test_any_pattern_selects_or_is_refused(pattern: str) -> None:
     assert isinstance(selector("a.b"), bool)
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.text("abc.", max_size=3), min_size=1, max_size=3), max_size=4))
 def test_a_selector_picks_exactly_its_alternatives(groups: list[list[str]]) -> None:
     selector = Selector("".join("{" + ",".join(group) + "}" for group in groups))
