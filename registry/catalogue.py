@@ -115,7 +115,11 @@ def connect(url: URL, *, foreign_keys: bool = True) -> sqlalchemy.Engine:
     """Makes the connection pool of an address; connects on first use."""
     try:
         if url.get_backend_name() == "postgresql":
-            arguments = {"connect_timeout": 10, "options": _POSTGRES_OPTIONS}
+            arguments = {
+                "connect_timeout": 10,
+                "client_encoding": "utf8",  # a database made under the C locale answers in bytes
+                "options": _POSTGRES_OPTIONS,
+            }
             return sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=arguments)
         engine = sqlalchemy.create_engine(url, connect_args={"timeout": _WAIT_MS / 1000})
     except (ModuleNotFoundError, NoSuchModuleError) as error:

