@@ -270,7 +270,9 @@ def _connect(location: S3Location) -> S3Client:
         s3={"addressing_style": "path" if elsewhere else "auto"},
     )
     try:
-        return boto3.client(
+        # A session of its own: boto3's default one is shared by threads and keeps the first
+        # credentials it saw.
+        return boto3.Session().client(
             "s3",
             endpoint_url=location.endpoint_url,
             region_name=location.region or ("us-east-1" if elsewhere else None),

@@ -1,0 +1,128 @@
+"""What is particular to the local store: drafts, rights, full disks, and addresses."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from registry.blobs.interface import blob_name
+from registry.blobs.local import LocalBlobStore
+from registry.blobs.select import open_store
+from registry.digests import Digest, digest_bytes
+from registry.errors import InvalidRecordError, RecordNotFoundError, StoreUnavailableError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalBlobStore:
+    return LocalBlobStore(tmp_path / "store")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source"
+    path.write_bytes(b"some bytes")
+    return path
+
+
+def test_stored_bytes_are_read_only(store: LocalBlobStore, source: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store" / blob_name(store.put_file(source))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+
+
+def test_nothing_is_left_of_a_draft(store: LocalBlobStore, source: Path, tmp_path: Path) -> None:
+    store.put_file(source)
+    store.put_document("a.json", b"{}")
+    assert list((tmp_path / "store" / "tmp").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_swept(store: LocalBlobStore, tmp_path: Path) -> None:
+    drafts = tmp_path / "store" / "tmp"
+    for name in ("left", "held", "young"):
+        (drafts / name).write_bytes(b"half")
+        if name != "young":
+            os.utime(drafts / name, (0, 0))
+    with (drafts / "held").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        store.put_document("a.json", b"{}")
+        assert sorted(path.name for path in drafts.iterdir()) == ["held", "young"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_plainly_and_leaves_nothing(
+    store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreUnavailableError, match="disk is full"):
+        store.put_file(source)
+    with pytest.raises(StoreUnavailableError, match="disk is full"):
+        store.put_document("a.json", b"{}")
+    assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_on_the_way_out_leaves_nothing(
+    store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put_file(source)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreUnavailableError, match="disk is full"):
+        store.fetch(digest, tmp_path / "out")
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_store_that_cannot_be_made_is_unavailable(source: Path) -> None:
+    with pytest.raises(StoreUnavailableError):
+        LocalBlobStore(source / "store")
+
+
+def test_a_folder_is_no_document(store: LocalBlobStore) -> None:
+    store.put_document("a/b.json", b"{}")
+    with pytest.raises(RecordNotFoundError):
+        store.get_document("a")
+
+
+def test_a_source_that_is_gone_is_said_plainly(store: LocalBlobStore, tmp_path: Path) -> None:
+    with pytest.raises(StoreUnavailableError, match="absent"):
+        store.put_file(tmp_path / "absent")
+
+
+def test_only_sha256_names_a_blob() -> None:
+    with pytest.raises(InvalidRecordError):
+        blob_name(Digest("md5", digest_bytes(b"").value))
+
+
+def test_a_file_address_opens_a_local_store(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    store = open_store(folder.as_uri())
+    assert isinstance(store, LocalBlobStore)
+    assert store.url == folder.as_uri()
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "/plain/path", "file://host/path", "file:", "http://x/y", "s3://", "s3:///prefix",
+        "s3://b/p?endpoint=x", "s3://b/p?checksums=none", "s3://key:secret@b/p", "s3://b/../p",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_of_a_store_is_refused(url: str) -> None:
+    with pytest.raises(InvalidRecordError):
+        open_store(url)
+
+
+def test_a_secret_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InvalidRecordError) as caught:
+        open_store("s3://key:hunter2@bucket/prefix")
+    assert "hunter2" not in str(caught.value)
