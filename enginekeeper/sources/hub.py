@@ -47,6 +47,12 @@ def fetch_hub(repo: str, revision: str, place: Workplace) -> ModelDirectory:
     return inspect_model(place.store.path("hub", key) / "model", place.memory)
 
 
+def find_hub(repo: str, commit: str, place: Workplace) -> ModelDirectory | None:
+    """Returns the model if it is here; a branch is not: what it points at is not known."""
+    kept = place.store.find("hub", hub_key(repo, commit))
+    return None if kept is None else inspect_model(kept / "model", place.memory)
+
+
 def hub_key(repo: str, commit: str) -> Digest:
     """Names the downloaded model."""
     return digest_document({"repo": repo, "commit": commit}, "ek-hub-model-v1")

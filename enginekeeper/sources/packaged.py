@@ -49,9 +49,15 @@ def fetch_packaged(source: PackagedGguf, place: Workplace) -> ModelDirectory:
                 gguf = _download(source, pin, Path(folder))
                 job = {"gguf": str(gguf), "output": str(product.path / "model")}
                 outcome = place.run("materialize", job, minutes=_CONVERT_MINUTES)
+            inspect_model(product.path / "model", place.memory)  # else it would be kept
             record["note"] = str(outcome.outputs["note"])
-    model = inspect_model(place.store.path("packaged", key) / "model", place.memory)
-    return model.with_note(str(record["note"]))
+    return _inspect(place, key)
+
+
+def find_packaged(source: PackagedGguf, place: Workplace) -> ModelDirectory | None:
+    """Returns the converted model if it is here; downloads and converts nothing."""
+    key = packaged_key(source, place)
+    return None if place.store.find("packaged", key) is None else _inspect(place, key)
 
 
 def packaged_key(source: PackagedGguf, place: Workplace) -> Digest:
@@ -59,6 +65,11 @@ def packaged_key(source: PackagedGguf, place: Workplace) -> Digest:
     pin = _pin(source)
     inputs = {"wheel": pin.sha256, "member": source.member, **place.made_by("materialize")}
     return digest_document(inputs, "ek-packaged-model-v1")
+
+
+def _inspect(place: Workplace, key: Digest) -> ModelDirectory:
+    model = inspect_model(place.store.path("packaged", key) / "model", place.memory)
+    return model.with_note(str(place.store.record("packaged", key)["note"]))
 
 
 def _pin(source: PackagedGguf) -> _Pin:

