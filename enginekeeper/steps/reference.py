@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _score_file import write_scores
 from _step import Refusal, main
+from _threads import wait_without_spinning
 from _vllm_logprobs import Rows, greedy_row, prompt_rows
-from safetensors.numpy import save_file
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -49,6 +50,7 @@ class _Job:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Writes the score file of the source model and returns what was counted."""
     request = _parse(job)
+    wait_without_spinning()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     engine = _load(request)
@@ -192,7 +194,6 @@ def _save(
     greedy: list[tuple[np.ndarray, np.ndarray]],
     meta: dict[str, Any],
 ) -> None:
-    """Writes the score file under another name first, so that a half-written one is never read."""
     arrays = {
         "offsets": np.cumsum([0, *(len(row.finite) for row in rows)], dtype=np.int64),
         "top_ids": np.concatenate([row.top_ids for row in rows]),
@@ -202,10 +203,7 @@ def _save(
         "greedy_ids": np.stack([ids for ids, _ in greedy]),
         "greedy_logprobs": np.stack([logprobs for _, logprobs in greedy]),
     }
-    partial = request.output.with_suffix(".partial")
-    metadata = {"schema": "1", "arm": "source", "meta": json.dumps(meta, sort_keys=True)}
-    save_file(arrays, partial, metadata=metadata)
-    partial.replace(request.output)
+    write_scores(request.output, arrays, arm="source", meta=meta)
 
 
 if __name__ == "__main__":
