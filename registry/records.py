@@ -129,6 +129,8 @@ class Draft(View):
             select(ChannelPositionRow)
             .where(ChannelPositionRow.channel_id == channel.id)
             .where(ChannelPositionRow.target == move.target)
+            # What this unit of work saw before it had the channel's lock may be old.
+            .execution_options(populate_existing=True)
         )
         found = None if position is None else position.engine.digest
         if found != move.previous:

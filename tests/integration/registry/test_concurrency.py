@@ -1,0 +1,123 @@
+"""Publishers, validators and operators at once, each with connections of their own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from registry.blobs.select import open_store
+from registry.catalogue import open_catalogue
+from registry.errors import ConflictError
+from registry.service import Registry
+from registry.types import Engine
+from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
+
+Made = TypeVar("Made")
+PUBLISHERS = 8
+
+
+@pytest.fixture(params=["sqlite and a directory", "postgresql and s3"])
+def urls(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    if request.param == "postgresql and s3":
+        request.getfixturevalue("s3_credentials")
+        server = request.getfixturevalue("seaweedfs_server")
+        yield request.getfixturevalue("postgresql_url"), server.url(f"tests/{uuid.uuid4().hex}")
+    else:
+        yield f"sqlite:///{tmp_path}/catalogue.db", (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def bench(urls: tuple[str, str], tmp_path: Path) -> Workbench:
+    return make_workbench(tmp_path, url=urls[0], store=open_store(urls[1]))
+
+
+@pytest.fixture
+def registries(bench: Workbench, urls: tuple[str, str]) -> Iterator[list[Registry]]:
+    """What as many processes would each open for themselves."""
+    opened = [
+        replace(bench.registry, catalogue=open_catalogue(urls[0]), store=open_store(urls[1]))
+        for _ in range(PUBLISHERS)
+    ]
+    yield opened
+    for registry in [*opened, bench.registry]:
+        registry.catalogue.close()
+
+
+def at_once(registries: list[Registry], action: Callable[[int, Registry], Made]) -> list[Made]:
+    with ThreadPoolExecutor(len(registries)) as pool:
+        return list(pool.map(action, range(len(registries)), registries))
+
+
+def test_publishers_of_one_key_leave_every_content_complete(
+    bench: Workbench, registries: list[Registry], tmp_path: Path
+) -> None:
+    publications = [bench.publication(content=bytes([number // 2])) for number in range(PUBLISHERS)]
+
+    def publish(number: int, registry: Registry) -> Engine:
+        return registry.publish_engine(publications[number])
+
+    engines = at_once(registries, publish)
+    found = bench.registry.engines()
+    assert {engine.digest for engine in engines} == {engine.digest for engine in found}
+    assert len(found) == PUBLISHERS // 2
+    assert {engine.key.digest() for engine in found} == {cpu_key().digest()}
+    for engine in found:
+        bench.registry.fetch_engine(engine.digest, tmp_path / "out" / engine.digest.short)
+
+
+def test_one_verdict_recorded_by_many_is_one_verdict(
+    bench: Workbench, registries: list[Registry]
+) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine)
+    verdicts = at_once(
+        registries, lambda _, registry: registry.record_verdict(engine.digest, document, envelope)
+    )
+    assert len({verdict.digest for verdict in verdicts}) == 1
+    assert len(bench.registry.verdicts(engine.digest)) == 1
+    assert len(bench.registry.qualifications()) == 1
+
+
+def test_a_channels_history_has_no_forks(bench: Workbench, registries: list[Registry]) -> None:
+    engines = [bench.publish(content=bytes([number])) for number in range(PUBLISHERS)]
+    for engine in engines:
+        bench.judge(engine)
+
+    def move(number: int, registry: Registry) -> bool:
+        try:
+            registry.set_channel("prod", engines[number].digest, CPU, actor=f"actor-{number}")
+        except ConflictError:
+            return False
+        return True
+
+    moved = at_once(registries, move)
+    history = bench.registry.channel_history("prod", "smollm2-135m")
+    assert any(moved)
+    assert len(history) == moved.count(True)
+    befores = [move.previous for move in history]
+    assert befores == [*(move.engine for move in history[1:]), None]
+    (position,) = bench.registry.channels()
+    assert position.engine == history[0].engine
+
+
+def test_a_move_on_a_stale_look_is_refused(postgresql_url: str, tmp_path: Path) -> None:
+    bench = make_workbench(tmp_path, url=postgresql_url)
+    first, second, third = (bench.publish(content=bytes([number])) for number in range(3))
+    for engine in (first, second, third):
+        bench.judge(engine)
+    bench.registry.set_channel("prod", first.digest, CPU, actor="anna")
+    (move,) = bench.registry.channel_history("prod", "smollm2-135m")
+    late = replace(move, engine=third.digest, previous=first.digest, actor="late")
+    with bench.registry.catalogue.edit() as draft:
+        assert draft.channels()[0].engine == first.digest
+        bench.registry.set_channel("prod", second.digest, CPU, actor="quick")
+        with pytest.raises(ConflictError, match="moved by somebody else"):
+            draft.move_channel(late, simulated=False)
+    assert bench.registry.channels()[0].engine == second.digest
+    bench.registry.catalogue.close()
