@@ -1,0 +1,285 @@
+"""A TensorRT-LLM checkpoint directory: its config, and the tensors of all ranks put together.
+
+Ranks are numbered tensor-parallel first: rank = pipeline stage x tp_size + tensor-parallel rank.
+A pipeline stage counts its own layers from zero. What comes out here is named as if there were
+one rank: layer numbers over the whole model, rows and columns of the whole linear.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginekeeper.errors import InputError
+from enginekeeper.validation.numerics.formats import Floats, widen
+from enginekeeper.validation.numerics.linears import (
+    MisshapenLinearError,
+    StoredLinear,
+    read_linear,
+)
+from enginekeeper.validation.numerics.mapping import LinearPlace, Part, VectorPlace
+from enginekeeper.validation.numerics.recipes import (
+    PLAIN,
+    LinearRecipe,
+    WeightFormat,
+    recipe_for,
+)
+from enginekeeper.validation.source_model import read_json_object
+from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
+
+DEFAULT_EXCLUDED = (
+    "*lm_head",
+    "*router",
+    "*vocab_embedding",
+    "*position_embedding",
+    "*block_embedding",
+    "*shared_expert_gate",
+)
+"""What TensorRT-LLM leaves unquantized when the list is absent *or empty* (its PR 3567)."""
+
+_RowReader = Callable[[StoredLinear, int, int], Floats]
+
+
+class UnusableCheckpointError(InputError):
+    """A checkpoint directory lacks a rank, or its config says too little to read it."""
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The config's `quantization` block, with TensorRT-LLM's defaults where it is silent."""
+
+    algorithm: str | None
+    kv_cache: str | None
+    group_size: int | None
+    prequant: bool
+    zero_point: bool
+    excluded: tuple[str, ...]
+    layers: Mapping[str, Mapping[str, Any]]
+    """Per-module settings of a MIXED_PRECISION checkpoint, from `quant_cfg.json`."""
+
+    def recipe(self, name: str) -> LinearRecipe:
+        """Returns what the config says of one linear; raises UnknownRecipeError."""
+        if self.algorithm == "MIXED_PRECISION":
+            own = self.layers.get(name, {})
+            return recipe_for(own.get("quant_algo"), own.get("group_size"))
+        if any(_matches(name, pattern) for pattern in self.excluded):
+            return PLAIN
+        return recipe_for(self.algorithm, self.group_size)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The config and the tensor files of all ranks."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    quantization: Quantization
+    ranks: tuple[TensorFile, ...]
+    tensor_parallel: int
+    pipeline_parallel: int
+
+    @classmethod
+    def open(cls, directory: Path) -> Checkpoint:
+        """Reads the config and every rank's header; raises when one is missing or malformed."""
+        config = read_json_object(directory / "config.json")
+        mapping = config.get("mapping") or {}
+        tensor_parallel = int(mapping.get("tp_size") or 1)
+        pipeline_parallel = int(mapping.get("pp_size") or 1)
+        ranks = []
+        for rank in range(tensor_parallel * pipeline_parallel):
+            path = directory / f"rank{rank}.safetensors"
+            if not path.is_file():
+                raise UnusableCheckpointError(
+                    "the tensors of a rank are missing",
+                    where=str(path),
+                    expected=f"{tensor_parallel * pipeline_parallel} ranks, as config.json says",
+                )
+            ranks.append(TensorFile.open(path))
+        quantization = _quantization(directory, config)
+        return cls(
+            directory, config, quantization, tuple(ranks), tensor_parallel, pipeline_parallel
+        )
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of everything that is not quantized."""
+        return str(self.config.get("dtype", "float16"))
+
+    def stage(self, layer: int | None, name: str) -> tuple[int, str]:
+        """Returns the pipeline stage that holds a tensor, and the tensor's name there."""
+        if layer is None:
+            last = name.startswith(("lm_head", "transformer.ln_f"))
+            return (self.pipeline_parallel - 1 if last else 0), name
+        per_stage = max(int(self.config["num_hidden_layers"]) // self.pipeline_parallel, 1)
+        local = f"transformer.layers.{layer % per_stage}."
+        return layer // per_stage, name.replace(f"transformer.layers.{layer}.", local, 1)
+
+    def shards(self, layer: int | None, name: str) -> list[TensorFile]:
+        """Returns the files of the stage that holds a layer, one for each tensor-parallel rank."""
+        stage, _ = self.stage(layer, name)
+        start = stage * self.tensor_parallel
+        return list(self.ranks[start : start + self.tensor_parallel])
+
+    def tensors(self, layer: int | None, name: str) -> list[StoredTensor]:
+        """Returns a tensor's slices in rank order; ranks without it are left out."""
+        _, local = self.stage(layer, name)
+        return [file[local] for file in self.shards(layer, name) if local in file]
+
+    def linear(self, place: LinearPlace) -> AssembledLinear:
+        """Reads a linear from all its ranks; raises MisshapenLinearError."""
+        _, local = self.stage(place.layer, f"{place.name}.")
+        files = self.shards(place.layer, place.name)
+        if place.replicated:
+            files = files[:1]
+        shards = tuple(read_linear(file, local.removesuffix(".")) for file in files)
+        return AssembledLinear.of(place, shards)
+
+    def vector(self, place: VectorPlace) -> Floats | None:
+        """Returns a norm, or a bias that is not split, or None where there is none."""
+        slices = self.tensors(place.layer, place.name)
+        return widen(slices[0].read()) if slices else None
+
+    def bias(self, place: VectorPlace, parts: Sequence[Part]) -> Floats | None:
+        """Returns a bias put together from the ranks' slices of its parts, or None."""
+        slices = [widen(tensor.read()) for tensor in self.tensors(place.layer, place.name)]
+        if not slices or place.split is None or len(slices) == 1:
+            return slices[0] if slices else None
+        pieces, offset = [], 0
+        for part in parts:
+            for rank, low, high in _rank_spans(part, len(slices), 0, part.rows):
+                pieces.append(slices[rank][offset + low : offset + high])
+            offset += _rows_per_rank(part, len(slices))
+        return np.concatenate(pieces)
+
+    def names(self) -> Iterator[str]:
+        """Yields the name of every tensor, as if there were one rank."""
+        per_stage = int(self.config["num_hidden_layers"]) // self.pipeline_parallel
+        for rank, file in enumerate(self.ranks):
+            first = rank // self.tensor_parallel * per_stage
+            for name in file:
+                prefix, layers, rest = name.partition("transformer.layers.")
+                number, dot, tail = rest.partition(".")
+                if layers and not prefix and number.isdecimal():
+                    yield f"{layers}{first + int(number)}{dot}{tail}"
+                else:
+                    yield name
+
+
+@dataclass(frozen=True)
+class AssembledLinear:
+    """One linear put together from its ranks; rows and columns are those of the HF linears."""
+
+    place: LinearPlace
+    shards: tuple[StoredLinear, ...]
+    prequant: Floats | None
+
+    @classmethod
+    def of(cls, place: LinearPlace, shards: tuple[StoredLinear, ...]) -> AssembledLinear:
+        """Checks that the slices add up to the linear; raises MisshapenLinearError."""
+        across = len(shards) if place.split == "row" else 1
+        columns = place.columns // across
+        rows = place.rows
+        if place.split == "column":
+            rows = sum(_rows_per_rank(part, len(shards)) for part in place.parts)
+        for shard in shards:
+            if (shard.rows, shard.columns) != (rows, columns):
+                raise MisshapenLinearError(
+                    "the weight is not of the shape the source model has",
+                    where=f"{place.name}.weight",
+                    actual=f"{shard.rows} x {shard.columns} per rank ({shard.format.value})",
+                    expected=f"{rows} x {columns} per rank",
+                )
+            if shard.format is not shards[0].format:
+                raise MisshapenLinearError(
+                    "the ranks hold different number formats",
+                    where=f"{place.name}.weight",
+                    actual=shard.format.value,
+                    expected=shards[0].format.value,
+                )
+        prequants = [shard.prequant for shard in shards if shard.prequant is not None]
+        if prequants and len(prequants) != len(shards):
+            raise MisshapenLinearError(
+                "only some ranks have it", where=f"{place.name}.prequant_scaling_factor"
+            )
+        prequant = prequants[0] if prequants else None
+        if across > 1 and prequants:
+            prequant = np.concatenate(prequants)
+        return cls(place, shards, prequant)
+
+    @property
+    def first(self) -> StoredLinear:
+        """The first rank's slice, for what all ranks share."""
+        return self.shards[0]
+
+    def part_rows(self, part: Part, start: int, stop: int) -> Floats:
+        """Returns rows of one part as the engine multiplies them: prequant is not applied."""
+        return self._gather(part, start, stop, StoredLinear.dequantize, across=True)
+
+    def part_scales(self, part: Part, start: int, stop: int) -> Floats:
+        """Returns the scales of one part's rows, one row each."""
+        return self._gather(part, start, stop, StoredLinear.scale_rows, across=self.grouped)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a row has a scale per group of columns."""
+        return self.first.format in (WeightFormat.INT4_GROUP, WeightFormat.NVFP4)
+
+    def _gather(
+        self, part: Part, start: int, stop: int, read: _RowReader, *, across: bool
+    ) -> Floats:
+        """Joins the ranks' slices; `across`: a row-parallel linear's ranks lie side by side."""
+        if self.place.split == "row":
+            pieces = [read(shard, start, stop) for shard in self.shards[: None if across else 1]]
+            return np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
+        before = self.place.parts[: self.place.parts.index(part)]
+        offset = sum(_rows_per_rank(other, len(self.shards)) for other in before)
+        pieces = [
+            read(self.shards[rank], offset + low, offset + high)
+            for rank, low, high in _rank_spans(part, len(self.shards), start, stop)
+        ]
+        return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _rows_per_rank(part: Part, ranks: int) -> int:
+    """Rows of one part on one rank; key and value heads are repeated when there are too few."""
+    if part.heads is not None and part.heads < ranks:
+        return part.rows // part.heads
+    return -(-part.rows // ranks)
+
+
+def _rank_spans(part: Part, ranks: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yields (rank, first row, last row) of the slices that hold the part's rows `start:stop`."""
+    per_rank = _rows_per_rank(part, ranks)
+    copies = max(ranks * per_rank // part.rows, 1) if part.heads is not None else 1
+    while start < stop:
+        number, low = divmod(start, per_rank)
+        high = min(per_rank, low + stop - start)
+        yield number * copies, low, high
+        start += high - low
+
+
+def _quantization(directory: Path, config: Mapping[str, Any]) -> Quantization:
+    block = config.get("quantization") or {}
+    layers: Mapping[str, Any] = {}
+    details = directory / "quant_cfg.json"
+    if block.get("quant_algo") == "MIXED_PRECISION" and details.is_file():
+        layers = read_json_object(details).get("quantized_layers") or {}
+    return Quantization(
+        algorithm=block.get("quant_algo"),
+        kv_cache=block.get("kv_cache_quant_algo"),
+        group_size=block.get("group_size"),
+        prequant=bool(block.get("pre_quant_scale", False)),
+        zero_point=bool(block.get("has_zero_point", False)),
+        excluded=tuple(block.get("exclude_modules") or DEFAULT_EXCLUDED),
+        layers=layers,
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Matches as TensorRT-LLM does: shell wildcards over the module's full name."""
+    return fnmatch.fnmatchcase(name, pattern)

@@ -1,0 +1,309 @@
+"""The config audit: every field that changes the mathematics, source against checkpoint.
+
+Rules:
+
+- a missing field means what TensorRT-LLM assumes, and is judged as that;
+- a field of the source that changes the mathematics and is not known here is reported, not ignored;
+- the quantization block must fit the tensors that are there.
+
+What each check compares is in docs/audits.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from enginekeeper.validation import quantization_audit
+from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.config_rules import (
+    ARCHITECTURES,
+    Configs,
+    judge_field,
+    judge_rope,
+    rules,
+)
+from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.source_model import SourceModel, UnusableModelError
+
+_JUDGED = frozenset(
+    {
+        "architectures", "attention_bias", "head_dim", "hidden_act", "hidden_size",
+        "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads",
+        "num_hidden_layers", "num_key_value_heads", "partial_rotary_factor", "rms_norm_eps",
+        "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings", "vocab_size",
+        "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
+        "original_max_position_embeddings",
+    }
+)  # fmt: skip
+
+_HARMLESS = frozenset(
+    {
+        "attention_dropout", "auto_map",
+        "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "dtype",
+        "embd_pdrop", "eos_token_id", "hidden_dropout", "id2label", "initializer_range",
+        "is_decoder", "is_encoder_decoder", "label2id", "max_length", "min_length", "model_type",
+        "name_or_path", "num_labels", "output_attentions", "output_hidden_states", "pad_token_id",
+        "pretraining_tp", "problem_type", "resid_pdrop", "return_dict", "rope_interleaved",
+        "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript",
+        "transformers_version", "transformers.js_config", "unk_token_id", "use_cache",
+        "is_llama_config",
+    }
+)  # fmt: skip
+"""Fields that do not enter the forward pass of inference."""
+
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "attention_multiplier": (1, 1.0),
+    "attn_logit_softcapping": (),
+    "embedding_multiplier": (1, 1.0),
+    "final_logit_softcapping": (),
+    "logit_scale": (1, 1.0),
+    "logits_scaling": (1, 1.0),
+    "residual_multiplier": (1, 1.0),
+    "no_rope_layer_interval": (),
+    "num_local_experts": (1,),
+}
+"""Fields that enter the forward pass, and the values that leave it as it is."""
+
+_CHECKPOINT_NEUTRAL: Mapping[str, object] = {
+    "residual_mlp": False,
+    "lm_head_bias": False,
+    "rmsnorm": True,
+    "q_scaling": 1.0,
+    "embedding_multiplier": 1.0,
+    "attention_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "output_multiplier_scale": 1.0,
+    "use_logn_attn": False,
+    "logits_soft_cap": None,
+    "clip_qkv": None,
+}
+"""Fields of the checkpoint that change the mathematics, and the value Llama-family models need."""
+
+
+def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
+    """Compares the two configs field by field, and the quantization block with the tensors."""
+    configs = Configs(source.config, checkpoint.config)
+    _require_sizes(source)
+    findings = [
+        *_architecture(configs),
+        *(f for f in (judge_field(rule, configs) for rule in rules(configs)) if f is not None),
+        *judge_rope(configs),
+        *_window(configs),
+        *_embeddings(source, checkpoint, configs),
+        *_query_key_norm(source, configs),
+        *_parallel(configs),
+        *_unexpected(configs),
+        *_unknown(configs),
+        *quantization_audit.findings(checkpoint, configs.geometry),
+    ]
+    assumed = [rule.field for rule in rules(configs) if checkpoint.config.get(rule.field) is None]
+    if checkpoint.config.get("rotary_base") is None:
+        assumed.append("rotary_base")
+    return AuditReport("config", tuple(findings), {"assumed_by_tensorrt_llm": sorted(assumed)})
+
+
+def _require_sizes(source: SourceModel) -> None:
+    for name in (
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_size",
+        "intermediate_size",
+        "vocab_size",
+    ):
+        value = source.config.get(name)
+        if not isinstance(value, int) or value < 1:
+            raise UnusableModelError(
+                "the source model's config lacks a size no decoder goes without",
+                where=f"{source.directory / 'config.json'}: {name}",
+                actual=value,
+                expected="a positive integer",
+            )
+
+
+def _architecture(configs: Configs) -> Iterator[Finding]:
+    names = configs.source.get("architectures") or [None]
+    stated = configs.checkpoint.get("architecture")
+    if configs.family is None:
+        yield Finding(
+            "config.architecture",
+            "inconclusive",
+            "architecture",
+            f"the source's architecture {names[0]} is not known to this audit",
+            names[0],
+            ", ".join(ARCHITECTURES),
+            "T26",
+        )
+        return
+    family = ARCHITECTURES.get(str(stated))
+    # Mistral is TensorRT-LLM's Llama class; the window is judged on its own.
+    alike = {family, configs.family} <= {"llama", "mistral"}
+    if family != configs.family and not alike:
+        yield Finding(
+            "config.architecture",
+            "fail",
+            "architecture",
+            f"architecture: {stated}; source architectures {names[0]}",
+            stated,
+            names[0],
+            "T26",
+        )
+
+
+def source_windows(config: Mapping[str, Any], layers: int) -> list[int | None]:
+    """Returns how many latest tokens each layer of the source attends to; None is all of them."""
+    window = config.get("sliding_window")
+    if not window or config.get("use_sliding_window") is False:
+        return [None] * layers
+    types = config.get("layer_types")
+    if isinstance(types, list) and len(types) == layers:
+        return [int(window) if "sliding" in str(kind) else None for kind in types]
+    first = 0
+    if config.get("model_type") in ("qwen2", "qwen3"):
+        first = int(config.get("max_window_layers") or 0)
+    return [int(window) if layer >= first else None for layer in range(layers)]
+
+
+def _window(configs: Configs) -> Iterator[Finding]:
+    layers = configs.geometry.layers
+    longest = int(configs.source.get("max_position_embeddings") or 0)
+    expected = [
+        None if size is None or (longest and size >= longest) else size
+        for size in source_windows(configs.source, layers)
+    ]
+    defaults = configs.checkpoint.get("runtime_defaults") or {}
+    stated = defaults.get("max_attention_window") or [configs.checkpoint.get("sliding_window")]
+    pattern = [stated[layer % len(stated)] for layer in range(layers)]
+    actual = [None if size is None or (longest and size >= longest) else size for size in pattern]
+    if actual == expected:
+        return
+    sizes = sorted({size for size in expected if size is not None})
+    missing = all(size is None for size in actual)
+    yield Finding(
+        "config.sliding_window",
+        "fail",
+        "runtime_defaults.max_attention_window",
+        "the attention window is "
+        + ("missing, TensorRT-LLM attends to everything" if missing else f"{stated}")
+        + f"; source sliding_window {sizes or 'none'} in "
+        f"{sum(size is not None for size in expected)} of {layers} layers",
+        "missing" if missing else stated,
+        expected if sizes else None,
+        "T15",
+    )
+
+
+def _embeddings(source: SourceModel, checkpoint: Checkpoint, configs: Configs) -> Iterator[Finding]:
+    shared = bool(configs.checkpoint.get("share_embedding_table", False))
+    stored = bool(checkpoint.tensors(None, "lm_head.weight"))
+    tied = configs.geometry.tied or "lm_head.weight" not in source
+    if shared and not tied:
+        message = "share_embedding_table: true; the source has an output head of its own"
+    elif not shared and not stored:
+        message = "share_embedding_table: false, and there is no lm_head.weight"
+    elif shared and stored:
+        message = "share_embedding_table: true, and there is an lm_head.weight that is not used"
+    else:
+        return
+    yield Finding(
+        "config.share_embedding_table",
+        "inconclusive" if shared and tied else "fail",
+        "share_embedding_table",
+        message,
+        shared,
+        tied if not (shared and stored and tied) else "no lm_head.weight",
+        "T8",
+    )
+
+
+def _query_key_norm(source: SourceModel, configs: Configs) -> Iterator[Finding]:
+    expected = "model.layers.0.self_attn.q_norm.weight" in source
+    by_class = ARCHITECTURES.get(str(configs.checkpoint.get("architecture"))) == "qwen3"
+    actual = bool(configs.checkpoint.get("qk_layernorm", by_class))
+    if actual != expected:
+        stated = configs.checkpoint.get("qk_layernorm")
+        yield Finding(
+            "config.qk_layernorm",
+            "fail",
+            "qk_layernorm",
+            f"qk_layernorm: {'missing, TensorRT-LLM assumes false' if stated is None else stated}; "
+            f"the source {'has' if expected else 'has no'} query and key norms",
+            "missing" if stated is None else stated,
+            expected,
+            "T26",
+        )
+
+
+def _parallel(configs: Configs) -> Iterator[Finding]:
+    mapping = configs.checkpoint.get("mapping") or {}
+    ranks, stages = int(mapping.get("tp_size") or 1), int(mapping.get("pp_size") or 1)
+    size = configs.geometry
+    uneven = [
+        (name, count)
+        for name, count, parts in (
+            ("num_attention_heads", size.heads, ranks),
+            ("intermediate_size", size.intermediate, ranks),
+            ("num_hidden_layers", size.layers, stages),
+        )
+        if count % parts
+    ]
+    if size.kv_heads % ranks and ranks % size.kv_heads:
+        uneven.append(("num_key_value_heads", size.kv_heads))
+    for name, count in uneven:
+        parts = stages if name == "num_hidden_layers" else ranks
+        yield Finding(
+            "config.mapping",
+            "fail",
+            f"mapping.{'pp_size' if name == 'num_hidden_layers' else 'tp_size'}",
+            f"{parts} ranks do not divide {name} {count}: a head or layer is cut in two",
+            parts,
+            f"a divisor of {count}",
+            "T14",
+        )
+    world = mapping.get("world_size")
+    if world is not None and int(world) != ranks * stages:
+        yield Finding(
+            "config.mapping",
+            "fail",
+            "mapping.world_size",
+            f"world_size: {world}; tp_size x pp_size is {ranks * stages}",
+            world,
+            ranks * stages,
+            "T14",
+        )
+
+
+def _unexpected(configs: Configs) -> Iterator[Finding]:
+    for name, neutral in _CHECKPOINT_NEUTRAL.items():
+        value = configs.checkpoint.get(name, neutral)
+        if value not in (neutral, None):
+            yield Finding(
+                f"config.{name}",
+                "fail",
+                name,
+                f"{name}: {value}; the source's architecture needs {neutral}",
+                value,
+                neutral,
+                "T26",
+            )
+
+
+def _unknown(configs: Configs) -> Iterator[Finding]:
+    """Yields doubt for every field of the source that may matter and that nothing above judges."""
+    for name, value in sorted(configs.source.items()):
+        if name in _JUDGED or name in _HARMLESS or name.startswith("_"):
+            continue
+        if value in (None, False, "", [], {}):
+            continue
+        if name in _NEUTRAL and value in _NEUTRAL[name]:
+            continue
+        yield Finding(
+            "config.unknown",
+            "inconclusive",
+            name,
+            f"{name}: {value} in the source's config may change the mathematics, and this audit "
+            "does not know what the checkpoint must hold for it",
+            value,
+            None,
+            "T26",
+        )

@@ -1,0 +1,140 @@
+"""Rounding to the number formats of quantized weights, and their packing, in numpy.
+
+Rules:
+
+- every rounding is to nearest, ties to even: what ModelOpt, torch and the GPUs do;
+- integers are clamped to the whole two's complement range, as ModelOpt clamps them;
+- nothing here knows of scales: `recipes` makes them and `linears` reads them.
+
+Example:
+    >>> float(round_e4m3(np.float32([0.3]))[0])
+    0.3125
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ml_dtypes import bfloat16, float8_e4m3fn
+
+Floats = npt.NDArray[np.float32]
+
+E4M3_MAX = 448.0
+"""Largest finite value of FP8 E4M3 (the `fn` variant: no infinities)."""
+
+E2M1_MAX = 6.0
+"""Largest value of FP4 E2M1."""
+
+INT8_MAX = 127.0
+INT4_MAX = 7.0
+
+_E4M3_VALUES = np.arange(256, dtype=np.uint8).view(float8_e4m3fn).astype(np.float32)
+_E2M1_VALUES = np.array(
+    [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32
+)
+_E2M1_BOUNDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
+"""Midpoints between neighbours; a tie goes to the even mantissa, i.e. up at every second one."""
+
+_MODEL_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(bfloat16),
+}
+
+
+def widen(values: npt.NDArray[Any]) -> Floats:
+    """Returns stored floats as float32, exactly (float64 is rounded)."""
+    if values.dtype == np.float32:
+        return values
+    if values.dtype == bfloat16:
+        bits = values.view(np.uint16).astype(np.uint32)
+        bits <<= np.uint32(16)
+        return bits.view(np.float32)
+    if values.dtype == float8_e4m3fn:
+        return decode_e4m3(values)
+    return values.astype(np.float32)
+
+
+def round_to(values: Floats, dtype: str) -> Floats:
+    """Rounds to a model's dtype (`float32`, `float16`, `bfloat16`) and widens again."""
+    if dtype == "float32":
+        return values
+    return widen(narrow(values, dtype))
+
+
+def narrow(values: Floats, dtype: str) -> npt.NDArray[Any]:
+    """Rounds to a model's dtype and keeps it; float16 overflows to infinity without a warning."""
+    with np.errstate(over="ignore"):
+        return values.astype(_MODEL_DTYPES[dtype])
+
+
+def encode_e4m3(values: Floats) -> npt.NDArray[Any]:
+    """Rounds to FP8 E4M3; beyond 464 there is no nearest value and the result is NaN."""
+    return values.astype(float8_e4m3fn)
+
+
+def decode_e4m3(codes: npt.NDArray[Any]) -> Floats:
+    """Returns the values of FP8 E4M3 numbers, or of the bytes that hold them."""
+    values: Floats = _E4M3_VALUES[codes.view(np.uint8)]
+    return values
+
+
+def round_e4m3(values: Floats) -> Floats:
+    """Rounds to FP8 E4M3 and widens again."""
+    return decode_e4m3(encode_e4m3(values))
+
+
+def encode_e2m1(values: Floats) -> npt.NDArray[np.uint8]:
+    """Rounds to FP4 E2M1, saturating at 6; a code is sign, two exponent bits, one mantissa bit."""
+    magnitude = np.abs(values)
+    code = np.zeros(values.shape, dtype=np.uint8)
+    for index, bound in enumerate(_E2M1_BOUNDS):
+        code += (magnitude >= bound) if index % 2 else (magnitude > bound)
+    code |= np.signbit(values).astype(np.uint8) << np.uint8(3)
+    return code
+
+
+def decode_e2m1(codes: npt.NDArray[np.uint8]) -> Floats:
+    """Returns the values of FP4 E2M1 codes 0 to 15."""
+    values: Floats = _E2M1_VALUES[codes]
+    return values
+
+
+def encode_integer(values: Floats, bits: int) -> npt.NDArray[np.int8]:
+    """Rounds to a signed integer of 4 or 8 bits, clamped to its range."""
+    limit = 1 << (bits - 1)
+    rounded = np.rint(values)
+    np.clip(rounded, -limit, limit - 1, out=rounded)
+    return rounded.astype(np.int8)
+
+
+def pack_int4_rows(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Packs two rows into one: row 2i in the low nibbles of row i, row 2i+1 in the high ones."""
+    low = values[0::2].view(np.uint8) & np.uint8(0x0F)
+    high = values[1::2].view(np.uint8) << np.uint8(4)
+    packed: npt.NDArray[np.int8] = (low | high).view(np.int8)
+    return packed
+
+
+def unpack_int4_rows(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Undoes `pack_int4_rows`: returns twice as many rows of values from -8 to 7."""
+    values = np.empty((2 * packed.shape[0], *packed.shape[1:]), dtype=np.int8)
+    np.right_shift(packed << np.int8(4), np.int8(4), out=values[0::2])
+    np.right_shift(packed, np.int8(4), out=values[1::2])
+    return values
+
+
+def pack_e2m1_columns(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Packs two columns into one: the even column in the low nibble."""
+    packed: npt.NDArray[np.uint8] = codes[:, 0::2] | (codes[:, 1::2] << np.uint8(4))
+    return packed
+
+
+def unpack_e2m1_columns(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Undoes `pack_e2m1_columns`: returns twice as many columns of codes 0 to 15."""
+    codes = np.empty((packed.shape[0], 2 * packed.shape[1]), dtype=np.uint8)
+    codes[:, 0::2] = packed & np.uint8(0x0F)
+    codes[:, 1::2] = packed >> np.uint8(4)
+    return codes

@@ -1,0 +1,169 @@
+"""What each recipe makes of a weight: quantize-dequantize in our own code, bit by bit as defined.
+
+Rules, each verified against the checkpoints ModelOpt 0.47.0 exports (tests, docs/audits.md):
+
+- the weight is first rounded to the checkpoint's dtype; all other arithmetic is float32;
+- a scale is the largest magnitude of what shares it, divided by the format's largest value;
+- a pre-quant vector p divides the columns first (rounded to the checkpoint's dtype again) and the
+  result is quantized: what the engine multiplies by x·p is compared with W/p;
+- per-tensor scales (FP8, the outer scale of NVFP4) are shared over the fused group.
+
+Example:
+    >>> recipe_for("W8A16").format
+    <WeightFormat.INT8_CHANNEL: 'int8_channel'>
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal, assert_never
+
+import numpy as np
+
+from enginekeeper.errors import InputError
+from enginekeeper.validation.numerics import formats
+from enginekeeper.validation.numerics.formats import Floats
+
+NVFP4_BLOCK = 16
+"""Columns per block scale; fixed by the format."""
+
+_SMALLEST_BLOCK_SCALE = np.float32(2.0**-9)
+"""The smallest positive E4M3: ModelOpt clamps there so that no block scale rounds to zero."""
+
+
+class WeightFormat(Enum):
+    """How the numbers of a linear's weight are stored."""
+
+    PLAIN = "plain"
+    FP8_TENSOR = "fp8_tensor"
+    FP8_CHANNEL = "fp8_channel"
+    INT8_CHANNEL = "int8_channel"
+    INT4_GROUP = "int4_group"
+    NVFP4 = "nvfp4"
+
+
+ActivationKind = Literal["fp8_static", "fp8_per_token", "int8_static", "nvfp4"]
+
+
+class UnknownRecipeError(InputError):
+    """A checkpoint names a quantization algorithm whose numbers are not known here."""
+
+
+@dataclass(frozen=True)
+class LinearRecipe:
+    """What a quantization algorithm does to one linear."""
+
+    format: WeightFormat
+    activation: ActivationKind | None = None
+    prequant: bool = False
+    """Whether the recipe learns a vector that multiplies the activations first."""
+    group_size: int | None = None
+    """Columns per scale; None unless the format is grouped."""
+
+
+PLAIN = LinearRecipe(WeightFormat.PLAIN)
+
+_ALGORITHMS = {
+    "NO_QUANT": PLAIN,
+    "FP8": LinearRecipe(WeightFormat.FP8_TENSOR, "fp8_static"),
+    "FP8_PER_CHANNEL_PER_TOKEN": LinearRecipe(WeightFormat.FP8_CHANNEL, "fp8_per_token"),
+    "W8A16": LinearRecipe(WeightFormat.INT8_CHANNEL),
+    "W8A8_SQ_PER_CHANNEL": LinearRecipe(WeightFormat.INT8_CHANNEL, "int8_static", prequant=True),
+    "W4A16_AWQ": LinearRecipe(WeightFormat.INT4_GROUP, prequant=True, group_size=128),
+    "W4A8_AWQ": LinearRecipe(WeightFormat.INT4_GROUP, "fp8_static", prequant=True, group_size=128),
+    "NVFP4": LinearRecipe(WeightFormat.NVFP4, "nvfp4", group_size=NVFP4_BLOCK),
+}
+"""TensorRT-LLM's QuantAlgo values; group sizes are QuantConfig's defaults."""
+
+
+def recipe_for(algorithm: str | None, group_size: int | None = None) -> LinearRecipe:
+    """Returns what a QuantAlgo means; raises UnknownRecipeError for those not known here."""
+    if algorithm is None:
+        return PLAIN
+    recipe = _ALGORITHMS.get(algorithm)
+    if recipe is None:
+        raise UnknownRecipeError(
+            "this quantization algorithm's numbers are not known here",
+            where="quantization.quant_algo",
+            actual=algorithm,
+            expected=", ".join(_ALGORITHMS),
+        )
+    if recipe.format is WeightFormat.INT4_GROUP and group_size:
+        return LinearRecipe(recipe.format, recipe.activation, recipe.prequant, group_size)
+    return recipe
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Some rows after quantization: their values again, and the scales that were chosen."""
+
+    values: Floats
+    scales: Floats
+    """Dequantization multipliers, one row per weight row, one column per group or one."""
+
+
+def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Quantized:
+    """Quantizes and dequantizes rows of a weight that is already in the checkpoint's dtype.
+
+    `shared_amax` is the largest magnitude in the fused group; only per-tensor scales look at it.
+    """
+    match recipe.format:
+        case WeightFormat.PLAIN:
+            return Quantized(weight, np.ones((len(weight), 1), np.float32))
+        case WeightFormat.FP8_TENSOR:
+            scale = _nonzero(np.full((len(weight), 1), shared_amax, np.float32)) / np.float32(
+                formats.E4M3_MAX
+            )
+            return Quantized(formats.round_e4m3(weight / scale) * scale, scale)
+        case WeightFormat.FP8_CHANNEL:
+            scale = _amax(weight, weight.shape[1]) / np.float32(formats.E4M3_MAX)
+            return Quantized(formats.round_e4m3(weight / scale) * scale, scale)
+        case WeightFormat.INT8_CHANNEL:
+            return _integer_rows(weight, weight.shape[1], bits=8)
+        case WeightFormat.INT4_GROUP:
+            return _integer_rows(weight, recipe.group_size or weight.shape[1], bits=4)
+        case WeightFormat.NVFP4:
+            return _nvfp4_rows(weight, shared_amax)
+        case _:
+            assert_never(recipe.format)
+
+
+def _integer_rows(weight: Floats, group: int, *, bits: int) -> Quantized:
+    limit = formats.INT8_MAX if bits == 8 else formats.INT4_MAX  # noqa: PLR2004 - bits per byte
+    scale = _amax(weight, group) / np.float32(limit)
+    grouped = weight.reshape(len(weight), -1, group)
+    rounded = np.rint(grouped / scale[:, :, None])
+    # No clamping: |w| <= amax, so that nothing rounds beyond the limit.
+    rounded *= scale[:, :, None]
+    return Quantized(rounded.reshape(weight.shape), scale)
+
+
+def _nvfp4_rows(weight: Floats, shared_amax: float) -> Quantized:
+    outer = np.float32(shared_amax or 1.0) / np.float32(formats.E2M1_MAX * formats.E4M3_MAX)
+    inner = _amax(weight, NVFP4_BLOCK, zero=0.0) / (np.float32(formats.E2M1_MAX) * outer)
+    inner[inner == 0] = 1.0
+    np.clip(inner, _SMALLEST_BLOCK_SCALE, formats.E4M3_MAX, out=inner)
+    scale = formats.round_e4m3(inner) * outer
+    grouped = weight.reshape(len(weight), -1, NVFP4_BLOCK) / scale[:, :, None]
+    values = formats.decode_e2m1(formats.encode_e2m1(grouped)) * scale[:, :, None]
+    return Quantized(values.reshape(weight.shape), scale)
+
+
+def _amax(weight: Floats, group: int, zero: float = 1.0) -> Floats:
+    """Largest magnitude per row and group of columns; where all are zero, `zero`."""
+    if weight.shape[1] % group:
+        raise UnknownRecipeError(
+            "the group size does not divide the weight's columns",
+            where="quantization.group_size",
+            actual=group,
+            expected=f"a divisor of {weight.shape[1]}",
+        )
+    grouped = weight.reshape(len(weight), -1, group)
+    amax: Floats = np.maximum(grouped.max(axis=2), -grouped.min(axis=2))
+    amax[amax == 0] = zero
+    return amax
+
+
+def _nonzero(amax: Floats) -> Floats:
+    return np.where(amax == 0, np.float32(1), amax)

@@ -1,0 +1,140 @@
+"""The recipe's own version of one linear: what an honest export of the source would hold.
+
+Learned parameters (the pre-quant vector) come from the checkpoint, everything else from the
+source: the audits compare the stored linear with this, and the recipe twin is written from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.mapping import LinearPlace, Part
+from enginekeeper.validation.numerics.recipes import (
+    LinearRecipe,
+    Quantized,
+    WeightFormat,
+    quantize_rows,
+)
+from enginekeeper.validation.numerics.smoothing import can_recover, recover_divisor, smooth_by
+
+_CHUNK_ELEMENTS = 1 << 20
+"""Numbers held per array at a time: 4 MiB as float32."""
+
+
+class WeightRows(Protocol):
+    """Where source weights come from; `SourceModel` is one."""
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        """Returns rows of a tensor as float32."""
+        ...
+
+
+class StoredParts(Protocol):
+    """Where stored weights come from; `AssembledLinear` is one."""
+
+    @property
+    def prequant(self) -> Floats | None:
+        """The pre-quant vector over all columns."""
+        ...
+
+    def part_rows(self, part: Part, start: int, stop: int) -> Floats:
+        """Returns rows of one part, pre-quant not applied."""
+        ...
+
+    def part_scales(self, part: Part, start: int, stop: int) -> Floats:
+        """Returns the scales of one part's rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A linear requantized from the source."""
+
+    source: WeightRows
+    recipe: LinearRecipe
+    dtype: str
+    shared_amax: float
+    divisors: tuple[Floats | None, ...]
+    """Per part: what its columns were divided by before quantization."""
+    folded: Floats | None = None
+    """What the norm before the linear took over from its columns, or None."""
+
+    def weight(self, part: Part, index: int, start: int, stop: int) -> Floats:
+        """Returns rows of the source as they are quantized: rounded, unfolded, smoothed."""
+        weight = source_rows(self.source, part, start, stop, self.dtype)
+        if self.folded is not None:
+            weight = round_to(weight / self.folded[None, :], self.dtype)
+        return smooth_by(weight, self.divisors[index], self.dtype)
+
+    def quantize(self, weight: Floats) -> Quantized:
+        """Quantizes and dequantizes rows that `weight` returned."""
+        return quantize_rows(self.recipe, weight, self.shared_amax)
+
+
+def reproduce(
+    source: WeightRows,
+    place: LinearPlace,
+    recipe: LinearRecipe,
+    stored: StoredParts,
+    *,
+    dtype: str,
+    folded: Floats | None = None,
+) -> Reproduction:
+    """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors."""
+    plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), folded)
+    if stored.prequant is None:
+        divisors = plain.divisors
+    elif can_recover(recipe.format, dtype):
+        divisors = _divisors(plain, place, stored, stored.prequant)
+    else:
+        divisors = (stored.prequant,) * len(place.parts)
+    amax = 0.0
+    if recipe.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4):
+        amax = max(_amax(source, module, dtype) for module in place.scale_group)
+    return Reproduction(source, recipe, dtype, amax, divisors, folded)
+
+
+def row_chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of row ranges that fit the working set; starts are even."""
+    step = max(_CHUNK_ELEMENTS // max(columns, 1), 2) // 2 * 2
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+def source_rows(source: WeightRows, part: Part, start: int, stop: int, dtype: str) -> Floats:
+    """Returns a part's source rows rounded to the checkpoint's dtype; padding rows are zero."""
+    values = round_to(source.rows(f"{part.module}.weight", start, stop), dtype)
+    missing = stop - start - len(values)
+    if missing <= 0:
+        return values
+    return np.concatenate([values, np.zeros((missing, values.shape[1]), np.float32)])
+
+
+def _divisors(
+    plain: Reproduction, place: LinearPlace, stored: StoredParts, prequant: Floats
+) -> tuple[Floats, ...]:
+    """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice)."""
+    weights, values, scales = [], [], []
+    for index, part in enumerate(place.parts):
+        weights.append(plain.weight(part, index, 0, part.rows))
+        values.append(stored.part_rows(part, 0, part.rows))
+        scales.append(stored.part_scales(part, 0, part.rows))
+    if plain.recipe.format is WeightFormat.INT8_CHANNEL:
+        shared = recover_divisor(
+            np.concatenate(weights), np.concatenate(values), np.concatenate(scales), prequant
+        )
+        return (shared,) * len(place.parts)
+    return tuple(
+        recover_divisor(*triple, prequant) for triple in zip(weights, values, scales, strict=True)
+    )
+
+
+def _amax(source: WeightRows, module: str, dtype: str) -> float:
+    weight = source.rows(f"{module}.weight")
+    largest = max(float(weight.max()), -float(weight.min()))
+    return float(round_to(np.full(1, largest, np.float32), dtype)[0])

@@ -1,0 +1,134 @@
+"""The unquantized model: a Hugging Face directory, read tensor by tensor and never whole.
+
+A directory is accepted only when every tensor its index names is there and every shard is as
+long as its header says; the numbers themselves are looked at when they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginekeeper.errors import InputError
+from enginekeeper.validation.numerics.formats import Floats, widen
+from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_FLOATS = ("BF16", "F16", "F32", "F64")
+
+
+class UnusableModelError(InputError):
+    """A model directory lacks a file or a tensor, or holds numbers that are none."""
+
+
+@dataclass(frozen=True)
+class SourceModel:
+    """The config and the tensors of a Hugging Face model directory."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    """The text decoder's config: of a multimodal model, its `text_config`."""
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, directory: Path) -> SourceModel:
+        """Reads the config and all headers; raises UnusableModelError or MalformedTensorsError."""
+        config = read_json_object(directory / "config.json")
+        text_config = config.get("text_config")
+        if isinstance(text_config, dict):
+            config = {**text_config, "architectures": config.get("architectures")}
+        return cls(directory, config, _tensors(directory))
+
+    @property
+    def dtype(self) -> str:
+        """The dtype the config declares (`dtype` in transformers 5, `torch_dtype` before)."""
+        declared = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
+        return str(declared).removeprefix("torch.")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def tensor(self, name: str) -> StoredTensor:
+        """Returns a tensor of floats by its name; raises UnusableModelError when it is missing."""
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise UnusableModelError("a tensor is missing", where=f"{self.directory}: {name}")
+        if tensor.dtype not in _FLOATS:
+            raise UnusableModelError(
+                "the source model is not unquantized",
+                where=f"{self.directory}: {name}",
+                actual=tensor.dtype,
+                expected=", ".join(_FLOATS),
+            )
+        return tensor
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        """Returns rows as float32; raises UnusableModelError when one of them is not finite."""
+        tensor = self.tensor(name)
+        values = widen(tensor.rows(start, tensor.shape[0] if stop is None else stop))
+        # A sum is finite only if no addend is infinite or NaN, short of overflowing float64.
+        if not np.isfinite(values.sum(dtype=np.float64)):
+            raise UnusableModelError(
+                "the source weights are not finite",
+                where=f"{self.directory}: {name}",
+                actual=f"{int((~np.isfinite(values)).sum())} NaN or infinite values",
+                remedy="Download the model again; nothing can be judged against it.",
+            )
+        return values
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file; raises UnusableModelError when there is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnusableModelError(
+            "a file is missing or cannot be read", where=str(path), actual=error.strerror
+        ) from error
+    except ValueError as error:
+        raise UnusableModelError("the file is not JSON", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise UnusableModelError(
+            "the file holds no JSON object", where=str(path), actual=type(document).__name__
+        )
+    return document
+
+
+def _tensors(directory: Path) -> dict[str, StoredTensor]:
+    tensors: dict[str, StoredTensor] = {}
+    for shard in _shards(directory):
+        if not shard.is_file():
+            raise UnusableModelError("a shard is missing", where=str(shard))
+        tensors.update(TensorFile.open(shard))
+    index = directory / _INDEX
+    if index.is_file():
+        missing = sorted(read_json_object(index).get("weight_map", {}).keys() - tensors.keys())
+        if missing:
+            raise UnusableModelError(
+                "the index names tensors that no shard holds",
+                where=str(index),
+                actual=", ".join(missing[:5]),
+            )
+    return tensors
+
+
+def _shards(directory: Path) -> Iterator[Path]:
+    index = directory / _INDEX
+    if not index.is_file():
+        yield directory / _SINGLE
+        return
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UnusableModelError("the index has no weight_map", where=str(index))
+    for name in sorted({str(shard) for shard in weight_map.values()}):
+        if Path(name).name != name:
+            raise UnusableModelError(
+                "the index names a shard outside the directory", where=str(index), actual=name
+            )
+        yield directory / name

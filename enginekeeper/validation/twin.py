@@ -1,0 +1,147 @@
+"""The twins: Hugging Face directories that hold what a recipe, or a checkpoint, means.
+
+The *recipe twin* is the source quantize-dequantized by the recipe in our own code; the pre-quant
+vectors, activation scales and KV-cache scales, which calibration learned, come from the
+checkpoint. The *checkpoint twin* is the checkpoint as it is, its config included. Between the two
+lies what the export got wrong; between the checkpoint twin and an engine, what the builder did.
+
+A twin is `config.json`, `model.safetensors` (float32, HF names), `twin_extra.safetensors` (the
+pre-quant vectors that are not folded) and `twin.json` (what happens to activations and KV cache).
+A pre-quant vector is folded into the weight unless activations are quantized after it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.validation import kv_cache
+from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.mapping import (
+    EMBEDDING,
+    Geometry,
+    LinearPlace,
+    Part,
+    VectorPlace,
+    biases,
+    embedding_table,
+    head_linear,
+    layer_linears,
+    norms,
+)
+from enginekeeper.validation.numerics.reproduction import row_chunks
+from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.tensor_files import PlannedTensor, write_tensors
+from enginekeeper.validation.twin_arms import CheckpointArm, RecipeArm, TwinArm
+
+SCHEMA = 1
+
+_HEAD = "lm_head"
+
+
+def write_recipe_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
+    """Writes what the checkpoint's recipe makes of the source; raises InputError subclasses."""
+    source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
+    _Writer(source, checkpoint, RecipeArm(source, checkpoint)).write("recipe", output_dir)
+
+
+def write_checkpoint_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
+    """Writes what the checkpoint means, its config as written; raises InputError subclasses."""
+    source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
+    _Writer(source, checkpoint, CheckpointArm(source, checkpoint)).write("checkpoint", output_dir)
+
+
+@dataclass
+class _Writer:
+    """Plans the tensors of one twin and writes them one after the other."""
+
+    source: SourceModel
+    checkpoint: Checkpoint
+    arm: TwinArm
+    linears: dict[str, dict[str, Any]] = field(default_factory=dict)
+    extra: dict[str, Floats] = field(default_factory=dict)
+
+    def write(self, kind: str, directory: Path) -> None:
+        """Writes the directory's files; `twin.json` comes last and marks it whole."""
+        geometry = Geometry.of(self.source.config)
+        directory.mkdir(parents=True, exist_ok=True)
+        head = self.arm.head_is_separate()
+        write_tensors(directory / "model.safetensors", self._tensors(geometry, head=head))
+        write_tensors(
+            directory / "twin_extra.safetensors",
+            [PlannedTensor(n, "F32", values.shape, [values]) for n, values in self.extra.items()],
+        )
+        _write_json(directory / "config.json", self.arm.config(tied=not head))
+        document = {
+            "schema": SCHEMA,
+            "arm": kind,
+            "linears": self.linears,
+            "kv_cache": kv_cache.twin_document(self.checkpoint, geometry),
+        }
+        _write_json(directory / "twin.json", document)
+
+    def _tensors(self, geometry: Geometry, *, head: bool) -> Iterator[PlannedTensor]:
+        rows = self.checkpoint.config.get("vocab_size") or geometry.vocabulary
+        vocabulary = max(int(rows), geometry.vocabulary)
+        table = embedding_table(geometry, vocabulary, self.checkpoint.config)
+        yield from self._linear(table, {EMBEDDING: geometry.vocabulary})
+        for layer in range(geometry.layers):
+            for place in layer_linears(layer, geometry):
+                yield from self._linear(place, {part.module: part.rows for part in place.parts})
+        for vector in (*norms(geometry), *biases(geometry)):
+            yield from self._vector(vector)
+        if head:
+            place = head_linear(geometry, vocabulary)
+            yield from self._linear(place, {place.parts[0].module: geometry.vocabulary})
+
+    def _linear(self, place: LinearPlace, rows: dict[str, int]) -> Iterator[PlannedTensor]:
+        stored = self.checkpoint.linear(place)
+        activation = stored.first.activation
+        folded = stored.prequant if activation is None else None
+        extra = None
+        if stored.prequant is not None and folded is None:
+            extra = f"{place.name}.prequant"
+            self.extra[extra] = stored.prequant
+        for index, part in enumerate(place.parts):
+            module = _HEAD if place.name == _HEAD else part.module
+            if extra or activation:
+                self.linears[module] = {
+                    "prequant": extra,
+                    "activation": activation.as_dict() if activation else None,
+                }
+            pieces = self._pieces(place, stored, index, folded, rows[part.module])
+            shape = (rows[part.module], place.columns)
+            yield PlannedTensor(f"{module}.weight", "F32", shape, pieces)
+
+    def _pieces(
+        self,
+        place: LinearPlace,
+        stored: AssembledLinear,
+        index: int,
+        folded: Floats | None,
+        rows: int,
+    ) -> Iterator[Floats]:
+        read = None
+        for start, stop in row_chunks(rows, place.columns):
+            read = read or self.arm.rows(place, stored, index)
+            values = read(start, stop)
+            yield values if folded is None else values * folded
+
+    def _vector(self, place: VectorPlace) -> Iterator[PlannedTensor]:
+        values = self.arm.vector(place)
+        if values is None:
+            return
+        offset = 0
+        parts = place.parts or (Part(place.sources[0].removesuffix(".weight"), "", len(values)),)
+        for name, part in zip(place.sources, parts, strict=True):
+            piece = values[offset : offset + part.rows]
+            yield PlannedTensor(name, "F32", piece.shape, [piece])
+            offset += part.rows
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,176 @@
+"""Where a twin's numbers come from: the source through the recipe, or the checkpoint as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.mapping import (
+    Geometry,
+    LinearPlace,
+    VectorPlace,
+    embedding_table,
+    head_linear,
+)
+from enginekeeper.validation.numerics.recipes import PLAIN, WeightFormat
+from enginekeeper.validation.numerics.reproduction import (
+    Reproduction,
+    reproduce,
+    row_chunks,
+)
+from enginekeeper.validation.rope import checkpoint_rope
+from enginekeeper.validation.source_model import SourceModel, read_json_object
+
+Rows = Callable[[int, int], Floats]
+
+
+class TwinArm(Protocol):
+    """One way to fill a twin's tensors."""
+
+    def rows(self, place: LinearPlace, stored: AssembledLinear, index: int) -> Rows:
+        """Returns a reader of one part's rows as they are multiplied with x·prequant."""
+        ...
+
+    def vector(self, place: VectorPlace) -> Floats | None:
+        """Returns a norm or a bias, or None where the arm has none."""
+        ...
+
+    def head_is_separate(self) -> bool:
+        """Says whether the output head is another matrix than the embedding table."""
+        ...
+
+    def config(self, *, tied: bool) -> dict[str, Any]:
+        """Returns the Hugging Face config of the twin."""
+        ...
+
+
+@dataclass(frozen=True)
+class RecipeArm:
+    """The source, quantized and dequantized by our own code."""
+
+    source: SourceModel
+    checkpoint: Checkpoint
+    latest: dict[str, Reproduction] = field(default_factory=dict)
+    """The linear being written: its parts share what was found out about it."""
+
+    def rows(self, place: LinearPlace, stored: AssembledLinear, index: int) -> Rows:
+        """Requantizes from the source; embeddings are only rounded to the checkpoint's dtype."""
+        if place.name not in self.latest:
+            recipe = PLAIN
+            if place.name != "transformer.vocab_embedding":
+                recipe = self.checkpoint.quantization.recipe(place.name)
+            dtype = self.checkpoint.dtype
+            self.latest.clear()
+            self.latest[place.name] = reproduce(self.source, place, recipe, stored, dtype=dtype)
+        again, part = self.latest[place.name], place.parts[index]
+        return lambda start, stop: again.quantize(again.weight(part, index, start, stop)).values
+
+    def vector(self, place: VectorPlace) -> Floats | None:
+        """Rounds the source's tensor to the checkpoint's dtype."""
+        if not all(name in self.source for name in place.sources):
+            return None
+        values = np.concatenate([self.source.rows(name) for name in place.sources])
+        return round_to(values, self.checkpoint.dtype)
+
+    def head_is_separate(self) -> bool:
+        """Says so where the source unties it or the recipe quantizes it."""
+        untied = not Geometry.of(self.source.config).tied
+        quantized = self.checkpoint.quantization.recipe("lm_head").format is not WeightFormat.PLAIN
+        return untied or quantized
+
+    def config(self, *, tied: bool) -> dict[str, Any]:
+        """Returns the source's own config."""
+        return {**_source_config(self.source), "tie_word_embeddings": tied}
+
+
+@dataclass(frozen=True)
+class CheckpointArm:
+    """The checkpoint, dequantized."""
+
+    source: SourceModel
+    checkpoint: Checkpoint
+
+    def rows(self, place: LinearPlace, stored: AssembledLinear, index: int) -> Rows:
+        """Dequantizes what is stored."""
+        part = place.parts[index]
+        return lambda start, stop: stored.part_rows(part, start, stop)
+
+    def vector(self, place: VectorPlace) -> Floats | None:
+        """Returns what is stored."""
+        return self.checkpoint.bias(place, place.parts)
+
+    def head_is_separate(self) -> bool:
+        """Compares the stored head with the stored table; a shared table is never separate."""
+        if self.checkpoint.config.get("share_embedding_table"):
+            return False
+        geometry = Geometry.of(self.source.config)
+        head = self.checkpoint.linear(head_linear(geometry, geometry.vocabulary))
+        table = self.checkpoint.linear(
+            embedding_table(geometry, geometry.vocabulary, self.checkpoint.config)
+        )
+        if head.first.format is not WeightFormat.PLAIN:
+            return True
+        part, of_table = head.place.parts[0], table.place.parts[0]
+        return not all(
+            np.array_equal(head.part_rows(part, a, b), table.part_rows(of_table, a, b))
+            for a, b in row_chunks(geometry.vocabulary, geometry.hidden)
+        )
+
+    def config(self, *, tied: bool) -> dict[str, Any]:
+        """Returns the source's config with every field the checkpoint states or leaves assumed."""
+        ours = self.checkpoint.config
+        config = _source_config(self.source)
+        config.update(
+            tie_word_embeddings=tied,
+            rms_norm_eps=ours.get("norm_epsilon", 1e-5),
+            hidden_act={"swiglu": "silu"}.get(
+                str(ours.get("hidden_act")), ours.get("hidden_act", "gelu")
+            ),
+        )
+        for theirs, name in _SIZES.items():
+            if ours.get(theirs) is not None:
+                config[name] = ours[theirs]
+        _set_window(config, ours)
+        _set_rope(config, ours)
+        return config
+
+
+_SIZES = {
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "head_size": "head_dim",
+    "max_position_embeddings": "max_position_embeddings",
+}
+
+
+def _source_config(source: SourceModel) -> dict[str, Any]:
+    """Returns the config as the file has it, so that a multimodal wrapper stays one."""
+    return read_json_object(source.directory / "config.json")
+
+
+def _set_window(config: dict[str, Any], ours: Any) -> None:  # noqa: ANN401 - JSON
+    """Writes the checkpoint's attention window over the source's, where the source has one."""
+    if not config.get("sliding_window"):
+        return
+    window = (ours.get("runtime_defaults") or {}).get("max_attention_window")
+    if not window and not ours.get("sliding_window"):
+        config["sliding_window"] = None
+        config.pop("layer_types", None)
+
+
+def _set_rope(config: dict[str, Any], ours: Any) -> None:  # noqa: ANN401 - JSON
+    """Writes the checkpoint's rotation in the form the source's transformers version uses."""
+    rope = checkpoint_rope(ours)
+    scaling = {"rope_type": rope.kind, **rope.parameters}
+    if config.get("rope_parameters"):
+        config["rope_parameters"] = {"rope_theta": rope.base, **scaling}
+        if rope.partial != 1.0:
+            config["rope_parameters"]["partial_rotary_factor"] = rope.partial
+        return
+    config["rope_theta"] = rope.base
+    config["rope_scaling"] = None if rope.kind == "default" else scaling

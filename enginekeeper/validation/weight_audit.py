@@ -1,0 +1,219 @@
+"""The weight audit: every tensor of a checkpoint against the source, streaming, no inference.
+
+Rules:
+
+- a quantized linear is compared with what its recipe makes of the same source tensor;
+- what is not quantized equals the source bit for bit, after conversion to the checkpoint's dtype;
+- a norm that differs is honest only if the linears it feeds take the difference back;
+- scales are finite, positive and there; nothing is missing and nothing is left over.
+
+What each check measures and where its limit comes from is in docs/audits.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from enginekeeper.validation import kv_cache, weight_vectors
+from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.linears import MisshapenLinearError
+from enginekeeper.validation.numerics.mapping import (
+    Geometry,
+    LinearPlace,
+    embedding_table,
+    head_linear,
+    layer_linears,
+)
+from enginekeeper.validation.numerics.recipes import (
+    PLAIN,
+    LinearRecipe,
+    UnknownRecipeError,
+    WeightFormat,
+)
+from enginekeeper.validation.numerics.reproduction import reproduce
+from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.weight_census import census, scale_findings
+from enginekeeper.validation.weight_diagnosis import diagnose
+from enginekeeper.validation.weight_judgement import judge, judge_plain
+from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from enginekeeper.validation.weight_suspects import Suspect
+
+
+@dataclass
+class _Counts:
+    """What a reader needs to know how much a pass says."""
+
+    parts: int = 0
+    exact: int = 0
+    folded_norms: list[str] = field(default_factory=list)
+    blamed_norms: list[str] = field(default_factory=list)
+    largest_gain: float = 0.0
+    largest_error: float = 1.0
+    lowest_same_codes: float = 1.0
+
+    def add(self, stats: PartStatistics) -> None:
+        self.parts += 1
+        if stats.exact:
+            self.exact += 1
+            return
+        self.largest_gain = max(self.largest_gain, abs(stats.gain))
+        if stats.blocks.honest.any():
+            self.largest_error = max(self.largest_error, stats.error_ratio)
+        self.lowest_same_codes = min(self.lowest_same_codes, stats.same_codes)
+
+
+@dataclass(frozen=True)
+class WeightAudit:
+    """One checkpoint beside one source model."""
+
+    source: SourceModel
+    checkpoint: Checkpoint
+    geometry: Geometry
+    counts: _Counts = field(default_factory=_Counts)
+
+    def run(self) -> AuditReport:
+        """Reads every tensor once and returns what is wrong."""
+        findings = list(census(self.checkpoint, self.geometry, self.source))
+        for place in self.places():
+            findings.extend(self._linear(place))
+        findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
+        findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
+        counts = self.counts
+        return AuditReport(
+            "weights",
+            tuple(findings),
+            {
+                "tensor_parts": counts.parts,
+                "reproduced_bit_for_bit": counts.exact,
+                "largest_gain_difference": counts.largest_gain,
+                "largest_error_ratio": counts.largest_error,
+                "lowest_share_of_equal_codes": counts.lowest_same_codes,
+                "folded_norms": counts.folded_norms,
+                "kv_cache": kv_cache.summary(self.checkpoint, self.geometry),
+            },
+        )
+
+    def places(self) -> Iterator[LinearPlace]:
+        """Yields every matrix: the embedding, the layers' linears, the head if it is stored."""
+        vocabulary = int(self.checkpoint.config.get("vocab_size") or self.geometry.vocabulary)
+        vocabulary = max(vocabulary, self.geometry.vocabulary)
+        yield embedding_table(self.geometry, vocabulary, self.checkpoint.config)
+        for layer in range(self.geometry.layers):
+            yield from layer_linears(layer, self.geometry)
+        if not self.checkpoint.config.get("share_embedding_table") or self.checkpoint.tensors(
+            None, "lm_head.weight"
+        ):
+            yield head_linear(self.geometry, vocabulary)
+
+    def recipe(self, place: LinearPlace) -> LinearRecipe:
+        """Returns what the config says was done to a matrix; embeddings are never quantized."""
+        if place.name == "transformer.vocab_embedding":
+            return PLAIN
+        return self.checkpoint.quantization.recipe(place.name)
+
+    def _linear(self, place: LinearPlace) -> Iterator[Finding]:
+        try:
+            recipe = self.recipe(place)
+            stored = self.checkpoint.linear(place)
+        except UnknownRecipeError:
+            return  # The config audit says it once; a finding per linear would bury it.
+        except MisshapenLinearError as error:
+            yield _misshapen(error)
+            return
+        if stored.first.format is not recipe.format:
+            yield _wrong_format(place, stored, recipe)
+            return
+        problems = list(scale_findings(stored, recipe))
+        yield from problems
+        if any(finding.result == "fail" for finding in problems):
+            return
+        yield from self._against_source(place, recipe, stored)
+
+    def _against_source(
+        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+    ) -> Iterator[Finding]:
+        """Judges the parts with what the norm took over, or else blames the norm and goes on."""
+        folding = weight_vectors.folding(self.source, self.checkpoint, place)
+        if folding is not None and place.norm is not None:
+            if not list(self._parts(place, recipe, stored, folding)):
+                self.counts.folded_norms.append(place.name)
+                return
+            if place.norm[0] not in self.counts.blamed_norms:
+                self.counts.blamed_norms.append(place.norm[0])
+                yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding)
+        yield from self._parts(place, recipe, stored, None)
+
+    def _parts(
+        self,
+        place: LinearPlace,
+        recipe: LinearRecipe,
+        stored: AssembledLinear,
+        folding: Floats | None,
+    ) -> Iterator[Finding]:
+        reproduction = reproduce(
+            self.source, place, recipe, stored, dtype=self.checkpoint.dtype, folded=folding
+        )
+        for index, part in enumerate(place.parts):
+            stats = measure(stored, reproduction, index, place.columns, part)
+            self.counts.add(stats)
+            plain = recipe.format is WeightFormat.PLAIN
+            judgement = judge_plain(stats) if plain else judge(stats)
+            if judgement.honest:
+                continue
+            suspect = Suspect(
+                place, index, recipe.format, stored, reproduction, partial(self._relatives, place)
+            )
+            diagnosis = diagnose(suspect, stats, judgement)
+            yield Finding(
+                check="weights.fidelity",
+                result="inconclusive" if judgement.doubtful else "fail",
+                where=suspect.label,
+                message=diagnosis.message,
+                actual=diagnosis.actual,
+                expected=diagnosis.expected,
+                taxonomy=diagnosis.taxonomy,
+            )
+
+    def _relatives(self, place: LinearPlace) -> Iterator[tuple[str, str, int]]:
+        """Yields the linears whose weight could be here by mistake: as wide, in another place."""
+        for layer in range(self.geometry.layers):
+            for other in layer_linears(layer, self.geometry):
+                for part in other.parts:
+                    same = part in place.parts
+                    if other.columns == place.columns and not same:
+                        label = f" ({part.label})" if part.label else ""
+                        yield other.name + label, part.module, part.rows
+
+
+def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
+    """Compares every tensor of a checkpoint with the source and says what is wrong with which."""
+    return WeightAudit(source, checkpoint, Geometry.of(source.config)).run()
+
+
+def _misshapen(error: MisshapenLinearError) -> Finding:
+    missing = "missing" in error.what
+    return Finding(
+        check="weights.layout",
+        result="fail",
+        where=error.where or "",
+        message=error.what,
+        actual=error.actual,
+        expected=error.expected,
+        taxonomy="T2" if missing else "T3",
+    )
+
+
+def _wrong_format(place: LinearPlace, stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
+    return Finding(
+        check="weights.format",
+        result="fail",
+        where=f"{place.name}.weight",
+        message="the weight is not in the format the quantization block gives this module",
+        actual=stored.first.format.value,
+        expected=recipe.format.value,
+        taxonomy="T8",
+    )

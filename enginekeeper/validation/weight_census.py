@@ -1,0 +1,133 @@
+"""Which tensors are there, missing or left over, and whether scales are numbers at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.linears import SUFFIXES
+from enginekeeper.validation.numerics.mapping import Geometry, biases, layer_linears, norms
+from enginekeeper.validation.numerics.recipes import LinearRecipe
+from enginekeeper.validation.source_model import SourceModel
+
+KV_SUFFIXES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
+
+_LISTED = 5
+"""Names spelled out in a finding before "and n more"."""
+
+
+def census(checkpoint: Checkpoint, geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
+    """Yields a finding for tensors that are missing and one for tensors nobody knows."""
+    present = set(checkpoint.names())
+    required = {"transformer.vocab_embedding.weight"}
+    if not checkpoint.config.get("share_embedding_table"):
+        required.add("lm_head.weight")
+    for place in norms(geometry):
+        if all(name in source for name in place.sources):
+            required.add(place.name)
+    known = required | _known(geometry)
+    for name in sorted(required - present):
+        yield Finding(
+            check="weights.census",
+            result="fail",
+            where=name,
+            message="the tensor is missing",
+            actual="absent",
+            expected="present, as in the source model",
+            taxonomy="T26",
+        )
+    extra = sorted(present - known)
+    if extra:
+        more = f" and {len(extra) - _LISTED} more" if len(extra) > _LISTED else ""
+        yield Finding(
+            check="weights.census",
+            result="fail" if any(".layers." in name for name in extra) else "inconclusive",
+            where=extra[0],
+            message="the checkpoint holds tensors that the source model has no counterpart for: "
+            + ", ".join(extra[:_LISTED])
+            + more,
+            actual=len(extra),
+            expected=0,
+            taxonomy="T26",
+        )
+
+
+def scale_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
+    """Yields findings for scales that are not finite and positive, or not there at all."""
+    name = stored.place.name
+    yield from _numbers(f"{name} scales", np.concatenate([s.scales for s in stored.shards]), "T2")
+    if stored.prequant is not None:
+        yield from _numbers(f"{name}.prequant_scaling_factor", stored.prequant, "T9")
+    if recipe.activation in ("fp8_static", "int8_static", "nvfp4"):
+        yield from _activation(stored, name)
+    if recipe.activation == "int8_static" and stored.prequant is None:
+        yield Finding(
+            "weights.scale",
+            "fail",
+            f"{name}.prequant_scaling_factor",
+            "SmoothQuant without its smoothing vector",
+            "absent",
+            "present",
+            "T9",
+        )
+
+
+def _activation(stored: AssembledLinear, name: str) -> Iterator[Finding]:
+    where = f"{name}.activation_scaling_factor"
+    scales = [s.activation.scale for s in stored.shards if s.activation is not None]
+    numbers = np.array([scale for scale in scales if scale is not None], dtype=np.float32)
+    if len(numbers) != len(stored.shards):
+        yield Finding(
+            "weights.scale",
+            "fail",
+            where,
+            "the recipe quantizes activations with a calibrated scale, which is missing",
+            "absent",
+            "present",
+            "T13",
+        )
+        return
+    yield from _numbers(where, numbers, "T13")
+    if (numbers != numbers[0]).any():
+        yield Finding(
+            "weights.scale",
+            "fail",
+            where,
+            "the tensor-parallel ranks disagree on the activation scale",
+            [float(number) for number in numbers],
+            "one value",
+            "T14",
+        )
+
+
+def _numbers(where: str, values: Floats, taxonomy: str) -> Iterator[Finding]:
+    bad = ~(np.isfinite(values) & (values > 0))
+    if not bad.any():
+        return
+    example = float(values[bad][0])
+    yield Finding(
+        check="weights.scale",
+        result="fail",
+        where=where,
+        message=f"{int(bad.sum())} of {values.size} scales are not finite and positive",
+        actual=example,
+        expected="> 0",
+        taxonomy=taxonomy,
+    )
+
+
+def _known(geometry: Geometry) -> set[str]:
+    """Every name a tensor of this architecture may have, biases only where `biases` lists them."""
+    names = {f"lm_head.{suffix}" for suffix in SUFFIXES}
+    names.update(place.name for place in norms(geometry))
+    names.update(place.name for place in biases(geometry))
+    for layer in range(geometry.layers):
+        for place in layer_linears(layer, geometry):
+            names.update(f"{place.name}.{suffix}" for suffix in SUFFIXES)
+        attention = f"transformer.layers.{layer}.attention"
+        names.update(f"{attention}.{suffix}" for suffix in KV_SUFFIXES)
+    return names

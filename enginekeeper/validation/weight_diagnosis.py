@@ -1,0 +1,244 @@
+"""Names what is wrong with a part that is not an honest export: the class, the place, the size.
+
+Each hypothesis is a small test on what is stored; the first that explains the damage is told.
+Where none does, the damage itself is described.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.weight_judgement import Indices, Judgement, Mask, scale_ratio
+from enginekeeper.validation.weight_statistics import PartStatistics
+from enginekeeper.validation.weight_suspects import (
+    Suspect,
+    integers,
+    other_heads,
+    other_linear,
+    other_rows,
+)
+
+_MOST = 0.5
+"""Share above which something is said of the whole."""
+
+_NEARLY_ALL = 0.8
+"""Share of integers that must follow a rule before the rule is told."""
+
+_FEW = 0.1
+"""Share of the columns up to which they are named one by one."""
+
+_SPREAD = 0.5
+"""Relative spread of a column's gain over the rows when it is one factor and not a few rows."""
+
+_SAME_FACTOR = 0.02
+"""Relative spread of scale errors that are taken to be one factor."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The words of a finding."""
+
+    taxonomy: str
+    message: str
+    actual: object = None
+    expected: object = None
+
+
+def diagnose(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis:
+    """Returns the first hypothesis that explains the damage."""
+    for hypothesis in (_one_factor, _columns, _scales, _zeros, _elsewhere, _codes):
+        diagnosis = hypothesis(suspect, stats, judgement)
+        if diagnosis is not None:
+            return diagnosis
+    return _described(stats, judgement)
+
+
+def _columns(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """A few input columns are off by the same factor in all rows: the pre-quant vector is wrong."""
+    if judgement.columns is None or suspect.stored.prequant is None:
+        return None
+    columns = np.flatnonzero(judgement.columns)
+    if len(columns) > max(_FEW * stats.columns, 1):
+        return None
+    gains = suspect.column_gains(columns)
+    if (np.abs(gains - gains.mean(axis=0)) > _SPREAD * np.abs(gains.mean(axis=0))).any():
+        return None
+    typical = 1 + float(np.median(gains.mean(axis=0)))
+    return Diagnosis(
+        "T9",
+        f"the pre-quant vector does not fit the weight in {_range(columns, 'columns')} of the "
+        f"input: typically {typical:.4g} times what it should give",
+        f"x {typical:.4g}",
+        "x 1",
+    )
+
+
+def _scales(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The codes are right and the scales are not."""
+    del suspect
+    if judgement.scales is None:
+        return None
+    ratio, wrong = scale_ratio(stats), judgement.scales
+    typical = float(np.median(ratio[wrong]))
+    whole = _scale_layout(stats) if wrong.mean() > _MOST else None
+    if whole is not None:
+        return whole
+    where = _scales_text(wrong, stats.columns // wrong.shape[1])
+    return Diagnosis(
+        "T3" if wrong.size > 1 else "T1",
+        f"{int(wrong.sum())} of {wrong.size} scales are wrong ({where}), "
+        f"typically {typical:.4g} times what they should be",
+        f"x {typical:.4g}",
+        "x 1",
+    )
+
+
+def _scale_layout(stats: PartStatistics) -> Diagnosis | None:
+    """Tests for scales that are all wrong in one way: inverted, out of order, powers of two."""
+    honest, stored = stats.honest_scales, stats.scales
+    if np.allclose(stored * honest, 1, rtol=_SAME_FACTOR):
+        middle = float(np.median(stored)), float(np.median(honest))
+        return Diagnosis("T2", "the scales are stored as reciprocals", *middle)
+    in_order = np.sort(stored, axis=None), np.sort(honest, axis=None)
+    if stored.size > 1 and np.allclose(*in_order, rtol=_SAME_FACTOR):
+        return Diagnosis("T3", "the scales are the right ones in the wrong order (layout)")
+    if _powers_of_two(stored) and not _powers_of_two(honest):
+        return Diagnosis(
+            "T7", "the scales are rounded to powers of two and the weight was not requantized"
+        )
+    return None
+
+
+def _one_factor(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """All scales are off by the same factor."""
+    if judgement.scales is None or judgement.scales.mean() <= _MOST:
+        return None
+    ratio = scale_ratio(stats)[judgement.scales]
+    typical = float(np.median(ratio))
+    if np.abs(ratio / typical - 1).max() >= _SAME_FACTOR:
+        return None
+    taxonomy = "T1"
+    shared = suspect.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4)
+    if len(suspect.place.scale_group) > 1 and shared:
+        taxonomy = "T6"
+    elif suspect.format is WeightFormat.FP8_TENSOR and abs(np.log2(typical)) == 1:
+        taxonomy = "T12"
+    return Diagnosis(
+        taxonomy,
+        f"every scale is {typical:.4g} times what it should be",
+        float(np.median(stats.scales)),
+        float(np.median(stats.honest_scales)),
+    )
+
+
+def _zeros(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The wrong blocks hold nothing."""
+    del stats
+    if judgement.blocks is None:
+        return None
+    rows = np.flatnonzero(judgement.blocks.any(axis=1))
+    zeros = 0
+    for row in rows:
+        stored, honest = suspect.row(int(row))
+        empty = int(((stored == 0) & (honest != 0)).sum())
+        other = int(((stored != honest) & (stored != 0)).sum())
+        if empty <= other:
+            return None
+        zeros += empty
+    last = suspect.part.rows - 1
+    if rows[-1] == last and len(rows) == last - rows[0] + 1 and len(rows) < suspect.part.rows:
+        which = f"the last {len(rows)} rows (a truncated shard)"
+    else:
+        which = _range(rows)
+    return Diagnosis("T25", f"{zeros} weights are zero that should not be, in {which}", 0)
+
+
+def _elsewhere(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The rows are honest, but those of another head, layer, linear or row."""
+    del stats
+    if judgement.blocks is None:
+        return None
+    bad = judgement.blocks.mean(axis=1) > _MOST
+    swapped = other_heads(suspect, bad)
+    if swapped:
+        text = ", ".join(f"head {here} holds head {there}" for here, there in swapped)
+        return Diagnosis("T14", f"heads are in the wrong place: {text}")
+    if bad.mean() > _MOST:
+        name = other_linear(suspect)
+        if name is not None:
+            return Diagnosis("T26", f"the weight is that of {name}", name, suspect.label)
+    moved = other_rows(suspect, np.flatnonzero(bad))
+    if moved:
+        text = ", ".join(f"row {here} holds row {there}" for here, there in moved[:4])
+        return Diagnosis("T25", f"rows are in the wrong place: {text}")
+    return None
+
+
+def _codes(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The integers are shifted by a constant, or the two halves of each byte are exchanged."""
+    grouped = suspect.format is WeightFormat.INT4_GROUP
+    if judgement.blocks is None or not (grouped or suspect.format is WeightFormat.INT8_CHANNEL):
+        return None
+    row = int(np.argmax(judgement.blocks.sum(axis=1))) // 2 * 2
+    if row + 1 >= suspect.part.rows:
+        return None
+    pair = slice(row, row + 2)
+    both = zip(suspect.row(row), suspect.row(row + 1), strict=True)
+    stored, honest = (np.stack(rows) for rows in both)
+    found = integers(stored, stats.scales[pair])
+    wanted = integers(honest, stats.honest_scales[pair])
+    shift = float(np.median(found - wanted))
+    if shift and (found - wanted == shift).mean() > _NEARLY_ALL:
+        return Diagnosis("T4", f"every integer is shifted by {shift:+g} (zero point)", shift, 0)
+    if grouped and (found == wanted[::-1]).mean() > _NEARLY_ALL:
+        return Diagnosis("T5", "the two nibbles of every byte are exchanged")
+    return None
+
+
+def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
+    told = []
+    if judgement.gain is not None:
+        told.append(f"its gain is off by {judgement.gain:+.4f}")
+    if judgement.error is not None:
+        told.append(f"its error is {judgement.error:.3g} times an honest export's")
+    if judgement.blocks is not None:
+        rows = np.flatnonzero(judgement.blocks.any(axis=1))
+        told.append(f"{int(judgement.blocks.sum())} blocks in {_range(rows)} differ")
+    if judgement.columns is not None:
+        columns = np.flatnonzero(judgement.columns)
+        told.append(f"{_range(columns, 'columns')} of the input are damaged")
+    if judgement.blocks is not None:
+        taxonomy = "T25"
+    else:
+        taxonomy = "T1" if judgement.columns is None else "T9"
+    return Diagnosis(
+        taxonomy,
+        "the weight is not what the recipe makes of the source: " + "; ".join(told),
+        f"gain {stats.gain:+.4f}",
+        f"gain within {judgement.limits.gain:g}",
+    )
+
+
+def _powers_of_two(values: Floats) -> bool:
+    mantissa, _ = np.frexp(values)
+    return bool((mantissa == 0.5).all())  # noqa: PLR2004 - frexp's mantissa of a power of two
+
+
+def _scales_text(wrong: Mask, group: int) -> str:
+    rows = _range(np.flatnonzero(wrong.any(axis=1)))
+    if wrong.shape[1] == 1:
+        return rows
+    groups = _range(np.flatnonzero(wrong.any(axis=0)), "groups")
+    return f"{rows}, input {groups} of {group} columns"
+
+
+def _range(indices: Indices, noun: str = "rows") -> str:
+    if len(indices) == 1:
+        return f"{noun.removesuffix('s')} {indices[0]}"
+    if len(indices) == indices[-1] - indices[0] + 1:
+        return f"{noun} {indices[0]} to {indices[-1]}"
+    return f"{len(indices)} {noun} between {indices[0]} and {indices[-1]}"

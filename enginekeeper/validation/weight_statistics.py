@@ -1,0 +1,191 @@
+"""How far a stored weight is from its source, and how far an honest export would be.
+
+Everything is measured where the numbers were rounded: stored code x scale against the source
+divided by the pre-quant vector. The unit is the block, a row's columns that share a scale (about
+64 columns where a whole row does): a fault in one group of one row is seen as what it is, not
+averaged away. Rows that an honest export reproduces bit for bit are only counted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.mapping import Part
+from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
+
+Sums = npt.NDArray[np.float64]
+
+_BLOCK_COLUMNS = 64
+"""Columns per block where the format has no groups: enough for a stable error, few for a place."""
+
+_CODE_TOLERANCE = np.float32(1e-5)
+"""Relative; neighbouring codes of every format differ by more than 5 %."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Four sums over the same cells: blocks of rows and columns, or whole columns."""
+
+    error: Sums
+    """Squared error of the stored weight."""
+    honest: Sums
+    """Squared error an honest export makes there."""
+    energy: Sums
+    """Squared source weight."""
+    excess: Sums
+    """(stored - honest) x source; over the energy it is the gain the export added."""
+
+
+@dataclass(frozen=True)
+class PartStatistics:
+    """What one part's rows look like beside an honest export of them."""
+
+    part: Part
+    columns: int
+    exact_rows: npt.NDArray[np.bool_]
+    """Rows read in a chunk that equals the honest export bit for bit: their sums stay zero."""
+    same_codes: float
+    """Share of the codes that equal the honest export's."""
+    blocks: Comparison
+    """One cell per (row, block of columns); none at all when the part is exact."""
+    per_column: Comparison
+    scales: Floats
+    """As stored, one row per weight row."""
+    honest_scales: Floats
+
+    @property
+    def exact(self) -> bool:
+        """Whether the whole part equals an honest export bit for bit."""
+        return bool(self.exact_rows.all())
+
+    @property
+    def gain(self) -> float:
+        """Least-squares gain of the stored rows minus that of an honest export."""
+        return float(self.blocks.excess.sum() / max(self.blocks.energy.sum(), _TINY))
+
+    @property
+    def error_ratio(self) -> float:
+        """Root mean square error over an honest export's; infinite where that makes none."""
+        honest, error = float(self.blocks.honest.sum()), float(self.blocks.error.sum())
+        if honest == 0:
+            return 1.0 if error == 0 else math.inf
+        return math.sqrt(error / honest)
+
+    @property
+    def block_columns(self) -> int:
+        """Columns per block."""
+        return self.columns // int(self.blocks.error.shape[1])
+
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+def measure(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> PartStatistics:
+    """Reads the part `index` of a linear once, chunk by chunk, and returns its statistics."""
+    running = _Running(part, columns)
+    for start, stop in row_chunks(part.rows, columns):
+        weight = reproduction.weight(part, index, start, stop)
+        honest = reproduction.quantize(weight)
+        running.add(
+            slice(start, stop),
+            _Rows(weight, honest.values, stored.part_rows(part, start, stop)),
+            _Scales(honest.scales, stored.part_scales(part, start, stop)),
+        )
+    return running.finish()
+
+
+@dataclass(frozen=True)
+class _Rows:
+    source: Floats
+    honest: Floats
+    stored: Floats
+
+
+@dataclass(frozen=True)
+class _Scales:
+    honest: Floats
+    stored: Floats
+
+
+@dataclass
+class _Running:
+    """The sums so far; arrays of blocks are made when the first inexact chunk shows their shape."""
+
+    part: Part
+    columns: int
+    exact_rows: npt.NDArray[np.bool_] = field(init=False)
+    differing: int = 0
+    blocks: dict[str, Sums] = field(default_factory=dict)
+    per_column: dict[str, Sums] = field(default_factory=dict)
+    scales: list[_Scales] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.exact_rows = np.zeros(self.part.rows, np.bool_)
+
+    def add(self, where: slice, rows: _Rows, scales: _Scales) -> None:
+        self.scales.append(scales)
+        if np.array_equal(rows.honest, rows.stored):
+            self.exact_rows[where] = True
+            return
+        block = _block_columns(self.columns, scales.honest.shape[1])
+        if not self.blocks:
+            shape = (self.part.rows, self.columns // block)
+            self.blocks = {name: np.zeros(shape) for name in _SUMS}
+            self.per_column = {name: np.zeros(self.columns) for name in _SUMS}
+        self.differing += _differing_codes(rows, scales)
+        honest_error = rows.honest - rows.source
+        error = rows.stored - rows.source
+        cells = {
+            "error": error * error,
+            "honest": honest_error * honest_error,
+            "energy": rows.source * rows.source,
+            "excess": (rows.stored - rows.honest) * rows.source,
+        }
+        for name, values in cells.items():
+            grouped = values.reshape(len(values), -1, block)
+            self.blocks[name][where] = grouped.sum(axis=2)
+            self.per_column[name] += values.sum(axis=0, dtype=np.float64)
+
+    def finish(self) -> PartStatistics:
+        return PartStatistics(
+            part=self.part,
+            columns=self.columns,
+            exact_rows=self.exact_rows,
+            same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
+            blocks=Comparison(**(self.blocks or _NOTHING)),
+            per_column=Comparison(**(self.per_column or _NOTHING)),
+            scales=np.concatenate([scales.stored for scales in self.scales]),
+            honest_scales=np.concatenate([scales.honest for scales in self.scales]),
+        )
+
+
+_SUMS = ("error", "honest", "energy", "excess")
+_NOTHING: dict[str, Sums] = {name: np.zeros((0, 0)) for name in _SUMS}
+
+
+def _block_columns(columns: int, groups: int) -> int:
+    """Columns per block: the format's own group, else the divisor nearest below 64, else a row."""
+    if groups > 1:
+        return columns // groups
+    for size in range(min(_BLOCK_COLUMNS, columns), 7, -1):
+        if columns % size == 0:
+            return size
+    return columns
+
+
+def _differing_codes(rows: _Rows, scales: _Scales) -> int:
+    honest = _codes(rows.honest, scales.honest)
+    stored = _codes(rows.stored, scales.stored)
+    return int((np.abs(stored - honest) > np.abs(honest) * _CODE_TOLERANCE).sum())
+
+
+def _codes(values: Floats, scales: Floats) -> Floats:
+    grouped = values.reshape(len(values), scales.shape[1], -1) / scales[:, :, None]
+    return grouped.reshape(values.shape)

@@ -1,0 +1,98 @@
+"""Norms and biases: equal to the source, or compensated by the linears that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.mapping import (
+    Geometry,
+    LinearPlace,
+    VectorPlace,
+    biases,
+    norms,
+)
+from enginekeeper.validation.source_model import SourceModel
+
+_ONE_UNIT = 2.0**-7
+"""Relative distance of neighbouring bfloat16 numbers: what another conversion may change."""
+
+
+def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> Floats | None:
+    """Returns stored over source weight of the norm that feeds a linear, or None if they agree."""
+    if place.norm is None:
+        return None
+    trt, hf = place.norm
+    stored = checkpoint.vector(VectorPlace(f"{trt}.weight", (), place.layer, None))
+    if stored is None:
+        return None  # The census says that it is missing.
+    expected = round_to(source.rows(f"{hf}.weight"), checkpoint.dtype)
+    if np.array_equal(stored, expected):
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Floats = stored / expected
+    ratio[stored == expected] = 1
+    return ratio
+
+
+def norm_finding(where: str, ratio: Floats) -> Finding:
+    """Says that a norm differs and that what follows does not take the difference back."""
+    small = bool((np.abs(ratio - 1) <= _ONE_UNIT).all())
+    changed = int((ratio != 1).sum())
+    return Finding(
+        check="weights.norm",
+        result="inconclusive" if small else "fail",
+        where=where,
+        message=f"{changed} of {ratio.size} weights of the norm differ from the source, and the "
+        "linears that follow do not compensate",
+        actual=f"x {float(np.median(ratio[ratio != 1])):.6g} (median of those that differ)",
+        expected="x 1",
+        taxonomy="T9",
+    )
+
+
+def vector_findings(
+    source: SourceModel, checkpoint: Checkpoint, geometry: Geometry
+) -> Iterator[Finding]:
+    """Yields findings for query and key norms and for biases that are not the source's."""
+    for place in norms(geometry):
+        if ".attention." in place.name:
+            yield from _compare(source, checkpoint, place)
+    for place in biases(geometry):
+        yield from _compare(source, checkpoint, place)
+
+
+def _compare(source: SourceModel, checkpoint: Checkpoint, place: VectorPlace) -> Iterator[Finding]:
+    stored = checkpoint.bias(place, place.parts)
+    expected = None
+    if all(name in source for name in place.sources):
+        parts = [source.rows(name) for name in place.sources]
+        expected = round_to(np.concatenate(parts), checkpoint.dtype)
+    if stored is None or expected is None:
+        yield from _one_sided(place, stored, expected)
+    elif stored.shape != expected.shape:
+        yield _finding(place, "the shape differs", str(stored.shape), str(expected.shape))
+    elif not np.array_equal(stored, expected):
+        wrong = stored != expected
+        message = f"{int(wrong.sum())} of {wrong.size} values differ from the source"
+        yield _finding(place, message, float(stored[wrong][0]), float(expected[wrong][0]))
+
+
+def _one_sided(
+    place: VectorPlace, stored: Floats | None, expected: Floats | None
+) -> Iterator[Finding]:
+    """A tensor only one side has is a fault unless it changes nothing: a bias of zeros."""
+    if expected is not None and expected.any():
+        message = "the source has this tensor and the checkpoint has not"
+        yield _finding(place, message, "absent", "present")
+    elif stored is not None and stored.any():
+        message = "the checkpoint has this tensor and the source has not"
+        yield _finding(place, message, "present", "absent")
+
+
+def _finding(place: VectorPlace, message: str, actual: object, expected: object) -> Finding:
+    return Finding("weights.vector", "fail", place.name, message, actual, expected, "T26")

@@ -1,0 +1,92 @@
+"""Rounding and packing, against ml_dtypes and against themselves."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from enginekeeper.validation.numerics import formats
+from enginekeeper.validation.numerics.formats import Floats
+
+matrices = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)
+
+
+def floats(limit: float) -> st.SearchStrategy[Floats]:
+    return arrays.arrays(np.float32, matrices, elements=st.floats(-limit, limit, width=32))
+
+
+def even(shape: tuple[int, ...]) -> tuple[int, int]:
+    return 2 * shape[0], 2 * shape[1]
+
+
+@given(floats(448.0))
+def test_e4m3_rounds_as_ml_dtypes_does(values: Floats) -> None:
+    expected = values.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert np.array_equal(formats.round_e4m3(values), expected)
+
+
+@given(floats(448.0))
+def test_e4m3_is_the_nearest_number_and_stays_itself(values: Floats) -> None:
+    rounded = formats.round_e4m3(values)
+    table = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    table = table[np.isfinite(table)]
+    nearest = np.abs(values[..., None] - table).min(axis=-1)
+    assert np.array_equal(np.abs(values - rounded), nearest)
+    assert np.array_equal(formats.round_e4m3(rounded), rounded)
+
+
+@given(floats(12.0))
+def test_e2m1_rounds_as_ml_dtypes_does(values: Floats) -> None:
+    expected = np.clip(values, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    assert np.array_equal(formats.decode_e2m1(formats.encode_e2m1(values)), expected)
+
+
+@pytest.mark.parametrize(("value", "code"), [(0.25, 0), (0.75, 2), (1.25, 2), (5.0, 6), (9.0, 7)])
+def test_e2m1_ties_go_to_the_even_mantissa(value: float, code: int) -> None:
+    one = np.array([[value, -value]], dtype=np.float32)
+    assert formats.encode_e2m1(one).tolist() == [[code, code | 8]]
+
+
+@given(floats(2.0**127))
+def test_bfloat16_is_widened_exactly(values: Floats) -> None:
+    stored = formats.narrow(values, "bfloat16")
+    assert np.array_equal(formats.widen(stored), stored.astype(np.float32))
+
+
+@given(arrays.arrays(np.uint8, matrices))
+def test_every_byte_of_e4m3_is_decoded(codes: np.ndarray) -> None:
+    expected = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert np.array_equal(formats.decode_e4m3(codes), expected, equal_nan=True)
+
+
+@given(arrays.arrays(np.int8, matrices.map(even), elements=st.integers(-8, 7)))
+def test_int4_rows_survive_packing(values: np.ndarray) -> None:
+    packed = formats.pack_int4_rows(values)
+    assert packed.shape == (len(values) // 2, values.shape[1])
+    assert np.array_equal(formats.unpack_int4_rows(packed), values)
+
+
+@given(arrays.arrays(np.int8, matrices))
+def test_every_packed_byte_survives_unpacking(packed: np.ndarray) -> None:
+    assert np.array_equal(formats.pack_int4_rows(formats.unpack_int4_rows(packed)), packed)
+
+
+@given(arrays.arrays(np.uint8, matrices.map(even), elements=st.integers(0, 15)))
+def test_e2m1_columns_survive_packing(codes: np.ndarray) -> None:
+    packed = formats.pack_e2m1_columns(codes)
+    assert packed.shape == (len(codes), codes.shape[1] // 2)
+    assert np.array_equal(formats.unpack_e2m1_columns(packed), codes)
+
+
+@given(floats(1000.0), st.sampled_from([4, 8]))
+def test_integers_are_nearest_and_in_range(values: Floats, bits: int) -> None:
+    limit = 1 << (bits - 1)
+    codes = formats.encode_integer(values, bits)
+    inside = np.abs(values) <= limit - 1
+    assert codes.min() >= -limit
+    assert codes.max() <= limit - 1
+    assert (np.abs(values - codes)[inside] <= 0.5).all()
