@@ -22,7 +22,7 @@ from enginekeeper.validation.numerics.linears import (
     StoredLinear,
     read_linear,
 )
-from enginekeeper.validation.numerics.mapping import LinearPlace, Part, VectorPlace
+from enginekeeper.validation.numerics.mapping import Geometry, LinearPlace, Part, VectorPlace
 from enginekeeper.validation.numerics.recipes import (
     PLAIN,
     LinearRecipe,
@@ -87,6 +87,7 @@ class Checkpoint:
     def open(cls, directory: Path) -> Checkpoint:
         """Reads the config and every rank's header; raises when one is missing or malformed."""
         config = read_json_object(directory / "config.json")
+        _require(directory, config)
         mapping = config.get("mapping") or {}
         tensor_parallel = int(mapping.get("tp_size") or 1)
         pipeline_parallel = int(mapping.get("pp_size") or 1)
@@ -110,14 +111,24 @@ class Checkpoint:
         """The dtype of everything that is not quantized."""
         return str(self.config.get("dtype", "float16"))
 
+    def vocabulary(self, geometry: Geometry) -> int:
+        """Returns how many rows the embedding and the head have, padding included."""
+        return max(int(self.config.get("vocab_size") or 0), geometry.vocabulary)
+
+    @property
+    def layers_per_stage(self) -> int:
+        """How many layers a pipeline stage holds."""
+        return max(int(self.config["num_hidden_layers"]) // self.pipeline_parallel, 1)
+
     def stage(self, layer: int | None, name: str) -> tuple[int, str]:
         """Returns the pipeline stage that holds a tensor, and the tensor's name there."""
         if layer is None:
             last = name.startswith(("lm_head", "transformer.ln_f"))
             return (self.pipeline_parallel - 1 if last else 0), name
-        per_stage = max(int(self.config["num_hidden_layers"]) // self.pipeline_parallel, 1)
-        local = f"transformer.layers.{layer % per_stage}."
-        return layer // per_stage, name.replace(f"transformer.layers.{layer}.", local, 1)
+        per_stage = self.layers_per_stage
+        stage = min(layer // per_stage, self.pipeline_parallel - 1)
+        local = f"transformer.layers.{layer - stage * per_stage}."
+        return stage, name.replace(f"transformer.layers.{layer}.", local, 1)
 
     def shards(self, layer: int | None, name: str) -> list[TensorFile]:
         """Returns the files of the stage that holds a layer, one for each tensor-parallel rank."""
@@ -158,9 +169,8 @@ class Checkpoint:
 
     def names(self) -> Iterator[str]:
         """Yields the name of every tensor, as if there were one rank."""
-        per_stage = int(self.config["num_hidden_layers"]) // self.pipeline_parallel
         for rank, file in enumerate(self.ranks):
-            first = rank // self.tensor_parallel * per_stage
+            first = rank // self.tensor_parallel * self.layers_per_stage
             for name in file:
                 prefix, layers, rest = name.partition("transformer.layers.")
                 number, dot, tail = rest.partition(".")
@@ -261,6 +271,19 @@ def _rank_spans(part: Part, ranks: int, start: int, stop: int) -> Iterator[tuple
         high = min(per_rank, low + stop - start)
         yield number * copies, low, high
         start += high - low
+
+
+def _require(directory: Path, config: Mapping[str, Any]) -> None:
+    """Refuses what cannot be a TensorRT-LLM config: not to be read is not a matter for an audit."""
+    layers = config.get("num_hidden_layers")
+    blocks = all(isinstance(config.get(k) or {}, dict) for k in ("mapping", "quantization"))
+    if not blocks or not isinstance(layers, int) or layers < 1:
+        raise UnusableCheckpointError(
+            "config.json is not a TensorRT-LLM checkpoint's",
+            where=str(directory / "config.json"),
+            actual=f"num_hidden_layers {layers!r}",
+            expected="a positive number of layers, and objects for mapping and quantization",
+        )
 
 
 def _quantization(directory: Path, config: Mapping[str, Any]) -> Quantization:

@@ -149,7 +149,7 @@ def _entry(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor: 
         sane = all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop))
     except (TypeError, KeyError, ValueError) as error:
         raise MalformedTensorsError("the tensor's entry is malformed", where=where) from error
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise MalformedTensorsError(
             "unknown number format", where=where, actual=dtype, expected=", ".join(DTYPES)
         )

@@ -85,8 +85,7 @@ class _Writer:
         _write_json(directory / "twin.json", document)
 
     def _tensors(self, geometry: Geometry, *, head: bool) -> Iterator[PlannedTensor]:
-        rows = self.checkpoint.config.get("vocab_size") or geometry.vocabulary
-        vocabulary = max(int(rows), geometry.vocabulary)
+        vocabulary = self.checkpoint.vocabulary(geometry)
         table = embedding_table(geometry, vocabulary, self.checkpoint.config)
         yield from self._linear(table, {EMBEDDING: geometry.vocabulary})
         for layer in range(geometry.layers):

@@ -109,10 +109,9 @@ class CheckpointArm:
         if self.checkpoint.config.get("share_embedding_table"):
             return False
         geometry = Geometry.of(self.source.config)
-        head = self.checkpoint.linear(head_linear(geometry, geometry.vocabulary))
-        table = self.checkpoint.linear(
-            embedding_table(geometry, geometry.vocabulary, self.checkpoint.config)
-        )
+        rows = self.checkpoint.vocabulary(geometry)
+        head = self.checkpoint.linear(head_linear(geometry, rows))
+        table = self.checkpoint.linear(embedding_table(geometry, rows, self.checkpoint.config))
         if head.first.format is not WeightFormat.PLAIN:
             return True
         part, of_table = head.place.parts[0], table.place.parts[0]

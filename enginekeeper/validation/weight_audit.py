@@ -99,8 +99,7 @@ class WeightAudit:
 
     def places(self) -> Iterator[LinearPlace]:
         """Yields every matrix: the embedding, the layers' linears, the head if it is stored."""
-        vocabulary = int(self.checkpoint.config.get("vocab_size") or self.geometry.vocabulary)
-        vocabulary = max(vocabulary, self.geometry.vocabulary)
+        vocabulary = self.checkpoint.vocabulary(self.geometry)
         yield embedding_table(self.geometry, vocabulary, self.checkpoint.config)
         for layer in range(self.geometry.layers):
             yield from layer_linears(layer, self.geometry)

@@ -1,0 +1,101 @@
+"""The source model: whole directories are read, broken ones refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
+from enginekeeper.validation.source_model import SourceModel, UnusableModelError
+from enginekeeper.validation.tensor_files import MalformedTensorsError, PlannedTensor, write_tensors
+from tests.factories import checkpoints
+from tests.factories.checkpoints import Array
+
+
+def sharded(directory: Path) -> Path:
+    """A model of two shards with an index."""
+    names = ["a.weight", "b.weight"]
+    for number, name in enumerate(names):
+        values = np.full((2, 2), number, np.float32)
+        write_tensors(directory / f"{number}.st", [PlannedTensor(name, "F32", (2, 2), [values])])
+    index = {"weight_map": {name: f"{number}.st" for number, name in enumerate(names)}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / "config.json").write_text("{}")
+    return directory
+
+
+def test_shards_are_read_through_the_index(tmp_path: Path) -> None:
+    model = SourceModel.open(sharded(tmp_path))
+    assert model.rows("b.weight", 0, 1).tolist() == [[1.0, 1.0]]
+    assert "c.weight" not in model
+
+
+def test_a_missing_shard_is_named(tmp_path: Path) -> None:
+    (sharded(tmp_path) / "1.st").unlink()
+    with pytest.raises(UnusableModelError, match="shard is missing"):
+        SourceModel.open(tmp_path)
+
+
+def test_a_shard_without_its_tensor_is_named(tmp_path: Path) -> None:
+    directory = sharded(tmp_path)
+    write_tensors(directory / "1.st", [])
+    with pytest.raises(UnusableModelError, match="no shard holds"):
+        SourceModel.open(directory)
+
+
+@pytest.mark.parametrize("index", ["{}", "[]", "nonsense", '{"weight_map": {"a": "../x"}}'])
+def test_a_broken_index_is_refused(index: str, tmp_path: Path) -> None:
+    (sharded(tmp_path) / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UnusableModelError):
+        SourceModel.open(tmp_path)
+
+
+def test_a_shard_cut_short_is_refused(tmp_path: Path) -> None:
+    path = checkpoints.source_copy(tmp_path) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(MalformedTensorsError, match="cut short"):
+        SourceModel.open(path.parent)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers_are_refused(bad: float, tmp_path: Path) -> None:
+    source = checkpoints.source_copy(tmp_path)
+
+    def spoil(weight: Array) -> None:
+        weight[3, 5] = bad
+
+    checkpoints.edit_tensor(source, "model.layers.0.mlp.up_proj.weight", spoil)
+    with pytest.raises(UnusableModelError, match="not finite"):
+        SourceModel.open(source).rows("model.layers.0.mlp.up_proj.weight")
+
+
+def test_a_quantized_source_is_refused(tmp_path: Path) -> None:
+    source = checkpoints.source_copy(tmp_path)
+
+    path = source / "model.safetensors"
+    write_tensors(path, [PlannedTensor("model.norm.weight", "I8", (64,), [np.ones(64, np.int8)])])
+    with pytest.raises(UnusableModelError, match="not unquantized"):
+        SourceModel.open(source).rows("model.norm.weight")
+
+
+def test_a_model_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModelError, match="missing"):
+        SourceModel.open(tmp_path)
+
+
+def test_a_missing_rank_is_named(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a8_sq_tp2", tmp_path)
+    (checkpoint / "rank1.safetensors").unlink()
+    with pytest.raises(UnusableCheckpointError, match="rank are missing"):
+        Checkpoint.open(checkpoint)
+
+
+@pytest.mark.parametrize("change", [{"num_hidden_layers": "two"}, {"quantization": [1]}])
+def test_a_config_of_something_else_is_refused(change: dict[str, object], tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("none", tmp_path)
+    checkpoints.edit_config(checkpoint, **change)
+    with pytest.raises(UnusableCheckpointError):
+        Checkpoint.open(checkpoint)

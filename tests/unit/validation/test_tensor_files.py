@@ -1,0 +1,126 @@
+"""Safetensors files: whole ones are read as the reference reads them, broken ones are refused."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from safetensors.numpy import load_file, save_file
+
+from enginekeeper.validation.tensor_files import (
+    DTYPES,
+    MalformedTensorsError,
+    PlannedTensor,
+    TensorFile,
+    write_tensors,
+)
+
+
+def write_raw(path: Path, header: object, data: bytes) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def entry(start: int, stop: int, shape: list[int], dtype: str = "U8") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=5).filter(lambda name: name != "__metadata__"),
+        st.sampled_from([np.float32, np.int8, np.uint8, np.int64]).flatmap(
+            lambda dtype: arrays.arrays(dtype, arrays.array_shapes(min_dims=0, min_side=0))
+        ),
+        max_size=4,
+    )
+)
+def test_what_is_written_is_what_the_reference_reads(
+    tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, np.ndarray]
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "x.safetensors"
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    write_tensors(
+        path, [PlannedTensor(n, names[a.dtype], a.shape, [a]) for n, a in tensors.items()]
+    )
+    loaded = load_file(path)
+    assert loaded.keys() == tensors.keys()
+    ours = TensorFile.open(path)
+    for name, array in tensors.items():
+        assert loaded[name].tobytes() == array.tobytes() == ours[name].read().tobytes()
+        assert ours[name].shape == array.shape
+
+
+def test_what_the_reference_writes_is_read(tmp_path: Path) -> None:
+    stored = np.arange(12, dtype=np.float32).reshape(4, 3).astype(ml_dtypes.bfloat16)
+    save_file({"a": stored}, tmp_path / "x.safetensors", metadata={"format": "pt"})
+    tensor = TensorFile.open(tmp_path / "x.safetensors")["a"]
+    assert tensor.dtype == "BF16"
+    assert np.array_equal(tensor.rows(1, 3).astype(np.float32), stored[1:3].astype(np.float32))
+
+
+def test_a_tensor_may_come_in_pieces(tmp_path: Path) -> None:
+    values = np.arange(20, dtype=np.float32).reshape(5, 4)
+    pieces = (values[start : start + 2] for start in range(0, 5, 2))
+    write_tensors(tmp_path / "x", [PlannedTensor("a", "F32", (5, 4), pieces)])
+    assert np.array_equal(TensorFile.open(tmp_path / "x")["a"].read(), values)
+
+
+def test_pieces_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MalformedTensorsError, match="add up"):
+        write_tensors(tmp_path / "x", [PlannedTensor("a", "F32", (2,), [np.zeros(1)])])
+
+
+@pytest.mark.parametrize(
+    ("header", "data", "words"),
+    [
+        ({"a": entry(0, 4, [4])}, b"abc", "cut short"),
+        ({"a": entry(0, 4, [5])}, b"abcd", "do not fit its shape"),
+        ({"a": entry(4, 0, [4])}, b"abcd", "do not fit its shape"),
+        ({"a": entry(-4, 0, [4])}, b"abcd", "do not fit its shape"),
+        ({"a": entry(0, 4, [-2, -2])}, b"abcd", "do not fit its shape"),
+        ({"a": entry(0, 4, [4]), "b": entry(2, 6, [4])}, b"abcdef", "overlap"),
+        ({"a": entry(0, 4, [4], "F13")}, b"abcd", "unknown number format"),
+        ({"a": {"dtype": "U8"}}, b"", "malformed"),
+        ({"a": {"dtype": ["U8"], "shape": [1], "data_offsets": [0, 1]}}, b"a", "number format"),
+        ([], b"", "not a JSON object"),
+        (b"{", b"", "not JSON"),
+        (b"\xff\xff", b"", "not JSON"),
+    ],
+)
+def test_a_broken_file_is_refused(header: object, data: bytes, words: str, tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "x", header, data)
+    with pytest.raises(MalformedTensorsError, match=words):
+        TensorFile.open(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x01\x02", struct.pack("<Q", 1 << 62), b"\xff" * 64])
+def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(MalformedTensorsError):
+        TensorFile.open(tmp_path / "x")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MalformedTensorsError, match="cannot be read"):
+        TensorFile.open(tmp_path / "missing")
+
+
+@given(st.binary(max_size=200))
+def test_arbitrary_bytes_never_crash(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "x"
+    path.write_bytes(struct.pack("<Q", max(len(content) - 8, 0)) + content)
+    try:
+        TensorFile.open(path)
+    except MalformedTensorsError:
+        return
