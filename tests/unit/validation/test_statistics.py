@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import stats
 
 from enginekeeper.validation.statistics import (
     FEWEST_PROMPTS,
@@ -123,3 +124,18 @@ def test_a_decode_fault_is_told_from_the_background_rate() -> None:
     assert hazard_exceeds(20, 60, 25, 2500) < 1e-6
     assert hazard_exceeds(3, 600, 25, 2500) > 0.5
     assert hazard_exceeds(0, 600, 0, 2500) == 1.0
+
+
+def test_the_bounds_are_halls() -> None:
+    values = np.random.default_rng(5).lognormal(size=24)
+    a = float(stats.skew(values)) / np.sqrt(24)
+
+    def transformed(bound: float) -> float:
+        t = (values.mean() - bound) / (values.std(ddof=1) / np.sqrt(24))
+        return float(t + a * t**2 / 3 + a**2 * t**3 / 27 + a / 6)
+
+    result = bounds(values, np.ones(24))
+
+    quantile = float(stats.t.ppf(CONFIDENCE, 23))
+    assert transformed(result.lower) == pytest.approx(quantile)
+    assert transformed(result.upper) == pytest.approx(-quantile)
