@@ -48,7 +48,7 @@ def _read_config(model: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise Refusal("model-incomplete", "the model has no config.json", where=str(model)) from None
+        raise Refusal("model-incomplete", "there is no config.json", where=str(model)) from None
     except json.JSONDecodeError as fault:
         raise Refusal("model-malformed", f"not JSON: {fault}", where=str(path)) from fault
     if not list(model.glob("*.safetensors")):
