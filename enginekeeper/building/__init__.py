@@ -1,0 +1,1 @@
+"""Builders: each makes engines of one kind from a checkpoint."""

@@ -1,0 +1,134 @@
+"""What every builder offers: from a checkpoint to an engine directory.
+
+Rules:
+
+- a builder says what it cannot build before anything is built, and why;
+- it reads the checkpoint as it is written and repairs nothing;
+- it works in a step, inside its own toolchain, and imports none of it here;
+- the engine appears whole or not at all, and says in `engine.json` what it is bound to.
+
+Example:
+    builder = InductorBuilder(shared_graphs=cache / "graphs")
+    if (reason := builder.unsupported(facts)) is None:
+        engine = builder.build(request, run)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from enginekeeper.toolchains.results import StepOutcome
+
+__all__ = [
+    "BuildRequest", "Builder", "BuiltEngine", "CompiledGraph", "RunStep", "Unsupported",
+    "VariantFacts",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VariantFacts:
+    """What decides whether a builder can make a variant."""
+
+    architecture: str
+    """As Hugging Face and TensorRT-LLM name it, e.g. `LlamaForCausalLM`."""
+
+    recipe: str
+    kv_cache: str
+    tensor_parallel: int
+    pipeline_parallel: int
+    target: str
+    """`cpu`, or a GPU product."""
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """Why a builder cannot make a variant."""
+
+    field: str
+    actual: object
+    expected: str
+
+    def __str__(self) -> str:
+        """Says it in one line."""
+        return f"{self.field} is {self.actual}, expected {self.expected}"
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """One engine to be built."""
+
+    checkpoint: Path
+    output: Path
+    """Where the engine directory is to appear; must not exist."""
+
+    limits: Mapping[str, int]
+    """max_batch_size, max_input_len, max_seq_len and max_num_tokens."""
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """One compiled graph of an engine and what it cost."""
+
+    signature: str
+    entry: str
+    seconds: float
+    """What compiling took when it was compiled, be it now or for an earlier engine."""
+
+    reused: bool
+    size: int
+    """Bytes."""
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine directory and how it came about."""
+
+    directory: Path
+    seconds: float
+    description: Mapping[str, Any]
+    """The engine's `engine.json`."""
+
+    graphs: tuple[CompiledGraph, ...]
+    versions: Mapping[str, str]
+
+
+class RunStep(Protocol):
+    """Runs a step in its toolchain; raises a StepError when it does not succeed."""
+
+    def __call__(self, toolchain: str, step: str, job: Mapping[str, Any], /) -> StepOutcome:
+        """Returns what the step answered."""
+        ...
+
+
+class Builder(Protocol):
+    """Makes engines of one kind."""
+
+    @property
+    def kind(self) -> str:
+        """The name in keys, specs and manifests."""
+        ...
+
+    @property
+    def toolchain(self) -> str:
+        """The toolchain its steps run in."""
+        ...
+
+    @property
+    def scoring_step(self) -> str:
+        """The step that scores an engine of this kind."""
+        ...
+
+    def unsupported(self, facts: VariantFacts) -> Unsupported | None:
+        """Returns why a variant cannot be built, or None when nothing is known against it."""
+        ...
+
+    def key_fields(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the hard key fields this builder binds an engine to, by their registry names."""
+        ...
+
+    def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
+        """Builds an engine; raises a StepError when the step refuses or fails."""
+        ...
