@@ -181,7 +181,7 @@ def test_a_promise_that_is_kept_or_needed_stays(block: object, tensors: tuple[st
     ],
     ids=["llama-attention", "qwen3-attention", "llama-mlp", "qwen-type"],
 )
-def test_a_missing_flag_is_copied_from_the_source(
+def test_a_missing_flag_is_copied_from_the_source(  # noqa: PLR0917 - a table
     rule: Rule,
     source: dict[str, Any],
     architecture: str,
