@@ -121,12 +121,12 @@ class _Fields:
     def _typed(self, name: str, value: object, kind: type) -> Any:  # noqa: ANN401
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        if not isinstance(value, kind) or (kind is int and not _positive(value)):
             raise Refusal(
                 "config-field-type",
                 f"{name} in config.json has the wrong type",
                 where=f"{self._where}: {name}",
-                expected=kind.__name__,
+                expected="a positive int" if kind is int else kind.__name__,
                 actual=repr(value),
             )
         return value
@@ -175,7 +175,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
         shared_embedding=fields.optional("share_embedding_table", bool, False),  # noqa: FBT003
         rope=_rope(fields, raw, head_size, where),
         windows=_windows(raw, layers, where),
-        quantization=_quantization(raw.get("quantization") or {}, where),
+        quantization=_quantization(_section(raw, "quantization", where), where),
         assumed=tuple(fields.assumed),
     )
 
@@ -241,12 +241,12 @@ def _refuse_unimplemented(raw: Mapping[str, Any], where: str) -> None:
                 expected=neutral,
                 actual=raw[name],
             )
-    experts = (raw.get("moe") or {}).get("num_experts", raw.get("moe_num_experts", 0))
+    experts = _section(raw, "moe", where).get("num_experts", raw.get("moe_num_experts"))
     if experts:
         raise Refusal(
             "unsupported-config", "mixture of experts is not implemented", where=f"{where}: moe"
         )
-    world = (raw.get("mapping") or {}).get("world_size", 1)
+    world = _section(raw, "mapping", where).get("world_size", 1)
     if world != 1:
         raise Refusal(
             "unsupported-parallelism",
@@ -276,13 +276,33 @@ def _rope(fields: _Fields, raw: Mapping[str, Any], head_size: int, where: str) -
             expected=head_size,
             actual=dim,
         )
-    scaling = raw.get("rotary_scaling")
+    scaling = _section(raw, "rotary_scaling", where)
     return Rope(
         base=fields.optional("rotary_base", float, DEFAULT_ROTARY_BASE, tell=True),
         dim=dim,
-        scaling=scaling,
+        scaling=scaling or None,
         max_positions=fields.required("max_position_embeddings", int),
     )
+
+
+def _section(raw: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    """Returns a nested object; an absent one is empty."""
+    value = raw.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise Refusal(
+            "config-field-type",
+            f"{name} in config.json is not an object",
+            where=f"{where}: {name}",
+            expected="object",
+            actual=repr(value),
+        )
+    return value
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _windows(raw: Mapping[str, Any], layers: int, where: str) -> tuple[int | None, ...]:
@@ -291,22 +311,21 @@ def _windows(raw: Mapping[str, Any], layers: int, where: str) -> tuple[int | Non
     A bare `sliding_window`, as Hugging Face writes it, means the same for every layer here;
     TensorRT-LLM takes the window at run time and does not read it from the checkpoint.
     """
-    defaults = raw.get("runtime_defaults") or {}
-    pattern = defaults.get("max_attention_window") or [raw.get("sliding_window")]
-    sizes = [None if size is None else int(size) for size in pattern]
-    if any(size is not None and size < 1 for size in sizes):
+    defaults = _section(raw, "runtime_defaults", where)
+    sizes = defaults.get("max_attention_window") or [raw.get("sliding_window")]
+    if not isinstance(sizes, list) or not all(size is None or _positive(size) for size in sizes):
         raise Refusal(
             "config-inconsistent",
-            "an attention window must be positive",
+            "an attention window must be a positive number, or null for none",
             where=f"{where}: max_attention_window",
-            actual=pattern,
+            actual=sizes,
         )
     return tuple(sizes[layer % len(sizes)] for layer in range(layers))
 
 
 def _quantization(raw: Mapping[str, Any], where: str) -> Quantization:
     fields = _Fields(raw, f"{where}: quantization")
-    excluded = raw.get("exclude_modules")
+    excluded = fields.optional("exclude_modules", list, None)
     return Quantization(
         algorithm=fields.optional("quant_algo", str, None),
         kv_cache=fields.optional("kv_cache_quant_algo", str, None),
