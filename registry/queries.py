@@ -49,7 +49,7 @@ from registry.types import (
 
 Identified = TypeVar("Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow)
 
-_PREFIX = re.compile(r"(?:sha256:)?([0-9a-f]{4,64})")
+_PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _SHOWN = 5  # how many candidates an ambiguous id lists
 
 
@@ -153,7 +153,7 @@ class View:
                 actual=str(reference),
                 expected="4 to 64 hexadecimal digits, with or without `sha256:` before them",
             )
-        start = f"sha256:{match[1]}"
+        start = f"{match[1] or 'sha256'}:{match[2]}"
         # A range and not LIKE, so that the index is used; `g` follows the last digit.
         query: Select[Any] = (
             select(kind)

@@ -19,7 +19,11 @@ def json_option(command: Command) -> Command:
             context.params["as_json"] = True
 
     command = click.option(
-        "-o", "output", type=click.Choice(["json", "table"]), expose_value=False, callback=merge,
+        "-o",
+        "output",
+        type=click.Choice(["json", "table"]),
+        expose_value=False,
+        callback=merge,
         help="Output form; `-o json` is `--json`.",
     )(command)
     return click.option(
@@ -34,6 +38,9 @@ only_option = click.option(
 )
 
 model_option = click.option(
-    "--model", "model_dir", type=click.Path(path_type=Path), required=True,
+    "--model",
+    "model_dir",
+    type=click.Path(path_type=Path),
+    required=True,
     help="Directory of the source model (Hugging Face format).",
 )

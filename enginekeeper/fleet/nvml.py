@@ -50,7 +50,8 @@ class RealNvml:
             return tuple(self._device(index) for index in range(pynvml.nvmlDeviceGetCount()))
         except pynvml.NVMLError as error:
             raise UnavailableError(
-                f"a GPU does not answer: {error}", remedy="check `dmesg` for an Xid and drain the node"
+                f"a GPU does not answer: {error}",
+                remedy="check `dmesg` for an Xid and drain the node",
             ) from error
 
     def _device(self, index: int) -> Device:

@@ -1,0 +1,127 @@
+"""`plan` and `build`: from a build spec to proven engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option, only_option, spec_argument
+from enginekeeper.cli._output import Output
+from enginekeeper.cli._progress import show_progress
+
+if TYPE_CHECKING:
+    from enginekeeper.orchestration.outcome import Outcome
+    from enginekeeper.orchestration.plan import PlannedVariant
+
+
+@click.command()
+@spec_argument
+@only_option
+@json_option
+def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
+    """Show for each variant of SPEC: reuse, revalidate, build, export or refuse, and why.
+
+    Exits 8 if a compatibility rule refuses a variant.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.planning import plan_spec
+
+    planned = plan_spec(open_bench(), spec, only)
+    output = Output(as_json)
+    if as_json:
+        output.json([one.as_dict() for one in planned])
+    else:
+        output.table([_plan_row(one) for one in planned], _PLAN_COLUMNS)
+        for one in planned:
+            if one.action not in ("build", "reuse"):
+                output.note(f"{one.variant.identifier}: {one.action}: {one.reason}")
+    refused = any(one.action == "refuse" for one in planned)
+    return ExitCode.REFUSED if refused else ExitCode.OK
+
+
+@click.command()
+@spec_argument
+@only_option
+@click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
+@click.option("--channel", help="Put every engine that passes into this channel.")
+@click.option("--verbose", is_flag=True, help="Show the steps' own output.")
+@json_option
+def build(
+    spec: Path,
+    only: tuple[str, ...],
+    no_audit: bool,
+    channel: str | None,
+    verbose: bool,
+    as_json: bool,
+) -> int:
+    """Build, prove and publish the engines of SPEC; what exists already is reused.
+
+    Exits 0 if every engine passed, 9 if a step failed, 8 if a rule refused a variant, 5 if a
+    verdict is fail, 6 if one is inconclusive; the first of these that applies.
+    """
+    from enginekeeper.orchestration.order import BuildOrder
+    from enginekeeper.orchestration.start import run_build
+
+    show_progress(verbose=verbose)
+    order = BuildOrder(str(spec), tuple(only), audits=not no_audit, channel=channel)
+    outcomes = run_build(order)
+    output = Output(as_json)
+    if as_json:
+        output.json([outcome.as_dict() for outcome in outcomes])
+    else:
+        output.table([_outcome_row(outcome) for outcome in outcomes], _OUTCOME_COLUMNS)
+        for outcome in outcomes:
+            output.note(f"{outcome.variant}: {outcome.summary}")
+    return exit_code_of_outcomes(outcomes)
+
+
+_PLAN_COLUMNS = ("variant", "action", "rule", "minutes", "megabytes", "engine", "verdict")
+_OUTCOME_COLUMNS = ("variant", "ending", "result", "fidelity", "quality", "engine", "seconds")
+
+
+def exit_code_of_outcomes(outcomes: Sequence[Outcome]) -> ExitCode:
+    """Returns the exit code of a build: the gravest ending decides."""
+    endings = {str(outcome.ending) for outcome in outcomes}
+    results = {outcome.result for outcome in outcomes}
+    for seen, wanted, code in (
+        (endings, "failed", ExitCode.STEP_FAILED),
+        (endings, "refused", ExitCode.REFUSED),
+        (results, "fail", ExitCode.FAIL),
+        (results, "inconclusive", ExitCode.INCONCLUSIVE),
+    ):
+        if wanted in seen:
+            return code
+    return ExitCode.OK
+
+
+def _plan_row(one: PlannedVariant) -> dict[str, Any]:
+    cost, known = one.estimate, one.known
+    seconds = None if cost is None else cost.seconds
+    size = None if cost is None else cost.engine_bytes
+    verdict = None if known is None or known.verdict is None else str(known.verdict.result)
+    return {
+        "variant": one.variant.identifier,
+        "action": str(one.action),
+        "rule": one.rule,
+        "minutes": None if seconds is None else f"{seconds / 60:.1f}",
+        "megabytes": None if size is None else f"{size / 1e6:.0f}",
+        "engine": None if known is None else known.engine.digest.short,
+        "verdict": verdict,
+    }
+
+
+def _outcome_row(outcome: Outcome) -> dict[str, Any]:
+    engine = None if outcome.engine is None else outcome.engine.partition(":")[2][:12]
+    return {
+        "variant": outcome.variant,
+        "ending": str(outcome.ending),
+        "result": outcome.result,
+        "fidelity": outcome.fidelity,
+        "quality": outcome.quality,
+        "engine": engine,
+        "seconds": f"{sum(outcome.seconds.values()):.0f}",
+    }

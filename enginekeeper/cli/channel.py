@@ -1,0 +1,65 @@
+"""`channel`: names that resolve to qualified engines, per model and target."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option
+from enginekeeper.cli._output import Output
+
+
+@click.group()
+def channel() -> None:
+    """Show channels and put engines into them; only qualified engines get in."""
+
+
+@channel.command("list")
+@click.option("--model", help="Only channels of this model.")
+@json_option
+def list_command(model: str | None, as_json: bool) -> int:
+    """List what every channel resolves to."""
+    from enginekeeper.orchestration.bench import open_bench
+
+    rows = [one.as_dict() for one in open_bench().registry.channels(model)]
+    for row in rows:
+        row["engine_id"] = row["engine"].partition(":")[2][:12]
+    Output(as_json).table(rows, ("model_name", "target", "channel", "engine_id", "moved_at"))
+    return ExitCode.OK
+
+
+@channel.command("set")
+@click.argument("name", metavar="CHANNEL")
+@click.argument("engine_id", metavar="ENGINE")
+@click.option("--dry-run", is_flag=True, help="Only ask the gate.")
+def set_command(name: str, engine_id: str, dry_run: bool) -> int:
+    """Let CHANNEL resolve to ENGINE for its model and target; refused unless it is qualified here."""
+    from enginekeeper.orchestration.bench import open_bench
+
+    bench, output = open_bench(), Output()
+    if dry_run:
+        bench.registry.gate(engine_id, bench.environment).require_open()
+        output.note("the gate is open; nothing was changed")
+        return ExitCode.OK
+    position = bench.registry.set_channel(
+        name, engine_id, bench.environment, actor=getpass.getuser()
+    )
+    output.note(
+        f"{position.model_name} on {position.target}: {name} is now {position.engine.short}"
+    )
+    return ExitCode.OK
+
+
+@channel.command()
+@click.argument("model")
+@click.argument("name", metavar="CHANNEL")
+@json_option
+def history(model: str, name: str, as_json: bool) -> int:
+    """List every move of a channel, newest first."""
+    from enginekeeper.orchestration.bench import open_bench
+
+    rows = [one.as_dict() for one in open_bench().registry.channel_history(name, model)]
+    Output(as_json).table(rows, ("moved_at", "target", "engine", "previous", "actor"))
+    return ExitCode.OK

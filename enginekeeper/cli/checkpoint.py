@@ -1,0 +1,87 @@
+"""`checkpoint`: audits and repairs of TensorRT-LLM checkpoints; needs no toolchain and no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option, model_option
+from enginekeeper.cli._output import Output
+
+checkpoint_argument = click.argument("directory", type=click.Path(path_type=Path))
+
+
+@click.group()
+def checkpoint() -> None:
+    """Audit and repair TensorRT-LLM checkpoints."""
+
+
+@checkpoint.command("audit")
+@checkpoint_argument
+@model_option
+@json_option
+def audit_command(directory: Path, model_dir: Path, as_json: bool) -> int:
+    """Compare the checkpoint in DIRECTORY with its source model, config and weights.
+
+    Exits 5 if anything is wrong, 6 if something could not be decided.
+    """
+    from enginekeeper.validation.audits import audit
+    from enginekeeper.validation.findings import worst
+
+    reports = audit(model_dir, directory)
+    result = worst(report.result for report in reports)
+    document = {"result": result, "audits": [report.as_dict() for report in reports]}
+    Output(as_json).document(document, render_audits(document))
+    return {"pass": ExitCode.OK, "fail": ExitCode.FAIL}.get(result, ExitCode.INCONCLUSIVE)
+
+
+@checkpoint.command("repair")
+@checkpoint_argument
+@model_option
+@click.option(
+    "--output",
+    "output_dir",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory of the repaired copy; must not exist.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be repaired.")
+@json_option
+def repair_command(
+    directory: Path, model_dir: Path, output_dir: Path, dry_run: bool, as_json: bool
+) -> int:
+    """Write a repaired copy of the checkpoint in DIRECTORY, with a record of every change."""
+    from dataclasses import asdict
+
+    from enginekeeper.validation.repair import apply_repairs, propose_repairs
+    from enginekeeper.validation.source_model import read_json_object
+
+    repairs = propose_repairs(read_json_object(model_dir / "config.json"), directory)
+    output = Output(as_json)
+    output.table([asdict(one) for one in repairs], ("rule", "field", "was", "now", "reason"))
+    if repairs and not dry_run:
+        apply_repairs(directory, output_dir, repairs)
+        output.note(f"written to {output_dir}")
+    if not repairs:
+        output.note("nothing to repair")
+    return ExitCode.OK
+
+
+def render_audits(document: dict[str, Any]) -> str:
+    """Lays audit reports out for a person: every finding with its place and both values."""
+    lines = [f"{document['result'].upper()}"]
+    for report in document["audits"]:
+        examined = ", ".join(f"{name} {value}" for name, value in report["examined"].items())
+        lines.append(
+            f"{report['check']}: {report['result']}" + (f" ({examined})" if examined else "")
+        )
+        for finding in report["findings"]:
+            kind = f" [{finding['class']}]" if finding["class"] else ""
+            lines.append(f"  {finding['result']}{kind} {finding['where']}: {finding['message']}")
+            if finding["expected"] is not None:
+                lines.append(f"      found:    {finding['actual']}")
+                lines.append(f"      expected: {finding['expected']}")
+    return "\n".join(lines)

@@ -1,0 +1,36 @@
+"""`db`: the catalogue's schema."""
+
+from __future__ import annotations
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._output import Output
+
+
+@click.group()
+def db() -> None:
+    """Migrate and check the catalogue (ENGINEKEEPER_CATALOGUE)."""
+
+
+@db.command()
+def upgrade() -> int:
+    """Bring the catalogue to this version; does nothing if it is there."""
+    from enginekeeper.settings import Settings
+    from registry.migrate import upgrade as migrate
+
+    settings = Settings.from_environment()
+    settings.home.mkdir(parents=True, exist_ok=True)
+    Output().note(f"the catalogue is at revision {migrate(settings.catalogue_url)}")
+    return ExitCode.OK
+
+
+@db.command()
+def check() -> int:
+    """Exit 10 unless the catalogue is at this version and its schema is what the code expects."""
+    from enginekeeper.settings import Settings
+    from registry.migrate import check as verify
+
+    verify(Settings.from_environment().catalogue_url)
+    Output().note("the catalogue is up to date")
+    return ExitCode.OK

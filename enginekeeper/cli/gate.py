@@ -1,0 +1,58 @@
+"""`gate`: may this engine be deployed in that environment?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option
+from enginekeeper.cli._output import Output
+
+_CODES = {
+    "ok": ExitCode.OK,
+    "closed": ExitCode.FAIL,
+    "inconclusive": ExitCode.INCONCLUSIVE,
+    "refused": ExitCode.REFUSED,
+    "integrity": ExitCode.INTEGRITY,
+}
+
+
+@click.command()
+@click.argument("engine_id", metavar="ENGINE")
+@click.option(
+    "--environment",
+    type=click.Path(path_type=Path),
+    help="JSON file of another node's environment; this node's if left out.",
+)
+@json_option
+def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
+    """Decide whether ENGINE may run on this node (or in another environment), and say why.
+
+    Exits 0 open, 5 closed, 6 inconclusive, 8 refused by a rule, 11 signature failure.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+
+    bench = open_bench()
+    target = bench.environment if environment is None else _read(environment)
+    decision = bench.registry.gate(engine_id, target)
+    text = f"{decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
+    text += "".join(f"  evidence: {line}\n" for line in decision.evidence)
+    text += f"  engine:   {decision.engine}\n  on:       {decision.environment}"
+    Output(as_json).document(decision.as_dict(), text)
+    return _CODES[str(decision.family)]
+
+
+def _read(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 - lazy import of its type
+    from enginekeeper.errors import InputError
+    from registry.environments import environment_from_dict
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"the environment cannot be read: {error}", where=str(path)) from error
+    if not isinstance(document, dict):
+        raise InputError("not an environment", where=str(path), expected="a JSON object")
+    return environment_from_dict(document)

@@ -1,0 +1,80 @@
+"""`toolchain`: the pinned environments that steps run in."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option
+from enginekeeper.cli._output import Output
+from enginekeeper.cli._progress import show_progress
+
+
+@click.group()
+def toolchain() -> None:
+    """List, install and check toolchains."""
+
+
+@toolchain.command("list")
+@json_option
+def list_command(as_json: bool) -> int:
+    """List toolchains: what each is for, its state, and the disk it takes."""
+    from enginekeeper.settings import Settings
+    from enginekeeper.toolchains.catalogue import TOOLCHAINS
+    from enginekeeper.toolchains.installation import state_of
+
+    settings = Settings.from_environment()
+    rows = [
+        {
+            "toolchain": one.name,
+            "state": state_of(one, settings).value,
+            "gigabytes": f"{one.disk_bytes / 1e9:.1f}",
+            "purpose": one.purpose,
+        }
+        for one in TOOLCHAINS.values()
+    ]
+    Output(as_json).table(rows, ("toolchain", "state", "gigabytes", "purpose"))
+    return ExitCode.OK
+
+
+@toolchain.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+def sync(names: tuple[str, ...]) -> int:
+    """Install toolchains from their lock files; what is installed already is left alone."""
+    from enginekeeper.settings import Settings
+    from enginekeeper.toolchains.catalogue import find_toolchain
+    from enginekeeper.toolchains.prerequisites import check_prerequisites
+    from enginekeeper.toolchains.sync import ensure
+
+    show_progress()
+    settings = Settings.from_environment()
+    check_prerequisites([find_toolchain(name) for name in names], settings)
+    for name in names:
+        ensure(name, settings)
+        sys.stderr.write(f"{name}: ready\n")
+    return ExitCode.OK
+
+
+@toolchain.command()
+@click.option("--deep", is_flag=True, help="Import every toolchain too: tens of seconds.")
+@json_option
+def doctor(deep: bool, as_json: bool) -> int:
+    """Check this machine and its toolchains; exits 10 if runs would stop at something."""
+    from enginekeeper.settings import Settings
+    from enginekeeper.toolchains.doctor import examine
+
+    findings = examine(Settings.from_environment(), deep=deep)
+    rows = [
+        {
+            "subject": one.subject,
+            "health": one.health.value,
+            "detail": one.detail,
+            "next": one.remedy,
+        }
+        for one in findings
+    ]
+    Output(as_json).table(rows, ("subject", "health", "detail", "next"))
+    bad = any(row["health"] == "bad" for row in rows)
+    return ExitCode.UNAVAILABLE if bad else ExitCode.OK

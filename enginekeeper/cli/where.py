@@ -1,0 +1,69 @@
+"""`where`: which engines are on this node, and whether they may run here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option
+from enginekeeper.cli._output import Output
+
+if TYPE_CHECKING:
+    from enginekeeper.fleet.placements import Placement
+    from enginekeeper.orchestration.bench import Bench
+
+
+@click.command()
+@click.option("--model", help="Only engines of this model.")
+@click.option("--engine", "engine_id", help="Only this engine, by id or the start of one.")
+@json_option
+def where(model: str | None, engine_id: str | None, as_json: bool) -> int:
+    """Show the engines that were fetched to this node: path, bytes verified, gate.
+
+    Other nodes are not asked: a node agent comes with the fleet.
+    """
+    from enginekeeper.fleet.placements import placements
+    from enginekeeper.orchestration.bench import open_bench
+
+    bench = open_bench()
+    wanted = None if engine_id is None else bench.registry.engine(engine_id).digest
+    rows = [
+        row
+        for placement in placements(bench.settings.home)
+        if wanted in (None, placement.engine)
+        for row in [_row(bench, placement)]
+        if model in (None, row["model"])
+    ]
+    output = Output(as_json)
+    output.table(rows, ("engine", "variant", "path", "bytes", "gate", "rule", "evidence"))
+    output.note(f"this node: {bench.environment}")
+    return ExitCode.OK
+
+
+def _row(bench: Bench, placement: Placement) -> dict[str, Any]:
+    from registry.errors import IntegrityError, InvalidRecordError, RecordNotFoundError
+    from registry.manifests import Manifest
+
+    try:
+        engine = bench.registry.engine(placement.engine)
+    except RecordNotFoundError:
+        return {"engine": placement.engine.short, "model": None, "path": str(placement.path),
+                "gate": "closed", "rule": "unknown-engine"}  # fmt: skip
+    decision = bench.registry.gate(engine.digest, bench.environment)
+    try:
+        found = Manifest.of_directory(placement.path, "engine", key=engine.key.digest()).digest
+        intact = "verified" if found == engine.digest else "CHANGED"
+    except (IntegrityError, InvalidRecordError) as error:
+        intact = f"UNREADABLE: {error.what}"
+    return {
+        "engine": engine.digest.short,
+        "model": engine.model_name,
+        "variant": engine.variant,
+        "path": str(placement.path),
+        "bytes": intact,
+        "gate": str(decision.outcome),
+        "rule": decision.rule,
+        "evidence": f"fetched {placement.placed_at.isoformat(timespec='seconds')}",
+    }

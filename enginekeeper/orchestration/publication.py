@@ -1,0 +1,78 @@
+"""Signs what was built and publishes it: checkpoint first, then the engine that came from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.keys import calibration_digest
+from enginekeeper.orchestration.stages import Checkpoint
+from enginekeeper.specs.variants import Variant
+from registry.attestations import BuildRecord, provenance, sign
+from registry.digests import Digest
+from registry.keys import EngineKey
+from registry.manifests import Manifest
+from registry.publishing import CheckpointPublication, EnginePublication
+from registry.signing import open_signer
+from registry.trust import Purpose
+from registry.types import Engine, Repair
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine directory and everything its provenance states."""
+
+    directory: Path
+    key: EngineKey
+    weights: Digest
+    checkpoint: Checkpoint
+    repairs: tuple[Repair, ...]
+    seconds: float
+
+
+def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
+    """Publishes a checkpoint and the engine built from it; publishing again changes nothing."""
+    calibrated = variant.recipe.calibrated
+    checkpoint = bench.registry.publish_checkpoint(
+        CheckpointPublication(
+            directory=built.checkpoint.path,
+            model=built.weights,
+            recipe=variant.recipe.part,
+            calibration=calibration_digest(variant) if calibrated else None,
+            repairs=built.repairs,
+        )
+    )
+    manifest = Manifest.of_directory(built.directory, "engine", key=built.key.digest())
+    statement = provenance(manifest, built.key, _record(bench, built, checkpoint.digest))
+    return bench.registry.publish_engine(
+        EnginePublication(
+            directory=built.directory,
+            manifest=manifest,
+            key=built.key,
+            provenance=sign(statement, open_signer(bench.keys, Purpose.BUILD)),
+            model=built.weights,
+            recipe=variant.recipe.part,
+            target=variant.target.part,
+            variant=str(variant.identifier),
+            checkpoint=checkpoint.digest,
+        )
+    )
+
+
+def _record(bench: Bench, built: BuiltEngine, checkpoint: Digest) -> BuildRecord:
+    finished = datetime.now(UTC)
+    lock = bench.shop.lock_of("inductor")
+    return BuildRecord(
+        builder="urn:enginekeeper:builder:inductor",
+        invocation=bench.shop.logs.name,
+        started_at=finished - timedelta(seconds=built.seconds),
+        finished_at=finished,
+        materials={
+            "model": built.weights,
+            "checkpoint": checkpoint,
+            "toolchain": lock,
+        },
+        parameters={"weights": str(built.weights)},
+    )

@@ -1,0 +1,249 @@
+"""The stages that turn a source model into a scored engine, each made once per key.
+
+Every function here does the same three things: names its product by the digest of what
+goes into it, returns it at once if the work store has it, and otherwise runs one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.orchestration.workshop import Workshop
+from registry.digests import Digest, digest_document, digest_file
+from registry.manifests import Manifest
+
+SCORES = "scores.safetensors"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source model on this machine."""
+
+    path: Path
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A TensorRT-LLM checkpoint on this machine, by the digest of its manifest."""
+
+    path: Path
+    digest: Digest
+
+
+@dataclass(frozen=True)
+class Made:
+    """A stage's product and how it came about."""
+
+    path: Path
+    key: Digest
+    reused: bool
+    seconds: float
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How arms are scored: the same for all of them, so that they can be compared."""
+
+    suite: Path
+    suite_digest: Digest
+    max_tokens_per_prompt: int
+    top_k: int
+    reference_toolchain: str
+    reference_dtype: str
+    greedy_prefix: int = 32
+    greedy_tokens: int = 32
+
+    @property
+    def greedy(self) -> dict[str, int]:
+        """The greedy continuation of every prompt, as the steps take it."""
+        return {"prefix": self.greedy_prefix, "tokens": self.greedy_tokens}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What every arm is scored with: the settings, the tokens, and the arms to compare with."""
+
+    scoring: Scoring
+    tokens: Made
+    targets: Mapping[str, Made]
+
+    def inputs(self) -> dict[str, Any]:
+        """Returns what of the probe changes a score file."""
+        return {
+            "tokens": str(self.tokens.key),
+            "targets": {name: str(made.key) for name, made in self.targets.items()},
+            "top_k": self.scoring.top_k,
+            "greedy": self.scoring.greedy,
+        }
+
+    def job(self, directory: Path) -> dict[str, Any]:
+        """Returns the part of a scoring step's job that all arms share."""
+        targets = {name: str(made.path / SCORES) for name, made in self.targets.items()}
+        return {
+            "tokens": str(self.tokens.path / "tokens.json"),
+            "targets": targets,
+            "output": str(directory / SCORES),
+            "top_k": self.scoring.top_k,
+            "greedy": self.scoring.greedy,
+        }
+
+
+def tokenize(shop: Workshop, source: Source, scoring: Scoring) -> Made:
+    """Makes the probe suite's token ids under the source model's tokenizer."""
+    inputs = {
+        "model": str(source.digest),
+        "suite": str(scoring.suite_digest),
+        "max_tokens": scoring.max_tokens_per_prompt,
+        "made_by": shop.identity("inductor", "tokenize_suite"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        job = {
+            "model": str(source.path),
+            "suite": str(scoring.suite),
+            "output": str(directory / "tokens.json"),
+            "max_tokens_per_prompt": scoring.max_tokens_per_prompt,
+        }
+        outcome = shop.run("inductor", "tokenize_suite", job, name="suite", minutes=5)
+        return {"seconds": outcome.seconds}
+
+    return made_once(shop, "tokens", inputs, make)
+
+
+def score_reference(shop: Workshop, source: Source, scoring: Scoring, tokens: Made) -> Made:
+    """Scores the unquantized source under vLLM: the reference of every variant."""
+    inputs = {
+        "model": str(source.digest),
+        "tokens": str(tokens.key),
+        "dtype": scoring.reference_dtype,
+        "top_k": scoring.top_k,
+        "greedy": scoring.greedy,
+        "made_by": shop.identity(scoring.reference_toolchain, "reference"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        job = {
+            "model": str(source.path),
+            "tokens": str(tokens.path / "tokens.json"),
+            "output": str(directory / SCORES),
+            "top_k": scoring.top_k,
+            "dtype": scoring.reference_dtype,
+            "greedy": scoring.greedy,
+        }
+        outcome = shop.run(
+            scoring.reference_toolchain, "reference", job, name="reference", minutes=60
+        )
+        return {"seconds": outcome.seconds, "versions": dict(outcome.versions)}
+
+    return made_once(shop, "reference", inputs, make)
+
+
+def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, Any]) -> Made:
+    """Quantizes the source and exports a TensorRT-LLM checkpoint, exactly as ModelOpt wrote it.
+
+    `request` is the step's job without its paths; its calibration file enters by digest.
+    """
+    calibration = Path(request["calibration"]["path"])
+    inputs = {
+        "model": str(source.digest),
+        "request": {
+            **request,
+            "calibration": {**request["calibration"], "path": str(digest_file(calibration))},
+        },
+        "made_by": shop.identity("modelopt", "quantize"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        job = {**request, "model": str(source.path), "output": str(directory / "checkpoint")}
+        outcome = shop.run("modelopt", "quantize", job, name=name, minutes=120)
+        return _described(directory / "checkpoint", "checkpoint", outcome.seconds)
+
+    return made_once(shop, "checkpoint", inputs, make)
+
+
+def compile_engine(
+    shop: Workshop, checkpoint: Checkpoint, name: str, limits: Mapping[str, int]
+) -> Made:
+    """Compiles a checkpoint into an engine directory with the embedded builder.
+
+    Compiled graphs are shared below the work store: they hold no weights, and engines of one
+    shape and recipe have the same.
+    """
+    inputs = {
+        "checkpoint": str(checkpoint.digest),
+        "limits": dict(limits),
+        "made_by": shop.identity("inductor", "compile_engine"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        job = {
+            "checkpoint": str(checkpoint.path),
+            "output": str(directory / "engine"),
+            "graphs": str(shop.work.root / "graphs"),
+            "limits": dict(limits),
+        }
+        outcome = shop.run("inductor", "compile_engine", job, name=name, minutes=60)
+        record = _described(directory / "engine", "engine", outcome.seconds)
+        return {**record, "graphs": list(outcome.outputs["graphs"])}
+
+    return made_once(shop, "engine", inputs, make)
+
+
+def score_model(shop: Workshop, model: Path, digest: Digest, probe: Probe, name: str) -> Made:
+    """Scores a Hugging Face directory (a twin, or the source) under transformers in fp32."""
+    inputs = {
+        "arm": str(digest),
+        **probe.inputs(),
+        "made_by": shop.identity("inductor", "score_twin"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        job = {**probe.job(directory), "twin": str(model)}
+        outcome = shop.run("inductor", "score_twin", job, name=name, minutes=60)
+        return {"seconds": outcome.seconds}
+
+    return made_once(shop, "twin-scores", inputs, make)
+
+
+def score_engine(shop: Workshop, engine: Made, probe: Probe, name: str) -> Made:
+    """Scores an engine on the same tokens; the caller has verified its signature before."""
+    inputs = {
+        "arm": engine.record["digest"],
+        **probe.inputs(),
+        "made_by": shop.identity("inductor", "score_engine"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        job = {**probe.job(directory), "engine": str(engine.path / "engine"), "batch_size": 1}
+        outcome = shop.run("inductor", "score_engine", job, name=name, minutes=60)
+        return {"seconds": outcome.seconds}
+
+    return made_once(shop, "engine-scores", inputs, make)
+
+
+def _described(directory: Path, kind: str, seconds: float) -> dict[str, Any]:
+    manifest = Manifest.of_directory(directory, kind)
+    return {"digest": str(manifest.digest), "seconds": seconds}
+
+
+def made_once(
+    shop: Workshop, kind: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]
+) -> Made:
+    """Returns a product of this kind and these inputs, making it if the work store has none.
+
+    `make` fills the directory it is given and returns what is to be recorded of it.
+    """
+    key = digest_document({"kind": kind, **inputs}, "ek-work-v1")
+    with shop.work.product(kind, key) as (product, record):
+        if not product.complete:
+            record.update(make(product.path))
+            record.setdefault("seconds", 0.0)
+            record["inputs"] = dict(inputs)
+        reused = product.complete
+    path = shop.work.path(kind, key)
+    return Made(path, key, reused, float(record.get("seconds", 0.0)), record)

@@ -1,0 +1,94 @@
+"""The workshop: where stages run, with what tools, and where their products and logs go."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.orchestration.work import WorkStore
+from enginekeeper.toolchains.runner import StepOutcome, StepRun, run_step
+from registry.digests import Digest, digest_document, digest_file
+
+progress = logging.getLogger("enginekeeper.progress")
+
+_STEPS = Path(__file__).parents[1] / "steps"
+_SIBLING = re.compile(r"^\s*(?:from|import) (_[a-z]\w*)", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """Everything a stage needs that is not its own input."""
+
+    work: WorkStore
+    logs: Path
+    """Directory of this run's job files and step logs."""
+
+    python_of: Callable[[str], Path]
+    """Installs a toolchain if needed and returns its interpreter."""
+
+    lock_of: Callable[[str], Digest]
+    """Returns the digest of a toolchain's lock file without installing anything."""
+
+    clock: Callable[[], float] = field(default=time.time)
+
+    def run(
+        self, toolchain: str, step: str, job: Mapping[str, Any], *, name: str, minutes: float
+    ) -> StepOutcome:
+        """Runs one step in its toolchain; its job, result and log stay below the run's logs."""
+        python = self.python_of(toolchain)
+        directory = self._directory(name, step)
+        progress.info("%s: %s ...", name, step)
+        outcome = run_step(
+            StepRun(toolchain, step, job, directory, timeout_seconds=minutes * 60),
+            python=python,
+            on_line=lambda line: progress.debug("%s: %s: %s", name, step, line),
+        )
+        progress.info("%s: %s done in %.0f s", name, step, outcome.seconds)
+        return outcome
+
+    def identity(self, toolchain: str, *scripts: str) -> dict[str, str]:
+        """Returns what binds a product to how it was made: the lock, and the steps' code."""
+        code = {name: str(digest_file(_STEPS / name)) for name in _code_of(scripts)}
+        return {
+            "toolchain": toolchain,
+            "lock": str(self.lock_of(toolchain)),
+            "steps": str(digest_document(code, "ek-steps-v1")),
+        }
+
+    def code(self, *paths: str) -> str:
+        """Names our own code that a product depends on: files, or all of a folder's."""
+        package = _STEPS.parent
+        files = [
+            file
+            for path in paths
+            for file in (sorted((package / path).glob("*.py")) or [package / path])
+        ]
+        digests = {str(file.relative_to(package)): str(digest_file(file)) for file in files}
+        return str(digest_document(digests, "ek-code-v1"))
+
+    def _directory(self, name: str, step: str) -> Path:
+        for attempt in range(1, 1000):
+            directory = self.logs / name / (step if attempt == 1 else f"{step}.{attempt}")
+            if not directory.exists():
+                directory.mkdir(parents=True)
+                return directory
+        raise AssertionError("a thousand runs of one step in one run")
+
+
+def _code_of(scripts: tuple[str, ...]) -> list[str]:
+    """Returns the named scripts and the private siblings they import, directly or not."""
+    found: set[str] = set()
+    queue = [f"{script}.py" for script in scripts]
+    while queue:
+        name = queue.pop()
+        if name in found:
+            continue
+        found.add(name)
+        text = (_STEPS / name).read_text(encoding="utf-8")
+        queue += [f"{module}.py" for module in _SIBLING.findall(text)]
+    return sorted(found)
