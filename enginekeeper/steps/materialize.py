@@ -45,6 +45,13 @@ def _formats(source: Path) -> Counter[str]:
             where=source,
             remedy="download the file again; it may have been cut short",
         ) from fault
+    if "general.architecture" not in reader.fields or not reader.tensors:
+        raise Refusal(
+            "model-malformed",
+            "holds no model",
+            where=source,
+            expected="an architecture and tensors",
+        )
     return Counter(tensor.tensor_type.name for tensor in reader.tensors)
 
 
@@ -56,11 +63,9 @@ def _note(formats: Counter[str]) -> str:
 def _convert(source: Path, target: Path) -> int:
     """Saves the model as transformers reads it; returns how many tensors it has."""
     import torch  # noqa: PLC0415 - seconds to import
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer  # noqa: PLC0415
 
-    loaded = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
-    )
+    loaded = _load(source)
     print("progress 1/3 copying the weights into an unquantized model", flush=True)
     # save_pretrained refuses a model that was loaded from a quantized file, so the values go into
     # a new model of the same configuration.
@@ -78,6 +83,18 @@ def _convert(source: Path, target: Path) -> int:
     AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
     tied = bool(config.tie_word_embeddings)
     return len(weights) - (1 if tied and "lm_head.weight" in weights else 0)
+
+
+def _load(source: Path) -> Any:  # noqa: ANN401 - transformers' own class
+    import torch  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
+        )
+    except ValueError as fault:
+        raise Refusal("unsupported-architecture", str(fault), where=source) from fault
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from enginekeeper.settings import Settings
-from enginekeeper.toolchains.catalogue import PYTHON, Toolchain
+from enginekeeper.toolchains.catalogue import PYTHON, Toolchain, local_locks
 from enginekeeper.toolchains.torch_source import find_links_options
 from enginekeeper.toolchains.uv import Listener, UvCall, call_uv
 
@@ -22,6 +22,21 @@ _HEADER = """\
 # torch has no hash: a local wheel and the one on PyTorch's CPU index may differ in their bytes.
 # This list is complete: it is installed with --no-deps{absent}.
 """
+
+
+def write_lock(toolchain: Toolchain, settings: Settings, on_line: Listener | None = None) -> Path:
+    """Resolves a toolchain anew and returns its lock file.
+
+    A lock for GPU hosts is this host's own; any other belongs beside its requirements.
+    """
+    folder = local_locks(settings) if toolchain.gpu_host_only else toolchain.requirements.parent
+    path = folder / f"{toolchain.name}.lock"
+    text = resolve_lock(toolchain, settings, on_line)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+    return path
 
 
 def resolve_lock(toolchain: Toolchain, settings: Settings, on_line: Listener | None = None) -> str:

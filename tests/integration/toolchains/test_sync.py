@@ -22,6 +22,7 @@ from enginekeeper.settings import Settings
 from enginekeeper.toolchains import catalogue, doctor, sync
 from enginekeeper.toolchains.catalogue import TORCH, Toolchain
 from enginekeeper.toolchains.installation import RECORD, Installation, State, state_of
+from enginekeeper.toolchains.locking import write_lock
 from enginekeeper.toolchains.sync import ensure
 from enginekeeper.toolchains.uv import Listener
 from registry.errors import IntegrityError
@@ -202,6 +203,13 @@ def test_a_wheel_that_is_not_the_locked_one_is_an_integrity_error(site: Site) ->
     assert state_of(_SMALL, site.settings) is State.UNFINISHED
 
 
+def test_an_entry_without_a_hash_is_not_installed(site: Site) -> None:
+    site.lock("shell==1.0")
+
+    with pytest.raises(UnavailableError, match="installing small"):
+        ensure("small", site.settings)
+
+
 def test_without_torch_it_stops_before_anything_is_installed(site: Site) -> None:
     bare = dataclasses.replace(
         site.settings, find_links=("/no/such/folder",), torch_index="file:///no/such/index"
@@ -273,3 +281,19 @@ def test_a_full_disk_is_said(site: Site) -> None:
 
     with pytest.raises(UnavailableError, match="not enough disk space"):
         ensure("small", site.settings)
+
+
+def test_a_lock_resolved_on_this_host_names_versions_and_hashes_and_no_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = site.wheels / "small.in"
+    wanted.write_text(f"{TORCH}\nshell\n")
+    monkeypatch.setattr(Toolchain, "requirements", property(lambda _: wanted))
+    expected = site.add("shell")
+
+    path = write_lock(dataclasses.replace(_SMALL, gpu_host_only=True), site.settings)
+
+    assert path == site.settings.home / "locks" / "small.lock"
+    entries = [line for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert "\n".join(entries) == f"{expected}\n{TORCH}"
+    assert str(site.wheels) not in path.read_text()
