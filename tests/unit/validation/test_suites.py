@@ -20,6 +20,7 @@ from registry.errors import IntegrityError
 
 PUBLISHED = {
     "smoke-v1.jsonl": "d437eb23a87012b8094606eb54d8efe6013a8fb104b4485ca465f93a612b8f67",
+    "standard-v1.jsonl": "e21eaac8520a47be336e1b171998b5a788053d48edf4e3a5220aa96da74db592",
 }
 """A published suite never changes: a digest here may be added, never edited."""
 
@@ -54,6 +55,12 @@ def test_the_smoke_suite_covers_its_strata() -> None:
         "scripts",
     ]
     assert all(strata.count(stratum) == 3 for stratum in strata)
+
+
+def test_the_standard_suite_begins_with_the_smoke_suite() -> None:
+    smoke, standard = (load_suite(bundled_suite(name)) for name in ("smoke", "standard"))
+
+    assert standard.prompts[: len(smoke.prompts)] == smoke.prompts
 
 
 def test_the_digest_depends_on_the_prompts_only(tmp_path: Path) -> None:
