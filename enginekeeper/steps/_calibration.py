@@ -31,9 +31,7 @@ class CalibrationRequest:
 def read_texts(path: Path) -> list[str]:
     """Returns the `text` of every line of a JSON Lines file, in file order."""
     if not path.is_file():
-        raise Refusal(
-            "calibration-missing", "the calibration text does not exist", where=str(path)
-        )
+        raise Refusal("calibration-missing", "the calibration text does not exist", where=str(path))
     return [_text_of(line, f"{path}:{number}") for number, line in _lines(path)]
 
 

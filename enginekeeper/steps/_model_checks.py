@@ -78,6 +78,20 @@ def _check_heads(config: Mapping[str, Any], tensor_parallel: int) -> None:
         )
 
 
+def check_loading(report: Mapping[str, Any], model: Path) -> None:
+    """Refuses a model whose files lack tensors: transformers would draw them at random."""
+    absent = sorted(str(name) for name in report.get("missing_keys", ()))
+    if absent:
+        raise Refusal(
+            "model-incomplete",
+            f"{len(absent)} tensors are missing, the first is {absent[0]}",
+            where=str(model),
+            expected="every tensor of the architecture",
+            actual=f"{len(absent)} missing",
+            remedy="download the model again; a shard may be missing",
+        )
+
+
 def check_weights(model: torch.nn.Module) -> None:
     """Refuses weights that are not numbers: their scales would be NaN and the engine silent."""
     for name, tensor in model.state_dict().items():

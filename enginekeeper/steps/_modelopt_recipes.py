@@ -98,8 +98,11 @@ def modelopt_config(request: QuantizationRequest) -> dict[str, Any] | None:
         config["algorithm"] = {"method": "awq_lite", "alpha_step": AWQ_ALPHA_STEP}
     kv_entries = _kv_cache_entries(request.kv_cache, mtq)
     config["quant_cfg"] += kv_entries
+    # Not `pattern.*`: that would reach the KV cache's quantizers, which sit beside the linears.
     config["quant_cfg"] += [
-        {"quantizer_name": f"{pattern}.*", "enable": False} for pattern in request.exclude_modules
+        {"quantizer_name": f"{pattern}.{quantizer}*", "enable": False}
+        for pattern in request.exclude_modules
+        for quantizer in ("weight_quantizer", "input_quantizer")
     ]
     return config if recipe.preset is not None or kv_entries else None
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from _calibration import CalibrationRequest, batches
-from _model_checks import check_config, check_linears, check_weights
+from _model_checks import check_config, check_linears, check_loading, check_weights
 from _modelopt_recipes import QuantizationRequest, modelopt_config
 from _step import Refusal, main
+from safetensors import SafetensorError
 
 THREADS = 2
 """How many threads torch computes with.
@@ -42,6 +43,8 @@ class _Job:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Writes the checkpoint directory and returns what ModelOpt says about it."""
     request = _parse(job)
+    if request.output.exists() and any(request.output.iterdir()):
+        raise Refusal("output-exists", "the output is not empty", where=str(request.output))
     decoder = check_config(request.model, request.tensor_parallel)
     _make_deterministic(request.calibration.seed)
     import modelopt  # noqa: PLC0415 - seconds to import; refusals come first
@@ -105,9 +108,22 @@ def _load_model(job: _Job) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM  # noqa: PLC0415 - seconds to import
 
     print("progress 0/3 loading the model", flush=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        job.model, dtype=job.dtype, local_files_only=True, attn_implementation="eager"
-    )
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            job.model,
+            dtype=job.dtype,
+            local_files_only=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except (SafetensorError, OSError, RuntimeError) as fault:
+        raise Refusal(
+            "model-malformed",
+            f"the model cannot be loaded: {fault}",
+            where=str(job.model),
+            remedy="download the model again and compare its digests with the publisher's",
+        ) from fault
+    check_loading(report, job.model)
     return model.eval()
 
 
@@ -128,7 +144,15 @@ def _quantize(model: torch.nn.Module, job: _Job) -> int:
 def _calibration_batches(model: torch.nn.Module, job: _Job) -> list[torch.Tensor]:
     from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
 
-    tokenizer = AutoTokenizer.from_pretrained(job.model, local_files_only=True)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(job.model, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise Refusal(
+            "tokenizer-unusable",
+            f"the tokenizer cannot be loaded: {type(fault).__name__} {fault}",
+            where=str(job.model),
+            remedy="download tokenizer.json and tokenizer_config.json again",
+        ) from fault
     return batches(job.calibration, tokenizer, model.config.vocab_size)
 
 
