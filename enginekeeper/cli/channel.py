@@ -35,7 +35,7 @@ def list_command(model: str | None, as_json: bool) -> int:
 @click.argument("engine_id", metavar="ENGINE")
 @click.option("--dry-run", is_flag=True, help="Only ask the gate.")
 def set_command(name: str, engine_id: str, dry_run: bool) -> int:
-    """Let CHANNEL resolve to ENGINE for its model and target; refused unless it is qualified here."""
+    """Let CHANNEL resolve to ENGINE for its model and target, if it is qualified here."""
     from enginekeeper.orchestration.bench import open_bench
 
     bench, output = open_bench(), Output()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result, verify_build
 from registry.digests import canonical_json, digest_bytes
-from registry.errors import GateClosedError, RegistryError
+from registry.errors import RegistryError
 from registry.manifests import Manifest, verify_directory
 from registry.signing import open_signer
 from registry.trust import Purpose
@@ -50,13 +50,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
     not stand in the way of one that did.
     """
     variant, engine = made.variant, there(made.engine)
-    verdict = judge(_evidence(work, made), AcceptancePolicy(**_limits(made)))
-    document = {
-        **verdict.document(),
-        "variant": str(variant.identifier),
-        "acceptance": str(acceptance_digest(variant)),
-        "repairs": [repair.as_dict() for repair in made.repairs],
-    }
+    verdict, document = decide(work, made)
     if work.order.audits:
         _record(bench, engine, verdict, document)
     outcome = Outcome(
@@ -73,6 +67,19 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
     )
     work.end(outcome)
     return outcome
+
+
+def decide(work: Work, made: Progress) -> tuple[Verdict, dict[str, Any]]:
+    """Returns the verdict on a scored engine, and the document that is signed and stored."""
+    variant = made.variant
+    verdict = judge(_evidence(work, made), AcceptancePolicy(**asdict(variant.acceptance)))
+    document = {
+        **verdict.document(),
+        "variant": str(variant.identifier),
+        "acceptance": str(acceptance_digest(variant)),
+        "repairs": [asdict(repair) for repair in made.repairs],
+    }
+    return verdict, document
 
 
 def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
@@ -132,19 +139,8 @@ def _evidence(work: Work, made: Progress) -> Evidence:
     )
 
 
-def _limits(made: Progress) -> dict[str, float]:
-    policy = made.variant.acceptance
-    return {
-        "max_fidelity_kl": policy.max_fidelity_kl,
-        "max_quality_kl": policy.max_quality_kl,
-        "max_perplexity_ratio": policy.max_perplexity_ratio,
-        "min_top1_agreement": policy.min_top1_agreement,
-        "confidence": policy.confidence,
-    }
-
-
 def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, Any]) -> None:
-    checks = {name: [] for name in ("pass", "fail", "other")}  # type: dict[str, list[str]]
+    checks: dict[str, list[str]] = {"pass": [], "fail": [], "other": []}
     for check in document["checks"]:
         outcome = check["result"] if check["result"] in ("pass", "fail") else "other"
         checks[outcome].append(check["check"])
@@ -168,6 +164,6 @@ def _into_channel(bench: Bench, channel: str | None, engine: Engine) -> str | No
         return None
     try:
         bench.registry.set_channel(channel, engine.digest, bench.environment, actor="build flow")
-    except (GateClosedError, RegistryError) as error:
+    except RegistryError as error:
         return f"{channel}: refused: {error.what}"
     return f"{channel}: set"

@@ -32,6 +32,21 @@ class BuiltEngine:
     seconds: float
 
 
+@dataclass(frozen=True)
+class SignedEngine:
+    """The manifest of an engine directory, and the builder's signed statement about it."""
+
+    manifest: Manifest
+    provenance: bytes
+
+
+def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
+    """Signs an engine with the builder's key; publishes nothing."""
+    manifest = Manifest.of_directory(built.directory, "engine", key=built.key.digest())
+    statement = provenance(manifest, built.key, _record(bench, built))
+    return SignedEngine(manifest, sign(statement, open_signer(bench.keys, Purpose.BUILD)))
+
+
 def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
     """Publishes a checkpoint and the engine built from it; publishing again changes nothing."""
     calibrated = variant.recipe.calibrated
@@ -44,14 +59,13 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
             repairs=built.repairs,
         )
     )
-    manifest = Manifest.of_directory(built.directory, "engine", key=built.key.digest())
-    statement = provenance(manifest, built.key, _record(bench, built, checkpoint.digest))
+    signed = sign_engine(bench, built)
     return bench.registry.publish_engine(
         EnginePublication(
             directory=built.directory,
-            manifest=manifest,
+            manifest=signed.manifest,
             key=built.key,
-            provenance=sign(statement, open_signer(bench.keys, Purpose.BUILD)),
+            provenance=signed.provenance,
             model=built.weights,
             recipe=variant.recipe.part,
             target=variant.target.part,
@@ -61,7 +75,7 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
     )
 
 
-def _record(bench: Bench, built: BuiltEngine, checkpoint: Digest) -> BuildRecord:
+def _record(bench: Bench, built: BuiltEngine) -> BuildRecord:
     finished = datetime.now(UTC)
     lock = bench.shop.lock_of("inductor")
     return BuildRecord(
@@ -71,7 +85,7 @@ def _record(bench: Bench, built: BuiltEngine, checkpoint: Digest) -> BuildRecord
         finished_at=finished,
         materials={
             "model": built.weights,
-            "checkpoint": checkpoint,
+            "checkpoint": built.checkpoint.digest,
             "toolchain": lock,
         },
         parameters={"weights": str(built.weights)},

@@ -8,7 +8,7 @@ from typing import Any
 
 from enginekeeper.orchestration.stages import Checkpoint, Made, Source, made_once
 from enginekeeper.orchestration.workshop import Workshop
-from enginekeeper.validation import repair as repairs_of
+from enginekeeper.validation.repair import apply_repairs, propose_repairs
 from enginekeeper.validation.source_model import read_json_object
 from registry.digests import Digest
 from registry.manifests import Manifest
@@ -24,7 +24,7 @@ def repaired(
     """
     directory = exported.path / "checkpoint"
     config = read_json_object(source.path / "config.json")
-    proposed = repairs_of.propose_repairs(config, directory) if wanted else ()
+    proposed = propose_repairs(config, directory) if wanted else ()
     if not proposed:
         return Checkpoint(directory, Digest.parse(exported.record["digest"])), ()
     inputs = {
@@ -33,7 +33,7 @@ def repaired(
     }
 
     def make(product: Path) -> dict[str, Any]:
-        repairs_of.apply_repairs(directory, product / "checkpoint", proposed)
+        apply_repairs(directory, product / "checkpoint", proposed)
         manifest = Manifest.of_directory(product / "checkpoint", "checkpoint")
         return {"digest": str(manifest.digest)}
 

@@ -8,7 +8,6 @@ Rules:
 - what a killed process left behind is swept by the next one that needs the same product.
 
 Example:
-
     with work.product("checkpoint", key) as product:
         if not product.complete:
             quantize(into=product.path)

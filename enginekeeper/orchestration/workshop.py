@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from typing import Any
 
 from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.toolchains.runner import StepOutcome, StepRun, run_step
+from enginekeeper.toolchains.step_code import step_digest
 from registry.digests import Digest, digest_document, digest_file
 
 progress = logging.getLogger("enginekeeper.progress")
 
-_STEPS = Path(__file__).parents[1] / "steps"
-_SIBLING = re.compile(r"^\s*(?:from|import) (_[a-z]\w*)", re.MULTILINE)
+_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,17 @@ class Workshop:
         progress.info("%s: %s done in %.0f s", name, step, outcome.seconds)
         return outcome
 
-    def identity(self, toolchain: str, *scripts: str) -> dict[str, str]:
-        """Returns what binds a product to how it was made: the lock, and the steps' code."""
-        code = {name: str(digest_file(_STEPS / name)) for name in _code_of(scripts)}
+    def identity(self, toolchain: str, step: str) -> dict[str, str]:
+        """Returns what binds a product to how it was made: the lock, and the step's code."""
         return {
             "toolchain": toolchain,
             "lock": str(self.lock_of(toolchain)),
-            "steps": str(digest_document(code, "ek-steps-v1")),
+            "step": str(step_digest(step)),
         }
 
     def code(self, *paths: str) -> str:
         """Names our own code that a product depends on: files, or all of a folder's."""
-        package = _STEPS.parent
+        package = _PACKAGE
         files = [
             file
             for path in paths
@@ -78,17 +76,3 @@ class Workshop:
                 directory.mkdir(parents=True)
                 return directory
         raise AssertionError("a thousand runs of one step in one run")
-
-
-def _code_of(scripts: tuple[str, ...]) -> list[str]:
-    """Returns the named scripts and the private siblings they import, directly or not."""
-    found: set[str] = set()
-    queue = [f"{script}.py" for script in scripts]
-    while queue:
-        name = queue.pop()
-        if name in found:
-            continue
-        found.add(name)
-        text = (_STEPS / name).read_text(encoding="utf-8")
-        queue += [f"{module}.py" for module in _SIBLING.findall(text)]
-    return sorted(found)

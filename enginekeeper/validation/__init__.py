@@ -1,0 +1,1 @@
+"""Is it right? Audits, twins, divergence from the reference, and the verdict."""

@@ -43,9 +43,14 @@ def test_a_product_is_made_only_once(tmp_path: Path) -> None:
 
 def test_a_failed_stage_leaves_nothing(tmp_path: Path) -> None:
     store = WorkStore(tmp_path)
-    with pytest.raises(RuntimeError, match="boom"), store.product("checkpoint", KEY) as (product, _):
-        (product.path / "half").write_text("half")
-        raise RuntimeError("boom")
+
+    def fail() -> None:
+        with store.product("checkpoint", KEY) as (product, _):
+            (product.path / "half").write_text("half")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fail()
     assert store.find("checkpoint", KEY) is None
     assert not list((tmp_path / "checkpoint").iterdir())
 

@@ -1,0 +1,45 @@
+"""`validate`: the whole judgement of a checkpoint that somebody else made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option, model_option
+from enginekeeper.cli._output import Output
+from enginekeeper.cli._progress import show_progress
+
+
+@click.command()
+@click.option(
+    "--checkpoint", "directory", type=click.Path(path_type=Path), required=True,
+    help="Directory of the TensorRT-LLM checkpoint.",
+)  # fmt: skip
+@model_option
+@click.option("--suite", type=click.Choice(["smoke", "standard"]), default="smoke")
+@click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
+@json_option
+def validate(
+    directory: Path,
+    model_dir: Path,
+    suite: Literal["smoke", "standard"],
+    no_audit: bool,
+    as_json: bool,
+) -> int:
+    """Build a checkpoint on this CPU and judge it against its source model; publishes nothing.
+
+    Exits 0 pass, 5 fail, 6 inconclusive.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.validating import ValidationRequest, validate_checkpoint
+    from enginekeeper.validation.report import render
+
+    show_progress()
+    request = ValidationRequest(directory, model_dir, suite=suite, audits=not no_audit)
+    document = validate_checkpoint(open_bench(), request)
+    Output(as_json).document(document, render(document))
+    codes = {"pass": ExitCode.OK, "fail": ExitCode.FAIL}
+    return codes.get(document["result"], ExitCode.INCONCLUSIVE)

@@ -1,0 +1,142 @@
+"""Judges a checkpoint that somebody else made, by building it here; publishes nothing."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.judging import decide, score_engine
+from enginekeeper.orchestration.keys import engine_key
+from enginekeeper.orchestration.order import BuildOrder
+from enginekeeper.orchestration.pipeline import (
+    Progress,
+    Work,
+    audit_checkpoint,
+    make_engine,
+    make_reference,
+    source_of,
+    there,
+)
+from enginekeeper.orchestration.plan import Action, PlannedVariant
+from enginekeeper.orchestration.publication import BuiltEngine, sign_engine
+from enginekeeper.orchestration.stages import Checkpoint, Made, Source
+from enginekeeper.sources.inspection import inspect_model
+from enginekeeper.specs.acceptance import Acceptance
+from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
+from enginekeeper.specs.recipes import Recipe, RecipeName
+from enginekeeper.specs.source import ModelSource
+from enginekeeper.specs.targets import Target
+from enginekeeper.specs.variants import Variant
+from enginekeeper.validation.source_model import read_json_object
+from registry.keys import EngineKey
+from registry.manifests import Manifest
+from registry.types import Engine
+
+progress = logging.getLogger("enginekeeper.progress")
+
+_RECIPES = {
+    None: RecipeName.NONE,
+    "W8A16": RecipeName.W8A16,
+    "FP8": RecipeName.FP8,
+    "FP8_PER_CHANNEL_PER_TOKEN": RecipeName.FP8_PER_CHANNEL_PER_TOKEN,
+    "W8A8_SQ_PER_CHANNEL": RecipeName.W8A8_SQ,
+    "W4A16_AWQ": RecipeName.W4A16_AWQ,
+    "W4A8_AWQ": RecipeName.W4A8_AWQ,
+    "NVFP4": RecipeName.NVFP4,
+}
+"""TensorRT-LLM's quant_algo, as ModelOpt writes it, and the recipe that stands for it."""
+
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """A checkpoint, the model it was made from, and how it is to be judged."""
+
+    checkpoint: Path
+    model: Path
+    suite: Literal["smoke", "standard"] = "smoke"
+    audits: bool = True
+    acceptance: Acceptance = field(default_factory=Acceptance)
+
+
+def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, Any]:
+    """Returns the verdict document on a checkpoint, built and run on this CPU."""
+    model = inspect_model(request.model, bench.settings.cache / "models" / "inspected")
+    variant = _variant(request)
+    planned = PlannedVariant(variant, Action.BUILD, "asked-for", "", None, None, (), None)
+    order = BuildOrder(path=str(request.checkpoint), audits=request.audits)
+    work = Work(order, (planned,), source=Source(model.path, model.digest))
+    manifest = Manifest.of_directory(request.checkpoint, "checkpoint")
+    given = Made(request.checkpoint, manifest.digest, reused=True, seconds=0.0)
+    made = Progress(planned, given, Checkpoint(request.checkpoint, manifest.digest), ())
+    made = audit_checkpoint(work, made)
+    made = make_engine(bench, made)
+    work = make_reference(bench, work)
+    made = replace(made, engine=_signed(bench, work, made))
+    _, document = decide(work, score_engine(bench, work, made))
+    return document
+
+
+def _variant(request: ValidationRequest) -> Variant:
+    config = read_json_object(request.checkpoint / "config.json")
+    algorithm = (config.get("quantization") or {}).get("quant_algo")
+    if algorithm not in _RECIPES:
+        raise InputError(
+            "the checkpoint's quantization is not one this builder runs",
+            where=f"{request.checkpoint / 'config.json'}: quantization.quant_algo",
+            actual=algorithm,
+            expected=", ".join(str(name) for name in _RECIPES),
+        )
+    name = re.sub(r"[^a-z0-9]+", "-", request.model.resolve().name.lower()).strip("-")[:64]
+    longest = int(config.get("max_position_embeddings") or 2048)
+    return Variant(
+        model=ModelSource(name=name or "model", path=str(request.model)),
+        target=Target(gpu="cpu"),
+        recipe=Recipe(recipe=_RECIPES[algorithm], repair="off"),
+        parallel=Parallel(),
+        calibration=Calibration(),
+        limits=Limits(
+            max_input_len=min(512, longest), max_seq_len=min(1024, longest), max_batch_size=4
+        ),
+        toolchain="inductor",
+        acceptance=request.acceptance,
+        suite=request.suite,
+        reference=Reference(),
+    )
+
+
+def _signed(bench: Bench, work: Work, made: Progress) -> Engine:
+    """Signs the engine like any other: nothing is loaded whose builder has not signed it."""
+    variant, weights = made.variant, source_of(work).digest
+    compiled = there(made.compiled)
+    declared = engine_key(variant, weights, bench.host, bench.tools)
+    key = EngineKey({**declared.hard, "quantizer": f"external {made.checkpoint.digest}"})
+    built = BuiltEngine(
+        directory=compiled.path / "engine",
+        key=key,
+        weights=weights,
+        checkpoint=made.checkpoint,
+        repairs=(),
+        seconds=compiled.seconds,
+    )
+    signed = sign_engine(bench, built)
+    return Engine(
+        digest=signed.manifest.digest,
+        key=key,
+        model=weights,
+        model_name=variant.model.name,
+        recipe=variant.recipe.part,
+        target=variant.target.part,
+        variant=str(variant.identifier),
+        checkpoint=made.checkpoint.digest,
+        size=signed.manifest.size,
+        path="",
+        provenance=signed.provenance.decode(),
+        simulated=False,
+        recorded_at=datetime.now(UTC),
+    )
