@@ -30,7 +30,6 @@ def _run(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         compare_type=True,
         render_item=_render_type,
-        transactional_ddl=True,  # SQLite can, though Alembic does not assume it
     )
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":

@@ -151,7 +151,7 @@ class View:
             raise InvalidRecordError(
                 f"not the id of a {what}",
                 actual=str(reference),
-                expected="4 to 64 hexadecimal digits, with or without `sha256:` before them",
+                expected="4 to 64 hexadecimal digits, with or without a scheme like `sha256:`",
             )
         start = f"{match[1] or 'sha256'}:{match[2]}"
         # A range and not LIKE, so that the index is used; `g` follows the last digit.

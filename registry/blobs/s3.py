@@ -48,7 +48,8 @@ _PART = 16 * _MIB
 _MAX_PARTS = 9_000  # S3 allows 10,000
 _THREADS = 4
 _IO_PIECE = _MIB  # bytes written at once on download; 256 KiB, the default, halves the rate
-_IO_QUEUE = 64  # pieces that wait for the disk: bounds the memory of a download
+_PARTS_IN_MEMORY = 6  # those being sent and the next ones; 10 by default
+_IO_QUEUE = 32  # pieces that wait for the disk: bounds the memory of a download
 _TAKEN = frozenset({"PreconditionFailed", "412"})
 _RACING = frozenset({"ConditionalRequestConflict", "409", "NoSuchUpload"})  # run it again
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -284,7 +285,7 @@ def _connect(location: S3Location) -> S3Client:
 
 def _transfer(size: int = 0) -> TransferConfig:
     part = max(_PART, -(-size // _MAX_PARTS))
-    return TransferConfig(
+    config = TransferConfig(
         multipart_threshold=part,
         multipart_chunksize=part,
         max_concurrency=_THREADS,
@@ -292,6 +293,8 @@ def _transfer(size: int = 0) -> TransferConfig:
         max_io_queue=_IO_QUEUE,
         preferred_transfer_client="classic",
     )
+    config.max_in_memory_upload_chunks = _PARTS_IN_MEMORY
+    return config
 
 
 def _flush(path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.digests import digest_bytes
+from registry.digests import Digest, digest_bytes
 from registry.environments import DriverScope
 from registry.errors import (
     AmbiguousIdError,
@@ -66,7 +66,7 @@ def test_an_ambiguous_id_is_an_error_that_lists_the_candidates(bench: Workbench)
     with bench.registry.catalogue.edit() as draft:
         template = draft.engine(next(iter(engines)))
         for last in "12":
-            twin = replace(template, digest=digest_bytes(b"").parse(view_id[:-1] + last))
+            twin = replace(template, digest=Digest.parse(view_id[:-1] + last))
             draft.add_engine(twin)
     with pytest.raises(AmbiguousIdError, match="abcd00000000, abcd00000000"):
         bench.registry.engine("abcd")
@@ -77,6 +77,16 @@ def test_an_ambiguous_id_is_an_error_that_lists_the_candidates(bench: Workbench)
 def test_what_is_no_id_is_said_to_be_none(bench: Workbench, reference: str) -> None:
     with pytest.raises(InvalidRecordError):
         bench.registry.engine(reference)
+
+
+def test_a_model_named_by_another_scheme_is_found(bench: Workbench) -> None:
+    digest = Digest("ek-weights-v1", "ab" * 32)
+    model = bench.registry.record_model(digest, "m", source="s", architecture="a")
+    with bench.registry.catalogue.read() as view:
+        assert view.model(digest) == view.model("ek-weights-v1:abab") == model
+        assert view.models()[0] == model
+        with pytest.raises(RecordNotFoundError):
+            view.model(str(other(WEIGHTS)))
 
 
 def test_an_unknown_id_is_not_found(bench: Workbench) -> None:

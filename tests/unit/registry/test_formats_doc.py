@@ -1,0 +1,44 @@
+"""docs/formats.md names every field, folder and predicate that the code writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from registry import attestations, layout
+from registry.attestations import PAYLOAD_TYPE, PREDICATES
+from registry.digests import digest_bytes
+from registry.keys import HARD_FIELDS, SCHEME, SOFT_FIELDS
+from registry.manifests import FileEntry, Manifest
+from registry.trust import Purpose
+
+TEXT = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
+DIGEST = digest_bytes(b"")
+MANIFEST = Manifest("engine", (FileEntry("a", 0, DIGEST),)).as_dict()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *HARD_FIELDS, *SOFT_FIELDS, *MANIFEST, *MANIFEST["files"][0], *Purpose,
+        *PREDICATES.values(), SCHEME, PAYLOAD_TYPE, attestations.BUILD_TYPE,
+    ],
+)  # fmt: skip
+def test_the_document_names_it(name: str) -> None:
+    assert f"`{name}`" in TEXT
+
+
+def test_the_document_shows_the_layout() -> None:
+    folder = layout.engine_path("m", "r", "t", DIGEST)
+    assert folder == f"engines/m/r/t/{DIGEST.short}"
+    shown = TEXT.replace("<model>/<recipe>/<target>/<engine>", folder.removeprefix("engines/"))
+    assert f"{folder}/{layout.MANIFEST}" in shown
+    for name in (f"/{layout.KEY}", "/attestations/build-", "/verdicts/"):
+        assert name in shown
+    assert layout.attestation_name(folder, "build", DIGEST).endswith(
+        f"build-{DIGEST.short}.dsse.json"
+    )
+    assert layout.verdict_name(folder, DIGEST) == f"{folder}/verdicts/{DIGEST.short}.json"
+    assert layout.reference_path("m", DIGEST, DIGEST).startswith("references/m/")
+    assert layout.checkpoint_path("m", "r", DIGEST).startswith("checkpoints/m/r/")
