@@ -33,21 +33,21 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     limit = Limit(
         policy.max_fidelity_kl, "at most", policy.confidence, FAILING_CHECKS, "max_fidelity_kl"
     )
-    alone = (_finite(evidence.engine, evidence.tokens), _self_consistency(evidence, limit))
+    finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     twin = evidence.twin
     if twin is None:
-        return _without_twin(alone, "no recipe twin was scored")
+        return _without_twin((finite, consistent), "no recipe twin was scored")
     broken = int((~twin.finite).sum())
     if broken:
-        return _without_twin(alone, f"the recipe twin itself is not finite at {broken} positions")
+        reason = f"the recipe twin itself is not finite at {broken} positions"
+        return _without_twin((finite, consistent), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
-    checks = (
-        _divergence(comparison, limit),
-        *alone,
-        _decode_gap(greedy, limit),
-        _decode_flips(comparison, greedy, limit),
-    )
+    divergence, gap = _divergence(comparison, limit), _decode_gap(greedy, limit)
+    if divergence.finding is not None and gap.finding is not None:
+        # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
+        gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
+    checks = (divergence, finite, consistent, gap, _decode_flips(comparison, greedy, limit))
     return Line(
         "fidelity", line_result(checks), _statement(checks), checks, _details(comparison, greedy)
     )
@@ -57,7 +57,11 @@ def _without_twin(alone: tuple[Check, ...], reason: str) -> Line:
     missing = Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats", note=reason)
     checks = (missing, *alone)
     result = line_result(checks)
-    statement = _statement(checks) if result == "fail" else f"not decided: {reason}"
+    statement = (
+        _statement(checks)
+        if result == "fail"
+        else f"may or may not be what its recipe says: {reason}"
+    )
     return Line("fidelity", result, statement, checks, {})
 
 
@@ -110,7 +114,7 @@ def _divergence(comparison: Comparison, limit: Limit) -> Check:
     return replace(check, finding=_finding(check, where, message, None))
 
 
-def _self_consistency(evidence: Evidence, limit: Limit) -> Check:
+def _self_check(evidence: Evidence, limit: Limit) -> Check:
     """Compares the engine's decode path with its own prefill, where its text allows it."""
     sums, sizes = decode_against_prefill(evidence.engine, evidence.tokens, evidence.greedy_prefix)
     quantity = Quantity(

@@ -64,7 +64,7 @@ def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
 
 def _undecided(reason: str) -> Quality:
     check = Check("quality.kl", "inconclusive", "KL(source ‖ engine)", "nats", note=reason)
-    line = Line("quality", "inconclusive", f"quality not decided: {reason}", (check,), {})
+    line = Line("quality", "inconclusive", f"may or may not cost too much: {reason}", (check,), {})
     return Quality(line, worse_than_recipe=False)
 
 
@@ -204,15 +204,15 @@ def _check_reference(evidence: Evidence, policy: AcceptancePolicy) -> Check:
 def _statement(checks: tuple[Check, ...]) -> str:
     failed = [check for check in checks if check.outcome == "fail"]
     if failed:
-        return "costs too much by policy " + ", ".join(
+        return "breaks policy " + ", ".join(
             f"{check.policy_field}: {check.value:.3g} {'>' if check.sense == 'at most' else '<'}"
             f" {check.limit:g}"
             for check in failed
         )
     doubtful = [check for check in checks if check.outcome == "inconclusive"]
     if doubtful:
-        return "quality not decided: " + ", ".join(
-            f"{check.name.partition('.')[2]} ({check.note})" for check in doubtful
+        return "may or may not cost too much: " + ", ".join(
+            f"{check.name} ({check.note})" for check in doubtful
         )
     ratio = next(check for check in checks if check.name == "quality.perplexity_ratio")
     return f"costs what the policy allows (perplexity x {ratio.value:.3f} of x {ratio.limit:.2f})"

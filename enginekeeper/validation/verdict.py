@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,9 @@ from enginekeeper.validation.quality import quality
 from enginekeeper.validation.statistics import METHOD
 
 SCHEMA = 1
+
+SHOWN_FINDINGS = 3
+"""How many findings of the audits fit into the summary."""
 
 REQUIRED_AUDITS = ("config", "weights")
 """What behaviour on short prompts cannot see is only seen here; see docs/validation.md."""
@@ -84,11 +88,10 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
         if finding.result == "fail"
     )
     faults = (*audited, *what_it_is.findings, *what_it_costs.line.findings)
-    lines = (what_it_is, what_it_costs.line)
-    verdict = _name(lines, worse=what_it_costs.worse_than_recipe)
+    lines, worse = (what_it_is, what_it_costs.line), what_it_costs.worse_than_recipe
     return Verdict(
         result=result,
-        summary=_summary(result, verdict, lines, audited, missing),
+        summary=f"{result.upper()}: {'; '.join(_says(lines, audited, missing, worse=worse))}",
         fidelity=what_it_is,
         quality=what_it_costs.line,
         audits=evidence.audits,
@@ -103,33 +106,32 @@ def _missing_audits(audits: tuple[AuditReport, ...]) -> tuple[str, ...]:
     return tuple(name for name in REQUIRED_AUDITS if name not in present)
 
 
-def _name(lines: tuple[Line, Line], *, worse: bool) -> str | None:
-    """Names what the two lines say together; None where there is nothing to name."""
-    what_it_is, what_it_costs = lines
-    if what_it_is.result == "fail":
-        return "silently wrong" if worse else "a mismatch, no loss beyond the recipe's is shown"
-    if what_it_costs.result == "fail":
-        return "honest but too costly" if what_it_is.result == "pass" else "too costly"
-    return None
-
-
-def _summary(
-    result: Result,
-    name: str | None,
+def _says(
     lines: tuple[Line, Line],
     audited: tuple[Finding, ...],
     missing: tuple[str, ...],
-) -> str:
-    parts = [f"{finding.where}: {finding.message}" for finding in audited[:3]]
-    if len(audited) > len(parts):
-        parts.append(f"and {len(audited) - len(parts)} more findings of the audits")
-    if name is not None:
-        parts.append(name)
-    parts.append(f"the engine {lines[0].statement}")
-    parts.append(lines[1].statement)
+    *,
+    worse: bool,
+) -> Iterator[str]:
+    """Gives the clauses of the summary, the culprit first; doubt is left out beside a failure."""
+    yield from (finding.message for finding in audited[:SHOWN_FINDINGS])
+    if len(audited) > SHOWN_FINDINGS:
+        yield f"and {len(audited) - SHOWN_FINDINGS} more findings of the audits"
+    what_it_is, what_it_costs = lines
+    if what_it_is.result == "fail":
+        name = "silently wrong" if worse else "not what was declared, not shown to be worse"
+        yield f"{name}: the engine {what_it_is.statement}"
+        if what_it_costs.result == "fail":
+            yield f"it {what_it_costs.statement}"
+    elif what_it_costs.result == "fail":
+        name = "honest but too costly" if what_it_is.result == "pass" else "too costly"
+        yield f"{name}: the engine {what_it_costs.statement}"
+        yield f"it {what_it_is.statement}"
+    else:
+        yield f"the engine {what_it_is.statement}"
+        yield f"it {what_it_costs.statement}"
     if missing:
-        parts.append(f"audits not run: {', '.join(missing)}")
-    return f"{result.upper()}: " + "; ".join(parts)
+        yield f"audits not run: {', '.join(missing)}"
 
 
 def _describe(evidence: Evidence) -> dict[str, Any]:

