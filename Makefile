@@ -46,7 +46,7 @@ demo-all: dev ## The same for every recipe that the CPU can score
 	@BIN=$(BIN) sh demo/demo-all.sh
 
 bench: dev ## Measure what benchmarks/README.md reports
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/help_time.py
 
 lock: dev ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --generate-hashes \

@@ -7,11 +7,14 @@ goes into it, returns it at once if the work store has it, and otherwise runs on
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.building.inductor import InductorBuilder
+from enginekeeper.building.interface import BuildRequest
 from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.toolchains.results import StepOutcome
 from registry.digests import Digest, digest_document, digest_file
 from registry.manifests import Manifest
 
@@ -174,22 +177,21 @@ def compile_engine(
     Compiled graphs are shared below the work store: they hold no weights, and engines of one
     shape and recipe have the same.
     """
+    builder = InductorBuilder(shared_graphs=shop.work.root / "graphs")
     inputs = {
         "checkpoint": str(checkpoint.digest),
         "limits": dict(limits),
-        "made_by": shop.identity("inductor", "compile_engine"),
+        "made_by": shop.identity(builder.toolchain, builder.compile_step),
     }
 
+    def run(toolchain: str, step: str, job: Mapping[str, Any]) -> StepOutcome:
+        return shop.run(toolchain, step, job, name=name, minutes=60)
+
     def make(directory: Path) -> dict[str, Any]:
-        job = {
-            "checkpoint": str(checkpoint.path),
-            "output": str(directory / "engine"),
-            "graphs": str(shop.work.root / "graphs"),
-            "limits": dict(limits),
-        }
-        outcome = shop.run("inductor", "compile_engine", job, name=name, minutes=60)
-        record = _described(directory / "engine", "engine", outcome.seconds)
-        return {**record, "graphs": list(outcome.outputs["graphs"])}
+        request = BuildRequest(checkpoint.path, directory / "engine", limits)
+        built = builder.build(request, run)
+        graphs = [asdict(graph) for graph in built.graphs]
+        return {**_described(built.directory, "engine", built.seconds), "graphs": graphs}
 
     return made_once(shop, "engine", inputs, make)
 
