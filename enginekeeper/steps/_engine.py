@@ -102,12 +102,13 @@ class Engine:
                 )
 
     @torch.no_grad()
-    def advance(self, session: Session, ids: Tensor) -> Tensor:
+    def advance(self, session: Session, ids: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
         """Feeds tokens (batch, n), left-padded, and returns their hidden states.
 
-        More tokens than `max_num_tokens` go through in chunks, each reading what came before.
+        More tokens than `chunk_tokens` a row, or `max_num_tokens` in all, go through in chunks,
+        each reading from the cache what came before; a chunk of one token is a decode step.
         """
-        chunk = max(1, self._max_tokens // ids.shape[0])
+        chunk = max(1, min(chunk_tokens or ids.shape[1], self._max_tokens // ids.shape[0]))
         parts = [
             self._advance_chunk(session, ids[:, first : first + chunk])
             for first in range(0, ids.shape[1], chunk)

@@ -85,6 +85,16 @@ def load_model(directory: Path) -> LoadedModel:
     return LoadedModel(model, "twin", new_cache)
 
 
+def nudge(model: Any, relative: float, seed: int) -> None:  # noqa: ANN401 - transformers is untyped
+    """Adds relative noise to the embedded tokens, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def disturb(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        return output * (1 + relative * torch.randn(output.shape, generator=generator))
+
+    model.get_input_embeddings().register_forward_hook(disturb)
+
+
 def _load_weights(directory: Path) -> Any:  # noqa: ANN401 - transformers has no types
     """Loads every weight in float32; a weight that is absent would be random, so it is refused."""
     if not (directory / "config.json").is_file():

@@ -1,7 +1,8 @@
 """The step `score_engine`: an engine directory scores a tokenized suite.
 
 Job: `{"engine", "tokens", "targets": {name: score file}, "output", "top_k", "batch_size",
-"greedy": {"prefix", "tokens", "batch_size"?, "eos"?}}`.
+"greedy": {"prefix", "tokens", "batch_size"?, "eos"?}, "chunk_tokens"?}`. With `chunk_tokens`
+prompts are read in chunks of that size; 1 scores everything through the decode graph.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class EngineArm:
 
     name = "engine"
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, chunk_tokens: int | None = None) -> None:
         self._engine = engine
+        self._chunk_tokens = chunk_tokens
         self.vocabulary = engine.config.vocabulary
         self.max_batch = engine.max_batch
 
@@ -53,7 +55,10 @@ class EngineArm:
         longest = max(lengths)
         session = self._engine.start(lengths, longest + room)
         padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        return session, self._engine.advance(session, torch.tensor(padded))
+        states = self._engine.advance(
+            session, torch.tensor(padded), chunk_tokens=self._chunk_tokens
+        )
+        return session, states
 
 
 class EngineDecoding:
@@ -75,7 +80,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from _engine import Engine  # noqa: PLC0415 - torch takes seconds to import
     from _scoring import score  # noqa: PLC0415
 
-    return score(EngineArm(Engine(Path(job["engine"]))), job)
+    return score(EngineArm(Engine(Path(job["engine"])), job.get("chunk_tokens")), job)
 
 
 if __name__ == "__main__":

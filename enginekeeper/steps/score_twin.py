@@ -1,7 +1,9 @@
 """The step `score_twin`: a Hugging Face directory scores a tokenized suite in float32.
 
 Job: as `score_engine`, with `"twin"` for the directory. A directory with `twin.json` is a twin:
-its inputs are scaled and rounded as that file says. One without is a model run as it is.
+its inputs are scaled and rounded as that file says. One without is a model run as it is. An
+optional `"nudge": {"relative", "seed"}` multiplies the embedded tokens with 1 plus noise of that
+size: how far a twin moves from itself is how far any correct executor may be from it.
 """
 
 from __future__ import annotations
@@ -101,9 +103,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the model, installs the twin's hooks if it has any, and scores the suite."""
     wait_without_spinning()
     from _scoring import score  # noqa: PLC0415 - torch takes seconds to import
-    from _twin import load_model  # noqa: PLC0415
+    from _twin import load_model, nudge  # noqa: PLC0415
 
-    return score(TransformersArm(load_model(Path(job["twin"]))), job)
+    loaded = load_model(Path(job["twin"]))
+    if job.get("nudge"):
+        nudge(loaded.model, float(job["nudge"]["relative"]), int(job["nudge"]["seed"]))
+    return score(TransformersArm(loaded), job)
 
 
 if __name__ == "__main__":

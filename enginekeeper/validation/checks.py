@@ -91,13 +91,14 @@ class Limit:
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a check measures: per-prompt sums and sizes, and how their mean is shown."""
+    """What a check measures: each prompt's sum, size and kind, and how the mean is shown."""
 
     name: str
     meaning: str
     unit: str
     sums: NDArray[np.float64]
     sizes: NDArray[np.float64]
+    strata: NDArray[np.int64]
     shown_as: Callable[[float], float] = float
     """An increasing function from the mean to the number people know, such as exp."""
 
@@ -109,6 +110,7 @@ def bounded(quantity: Quantity, limit: Limit) -> Check:
     bounds = estimate(
         quantity.sums,
         quantity.sizes,
+        quantity.strata,
         lower_confidence=fail_level if at_most else pass_level,
         upper_confidence=pass_level if at_most else fail_level,
     )
@@ -171,7 +173,11 @@ def _more_prompts(bounds: Estimate, quantity: Quantity, limit: Limit) -> str:
 def shown(quantity: Quantity, confidence: float) -> Check:
     """Gives a mean with its bounds and no limit."""
     bounds = estimate(
-        quantity.sums, quantity.sizes, lower_confidence=confidence, upper_confidence=confidence
+        quantity.sums,
+        quantity.sizes,
+        quantity.strata,
+        lower_confidence=confidence,
+        upper_confidence=confidence,
     )
     show = quantity.shown_as
     return Check(

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
@@ -43,7 +46,8 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         return _without_twin((finite, consistent), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
-    divergence, gap = _divergence(comparison, limit), _decode_gap(greedy, limit)
+    divergence = _divergence(comparison, limit)
+    gap = _decode_gap(greedy, evidence.tokens.strata, limit)
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
@@ -101,6 +105,7 @@ def _divergence(comparison: Comparison, limit: Limit) -> Check:
             "nats per position",
             comparison.per_prompt(comparison.kl),
             comparison.sizes,
+            comparison.tokens.strata,
         ),
         limit,
     )
@@ -123,17 +128,19 @@ def _self_check(evidence: Evidence, limit: Limit) -> Check:
         "nats per step",
         sums,
         sizes,
+        evidence.tokens.strata,
     )
     return _decode_check(quantity, limit, "the engine's decode path contradicts its own prefill")
 
 
-def _decode_gap(greedy: GreedyComparison, limit: Limit) -> Check:
+def _decode_gap(greedy: GreedyComparison, strata: NDArray[np.int64], limit: Limit) -> Check:
     quantity = Quantity(
         "fidelity.decode_gap",
         "half mean squared gap to the recipe twin at agreed decode steps",
         "nats per step",
         greedy.gap,
         greedy.gap_steps,
+        strata,
     )
     return _decode_check(quantity, limit, "the engine's decode path is away from the recipe's")
 

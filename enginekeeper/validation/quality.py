@@ -69,7 +69,7 @@ def _undecided(reason: str) -> Quality:
 
 
 def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quantity, Limit]]:
-    sizes, confidence = comparison.sizes, policy.confidence
+    sizes, strata, confidence = comparison.sizes, comparison.tokens.strata, policy.confidence
     return [
         (
             Quantity(
@@ -78,6 +78,7 @@ def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quan
                 "nats per position",
                 comparison.per_prompt(comparison.kl),
                 sizes,
+                strata,
             ),
             Limit(policy.max_quality_kl, "at most", confidence, FAILING_CHECKS, "max_quality_kl"),
         ),
@@ -88,6 +89,7 @@ def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quan
                 "",
                 comparison.per_prompt(comparison.loss),
                 sizes,
+                strata,
                 math.exp,
             ),
             Limit(
@@ -105,6 +107,7 @@ def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quan
                 "",
                 comparison.per_prompt(comparison.agree),
                 sizes,
+                strata,
             ),
             Limit(
                 policy.min_top1_agreement,
@@ -140,6 +143,7 @@ def _recipe_cost(recipe: Comparison, confidence: float) -> tuple[Check, ...]:
                 "nats per position",
                 recipe.per_prompt(recipe.kl),
                 recipe.sizes,
+                recipe.tokens.strata,
             ),
             confidence,
         ),
@@ -150,6 +154,7 @@ def _recipe_cost(recipe: Comparison, confidence: float) -> tuple[Check, ...]:
                 "",
                 recipe.per_prompt(recipe.loss),
                 recipe.sizes,
+                recipe.tokens.strata,
                 math.exp,
             ),
             confidence,
@@ -165,7 +170,14 @@ def _excess(engine: Comparison, recipe: Comparison, confidence: float) -> tuple[
     )
     return tuple(
         shown(
-            Quantity(name, meaning, "nats per position", engine.per_prompt(gap), engine.sizes),
+            Quantity(
+                name,
+                meaning,
+                "nats per position",
+                engine.per_prompt(gap),
+                engine.sizes,
+                engine.tokens.strata,
+            ),
             confidence,
         )
         for name, meaning, gap in quantities
@@ -179,7 +191,14 @@ def _check_reference(evidence: Evidence, policy: AcceptancePolicy) -> Check:
         return Check(name, "not run", meaning, note="the source was scored in one runtime only")
     second = compare(evidence.source, evidence.second_source, evidence.tokens, at="source")
     check = bounded(
-        Quantity(name, meaning, "nats per position", second.per_prompt(second.kl), second.sizes),
+        Quantity(
+            name,
+            meaning,
+            "nats per position",
+            second.per_prompt(second.kl),
+            second.sizes,
+            evidence.tokens.strata,
+        ),
         Limit(policy.max_fidelity_kl, "at most", policy.confidence, 1, "max_fidelity_kl"),
     )
     if check.outcome != "fail":

@@ -68,6 +68,10 @@ class SourceModel:
             )
         return tensor
 
+    def height(self, name: str) -> int:
+        """Returns how many rows a tensor has."""
+        return self.tensor(name).shape[0]
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows as float32; raises UnusableModelError when one of them is not finite."""
         tensor = self.tensor(name)

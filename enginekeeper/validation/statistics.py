@@ -3,7 +3,9 @@
 Tokens of one prompt are correlated: a design effect of 4 to 40 was measured, so an interval over
 tokens would be two to six times too narrow. A mean per position is therefore a ratio of two sums
 over prompts, and its error is the spread of the prompts' residuals around that ratio (Cochran,
-Sampling Techniques, 3rd ed., section 6.4).
+Sampling Techniques, 3rd ed., section 6.4). A suite holds fixed shares of several kinds of text, so
+the spread is taken inside each kind (stratified sampling, ibid. chapter 5): that Chinese differs
+from prose says nothing about how well either is known.
 
 Per-prompt divergences are skewed to the right and few, where Student's t is too optimistic above
 and too pessimistic below. The bounds use Hall's monotone cubic transformation of the t statistic
@@ -20,7 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-METHOD = "Hall 1992 skewness-corrected t over prompts, ratio of sums"
+Doubles = NDArray[np.float64]
+Labels = NDArray[np.int64]
+
+METHOD = "Hall 1992 skewness-corrected t over prompts within strata, ratio of sums"
 
 FEWEST_PROMPTS = 8
 """Below this a sample skewness says nothing, and no bound is given."""
@@ -50,15 +55,16 @@ class Estimate:
 
 
 def estimate(
-    sums: NDArray[np.float64],
-    sizes: NDArray[np.float64],
+    sums: Doubles,
+    sizes: Doubles,
+    strata: Labels,
     *,
     lower_confidence: float,
     upper_confidence: float,
 ) -> Estimate | None:
-    """Bounds the mean per position from each prompt's sum and size; None with too few prompts."""
+    """Bounds the mean per position from each prompt's sum, size and kind; None if too few."""
     used = sizes > 0
-    sums, sizes = sums[used], sizes[used]
+    sums, sizes, strata = sums[used], sizes[used], _without_singles(strata[used])
     count = len(sums)
     if count < FEWEST_PROMPTS:
         return None
@@ -67,19 +73,42 @@ def estimate(
     largest = float(np.abs(residuals).max())
     if largest <= 1e-12 * abs(value):  # rounding noise: all prompts say the same
         return Estimate(value, value, value, count, 0.0)
-    residuals /= largest  # so that cubes of tiny numbers do not vanish
-    spread = largest * float(residuals.std(ddof=1))
-    skewness = float(stats.skew(residuals)) / np.sqrt(count)
-    scale = spread / np.sqrt(count)
-    low = float(stats.t.ppf(lower_confidence, count - 1))
-    high = float(stats.t.ppf(upper_confidence, count - 1))
+    variance, skewness = _moments_of_mean(residuals / largest, strata)
+    error = largest * float(np.sqrt(variance))
+    freedom = count - len(np.unique(strata))
+    low = float(stats.t.ppf(lower_confidence, freedom))
+    high = float(stats.t.ppf(upper_confidence, freedom))
     return Estimate(
         value,
-        value - scale * _unskewed(low, skewness),
-        value - scale * _unskewed(-high, skewness),
+        value - error * _unskewed(low, skewness),
+        value - error * _unskewed(-high, skewness),
         count,
-        spread,
+        error * float(np.sqrt(count)),
     )
+
+
+def _without_singles(strata: Labels) -> Labels:
+    """Joins strata of one prompt, which have no spread, to one; the last alone joins the first."""
+    labels, counts = np.unique(strata, return_counts=True)
+    single = labels[counts == 1]
+    joined = np.where(np.isin(strata, single), -1, strata)
+    if len(single) == 1 and len(labels) > 1:
+        joined = np.where(joined == -1, labels[counts > 1][0], joined)
+    return joined
+
+
+def _moments_of_mean(residuals: Doubles, strata: Labels) -> tuple[float, float]:
+    """Returns the variance and the skewness of the mean, from unbiased cumulants per stratum."""
+    second = third = 0.0
+    for label in np.unique(strata):
+        mine = residuals[strata == label]
+        deviations, n = mine - mine.mean(), len(mine)
+        second += n * float((deviations**2).sum()) / (n - 1)
+        if n > 2:  # two prompts are always symmetric  # noqa: PLR2004
+            third += n * float((deviations**3).sum()) * n / ((n - 1) * (n - 2))
+    if second == 0.0:
+        return 0.0, 0.0
+    return second / len(residuals) ** 2, third / second**1.5
 
 
 def _unskewed(quantile: float, a: float) -> float:

@@ -8,6 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from enginekeeper.errors import InputError, MissingError
 from registry.digests import Digest, digest_document
 
@@ -41,6 +44,13 @@ class TokenizedSuite:
         """Names the ids: two tokenizers that cut a text alike give the same name."""
         prompts = [{"id": p.id, "stratum": p.stratum, "ids": list(p.ids)} for p in self.prompts]
         return digest_document({"prompts": prompts, "vocab_size": self.vocab_size}, "ek-tokens-v1")
+
+    @cached_property
+    def strata(self) -> NDArray[np.int64]:
+        """A number for each prompt's kind of text, equal where the kinds are."""
+        numbers: dict[str, int] = {}
+        labels = [numbers.setdefault(prompt.stratum, len(numbers)) for prompt in self.prompts]
+        return np.asarray(labels, dtype=np.int64)
 
     @property
     def positions(self) -> int:

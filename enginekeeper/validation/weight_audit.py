@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
-from enginekeeper.validation import kv_cache, weight_vectors
+from enginekeeper.validation import activation_scales, kv_cache, weight_vectors
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.formats import Floats
@@ -81,6 +81,7 @@ class WeightAudit:
         for place in self.places():
             findings.extend(self._linear(place))
         findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
+        findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
         counts = self.counts
         return AuditReport(
@@ -156,9 +157,11 @@ class WeightAudit:
         reproduction = reproduce(
             self.source, place, recipe, stored, dtype=self.checkpoint.dtype, folded=folding
         )
+        exact = 0
         for index, part in enumerate(place.parts):
             stats = measure(stored, reproduction, index, place.columns, part)
             self.counts.add(stats)
+            exact += stats.exact
             plain = recipe.format is WeightFormat.PLAIN
             judgement = judge_plain(stats) if plain else judge(stats)
             if judgement.honest:
@@ -176,6 +179,8 @@ class WeightAudit:
                 expected=diagnosis.expected,
                 taxonomy=diagnosis.taxonomy,
             )
+        if recipe.activation == "int8_static" and exact == len(place.parts):
+            yield from activation_scales.smoothed_input(stored)
 
     def _relatives(self, place: LinearPlace) -> Iterator[tuple[str, str, int]]:
         """Yields the linears whose weight could be here by mistake: as wide, in another place."""

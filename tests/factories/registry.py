@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from securesystemslib.signer import CryptoSigner
@@ -131,12 +133,24 @@ class Workbench:
         return document, sign(test_result(engine.digest, claim), signer)
 
 
+@cache
+def _empty_catalogue() -> bytes:
+    """Migrates once per process: it takes longer than most tests."""
+    with TemporaryDirectory() as scratch:
+        migrate.upgrade(f"sqlite:///{scratch}/catalogue.db")
+        return Path(scratch, "catalogue.db").read_bytes()
+
+
 def make_workbench(
     directory: Path, *, url: str | None = None, store: BlobStore | None = None
 ) -> Workbench:
     """Makes a migrated, empty registry: SQLite and a local store unless said otherwise."""
-    url = url or f"sqlite:///{directory}/catalogue.db"
-    migrate.upgrade(url)
+    directory.mkdir(parents=True, exist_ok=True)
+    if url is None:
+        url = f"sqlite:///{directory}/catalogue.db"
+        (directory / "catalogue.db").write_bytes(_empty_catalogue())
+    else:
+        migrate.upgrade(url)
     signers, clock = Signers(), Clock()
     registry = Registry(
         open_catalogue(url), store or LocalBlobStore(directory / "store"), signers.trust,

@@ -20,14 +20,30 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
     quantize_rows,
 )
-from enginekeeper.validation.numerics.smoothing import can_recover, recover_divisor, smooth_by
+from enginekeeper.validation.numerics.smoothing import (
+    SmoothedRows,
+    can_recover,
+    recover_divisor,
+    smooth_by,
+)
 
 _CHUNK_ELEMENTS = 1 << 20
 """Numbers held per array at a time: 4 MiB as float32."""
 
 
+_SAMPLED_ROWS = 256
+"""Rows looked at to choose AWQ's divisors: enough for 1 of 9 points, few enough to cost nothing."""
+
+_SAMPLE_RUN = 16
+"""Consecutive rows per sample; even, because INT4 packs rows in pairs."""
+
+
 class WeightRows(Protocol):
     """Where source weights come from; `SourceModel` is one."""
+
+    def height(self, name: str) -> int:
+        """Returns how many rows a tensor has."""
+        ...
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows of a tensor as float32."""
@@ -95,7 +111,7 @@ def reproduce(
         divisors = (stored.prequant,) * len(place.parts)
     amax = 0.0
     if recipe.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4):
-        amax = max(_amax(source, module, dtype) for module in place.scale_group)
+        amax = max(_amax(source, place, module, dtype) for module in place.scale_group)
     return Reproduction(source, recipe, dtype, amax, divisors, folded)
 
 
@@ -119,22 +135,40 @@ def _divisors(
     plain: Reproduction, place: LinearPlace, stored: StoredParts, prequant: Floats
 ) -> tuple[Floats, ...]:
     """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice)."""
-    weights, values, scales = [], [], []
-    for index, part in enumerate(place.parts):
-        weights.append(plain.weight(part, index, 0, part.rows))
-        values.append(stored.part_rows(part, 0, part.rows))
-        scales.append(stored.part_scales(part, 0, part.rows))
+
+    def rows(index: int, *, sampled: bool) -> Iterator[SmoothedRows]:
+        part = place.parts[index]
+        for start, stop in _sample(part.rows, place.columns, sampled=sampled):
+            yield SmoothedRows(
+                plain.weight(part, index, start, stop),
+                stored.part_rows(part, start, stop),
+                stored.part_scales(part, start, stop),
+            )
+
+    indices = range(len(place.parts))
     if plain.recipe.format is WeightFormat.INT8_CHANNEL:
-        shared = recover_divisor(
-            np.concatenate(weights), np.concatenate(values), np.concatenate(scales), prequant
-        )
-        return (shared,) * len(place.parts)
+        everything = (piece for index in indices for piece in rows(index, sampled=False))
+        return (recover_divisor(prequant, everything, exact=True),) * len(place.parts)
     return tuple(
-        recover_divisor(*triple, prequant) for triple in zip(weights, values, scales, strict=True)
+        recover_divisor(prequant, rows(index, sampled=True), exact=False) for index in indices
     )
 
 
-def _amax(source: WeightRows, module: str, dtype: str) -> float:
-    weight = source.rows(f"{module}.weight")
-    largest = max(float(weight.max()), -float(weight.min()))
+def _sample(rows: int, columns: int, *, sampled: bool) -> Iterator[tuple[int, int]]:
+    """Yields all rows in chunks, or short runs of rows spread over all of them."""
+    if not sampled:
+        yield from row_chunks(rows, columns)
+        return
+    step = max(rows * _SAMPLE_RUN // _SAMPLED_ROWS, _SAMPLE_RUN) // 2 * 2
+    for start in range(0, rows, step):
+        yield start, min(start + _SAMPLE_RUN, rows)
+
+
+def _amax(source: WeightRows, place: LinearPlace, module: str, dtype: str) -> float:
+    """Returns the largest magnitude of one tensor, read in chunks."""
+    largest = 0.0
+    rows = source.height(f"{module}.weight")
+    for start, stop in row_chunks(rows, place.columns):
+        weight = source.rows(f"{module}.weight", start, stop)
+        largest = max(largest, float(weight.max()), -float(weight.min()))
     return float(round_to(np.full(1, largest, np.float32), dtype)[0])

@@ -16,9 +16,11 @@ The vector cannot leave its rounding interval, so that no error above half a uni
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from ml_dtypes import bfloat16
 
 from enginekeeper.validation.numerics.formats import Floats, round_to
@@ -27,33 +29,56 @@ from enginekeeper.validation.numerics.recipes import WeightFormat
 _INTERVAL_POINTS = 9
 """Points tried per column where the divisor is a free float32."""
 
-_SAMPLED_ROWS = 256
-"""Rows looked at to choose among those points; all rows where candidates are exact."""
+
+@dataclass(frozen=True)
+class SmoothedRows:
+    """Some rows of a linear: what was to be quantized, and what became of it."""
+
+    weight: Floats
+    """The source in the checkpoint's dtype."""
+    stored: Floats
+    """Dequantized, before the pre-quant vector."""
+    scales: Floats
+    """One row per row, one column per group or a single one."""
 
 
-def recover_divisor(weight: Floats, stored: Floats, scales: Floats, prequant: Floats) -> Floats:
+def recover_divisor(prequant: Floats, rows: Iterable[SmoothedRows], *, exact: bool) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
-    `weight` is the source in the checkpoint's dtype; `stored` are the dequantized rows before
-    the pre-quant vector, `scales` their scales, one column per group or a single one.
+    `exact` says that the divisor is the reciprocal of a bfloat16 number.
     """
-    exact = scales.shape[1] == 1
-    if not exact:
-        step = max(len(weight) // _SAMPLED_ROWS, 1)
-        weight, stored, scales = weight[::step], stored[::step], scales[::step]
-    group = weight.shape[1] // scales.shape[1]
+    candidates = list(_reciprocals(prequant) if exact else _points(prequant))
+    # A candidate that would not be exported as this prequant was not the one used.
+    valid = np.array([round_to(one, "bfloat16") == prequant for one in candidates])
     best = prequant.copy()
-    most = np.full(len(prequant), -1)
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        codes = np.rint(_per_group(stored, scales, group))
-        for divisor in _reciprocals(prequant) if exact else _points(prequant):
-            candidate = round_to(weight * (np.float32(1) / divisor)[None, :], "bfloat16")
-            same = (np.rint(_per_group(candidate, scales, group)) == codes).sum(axis=0)
-            # A candidate that would not be exported as this prequant was not the one used.
-            same[round_to(divisor, "bfloat16") != prequant] = -1
-            better = same > most
-            best[better], most[better] = divisor[better], same[better]
+    for candidate, ok in zip(reversed(candidates), valid[::-1], strict=True):
+        best[ok] = candidate[ok]
+    open_columns = np.flatnonzero(valid.sum(axis=0) > 1)
+    if not len(open_columns):
+        return best
+    same = np.zeros((len(candidates), len(open_columns)), dtype=np.int64)
+    for piece in rows:
+        _count(same, piece, [one[open_columns] for one in candidates], open_columns)
+    same[~valid[:, open_columns]] = -1
+    chosen = np.argmax(same, axis=0)
+    best[open_columns] = np.array(candidates)[chosen, open_columns]
     return best
+
+
+def _count(
+    same: npt.NDArray[np.int64],
+    rows: SmoothedRows,
+    candidates: list[Floats],
+    columns: npt.NDArray[np.intp],
+) -> None:
+    """Adds, per candidate and column, how many stored integers it reproduces."""
+    group = rows.weight.shape[1] // rows.scales.shape[1]
+    scales, weight = rows.scales[:, columns // group], rows.weight[:, columns]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        codes = np.rint(rows.stored[:, columns] / scales)
+        for index, divisor in enumerate(candidates):
+            smoothed = round_to(weight * (np.float32(1) / divisor)[None, :], "bfloat16")
+            same[index] += (np.rint(smoothed / scales) == codes).sum(axis=0)
 
 
 def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
@@ -61,11 +86,6 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
     if divisor is None:
         return weight
     return round_to(weight * (np.float32(1) / divisor)[None, :], dtype)
-
-
-def _per_group(values: Floats, scales: Floats, group: int) -> Floats:
-    grouped = values.reshape(len(values), -1, group) / scales[:, :, None]
-    return grouped.reshape(values.shape)
 
 
 def _reciprocals(prequant: Floats) -> Iterator[Floats]:

@@ -42,7 +42,7 @@ def test_a_llama_on_the_cpu_can_be_built() -> None:
         ("target", "NVIDIA H100 80GB HBM3"),
     ],
 )
-def test_what_cannot_be_built_is_named(field: str, value: Any) -> None:
+def test_what_cannot_be_built_is_named(field: str, value: Any) -> None:  # noqa: ANN401 - of the field's type
     reason = BUILDER.unsupported(replace(FACTS, **{field: value}))
 
     assert reason is not None

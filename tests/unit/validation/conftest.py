@@ -76,4 +76,5 @@ def arm(tokens: TokenizedSuite) -> Callable[..., Scores]:
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float32]:
     shifted = logits - logits.max(axis=1, keepdims=True)
     logprobs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return logprobs.astype(np.float32)
+    rounded: NDArray[np.float32] = logprobs.astype(np.float32)
+    return rounded

@@ -11,7 +11,9 @@ SPREAD = np.array([0.8, 0.9, 1.0, 1.1, 1.2] * 5)
 
 
 def quantity(sums: np.ndarray[tuple[int], np.dtype[np.float64]] = SPREAD) -> Quantity:
-    return Quantity("line.what", "a mean", "nats", sums, np.ones(len(sums)))
+    return Quantity(
+        "line.what", "a mean", "nats", sums, np.ones(len(sums)), np.zeros(len(sums), int)
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,9 @@ def test_a_share_is_failed_by_its_upper_bound() -> None:
 
 
 def test_doubt_says_how_many_prompts_would_decide_on_the_scale_of_the_mean() -> None:
-    logs = Quantity("line.ratio", "a ratio", "", SPREAD - 1.0, np.ones(25), math.exp)
+    logs = Quantity(
+        "line.ratio", "a ratio", "", SPREAD - 1.0, np.ones(25), np.zeros(25, int), math.exp
+    )
 
     check = bounded(logs, Limit(1.01, "at most", 0.99, 1))
 

@@ -22,7 +22,13 @@ prompts = st.lists(
 
 
 def bounds(sums: NDArray[np.float64], sizes: NDArray[np.float64]) -> Estimate:
-    result = estimate(sums, sizes, lower_confidence=CONFIDENCE, upper_confidence=CONFIDENCE)
+    return bounds_within(sums, sizes, np.zeros(len(sums), dtype=np.int64))
+
+
+def bounds_within(
+    sums: NDArray[np.float64], sizes: NDArray[np.float64], strata: NDArray[np.int64]
+) -> Estimate:
+    result = estimate(sums, sizes, strata, lower_confidence=CONFIDENCE, upper_confidence=CONFIDENCE)
     assert result is not None
     return result
 
@@ -90,7 +96,9 @@ def test_too_few_prompts_give_no_bound() -> None:
     sums, sizes = np.ones(FEWEST_PROMPTS), np.ones(FEWEST_PROMPTS)
     sizes[0] = 0.0
 
-    assert estimate(sums, sizes, lower_confidence=0.99, upper_confidence=0.99) is None
+    strata = np.zeros(FEWEST_PROMPTS, dtype=np.int64)
+
+    assert estimate(sums, sizes, strata, lower_confidence=0.99, upper_confidence=0.99) is None
 
 
 @pytest.mark.parametrize(("variation", "nominal_misses"), [(0.4, 0.03), (1.0, 0.06)])
@@ -128,7 +136,7 @@ def test_a_decode_fault_is_told_from_the_background_rate() -> None:
 
 def test_the_bounds_are_halls() -> None:
     values = np.random.default_rng(5).lognormal(size=24)
-    a = float(stats.skew(values)) / np.sqrt(24)
+    a = float(stats.skew(values, bias=False)) / np.sqrt(24)
 
     def transformed(bound: float) -> float:
         t = (values.mean() - bound) / (values.std(ddof=1) / np.sqrt(24))
@@ -139,3 +147,51 @@ def test_the_bounds_are_halls() -> None:
     quantile = float(stats.t.ppf(CONFIDENCE, 23))
     assert transformed(result.lower) == pytest.approx(quantile)
     assert transformed(result.upper) == pytest.approx(-quantile)
+
+
+def test_differences_between_kinds_of_text_are_no_uncertainty() -> None:
+    strata = np.repeat(np.arange(8), 3)
+    noise = np.tile([-0.1, 0.0, 0.1], 8)
+    level = np.repeat(np.arange(8.0), 3)
+
+    within = bounds_within(level + noise, np.ones(24), strata)
+    pooled = bounds(level + noise, np.ones(24))
+
+    assert within.value == pooled.value
+    assert within.upper - within.lower < (pooled.upper - pooled.lower) / 10
+
+
+def test_stratified_bounds_have_the_textbook_error() -> None:
+    strata = np.repeat(np.arange(4), 6)
+    values = np.random.default_rng(2).normal(size=24)
+    values = np.concatenate([values[:12], -values[:12]])  # symmetric: no skewness
+    values = values.reshape(4, 6)[:, [0, 1, 2, 3, 4, 5]].ravel()
+
+    result = bounds_within(values, np.ones(24), strata)
+
+    squares = [values[strata == h].var(ddof=1) for h in range(4)]
+    assert result.spread == pytest.approx(float(np.sqrt(np.mean(squares))))
+
+
+@pytest.mark.parametrize(
+    "strata",
+    [[0] * 23 + [1], list(range(24)), [0] * 11 + [1] * 11 + [2, 3]],
+    ids=["one alone", "all alone", "two alone"],
+)
+def test_a_kind_of_text_with_one_prompt_joins_another(strata: list[int]) -> None:
+    values = np.random.default_rng(2).normal(size=24)
+
+    result = bounds_within(values, np.ones(24), np.asarray(strata))
+
+    assert np.isfinite([result.lower, result.upper]).all()
+    assert result.lower < result.value < result.upper
+
+
+def test_the_names_of_the_kinds_do_not_matter() -> None:
+    values = np.random.default_rng(2).lognormal(size=24)
+    strata = np.repeat(np.arange(8), 3)
+
+    one = bounds_within(values, np.ones(24), strata)
+    two = bounds_within(values, np.ones(24), 7 - strata)
+
+    assert (one.lower, one.upper) == pytest.approx((two.lower, two.upper))
