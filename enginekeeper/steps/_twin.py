@@ -86,13 +86,15 @@ def load_model(directory: Path) -> LoadedModel:
 
 
 def nudge(model: Any, relative: float, seed: int) -> None:  # noqa: ANN401 - transformers is untyped
-    """Adds relative noise to the embedded tokens, the same for the same seed."""
+    """Adds relative noise to what every linear layer returns, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
 
     def disturb(_module: object, _inputs: object, output: Tensor) -> Tensor:
         return output * (1 + relative * torch.randn(output.shape, generator=generator))
 
-    model.get_input_embeddings().register_forward_hook(disturb)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(disturb)
 
 
 def _load_weights(directory: Path) -> Any:  # noqa: ANN401 - transformers has no types

@@ -2,8 +2,9 @@
 
 Job: as `score_engine`, with `"twin"` for the directory. A directory with `twin.json` is a twin:
 its inputs are scaled and rounded as that file says. One without is a model run as it is. An
-optional `"nudge": {"relative", "seed"}` multiplies the embedded tokens with 1 plus noise of that
-size: how far a twin moves from itself is how far any correct executor may be from it.
+optional `"nudge": {"relative", "seed"}` multiplies the output of every linear layer with 1 plus
+noise of that size, as another order of summation would: how far a twin moves from itself is how
+far any correct executor may be from it.
 """
 
 from __future__ import annotations

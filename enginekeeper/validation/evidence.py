@@ -29,6 +29,8 @@ class Evidence:
     """The unquantized model under vLLM: the reference."""
     twin: Scores | None = None
     """The recipe twin, scored at `source`."""
+    nudged: Scores | None = None
+    """The recipe twin with float32-sized noise added, scored at `twin`: measures the floor."""
     second_source: Scores | None = None
     """The unquantized model in another runtime, scored at `source`: checks the reference."""
     audits: tuple[AuditReport, ...] = ()

@@ -139,6 +139,7 @@ def _describe(evidence: Evidence) -> dict[str, Any]:
         "engine": evidence.engine,
         "source": evidence.source,
         "twin": evidence.twin,
+        "nudged_twin": evidence.nudged,
         "second_source": evidence.second_source,
     }
     return {
