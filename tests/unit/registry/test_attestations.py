@@ -201,10 +201,31 @@ def test_a_malformed_claim_is_refused_though_well_signed(predicate: dict[str, An
     assert "malformed" in _refused(sign(statement, SIGNERS.validator))
 
 
-@pytest.mark.parametrize("predicate", [{}, {"buildDefinition": {"internalParameters": {}}}])
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        {}, {"buildDefinition": {"internalParameters": {}}},
+        {"buildDefinition": {"internalParameters": {"simulated": "no"}}},
+    ],
+)  # fmt: skip
 def test_a_malformed_build_statement_is_refused(predicate: dict[str, Any]) -> None:
     statement = Statement(ENGINE, Purpose.BUILD, predicate)
     assert "malformed" in _refused(sign(statement, SIGNERS.builder), Purpose.BUILD)
+
+
+@pytest.mark.parametrize("digest", [{}, {"keyDigest": 5}, {"keyDigest": "none"}])
+def test_a_build_statement_without_a_key_is_refused(digest: dict[str, Any]) -> None:
+    predicate = {"buildDefinition": {"internalParameters": {"simulated": False, **digest}}}
+    envelope = sign(Statement(ENGINE, Purpose.BUILD, predicate), SIGNERS.builder)
+    with pytest.raises(IntegrityError, match="no key digest"):
+        verify_build(envelope, TRUST, cpu_key(), subject=ENGINE, simulated=False)
+
+
+def test_a_claim_must_say_whether_it_is_simulated() -> None:
+    predicate = json.loads(VERDICT.to_bytes())["predicate"]
+    predicate["configuration"][0]["annotations"]["simulated"] = "no"
+    envelope = sign(Statement(ENGINE, Purpose.VERDICT, predicate), SIGNERS.validator)
+    assert "malformed" in _refused(envelope)
 
 
 def test_a_time_without_a_zone_is_not_signed() -> None:

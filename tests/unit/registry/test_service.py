@@ -17,6 +17,7 @@ from registry.errors import (
     IntegrityError,
     InvalidRecordError,
     RecordNotFoundError,
+    StoreUnavailableError,
 )
 from registry.manifests import Manifest, verify_directory
 from registry.publishing import CheckpointPublication, ReferencePublication
@@ -304,3 +305,48 @@ def test_a_name_that_is_no_folder_is_refused(bench: Workbench, name: str) -> Non
         bench.registry.record_model(other(WEIGHTS), name, source="", architecture="")
     with pytest.raises(InvalidRecordError):
         bench.registry.publish_engine(replace(bench.publication(), target=name))
+
+
+def test_a_checkpoint_comes_back_whole(bench: Workbench, tmp_path: Path) -> None:
+    directory = bench.publication().directory
+    checkpoint = bench.registry.publish_checkpoint(
+        CheckpointPublication(directory, WEIGHTS, "w8a16")
+    )
+    bench.registry.fetch_checkpoint(checkpoint.digest.short, tmp_path / "checkpoint")
+    verify_directory(Manifest.of_directory(directory, "checkpoint"), tmp_path / "checkpoint")
+    with bench.registry.catalogue.read() as view:
+        assert view.checkpoints() == [checkpoint]
+
+
+def test_evidence_that_was_swapped_in_the_store_is_noticed(bench: Workbench) -> None:
+    verdict = bench.judge(bench.publish(), Result.FAIL)
+    address = bench.registry.locate(verdict.path)
+    bench.registry.store.put_document(verdict.path, b'{"result":"pass"}', if_absent=False)
+    with pytest.raises(IntegrityError, match="not the one that was signed") as caught:
+        bench.registry.verdict_document(verdict)
+    assert caught.value.where == address
+    with bench.registry.catalogue.read() as view:
+        assert view.verdict(verdict.digest.short) == verdict
+
+
+def test_a_place_that_cannot_be_written_is_said_plainly(bench: Workbench, tmp_path: Path) -> None:
+    engine = bench.publish()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnavailableError):
+        bench.registry.fetch_engine(engine.digest, tmp_path / "file" / "engine")
+
+
+def test_a_directory_with_other_files_is_not_taken_for_the_engine(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep me")
+    with pytest.raises(IntegrityError):
+        bench.registry.fetch_engine(engine.digest, tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep me"
+
+
+def test_a_simulated_builder_cannot_make_a_real_engine(bench: Workbench) -> None:
+    with pytest.raises(InvalidRecordError, match="simulated engines"):
+        bench.publish(builder="simulated")
