@@ -149,7 +149,7 @@ class View:
         match = _PREFIX.fullmatch(str(reference).strip().lower())
         if match is None:
             raise InvalidRecordError(
-                f"not the id of a {what}",
+                f"cannot be the id of any {what}",
                 actual=str(reference),
                 expected="4 to 64 hexadecimal digits, with or without a scheme like `sha256:`",
             )

@@ -43,11 +43,14 @@ MEANING = {
     ExitCode.INTEGRITY: "integrity or signature failure",
 }
 
+# the first family that fits counts: a subclass stands before its parent
 _FAMILIES: tuple[tuple[type[DiagnosedError], ExitCode], ...] = (
     (app.InputError, ExitCode.INVALID_INPUT),
     (reg.InvalidRecordError, ExitCode.INVALID_INPUT),
     (app.MissingError, ExitCode.NOT_FOUND),
     (reg.RecordNotFoundError, ExitCode.NOT_FOUND),
+    (reg.GateInconclusiveError, ExitCode.INCONCLUSIVE),
+    (reg.GateRefusedError, ExitCode.REFUSED),
     (reg.GateClosedError, ExitCode.FAIL),
     (app.RefusedError, ExitCode.REFUSED),
     (app.StepError, ExitCode.STEP_FAILED),

@@ -53,8 +53,10 @@ def _row(bench: Bench, placement: Placement) -> dict[str, Any]:
                 "gate": "closed", "rule": "unknown-engine"}  # fmt: skip
     decision = bench.registry.gate(engine.digest, bench.environment)
     try:
-        found = Manifest.of_directory(placement.path, "engine", key=engine.key.digest()).digest
-        intact = "verified" if found == engine.digest else "CHANGED"
+        found = Manifest.of_directory(
+            placement.path, "engine", key=engine.key.digest(), simulated=engine.simulated
+        )
+        intact = "verified" if found.digest == engine.digest else "CHANGED"
     except (IntegrityError, InvalidRecordError) as error:
         intact = f"UNREADABLE: {error.what}"
     return {

@@ -17,9 +17,9 @@ from enginekeeper.settings import Settings
 from enginekeeper.toolchains.catalogue import find_toolchain, lock_digest, lock_of
 from enginekeeper.toolchains.sync import ensure
 from registry.blobs.select import open_store
-from registry.catalogue import open_catalogue
+from registry.catalogue import Catalogue, open_catalogue
 from registry.environments import CpuEnvironment
-from registry.migrate import upgrade
+from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
 from registry.signing import TRUST_FILE, open_signer
 from registry.trust import Purpose, read_trust
@@ -50,19 +50,28 @@ class Bench:
     @cached_property
     def registry(self) -> Registry:
         """The registry; the embedded catalogue is created and migrated on first use."""
-        url = self.settings.catalogue_url
-        if url.startswith("sqlite:"):
-            # Others' databases are migrated by `enginekeeper db upgrade`, never by the way.
-            self.settings.home.mkdir(parents=True, exist_ok=True)
-            upgrade(url)
         for purpose in Purpose:
             open_signer(self.keys, purpose)
         return Registry(
-            catalogue=open_catalogue(url),
+            catalogue=self._catalogue(),
             store=open_store(self.settings.store_url),
             trust=read_trust(self.keys / TRUST_FILE),
             compatibility=refusal,
         )
+
+    def _catalogue(self) -> Catalogue:
+        url = self.settings.catalogue_url
+        try:
+            return open_catalogue(url)
+        except CatalogueOutdatedError:
+            # A shared database is migrated by `enginekeeper db upgrade`, never by the way.
+            if not url.startswith("sqlite:"):
+                raise
+        self.settings.home.mkdir(parents=True, exist_ok=True)
+        from registry.migrate import upgrade  # noqa: PLC0415 - Alembic takes half a second
+
+        upgrade(url)
+        return open_catalogue(url)
 
     @cached_property
     def host(self) -> Host:

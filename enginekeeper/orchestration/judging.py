@@ -143,7 +143,9 @@ def _verify(bench: Bench, engine: Engine, directory: Path) -> None:
         subject=engine.digest,
         simulated=engine.simulated,
     )
-    manifest = Manifest.of_directory(directory, "engine", key=engine.key.digest())
+    manifest = Manifest.of_directory(
+        directory, "engine", key=engine.key.digest(), simulated=engine.simulated
+    )
     if manifest.digest != engine.digest:
         published = bench.registry.store.get_document(f"{engine.path}/manifest.json")
         verify_directory(Manifest.from_bytes(published, expected=engine.digest), directory)
