@@ -37,7 +37,7 @@ from enginekeeper.validation.numerics.recipes import (
 from enginekeeper.validation.numerics.reproduction import reproduce
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_census import census, scale_findings
-from enginekeeper.validation.weight_diagnosis import diagnose
+from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import judge, judge_plain
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from enginekeeper.validation.weight_suspects import Suspect
@@ -80,6 +80,7 @@ class WeightAudit:
         findings = list(census(self.checkpoint, self.geometry, self.source))
         for place in self.places():
             findings.extend(self._linear(place))
+        findings = copied_layers(findings)
         findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))

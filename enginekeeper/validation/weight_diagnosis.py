@@ -6,10 +6,12 @@ Where none does, the damage itself is described.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
+from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.weight_judgement import Indices, Judgement, Mask, scale_ratio
@@ -33,6 +35,11 @@ _FEW = 0.1
 
 _SPREAD = 0.5
 """Relative spread of a column's gain over the rows when it is one factor and not a few rows."""
+
+_WHOLE_LAYER = 7
+"""Parts of a layer: q, k, v, dense, fc, gate, proj."""
+
+_LAYER = re.compile(r"transformer\.layers\.\d+\.")
 
 _SAME_FACTOR = 0.02
 """Relative spread of scale errors that are taken to be one factor."""
@@ -242,3 +249,31 @@ def _range(indices: Indices, noun: str = "rows") -> str:
     if len(indices) == indices[-1] - indices[0] + 1:
         return f"{noun} {indices[0]} to {indices[-1]}"
     return f"{len(indices)} {noun} between {indices[0]} and {indices[-1]}"
+
+
+def copied_layers(findings: list[Finding]) -> list[Finding]:
+    """Says once, and first, that a layer holds another layer's weights, instead of part by part."""
+    copies: dict[str, list[str]] = {}
+    for finding in findings:
+        here, there = _LAYER.match(finding.where), _LAYER.match(str(finding.actual))
+        if finding.taxonomy == "T26" and here and there:
+            copies.setdefault(here[0], []).append(there[0])
+    whole = {
+        layer: names[0]
+        for layer, names in copies.items()
+        if len(names) >= _WHOLE_LAYER and len(set(names)) == 1 and names[0] != layer
+    }
+    named = [
+        Finding(
+            "weights.fidelity",
+            "fail",
+            layer.removesuffix("."),
+            f"the layer holds the weights of {other.removesuffix('.')}",
+            other.removesuffix("."),
+            layer.removesuffix("."),
+            "T26",
+        )
+        for layer, other in whole.items()
+    ]
+    rest = [f for f in findings if not any(f.where.startswith(layer) for layer in whole)]
+    return named + rest

@@ -11,6 +11,7 @@ import pytest
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.formats import narrow, pack_int4_rows, unpack_int4_rows
+from enginekeeper.validation.numerics.mapping import Geometry, layer_linears
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_audit import audit_weights
 from tests.factories import checkpoints
@@ -82,6 +83,64 @@ def test_scales_rounded_to_half_precision_are_honest(recipe: str, tmp_path: Path
                 checkpoint, name, lambda s: narrow(s, "bfloat16").astype(np.float32)
             )
     assert audited(checkpoint).findings == ()
+
+
+def clipped(groups: Array) -> tuple[Array, Array]:
+    """Chooses each group's scale for the smallest squared error, as AWQ's clipping does."""
+    best = nearest(groups, 7.0)
+    for divisor in np.linspace(7.2, 11, 20):
+        codes, scales = nearest(groups, float(divisor))
+        better = _squared_error(groups, codes, scales) < _squared_error(groups, *best)
+        best = (
+            np.where(better[..., None], codes, best[0]),
+            np.where(better, scales, best[1]),
+        )
+    return best
+
+
+def _squared_error(groups: Array, codes: Array, scales: Array) -> Array:
+    error: Array = ((codes * scales[..., None] - groups) ** 2).sum(axis=2)
+    return error
+
+
+def nearest(groups: Array, divisor: float = 7.5) -> tuple[Array, Array]:
+    """Spreads the range over -7.5 to 7.5 instead of -7 to 7."""
+    scales = np.abs(groups).max(axis=2) / divisor
+    return np.clip(np.rint(groups / scales[..., None]), -8, 7), scales
+
+
+def diffused(groups: Array) -> tuple[Array, Array]:
+    """Carries half of each rounding error to the next column, as GPTQ does with its Hessian."""
+    scales = np.abs(groups).max(axis=2) / 7
+    codes, carried = np.zeros_like(groups), np.zeros_like(scales)
+    for column in range(groups.shape[2]):
+        wanted = groups[..., column] + carried / 2
+        codes[..., column] = np.clip(np.rint(wanted / scales), -8, 7)
+        carried = wanted - codes[..., column] * scales
+    return codes, scales
+
+
+@pytest.mark.parametrize("rounding", [clipped, nearest, diffused])
+def test_another_valid_rounding_is_honest(
+    rounding: Callable[[Array], tuple[Array, Array]], tmp_path: Path
+) -> None:
+    checkpoint = checkpoints.exported("w4a16", tmp_path)
+    source = SourceModel.open(checkpoints.SOURCE)
+
+    def requantize(arrays: dict[str, Array]) -> None:
+        for layer in (0, 1):
+            for place in layer_linears(layer, Geometry.of(source.config)):
+                rows = [source.rows(f"{part.module}.weight") for part in place.parts]
+                weight = np.concatenate(rows)
+                codes, scales = rounding(weight.reshape(len(weight), -1, 32))
+                packed = pack_int4_rows(codes.reshape(weight.shape).astype(np.int8))
+                arrays[f"{place.name}.weight"] = packed
+                arrays[f"{place.name}.weights_scaling_factor"] = scales.astype(np.float32)
+
+    checkpoints.edit_tensors(checkpoint, requantize)
+    report = audited(checkpoint)
+    assert report.findings == ()
+    assert report.examined["lowest_share_of_equal_codes"] < 0.95
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan, np.inf])
@@ -195,10 +254,9 @@ def test_a_copied_layer_is_named(recipe: str, tmp_path: Path) -> None:
 
     for rank in range(2 if recipe.endswith("tp2") else 1):
         checkpoints.edit_tensors(checkpoint, copy, rank)
-    findings = audited(checkpoint).findings
-    named = [f for f in findings if f"transformer.layers.0{f.where[len(LAYER) :]}" in f.message]
-    assert len(named) == 7
-    assert {f.where[: len(LAYER)] for f in findings} == {LAYER}
+    finding = only_finding(checkpoint)
+    assert (finding.where, finding.taxonomy) == (LAYER, "T26")
+    assert finding.message == "the layer holds the weights of transformer.layers.0"
 
 
 @pytest.mark.parametrize("shift", [-1, 1])
@@ -307,6 +365,36 @@ def test_an_invented_bias_is_found(tmp_path: Path) -> None:
 
     checkpoints.edit_tensors(checkpoint, invent)
     assert only_finding(checkpoint).where == f"{DOWN}.bias"
+
+
+def test_gate_and_up_exchanged_are_named(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+
+    def exchange(arrays: dict[str, Array]) -> None:
+        for suffix in ("weight", "weights_scaling_factor"):
+            fc, gate = f"{LAYER}.mlp.fc.{suffix}", f"{LAYER}.mlp.gate.{suffix}"
+            arrays[fc], arrays[gate] = arrays[gate], arrays[fc]
+
+    checkpoints.edit_tensors(checkpoint, exchange)
+    findings = audited(checkpoint).findings
+    assert [f.message for f in findings] == [
+        f"the weight is that of {LAYER}.mlp.gate",
+        f"the weight is that of {LAYER}.mlp.fc",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "linear"), [("fp8", f"{LAYER}.mlp.gate"), ("w8a8_sq", DOWN), ("w8a8_sq", QKV)]
+)
+@pytest.mark.parametrize("factor", [0.5, 1.05])
+def test_an_activation_scale_that_contradicts_the_weights_is_found(
+    recipe: str, linear: str, factor: float, tmp_path: Path
+) -> None:
+    checkpoint = checkpoints.exported(recipe, tmp_path)
+    name = f"{linear}.activation_scaling_factor"
+    checkpoints.edit_tensor(checkpoint, name, multiply(factor))
+    finding = only_finding(checkpoint)
+    assert (finding.where, finding.taxonomy) == (name, "T13")
 
 
 @pytest.mark.parametrize("key", ["k", "v"])

@@ -1,0 +1,176 @@
+"""Our own quantization, against its definition and against what ModelOpt exported."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.numerics.formats import E4M3_MAX, Floats, round_to
+from enginekeeper.validation.numerics.mapping import Geometry, Part, layer_linears
+from enginekeeper.validation.numerics.recipes import (
+    LinearRecipe,
+    UnknownRecipeError,
+    WeightFormat,
+    quantize_rows,
+    recipe_for,
+)
+from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
+from enginekeeper.validation.numerics.smoothing import SmoothedRows, recover_divisor
+from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from tests.factories import checkpoints
+
+QUANTIZED = tuple(kind for kind in WeightFormat if kind is not WeightFormat.PLAIN)
+GROUPED = (WeightFormat.INT4_GROUP, WeightFormat.NVFP4)
+weights = arrays.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 6), st.sampled_from([16, 32, 64])),
+    elements=st.floats(-4, 4, width=16),
+)
+
+
+def recipe_of(kind: WeightFormat) -> LinearRecipe:
+    return LinearRecipe(kind, group_size=16 if kind in GROUPED else None)
+
+
+def amax(weight: Floats) -> float:
+    return float(np.abs(weight).max())
+
+
+@given(weights, st.sampled_from(QUANTIZED))
+def test_every_value_is_within_half_a_step(weight: Floats, kind: WeightFormat) -> None:
+    quantized = quantize_rows(recipe_of(kind), weight, amax(weight))
+    columns = weight.shape[1] // quantized.scales.shape[1]
+    scales = np.repeat(quantized.scales, columns, axis=1)
+    # Half of the widest gap: 1 for integers, 2 for FP4 (4 to 6), 32 for FP8 (416 to 448).
+    gap = {WeightFormat.NVFP4: 2.0, WeightFormat.FP8_TENSOR: 32.0, WeightFormat.FP8_CHANNEL: 32.0}
+    # An FP4 block scale is itself rounded, by up to 1/16: its largest value may saturate.
+    slack = 0.4 if kind is WeightFormat.NVFP4 else 1e-4
+    limit = scales * (gap.get(kind, 1.0) / 2 + slack)
+    assert (np.abs(quantized.values - weight) <= limit).all()
+
+
+@given(weights, st.sampled_from([WeightFormat.INT8_CHANNEL, WeightFormat.FP8_CHANNEL]))
+def test_what_is_quantized_stays_as_it_is(weight: Floats, kind: WeightFormat) -> None:
+    once = quantize_rows(recipe_of(kind), weight, 0.0)
+    twice = quantize_rows(recipe_of(kind), once.values, 0.0)
+    assert np.allclose(once.values, twice.values, rtol=1e-5, atol=1e-7)
+
+
+@given(weights, st.sampled_from(QUANTIZED), st.sampled_from([0.25, 2.0, 16.0]))
+def test_a_power_of_two_passes_through(weight: Floats, kind: WeightFormat, factor: float) -> None:
+    plain = quantize_rows(recipe_of(kind), weight, amax(weight))
+    scaled = quantize_rows(recipe_of(kind), weight * np.float32(factor), amax(weight) * factor)
+    assert np.allclose(scaled.values, plain.values * factor, rtol=1e-6, atol=1e-7)
+
+
+@given(weights)
+def test_a_tensor_scale_covers_its_fused_group(weight: Floats) -> None:
+    scales = quantize_rows(recipe_of(WeightFormat.FP8_TENSOR), weight, 2 * amax(weight) + 1).scales
+    assert np.allclose(scales, (2 * amax(weight) + 1) / E4M3_MAX)
+    assert (scales == scales[0]).all()
+
+
+@pytest.mark.parametrize("kind", QUANTIZED)
+def test_zeros_stay_zeros(kind: WeightFormat) -> None:
+    quantized = quantize_rows(recipe_of(kind), np.zeros((2, 32), np.float32), 0.0)
+    assert not quantized.values.any()
+    assert np.isfinite(quantized.scales).all()
+    assert (quantized.scales > 0).all()
+
+
+def test_a_group_that_does_not_divide_the_columns_is_refused() -> None:
+    with pytest.raises(UnknownRecipeError, match="does not divide"):
+        quantize_rows(recipe_for("W4A16_AWQ", 24), np.zeros((2, 64), np.float32), 0.0)
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    with pytest.raises(UnknownRecipeError, match="not known"):
+        recipe_for("W3A5")
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    maxima = round_to(np.exp(random.normal(size=32)).astype(np.float32), "bfloat16")
+    divisor = np.float32(1) / maxima
+    weight = round_to(random.normal(size=(400, 32)).astype(np.float32) * divisor, "bfloat16")
+    smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
+    quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    rows = [SmoothedRows(weight, quantized.values, quantized.scales)]
+    found = recover_divisor(round_to(divisor, "bfloat16"), rows, exact=True)
+    assert np.array_equal(found, divisor)
+
+
+class _Scaled:
+    """Stored parts that hold an honest export times a factor."""
+
+    prequant = None
+
+    def __init__(self, honest: Reproduction, factor: float) -> None:
+        self.honest, self.factor = honest, np.float32(factor)
+
+    def part_rows(self, part: Part, start: int, stop: int) -> Floats:
+        weight = self.honest.weight(part, 0, start, stop)
+        return self.honest.quantize(weight).values * self.factor
+
+    def part_scales(self, part: Part, start: int, stop: int) -> Floats:
+        weight = self.honest.weight(part, 0, start, stop)
+        return self.honest.quantize(weight).scales * self.factor
+
+
+class _Given:
+    """A source of one tensor."""
+
+    def __init__(self, weight: Floats) -> None:
+        self.weight = weight
+
+    def height(self, name: str) -> int:
+        del name
+        return len(self.weight)
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        del name
+        return self.weight[start:stop]
+
+
+def statistics(weight: Floats, recipe: LinearRecipe, factor: float) -> PartStatistics:
+    part = Part("linear", "", len(weight))
+    honest = Reproduction(_Given(weight), recipe, "float32", amax(weight), (None,))
+    return measure(_Scaled(honest, factor), honest, 0, weight.shape[1], part)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(QUANTIZED),
+    st.floats(0.5, 2).filter(lambda factor: abs(factor - 1) > 1e-3),
+)
+def test_a_factor_is_measured_as_a_gain(seed: int, kind: WeightFormat, factor: float) -> None:
+    weight = np.random.default_rng(seed).normal(size=(32, 64)).astype(np.float32)
+    stats = statistics(weight, recipe_of(kind), factor)
+    assert stats.same_codes == 1.0
+    assert stats.gain == pytest.approx(factor - 1, abs=0.05 * abs(factor - 1))
+    assert abs(factor - 1) < 0.1 or stats.error_ratio > 1
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from(QUANTIZED))
+def test_an_honest_part_is_exact(seed: int, kind: WeightFormat) -> None:
+    weight = np.random.default_rng(seed).normal(size=(32, 64)).astype(np.float32)
+    assert statistics(weight, recipe_of(kind), 1.0).exact
+
+
+@pytest.mark.parametrize("recipe", [r for r in checkpoints.RECIPES if "awq" not in r])
+def test_scales_equal_those_modelopt_exported(recipe: str) -> None:
+    source = SourceModel.open(checkpoints.SOURCE)
+    checkpoint = Checkpoint.open(checkpoints.EXPORTS / recipe)
+    for place in layer_linears(1, Geometry.of(source.config)):
+        stored = checkpoint.linear(place)
+        how = checkpoint.quantization.recipe(place.name)
+        again = reproduce(source, place, how, stored, dtype=checkpoint.dtype)
+        for index, part in enumerate(place.parts):
+            ours = again.quantize(again.weight(part, index, 0, part.rows)).scales
+            assert np.array_equal(ours, stored.part_scales(part, 0, part.rows))
