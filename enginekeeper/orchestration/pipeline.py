@@ -23,7 +23,9 @@ from enginekeeper.orchestration.planning import facts_of_source, plan_variants, 
 from enginekeeper.orchestration.publication import BuiltEngine, publish
 from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
+from enginekeeper.sources.prefix import PrefixReader
 from enginekeeper.sources.resolve import resolve_source
+from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.findings import AuditReport
@@ -140,7 +142,12 @@ def fetch_source(bench: Bench, work: Work) -> Work:
     """Brings the source model to this machine, and plans again with what it says of itself."""
     variants = [one.variant for one in work.planned]
     progress.info("source: %s ...", variants[0].model.name)
-    found = resolve_source(variants[0].model, bench.settings, python_for=bench.shop.python_of)
+    found = resolve_source(
+        variants[0].model,
+        bench.settings,
+        python_for=bench.shop.python_of,
+        reader=_prefix_reader(variants[0].model),
+    )
     source = Source(found.path, found.digest)
     bench.registry.record_model(
         source.digest,
@@ -149,6 +156,14 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         architecture=facts_of_source(source).architecture,
     )
     return replace(work, source=source, planned=plan_variants(bench, variants, source))
+
+
+def _prefix_reader(model: ModelSource) -> PrefixReader | None:
+    if model.s3 is None:
+        return None
+    from registry.blobs.s3_prefix import S3PrefixReader  # noqa: PLC0415 - boto3 takes 0.2 s
+
+    return S3PrefixReader()
 
 
 def make_reference(bench: Bench, work: Work) -> Work:

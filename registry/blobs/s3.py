@@ -1,4 +1,4 @@
-"""The artifact store on S3: AWS, SeaweedFS, Ceph, MinIO and the like; the only user of boto3.
+"""The artifact store on S3: AWS, SeaweedFS, Ceph, MinIO and the like.
 
 What surprises, and why it is so:
 
@@ -7,64 +7,39 @@ What surprises, and why it is so:
 - a file is hashed while it is sent; if the bytes are not the expected ones, the upload is
   aborted before anything becomes visible;
 - S3's own checksums protect the transport only (a multipart SHA-256 is not the file's). They
-  are sent where AWS answers, and only when required elsewhere: some servers refuse them;
-- transfers use boto3's classic client: the CRT client ignores `endpoint_url` (boto3 #4839).
+  are sent where AWS answers, and only when required elsewhere: some servers refuse them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-import boto3
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from registry.blobs.interface import BLOB_ROOT, MAX_DOCUMENT, blob_name, check_bytes, disk_error
-from registry.digests import Digest, digest_bytes, digest_file
-from registry.errors import (
-    ConflictError,
-    IntegrityError,
-    InvalidRecordError,
-    RecordNotFoundError,
-    StoreUnavailableError,
+from registry.blobs.interface import BLOB_ROOT, MAX_DOCUMENT, blob_name, check_bytes
+from registry.blobs.s3_client import (
+    absent,
+    connect,
+    download,
+    error_code,
+    transfer_config,
+    translated,
 )
+from registry.blobs.s3_location import S3Location
+from registry.digests import Digest, digest_bytes, digest_file
+from registry.errors import ConflictError, IntegrityError, RecordNotFoundError
 from registry.names import check_path
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_MIB = 1024 * 1024
-_PART = 16 * _MIB
-"""Bytes of a part; 4 threads of 16 MiB were the fastest uploads measured, 64 MiB of memory."""
-_MAX_PARTS = 9_000  # S3 allows 10,000
-_THREADS = 4
-_IO_PIECE = _MIB  # bytes written at once on download; 256 KiB, the default, halves the rate
-_PARTS_IN_MEMORY = 6  # those being sent and the next ones; 10 by default
-_IO_QUEUE = 32  # pieces that wait for the disk: bounds the memory of a download
 _TAKEN = frozenset({"PreconditionFailed", "412"})
 _RACING = frozenset({"ConditionalRequestConflict", "409", "NoSuchUpload"})  # run it again
-_ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
-
-
-@dataclass(frozen=True)
-class S3Location:
-    """Where a store lies; credentials come from boto3's own chain, never from here."""
-
-    bucket: str
-    prefix: str = ""
-    endpoint_url: str | None = None
-    region: str | None = None
-    checksums: Literal["supported", "required"] | None = None
-    """When transport checksums are sent; by default `supported` on AWS, `required` elsewhere."""
 
 
 class S3BlobStore:
@@ -72,9 +47,9 @@ class S3BlobStore:
 
     def __init__(self, location: S3Location, *, client: S3Client | None = None) -> None:
         self._bucket = location.bucket
-        prefix = location.prefix.strip("/")
-        self._prefix = f"{check_path(prefix, where='S3 prefix')}/" if prefix else ""
-        self._client = _connect(location) if client is None else client
+        self._prefix = location.root
+        self._url = location.url
+        self._client = connect(location) if client is None else client
         # boto3's managed uploads do not pass IfNoneMatch on: it is added on their way out.
         # The stubs say that a hook returns nothing; this one returns new parameters.
         hook: Any = self._create_blobs_only
@@ -84,7 +59,7 @@ class S3BlobStore:
     @property
     def url(self) -> str:
         """The store's own address, without credentials."""
-        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+        return self._url
 
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
         """Stores a file's bytes and returns their digest; sends nothing when they are there."""
@@ -103,11 +78,8 @@ class S3BlobStore:
         partial = destination.with_name(destination.name + ".partial")
         try:
             with self._translated(name):
-                self._client.download_file(
-                    self._bucket, self._prefix + name, str(partial), Config=_transfer()
-                )
+                download(self._client, partial, bucket=self._bucket, key=self._prefix + name)
                 check_bytes(digest_file(partial), digest, where=f"{self.url}/{name}")
-                _flush(partial)
                 partial.replace(destination)
         finally:
             partial.unlink(missing_ok=True)
@@ -144,7 +116,7 @@ class S3BlobStore:
         """Returns a named document."""
         document = self._document(check_path(name, where="document"))
         if document is None:
-            raise _absent(f"{self.url}/{name}")
+            raise absent(f"{self.url}/{name}")
         return document
 
     def list_documents(self, prefix: str = "") -> Iterator[str]:
@@ -169,7 +141,7 @@ class S3BlobStore:
                 cast("BinaryIO", _HashingReader(handle, digest, path)),
                 self._bucket,
                 self._prefix + blob_name(digest),
-                Config=_transfer(size),
+                Config=transfer_config(size),
             )
 
     def _is_there(self, digest: Digest, size: int) -> bool:
@@ -205,7 +177,7 @@ class S3BlobStore:
         """Creates an object; False when the name is taken. A race is run again."""
         try:
             for attempt in Retrying(
-                retry=retry_if_exception(lambda error: _code(error) in _RACING),
+                retry=retry_if_exception(lambda error: error_code(error) in _RACING),
                 wait=wait_random_exponential(multiplier=0.1, max=2),
                 stop=stop_after_attempt(6),
                 reraise=True,
@@ -213,24 +185,13 @@ class S3BlobStore:
                 with attempt:
                     action()
         except ClientError as error:
-            if _code(error) in _TAKEN:
+            if error_code(error) in _TAKEN:
                 return False
             raise
         return True
 
-    @contextmanager
-    def _translated(self, name: str) -> Iterator[None]:
-        where = f"{self.url}/{name}"
-        try:
-            yield
-        except ClientError as error:
-            if _code(error) in _ABSENT:
-                raise _absent(where) from None
-            raise _unavailable(error, where) from error
-        except (BotoCoreError, Boto3Error) as error:
-            raise _unavailable(error, where) from error
-        except OSError as error:  # the disk of this host, not the store
-            raise disk_error(error, Path(error.filename or ".")) from error
+    def _translated(self, name: str) -> AbstractContextManager[None]:
+        return translated(f"{self.url}/{name}")
 
 
 class _HashingReader:
@@ -252,68 +213,3 @@ class _HashingReader:
             actual = Digest("sha256", self._hasher.hexdigest())
             check_bytes(actual, self._expected, where=str(self._path))
         return piece
-
-
-def _connect(location: S3Location) -> S3Client:
-    elsewhere = location.endpoint_url is not None
-    when: Literal["when_required", "when_supported"] = (
-        "when_required"
-        if (location.checksums or ("required" if elsewhere else "supported")) == "required"
-        else "when_supported"
-    )
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": 6},
-        connect_timeout=10,
-        read_timeout=60,
-        max_pool_connections=2 * _THREADS,
-        signature_version="s3v4",
-        request_checksum_calculation=when,
-        s3={"addressing_style": "path" if elsewhere else "auto"},
-    )
-    try:
-        # A session of its own: boto3's default one is shared by threads and keeps the first
-        # credentials it saw.
-        return boto3.Session().client(
-            "s3",
-            endpoint_url=location.endpoint_url,
-            region_name=location.region or ("us-east-1" if elsewhere else None),
-            config=config,
-        )
-    except (BotoCoreError, ValueError) as error:
-        raise InvalidRecordError(f"not an S3 address: {error}", actual=location) from error
-
-
-def _transfer(size: int = 0) -> TransferConfig:
-    part = max(_PART, -(-size // _MAX_PARTS))
-    config = TransferConfig(
-        multipart_threshold=part,
-        multipart_chunksize=part,
-        max_concurrency=_THREADS,
-        io_chunksize=_IO_PIECE,
-        max_io_queue=_IO_QUEUE,
-        preferred_transfer_client="classic",
-    )
-    config.max_in_memory_upload_chunks = _PARTS_IN_MEMORY
-    return config
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
-def _code(error: BaseException) -> str | None:
-    return error.response["Error"].get("Code") if isinstance(error, ClientError) else None
-
-
-def _absent(where: str) -> RecordNotFoundError:
-    return RecordNotFoundError("not in the artifact store", where=where)
-
-
-def _unavailable(error: Exception, where: str) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"S3 does not do what was asked: {error}",
-        where=where,
-        remedy="check the endpoint, the bucket and its policy, and the credentials "
-        "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)",
-    )

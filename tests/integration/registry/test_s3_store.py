@@ -15,7 +15,8 @@ from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.config import Config
 
 from registry.blobs.interface import blob_name
-from registry.blobs.s3 import S3BlobStore, S3Location
+from registry.blobs.s3 import S3BlobStore
+from registry.blobs.s3_location import S3Location
 from registry.blobs.select import open_store
 from registry.digests import digest_bytes
 from registry.errors import ConflictError, IntegrityError, StoreUnavailableError
