@@ -14,7 +14,7 @@ from enginekeeper.cli._progress import show_progress
 
 @click.group()
 def toolchain() -> None:
-    """List, install and check toolchains."""
+    """List, install, lock and check toolchains."""
 
 
 @toolchain.command("list")
@@ -41,10 +41,12 @@ def list_command(as_json: bool) -> int:
 
 @toolchain.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-def sync(names: tuple[str, ...]) -> int:
+@click.option("--prune", is_flag=True, help="Then remove their installations from other locks.")
+def sync(names: tuple[str, ...], prune: bool) -> int:
     """Install toolchains from their lock files; what is installed already is left alone."""
     from enginekeeper.settings import Settings
     from enginekeeper.toolchains.catalogue import find_toolchain
+    from enginekeeper.toolchains.installation import remove_leftovers
     from enginekeeper.toolchains.prerequisites import check_prerequisites
     from enginekeeper.toolchains.sync import ensure
 
@@ -54,6 +56,22 @@ def sync(names: tuple[str, ...]) -> int:
     for name in names:
         ensure(name, settings)
         sys.stderr.write(f"{name}: ready\n")
+        for path in remove_leftovers(find_toolchain(name), settings) if prune else ():
+            sys.stderr.write(f"{name}: removed {path}\n")
+    return ExitCode.OK
+
+
+@toolchain.command()
+@click.argument("name")
+def lock(name: str) -> int:
+    """Resolve a toolchain anew, write its lock file and print where it is; installs nothing."""
+    from enginekeeper.settings import Settings
+    from enginekeeper.toolchains.catalogue import find_toolchain
+    from enginekeeper.toolchains.locking import write_lock
+
+    show_progress()
+    path = write_lock(find_toolchain(name), Settings.from_environment())
+    sys.stdout.write(f"{path}\n")
     return ExitCode.OK
 
 
