@@ -32,8 +32,9 @@ def _on_cpu(key: EngineKey, environment: CpuEnvironment) -> Refusal | None:
     if missing:
         reason = f"the engine was compiled for CPU features the node lacks: {', '.join(missing)}"
         return Refusal("cpu-architecture-features", reason, tuple(missing))
-    if key.hard["torch"] != environment.torch:
-        reason = f"compiled by torch {key.hard['torch']}, the node has torch {environment.torch}"
+    if key.hard.get("torch") != environment.torch:
+        built = key.hard.get("torch")
+        reason = f"compiled by torch {built}, the node has torch {environment.torch}"
         return Refusal("torch-version", reason)
     return None
 

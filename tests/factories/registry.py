@@ -134,7 +134,7 @@ class Workbench:
 
 
 @cache
-def _empty_catalogue() -> bytes:
+def empty_catalogue() -> bytes:
     """Migrates once per process: it takes longer than most tests."""
     with TemporaryDirectory() as scratch:
         migrate.upgrade(f"sqlite:///{scratch}/catalogue.db")
@@ -148,7 +148,7 @@ def make_workbench(
     directory.mkdir(parents=True, exist_ok=True)
     if url is None:
         url = f"sqlite:///{directory}/catalogue.db"
-        (directory / "catalogue.db").write_bytes(_empty_catalogue())
+        (directory / "catalogue.db").write_bytes(empty_catalogue())
     else:
         migrate.upgrade(url)
     signers, clock = Signers(), Clock()

@@ -1,0 +1,127 @@
+"""Benches on a temporary home: a real registry, a tiny source model, and no toolchain."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.keys import Host, Tools, engine_key
+from enginekeeper.orchestration.plan import PlannedVariant
+from enginekeeper.orchestration.planning import acceptance_digest, plan_variants
+from enginekeeper.orchestration.publication import BuiltEngine, publish
+from enginekeeper.orchestration.stages import Checkpoint, Source
+from enginekeeper.orchestration.work import WorkStore
+from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.settings import Settings
+from enginekeeper.specs.loader import load_spec
+from enginekeeper.specs.matrix import expand
+from enginekeeper.specs.variants import Variant
+from registry.attestations import VerdictClaim, sign, test_result
+from registry.digests import canonical_json, digest_bytes
+from registry.environments import Environment
+from registry.manifests import Manifest
+from registry.signing import open_signer
+from registry.trust import Purpose
+from registry.types import Engine, Result, Verdict
+from tests.factories.checkpoints import SOURCE
+from tests.factories.registry import WEIGHTS, empty_catalogue
+
+HOST = Host("linux", "x86_64", ("avx2", "fma"))
+TOOLS = Tools(torch="2.13.0+cpu", modelopt="0.47.0")
+LIMITS = "{max_batch_size: 1, max_input_len: 64, max_seq_len: 128, max_num_tokens: 128}"
+
+
+@dataclass(frozen=True)
+class Site:
+    """A bench, the tiny source model, and where things that are published are made."""
+
+    bench: Bench
+    source: Source
+    directory: Path
+
+    def plan(self, *variants: Variant) -> tuple[PlannedVariant, ...]:
+        """Plans variants of the source model."""
+        return plan_variants(self.bench, variants, self.source)
+
+    def publish(self, variant: Variant, content: bytes = b"graph") -> Engine:
+        """Publishes an engine of a variant's key, signed by the bench's builder."""
+        return publish(self.bench, self.built(variant, content), variant)
+
+    def built(self, variant: Variant, content: bytes = b"graph") -> BuiltEngine:
+        """Writes the directories of a checkpoint and of an engine made from it."""
+        root = self.directory / f"built-{digest_bytes(content).short}"
+        for name, data in (("checkpoint/config.json", b"{}"), ("engine/graph.pt2", content)):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        checkpoint = root / "checkpoint"
+        digest = Manifest.of_directory(checkpoint, "checkpoint").digest
+        key = engine_key(variant, self.source.digest, self.bench.host, self.bench.tools)
+        weights = self.source.digest
+        return BuiltEngine(root / "engine", key, weights, Checkpoint(checkpoint, digest), (), 1.0)
+
+    def judge(
+        self,
+        engine: Engine,
+        variant: Variant,
+        result: Result = Result.PASS,
+        environment: Environment | None = None,
+    ) -> Verdict:
+        """Records a verdict by a variant's acceptance, signed by the bench's validator."""
+        document: dict[str, Any] = {
+            "schema": 1, "result": str(result), "fidelity": {"result": str(result)},
+            "quality": {"result": "pass"}, "summary": f"{result}: as tested",
+            "acceptance": str(acceptance_digest(variant)), "checks": [],
+        }  # fmt: skip
+        digest = digest_bytes(canonical_json(document))
+        where = environment or self.bench.environment
+        claim = VerdictClaim(result, where, digest, datetime.now(UTC), engine.simulated, ("kl",))
+        envelope = sign(
+            test_result(engine.digest, claim), open_signer(self.bench.keys, Purpose.VERDICT)
+        )
+        return self.bench.registry.record_verdict(engine.digest, document, envelope)
+
+
+def variants_of(directory: Path, recipes: str = "[none]", more: str = "") -> tuple[Variant, ...]:
+    """Returns the variants of a spec of the tiny model, for this CPU."""
+    return expand(load_spec(write_spec(directory, recipes, more)))
+
+
+def write_spec(directory: Path, recipes: str = "[none]", more: str = "") -> Path:
+    """Writes a spec of the tiny model; `more` is further YAML."""
+    path = directory / f"spec-{digest_bytes((recipes + more).encode()).short}.yaml"
+    targets = "" if "targets:" in more else "targets: [cpu]\n"
+    path.write_text(
+        f"model: {{name: tiny, path: '{SOURCE}'}}\n{targets}recipes: {recipes}\n"
+        f"limits: {LIMITS}\n{more}"
+    )
+    return path
+
+
+def environment_of(directory: Path) -> Mapping[str, str]:
+    """Returns the environment variables that put a bench below a directory."""
+    return {
+        "ENGINEKEEPER_HOME": str(directory / "home"),
+        "ENGINEKEEPER_CACHE": str(directory / "cache"),
+    }
+
+
+def make_site(directory: Path, *, host: Host | None = HOST) -> Site:
+    """Makes a bench with an empty registry; `host` None stands for this machine."""
+    settings = Settings.from_environment(environment_of(directory))
+    settings.home.mkdir(parents=True)
+    (settings.home / "catalogue.sqlite").write_bytes(empty_catalogue())
+    bench = Bench(settings)
+    shop = Workshop(
+        work=WorkStore(settings.cache / "work"),
+        logs=directory / "logs",
+        python_of=lambda _name: Path(sys.executable),
+        lock_of=lambda name: digest_bytes(name.encode()),
+    )
+    vars(bench).update({"shop": shop} | ({} if host is None else {"host": host, "tools": TOOLS}))
+    bench.registry.record_model(WEIGHTS, "tiny", source="test", architecture="LlamaForCausalLM")
+    return Site(bench, Source(SOURCE, WEIGHTS), directory)

@@ -1,0 +1,135 @@
+"""The engine key moves with everything that changes an engine, and with nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.keys import (
+    Host,
+    Tools,
+    calibration_path,
+    engine_key,
+    local_environment,
+    locked_version,
+)
+from enginekeeper.specs.variants import Variant
+from registry.digests import Digest, digest_bytes
+from tests.factories.benches import HOST, TOOLS, variants_of
+from tests.factories.registry import WEIGHTS
+
+
+def one(directory: Path, recipe: str = "w8a16", more: str = "") -> Variant:
+    (variant,) = variants_of(directory, f"[{recipe}]", more)
+    return variant
+
+
+def digest(variant: Variant, weights: Digest = WEIGHTS) -> Digest:
+    return engine_key(variant, weights, HOST, TOOLS).digest()
+
+
+def test_a_key_binds_weights_machine_and_tools(tmp_path: Path) -> None:
+    variant = one(tmp_path)
+    places = [
+        (WEIGHTS, HOST, TOOLS),
+        (digest_bytes(b"others"), HOST, TOOLS),
+        (WEIGHTS, replace(HOST, instruction_set=("avx2",)), TOOLS),
+        (WEIGHTS, replace(HOST, architecture="aarch64"), TOOLS),
+        (WEIGHTS, replace(HOST, system="darwin"), TOOLS),
+        (WEIGHTS, HOST, replace(TOOLS, torch="2.14.0+cpu")),
+        (WEIGHTS, HOST, replace(TOOLS, modelopt="0.48.0")),
+    ]
+    keys = [engine_key(variant, *place).digest() for place in places]
+    assert len(set(keys)) == len(places)
+    assert keys[0] == engine_key(variant, *places[0]).digest()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [
+        ("w8a16, kv_cache: fp8", ""),
+        ("w8a16, exclude_modules: ['*.mlp.*']", ""),
+        ("w8a16, repair: 'off'", ""),
+        ("fp8", ""),
+        ("w4a16, group_size: 64", ""),
+        ("w4a16, group_size: 32", ""),
+    ],
+)
+def test_whatever_changes_the_checkpoint_changes_the_key(
+    tmp_path: Path, recipe: str, more: str
+) -> None:
+    changed = one(tmp_path, "{recipe: " + recipe + "}", more)
+    assert digest(changed) != digest(one(tmp_path))
+
+
+def test_limits_change_the_key(tmp_path: Path) -> None:
+    variant = one(tmp_path)
+    smaller = replace(variant, limits=replace(variant.limits, max_num_tokens=64))
+    assert digest(smaller) != digest(variant)
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["acceptance: {max_quality_kl: 0.001}\n", "suite: standard\n", "reference: {top_k: 5}\n"],
+)
+def test_what_an_engine_is_judged_by_does_not_change_its_key(tmp_path: Path, more: str) -> None:
+    assert digest(one(tmp_path, more=more)) == digest(one(tmp_path))
+
+
+def test_a_label_does_not_change_the_key(tmp_path: Path) -> None:
+    assert digest(one(tmp_path, "{recipe: w8a16, label: mine}")) == digest(one(tmp_path))
+
+
+@pytest.mark.parametrize(("recipe", "moves"), [("w8a16", False), ("fp8", True)])
+def test_calibration_counts_only_where_it_is_used(
+    tmp_path: Path, recipe: str, *, moves: bool
+) -> None:
+    seeded = one(tmp_path, recipe, "calibration: {seed: 7}\n")
+    assert (digest(seeded) != digest(one(tmp_path, recipe))) is moves
+
+
+def test_calibration_is_named_by_its_bytes_not_by_its_path(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.jsonl" for name in "abc")
+    for path, text in ((first, "same"), (second, "same"), (third, "other")):
+        path.write_text(f'{{"text": "{text}"}}\n')
+    keys = [digest(one(tmp_path, "fp8", f"calibration: {{data: '{p}'}}\n")) for p in (
+        first, second, third
+    )]  # fmt: skip
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_absent_calibration_data_is_named(tmp_path: Path) -> None:
+    variant = one(tmp_path, "fp8", f"calibration: {{data: '{tmp_path}/absent.jsonl'}}\n")
+    with pytest.raises(InputError, match=r"no such calibration data") as caught:
+        calibration_path(variant)
+    assert caught.value.where == "tiny.fp8.tp1.cpu: calibration.data"
+
+
+def test_a_gpu_engine_is_bound_to_its_gpu_and_its_driver_is_soft(tmp_path: Path) -> None:
+    more = (
+        'targets: [{gpu: h100-sxm, driver: "580.95.05", label: fleet}]\n'
+        "toolchain: tensorrt-llm-1.2.1\n"
+    )
+    key = engine_key(one(tmp_path, more=more), WEIGHTS, HOST, TOOLS)
+    assert key.hard["compute_capability"] == "9.0"
+    assert key.hard["tensorrt_llm"] == "tensorrt-llm-1.2.1"
+    assert "torch" not in key.hard
+    assert "instruction_set" not in key.hard
+    assert key.soft == {"driver": "580.95.05"}
+
+
+def test_the_local_environment_is_the_host_and_the_locked_torch() -> None:
+    environment = local_environment(Host("linux", "x86_64", ("fma", "avx2")), Tools("2.13.0", "1"))
+    assert (environment.instruction_set, environment.torch) == (("avx2", "fma"), "2.13.0")
+
+
+def test_a_version_is_read_from_a_lock(tmp_path: Path) -> None:
+    lock = tmp_path / "x.lock"
+    lock.write_text("torchvision==9\ntorch==2.13.0+cpu ; python_version > '3'\nnumpy==2.1 \\\n")
+    assert locked_version(lock, "torch") == "2.13.0+cpu"
+    assert locked_version(lock, "numpy") == "2.1"
+    with pytest.raises(InputError, match="does not pin scipy"):
+        locked_version(lock, "scipy")

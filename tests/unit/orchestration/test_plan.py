@@ -1,0 +1,130 @@
+"""What the plan decides about each variant, against a real registry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.orchestration.outcome import Ending
+from enginekeeper.orchestration.plan import Action, PlannedVariant
+from enginekeeper.orchestration.planning import plan_variants, planned_outcome
+from enginekeeper.specs.variants import Variant
+from registry.environments import CpuEnvironment
+from registry.errors import IntegrityError
+from registry.types import Result
+from tests.factories.benches import Site, variants_of
+
+STRICTER = "acceptance: {max_quality_kl: 0.001}\n"
+GPU = "targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\nparallel: [{tensor: 3}]\n"
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Variant:
+    return variants_of(tmp_path)[0]
+
+
+def decided(site: Site, variant: Variant) -> PlannedVariant:
+    (planned,) = site.plan(variant)
+    json.dumps(planned.as_dict(), allow_nan=False)
+    return planned
+
+
+def test_a_source_that_is_not_here_is_planned_without_a_key(site: Site, variant: Variant) -> None:
+    (planned,) = plan_variants(site.bench, [variant], None)
+    assert (planned.action, planned.rule) == (Action.BUILD, "source-not-fetched")
+    assert planned.key is None
+
+
+def test_without_an_engine_of_the_key_it_is_built(site: Site, variant: Variant) -> None:
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.BUILD, "no-engine-of-this-key")
+    assert planned.estimate is not None
+
+
+def test_an_engine_that_was_never_judged_is_judged_not_built(site: Site, variant: Variant) -> None:
+    engine = site.publish(variant)
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.REVALIDATE, "no-verdict")
+    assert planned.known is not None
+    assert planned.known.engine.digest == engine.digest
+
+
+@pytest.mark.parametrize("result", Result)
+def test_a_verdict_is_reused_whatever_it_says(site: Site, variant: Variant, result: Result) -> None:
+    engine = site.publish(variant)
+    site.judge(engine, variant, result)
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.REUSE, "same-key")
+    outcome = planned_outcome(planned)
+    assert (outcome.ending, outcome.result) == (Ending.REUSED, str(result))
+    assert outcome.engine == str(engine.digest)
+    assert outcome.summary.endswith(f"{result}: as tested")
+
+
+def test_a_verdict_by_another_acceptance_does_not_answer(
+    site: Site, variant: Variant, tmp_path: Path
+) -> None:
+    site.judge(site.publish(variant), variant)
+    (stricter,) = variants_of(tmp_path, more=STRICTER)
+    assert decided(site, stricter).action is Action.REVALIDATE
+    assert decided(site, variant).action is Action.REUSE
+
+
+def test_only_the_latest_verdict_counts(site: Site, variant: Variant, tmp_path: Path) -> None:
+    engine = site.publish(variant)
+    site.judge(engine, variant)
+    (stricter,) = variants_of(tmp_path, more=STRICTER)
+    site.judge(engine, stricter, Result.FAIL)
+    assert decided(site, variant).action is Action.REVALIDATE
+
+
+def test_a_verdict_from_elsewhere_does_not_answer(site: Site, variant: Variant) -> None:
+    site.judge(site.publish(variant), variant, environment=CpuEnvironment(("avx2",), "2.12.0"))
+    assert decided(site, variant).action is Action.REVALIDATE
+
+
+def test_an_engine_with_a_verdict_comes_before_a_newer_one_without(
+    site: Site, variant: Variant
+) -> None:
+    judged = site.publish(variant, b"first")
+    site.judge(judged, variant)
+    newer = site.publish(variant, b"second")
+    planned = decided(site, variant)
+    assert planned.action is Action.REUSE
+    assert planned.known is not None
+    assert planned.known.engine.digest == judged.digest != newer.digest
+
+
+def test_a_verdict_whose_evidence_was_altered_is_not_reused(site: Site, variant: Variant) -> None:
+    verdict = site.judge(site.publish(variant), variant)
+    store = site.bench.settings.home / "store" / verdict.path
+    store.chmod(0o644)
+    store.write_bytes(store.read_bytes().replace(b'"pass"', b'"fail"'))
+    with pytest.raises(IntegrityError, match="verdict document"):
+        decided(site, variant)
+
+
+def test_a_rule_refuses_before_anything_else_is_asked(site: Site, tmp_path: Path) -> None:
+    (variant,) = variants_of(tmp_path, more=GPU)
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.REFUSE, "query-heads-by-tensor-parallel")
+    assert "found" in planned.reason
+    assert "expected" in planned.reason
+    outcome = planned_outcome(planned)
+    assert (outcome.ending, outcome.result, outcome.engine) == (Ending.REFUSED, None, None)
+
+
+def test_what_cannot_run_here_is_exported(site: Site, tmp_path: Path) -> None:
+    (variant,) = variants_of(tmp_path, "[nvfp4]")
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.EXPORT, "nvfp4-not-scored-on-cpu")
+
+
+def test_every_variant_is_decided_in_the_specs_order(site: Site, tmp_path: Path) -> None:
+    variants = variants_of(tmp_path, "[none, w8a16, fp8]")
+    site.judge(site.publish(variants[1]), variants[1])
+    planned = site.plan(*variants)
+    assert [one.variant for one in planned] == list(variants)
+    assert [str(one.action) for one in planned] == ["build", "reuse", "build"]
