@@ -101,6 +101,12 @@ class Quantity:
     strata: NDArray[np.int64]
     shown_as: Callable[[float], float] = float
     """An increasing function from the mean to the number people know, such as exp."""
+    least: float = -math.inf
+    """The smallest mean there can be: no lower bound is shown below it."""
+
+    def shown_lower(self, bounds: Estimate) -> float:
+        """Returns the lower bound as it is shown."""
+        return self.shown_as(max(bounds.lower, self.least))
 
 
 def bounded(quantity: Quantity, limit: Limit) -> Check:
@@ -117,15 +123,16 @@ def bounded(quantity: Quantity, limit: Limit) -> Check:
     if bounds is None:
         return _unbounded(quantity, limit)
     show = quantity.shown_as
-    outcome = _decide(show(bounds.lower), show(bounds.upper), limit)
+    lower, upper = quantity.shown_lower(bounds), show(bounds.upper)
+    outcome = _decide(lower, upper, limit)
     return Check(
         quantity.name,
         outcome,
         quantity.meaning,
         quantity.unit,
         show(bounds.value),
-        show(bounds.lower),
-        show(bounds.upper),
+        lower,
+        upper,
         limit.value,
         limit.sense,
         limit.policy_field,
@@ -186,7 +193,7 @@ def shown(quantity: Quantity, confidence: float) -> Check:
         quantity.meaning,
         quantity.unit,
         None if bounds is None else show(bounds.value),
-        None if bounds is None else show(bounds.lower),
+        None if bounds is None else quantity.shown_lower(bounds),
         None if bounds is None else show(bounds.upper),
         prompts=int((quantity.sizes > 0).sum()),
         positions=int(quantity.sizes.sum()),

@@ -4,11 +4,7 @@ The recipe twin is the yardstick: the same weights, quantized and dequantized by
 own code and run in float32. A healthy engine differs from it by arithmetic only, whatever the
 recipe costs, so a fault shows against a floor that does not depend on how lossy the recipe is.
 
-A recipe that rounds activations is chaotic: two executions that differ by the last bit of a float32
-round some activation differently, the difference is rounded again in every later layer, and in the
-end two healthy engines differ from each other about as much as each from the twin. That floor is
-measured, on the twin itself with such a last bit of noise, and the limit is raised to a multiple of
-it where it is the larger; the verdict shows floor, factor and limit.
+A recipe that rounds activations has a floor of its own; see `enginekeeper.validation.floor`.
 """
 
 from __future__ import annotations
@@ -18,10 +14,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded, shown
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.floor import Floor, measured_floor
 from enginekeeper.validation.greedy import (
     GreedyComparison,
     compare_greedy,
@@ -33,21 +30,16 @@ from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
 from enginekeeper.validation.tokens import TokenizedSuite
 
-FLOOR_FACTOR = 2.5
-"""How far above its recipe's own floor an engine must be to fail.
-
-From the catalogue of silent faults, E2: the null at 1.5 times the floor, the alternative at 2.5."""
-
 FAILING_CHECKS = 4
 """kl, decode gap, decode flips, decode against prefill: they share the error of a failure."""
 
 
 def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     """Judges the engine against the recipe twin; without a twin only what needs none is judged."""
-    floor = _floor(evidence, policy)
+    floor = measured_floor(evidence)
     limit = _limit(policy, floor)
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
-    if limit.value > policy.max_fidelity_kl and consistent.outcome == "inconclusive":
+    if floor is not None and floor.decides(policy) and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
         consistent = replace(consistent, outcome="shown", note=note)
     twin = evidence.twin
@@ -59,38 +51,21 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         return _without_twin((finite, consistent), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
-    divergence = _divergence(comparison, limit)
+    pairing = floor if floor is not None and floor.decides(policy) else None
+    divergence = _divergence(comparison, pairing, limit)
     gap = _decode_gap(greedy, evidence.tokens.strata, limit)
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
     decided = (divergence, finite, consistent, gap, _decode_flips(comparison, greedy, limit))
-    checks = decided if floor is None else (*decided, floor)
+    checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     return Line(
         "fidelity", line_result(checks), _statement(checks), checks, _details(comparison, greedy)
     )
 
 
-def _floor(evidence: Evidence, policy: AcceptancePolicy) -> Check | None:
-    """Measures how far float32-sized noise carries the recipe from itself; None if not scored."""
-    if evidence.nudged is None or evidence.twin is None:
-        return None
-    apart = compare(evidence.twin, evidence.nudged, evidence.tokens, at="twin")
-    quantity = Quantity(
-        "fidelity.floor",
-        "mean KL(recipe twin ‖ recipe twin with a last bit of noise)",
-        "nats per position",
-        apart.per_prompt(apart.kl),
-        apart.sizes,
-        apart.tokens.strata,
-    )
-    return shown(quantity, policy.confidence)
-
-
-def _limit(policy: AcceptancePolicy, floor: Check | None) -> Limit:
-    allowed = policy.max_fidelity_kl
-    if floor is not None and floor.value is not None:
-        allowed = max(allowed, FLOOR_FACTOR * floor.value)
+def _limit(policy: AcceptancePolicy, floor: Floor | None) -> Limit:
+    allowed = policy.max_fidelity_kl if floor is None else floor.allowed(policy)
     return Limit(allowed, "at most", policy.confidence, FAILING_CHECKS, "max_fidelity_kl")
 
 
@@ -134,15 +109,17 @@ def _finite(engine: Scores, tokens: TokenizedSuite) -> Check:
     return replace(check, finding=finding)
 
 
-def _divergence(comparison: Comparison, limit: Limit) -> Check:
+def _divergence(comparison: Comparison, floor: Floor | None, limit: Limit) -> Check:
+    sums = comparison.per_prompt(comparison.kl)
     check = bounded(
         Quantity(
             "fidelity.kl",
             "mean KL(recipe twin ‖ engine)",
             "nats per position",
-            comparison.per_prompt(comparison.kl),
+            sums if floor is None else floor.paired(sums),
             comparison.sizes,
             comparison.tokens.strata,
+            least=0.0,
         ),
         limit,
     )
@@ -166,6 +143,7 @@ def _self_check(evidence: Evidence, limit: Limit) -> Check:
         sums,
         sizes,
         evidence.tokens.strata,
+        least=0.0,
     )
     return _decode_check(quantity, limit, "the engine's decode path contradicts its own prefill")
 
@@ -178,6 +156,7 @@ def _decode_gap(greedy: GreedyComparison, strata: NDArray[np.int64], limit: Limi
         greedy.gap,
         greedy.gap_steps,
         strata,
+        least=0.0,
     )
     return _decode_check(quantity, limit, "the engine's decode path is away from the recipe's")
 

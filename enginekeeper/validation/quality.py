@@ -79,6 +79,7 @@ def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quan
                 comparison.per_prompt(comparison.kl),
                 sizes,
                 strata,
+                least=0.0,
             ),
             Limit(policy.max_quality_kl, "at most", confidence, FAILING_CHECKS, "max_quality_kl"),
         ),
@@ -144,6 +145,7 @@ def _recipe_cost(recipe: Comparison, confidence: float) -> tuple[Check, ...]:
                 recipe.per_prompt(recipe.kl),
                 recipe.sizes,
                 recipe.tokens.strata,
+                least=0.0,
             ),
             confidence,
         ),
@@ -198,6 +200,7 @@ def _check_reference(evidence: Evidence, policy: AcceptancePolicy) -> Check:
             second.per_prompt(second.kl),
             second.sizes,
             evidence.tokens.strata,
+            least=0.0,
         ),
         Limit(policy.max_fidelity_kl, "at most", policy.confidence, 1, "max_fidelity_kl"),
     )

@@ -103,6 +103,15 @@ def test_what_is_only_shown_has_bounds_and_no_limit() -> None:
     assert check.lower < 1.0 < check.upper
 
 
+def test_no_bound_is_shown_below_what_there_can_be() -> None:
+    noisy = Quantity(
+        "line.kl", "a divergence", "nats", SPREAD - 0.99, np.ones(25), np.zeros(25, int), least=0.0
+    )
+
+    assert bounded(noisy, Limit(1.0, "at most", 0.99, 1)).lower == 0.0
+    assert shown(noisy, 0.99).lower == 0.0
+
+
 def test_numbers_are_rounded_the_same_everywhere() -> None:
     assert rounded(1 / 3) == 0.333333
     assert rounded(1.23456789e-9) == 1.23457e-9

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.findings import AuditReport
+from enginekeeper.validation.floor import FLOOR_FACTOR, measured_floor
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores
+from enginekeeper.validation.tokens import TokenizedSuite
+from enginekeeper.validation.verdict import judge
+
+Arm = Callable[..., Scores]
+
+POLICY = AcceptancePolicy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
+RECIPE = {"noise": 0.3, "seed": 1}
+AUDITS = (AuditReport("config", ()), AuditReport("weights", ()))
+
+
+def chaotic(tokens: TokenizedSuite, arm: Arm, **engine: Any) -> Evidence:  # noqa: ANN401
+    """Two executions of one recipe that differ as much as the recipe from the source."""
+    source = arm()
+    twin = arm(**RECIPE, targets={"source": source})
+    nudged = arm(noise=0.3, seed=2, targets={"twin": twin})
+    made = arm(**{"noise": 0.3, "seed": 3, **engine}, targets={"source": source, "twin": twin})
+    return Evidence(tokens, engine=made, source=source, twin=twin, nudged=nudged, audits=AUDITS)
+
+
+def test_a_healthy_engine_of_a_chaotic_recipe_is_judged_by_the_recipes_floor(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    evidence = chaotic(tokens, arm)
+
+    with_floor = judge(evidence, POLICY)
+    without = judge(replace(evidence, nudged=None), POLICY)
+
+    assert with_floor.fidelity.result == "pass"
+    assert without.fidelity.result == "fail"
+
+
+def test_the_floor_its_multiple_and_the_limit_are_in_the_verdict(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    document = judge(chaotic(tokens, arm), POLICY).document()
+
+    checks = {check["check"]: check for check in document["checks"]}
+    assert checks["fidelity.floor"]["result"] == "shown"
+    expected = FLOOR_FACTOR * checks["fidelity.floor"]["value"]
+    assert checks["fidelity.kl"]["limit"] == pytest.approx(expected, rel=1e-5)
+    assert document["policy"]["max_fidelity_kl"] == POLICY.max_fidelity_kl
+
+
+def test_an_engine_far_above_the_floor_fails(tokens: TokenizedSuite, arm: Arm) -> None:
+    verdict = judge(chaotic(tokens, arm, noise=1.0), POLICY)
+
+    assert verdict.fidelity.result == "fail"
+
+
+def test_a_floor_below_the_policys_limit_changes_nothing(tokens: TokenizedSuite, arm: Arm) -> None:
+    evidence = chaotic(tokens, arm, noise=0.3, seed=1)
+    assert evidence.twin is not None
+    calm = replace(evidence, nudged=arm(**RECIPE, targets={"twin": evidence.twin}))
+
+    one = judge(calm, POLICY).document()
+    two = judge(replace(calm, nudged=None), POLICY).document()
+
+    assert one["checks"][0] == two["checks"][0]
+    assert one["checks"][0]["limit"] == POLICY.max_fidelity_kl
+
+
+def test_pairing_keeps_the_mean_and_removes_what_both_share(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    floor = measured_floor(chaotic(tokens, arm))
+    assert floor is not None
+    shared = floor.apart.per_prompt(floor.apart.kl)
+
+    paired = floor.paired(FLOOR_FACTOR * shared)
+
+    assert paired.sum() == pytest.approx(FLOOR_FACTOR * shared.sum())
+    np.testing.assert_allclose(paired / floor.apart.sizes, FLOOR_FACTOR * floor.value)
+
+
+def test_without_a_second_execution_there_is_no_floor(tokens: TokenizedSuite, arm: Arm) -> None:
+    assert measured_floor(replace(chaotic(tokens, arm), nudged=None)) is None
+    assert measured_floor(replace(chaotic(tokens, arm), twin=None)) is None
