@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NoReturn
 
 import click
@@ -67,8 +69,13 @@ def run() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except DiagnosedError as error:
-        sys.exit(report(error, as_json="--json" in sys.argv))
+        sys.exit(report(error, as_json=_wants_json(sys.argv)))
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away: nobody is left to tell
         sys.exit(ExitCode.OK)
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    """Says whether a command line asks for JSON; it may not have come as far as being parsed."""
+    return "--json" in argv or "-ojson" in argv or ("-o", "json") in pairwise(argv)

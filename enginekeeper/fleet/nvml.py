@@ -36,13 +36,17 @@ class RealNvml:
     """Reads an initialized NVML."""
 
     def driver(self) -> DriverState | None:
-        """Returns the driver version and its CUDA driver API version."""
-        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+        """Returns driver and CUDA version; raises UnavailableError when the driver is silent."""
+        try:
+            cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
+            version = str(pynvml.nvmlSystemGetDriverVersion())
+        except pynvml.NVMLError as error:
+            raise UnavailableError(
+                f"the driver does not answer: {error}",
+                remedy="check `dmesg`, and reload the kernel module or reboot the node",
+            ) from error
         # 12040 means 12.4: nvml.h, NVML_CUDA_DRIVER_VERSION_MAJOR and _MINOR
-        return DriverState(
-            version=str(pynvml.nvmlSystemGetDriverVersion()),
-            cuda=f"{cuda // 1000}.{cuda % 1000 // 10}",
-        )
+        return DriverState(version=version, cuda=f"{cuda // 1000}.{cuda % 1000 // 10}")
 
     def devices(self) -> tuple[Device, ...]:
         """Returns every GPU; raises UnavailableError for one that fell off the bus."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from enginekeeper.errors import InputError
 from registry.digests import Digest, digest_bytes
+from registry.errors import InvalidRecordError
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def placements(home: Path) -> Iterator[Placement]:
                 Path(document["path"]),
                 datetime.fromisoformat(document["placed_at"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidRecordError) as error:
             raise InputError(
                 f"the placement record cannot be read: {error}",
                 where=str(file),

@@ -11,6 +11,7 @@ from typing import Any
 
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
@@ -24,7 +25,6 @@ from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result, verify_build
 from registry.digests import canonical_json, digest_bytes
-from registry.errors import RegistryError
 from registry.manifests import Manifest, verify_directory
 from registry.signing import open_signer
 from registry.trust import Purpose
@@ -77,7 +77,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
         path=bench.registry.locate(engine.path),
         fidelity=verdict.fidelity.result,
         quality=verdict.quality.result,
-        channel=_into_channel(bench, work.order.channel, engine),
+        channel=into_channel(bench, work.order.channel, engine.digest),
         seconds=made.seconds,
     )
     work.end(outcome)
@@ -190,13 +190,3 @@ def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, 
     signer = open_signer(bench.keys, Purpose.VERDICT)
     envelope = sign(test_result(engine.digest, claim), signer)
     bench.registry.record_verdict(engine.digest, document, envelope)
-
-
-def _into_channel(bench: Bench, channel: str | None, engine: Engine) -> str | None:
-    if channel is None:
-        return None
-    try:
-        bench.registry.set_channel(channel, engine.digest, bench.environment, actor="build flow")
-    except RegistryError as error:
-        return f"{channel}: refused: {error.what}"
-    return f"{channel}: set"

@@ -222,20 +222,19 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
 def audit_checkpoint(work: Work, made: Progress) -> Progress:
     """Audits the checkpoint against the source, unless the run was asked not to."""
     variant = made.variant
-    if not work.order.audits:
-        return made
-    progress.info("%s: audit ...", variant.identifier)
-    audits = audit(source_of(work).path, made.checkpoint.path)
-    for report in audits:
-        progress.info("%s: audit %s: %s", variant.identifier, report.check, report.result)
-    made = replace(made, audits=audits)
+    if work.order.audits:
+        progress.info("%s: audit ...", variant.identifier)
+        audits = audit(source_of(work).path, made.checkpoint.path)
+        for report in audits:
+            progress.info("%s: audit %s: %s", variant.identifier, report.check, report.result)
+        made = replace(made, audits=audits)
     if made.export_only:
         work.end(_exported(made))
     return made
 
 
 def _exported(made: Progress) -> Outcome:
-    results = ", ".join(f"{report.check} {report.result}" for report in made.audits)
+    results = ", ".join(f"{report.check} {report.result}" for report in made.audits) or "not run"
     return Outcome(
         variant=str(made.variant.identifier),
         ending=Ending.EXPORTED,

@@ -6,15 +6,18 @@ An empty plan never imports Prefect: there is nothing to orchestrate.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from enginekeeper.errors import UnavailableError
-from enginekeeper.orchestration.bench import open_bench
+from enginekeeper.orchestration.bench import Bench, open_bench
+from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.order import BuildOrder
-from enginekeeper.orchestration.outcome import Outcome
+from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.plan import Action
 from enginekeeper.orchestration.planning import plan_spec, planned_outcome
+from registry.digests import Digest
 
 _FLOWS = (Path(__file__).parents[1] / "_flows", Path(__file__).parents[2] / "flows")
 
@@ -32,13 +35,22 @@ _DEFAULTS = {
 
 def run_build(order: BuildOrder) -> list[Outcome]:
     """Plans a spec and runs the build flow for what is left to do."""
-    planned = plan_spec(open_bench(), Path(order.path), order.only)
+    bench = open_bench()
+    planned = plan_spec(bench, Path(order.path), order.only)
     settled = {Action.REUSE, Action.REFUSE}
     if order.audits and all(one.action in settled for one in planned):
-        return [planned_outcome(one) for one in planned]
-    flow = load_flow("build")
-    outcomes: list[Outcome] = flow(order)
-    return outcomes
+        outcomes = [planned_outcome(one) for one in planned]
+    else:
+        outcomes = load_flow("build")(order)
+    return [_in_channel(bench, order, outcome) for outcome in outcomes]
+
+
+def _in_channel(bench: Bench, order: BuildOrder, outcome: Outcome) -> Outcome:
+    """Puts a reused engine into the channel asked for, as the flow does with those it judges."""
+    if outcome.ending is not Ending.REUSED or outcome.engine is None:
+        return outcome
+    said = into_channel(bench, order.channel, Digest.parse(outcome.engine))
+    return replace(outcome, channel=said)
 
 
 def load_flow(name: str) -> Any:  # noqa: ANN401 - a Prefect flow; the type needs the import
