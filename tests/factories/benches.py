@@ -55,7 +55,8 @@ class Site:
     def built(self, variant: Variant, content: bytes = b"graph") -> BuiltEngine:
         """Writes the directories of a checkpoint and of an engine made from it."""
         root = self.directory / f"built-{digest_bytes(content).short}"
-        for name, data in (("checkpoint/config.json", b"{}"), ("engine/graph.pt2", content)):
+        name_of = str(variant.identifier).encode()
+        for name, data in (("checkpoint/config.json", name_of), ("engine/graph.pt2", content)):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
         checkpoint = root / "checkpoint"

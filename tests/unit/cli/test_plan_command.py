@@ -1,0 +1,139 @@
+"""`plan` and `build` where nothing needs to be run: what they print and how they exit."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli.build import exit_code_of_outcomes
+from enginekeeper.orchestration import planning
+from enginekeeper.orchestration.outcome import Ending, Outcome
+from registry.types import Result
+from tests.factories.benches import Site, variants_of, write_spec
+from tests.factories.checkpoints import SOURCE, source_copy
+from tests.factories.registry import WEIGHTS
+
+Ek = Callable[..., Any]
+TP2 = Path(__file__).parents[3] / "buildspecs" / "smollm2-tp2.yaml"
+
+
+def have_source(monkeypatch: pytest.MonkeyPatch, path: Path = SOURCE) -> None:
+    here = SimpleNamespace(path=path, digest=WEIGHTS)
+    monkeypatch.setattr(planning, "find_source", lambda *_args, **_kwargs: here)
+
+
+@pytest.fixture
+def nine_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.factories.checkpoints import edit_config  # noqa: PLC0415
+
+    source = source_copy(tmp_path)
+    edit_config(source, num_attention_heads=9, num_key_value_heads=3, hidden_size=576, head_dim=64)
+    have_source(monkeypatch, source)
+
+
+@pytest.mark.usefixtures("site", "nine_heads")
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_a_refusal_exits_8_before_any_work(ek: Ek, command: str) -> None:
+    prefect_before = "prefect" in sys.modules
+    said = ek(command, TP2, "--json")
+    assert said.code == ExitCode.REFUSED
+    (planned,) = said.json
+    assert planned["variant"] == "smollm2-135m.none.tp2.l40s"
+    assert "9" in planned.get("reason", planned.get("summary"))
+    assert planned.get("action", planned.get("ending")) in ("refuse", "refused")
+    assert ("prefect" in sys.modules) is prefect_before
+
+
+@pytest.mark.usefixtures("site", "nine_heads")
+def test_a_refused_variant_says_its_rule_to_a_person(ek: Ek) -> None:
+    said = ek("plan", TP2)
+    assert "query-heads-by-tensor-parallel" in said.out
+    assert "smollm2-135m.none.tp2.l40s: refuse:" in said.err
+
+
+def test_what_is_settled_is_reused_with_its_verdict(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    (variant,) = variants_of(tmp_path)
+    engine = site.publish(variant)
+    site.judge(engine, variant, Result.FAIL)
+    planned = ek("plan", write_spec(tmp_path), "-o", "json")
+    assert (planned.code, planned.json[0]["action"]) == (0, "reuse")
+    assert planned.json[0]["verdict"] == "fail"
+    built = ek("build", write_spec(tmp_path), "--json")
+    assert built.code == ExitCode.FAIL
+    assert built.json[0]["engine"] == str(engine.digest)
+
+
+def test_reused_engines_are_put_into_the_channel_too(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    good, bad = variants_of(tmp_path, "[none, w8a16]")
+    site.judge(site.publish(good, b"good"), good)
+    site.judge(site.publish(bad, b"bad"), bad, Result.FAIL)
+    said = ek("build", write_spec(tmp_path, "[none, w8a16]"), "--channel", "prod", "--json")
+    assert [one["channel"].partition(" ")[0] for one in said.json] == ["prod:", "prod:"]
+    assert said.json[0]["channel"] == "prod: set"
+    assert said.json[1]["channel"].startswith("prod: refused: the gate is closed")
+    (position,) = ek("channel", "list", "--json").json
+    assert (position["channel"], position["engine"]) == ("prod", said.json[0]["engine"])
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_a_bad_spec_exits_3_and_names_file_and_line(ek: Ek, tmp_path: Path, command: str) -> None:
+    spec = write_spec(tmp_path, more="acceptance:\n  max_kl: 1\n")
+    said = ek(command, spec)
+    assert (said.code, said.out) == (ExitCode.INVALID_INPUT, "")
+    assert f"{spec}:6:" in said.err
+    assert "max_kl" in said.err
+
+
+@pytest.mark.usefixtures("site")
+def test_a_spec_that_is_not_there_exits_with_an_answer(ek: Ek, tmp_path: Path) -> None:
+    said = ek("plan", tmp_path / "absent.yaml")
+    assert said.code in (ExitCode.INVALID_INPUT, ExitCode.NOT_FOUND)
+    assert "absent.yaml" in said.err
+
+
+@pytest.mark.usefixtures("site")
+def test_a_selector_that_picks_nothing_exits_4(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    said = ek("plan", write_spec(tmp_path), "--only", "*.fp8.*")
+    assert said.code == ExitCode.NOT_FOUND
+    assert "tiny.none.tp1.cpu" in said.err
+
+
+def outcome(ending: Ending, result: str | None) -> Outcome:
+    return Outcome("v", ending, result, "")
+
+
+PASS, FAIL = outcome(Ending.JUDGED, "pass"), outcome(Ending.REUSED, "fail")
+UNSURE, EXPORTED = outcome(Ending.JUDGED, "inconclusive"), outcome(Ending.EXPORTED, None)
+REFUSED, BROKEN = outcome(Ending.REFUSED, None), outcome(Ending.FAILED, None)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [
+        ([], ExitCode.OK),
+        ([PASS, EXPORTED], ExitCode.OK),
+        ([PASS, UNSURE], ExitCode.INCONCLUSIVE),
+        ([UNSURE, FAIL], ExitCode.FAIL),
+        ([FAIL, REFUSED], ExitCode.REFUSED),
+        ([PASS, REFUSED, FAIL, UNSURE, BROKEN], ExitCode.STEP_FAILED),
+    ],
+)
+def test_the_gravest_ending_decides_the_exit_code(outcomes: list[Outcome], code: ExitCode) -> None:
+    assert exit_code_of_outcomes(outcomes) is code
+    assert exit_code_of_outcomes(outcomes[::-1]) is code

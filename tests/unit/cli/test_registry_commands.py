@@ -1,0 +1,177 @@
+"""The commands that ask a registry: exit codes, JSON on stdout, errors on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from registry.environments import CpuEnvironment
+from registry.types import Engine, Result
+from tests.factories.benches import Site, variants_of
+
+Ek = Callable[..., Any]
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    """An engine that was never judged."""
+    return site.publish(variants_of(tmp_path)[0])
+
+
+def judge(site: Site, engine: Engine, tmp_path: Path, result: Result = Result.PASS) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], result)
+
+
+def distrust(site: Site, purpose: str) -> None:
+    path = site.bench.keys / "trust.json"
+    trust = json.loads(path.read_text())
+    trust["keys"] = [key for key in trust["keys"] if purpose not in key["purposes"]]
+    path.write_text(json.dumps(trust))
+
+
+ASKS = (("engine", "show"), ("engine", "explain"), ("gate",))
+JSON = (("--json",), ("-o", "json"), ("-ojson",))
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    ("command", "as_json"),
+    [*product(ASKS, ((), *JSON)), (("channel", "set", "prod"), ())],
+)
+def test_an_unknown_engine_exits_4(
+    ek: Ek, command: tuple[str, ...], as_json: tuple[str, ...]
+) -> None:
+    said = ek(*command, "deadbeef", *as_json)
+    assert (said.code, said.out) == (ExitCode.NOT_FOUND, "")
+    if as_json:
+        error = json.loads(said.err)
+        assert (error["error"], error["exit_code"]) == ("RecordNotFoundError", 4)
+    else:
+        assert said.err.startswith("error: ")
+        assert "deadbeef" in said.err
+
+
+@pytest.mark.parametrize(
+    ("result", "decided"),
+    [
+        (None, (ExitCode.FAIL, "never-judged")),
+        (Result.PASS, (ExitCode.OK, "qualified")),
+        (Result.FAIL, (ExitCode.FAIL, "verdict-failed")),
+        (Result.INCONCLUSIVE, (ExitCode.INCONCLUSIVE, "verdict-inconclusive")),
+    ],
+)
+def test_the_gate_exits_by_the_verdict(
+    site: Site,
+    ek: Ek,
+    tmp_path: Path,
+    result: Result | None,
+    decided: tuple[ExitCode, str],
+) -> None:
+    (variant,) = variants_of(tmp_path)
+    engine = site.publish(variant)
+    if result is not None:
+        judge(site, engine, tmp_path, result)
+    said = ek("gate", engine.digest.short, "--json")
+    assert (said.code, said.json["rule"]) == decided
+    assert decided[1] in ek("gate", engine.digest.short).out
+
+
+def test_the_gate_exits_8_where_the_engine_cannot_work(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path)
+    node = tmp_path / "node.json"
+    node.write_text(json.dumps(CpuEnvironment((), "1.0").as_dict()))
+    said = ek("gate", engine.digest.short, "--environment", node, "--json")
+    assert (said.code, said.json["rule"]) == (ExitCode.REFUSED, "incompatible")
+
+
+@pytest.mark.parametrize("purpose", ["build", "verdict"])
+def test_the_gate_exits_11_when_a_signature_does_not_count(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path, purpose: str
+) -> None:
+    judge(site, engine, tmp_path)
+    distrust(site, purpose)
+    said = ek("gate", engine.digest.short, "--json")
+    assert (said.code, said.json["rule"]) == (ExitCode.INTEGRITY, f"{purpose}-not-attested")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "tpu"}', '{"kind": "cpu"}'])
+def test_an_unreadable_environment_exits_3(
+    ek: Ek, engine: Engine, tmp_path: Path, text: str
+) -> None:
+    node = tmp_path / "node.json"
+    node.write_text(text)
+    said = ek("gate", engine.digest.short, "--environment", node)
+    assert (said.code, said.out) == (ExitCode.INVALID_INPUT, "")
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("command", [("engine", "list"), ("channel", "list"), ("where",)])
+def test_an_empty_registry_is_an_empty_list(ek: Ek, command: tuple[str, ...]) -> None:
+    for option in (["--json"], ["-o", "json"]):
+        said = ek(*command, *option)
+        assert (said.code, said.json) == (0, [])
+
+
+def test_every_query_prints_json(ek: Ek, site: Site, engine: Engine, tmp_path: Path) -> None:
+    judge(site, engine, tmp_path)
+    name = engine.digest.short
+    assert ek("channel", "set", "prod", name).code == 0
+    (listed,) = ek("engine", "list", "--json").json
+    assert (listed["digest"], listed["result"]) == (str(engine.digest), "pass")
+    assert ek("engine", "show", name, "-o", "json").json["verdicts"][0]["result"] == "pass"
+    assert ek("engine", "diff", name, name, "--json").json == []
+    (position,) = ek("channel", "list", "--json").json
+    assert (position["channel"], position["engine"]) == ("prod", str(engine.digest))
+    (move,) = ek("channel", "history", "tiny", "prod", "-o", "json").json
+    assert (move["previous"], move["engine"]) == (None, str(engine.digest))
+
+
+def test_a_channel_takes_only_what_the_gate_lets_through(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path, Result.FAIL)
+    for options in ((), ("--dry-run",)):
+        said = ek("channel", "set", "prod", engine.digest.short, *options)
+        assert said.code == ExitCode.FAIL
+        assert "the gate is closed" in said.err
+    judge(site, engine, tmp_path)
+    assert ek("channel", "set", "prod", engine.digest.short, "--dry-run").code == 0
+    assert ek("channel", "list", "--json").json == []
+
+
+def test_what_was_fetched_is_found_and_its_bytes_are_watched(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path)
+    place = tmp_path / "node" / "engine"
+    assert ek("engine", "fetch", engine.digest.short, "--to", place).code == 0
+    (row,) = ek("where", "--json").json
+    assert (row["path"], row["bytes"], row["gate"]) == (str(place), "verified", "open")
+    (place / "graph.pt2").chmod(0o644)
+    (place / "graph.pt2").write_bytes(b"other")
+    (row,) = ek("where", "--json").json
+    assert row["bytes"] == "CHANGED"
+    assert ek("where", "--model", "other", "--json").json == []
+
+
+def test_an_engine_without_a_trusted_builder_is_not_fetched(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    distrust(site, "build")
+    said = ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "out")
+    assert (said.code, said.out) == (ExitCode.INTEGRITY, "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_engine_that_was_never_judged_has_nothing_to_explain(ek: Ek, engine: Engine) -> None:
+    said = ek("engine", "explain", engine.digest.short)
+    assert (said.code, said.out) == (ExitCode.NOT_FOUND, "")
+    assert "never judged" in said.err

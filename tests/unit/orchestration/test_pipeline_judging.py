@@ -1,0 +1,148 @@
+"""Judging: verified before it is loaded, recorded only when it was audited."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from enginekeeper.orchestration import judging, workshop
+from enginekeeper.orchestration.order import BuildOrder
+from enginekeeper.orchestration.outcome import Ending
+from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
+from enginekeeper.orchestration.planning import acceptance_digest
+from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring
+from enginekeeper.toolchains.runner import StepOutcome, StepRun
+from registry.digests import digest_bytes
+from registry.errors import IntegrityError
+from registry.manifests import Manifest
+from tests.factories.benches import Site, variants_of
+from tests.factories.checkpoints import exported
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The steps that were started; each ends well and writes nothing."""
+    started: list[str] = []
+
+    def run_step(run: StepRun, **_options: object) -> StepOutcome:
+        started.append(run.step)
+        return StepOutcome({}, {}, 1.0, run.directory / "step.log")
+
+    monkeypatch.setattr(workshop, "run_step", run_step)
+    return started
+
+
+@pytest.fixture
+def work(site: Site, tmp_path: Path) -> Work:
+    given = Made(tmp_path, digest_bytes(b"tokens"), reused=True, seconds=0.0)
+    scoring = Scoring(tmp_path / "suite", digest_bytes(b"suite"), 64, 20, "vllm-cpu", "float32")
+    work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), BuildOrder("spec.yaml"))
+    probe = Probe(scoring, given, {"source": given})
+    return replace(work, source=site.source, probe=probe, second=given)
+
+
+@pytest.fixture
+def made(site: Site, tmp_path: Path, work: Work) -> Progress:
+    """A published engine, still lying where it was compiled."""
+    variant = work.planned[0].variant
+    engine = site.publish(variant)
+    compiled = site.built(variant).directory
+    record = {"digest": str(Manifest.of_directory(compiled, "engine").digest)}
+    product = Made(
+        compiled.parent, digest_bytes(b"engine"), reused=False, seconds=1.0, record=record
+    )
+    checkpoint = Checkpoint(exported("w8a16", tmp_path), digest_bytes(b"checkpoint"))
+    return Progress(work.planned[0], product, checkpoint, (), compiled=product, engine=engine)
+
+
+def decide(result: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = SimpleNamespace(result=result)
+    verdict = SimpleNamespace(result=result, summary=f"{result}!", fidelity=line, quality=line)
+
+    def decided(_work: Work, made: Progress) -> tuple[Any, dict[str, Any]]:
+        document = {
+            "schema": 1, "result": result, "summary": f"{result}!",
+            "fidelity": {"result": result}, "quality": {"result": result},
+            "acceptance": str(acceptance_digest(made.variant)),
+            "checks": [{"check": "kl", "result": result}, {"check": "ppl", "result": "shown"}],
+        }  # fmt: skip
+        return verdict, document
+
+    monkeypatch.setattr(judging, "decide", decided)
+
+
+def test_twin_and_engine_are_scored_when_the_bytes_are_the_signed_ones(
+    site: Site, work: Work, made: Progress, steps: list[str]
+) -> None:
+    scored = judging.score_engine(site.bench, work, made)
+    assert steps == ["score_twin", "score_engine"]
+    assert not (there(scored.twin).path / "twin").exists()
+    assert judging.score_engine(site.bench, work, made).seconds == {"quantize": 1.0, "compile": 1.0}
+    assert steps == ["score_twin", "score_engine"]
+
+
+@pytest.mark.parametrize("name", ["graph.pt2", "extra.so"])
+def test_altered_bytes_are_never_loaded(
+    site: Site, work: Work, made: Progress, steps: list[str], name: str
+) -> None:
+    (there(made.compiled).path / "engine" / name).write_bytes(b"malice")
+    with pytest.raises(IntegrityError):
+        judging.score_engine(site.bench, work, made)
+    assert "score_engine" not in steps
+
+
+def test_an_engine_that_no_trusted_builder_signed_is_never_loaded(
+    site: Site, work: Work, made: Progress, steps: list[str]
+) -> None:
+    forged = replace(there(made.engine), digest=digest_bytes(b"another engine"))
+    with pytest.raises(IntegrityError, match="another artifact"):
+        judging.score_engine(site.bench, work, replace(made, engine=forged))
+    assert "score_engine" not in steps
+
+
+@pytest.mark.parametrize("result", ["pass", "fail", "inconclusive"])
+def test_a_verdict_is_signed_and_recorded(
+    site: Site, work: Work, made: Progress, monkeypatch: pytest.MonkeyPatch, result: str
+) -> None:
+    decide(result, monkeypatch)
+    outcome = judging.judge_engine(site.bench, work, made)
+    engine = there(made.engine)
+    (verdict,) = site.bench.registry.verdicts(engine.digest)
+    assert (outcome.ending, outcome.result, str(verdict.result)) == (Ending.JUDGED, result, result)
+    assert verdict.environment == site.bench.environment
+    assert site.bench.registry.gate(engine.digest, site.bench.environment).is_open is (
+        result == "pass"
+    )
+    assert outcome.channel is None
+    (planned,) = site.plan(made.variant)
+    assert str(planned.action) == "reuse"
+
+
+def test_a_judgement_without_audits_is_shown_and_not_recorded(
+    site: Site, work: Work, made: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide("fail", monkeypatch)
+    unaudited = replace(work, order=replace(work.order, audits=False))
+    outcome = judging.judge_engine(site.bench, unaudited, made)
+    assert outcome.result == "fail"
+    assert unaudited.outcomes() == [outcome]
+    assert site.bench.registry.verdicts(there(made.engine).digest) == []
+
+
+def test_a_channel_says_why_it_refuses(
+    site: Site, work: Work, made: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = replace(work, order=replace(work.order, channel="prod"))
+    decide("fail", monkeypatch)
+    refused = judging.judge_engine(site.bench, work, made).channel
+    assert refused is not None
+    assert refused.startswith("prod: refused: the gate is closed: ")
+    assert site.bench.registry.channels() == []
+    decide("pass", monkeypatch)
+    assert judging.judge_engine(site.bench, work, made).channel == "prod: set"
+    (position,) = site.bench.registry.channels()
+    assert (position.channel, position.engine) == ("prod", there(made.engine).digest)

@@ -1,0 +1,126 @@
+"""One run of the flow: which variants are left to do, and how each of them ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.errors import StepError, UnavailableError
+from enginekeeper.orchestration import pipeline
+from enginekeeper.orchestration.order import BuildOrder
+from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.orchestration.pipeline import Progress, Work, begin
+from enginekeeper.orchestration.retries import can_be_retried
+from enginekeeper.orchestration.stages import Checkpoint, Made
+from registry.digests import digest_bytes
+from registry.errors import ConflictError, IntegrityError, StoreUnavailableError
+from registry.types import Result
+from tests.factories.benches import Site, variants_of
+from tests.factories.checkpoints import exported
+
+ORDER = BuildOrder("spec.yaml")
+GPU = "targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\n"
+
+
+@pytest.fixture
+def work(site: Site, tmp_path: Path) -> Work:
+    """Three variants: one settled by a verdict, two to build."""
+    variants = variants_of(tmp_path, "[none, w8a16, fp8]")
+    site.judge(site.publish(variants[0]), variants[0], Result.INCONCLUSIVE)
+    return begin(site.plan(*variants), ORDER)
+
+
+def test_only_what_is_not_settled_is_to_do(work: Work) -> None:
+    assert [str(one.action) for one in work.todo] == ["build", "build"]
+    assert work.planned[0] not in work.todo
+
+
+def test_without_audits_what_was_judged_is_judged_anew(work: Work) -> None:
+    assert replace(work, order=replace(ORDER, audits=False)).todo == work.planned
+
+
+def test_a_refused_variant_is_never_to_do(site: Site, tmp_path: Path) -> None:
+    variants = variants_of(tmp_path, more=GPU + "parallel: [{tensor: 3}]\n")
+    for audits in (True, False):
+        work = begin(site.plan(*variants), replace(ORDER, audits=audits))
+        assert work.todo == ()
+        assert [one.ending for one in work.outcomes()] == [Ending.REFUSED]
+
+
+def test_a_known_error_ends_its_variant_and_no_other(work: Work) -> None:
+    first, second = work.todo
+    with work.catching(first):
+        raise StepError("quantize crashed", where="step.log", remedy="read it")
+    work.end(Outcome(second.variant.identifier, Ending.JUDGED, "pass", "PASS"))
+    settled, failed, judged = work.outcomes()
+    assert (settled.ending, settled.result) == (Ending.REUSED, "inconclusive")
+    assert (failed.ending, failed.result) == (Ending.FAILED, None)
+    assert failed.summary.startswith("step.log: quantize crashed")
+    assert failed.error is not None
+    assert (failed.error["error"], failed.error["next"]) == ("StepError", "read it")
+    assert judged.ending is Ending.JUDGED
+
+
+def test_a_defect_of_ours_is_not_caught(work: Work) -> None:
+    with pytest.raises(ZeroDivisionError), work.catching(work.todo[0]):
+        raise ZeroDivisionError
+    assert not work.ended
+
+
+def test_a_gpu_variant_has_no_worker_here(site: Site, tmp_path: Path) -> None:
+    work = begin(site.plan(*variants_of(tmp_path, more=GPU)), ORDER)
+    work = replace(work, source=site.source)
+    with pytest.raises(UnavailableError, match="no worker here builds for h100-sxm"):
+        pipeline.make_checkpoint(site.bench, work, work.planned[0])
+
+
+@pytest.mark.parametrize("audits", [True, False])
+def test_what_is_only_exported_ends_as_exported(
+    site: Site, tmp_path: Path, *, audits: bool
+) -> None:
+    order = replace(ORDER, audits=audits)
+    work = begin(site.plan(*variants_of(tmp_path, "[nvfp4]")), order)
+    work = replace(work, source=site.source)
+    checkpoint = exported("nvfp4", tmp_path)
+    digest = digest_bytes(b"checkpoint")
+    given = Made(checkpoint, digest, reused=False, seconds=3.0)
+    made = Progress(work.todo[0], given, Checkpoint(checkpoint, digest), ())
+    assert pipeline.audit_checkpoint(work, made).export_only
+    (outcome,) = work.outcomes()
+    assert (outcome.ending, outcome.result) == (Ending.EXPORTED, None)
+    assert ("config pass" in outcome.summary) is audits
+    assert ("audits: not run" in outcome.summary) is not audits
+    assert outcome.seconds == {"quantize": 3.0}
+
+
+def test_a_stage_out_of_order_is_a_defect(work: Work) -> None:
+    with pytest.raises(AssertionError, match="before the one it needs"):
+        pipeline.source_of(work)
+
+
+class FakeState:
+    """What Prefect hands to a retry condition."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def result(self, *, raise_on_failure: bool) -> Exception:
+        assert not raise_on_failure
+        return self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (UnavailableError("x"), True),
+        (StoreUnavailableError("x"), True),
+        (ConflictError("x"), True),
+        (StepError("x"), False),
+        (IntegrityError("x"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_only_what_may_pass_by_itself_is_tried_again(error: Exception, *, again: bool) -> None:
+    assert can_be_retried(None, None, FakeState(error)) is again
