@@ -1,0 +1,76 @@
+"""Runs the steps of the embedded builder on small models, and compares what they say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from enginekeeper.toolchains.results import StepOutcome
+from enginekeeper.toolchains.runner import StepRun, run_step
+
+LIMITS = {"max_batch_size": 4, "max_input_len": 128, "max_seq_len": 160, "max_num_tokens": 512}
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Runs the steps of the embedded builder and reads what they wrote."""
+
+    python: Path
+    graphs: Path
+    folder: Path
+
+    def run(self, step: str, job: dict[str, Any], name: str) -> StepOutcome:
+        """Runs one step; its job and log stay below the test's folder."""
+        place = self.folder / f"{name}.run"
+        return run_step(StepRun("inductor", step, job, place, 900), python=self.python)
+
+    def compile(self, checkpoint: Path, name: str = "engine", **changes: Any) -> StepOutcome:  # noqa: ANN401
+        """Compiles a checkpoint to `folder/name`."""
+        job = {
+            "checkpoint": str(checkpoint),
+            "output": str(self.folder / name),
+            "graphs": str(self.graphs),
+            "limits": LIMITS,
+            **changes,
+        }
+        return self.run("compile_engine", job, name)
+
+    def tokens(self, vocabulary: int, lengths: tuple[int, ...] = (40, 23, 9)) -> Path:
+        """Writes random prompts of the given lengths."""
+        path = self.folder / "tokens.json"
+        random = np.random.default_rng(3)
+        prompts = [
+            {"id": f"p{n}", "stratum": "s", "ids": random.integers(0, vocabulary, size).tolist()}
+            for n, size in enumerate(lengths)
+        ]
+        path.write_text(json.dumps({"prompts": prompts, "vocab_size": vocabulary}))
+        return path
+
+    def score(self, arm: str, name: str, vocabulary: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Scores an engine (`engine=`) or a model (`twin=`) and returns the arrays."""
+        output = self.folder / f"{name}.safetensors"
+        job = {
+            "tokens": str(self.tokens(vocabulary)),
+            "targets": {},
+            "output": str(output),
+            "top_k": vocabulary,
+            "greedy": {"prefix": 8, "tokens": 12},
+            **changes,
+        }
+        self.run(arm, job, name)
+        return dict(load_file(output))
+
+
+def mean_kl(p: dict[str, Any], q: dict[str, Any]) -> float:
+    """KL(p || q) over the whole vocabulary; both arms hold all of it, in an order of their own."""
+    columns = np.argsort(p["top_ids"], axis=1), np.argsort(q["top_ids"], axis=1)
+    logp, logq = (
+        np.take_along_axis(arm["top_logprobs"].astype(np.float64), order, axis=1)
+        for arm, order in zip((p, q), columns, strict=True)
+    )
+    return float((np.exp(logp) * (logp - logq)).sum(axis=1).mean())

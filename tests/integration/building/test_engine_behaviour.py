@@ -1,0 +1,176 @@
+"""What holds for every engine: reuse, limits, chunks, batches, and nothing half done."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from enginekeeper.toolchains.errors import StepRefusedError
+from enginekeeper.toolchains.runner import STEPS
+from tests.factories.engine_bench import LIMITS, Bench
+from tests.factories.tiny_decoders import FAMILIES, VOCABULARY, write_decoder
+
+pytestmark = pytest.mark.toolchain
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return write_decoder(FAMILIES["llama"], tmp_path / "llama")[1]
+
+
+@pytest.fixture
+def engine(bench: Bench, checkpoint: Path) -> Path:
+    bench.compile(checkpoint)
+    return bench.folder / "engine"
+
+
+def _scores(bench: Bench, engine: Path, name: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    return bench.score("score_engine", name, VOCABULARY, engine=str(engine), **changes)
+
+
+def _refusal(act: Any) -> StepRefusedError:  # noqa: ANN401 - any call
+    with pytest.raises(StepRefusedError) as refused:
+        act()
+    return refused.value
+
+
+def test_a_second_engine_of_the_same_shape_compiles_nothing(
+    bench: Bench, engine: Path, checkpoint: Path
+) -> None:
+    again = bench.compile(checkpoint, "again")
+
+    assert all(graph["reused"] for graph in again.outputs["graphs"])
+    assert (engine / "engine.json").read_bytes() == (
+        bench.folder / "again" / "engine.json"
+    ).read_bytes()
+
+
+def test_a_cached_graph_whose_bytes_changed_is_compiled_again(
+    bench: Bench, engine: Path, checkpoint: Path
+) -> None:
+    head = json.loads((engine / "engine.json").read_text())["head"]
+    cached = bench.graphs / head / "head.pt2"
+    cached.write_bytes(cached.read_bytes()[:-100])
+
+    again = bench.compile(checkpoint, "again")
+
+    recompiled = [graph["entry"] for graph in again.outputs["graphs"] if not graph["reused"]]
+    assert recompiled == ["head"]
+
+
+def test_prefill_chunks_and_decode_say_the_same(bench: Bench, engine: Path) -> None:
+    whole = _scores(bench, engine, "whole")
+    for chunk in (1, 7):
+        parts = _scores(bench, engine, f"chunk{chunk}", chunk_tokens=chunk)
+        assert np.allclose(parts["target_logprobs"], whole["target_logprobs"], atol=1e-4)
+        assert np.array_equal(parts["greedy_ids"], whole["greedy_ids"])
+
+
+def test_prompts_of_different_lengths_share_a_batch_without_touching(
+    bench: Bench, engine: Path
+) -> None:
+    alone = _scores(bench, engine, "alone", batch_size=1)
+    together = _scores(bench, engine, "together", batch_size=3)
+
+    assert np.allclose(alone["target_logprobs"], together["target_logprobs"], atol=1e-4)
+    assert np.array_equal(alone["offsets"], together["offsets"])
+
+
+def test_an_end_of_text_is_followed_by_minus_one(bench: Bench, engine: Path) -> None:
+    free = _scores(bench, engine, "free")
+    stop = int(free["greedy_ids"][0, 3])
+    first = int(np.flatnonzero(free["greedy_ids"][0] == stop)[0])
+
+    greedy = {"prefix": 8, "tokens": 12, "eos": [stop]}
+    stopped = _scores(bench, engine, "stopped", greedy=greedy)["greedy_ids"][0]
+
+    assert stopped[first] == stop
+    assert (stopped[first + 1 :] == -1).all()
+
+
+def test_scores_at_the_targets_ids_are_its_own_scores(bench: Bench, engine: Path) -> None:
+    own = _scores(bench, engine, "own", top_k=5)
+    targets = {"source": str(bench.folder / "own.safetensors")}
+
+    again = _scores(bench, engine, "again", targets=targets, top_k=5)
+
+    assert np.array_equal(again["at_source"], own["top_logprobs"])
+
+
+def test_a_request_larger_than_the_engine_is_refused(bench: Bench, checkpoint: Path) -> None:
+    small = LIMITS | {"max_seq_len": 32, "max_input_len": 32}
+    bench.compile(checkpoint, "small", limits=small)
+
+    refusal = _refusal(lambda: _scores(bench, bench.folder / "small", "s"))
+
+    assert refusal.kind == "engine-limit"
+
+
+def test_ids_beyond_the_vocabulary_are_refused(bench: Bench, engine: Path) -> None:
+    refusal = _refusal(
+        lambda: bench.score("score_engine", "v", VOCABULARY * 4, engine=str(engine), top_k=1)
+    )
+
+    assert refusal.kind == "vocabulary-mismatch"
+
+
+def test_an_engine_of_another_cpu_is_refused_before_it_runs(bench: Bench, engine: Path) -> None:
+    path = engine / "engine.json"
+    description = json.loads(path.read_text())
+    description["environment"]["isa"] = "asimd"
+    path.write_text(json.dumps(description))
+
+    assert _refusal(lambda: _scores(bench, engine, "s")).kind == "wrong-environment"
+
+
+def test_an_existing_output_is_not_written_over(
+    bench: Bench, engine: Path, checkpoint: Path
+) -> None:
+    before = sorted(path.name for path in engine.iterdir())
+
+    assert _refusal(lambda: bench.compile(checkpoint)).kind == "output-exists"
+    assert sorted(path.name for path in engine.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_seq_len": 4096}, {"max_input_len": 4096}, {"max_batch_size": 0}]
+)
+def test_limits_that_cannot_be_are_refused(
+    bench: Bench, checkpoint: Path, limits: dict[str, int]
+) -> None:
+    refusal = _refusal(lambda: bench.compile(checkpoint, limits=LIMITS | limits))
+
+    assert refusal.kind == "limits"
+
+
+def test_an_interrupted_compilation_leaves_nothing(
+    bench: Bench, checkpoint: Path, tmp_path: Path
+) -> None:
+    output, graphs = tmp_path / "engine", tmp_path / "graphs"
+    job = {
+        "checkpoint": str(checkpoint),
+        "output": str(output),
+        "graphs": str(graphs),
+        "limits": LIMITS,
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    command = [str(bench.python), str(STEPS / "compile_engine.py"), "job.json", "result.json"]
+    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(graphs.glob("*/.writing-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)  # until the compiler is at work
+
+    os.killpg(process.pid, signal.SIGINT)
+    process.wait(timeout=60)
+
+    assert not output.exists()
+    assert not list(graphs.rglob("*.pt2"))
+    assert not list(tmp_path.glob(".engine-*"))
