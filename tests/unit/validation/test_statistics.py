@@ -193,3 +193,14 @@ def test_the_names_of_the_kinds_do_not_matter() -> None:
     two = bounds_within(values, np.ones(24), 7 - strata)
 
     assert (one.lower, one.upper) == pytest.approx((two.lower, two.upper))
+
+
+def test_each_kind_of_text_costs_a_degree_of_freedom() -> None:
+    values = np.random.default_rng(2).normal(size=24)
+    pairs = np.repeat(np.arange(12), 2)  # two prompts are symmetric: the bound is Student's
+
+    result = bounds_within(values, np.ones(24), pairs)
+
+    half = float(stats.t.ppf(CONFIDENCE, 12)) * result.spread / np.sqrt(24)
+    assert result.upper - result.value == pytest.approx(half)
+    assert result.value - result.lower == pytest.approx(half)

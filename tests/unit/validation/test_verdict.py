@@ -74,6 +74,15 @@ def test_an_engine_worse_than_its_recipe_is_silently_wrong(
     assert verdict.faults[0].check == "fidelity.kl"
 
 
+def test_the_summary_says_both_where_both_lines_fail(tokens: TokenizedSuite, arm: Arm) -> None:
+    wrong = evidence(tokens, arm, engine={"noise": 1.5, "seed": 2})
+
+    summary = judge(wrong, AcceptancePolicy()).summary
+
+    assert "is not what its recipe says" in summary
+    assert "it breaks policy max_quality_kl" in summary
+
+
 def test_another_valid_rounding_is_a_mismatch_not_silently_wrong(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
