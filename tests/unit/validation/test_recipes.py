@@ -174,3 +174,29 @@ def test_scales_equal_those_modelopt_exported(recipe: str) -> None:
         for index, part in enumerate(place.parts):
             ours = again.quantize(again.weight(part, index, 0, part.rows)).scales
             assert np.array_equal(ours, stored.part_scales(part, 0, part.rows))
+
+
+class _Loud:
+    """A source whose tensors are constants: gate_proj 1, up_proj 2, q 3, k 4, v 5, others 9."""
+
+    def height(self, name: str) -> int:
+        del name
+        return 2
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        loud = {"gate": 1, "up": 2, "q": 3, "k": 4, "v": 5}
+        value = loud.get(name.split(".")[-2].removesuffix("_proj"), 9)
+        return np.full((2, 16), -value, np.float32)[start:stop]
+
+
+@pytest.mark.parametrize("kind", [WeightFormat.FP8_TENSOR, WeightFormat.NVFP4])
+def test_tensor_scales_are_shared_by_what_is_multiplied_at_once(kind: WeightFormat) -> None:
+    geometry = Geometry(1, 16, 16, 1, 1, 16, 16, tied=False)
+    nothing = Reproduction(_Loud(), recipe_of(kind), "bfloat16", 0.0, (None,))
+    shared = {
+        place.name.rpartition(".")[2]: reproduce(
+            _Loud(), place, recipe_of(kind), _Scaled(nothing, 1.0), dtype="bfloat16"
+        ).shared_amax
+        for place in layer_linears(0, geometry)
+    }
+    assert shared == {"qkv": 5, "dense": 9, "fc": 2, "gate": 2, "proj": 9}
