@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 def load_model(directory: Path) -> LoadedModel:
     """Loads a twin, or a plain model directory."""
-    model = _load_weights(directory)
+    model = load_weights(directory)
     description = directory / "twin.json"
     if not description.exists():
         return LoadedModel(model, "source", DynamicCache)
@@ -97,7 +97,7 @@ def nudge(model: Any, relative: float, seed: int) -> None:  # noqa: ANN401 - tra
             module.register_forward_hook(disturb)
 
 
-def _load_weights(directory: Path) -> Any:  # noqa: ANN401 - transformers has no types
+def load_weights(directory: Path) -> Any:  # noqa: ANN401 - transformers has no types
     """Loads every weight in float32; a weight that is absent would be random, so it is refused."""
     if not (directory / "config.json").is_file():
         raise Refusal("not-a-model", "config.json is missing", where=str(directory))
