@@ -132,7 +132,7 @@ def parse_job(job: Mapping[str, Any], vocabulary: int) -> ScoreJob:
             prefix=prefix,
             tokens=int(greedy["tokens"]),
             batch_size=int(greedy.get("batch_size", GREEDY_BATCH)),
-            eos=frozenset(int(token) for token in greedy.get("eos", ())),
+            eos=frozenset(greedy.get("eos", tokens.eos)),
         ),
     )
 

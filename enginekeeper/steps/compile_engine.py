@@ -7,11 +7,13 @@ The engine appears at `output` complete or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,10 @@ LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 CHECKPOINT_FILES = ("config.json", "rank0.safetensors")
 """Copied unchanged, so that a store keeps their bytes once for checkpoint and engine."""
 
+SCRATCH = ".inductor-"
+ABANDONED_SECONDS = 24 * 3600
+"""No step may run that long; a scratch folder this old is left from one that was killed."""
+
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Plans, compiles what the shared folder does not hold, and assembles the engine."""
@@ -38,8 +44,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     _check_absent(output)
     wait_without_spinning()
     graphs.mkdir(parents=True, exist_ok=True)
+    _sweep(graphs)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=graphs, prefix=".inductor-") as scratch:
+    with tempfile.TemporaryDirectory(dir=graphs, prefix=SCRATCH) as scratch:
         # Read by torch's compiler: its own cache is not to outlive the step.
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
         built = _compile(checkpoint, plan, graphs)
@@ -49,6 +56,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         place.replace(output)
     rows = [graph.report() for graphs_of in built.values() for graph in graphs_of]
     return {"graphs": rows, "engine": description}
+
+
+def _sweep(graphs: Path) -> None:
+    """Removes what killed compilations left, so that interruptions do not fill the disk."""
+    oldest = time.time() - ABANDONED_SECONDS
+    for folder in (*graphs.glob(f"{SCRATCH}*"), *graphs.glob("*/.writing-*")):
+        with contextlib.suppress(FileNotFoundError):  # somebody else sweeps too
+            if folder.stat().st_mtime < oldest:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compile(checkpoint: Path, plan: Plan, graphs: Path) -> dict[str, list[BuiltGraph]]:
