@@ -221,6 +221,8 @@ class _Planner:
         promise = ""
         if any(name.endswith("prequant_scaling_factor") for name in self._missing):
             promise = "quantization.pre_quant_scale is true; "
+        elif any(name.endswith("qkv.bias") for name in self._missing):
+            promise = "attn_bias is true, or absent and true for this architecture; "
         return Refusal(
             "missing-tensor",
             f"required but not provided tensors: {shown}{more}",

@@ -127,6 +127,20 @@ def test_a_bias_the_config_promises_is_required() -> None:
     refusal = _refused(plain_index(), attn_bias=True)
 
     assert refusal.fields["where"] == "transformer.layers.0.attention.qkv.bias"
+    assert "attn_bias" in refusal.fields["remedy"]
+
+
+def test_a_qwen3_whose_config_is_silent_about_biases_is_refused_as_by_tensorrt_llm() -> None:
+    index = plain_index() | {
+        f"transformer.layers.{layer}.attention.{part}_layernorm.weight": ("BF16", (16,))
+        for layer in range(2)
+        for part in "qk"
+    }
+
+    refusal = _refused(index, architecture="Qwen3ForCausalLM")
+
+    assert refusal.fields["where"] == "transformer.layers.0.attention.qkv.bias"
+    assert _plan(index, architecture="Qwen3ForCausalLM", attn_bias=False).unread == ()
 
 
 def test_an_absent_head_is_the_embedding() -> None:
