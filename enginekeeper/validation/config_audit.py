@@ -24,7 +24,7 @@ from enginekeeper.validation.config_rules import (
     rules,
 )
 from enginekeeper.validation.findings import AuditReport, Finding
-from enginekeeper.validation.source_model import SourceModel, UnusableModelError
+from enginekeeper.validation.source_model import SourceModel
 
 _JUDGED = frozenset(
     {
@@ -84,7 +84,6 @@ _CHECKPOINT_NEUTRAL: Mapping[str, object] = {
 def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
     """Compares the two configs field by field, and the quantization block with the tensors."""
     configs = Configs(source.config, checkpoint.config)
-    _require_sizes(source)
     findings = [
         *_architecture(configs),
         *(f for f in (judge_field(rule, configs) for rule in rules(configs)) if f is not None),
@@ -101,24 +100,6 @@ def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
     if checkpoint.config.get("rotary_base") is None:
         assumed.append("rotary_base")
     return AuditReport("config", tuple(findings), {"assumed_by_tensorrt_llm": sorted(assumed)})
-
-
-def _require_sizes(source: SourceModel) -> None:
-    for name in (
-        "num_hidden_layers",
-        "num_attention_heads",
-        "hidden_size",
-        "intermediate_size",
-        "vocab_size",
-    ):
-        value = source.config.get(name)
-        if not isinstance(value, int) or value < 1:
-            raise UnusableModelError(
-                "the source model's config lacks a size no decoder goes without",
-                where=f"{source.directory / 'config.json'}: {name}",
-                actual=value,
-                expected="a positive integer",
-            )
 
 
 def _architecture(configs: Configs) -> Iterator[Finding]:

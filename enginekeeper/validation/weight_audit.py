@@ -50,6 +50,7 @@ class _Counts:
     parts: int = 0
     exact: int = 0
     folded_norms: list[str] = field(default_factory=list)
+    not_compared: list[str] = field(default_factory=list)
     blamed_norms: list[str] = field(default_factory=list)
     largest_gain: float = 0.0
     largest_error: float = 1.0
@@ -81,6 +82,7 @@ class WeightAudit:
         for place in self.places():
             findings.extend(self._linear(place))
         findings = copied_layers(findings)
+        findings.extend(self._not_compared())
         findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
@@ -98,6 +100,21 @@ class WeightAudit:
                 "kv_cache": kv_cache.summary(self.checkpoint, self.geometry),
             },
         )
+
+    def _not_compared(self) -> Iterator[Finding]:
+        """Says once what no recipe is known for, rather than once per linear."""
+        names = self.counts.not_compared
+        if names:
+            yield Finding(
+                "weights.fidelity",
+                "inconclusive",
+                names[0],
+                f"{len(names)} linears were not compared: what their quantization algorithm "
+                "makes of a weight is not known here",
+                self.checkpoint.quantization.algorithm,
+                None,
+                "T8",
+            )
 
     def places(self) -> Iterator[LinearPlace]:
         """Yields every matrix: the embedding, the layers' linears, the head if it is stored."""
@@ -121,7 +138,8 @@ class WeightAudit:
             recipe = self.recipe(place)
             stored = self.checkpoint.linear(place)
         except UnknownRecipeError:
-            return  # The config audit says it once; a finding per linear would bury it.
+            self.counts.not_compared.append(place.name)
+            return
         except MisshapenLinearError as error:
             yield _misshapen(error)
             return

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
+from enginekeeper.validation.tensor_files import DTYPES, PlannedTensor, TensorFile, write_tensors
 
 EXPORTS = Path(__file__).parents[1] / "assets" / "modelopt-0.47-tiny"
 SOURCE = EXPORTS / "source"
@@ -69,10 +69,9 @@ def edit_tensors(
     if not path.exists():
         path = directory / "model.safetensors"
     file = TensorFile.open(path)
-    formats = {name: tensor.dtype for name, tensor in file.items()}
     arrays = {name: np.array(tensor.read()) for name, tensor in file.items()}
     edit(arrays)
-    names = {np.dtype(a.dtype): formats[n] for n, a in arrays.items() if n in formats}
+    names = {dtype: name for name, dtype in DTYPES.items()}
     written = path.with_suffix(".edited")
     write_tensors(
         written, [PlannedTensor(n, names[a.dtype], a.shape, [a]) for n, a in arrays.items()]

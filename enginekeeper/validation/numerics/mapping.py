@@ -15,10 +15,25 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from enginekeeper.errors import InputError
+
 Split = Literal["column", "row"]
 
 EMBEDDING = "model.embed_tokens"
 """HF's name of the embedding table, without `.weight`."""
+
+
+_SIZES = (
+    "num_hidden_layers",
+    "num_attention_heads",
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+)
+
+
+class UnknownGeometryError(InputError):
+    """A config does not say how large the model is."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,16 @@ class Geometry:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Geometry:
-        """Reads a Hugging Face config; raises KeyError on a field no decoder goes without."""
+        """Reads a Hugging Face config; raises UnknownGeometryError when it lacks a size."""
+        for name in _SIZES:
+            value = config.get(name)
+            if not isinstance(value, int) or value < 1:
+                raise UnknownGeometryError(
+                    "the source model's config lacks a size no decoder goes without",
+                    where=f"config.json: {name}",
+                    actual=value,
+                    expected="a positive integer",
+                )
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
         return cls(

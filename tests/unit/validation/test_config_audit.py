@@ -11,7 +11,8 @@ import pytest
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.config_audit import audit_config
 from enginekeeper.validation.findings import AuditReport, Finding
-from enginekeeper.validation.source_model import SourceModel, UnusableModelError
+from enginekeeper.validation.numerics.mapping import UnknownGeometryError
+from enginekeeper.validation.source_model import SourceModel
 from tests.factories import checkpoints
 
 LLAMA3 = {
@@ -312,7 +313,7 @@ def test_a_head_that_is_neither_shared_nor_stored_is_named(pair: Pair) -> None:
 
 def test_a_source_without_sizes_is_refused(pair: Pair) -> None:
     pair.source_says(hidden_size=None)
-    with pytest.raises(UnusableModelError, match="lacks a size"):
+    with pytest.raises(UnknownGeometryError, match="lacks a size"):
         pair.audit()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -23,12 +23,14 @@ def even(shape: tuple[int, ...]) -> tuple[int, int]:
     return 2 * shape[0], 2 * shape[1]
 
 
+@settings(deadline=None)
 @given(floats(448.0))
 def test_e4m3_rounds_as_ml_dtypes_does(values: Floats) -> None:
     expected = values.astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
     assert np.array_equal(formats.round_e4m3(values), expected)
 
 
+@settings(deadline=None)
 @given(floats(448.0))
 def test_e4m3_is_the_nearest_number_and_stays_itself(values: Floats) -> None:
     rounded = formats.round_e4m3(values)
@@ -39,6 +41,7 @@ def test_e4m3_is_the_nearest_number_and_stays_itself(values: Floats) -> None:
     assert np.array_equal(formats.round_e4m3(rounded), rounded)
 
 
+@settings(deadline=None)
 @given(floats(12.0))
 def test_e2m1_rounds_as_ml_dtypes_does(values: Floats) -> None:
     expected = np.clip(values, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
@@ -51,18 +54,21 @@ def test_e2m1_ties_go_to_the_even_mantissa(value: float, code: int) -> None:
     assert formats.encode_e2m1(one).tolist() == [[code, code | 8]]
 
 
+@settings(deadline=None)
 @given(floats(2.0**127))
 def test_bfloat16_is_widened_exactly(values: Floats) -> None:
     stored = formats.narrow(values, "bfloat16")
     assert np.array_equal(formats.widen(stored), stored.astype(np.float32))
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.uint8, matrices))
 def test_every_byte_of_e4m3_is_decoded(codes: np.ndarray) -> None:
     expected = codes.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
     assert np.array_equal(formats.decode_e4m3(codes), expected, equal_nan=True)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.int8, matrices.map(even), elements=st.integers(-8, 7)))
 def test_int4_rows_survive_packing(values: np.ndarray) -> None:
     packed = formats.pack_int4_rows(values)
@@ -70,11 +76,13 @@ def test_int4_rows_survive_packing(values: np.ndarray) -> None:
     assert np.array_equal(formats.unpack_int4_rows(packed), values)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.int8, matrices))
 def test_every_packed_byte_survives_unpacking(packed: np.ndarray) -> None:
     assert np.array_equal(formats.pack_int4_rows(formats.unpack_int4_rows(packed)), packed)
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.uint8, matrices.map(even), elements=st.integers(0, 15)))
 def test_e2m1_columns_survive_packing(codes: np.ndarray) -> None:
     packed = formats.pack_e2m1_columns(codes)
@@ -82,6 +90,7 @@ def test_e2m1_columns_survive_packing(codes: np.ndarray) -> None:
     assert np.array_equal(formats.unpack_e2m1_columns(packed), codes)
 
 
+@settings(deadline=None)
 @given(floats(1000.0), st.sampled_from([4, 8]))
 def test_integers_are_nearest_and_in_range(values: Floats, bits: int) -> None:
     limit = 1 << (bits - 1)

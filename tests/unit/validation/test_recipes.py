@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -41,6 +41,7 @@ def amax(weight: Floats) -> float:
     return float(np.abs(weight).max())
 
 
+@settings(deadline=None)
 @given(weights, st.sampled_from(QUANTIZED))
 def test_every_value_is_within_half_a_step(weight: Floats, kind: WeightFormat) -> None:
     quantized = quantize_rows(recipe_of(kind), weight, amax(weight))
@@ -54,6 +55,7 @@ def test_every_value_is_within_half_a_step(weight: Floats, kind: WeightFormat) -
     assert (np.abs(quantized.values - weight) <= limit).all()
 
 
+@settings(deadline=None)
 @given(weights, st.sampled_from([WeightFormat.INT8_CHANNEL, WeightFormat.FP8_CHANNEL]))
 def test_what_is_quantized_stays_as_it_is(weight: Floats, kind: WeightFormat) -> None:
     once = quantize_rows(recipe_of(kind), weight, 0.0)
@@ -61,6 +63,7 @@ def test_what_is_quantized_stays_as_it_is(weight: Floats, kind: WeightFormat) ->
     assert np.allclose(once.values, twice.values, rtol=1e-5, atol=1e-7)
 
 
+@settings(deadline=None)
 @given(weights, st.sampled_from(QUANTIZED), st.sampled_from([0.25, 2.0, 16.0]))
 def test_a_power_of_two_passes_through(weight: Floats, kind: WeightFormat, factor: float) -> None:
     plain = quantize_rows(recipe_of(kind), weight, amax(weight))
@@ -68,6 +71,7 @@ def test_a_power_of_two_passes_through(weight: Floats, kind: WeightFormat, facto
     assert np.allclose(scaled.values, plain.values * factor, rtol=1e-6, atol=1e-7)
 
 
+@settings(deadline=None)
 @given(weights)
 def test_a_tensor_scale_covers_its_fused_group(weight: Floats) -> None:
     scales = quantize_rows(recipe_of(WeightFormat.FP8_TENSOR), weight, 2 * amax(weight) + 1).scales
@@ -93,6 +97,7 @@ def test_an_unknown_algorithm_is_refused() -> None:
         recipe_for("W3A5")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -144,6 +149,7 @@ def statistics(weight: Floats, recipe: LinearRecipe, factor: float) -> PartStati
     return measure(_Scaled(honest, factor), honest, 0, weight.shape[1], part)
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(QUANTIZED),
@@ -157,6 +163,7 @@ def test_a_factor_is_measured_as_a_gain(seed: int, kind: WeightFormat, factor: f
     assert abs(factor - 1) < 0.1 or stats.error_ratio > 1
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(QUANTIZED))
 def test_an_honest_part_is_exact(seed: int, kind: WeightFormat) -> None:
     weight = np.random.default_rng(seed).normal(size=(32, 64)).astype(np.float32)

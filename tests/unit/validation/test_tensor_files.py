@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
@@ -34,6 +34,7 @@ def entry(start: int, stop: int, shape: list[int], dtype: str = "U8") -> dict[st
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5).filter(lambda name: name != "__metadata__"),
@@ -114,6 +115,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         TensorFile.open(tmp_path / "missing")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_never_crash(
     tmp_path_factory: pytest.TempPathFactory, content: bytes

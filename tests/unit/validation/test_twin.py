@@ -183,3 +183,32 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(MisshapenLinearError):
         write_recipe_twin(checkpoints.SOURCE, checkpoint, tmp_path / "recipe")
+
+
+def test_a_twin_of_an_old_config_keeps_its_form(tmp_path: Path) -> None:
+    source, checkpoint = checkpoints.source_copy(tmp_path), checkpoints.exported("none", tmp_path)
+    checkpoints.edit_config(
+        source, rope_parameters=None, rope_theta=50000.0, sliding_window=64, layer_types=["x", "y"]
+    )
+    checkpoints.edit_config(checkpoint, rotary_scaling={"type": "linear", "factor": 4.0})
+    write_checkpoint_twin(source, checkpoint, tmp_path / "twin")
+    config = document(tmp_path / "twin", "config.json")
+    assert config["rope_theta"] == 50000.0
+    assert config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+    assert config["sliding_window"] is None
+
+
+def test_a_partial_rotation_is_kept(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("none", tmp_path)
+    checkpoints.edit_config(checkpoint, rotary_pct=0.5)
+    config = document(checkpoint_twin(checkpoint, tmp_path), "config.json")
+    assert config["rope_parameters"]["partial_rotary_factor"] == 0.5
+
+
+def test_a_shared_table_ties_the_twin(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("none", tmp_path)
+    checkpoints.edit_config(checkpoint, share_embedding_table=True)
+    checkpoints.edit_tensors(checkpoint, lambda arrays: arrays.pop("lm_head.weight"))
+    twin = checkpoint_twin(checkpoint, tmp_path)
+    assert document(twin, "config.json")["tie_word_embeddings"] is True
+    assert "lm_head.weight" not in weights(twin)

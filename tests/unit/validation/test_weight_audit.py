@@ -330,6 +330,14 @@ def test_a_weight_in_another_format_than_announced_is_found(tmp_path: Path) -> N
     assert (finding.where, finding.taxonomy) == (f"{DOWN}.weight", "T8")
 
 
+def test_linears_of_an_unknown_algorithm_are_doubt_and_not_a_pass(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    checkpoints.edit_quantization(checkpoint, quant_algo="W3A5")
+    (finding,) = audited(checkpoint).findings
+    assert finding.result == "inconclusive"
+    assert finding.message.startswith("10 linears were not compared")
+
+
 @pytest.mark.parametrize(
     "name",
     [f"{DOWN}.weight", f"{DOWN}.weights_scaling_factor", f"{LAYER}.input_layernorm.weight"],
