@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from enginekeeper.toolchains.results import StepOutcome
@@ -67,10 +68,18 @@ class Bench:
 
 
 def mean_kl(p: dict[str, Any], q: dict[str, Any]) -> float:
-    """KL(p || q) over the whole vocabulary; both arms hold all of it, in an order of their own."""
-    columns = np.argsort(p["top_ids"], axis=1), np.argsort(q["top_ids"], axis=1)
-    logp, logq = (
-        np.take_along_axis(arm["top_logprobs"].astype(np.float64), order, axis=1)
-        for arm, order in zip((p, q), columns, strict=True)
-    )
+    """KL(p || q) over p's vocabulary; both arms hold all of it, in an order of their own.
+
+    ModelOpt pads the vocabulary of INT4 checkpoints to a multiple of 64, so q may have more.
+    """
+    size = p["top_ids"].shape[1]
+    logp, logq = (_over_vocabulary(arm, size) for arm in (p, q))
     return float((np.exp(logp) * (logp - logq)).sum(axis=1).mean())
+
+
+def _over_vocabulary(arm: dict[str, Any], size: int) -> npt.NDArray[np.float64]:
+    """Returns the logarithms of the probabilities of ids below `size`, given that it is one."""
+    order = np.argsort(arm["top_ids"], axis=1)
+    rows = np.take_along_axis(arm["top_logprobs"].astype(np.float64), order, axis=1)[:, :size]
+    normalized: npt.NDArray[np.float64] = rows - np.logaddexp.reduce(rows, axis=1, keepdims=True)
+    return normalized

@@ -34,7 +34,9 @@ def _apart(checkpoint: Path, bench: Bench) -> float:
     twin = bench.folder / "twin"
     write_checkpoint_twin(SOURCE, checkpoint, twin)
     bench.compile(checkpoint)
-    engine = bench.score("score_engine", "e", VOCABULARY, engine=str(bench.folder / "engine"))
+    size = json.loads((checkpoint / "config.json").read_text())["vocab_size"]
+    directory = str(bench.folder / "engine")
+    engine = bench.score("score_engine", "e", VOCABULARY, engine=directory, top_k=size)
     model = bench.score("score_twin", "m", VOCABULARY, twin=str(twin))
     assert engine["finite"].all()
     return abs(mean_kl(model, engine))
