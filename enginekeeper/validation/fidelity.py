@@ -54,6 +54,10 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     pairing = floor if floor is not None and floor.decides(policy) else None
     divergence = _divergence(comparison, pairing, limit)
     gap = _decode_gap(greedy, evidence.tokens.strata, limit)
+    if floor is not None and floor.hides(policy):
+        divergence, gap, consistent = (
+            _below_the_floor(check, floor) for check in (divergence, gap, consistent)
+        )
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
@@ -131,6 +135,14 @@ def _divergence(comparison: Comparison, floor: Floor | None, limit: Limit) -> Ch
         f"the engine's predictions are {check.value:.2g} nats per position away from the recipe's"
     )
     return replace(check, finding=_finding(check, where, message, None))
+
+
+def _below_the_floor(check: Check, floor: Floor) -> Check:
+    """Withdraws a failure that the recipe's own floor, cut off by the ceiling, may explain."""
+    if check.outcome != "fail" or (check.lower or 0.0) > floor.raised:
+        return check
+    note = f"the recipe's own floor alone allows {floor.raised:.3g}: no fault, and no proof of none"
+    return replace(check, outcome="inconclusive", finding=None, note=note)
 
 
 def _self_check(evidence: Evidence, limit: Limit) -> Check:

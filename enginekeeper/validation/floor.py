@@ -4,7 +4,9 @@ A recipe that rounds activations, keys or values is chaotic: two executions that
 bit of a float32 round some activation differently, later layers round the difference again, and in
 the end two healthy engines differ from each other about as much as each from the twin. The floor is
 measured on the twin itself, executed a second time with a last bit of noise. Where a multiple of it
-is above the policy's limit, that multiple is the limit.
+is above the policy's limit, that multiple is the limit, up to a ceiling: an engine may not be
+further from its recipe than the policy lets it be from the source. A recipe whose floor reaches
+above the ceiling cannot be told from a broken one by what it predicts, and the line says so.
 
 The engine and the noisy twin saw the same prompts, and a prompt that carries one of them far
 carries the other far: the comparison is paired, so that only what differs between them is
@@ -39,13 +41,22 @@ class Floor:
         """The mean divergence that noise alone causes, in nats per position."""
         return self.apart.mean(self.apart.kl)
 
+    @property
+    def raised(self) -> float:
+        """The limit that the floor alone would set, in nats per position."""
+        return FLOOR_FACTOR * self.value
+
     def decides(self, policy: AcceptancePolicy) -> bool:
         """Says whether the floor, not the policy, sets the limit."""
-        return FLOOR_FACTOR * self.value > policy.max_fidelity_kl
+        return self.raised > policy.max_fidelity_kl
+
+    def hides(self, policy: AcceptancePolicy) -> bool:
+        """Says whether a healthy engine of this recipe may be above the ceiling."""
+        return self.raised > _ceiling(policy)
 
     def allowed(self, policy: AcceptancePolicy) -> float:
         """Returns the limit of the engine's divergence from the twin."""
-        return max(policy.max_fidelity_kl, FLOOR_FACTOR * self.value)
+        return max(policy.max_fidelity_kl, min(self.raised, _ceiling(policy)))
 
     def paired(self, sums: Doubles) -> Doubles:
         """Takes from each prompt's sum what the floor explains of it; the mean stays as it is."""
@@ -65,6 +76,10 @@ class Floor:
             least=0.0,
         )
         return shown(quantity, confidence)
+
+
+def _ceiling(policy: AcceptancePolicy) -> float:
+    return max(policy.max_fidelity_kl, policy.max_quality_kl)
 
 
 def measured_floor(evidence: Evidence) -> Floor | None:

@@ -17,7 +17,8 @@ from enginekeeper.validation.numerics.mapping import (
     embedding_table,
     head_linear,
 )
-from enginekeeper.validation.numerics.recipes import PLAIN, WeightFormat
+from enginekeeper.validation.numerics.open_roundings import settled
+from enginekeeper.validation.numerics.recipes import PLAIN, Quantized, WeightFormat
 from enginekeeper.validation.numerics.reproduction import (
     Reproduction,
     reproduce,
@@ -68,7 +69,18 @@ class RecipeArm:
             self.latest.clear()
             self.latest[place.name] = reproduce(self.source, place, recipe, stored, dtype=dtype)
         again, part = self.latest[place.name], place.parts[index]
-        return lambda start, stop: again.quantize(again.weight(part, index, start, stop)).values
+
+        def read(start: int, stop: int) -> Floats:
+            weight = again.weight(part, index, start, stop)
+            own = again.quantize(weight)
+            if not again.leaves_roundings_open(index):
+                return own.values
+            there = Quantized(
+                stored.part_rows(part, start, stop), stored.part_scales(part, start, stop)
+            )
+            return settled(own, weight, there).values
+
+        return read
 
     def vector(self, place: VectorPlace) -> Floats | None:
         """Rounds the source's tensor to the checkpoint's dtype."""

@@ -91,6 +91,10 @@ class Reproduction:
         """Quantizes and dequantizes rows that `weight` returned."""
         return quantize_rows(self.recipe, weight, self.shared_amax)
 
+    def leaves_roundings_open(self, index: int) -> bool:
+        """Says whether a part's weight is known to a bfloat16 unit only: AWQ's is."""
+        return self.divisors[index] is not None and self.recipe.format is WeightFormat.INT4_GROUP
+
 
 def reproduce(
     source: WeightRows,

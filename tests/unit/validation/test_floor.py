@@ -61,6 +61,34 @@ def test_an_engine_far_above_the_floor_fails(tokens: TokenizedSuite, arm: Arm) -
     assert verdict.fidelity.result == "fail"
 
 
+def test_the_floor_raises_the_limit_no_higher_than_the_source_may_be_away(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    evidence = chaotic(tokens, arm)
+    floor = measured_floor(evidence)
+    assert floor is not None
+    strict = replace(POLICY, max_quality_kl=floor.value / 2)
+
+    line = judge(evidence, strict).fidelity
+
+    kl = line.checks[0]
+    assert (kl.limit, kl.outcome) == (strict.max_quality_kl, "inconclusive")
+    assert "floor alone allows" in str(kl.note)
+    assert line.result == "inconclusive"
+
+
+def test_above_its_floor_an_engine_fails_whatever_the_ceiling(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    evidence = chaotic(tokens, arm, noise=1.0)
+    floor = measured_floor(evidence)
+    assert floor is not None
+
+    line = judge(evidence, replace(POLICY, max_quality_kl=floor.value / 2)).fidelity
+
+    assert line.result == "fail"
+
+
 def test_a_floor_below_the_policys_limit_changes_nothing(tokens: TokenizedSuite, arm: Arm) -> None:
     evidence = chaotic(tokens, arm, noise=0.3, seed=1)
     assert evidence.twin is not None
