@@ -42,10 +42,10 @@ test-fast: dev ## Run the unit tests
 	@$(BIN)/pytest -q -n 2 tests/unit
 
 demo: dev ## Build, prove and query engines of a real model; see silently wrong ones stopped
-	@BIN=$(BIN) sh demo/demo.sh
+	@$(BIN)/python demo/demo.py
 
 demo-all: dev ## The same for every recipe that the CPU can score
-	@BIN=$(BIN) sh demo/demo-all.sh
+	@$(BIN)/python demo/demo.py --all
 
 bench: dev ## Measure what benchmarks/README.md reports
 	@$(BIN)/python benchmarks/help_time.py
