@@ -147,6 +147,26 @@ def test_a_mistake_names_field_and_expectation(addition: str, field: str, says: 
 
 
 @pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("max_fidelity_kl", "0"),
+        ("max_fidelity_kl", ".nan"),
+        ("max_perplexity_ratio", "0.9"),
+        ("max_quality_kl", ".inf"),
+        ("min_top1_agreement", "85"),
+        ("confidence", "0.5"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused(limit: str, value: str) -> None:
+    policy = f"acceptance: {{{limit}: {value}}}"
+    of_spec = MINIMAL + policy + "\n"
+    of_recipe = MINIMAL.replace("[none]", f"[{{recipe: fp8, {policy}}}]")
+
+    assert only_problem(of_spec)[0] == f"acceptance.{limit}"
+    assert only_problem(of_recipe)[0] == f"recipes[0].acceptance.{limit}"
+
+
+@pytest.mark.parametrize(
     ("entry", "field", "says"),
     [
         ("{gpu: h100-sxm, memory: 80 gigs}", "targets[0].memory", '"80GiB" (2^30)'),

@@ -10,14 +10,14 @@ import pytest
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport
 from enginekeeper.validation.floor import FLOOR_FACTOR, measured_floor
-from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import judge
+from tests.factories.policies import policy
 
 Arm = Callable[..., Scores]
 
-POLICY = AcceptancePolicy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
+POLICY = policy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
 RECIPE = {"noise": 0.3, "seed": 1}
 AUDITS = (AuditReport("config", ()), AuditReport("weights", ()))
 

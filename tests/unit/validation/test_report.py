@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport, Finding
-from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.report import render
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import judge
+from tests.factories.policies import policy
 
 
 def test_the_first_line_is_the_summary_and_every_number_is_shown(
@@ -19,7 +19,7 @@ def test_the_first_line_is_the_summary_and_every_number_is_shown(
     source = arm()
     twin = arm(noise=0.1, targets={"source": source})
     engine = arm(noise=1.5, seed=3, targets={"source": source, "twin": twin})
-    verdict = judge(Evidence(tokens, engine, source=source, twin=twin), AcceptancePolicy())
+    verdict = judge(Evidence(tokens, engine, source=source, twin=twin), policy())
 
     text = render(verdict.document())
 
@@ -34,7 +34,7 @@ def test_the_first_line_is_the_summary_and_every_number_is_shown(
 def test_a_stored_document_reads_as_when_it_was_made(
     tokens: TokenizedSuite, arm: Callable[..., Scores]
 ) -> None:
-    document = judge(Evidence(tokens, arm()), AcceptancePolicy()).document()
+    document = judge(Evidence(tokens, arm()), policy()).document()
 
     assert render(json.loads(json.dumps(document))) == render(document)
 
@@ -46,7 +46,7 @@ def test_audit_findings_stand_with_both_values(
     unsure = replace(wrong, result="inconclusive", where="window")
     audits = (AuditReport("config", (wrong, unsure)),)
 
-    text = render(judge(Evidence(tokens, arm(), audits=audits), AcceptancePolicy()).document())
+    text = render(judge(Evidence(tokens, arm(), audits=audits), policy()).document())
 
     assert "  rotary_base: is absent [T15]" in text
     assert "    found 10000, expected 100000 (config.rotary_base)" in text

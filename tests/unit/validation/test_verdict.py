@@ -9,11 +9,11 @@ import pytest
 
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport, Finding
-from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.digests import canonical_json
+from tests.factories.policies import policy
 
 Arm = Callable[..., Scores]
 
@@ -21,7 +21,7 @@ HEALTHY_AUDITS = (AuditReport("config", ()), AuditReport("weights", ()))
 COARSE = 0.6
 """Noise on the logits of a lossy recipe, and below of a fine one."""
 FINE = 0.05
-LENIENT = AcceptancePolicy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
+LENIENT = policy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
 
 
 def evidence(
@@ -45,7 +45,7 @@ def check(verdict: Verdict, name: str) -> dict[str, Any]:
 
 
 def test_a_healthy_engine_of_a_fine_recipe_passes(tokens: TokenizedSuite, arm: Arm) -> None:
-    verdict = judge(evidence(tokens, arm), AcceptancePolicy())
+    verdict = judge(evidence(tokens, arm), policy())
 
     assert verdict.result == "pass"
     assert verdict.faults == ()
@@ -53,7 +53,7 @@ def test_a_healthy_engine_of_a_fine_recipe_passes(tokens: TokenizedSuite, arm: A
 
 
 def test_an_honest_but_costly_recipe_fails_by_policy(tokens: TokenizedSuite, arm: Arm) -> None:
-    verdict = judge(evidence(tokens, arm, recipe={"noise": 1.5, "seed": 1}), AcceptancePolicy())
+    verdict = judge(evidence(tokens, arm, recipe={"noise": 1.5, "seed": 1}), policy())
 
     assert verdict.result == "fail"
     assert verdict.fidelity.result == "pass"
@@ -77,7 +77,7 @@ def test_an_engine_worse_than_its_recipe_is_silently_wrong(
 def test_the_summary_says_both_where_both_lines_fail(tokens: TokenizedSuite, arm: Arm) -> None:
     wrong = evidence(tokens, arm, engine={"noise": 1.5, "seed": 2})
 
-    summary = judge(wrong, AcceptancePolicy()).summary
+    summary = judge(wrong, policy()).summary
 
     assert "is not what its recipe says" in summary
     assert "it breaks policy max_quality_kl" in summary
@@ -112,7 +112,7 @@ def test_a_decode_fault_is_found_although_prefill_is_healthy(
 ) -> None:
     engine = {"noise": FINE, "seed": 1, "decode_noise": 1.0}
 
-    verdict = judge(evidence(tokens, arm, engine=engine), AcceptancePolicy())
+    verdict = judge(evidence(tokens, arm, engine=engine), policy())
 
     assert check(verdict, "fidelity.kl")["result"] == "pass"
     assert check(verdict, "fidelity.decode_flips")["result"] == "fail"
@@ -128,7 +128,7 @@ def test_a_single_row_that_is_not_finite_fails_by_name(tokens: TokenizedSuite, a
     finite[row] = False
     base.engine.at["source"][row] = np.nan
 
-    verdict = judge(replace(base, engine=replace(base.engine, finite=finite)), AcceptancePolicy())
+    verdict = judge(replace(base, engine=replace(base.engine, finite=finite)), policy())
 
     assert verdict.result == "fail"
     assert verdict.faults[0].taxonomy == "T20"
@@ -142,7 +142,7 @@ def test_an_engine_with_no_finite_row_fails_and_its_document_is_json(
     base = evidence(tokens, arm)
     engine = replace(base.engine, finite=np.zeros(tokens.positions, dtype=np.bool_))
 
-    verdict = judge(replace(base, engine=engine), AcceptancePolicy())
+    verdict = judge(replace(base, engine=engine), policy())
 
     assert verdict.result == "fail"
     canonical_json(verdict.document())
@@ -155,7 +155,7 @@ def test_a_missing_arm_is_inconclusive_never_a_pass(
     base = evidence(tokens, arm)
     partial = replace(base, twin=None) if missing == "twin" else replace(base, source=None)
 
-    verdict = judge(partial, AcceptancePolicy())
+    verdict = judge(partial, policy())
 
     assert verdict.result == "inconclusive"
     assert verdict.summary.startswith("INCONCLUSIVE: ")
@@ -175,7 +175,7 @@ def test_a_yardstick_that_is_not_finite_decides_nothing(
         else replace(base, source=replace(base.source, finite=nothing))
     )
 
-    verdict = judge(partial, AcceptancePolicy())
+    verdict = judge(partial, policy())
 
     assert verdict.result == "inconclusive"
     assert "itself is not finite" in verdict.summary
@@ -184,7 +184,7 @@ def test_a_yardstick_that_is_not_finite_decides_nothing(
 def test_audits_that_were_not_run_keep_a_verdict_from_passing(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
-    verdict = judge(evidence(tokens, arm, audits=()), AcceptancePolicy())
+    verdict = judge(evidence(tokens, arm, audits=()), policy())
 
     assert verdict.result == "inconclusive"
     assert "audits not run: config, weights" in verdict.summary
@@ -199,7 +199,7 @@ def test_a_failed_audit_names_the_field_with_both_values(tokens: TokenizedSuite,
     )  # fmt: skip
     audits = (AuditReport("config", (finding,)), HEALTHY_AUDITS[1])
 
-    document = judge(evidence(tokens, arm, audits=audits), AcceptancePolicy()).document()
+    document = judge(evidence(tokens, arm, audits=audits), policy()).document()
 
     assert document["result"] == "fail"
     assert document["summary"].startswith("FAIL: rotary_base: 10000 is assumed")
@@ -211,7 +211,7 @@ def test_doubt_in_an_audit_is_doubt_in_the_verdict(tokens: TokenizedSuite, arm: 
     finding = Finding("weights.scale", "inconclusive", "layer 3", "the source has no such tensor")
     audits = (HEALTHY_AUDITS[0], AuditReport("weights", (finding,)))
 
-    verdict = judge(evidence(tokens, arm, audits=audits), AcceptancePolicy())
+    verdict = judge(evidence(tokens, arm, audits=audits), policy())
 
     assert verdict.result == "inconclusive"
     assert verdict.faults == ()
@@ -224,7 +224,7 @@ def test_a_reference_that_a_second_runtime_contradicts_decides_nothing(
     assert base.source is not None
     second = arm(noise=1.0, seed=5, targets={"source": base.source})
 
-    verdict = judge(replace(base, second_source=second), AcceptancePolicy())
+    verdict = judge(replace(base, second_source=second), policy())
 
     assert verdict.result == "inconclusive"
     assert check(verdict, "reference.kl")["result"] == "inconclusive"
@@ -243,8 +243,8 @@ def test_a_value_too_near_its_limit_says_how_many_prompts_would_decide(
 
 
 def test_the_same_evidence_gives_the_same_document(tokens: TokenizedSuite, arm: Arm) -> None:
-    one = judge(evidence(tokens, arm), AcceptancePolicy()).document()
-    two = judge(evidence(tokens, arm), AcceptancePolicy()).document()
+    one = judge(evidence(tokens, arm), policy()).document()
+    two = judge(evidence(tokens, arm), policy()).document()
 
     assert canonical_json(one) == canonical_json(two)
 
@@ -252,7 +252,7 @@ def test_the_same_evidence_gives_the_same_document(tokens: TokenizedSuite, arm: 
 def test_the_document_holds_every_number_with_its_bound_limit_and_size(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
-    document = judge(evidence(tokens, arm), AcceptancePolicy()).document()
+    document = judge(evidence(tokens, arm), policy()).document()
 
     kl = next(c for c in document["checks"] if c["check"] == "quality.kl")
     assert kl["limit"] == document["policy"]["max_quality_kl"]
@@ -267,7 +267,7 @@ def test_behaviour_alone_fails_a_wrong_engine_with_the_audits_switched_off(
 ) -> None:
     wrong = evidence(tokens, arm, engine={"noise": 1.5, "seed": 2}, audits=())
 
-    verdict = judge(wrong, AcceptancePolicy())
+    verdict = judge(wrong, policy())
 
     assert verdict.result == "fail"
     assert "silently wrong" in verdict.summary
@@ -293,7 +293,7 @@ def test_the_summary_counts_the_findings_it_has_no_room_for(
     )
     audits = (HEALTHY_AUDITS[0], AuditReport("weights", findings))
 
-    verdict = judge(evidence(tokens, arm, audits=audits), AcceptancePolicy())
+    verdict = judge(evidence(tokens, arm, audits=audits), policy())
 
     assert "layer 2 is wrong; and 2 more findings of the audits" in verdict.summary
     assert len(verdict.faults) == 5
