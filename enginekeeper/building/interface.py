@@ -2,15 +2,16 @@
 
 Rules:
 
-- a builder says what it cannot build before anything is built, and why;
-- it reads the checkpoint as it is written and repairs nothing;
+- a builder reads the checkpoint as it is written and repairs nothing;
 - it works in a step, inside its own toolchain, and imports none of it here;
 - the engine appears whole or not at all, and says in `engine.json` what it is bound to.
 
+What a builder cannot build is a rule in `enginekeeper.compatibility`; what its engines are bound to
+is in `enginekeeper.orchestration.keys`.
+
 Example:
     builder = InductorBuilder(shared_graphs=cache / "graphs")
-    if (reason := builder.unsupported(facts)) is None:
-        engine = builder.build(request, run)
+    engine = builder.build(request, run)
 """
 
 from __future__ import annotations
@@ -22,38 +23,7 @@ from typing import Any, Protocol
 
 from enginekeeper.toolchains.results import StepOutcome
 
-__all__ = [
-    "BuildRequest", "Builder", "BuiltEngine", "CompiledGraph", "RunStep", "Unsupported",
-    "VariantFacts",
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class VariantFacts:
-    """What decides whether a builder can make a variant."""
-
-    architecture: str
-    """As Hugging Face and TensorRT-LLM name it, e.g. `LlamaForCausalLM`."""
-
-    recipe: str
-    kv_cache: str
-    tensor_parallel: int
-    pipeline_parallel: int
-    target: str
-    """`cpu`, or a GPU product."""
-
-
-@dataclass(frozen=True)
-class Unsupported:
-    """Why a builder cannot make a variant."""
-
-    field: str
-    actual: object
-    expected: str
-
-    def __str__(self) -> str:
-        """Says it in one line."""
-        return f"{self.field} is {self.actual}, expected {self.expected}"
+__all__ = ["BuildRequest", "Builder", "BuiltEngine", "CompiledGraph", "RunStep"]
 
 
 @dataclass(frozen=True)
@@ -117,16 +87,8 @@ class Builder(Protocol):
         ...
 
     @property
-    def scoring_step(self) -> str:
-        """The step that scores an engine of this kind."""
-        ...
-
-    def unsupported(self, facts: VariantFacts) -> Unsupported | None:
-        """Returns why a variant cannot be built, or None when nothing is known against it."""
-        ...
-
-    def key_fields(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns the hard key fields this builder binds an engine to, by their registry names."""
+    def compile_step(self) -> str:
+        """The step that makes the engine."""
         ...
 
     def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
