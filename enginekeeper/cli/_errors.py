@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from enum import IntEnum
 
 from enginekeeper import errors as app
@@ -61,17 +62,45 @@ _FAMILIES: tuple[tuple[type[DiagnosedError], ExitCode], ...] = (
 )
 
 
-def exit_code_of(error: DiagnosedError) -> ExitCode:
-    """Returns the exit code of an error's family; an unlisted family is an internal error."""
-    for family, code in _FAMILIES:
-        if isinstance(error, family):
-            return code
-    return ExitCode.INTERNAL
+GRAVEST_FIRST = (
+    ExitCode.INTERNAL,
+    ExitCode.INTEGRITY,
+    ExitCode.STEP_FAILED,
+    ExitCode.INVALID_INPUT,
+    ExitCode.NOT_FOUND,
+    ExitCode.UNAVAILABLE,
+    ExitCode.REFUSED,
+    ExitCode.FAIL,
+    ExitCode.INCONCLUSIVE,
+    ExitCode.OK,
+)
+"""What decides where one command has several endings.
+
+Bytes that cannot be trusted come first, then what fails again until somebody changes something,
+then what may pass by itself, then what was decided as it should be.
+"""
+
+
+def exit_code_of(family: type[DiagnosedError]) -> ExitCode:
+    """Returns the exit code of an error's class; an unlisted family is an internal error."""
+    return next(
+        (code for listed, code in _FAMILIES if issubclass(family, listed)), ExitCode.INTERNAL
+    )
+
+
+def gravest(codes: Iterable[ExitCode]) -> ExitCode:
+    """Returns the exit code of a command with several endings; without any, all is well."""
+    return min(codes, key=GRAVEST_FIRST.index, default=ExitCode.OK)
+
+
+def order_in_words() -> str:
+    """Returns the codes with their meanings, the gravest first, for a command's help."""
+    return "; ".join(f"{code} {MEANING[code].partition(':')[0]}" for code in GRAVEST_FIRST)
 
 
 def report(error: DiagnosedError, *, as_json: bool) -> ExitCode:
     """Writes an error to stderr, as text or as one JSON line, and returns its exit code."""
-    code = exit_code_of(error)
+    code = exit_code_of(type(error))
     if as_json:
         text = json.dumps({**error.as_dict(), "exit_code": int(code)}, ensure_ascii=False)
     else:

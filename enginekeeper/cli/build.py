@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._errors import ExitCode, exit_code_of, gravest, order_in_words
 from enginekeeper.cli._options import json_option, only_option, spec_argument
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
@@ -43,7 +42,7 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
     return ExitCode.REFUSED if refused else ExitCode.OK
 
 
-@click.command()
+@click.command(epilog=f"Exit codes of endings, the gravest first: {order_in_words()}.")
 @spec_argument
 @only_option
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
@@ -60,8 +59,8 @@ def build(
 ) -> int:
     """Build, prove and publish the engines of SPEC; what exists already is reused.
 
-    Exits 0 if every engine passed, 9 if a step failed, 8 if a rule refused a variant, 5 if a
-    verdict is fail, 6 if one is inconclusive; the first of these that applies.
+    A variant that fails does not stop the others. Exits with the code of the gravest ending;
+    that of a failed variant is its error's own.
     """
     from enginekeeper.orchestration.order import BuildOrder
     from enginekeeper.orchestration.start import run_build
@@ -69,14 +68,16 @@ def build(
     show_progress(verbose=verbose)
     order = BuildOrder(str(spec), tuple(only), audits=not no_audit, channel=channel)
     outcomes = run_build(order)
+    codes = [exit_code_of_outcome(outcome) for outcome in outcomes]
     output = Output(as_json)
     if as_json:
-        output.json([outcome.as_dict() for outcome in outcomes])
+        both = zip(outcomes, codes, strict=True)
+        output.json([{**one.as_dict(), "exit_code": int(code)} for one, code in both])
     else:
         output.table([_outcome_row(outcome) for outcome in outcomes], _OUTCOME_COLUMNS)
         for outcome in outcomes:
             output.note(f"{outcome.variant}: {outcome.summary}")
-    return exit_code_of_outcomes(outcomes)
+    return gravest(codes)
 
 
 _PLAN_COLUMNS = ("variant", "action", "rule", "minutes", "megabytes", "engine", "verdict")
@@ -92,19 +93,14 @@ _OUTCOME_COLUMNS = (
 )
 
 
-def exit_code_of_outcomes(outcomes: Sequence[Outcome]) -> ExitCode:
-    """Returns the exit code of a build: the gravest ending decides."""
-    endings = {str(outcome.ending) for outcome in outcomes}
-    results = {outcome.result for outcome in outcomes}
-    for seen, wanted, code in (
-        (endings, "failed", ExitCode.STEP_FAILED),
-        (endings, "refused", ExitCode.REFUSED),
-        (results, "fail", ExitCode.FAIL),
-        (results, "inconclusive", ExitCode.INCONCLUSIVE),
-    ):
-        if wanted in seen:
-            return code
-    return ExitCode.OK
+def exit_code_of_outcome(outcome: Outcome) -> ExitCode:
+    """Returns the exit code of one variant's ending; that of a failure is its error's."""
+    if outcome.failure is not None:
+        return exit_code_of(outcome.failure.family)
+    if outcome.ending == "refused":
+        return ExitCode.REFUSED
+    results = {"fail": ExitCode.FAIL, "inconclusive": ExitCode.INCONCLUSIVE}
+    return results.get(outcome.result or "", ExitCode.OK)
 
 
 def _plan_row(one: PlannedVariant) -> dict[str, Any]:

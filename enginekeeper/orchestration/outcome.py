@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from registry.errors import DiagnosedError
 
 
 class Ending(StrEnum):
@@ -15,6 +18,22 @@ class Ending(StrEnum):
     EXPORTED = "exported"
     REFUSED = "refused"
     FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A known error that ended a variant."""
+
+    family: type[DiagnosedError]
+    """The error's class: decides the exit code."""
+
+    says: Mapping[str, object]
+    """The error's fields, as JSON values."""
+
+    @classmethod
+    def of(cls, error: DiagnosedError) -> Failure:
+        """Keeps what an error says, without the error itself: not every error can be pickled."""
+        return cls(type(error), error.as_dict())
 
 
 @dataclass(frozen=True)
@@ -41,9 +60,16 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage that was made in this run; stages that were reused are absent."""
 
-    error: dict[str, Any] | None = None
-    """The error's fields, where a stage failed."""
+    failure: Failure | None = None
+    """The error that ended the variant; there if and only if the ending is `failed`."""
+
+    def __post_init__(self) -> None:
+        """Raises AssertionError for a failure without its error: it would have no exit code."""
+        if (self.failure is None) is (self.ending is Ending.FAILED):
+            raise AssertionError(f"{self.variant} ended as {self.ending} with {self.failure}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the outcome as JSON values."""
-        return asdict(self)
+        """Returns the outcome as JSON values; `error` is what the failure says."""
+        document = asdict(self)
+        failure = document.pop("failure")
+        return {**document, "error": None if failure is None else failure["says"]}

@@ -17,7 +17,7 @@ from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import calibration_path, engine_key
 from enginekeeper.orchestration.order import BuildOrder
-from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import facts_of_source, plan_variants, planned_outcome
 from enginekeeper.orchestration.publication import BuiltEngine, publish
@@ -81,7 +81,7 @@ class Work:
                     ending=Ending.FAILED,
                     result=None,
                     summary=str(error),
-                    error=error.as_dict(),
+                    failure=Failure.of(error),
                 )
             )
 

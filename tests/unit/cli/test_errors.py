@@ -6,9 +6,20 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from enginekeeper import errors as app
-from enginekeeper.cli._errors import MEANING, ExitCode, exit_code_of, report
+from enginekeeper.cli._errors import (
+    GRAVEST_FIRST,
+    MEANING,
+    ExitCode,
+    exit_code_of,
+    gravest,
+    order_in_words,
+    report,
+)
+from enginekeeper.cli.build import build
 from registry import errors as reg
 
 README = Path(__file__).parents[3] / "README.md"
@@ -21,8 +32,30 @@ def subclasses(root: type[reg.DiagnosedError]) -> list[type[reg.DiagnosedError]]
 
 @pytest.mark.parametrize("family", subclasses(reg.DiagnosedError), ids=lambda cls: cls.__name__)
 def test_every_error_family_has_an_exit_code(family: type[reg.DiagnosedError]) -> None:
-    error = family.__new__(family)
-    assert exit_code_of(error) is not ExitCode.INTERNAL
+    assert exit_code_of(family) is not ExitCode.INTERNAL
+
+
+def test_a_subclass_may_have_a_code_of_its_own() -> None:
+    assert exit_code_of(reg.GateClosedError) is ExitCode.FAIL
+    assert exit_code_of(reg.GateRefusedError) is ExitCode.REFUSED
+
+
+def test_every_ending_has_its_place_in_the_order() -> None:
+    endings = set(ExitCode) - {ExitCode.USAGE, ExitCode.DRIFT}
+    assert sorted(GRAVEST_FIRST) == sorted(endings)
+
+
+def test_the_order_is_in_the_readme_and_in_the_help_of_build() -> None:
+    codes = ", ".join(str(int(code)) for code in GRAVEST_FIRST)
+    assert f"the gravest first: {codes}" in " ".join(README.read_text().split())
+    assert build.epilog is not None
+    assert order_in_words() in build.epilog
+
+
+@given(st.lists(st.sampled_from(GRAVEST_FIRST)), st.sampled_from(GRAVEST_FIRST))
+def test_one_more_ending_never_makes_it_less_grave(codes: list[ExitCode], more: ExitCode) -> None:
+    rank = GRAVEST_FIRST.index
+    assert rank(gravest([*codes, more])) == min(rank(gravest(codes)), rank(more))
 
 
 def test_the_readme_lists_every_exit_code() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,12 @@ from typing import Any
 import pytest
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli.build import exit_code_of_outcomes
-from enginekeeper.orchestration import planning
-from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.cli.build import exit_code_of_outcome
+from enginekeeper.errors import InputError, MissingError, UnavailableError
+from enginekeeper.orchestration import planning, start
+from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
+from enginekeeper.toolchains.errors import StepCrashedError, StepPlace
+from registry.errors import DiagnosedError, IntegrityError, StoreUnavailableError
 from registry.types import Result
 from tests.factories.benches import Site, variants_of, write_spec
 from tests.factories.checkpoints import SOURCE, source_copy
@@ -114,26 +118,63 @@ def test_a_selector_that_picks_nothing_exits_4(
     assert "tiny.none.tp1.cpu" in said.err
 
 
-def outcome(ending: Ending, result: str | None) -> Outcome:
-    return Outcome("v", ending, result, "")
+def ended(
+    ending: Ending, result: str | None = None, error: DiagnosedError | None = None
+) -> Outcome:
+    failure = None if error is None else Failure.of(error)
+    return Outcome("v", ending, result, "", failure=failure)
 
 
-PASS, FAIL = outcome(Ending.JUDGED, "pass"), outcome(Ending.REUSED, "fail")
-UNSURE, EXPORTED = outcome(Ending.JUDGED, "inconclusive"), outcome(Ending.EXPORTED, None)
-REFUSED, BROKEN = outcome(Ending.REFUSED, None), outcome(Ending.FAILED, None)
+PLACE = StepPlace("quantize", "modelopt", Path("step.log"))
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "code"),
+    ("outcome", "code"),
     [
-        ([], ExitCode.OK),
-        ([PASS, EXPORTED], ExitCode.OK),
-        ([PASS, UNSURE], ExitCode.INCONCLUSIVE),
-        ([UNSURE, FAIL], ExitCode.FAIL),
-        ([FAIL, REFUSED], ExitCode.REFUSED),
-        ([PASS, REFUSED, FAIL, UNSURE, BROKEN], ExitCode.STEP_FAILED),
+        (ended(Ending.JUDGED, "pass"), ExitCode.OK),
+        (ended(Ending.EXPORTED), ExitCode.OK),
+        (ended(Ending.REUSED, "inconclusive"), ExitCode.INCONCLUSIVE),
+        (ended(Ending.REUSED, "fail"), ExitCode.FAIL),
+        (ended(Ending.EXPORTED, "fail"), ExitCode.FAIL),
+        (ended(Ending.REFUSED), ExitCode.REFUSED),
+        (ended(Ending.FAILED, error=StepCrashedError("x", PLACE)), ExitCode.STEP_FAILED),
+        (ended(Ending.FAILED, error=UnavailableError("x")), ExitCode.UNAVAILABLE),
+        (ended(Ending.FAILED, error=StoreUnavailableError("x")), ExitCode.UNAVAILABLE),
+        (ended(Ending.FAILED, error=IntegrityError("x")), ExitCode.INTEGRITY),
+        (ended(Ending.FAILED, error=InputError("x")), ExitCode.INVALID_INPUT),
+        (ended(Ending.FAILED, error=MissingError("x")), ExitCode.NOT_FOUND),
     ],
 )
-def test_the_gravest_ending_decides_the_exit_code(outcomes: list[Outcome], code: ExitCode) -> None:
-    assert exit_code_of_outcomes(outcomes) is code
-    assert exit_code_of_outcomes(outcomes[::-1]) is code
+def test_an_ending_has_the_exit_code_of_its_error(outcome: Outcome, code: ExitCode) -> None:
+    assert exit_code_of_outcome(outcome) is code
+
+
+def test_a_failure_exits_with_its_own_code_and_says_it_per_variant(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = [
+        ended(Ending.JUDGED, "fail"),
+        ended(Ending.FAILED, error=UnavailableError("no worker", remedy="start one")),
+    ]
+    monkeypatch.setattr(start, "run_build", lambda _order: outcomes)
+    said = ek("build", tmp_path / "spec.yaml", "--json")
+    assert said.code == ExitCode.UNAVAILABLE
+    assert [one["exit_code"] for one in said.json] == [ExitCode.FAIL, ExitCode.UNAVAILABLE]
+    assert said.json[0]["error"] is None
+    assert said.json[1]["error"]["error"] == "UnavailableError"
+    assert said.json[1]["error"]["next"] == "start one"
+
+
+@pytest.mark.parametrize(
+    ("ending", "error"), [(Ending.FAILED, None), (Ending.JUDGED, InputError("x"))]
+)
+def test_a_failure_has_its_error_and_nothing_else_has_one(
+    ending: Ending, error: DiagnosedError | None
+) -> None:
+    with pytest.raises(AssertionError, match="ended as"):
+        ended(ending, error=error)
+
+
+def test_the_failure_of_a_step_travels_between_processes() -> None:
+    outcome = ended(Ending.FAILED, error=StepCrashedError("x", PLACE))
+    assert pickle.loads(pickle.dumps(outcome)) == outcome  # noqa: S301 - our own bytes

@@ -58,8 +58,9 @@ def test_a_known_error_ends_its_variant_and_no_other(work: Work) -> None:
     assert (settled.ending, settled.result) == (Ending.REUSED, "inconclusive")
     assert (failed.ending, failed.result) == (Ending.FAILED, None)
     assert failed.summary.startswith("step.log: quantize crashed")
-    assert failed.error is not None
-    assert (failed.error["error"], failed.error["next"]) == ("StepError", "read it")
+    assert failed.failure is not None
+    assert failed.failure.family is StepError
+    assert failed.failure.says["next"] == "read it"
     assert judged.ending is Ending.JUDGED
 
 
