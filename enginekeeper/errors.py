@@ -20,10 +20,6 @@ class MissingError(EngineKeeperError):
     """A name that was asked for does not exist."""
 
 
-class RefusedError(EngineKeeperError):
-    """A compatibility rule says that this cannot work."""
-
-
 class StepError(EngineKeeperError):
     """A step failed; subclasses say how."""
 

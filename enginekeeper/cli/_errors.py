@@ -53,7 +53,6 @@ _FAMILIES: tuple[tuple[type[DiagnosedError], ExitCode], ...] = (
     (reg.GateInconclusiveError, ExitCode.INCONCLUSIVE),
     (reg.GateRefusedError, ExitCode.REFUSED),
     (reg.GateClosedError, ExitCode.FAIL),
-    (app.RefusedError, ExitCode.REFUSED),
     (app.StepError, ExitCode.STEP_FAILED),
     (app.UnavailableError, ExitCode.UNAVAILABLE),
     (reg.StoreUnavailableError, ExitCode.UNAVAILABLE),

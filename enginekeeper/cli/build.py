@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
     """Show for each variant of SPEC: reuse, revalidate, build, export or refuse, and why.
 
-    Exits 8 if a compatibility rule refuses a variant.
+    Exits 8 if a compatibility rule refuses a variant. While the source model is not on this
+    machine, rules that need it are named and not checked.
     """
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.planning import plan_spec
@@ -38,6 +39,8 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
         for one in planned:
             if one.action not in ("build", "reuse"):
                 output.note(f"{one.variant.identifier}: {one.action}: {one.reason}")
+        if waiting := dict.fromkeys(rule for one in planned for rule in one.unchecked):
+            output.note(f"checked when the source model is here: {', '.join(waiting)}")
     refused = any(one.action == "refuse" for one in planned)
     return ExitCode.REFUSED if refused else ExitCode.OK
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from enginekeeper.compatibility.estimates import kv_bytes_per_rank, weight_bytes_per_rank
+from enginekeeper.compatibility.facts import Facts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
 
 if TYPE_CHECKING:
-    from enginekeeper.compatibility.facts import Facts
     from enginekeeper.specs.variants import Variant
 
 _GIB = 1 << 30
@@ -69,6 +69,7 @@ CAPACITY_RULES = (
         source="nvidia.github.io/TensorRT-LLM/reference/memory.html; 2 x layers x KV heads x head "
         "size x bytes for each token; free_gpu_memory_fraction 0.9 of what weights leave",
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_memory,
     ),
     Rule(
@@ -76,6 +77,7 @@ CAPACITY_RULES = (
         statement="Whether a model fits is known only for architectures with a size formula.",
         source="the formula of a gated decoder: Llama, Mistral, Qwen2, Qwen3",
         severity=Severity.WARN,
+        needs=Facts,
         predicate=_unknown_size,
     ),
     Rule(
@@ -83,6 +85,7 @@ CAPACITY_RULES = (
         statement="Requests longer than the model's context give text the model was not made for.",
         source="config.json: max_position_embeddings and RoPE scaling",
         severity=Severity.WARN,
+        needs=Facts,
         predicate=_context,
     ),
 )

@@ -1,4 +1,4 @@
-"""What rules judge: a model as its config.json describes it, with a GPU and a toolchain.
+"""What rules judge: a GPU and a toolchain, and the model as its config.json describes it.
 
 A field that is missing is an error, not a default: a default is how a wrong engine is made that
 looks right. The one thing derived is `head_dim`, for architectures that define it as a quotient.
@@ -73,10 +73,9 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """Everything a rule may look at besides the variant itself."""
+class TargetFacts:
+    """What is known of a variant before its model is on this machine."""
 
-    model: ModelFacts
     gpu: GpuProduct | None
     """None for the CPU."""
 
@@ -88,8 +87,20 @@ class Facts:
         return None if self.gpu is None else self.gpu.memory
 
 
+@dataclass(frozen=True, kw_only=True)
+class Facts(TargetFacts):
+    """Everything a rule may look at besides the variant itself."""
+
+    model: ModelFacts
+
+
+def target_facts(variant: Variant) -> TargetFacts:
+    """Returns a variant's facts without those of its model, from the tables it refers to."""
+    return TargetFacts(gpu=variant.target.product, toolchain=variant.profile)
+
+
 def facts_of(variant: Variant, model: ModelFacts) -> Facts:
-    """Returns a variant's facts, from the tables it refers to."""
+    """Returns all facts of a variant."""
     return Facts(model=model, gpu=variant.target.product, toolchain=variant.profile)
 
 

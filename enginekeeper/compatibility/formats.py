@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from enginekeeper.compatibility.facts import TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
 from enginekeeper.specs.gpus import ComputeCapability
 from enginekeeper.specs.profiles import BuilderKind
@@ -16,7 +17,6 @@ from enginekeeper.specs.recipes import RecipeName
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from enginekeeper.compatibility.facts import Facts
     from enginekeeper.specs.variants import Variant
 
 _MATRIX = "TensorRT-LLM docs/source/features/quantization.md (09d4c79b), hardware support matrix"
@@ -117,8 +117,8 @@ ROWS = (
 )
 
 
-def _rule(row: FormatRow) -> Rule:
-    def predicate(variant: Variant, facts: Facts) -> Finding | None:
+def _rule(row: FormatRow) -> Rule[TargetFacts]:
+    def predicate(variant: Variant, facts: TargetFacts) -> Finding | None:
         gpu = facts.gpu
         if gpu is None or variant.recipe.recipe not in row.recipes:
             return None
@@ -136,6 +136,7 @@ def _rule(row: FormatRow) -> Rule:
         statement=row.statement,
         source=row.source,
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=predicate,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginekeeper.compatibility.facts import Facts, TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
 from enginekeeper.compatibility.versions import major, older
 from enginekeeper.specs.form import did_you_mean
@@ -11,11 +12,10 @@ from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.recipes import RecipeName
 
 if TYPE_CHECKING:
-    from enginekeeper.compatibility.facts import Facts
     from enginekeeper.specs.variants import Variant
 
 
-def _builder_target(variant: Variant, facts: Facts) -> Finding | None:
+def _builder_target(variant: Variant, facts: TargetFacts) -> Finding | None:
     for_cpu = facts.toolchain.builder is BuilderKind.INDUCTOR
     if for_cpu == (facts.gpu is None):
         return None
@@ -26,7 +26,7 @@ def _builder_target(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
-def _cpu_is_one(variant: Variant, facts: Facts) -> Finding | None:
+def _cpu_is_one(variant: Variant, facts: TargetFacts) -> Finding | None:
     parallel = variant.parallel
     if facts.gpu is not None or parallel.tensor == parallel.pipeline == 1:
         return None
@@ -36,7 +36,7 @@ def _cpu_is_one(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
-def _nvfp4_on_cpu(variant: Variant, facts: Facts) -> Finding | None:
+def _nvfp4_on_cpu(variant: Variant, facts: TargetFacts) -> Finding | None:
     if facts.gpu is not None or variant.recipe.recipe is not RecipeName.NVFP4:
         return None
     return Finding(
@@ -57,7 +57,7 @@ def _architecture(_variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
-def _capability(variant: Variant, facts: Facts) -> Finding | None:
+def _capability(variant: Variant, facts: TargetFacts) -> Finding | None:
     known = facts.toolchain.compute_capabilities
     if facts.gpu is None or not known or facts.gpu.compute_capability in known:
         return None
@@ -68,7 +68,7 @@ def _capability(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
-def _driver(variant: Variant, facts: Facts) -> Finding | None:
+def _driver(variant: Variant, facts: TargetFacts) -> Finding | None:
     driver, floor = variant.target.driver, facts.toolchain.driver_minimum
     if driver is None or floor is None or not older(driver, floor):
         return None
@@ -79,7 +79,7 @@ def _driver(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
-def _cuda(variant: Variant, facts: Facts) -> Finding | None:
+def _cuda(variant: Variant, facts: TargetFacts) -> Finding | None:
     wanted, has = variant.target.cuda, facts.toolchain.cuda
     if wanted is None or has is None or major(wanted) == major(has):
         return None
@@ -96,6 +96,7 @@ PLATFORM_RULES = (
         statement="inductor builds for the CPU, tensorrt_llm for GPUs.",
         source="what the builders are",
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=_builder_target,
     ),
     Rule(
@@ -103,6 +104,7 @@ PLATFORM_RULES = (
         statement="On the CPU an engine is one rank.",
         source="the inductor builder compiles for the one processor of the machine",
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=_cpu_is_one,
     ),
     Rule(
@@ -110,6 +112,7 @@ PLATFORM_RULES = (
         statement="On the CPU an NVFP4 checkpoint can be made, but not run.",
         source="measured: ModelOpt 0.47.0 exports it on the CPU; its emulation needs CUDA",
         severity=Severity.EXPORT_ONLY,
+        needs=TargetFacts,
         predicate=_nvfp4_on_cpu,
     ),
     Rule(
@@ -117,6 +120,7 @@ PLATFORM_RULES = (
         statement="A builder makes engines of the architectures it has a definition for.",
         source="tensorrt_llm/models/__init__.py (02267d3d), MODEL_MAP; inductor: its own list",
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_architecture,
     ),
     Rule(
@@ -124,6 +128,7 @@ PLATFORM_RULES = (
         statement="A release has kernels for the compute capabilities it was compiled for.",
         source="TensorRT-LLM release notes: 10.0 from 0.17, 12.1 from 1.0, 10.3 from 1.1",
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=_capability,
     ),
     Rule(
@@ -131,6 +136,7 @@ PLATFORM_RULES = (
         statement="CUDA 13.x needs driver R580 or newer, CUDA 12.x R525 or newer.",
         source="docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility",
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=_driver,
     ),
     Rule(
@@ -138,6 +144,7 @@ PLATFORM_RULES = (
         statement="An engine runs with the CUDA major version of the toolchain that built it.",
         source="docs.nvidia.com/deploy/cuda-compatibility: compatibility is within one major",
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=_cuda,
     ),
 )

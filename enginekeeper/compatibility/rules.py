@@ -1,7 +1,8 @@
 """What a rule is: a statement about what cannot work, its source, and a function that finds it.
 
-A rule's function is pure and total: it takes a variant and its facts, and returns what it found,
-or None. It never reads a file, asks a machine or raises.
+A rule's function is pure and total: it takes a variant and the facts that the rule needs, and
+returns what it found, or None. It never reads a file, asks a machine or raises. A rule that needs
+no facts of the model is checked before the model is there, and says the same afterwards.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from enginekeeper.compatibility.facts import TargetFacts
 
 if TYPE_CHECKING:
-    from enginekeeper.compatibility.facts import Facts
     from enginekeeper.specs.variants import Variant
+
+Needed = TypeVar("Needed", bound=TargetFacts)
 
 
 class Severity(StrEnum):
@@ -38,11 +42,8 @@ class Finding:
     remedy: str | None = None
 
 
-Predicate: TypeAlias = Callable[["Variant", "Facts"], Finding | None]
-
-
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(Generic[Needed]):
     """A statement that holds for every variant, and what says so."""
 
     identifier: str
@@ -55,7 +56,14 @@ class Rule:
     """Who says so: a document, a file with its commit, or a measurement."""
 
     severity: Severity
-    predicate: Predicate
+    needs: type[Needed]
+    """The facts without which it cannot be checked: of the target alone, or of the model too."""
+
+    predicate: Callable[[Variant, Needed], Finding | None]
+
+
+AnyRule: TypeAlias = Rule[Any]
+"""A rule, whatever it needs; `check` applies it only to facts that suffice."""
 
 
 @dataclass(frozen=True, kw_only=True)

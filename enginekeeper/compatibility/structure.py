@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginekeeper.compatibility.facts import Facts, TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
 from enginekeeper.specs.recipes import RecipeName
 
 if TYPE_CHECKING:
-    from enginekeeper.compatibility.facts import Facts
     from enginekeeper.specs.variants import Variant
 
 _SPLIT_BY_COLUMNS = frozenset({"o_proj", "down_proj"})
@@ -46,7 +46,7 @@ def _fitting_groups(variant: Variant, facts: Facts) -> str:
     return f"set group_size: {fitting[0]}" if fitting else "use a recipe without groups"
 
 
-def _w4a8_group(variant: Variant, _facts: Facts) -> Finding | None:
+def _w4a8_group(variant: Variant, _facts: TargetFacts) -> Finding | None:
     group = variant.recipe.group
     if variant.recipe.recipe is not RecipeName.W4A8_AWQ or group == W4A8_GROUP:
         return None
@@ -101,6 +101,7 @@ STRUCTURE_RULES = (
         source="measured: ModelOpt 0.47.0 on a 576 column linear with groups of 128 says "
         '"partial blocks are not supported"',
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_group_divides,
     ),
     Rule(
@@ -108,6 +109,7 @@ STRUCTURE_RULES = (
         statement="W4A8 checkpoints have groups of 128.",
         source="tensorrt_llm/quantization/layers.py: NotImplementedError for other sizes",
         severity=Severity.REFUSE,
+        needs=TargetFacts,
         predicate=_w4a8_group,
     ),
     Rule(
@@ -115,6 +117,7 @@ STRUCTURE_RULES = (
         statement="Tensor parallel gives each GPU whole query heads.",
         source="measured: ModelOpt 0.47.0 splits 9 heads in two at row 288, without a warning",
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_query_heads,
     ),
     Rule(
@@ -122,6 +125,7 @@ STRUCTURE_RULES = (
         statement="Tensor parallel gives each GPU whole key and value heads.",
         source="measured: ModelOpt 0.47.0 splits 3 KV heads in two, without a warning",
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_kv_heads,
     ),
     Rule(
@@ -130,6 +134,7 @@ STRUCTURE_RULES = (
         source="TensorRT-LLM checkpoint.md (10c1d594): fc and gate are split on dimension 0, "
         "proj on dimension 1",
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_intermediate,
     ),
     Rule(
@@ -137,6 +142,7 @@ STRUCTURE_RULES = (
         statement="Each pipeline stage holds at least one layer.",
         source="follows from the definition of a stage",
         severity=Severity.REFUSE,
+        needs=Facts,
         predicate=_stages,
     ),
 )

@@ -2,12 +2,14 @@
 
 Planning starts nothing, downloads nothing and installs nothing. Rules, in order:
 
-1. a compatibility rule that refuses a variant ends the matter;
-2. an engine of the same key with a verdict of the same acceptance is reused, pass or fail:
+1. a compatibility rule that refuses a variant ends the matter; rules that need no facts of the
+   model are checked before it is here, and the plan names those that are not checked yet;
+2. a checkpoint that can be made but not run here is exported;
+3. a variant whose key cannot be told yet is built;
+4. an engine of the same key with a verdict of the same acceptance is reused, pass or fail:
    a failed build is not tried again by everyone;
-3. an engine of the same key without such a verdict is judged again, not rebuilt;
-4. a checkpoint that can be made but not run here is exported;
-5. everything else is built.
+5. an engine of the same key without such a verdict is judged again, not rebuilt;
+6. everything else is built.
 """
 
 from __future__ import annotations
@@ -17,12 +19,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from enginekeeper.compatibility.check import check
+from enginekeeper.compatibility.check import check, unchecked
 from enginekeeper.compatibility.estimates import Estimate, estimate
-from enginekeeper.compatibility.facts import ModelFacts, facts_of
+from enginekeeper.compatibility.facts import Facts, ModelFacts, facts_of, target_facts
 from enginekeeper.compatibility.rules import RuleHit, Severity
 from enginekeeper.specs.variants import Variant
-from registry.digests import Digest
 from registry.keys import EngineKey
 from registry.types import Engine, Verdict
 
@@ -58,11 +59,13 @@ class PlannedVariant:
 
     reason: str
     key: EngineKey | None
-    """None while the source model is not on this machine."""
+    """None while it cannot be told on this machine."""
 
     known: KnownEngine | None
     hits: tuple[RuleHit, ...]
     estimate: Estimate | None
+    unchecked: tuple[str, ...] = ()
+    """Rules that are checked when the source model is here."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the planned variant as JSON values."""
@@ -76,19 +79,27 @@ class PlannedVariant:
             "engine": None if known is None else str(known.engine.digest),
             "verdict": None if known is None or known.verdict is None else known.verdict.result,
             "rules": [hit.as_dict() for hit in self.hits],
+            "unchecked": list(self.unchecked),
             "estimate": None if self.estimate is None else self.estimate.as_dict(),
         }
+
+
+@dataclass(frozen=True)
+class UnknownKey:
+    """Why a variant's key cannot be told on this machine yet."""
+
+    rule: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Knowledge:
     """What planning may look at."""
 
-    weights: Digest | None
-    """Digest of the source model; None if it is not on this machine."""
-
     model: ModelFacts | None
-    key_of: Callable[[Variant, Digest], EngineKey]
+    """None while the source model is not on this machine."""
+
+    key_of: Callable[[Variant], EngineKey | UnknownKey]
     known: Callable[[Variant, EngineKey], KnownEngine | None]
 
 
@@ -98,28 +109,36 @@ def plan(variants: Sequence[Variant], knowledge: Knowledge) -> tuple[PlannedVari
 
 
 def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
-    if knowledge.model is None or knowledge.weights is None:
-        reason = "the source model is not on this machine yet; rules about its shape come then"
-        return PlannedVariant(
-            variant, Action.BUILD, "source-not-fetched", reason, None, None, (), None
-        )
-    facts = facts_of(variant, knowledge.model)
+    model = knowledge.model
+    facts = target_facts(variant) if model is None else facts_of(variant, model)
     hits = check(variant, facts)
-    cost = estimate(variant, facts)
-    key = knowledge.key_of(variant, knowledge.weights)
-    refusal = _first(hits, Severity.REFUSE)
-    if refusal is not None:
+    key, known = knowledge.key_of(variant), None
+    if (refusal := _first(hits, Severity.REFUSE)) is not None:
         reason = f"{refusal.statement} (found {refusal.actual}, expected {refusal.expected})"
-        return PlannedVariant(variant, Action.REFUSE, refusal.rule, reason, key, None, hits, None)
-    known = knowledge.known(variant, key)
-    action, rule, reason = _decide(known, _first(hits, Severity.EXPORT_ONLY))
-    costs = cost if action in (Action.BUILD, Action.EXPORT) else None
-    return PlannedVariant(variant, action, rule, reason, key, known, hits, costs)
+        action, rule = Action.REFUSE, refusal.rule
+    elif (export := _first(hits, Severity.EXPORT_ONLY)) is not None:
+        reason = f"{export.statement} (found {export.actual})"
+        action, rule = Action.EXPORT, export.rule
+    elif isinstance(key, UnknownKey):
+        action, rule, reason = Action.BUILD, key.rule, key.reason
+    else:
+        known = knowledge.known(variant, key)
+        action, rule, reason = _decide(known)
+    made = action in (Action.BUILD, Action.EXPORT)
+    return PlannedVariant(
+        variant=variant,
+        action=action,
+        rule=rule,
+        reason=reason,
+        key=key if isinstance(key, EngineKey) else None,
+        known=known,
+        hits=hits,
+        estimate=estimate(variant, facts) if made and isinstance(facts, Facts) else None,
+        unchecked=unchecked(facts),
+    )
 
 
-def _decide(known: KnownEngine | None, export: RuleHit | None) -> tuple[Action, str, str]:
-    if export is not None:
-        return Action.EXPORT, export.rule, f"{export.statement} (found {export.actual})"
+def _decide(known: KnownEngine | None) -> tuple[Action, str, str]:
     if known is None:
         return Action.BUILD, "no-engine-of-this-key", "no engine of this key exists"
     name = known.engine.digest.short

@@ -16,6 +16,7 @@ from enginekeeper.orchestration.plan import (
     Knowledge,
     KnownEngine,
     PlannedVariant,
+    UnknownKey,
     plan,
 )
 from enginekeeper.orchestration.stages import Source
@@ -45,9 +46,8 @@ def plan_variants(
 ) -> tuple[PlannedVariant, ...]:
     """Plans variants of one model whose source is here, or is not."""
     knowledge = Knowledge(
-        weights=None if source is None else source.digest,
         model=None if source is None else facts_of_source(source),
-        key_of=lambda variant, weights: engine_key(variant, weights, bench.host, bench.tools),
+        key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
     )
     return plan(variants, knowledge)
@@ -60,7 +60,7 @@ def facts_of_source(source: Source) -> ModelFacts:
 
 
 def acceptance_digest(variant: Variant) -> Digest:
-    """Names what a verdict was asked for: limits, suite and reference; see rule 2 of the plan."""
+    """Names what a verdict was asked for: limits, suite and reference; see rule 4 of the plan."""
     return digest_document(
         {
             "acceptance": asdict(variant.acceptance),
@@ -85,6 +85,12 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
         fidelity=None if verdict is None else verdict.fidelity,
         quality=None if verdict is None else verdict.quality,
     )
+
+
+def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | UnknownKey:
+    if source is None:
+        return UnknownKey("source-not-fetched", "the source model is not on this machine yet")
+    return engine_key(variant, source.digest, bench.host, bench.tools)
 
 
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:

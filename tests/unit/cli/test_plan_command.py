@@ -61,6 +61,20 @@ def test_a_refused_variant_says_its_rule_to_a_person(ek: Ek) -> None:
     assert "smollm2-135m.none.tp2.l40s: refuse:" in said.err
 
 
+@pytest.mark.usefixtures("site")
+def test_what_needs_no_model_is_refused_before_it_is_here(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "find_source", lambda *_args, **_kwargs: None)
+    more = "targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\n"
+    said = ek("plan", write_spec(tmp_path, "[nvfp4, none]", more))
+    assert said.code == ExitCode.REFUSED
+    assert "nvfp4-needs-10.0" in said.out
+    assert "source-not-fetched" in said.out
+    (waiting,) = [line for line in said.err.splitlines() if line.startswith("checked when")]
+    assert "group-divides-columns" in waiting
+
+
 def test_what_is_settled_is_reused_with_its_verdict(
     ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginekeeper.compatibility.check import RULES, check
+from enginekeeper.compatibility.check import RULES, check, unchecked
 from enginekeeper.compatibility.estimates import estimate
-from enginekeeper.compatibility.facts import Facts, facts_of, model_facts
+from enginekeeper.compatibility.facts import Facts, facts_of, model_facts, target_facts
 from enginekeeper.compatibility.rules import Severity
 from enginekeeper.specs.gpus import target_names
 from enginekeeper.specs.loader import parse_spec
@@ -19,6 +20,8 @@ from enginekeeper.specs.matrix import expand
 from enginekeeper.specs.profiles import toolchain_profiles
 from enginekeeper.specs.recipes import GROUPED, RecipeName
 from enginekeeper.specs.variants import Variant
+
+MakeCase = Callable[..., tuple[Variant, Facts]]
 
 _SIZES = st.integers(1, 2**20)
 _CONFIGS = st.fixed_dictionaries(
@@ -80,6 +83,27 @@ def test_rules_are_total_deterministic_and_refuse_first(case: tuple[Variant, Fac
         assert hit.actual
         assert hit.expected
         assert json.dumps(hit.as_dict())
+
+
+@settings(max_examples=200, deadline=None)
+@given(cases())
+def test_what_is_found_without_the_model_is_found_with_any_model(
+    case: tuple[Variant, Facts],
+) -> None:
+    variant, facts = case
+
+    early, late = check(variant, target_facts(variant)), check(variant, facts)
+
+    assert set(early) <= set(late)
+    later = {hit.rule for hit in set(late) - set(early)}
+    assert later <= set(unchecked(target_facts(variant)))
+
+
+def test_with_the_model_every_rule_is_checked(make_case: MakeCase) -> None:
+    variant, facts = make_case("cpu", "none")
+
+    assert unchecked(facts) == ()
+    assert 0 < len(unchecked(target_facts(variant))) < len(RULES)
 
 
 @settings(max_examples=100, deadline=None)

@@ -37,6 +37,33 @@ def test_a_source_that_is_not_here_is_planned_without_a_key(site: Site, variant:
     assert planned.key is None
 
 
+def unfetched(site: Site, directory: Path, recipes: str, more: str = "") -> PlannedVariant:
+    (planned,) = plan_variants(site.bench, variants_of(directory, recipes, more), None)
+    return planned
+
+
+def test_a_refusal_needs_no_source(site: Site, tmp_path: Path) -> None:
+    more = "targets: [a100-sxm-80gb]\ntoolchain: tensorrt-llm-1.2.1\n"
+    planned = unfetched(site, tmp_path, "[fp8]", more)
+    assert (planned.action, planned.rule) == (Action.REFUSE, "fp8-needs-8.9")
+    assert planned_outcome(planned).ending is Ending.REFUSED
+
+
+def test_what_cannot_run_here_is_exported_without_a_source_too(site: Site, tmp_path: Path) -> None:
+    planned = unfetched(site, tmp_path, "[nvfp4]")
+    assert (planned.action, planned.rule) == (Action.EXPORT, "nvfp4-not-scored-on-cpu")
+    assert planned.estimate is None
+
+
+def test_the_plan_names_the_rules_that_wait_for_the_source(
+    site: Site, variant: Variant, tmp_path: Path
+) -> None:
+    waiting = unfetched(site, tmp_path, "[none]").as_dict()["unchecked"]
+    assert "query-heads-by-tensor-parallel" in waiting
+    assert "builder-fits-target" not in waiting
+    assert decided(site, variant).unchecked == ()
+
+
 def test_without_an_engine_of_the_key_it_is_built(site: Site, variant: Variant) -> None:
     planned = decided(site, variant)
     assert (planned.action, planned.rule) == (Action.BUILD, "no-engine-of-this-key")
