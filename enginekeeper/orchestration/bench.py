@@ -12,6 +12,7 @@ from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.orchestration.keys import Host, Tools, local_environment, locked_version
+from enginekeeper.orchestration.validator import validator_digest
 from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
@@ -19,6 +20,7 @@ from enginekeeper.toolchains.catalogue import find_toolchain, lock_digest, lock_
 from enginekeeper.toolchains.sync import ensure
 from registry.blobs.select import open_store
 from registry.catalogue import Catalogue, open_catalogue
+from registry.digests import Digest
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
@@ -95,6 +97,11 @@ class Bench:
                 lock_of(find_toolchain("modelopt"), self.settings), "nvidia-modelopt"
             ),
         )
+
+    @cached_property
+    def validator(self) -> Digest:
+        """Names what judges engines here."""
+        return validator_digest(self.shop)
 
     @cached_property
     def environment(self) -> CpuEnvironment:

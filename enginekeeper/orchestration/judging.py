@@ -65,7 +65,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
     not stand in the way of one that did.
     """
     variant, engine = made.variant, there(made.engine)
-    verdict, document = decide(work, made)
+    verdict, document = decide(bench, work, made)
     if work.order.audits:
         _record(bench, engine, verdict, document)
     outcome = Outcome(
@@ -92,14 +92,15 @@ def _channel(bench: Bench, work: Work, engine: Engine) -> str | None:
     return f"{name}: refused: this run made no recorded verdict"
 
 
-def decide(work: Work, made: Progress) -> tuple[Verdict, dict[str, Any]]:
+def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str, Any]]:
     """Returns the verdict on a scored engine, and the document that is signed and stored."""
     variant = made.variant
     verdict = judge(_evidence(work, made), AcceptancePolicy(**asdict(variant.acceptance)))
     document = {
         **verdict.document(),
         "variant": str(variant.identifier),
-        "acceptance": str(acceptance_digest(variant)),
+        "acceptance": str(acceptance_digest(bench, variant)),
+        "validator": str(bench.validator),
         "repairs": [asdict(repair) for repair in made.repairs],
     }
     return verdict, document

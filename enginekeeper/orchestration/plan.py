@@ -6,8 +6,8 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
    model are checked before it is here, and the plan names those that are not checked yet;
 2. a checkpoint that can be made but not run here is exported;
 3. a variant whose key cannot be told yet is built;
-4. an engine of the same key with a verdict of the same acceptance is reused, pass or fail:
-   a failed build is not tried again by everyone;
+4. an engine of the same key with a verdict by the same acceptance and validator is reused, pass
+   or fail: a failed build is not tried again by everyone;
 5. an engine of the same key without such a verdict is judged again, not rebuilt;
 6. everything else is built.
 """
@@ -143,7 +143,8 @@ def _decide(known: KnownEngine | None) -> tuple[Action, str, str]:
         return Action.BUILD, "no-engine-of-this-key", "no engine of this key exists"
     name = known.engine.digest.short
     if known.verdict is None:
-        return Action.REVALIDATE, "no-verdict", f"engine {name} was never judged by this acceptance"
+        reason = f"engine {name} was never judged by this acceptance and this validator"
+        return Action.REVALIDATE, "no-verdict", reason
     result = known.verdict.result
     return Action.REUSE, "same-key", f"engine {name} has the same key; its verdict is {result}"
 

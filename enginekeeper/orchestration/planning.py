@@ -59,15 +59,16 @@ def facts_of_source(source: Source) -> ModelFacts:
     return model_facts(read_json_object(config), str(config))
 
 
-def acceptance_digest(variant: Variant) -> Digest:
-    """Names what a verdict was asked for: limits, suite and reference; see rule 4 of the plan."""
+def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
+    """Names what a verdict answers: limits, suite, reference and validator; rule 4 of the plan."""
     return digest_document(
         {
             "acceptance": asdict(variant.acceptance),
             "suite": str(load_suite(bundled_suite(variant.suite)).digest),
             "reference": asdict(variant.reference),
+            "validator": str(bench.validator),
         },
-        "ek-acceptance-v1",
+        "ek-acceptance-v2",
     )
 
 
@@ -96,7 +97,7 @@ def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | U
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:
     """Returns the newest engine of a key, one with a verdict before one without."""
     engines = bench.registry.engines(EngineFilter(key=key.digest()))
-    asked = str(acceptance_digest(variant))
+    asked = str(acceptance_digest(bench, variant))
     known = [KnownEngine(engine, _verdict(bench, engine.digest, asked)) for engine in engines]
     judged = [one for one in known if one.verdict is not None]
     return next(iter(judged or known), None)

@@ -78,7 +78,7 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
     made = make_engine(bench, made)
     work = make_reference(bench, work)
     made = replace(made, engine=_signed(bench, work, made))
-    _, document = decide(work, score_engine(bench, work, made))
+    _, document = decide(bench, work, score_engine(bench, work, made))
     return document
 
 

@@ -59,12 +59,12 @@ class Workshop:
         }
 
     def code(self, *paths: str) -> str:
-        """Names our own code that a product depends on: files, or all of a folder's."""
+        """Names our own code that something depends on: files, or all below a folder."""
         package = _PACKAGE
         files = [
             file
             for path in paths
-            for file in (sorted((package / path).glob("*.py")) or [package / path])
+            for file in (sorted((package / path).rglob("*.py")) or [package / path])
         ]
         digests = {str(file.relative_to(package)): str(digest_file(file)) for file in files}
         return str(digest_document(digests, "ek-code-v1"))

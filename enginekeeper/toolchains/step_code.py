@@ -7,6 +7,7 @@ it, so that a change in a sibling which a step does not import leaves its produc
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 from enginekeeper.errors import MissingError
@@ -28,7 +29,7 @@ def step_files(step: str, folder: Path = STEPS) -> list[Path]:
         if not path.is_file():
             raise MissingError(f"there is no step called {name}", where=str(folder))
         found[name] = path
-        imported = _imported(path)
+        imported = _imported(path.read_bytes())
         waiting += sorted(module for module in imported if (folder / f"{module}.py").is_file())
     return [found[name] for name in sorted(found)]
 
@@ -39,12 +40,16 @@ def step_digest(step: str, folder: Path = STEPS) -> Digest:
     return digest_document({path.name: str(digest_file(path)) for path in files}, SCHEME)
 
 
-def _imported(path: Path) -> set[str]:
-    """Returns the first part of every module that is imported anywhere in a file."""
+@cache
+def _imported(source: bytes) -> frozenset[str]:
+    """Returns the first part of every module that is imported anywhere in a file's text.
+
+    Steps share most of their siblings, and parsing is what takes the time.
+    """
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
-    return names
+    return frozenset(names)

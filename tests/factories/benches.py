@@ -76,7 +76,7 @@ class Site:
         document: dict[str, Any] = {
             "schema": 1, "result": str(result), "fidelity": {"result": str(result)},
             "quality": {"result": "pass"}, "summary": f"{result}: as tested",
-            "acceptance": str(acceptance_digest(variant)), "checks": [],
+            "acceptance": str(acceptance_digest(self.bench, variant)), "checks": [],
         }  # fmt: skip
         digest = digest_bytes(canonical_json(document))
         where = environment or self.bench.environment

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from enginekeeper.orchestration import judging, workshop
+from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring
+from enginekeeper.orchestration.validator import SCORING
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
@@ -63,11 +65,11 @@ def decide(result: str, monkeypatch: pytest.MonkeyPatch) -> None:
     line = SimpleNamespace(result=result)
     verdict = SimpleNamespace(result=result, summary=f"{result}!", fidelity=line, quality=line)
 
-    def decided(_work: Work, made: Progress) -> tuple[Any, dict[str, Any]]:
+    def decided(bench: Bench, _work: Work, made: Progress) -> tuple[Any, dict[str, Any]]:
         document = {
             "schema": 1, "result": result, "summary": f"{result}!",
             "fidelity": {"result": result}, "quality": {"result": result},
-            "acceptance": str(acceptance_digest(made.variant)),
+            "acceptance": str(acceptance_digest(bench, made.variant)),
             "checks": [{"check": "kl", "result": result}, {"check": "ppl", "result": "shown"}],
         }  # fmt: skip
         return verdict, document
@@ -80,6 +82,7 @@ def test_twin_and_engine_are_scored_when_the_bytes_are_the_signed_ones(
 ) -> None:
     scored = judging.score_engine(site.bench, work, made)
     assert steps == ["score_twin", "score_engine"]
+    assert {("inductor", step) for step in steps} <= set(SCORING)
     assert not (there(scored.twin).path / "twin").exists()
     assert judging.score_engine(site.bench, work, made).seconds == {"quantize": 1.0, "compile": 1.0}
     assert steps == ["score_twin", "score_engine"]

@@ -11,6 +11,7 @@ from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import plan_variants, planned_outcome
 from enginekeeper.specs.variants import Variant
+from registry.digests import digest_bytes
 from registry.environments import CpuEnvironment
 from registry.errors import IntegrityError
 from registry.types import Result
@@ -97,6 +98,14 @@ def test_a_verdict_by_another_acceptance_does_not_answer(
     (stricter,) = variants_of(tmp_path, more=STRICTER)
     assert decided(site, stricter).action is Action.REVALIDATE
     assert decided(site, variant).action is Action.REUSE
+
+
+def test_a_verdict_by_another_validator_does_not_answer(site: Site, variant: Variant) -> None:
+    site.judge(site.publish(variant), variant)
+    vars(site.bench)["validator"] = digest_bytes(b"newer code")
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.REVALIDATE, "no-verdict")
+    assert "this validator" in planned.reason
 
 
 def test_only_the_latest_verdict_counts(site: Site, variant: Variant, tmp_path: Path) -> None:

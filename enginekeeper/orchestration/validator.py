@@ -1,0 +1,35 @@
+"""Names what judges an engine, so that an engine judged by other code or tools is judged again.
+
+Rather too much is named than too little: judging again takes minutes, a verdict of faulty code
+that stands qualifies engines.
+"""
+
+from __future__ import annotations
+
+from enginekeeper.orchestration.workshop import Workshop
+from registry.digests import Digest, digest_document
+
+DECIDING = (
+    "validation",
+    "orchestration/judging.py",
+    "orchestration/pipeline.py",
+    "orchestration/stages.py",
+)
+"""Our own code between the scores and the verdict, and that which says how arms are scored."""
+
+SCORING = (
+    ("inductor", "tokenize_suite"),
+    ("vllm-cpu", "reference"),
+    ("inductor", "score_twin"),
+    ("inductor", "score_engine"),
+)
+"""Toolchain and step of everything that a verdict's numbers come from."""
+
+
+def validator_digest(shop: Workshop) -> Digest:
+    """Names the code that decides and the tools it measures with; installs and runs nothing."""
+    document = {
+        "code": shop.code(*DECIDING),
+        "scoring": [shop.identity(toolchain, step) for toolchain, step in SCORING],
+    }
+    return digest_document(document, "ek-validator-v1")

@@ -1,0 +1,74 @@
+"""The validator's name moves with whatever can change a verdict, and with nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.orchestration import workshop
+from enginekeeper.orchestration.validator import SCORING, validator_digest
+from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.toolchains.runner import STEPS
+from enginekeeper.toolchains.step_code import step_digest
+from registry.digests import Digest, digest_bytes
+from tests.factories.benches import Site
+
+PACKAGE = workshop._PACKAGE
+MAKE_NO_NUMBER = {"check_toolchain", "compile_engine", "fetch_hub", "materialize", "quantize"}
+
+
+@pytest.fixture
+def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """A workshop whose code, steps included, is a copy that a test may change."""
+    copy = tmp_path / "enginekeeper"
+    for folder in ("validation", "orchestration", "specs", "steps"):
+        shutil.copytree(PACKAGE / folder, copy / folder)
+    monkeypatch.setattr(workshop, "_PACKAGE", copy)
+    monkeypatch.setattr(workshop, "step_digest", lambda step: step_digest(step, copy / "steps"))
+    return site.bench.shop
+
+
+@pytest.mark.parametrize(
+    ("file", "moves"),
+    [
+        ("validation/verdict.py", True),
+        ("validation/numerics/formats.py", True),
+        ("orchestration/judging.py", True),
+        ("steps/score_engine.py", True),
+        ("steps/_scoring.py", True),
+        ("steps/_vllm_logprobs.py", True),
+        ("steps/tokenize_suite.py", True),
+        ("steps/quantize.py", False),
+        ("specs/matrix.py", False),
+        ("orchestration/start.py", False),
+    ],
+)
+def test_the_name_moves_with_the_code_that_decides(
+    shop: Workshop, tmp_path: Path, file: str, *, moves: bool
+) -> None:
+    before = validator_digest(shop)
+    with (tmp_path / "enginekeeper" / file).open("a") as handle:
+        handle.write("\n# changed\n")
+    assert (validator_digest(shop) != before) is moves
+
+
+@pytest.mark.parametrize(
+    ("toolchain", "moves"), [("inductor", True), ("vllm-cpu", True), ("modelopt", False)]
+)
+def test_the_name_moves_with_the_tools_that_score(
+    shop: Workshop, toolchain: str, *, moves: bool
+) -> None:
+    def lock_of(name: str) -> Digest:
+        return digest_bytes(b"newer") if name == toolchain else shop.lock_of(name)
+
+    newer = replace(shop, lock_of=lock_of)
+    assert (validator_digest(newer) != validator_digest(shop)) is moves
+
+
+def test_every_step_either_scores_or_makes_no_number_of_a_verdict() -> None:
+    steps = {path.stem for path in STEPS.glob("[!_]*.py")}
+    assert steps == MAKE_NO_NUMBER | {step for _, step in SCORING}
+    assert MAKE_NO_NUMBER.isdisjoint(step for _, step in SCORING)
