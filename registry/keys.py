@@ -7,6 +7,8 @@ Rules:
 - **info** fields are recorded and never compared for a decision;
 - the key digest is taken over the hard layer alone; a field that does not apply is absent,
   and None means absent;
+- a key keeps its digest for ever: its scheme is the first that knows all of its hard fields, so
+  that what was signed before a field was added still verifies, and never equals a newer key;
 - hard and soft values are text, whole numbers, booleans, lists and objects of these. Fractions
   are text: `1.0` and `1` are the same number to a database and different bytes to a digest.
 
@@ -14,6 +16,9 @@ Example:
     >>> key = EngineKey.of(builder="inductor", weights="sha256:…", recipe="w8a16", torch="2.13.0")
     >>> key.hard["torch"], str(key.digest())[:10]
     ('2.13.0', 'ek-key-v1:')
+    >>> key = EngineKey.of(**key.hard, builder_lock="sha256:…")
+    >>> str(key.digest())[:10]
+    'ek-key-v2:'
 """
 
 from __future__ import annotations
@@ -36,13 +41,18 @@ from registry.environments import (
 from registry.errors import InvalidRecordError
 
 __all__ = [
-    "HARD_FIELDS", "SCHEME", "SOFT_FIELDS", "CpuEnvironment", "DriverScope", "EngineKey",
+    "HARD_FIELDS", "SCHEMES", "SOFT_FIELDS", "CpuEnvironment", "DriverScope", "EngineKey",
     "Environment", "FieldDifference", "GpuEnvironment", "Layer", "compare", "covers",
     "environment_from_dict",
 ]  # fmt: skip
 
-SCHEME = "ek-key-v1"
-"""Names the set of hard fields and how they are hashed; a change of either is a new name."""
+SCHEMES = ("ek-key-v1", "ek-key-v2")
+"""Each names a set of hard fields and how they are hashed; a change of either is a new name."""
+
+_SINCE_V2 = frozenset(
+    {"quantizer_lock", "quantizer_code", "repair_code", "builder_lock", "builder_code"}
+)
+"""Hard fields that `ek-key-v1` does not know."""
 
 
 class Layer(StrEnum):
@@ -60,7 +70,12 @@ HARD_FIELDS: Mapping[str, str] = MappingProxyType(
         "recipe": "quantization recipe, KV cache type included",
         "calibration": "digest of what calibrated the recipe: data, size, seed",
         "quantizer": "what quantized, with its version, e.g. `modelopt 0.47.0`",
-        "repairs": "names of the recorded repairs of the checkpoint, in order",
+        "quantizer_lock": "digest of the lock file of the toolchain that quantized",
+        "quantizer_code": "digest of the code of the step that quantized",
+        "repairs": "whether known export defects are repaired: auto or off",
+        "repair_code": "digest of the code that repairs, where it may",
+        "builder_lock": "digest of the lock file of the toolchain that built",
+        "builder_code": "digest of the code of the step that built",
         "build_config": "digest of the build config as requested",
         "tensor_parallel": "ranks a layer is split over",
         "pipeline_parallel": "ranks the layers are spread over",
@@ -139,9 +154,15 @@ class EngineKey:
     def __hash__(self) -> int:
         return hash(canonical_json(self.as_dict()))
 
+    @property
+    def scheme(self) -> str:
+        """The first scheme that knows all of its hard fields."""
+        first, second = SCHEMES
+        return second if _SINCE_V2 & self.hard.keys() else first
+
     def digest(self) -> Digest:
         """Returns the key digest: over the hard layer alone."""
-        return digest_document(dict(self.hard), SCHEME)
+        return digest_document(dict(self.hard), self.scheme)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the three layers as one JSON object; `from_dict` reads it back."""

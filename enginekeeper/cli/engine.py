@@ -13,6 +13,7 @@ from enginekeeper.cli._output import Output, render_table
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
+    from registry.keys import EngineKey
     from registry.types import Engine, Verdict
 
 engine_argument = click.argument("engine_id", metavar="ENGINE")
@@ -67,14 +68,16 @@ def show(engine_id: str, as_json: bool) -> int:
 @engine_argument
 @json_option
 def explain(engine_id: str, as_json: bool) -> int:
-    """Explain why an engine passed or failed, with the evidence of its latest verdict."""
+    """Explain why an engine passed or failed: the evidence of its latest verdict, and its key."""
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.validation.report import render
 
     bench = open_bench()
-    verdict = _latest(bench, bench.registry.engine(engine_id))
-    document = bench.registry.verdict_document(verdict)
-    Output(as_json).document(document, render(document))
+    found = bench.registry.engine(engine_id)
+    document = bench.registry.verdict_document(_latest(bench, found))
+    key = {**found.key.as_dict(), "digest": str(found.key.digest())}
+    text = f"{render(document)}\nWhat it was built from\n{_key_table(found.key)}"
+    Output(as_json).document({**document, "key": key}, text)
     return ExitCode.OK
 
 
@@ -148,6 +151,15 @@ def _row(bench: Bench, one: Engine) -> dict[str, Any]:
     }
 
 
+def _key_table(key: EngineKey) -> str:
+    fields = [
+        {"layer": layer, "field": name, "value": value}
+        for layer in ("hard", "soft", "info")
+        for name, value in sorted(getattr(key, layer).items())
+    ]
+    return render_table(fields, ("layer", "field", "value"))
+
+
 def _describe(bench: Bench, one: Engine) -> str:
     lines = [f"engine    {one.digest}", f"variant   {one.variant}"]
     if one.simulated:
@@ -158,12 +170,7 @@ def _describe(bench: Bench, one: Engine) -> str:
         f"recorded  {one.recorded_at.isoformat(timespec='seconds')}",
         "",
     ]
-    fields = [
-        {"layer": layer, "field": name, "value": value}
-        for layer in ("hard", "soft", "info")
-        for name, value in sorted(getattr(one.key, layer).items())
-    ]
-    lines.append(render_table(fields, ("layer", "field", "value")))
+    lines.append(_key_table(one.key))
     verdicts = [
         {
             "verdict": verdict.digest.short,

@@ -11,12 +11,13 @@ from pathlib import Path
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
-from enginekeeper.orchestration.keys import Host, Tools, local_environment, locked_version
+from enginekeeper.orchestration.keys import Host, local_environment
+from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools
 from enginekeeper.orchestration.validator import validator_digest
 from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
-from enginekeeper.toolchains.catalogue import find_toolchain, lock_digest, lock_of
+from enginekeeper.toolchains.catalogue import lock_digest
 from enginekeeper.toolchains.sync import ensure
 from registry.blobs.select import open_store
 from registry.catalogue import Catalogue, open_catalogue
@@ -90,13 +91,8 @@ class Bench:
 
     @cached_property
     def tools(self) -> Tools:
-        """Versions pinned by the lock files."""
-        return Tools(
-            torch=locked_version(lock_of(find_toolchain("inductor"), self.settings), "torch"),
-            modelopt=locked_version(
-                lock_of(find_toolchain("modelopt"), self.settings), "nvidia-modelopt"
-            ),
-        )
+        """What makes engines here."""
+        return read_tools(self.shop, self.settings)
 
     @cached_property
     def validator(self) -> Digest:
@@ -106,7 +102,7 @@ class Bench:
     @cached_property
     def environment(self) -> CpuEnvironment:
         """The environment that engines of the embedded builder meet here."""
-        return local_environment(self.host, self.tools)
+        return local_environment(self.host, locked_torch(self.settings))
 
 
 def open_bench() -> Bench:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from enginekeeper import __version__
-from enginekeeper.errors import InputError
+from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.orchestration.tools import Maker, Tools
 from enginekeeper.specs.variants import Variant
 from registry.digests import Digest, digest_document, digest_file
 from registry.keys import CpuEnvironment, EngineKey
@@ -25,23 +25,24 @@ class Host:
     instruction_set: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Tools:
-    """Versions that enter the key, read from lock files without installing anything."""
-
-    torch: str
-    modelopt: str
-
-
 def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> EngineKey:
-    """Returns the key of a variant built from these weights on this host."""
+    """Returns the key of a variant built from these weights on this host.
+
+    Raises UnavailableError where its toolchain has no lock file on this host.
+    """
+    builder = _builder(variant, tools)
     return EngineKey.of(
         builder=str(variant.profile.builder),
         weights=str(weights),
         recipe=recipe_document(variant),
         calibration=str(calibration_digest(variant)) if variant.recipe.calibrated else None,
         quantizer=f"modelopt {tools.modelopt}",
+        quantizer_lock=tools.quantizer.lock,
+        quantizer_code=tools.quantizer.code,
         repairs=variant.recipe.repair,
+        repair_code=tools.repairs if variant.recipe.repair == "auto" else None,
+        builder_lock=builder.lock,
+        builder_code=builder.code,
         build_config=str(digest_document(asdict(variant.limits), "ek-build-config-v1")),
         tensor_parallel=variant.parallel.tensor,
         pipeline_parallel=variant.parallel.pipeline,
@@ -50,6 +51,13 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
         info={"enginekeeper": __version__, "variant": variant.identifier},
         **_hardware(variant, host, tools),
     )
+
+
+def external_key(key: EngineKey, checkpoint: Digest) -> EngineKey:
+    """Returns the key of an engine built from a checkpoint that somebody else made."""
+    ours = {"quantizer_lock", "quantizer_code", "repair_code"}
+    rest = {name: value for name, value in key.hard.items() if name not in ours}
+    return EngineKey({**rest, "quantizer": f"external {checkpoint}"})
 
 
 def recipe_document(variant: Variant) -> dict[str, Any]:
@@ -88,18 +96,21 @@ def calibration_digest(variant: Variant) -> Digest:
     return digest_document(document, "ek-calibration-v1")
 
 
-def local_environment(host: Host, tools: Tools) -> CpuEnvironment:
+def local_environment(host: Host, torch: str) -> CpuEnvironment:
     """Returns the environment that engines of the embedded builder meet on this machine."""
-    return CpuEnvironment(host.instruction_set, tools.torch)
+    return CpuEnvironment(host.instruction_set, torch)
 
 
-def locked_version(lock: Path, distribution: str) -> str:
-    """Returns the version a lock file pins; raises InputError when it pins none."""
-    pattern = rf"^{re.escape(distribution)}==([^\s;\\]+)"
-    match = re.search(pattern, lock.read_text(encoding="utf-8"), re.MULTILINE)
-    if match is None:
-        raise InputError(f"the lock file does not pin {distribution}", where=str(lock))
-    return match[1]
+def _builder(variant: Variant, tools: Tools) -> Maker:
+    builder = tools.builders.get(variant.toolchain)
+    if builder is None:
+        raise UnavailableError(
+            f"the toolchain {variant.toolchain} has no lock file on this host, "
+            "and an engine is bound to it",
+            where=variant.identifier,
+            remedy=f"where it builds: enginekeeper toolchain lock {variant.toolchain}",
+        )
+    return builder
 
 
 def _hardware(variant: Variant, host: Host, tools: Tools) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.compatibility.facts import ModelFacts, model_facts
+from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.outcome import Ending, Outcome
@@ -91,7 +92,11 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
 def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | UnknownKey:
     if source is None:
         return UnknownKey("source-not-fetched", "the source model is not on this machine yet")
-    return engine_key(variant, source.digest, bench.host, bench.tools)
+    host, tools = bench.host, bench.tools
+    try:
+        return engine_key(variant, source.digest, host, tools)
+    except UnavailableError as error:
+        return UnknownKey("toolchain-not-locked", error.what)
 
 
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:

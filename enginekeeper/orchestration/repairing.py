@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.orchestration.stages import Checkpoint, Made, Source, made_once
+from enginekeeper.orchestration.tools import REPAIRING
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.validation.repair import apply_repairs, propose_repairs
 from enginekeeper.validation.source_model import read_json_object
@@ -30,6 +31,7 @@ def repaired(
     inputs = {
         "checkpoint": exported.record["digest"],
         "repairs": [asdict(one) for one in proposed],
+        "made_by": shop.code(*REPAIRING),
     }
 
     def make(product: Path) -> dict[str, Any]:

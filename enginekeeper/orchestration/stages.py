@@ -13,6 +13,7 @@ from typing import Any
 
 from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.building.interface import BuildRequest
+from enginekeeper.orchestration.tools import QUANTIZER
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.toolchains.results import StepOutcome
 from registry.digests import Digest, digest_document, digest_file
@@ -158,12 +159,12 @@ def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, An
             **request,
             "calibration": {**request["calibration"], "path": str(digest_file(calibration))},
         },
-        "made_by": shop.identity("modelopt", "quantize"),
+        "made_by": shop.identity(*QUANTIZER),
     }
 
     def make(directory: Path) -> dict[str, Any]:
         job = {**request, "model": str(source.path), "output": str(directory / "checkpoint")}
-        outcome = shop.run("modelopt", "quantize", job, name=name, minutes=120)
+        outcome = shop.run(*QUANTIZER, job, name=name, minutes=120)
         return _described(directory / "checkpoint", "checkpoint", outcome.seconds)
 
     return made_once(shop, "checkpoint", inputs, make)

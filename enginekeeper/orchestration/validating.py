@@ -12,7 +12,7 @@ from typing import Any, Literal
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.judging import decide, score_engine
-from enginekeeper.orchestration.keys import engine_key
+from enginekeeper.orchestration.keys import engine_key, external_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.pipeline import (
     Progress,
@@ -34,7 +34,6 @@ from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.targets import Target
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.source_model import read_json_object
-from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.types import Engine
 
@@ -115,7 +114,7 @@ def _signed(bench: Bench, work: Work, made: Progress) -> Engine:
     variant, weights = made.variant, source_of(work).digest
     compiled = there(made.compiled)
     declared = engine_key(variant, weights, bench.host, bench.tools)
-    key = EngineKey({**declared.hard, "quantizer": f"external {made.checkpoint.digest}"})
+    key = external_key(declared, made.checkpoint.digest)
     built = BuiltEngine(
         directory=compiled.path / "engine",
         key=key,

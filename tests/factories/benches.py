@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.orchestration.bench import Bench
-from enginekeeper.orchestration.keys import Host, Tools, engine_key
+from enginekeeper.orchestration.keys import Host, engine_key
 from enginekeeper.orchestration.plan import PlannedVariant
 from enginekeeper.orchestration.planning import acceptance_digest, plan_variants
 from enginekeeper.orchestration.publication import BuiltEngine, publish
 from enginekeeper.orchestration.stages import Checkpoint, Source
+from enginekeeper.orchestration.tools import Maker, Tools
 from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
@@ -32,7 +33,13 @@ from tests.factories.checkpoints import SOURCE
 from tests.factories.registry import WEIGHTS, empty_catalogue
 
 HOST = Host("linux", "x86_64", ("avx2", "fma"))
-TOOLS = Tools(torch="2.13.0+cpu", modelopt="0.47.0")
+TOOLS = Tools(
+    torch="2.13.0+cpu",
+    modelopt="0.47.0",
+    quantizer=Maker("sha256:modelopt", "ek-steps-v1:quantize"),
+    repairs="ek-code-v1:repair",
+    builders={"inductor": Maker("sha256:inductor", "ek-steps-v1:compile")},
+)
 LIMITS = "{max_batch_size: 1, max_input_len: 64, max_seq_len: 128, max_num_tokens: 128}"
 
 

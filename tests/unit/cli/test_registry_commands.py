@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.validation import report
 from registry.environments import CpuEnvironment
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
@@ -132,6 +134,31 @@ def test_every_query_prints_json(ek: Ek, site: Site, engine: Engine, tmp_path: P
     assert (position["channel"], position["engine"]) == ("prod", str(engine.digest))
     (move,) = ek("channel", "history", "tiny", "prod", "-o", "json").json
     assert (move["previous"], move["engine"]) == (None, str(engine.digest))
+
+
+def test_a_comparison_names_the_code_that_differs(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    tools = site.bench.tools
+    newer = replace(tools.quantizer, code="ek-steps-v1:newer")
+    vars(site.bench)["tools"] = replace(tools, quantizer=newer)
+    other = site.publish(variants_of(tmp_path)[0])
+    said = ek("engine", "diff", engine.digest.short, other.digest.short, "--json")
+    (difference,) = said.json
+    assert (difference["layer"], difference["field"]) == ("hard", "quantizer_code")
+    assert (difference["a"], difference["b"]) == (tools.quantizer.code, "ek-steps-v1:newer")
+
+
+def test_an_explanation_says_what_made_the_engine(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge(site, engine, tmp_path)
+    monkeypatch.setattr(report, "render", lambda document: document["summary"])
+    name = engine.digest.short
+    hard = ek("engine", "explain", name, "--json").json["key"]["hard"]
+    for field in ("quantizer_lock", "quantizer_code", "repair_code", "builder_lock"):
+        assert hard[field] == engine.key.hard[field]
+        assert hard[field] in ek("engine", "explain", name).out
 
 
 def test_a_channel_takes_only_what_the_gate_lets_through(

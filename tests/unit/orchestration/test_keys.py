@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from enginekeeper.errors import InputError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.keys import (
     Host,
-    Tools,
     calibration_path,
     engine_key,
+    external_key,
     local_environment,
-    locked_version,
 )
+from enginekeeper.orchestration.tools import Maker, Tools
 from enginekeeper.specs.variants import Variant
 from registry.digests import Digest, digest_bytes
 from tests.factories.benches import HOST, TOOLS, variants_of
@@ -25,6 +25,10 @@ from tests.factories.registry import WEIGHTS
 def one(directory: Path, recipe: str = "w8a16", more: str = "") -> Variant:
     (variant,) = variants_of(directory, f"[{recipe}]", more)
     return variant
+
+
+def built_by(toolchain: str, maker: Maker) -> Tools:
+    return replace(TOOLS, builders={**TOOLS.builders, toolchain: maker})
 
 
 def digest(variant: Variant, weights: Digest = WEIGHTS) -> Digest:
@@ -41,6 +45,11 @@ def test_a_key_binds_weights_machine_and_tools(tmp_path: Path) -> None:
         (WEIGHTS, replace(HOST, system="darwin"), TOOLS),
         (WEIGHTS, HOST, replace(TOOLS, torch="2.14.0+cpu")),
         (WEIGHTS, HOST, replace(TOOLS, modelopt="0.48.0")),
+        (WEIGHTS, HOST, replace(TOOLS, quantizer=replace(TOOLS.quantizer, lock="sha256:newer"))),
+        (WEIGHTS, HOST, replace(TOOLS, quantizer=replace(TOOLS.quantizer, code="newer"))),
+        (WEIGHTS, HOST, replace(TOOLS, repairs="newer")),
+        (WEIGHTS, HOST, built_by("inductor", Maker("sha256:newer", "ek-steps-v1:compile"))),
+        (WEIGHTS, HOST, built_by("inductor", Maker("sha256:inductor", "newer"))),
     ]
     keys = [engine_key(variant, *place).digest() for place in places]
     assert len(set(keys)) == len(places)
@@ -108,12 +117,28 @@ def test_absent_calibration_data_is_named(tmp_path: Path) -> None:
     assert caught.value.where == "tiny.fp8.tp1.cpu: calibration.data"
 
 
+def test_code_that_repairs_counts_only_where_it_may(tmp_path: Path) -> None:
+    variant = one(tmp_path, "{recipe: w8a16, repair: 'off'}")
+    newer = replace(TOOLS, repairs="newer")
+    assert engine_key(variant, WEIGHTS, HOST, newer).digest() == digest(variant)
+
+
+def test_a_checkpoint_of_somebody_else_was_made_by_no_tool_of_ours(tmp_path: Path) -> None:
+    key = external_key(engine_key(one(tmp_path), WEIGHTS, HOST, TOOLS), digest_bytes(b"theirs"))
+    assert key.hard["quantizer"] == f"external {digest_bytes(b'theirs')}"
+    made_by = {name for name in key.hard if name.endswith(("_lock", "_code"))}
+    assert made_by == {"builder_lock", "builder_code"}
+
+
+GPU = """\
+targets: [{gpu: h100-sxm, driver: "580.95.05", label: fleet}]
+toolchain: tensorrt-llm-1.2.1
+"""
+
+
 def test_a_gpu_engine_is_bound_to_its_gpu_and_its_driver_is_soft(tmp_path: Path) -> None:
-    more = (
-        'targets: [{gpu: h100-sxm, driver: "580.95.05", label: fleet}]\n'
-        "toolchain: tensorrt-llm-1.2.1\n"
-    )
-    key = engine_key(one(tmp_path, more=more), WEIGHTS, HOST, TOOLS)
+    tools = built_by("tensorrt-llm-1.2.1", Maker("sha256:trtllm", None))
+    key = engine_key(one(tmp_path, more=GPU), WEIGHTS, HOST, tools)
     assert key.hard["compute_capability"] == "9.0"
     assert key.hard["tensorrt_llm"] == "tensorrt-llm-1.2.1"
     assert "torch" not in key.hard
@@ -121,15 +146,19 @@ def test_a_gpu_engine_is_bound_to_its_gpu_and_its_driver_is_soft(tmp_path: Path)
     assert key.soft == {"driver": "580.95.05"}
 
 
+def test_a_gpu_engine_is_bound_to_what_made_it(tmp_path: Path) -> None:
+    tools = built_by("tensorrt-llm-1.2.1", Maker("sha256:trtllm", "ek-steps-v1:build"))
+    hard = engine_key(one(tmp_path, more=GPU), WEIGHTS, HOST, tools).hard
+    assert (hard["builder_lock"], hard["builder_code"]) == ("sha256:trtllm", "ek-steps-v1:build")
+    assert hard["quantizer_lock"] == TOOLS.quantizer.lock
+    assert hard["quantizer_code"] == TOOLS.quantizer.code
+
+
+def test_without_a_lock_of_its_toolchain_a_key_cannot_be_told(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError, match="has no lock file on this host"):
+        engine_key(one(tmp_path, more=GPU), WEIGHTS, HOST, TOOLS)
+
+
 def test_the_local_environment_is_the_host_and_the_locked_torch() -> None:
-    environment = local_environment(Host("linux", "x86_64", ("fma", "avx2")), Tools("2.13.0", "1"))
+    environment = local_environment(Host("linux", "x86_64", ("fma", "avx2")), "2.13.0")
     assert (environment.instruction_set, environment.torch) == (("avx2", "fma"), "2.13.0")
-
-
-def test_a_version_is_read_from_a_lock(tmp_path: Path) -> None:
-    lock = tmp_path / "x.lock"
-    lock.write_text("torchvision==9\ntorch==2.13.0+cpu ; python_version > '3'\nnumpy==2.1 \\\n")
-    assert locked_version(lock, "torch") == "2.13.0+cpu"
-    assert locked_version(lock, "numpy") == "2.1"
-    with pytest.raises(InputError, match="does not pin scipy"):
-        locked_version(lock, "scipy")

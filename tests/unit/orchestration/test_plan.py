@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from registry.digests import digest_bytes
 from registry.environments import CpuEnvironment
 from registry.errors import IntegrityError
 from registry.types import Result
-from tests.factories.benches import Site, variants_of
+from tests.factories.benches import TOOLS, Site, variants_of
 
 STRICTER = "acceptance: {max_quality_kl: 0.001}\n"
 GPU = "targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\nparallel: [{tensor: 3}]\n"
@@ -63,6 +64,23 @@ def test_the_plan_names_the_rules_that_wait_for_the_source(
     assert "query-heads-by-tensor-parallel" in waiting
     assert "builder-fits-target" not in waiting
     assert decided(site, variant).unchecked == ()
+
+
+def test_a_toolchain_without_a_lock_here_is_planned_without_a_key(
+    site: Site, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path, more=GPU.replace("tensor: 3", "tensor: 1"))
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.BUILD, "toolchain-not-locked")
+    assert planned.key is None
+    assert planned.estimate is not None
+
+
+def test_an_engine_of_other_code_is_not_reused(site: Site, variant: Variant) -> None:
+    site.judge(site.publish(variant), variant)
+    newer = replace(TOOLS, quantizer=replace(TOOLS.quantizer, code="ek-steps-v1:newer"))
+    vars(site.bench)["tools"] = newer
+    assert decided(site, variant).rule == "no-engine-of-this-key"
 
 
 def test_without_an_engine_of_the_key_it_is_built(site: Site, variant: Variant) -> None:

@@ -9,7 +9,7 @@ import pytest
 from registry import attestations, layout
 from registry.attestations import PAYLOAD_TYPE, PREDICATES
 from registry.digests import digest_bytes
-from registry.keys import HARD_FIELDS, SCHEME, SOFT_FIELDS
+from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS
 from registry.manifests import FileEntry, Manifest
 from registry.trust import Purpose
 
@@ -22,7 +22,7 @@ MANIFEST = Manifest("engine", (FileEntry("a", 0, DIGEST),)).as_dict()
     "name",
     [
         *HARD_FIELDS, *SOFT_FIELDS, *MANIFEST, *MANIFEST["files"][0], *Purpose,
-        *PREDICATES.values(), SCHEME, PAYLOAD_TYPE, attestations.BUILD_TYPE,
+        *PREDICATES.values(), *SCHEMES, PAYLOAD_TYPE, attestations.BUILD_TYPE,
     ],
 )  # fmt: skip
 def test_the_document_names_it(name: str) -> None:

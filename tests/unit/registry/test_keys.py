@@ -116,9 +116,29 @@ def test_a_key_travels_through_pickle() -> None:
     assert pickle.loads(pickle.dumps(key)) == key  # noqa: S301 - our own bytes
 
 
-def test_the_scheme_is_pinned() -> None:
+OLD = EngineKey.of(builder="inductor", weights="sha256:0", recipe="w8a16", torch="2.13.0")
+MADE_BY: dict[str, Any] = {
+    "quantizer_lock": "sha256:1", "quantizer_code": "ek-steps-v1:2", "repair_code": "ek-code-v1:3",
+    "builder_lock": "sha256:4", "builder_code": "ek-steps-v1:5",
+}  # fmt: skip
+NEW = EngineKey.of(**OLD.hard, **MADE_BY)
+
+
+def test_the_schemes_are_pinned() -> None:
     """Changing what is hashed without a new scheme name would turn every look-up into a miss."""
-    key = EngineKey.of(builder="inductor", weights="sha256:0", recipe="w8a16", torch="2.13.0")
-    assert str(key.digest()) == (
-        "ek-key-v1:594141465bdf7265319424d626f5d32db28102e212e0e36adc9676936d23f4f2"
-    )
+    assert [str(key.digest()) for key in (OLD, NEW)] == [
+        "ek-key-v1:594141465bdf7265319424d626f5d32db28102e212e0e36adc9676936d23f4f2",
+        "ek-key-v2:2ea222382cf5fa2f5981210fc353e2865998f44c7b6f541c152a9dbd55cd8abc",
+    ]
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_each_field_that_says_what_made_an_engine_is_of_the_second_scheme(name: str) -> None:
+    key = EngineKey.of(**OLD.hard, **{name: MADE_BY[name]})
+    assert key.digest().scheme == "ek-key-v2"
+
+
+def test_a_comparison_with_an_older_key_shows_what_that_lacks() -> None:
+    assert [(d.field, d.a, d.b) for d in compare(OLD, NEW)] == [
+        (name, None, MADE_BY[name]) for name in sorted(MADE_BY)
+    ]

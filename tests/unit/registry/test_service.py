@@ -61,6 +61,18 @@ def test_the_same_bytes_for_another_key_are_another_engine(bench: Workbench) -> 
     assert bench.publish().digest != bench.publish(calibration="sha256:1").digest
 
 
+def test_an_engine_of_an_older_key_is_found_verified_and_let_through(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    old, new = bench.publish(), bench.publish(builder_lock="sha256:1")
+    assert (old.key.scheme, new.key.scheme) == ("ek-key-v1", "ek-key-v2")
+    for engine in (old, new):
+        bench.judge(engine)
+        assert bench.registry.engines(EngineFilter(key=engine.key.digest())) == [engine]
+        assert bench.registry.fetch_engine(engine.digest, tmp_path / engine.digest.short) == engine
+        assert bench.registry.gate(engine.digest, CPU).is_open
+
+
 def test_an_ambiguous_id_is_an_error_that_lists_the_candidates(bench: Workbench) -> None:
     engines = {bench.publish(content=str(n).encode()).digest for n in range(2)}
     view_id = "sha256:" + "abcd" + "0" * 60

@@ -1,0 +1,92 @@
+"""What makes engines: pinned versions, lock files and our own code, read without installing any.
+
+An engine is bound to what made it: a step of other code, or the same step with other libraries,
+may write other bytes for the same request.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginekeeper.building.inductor import InductorBuilder
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.settings import Settings
+from enginekeeper.specs.profiles import BuilderKind, toolchain_profiles
+from enginekeeper.toolchains.catalogue import TOOLCHAINS, find_toolchain, lock_of
+from enginekeeper.toolchains.step_code import step_digest
+
+QUANTIZER = ("modelopt", "quantize")
+"""Toolchain and step that every checkpoint is made with."""
+
+REPAIRING = ("validation/repair.py", "validation/repair_rules.py", "validation/rope.py")
+"""Our own code that says what of a checkpoint is repaired, and how."""
+
+_COMPILE_STEPS = {BuilderKind.INDUCTOR: InductorBuilder.compile_step}
+"""The step of every builder that this version has."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What makes a checkpoint or an engine."""
+
+    lock: str
+    """Digest of its toolchain's lock file."""
+
+    code: str | None
+    """Digest of its step's code; None where this version has no such step."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What enters the engine key besides the variant, its weights and the host."""
+
+    torch: str
+    """The torch that compiles and runs engines of the embedded builder."""
+
+    modelopt: str
+    quantizer: Maker
+    repairs: str
+    """Digest of the code that repairs checkpoints."""
+
+    builders: Mapping[str, Maker]
+    """By toolchain; one without a lock file on this host is absent."""
+
+
+def read_tools(shop: Workshop, settings: Settings) -> Tools:
+    """Reads what makes engines on this host; raises UnavailableError without ModelOpt's lock."""
+    toolchain, step = QUANTIZER
+    return Tools(
+        torch=locked_torch(settings),
+        modelopt=locked_version(lock_of(find_toolchain(toolchain), settings), "nvidia-modelopt"),
+        quantizer=Maker(str(shop.lock_of(toolchain)), str(step_digest(step))),
+        repairs=shop.code(*REPAIRING),
+        builders=_builders(shop, settings),
+    )
+
+
+def locked_torch(settings: Settings) -> str:
+    """Returns the torch version of the embedded builder's toolchain."""
+    return locked_version(lock_of(find_toolchain(InductorBuilder.toolchain), settings), "torch")
+
+
+def locked_version(lock: Path, distribution: str) -> str:
+    """Returns the version a lock file pins; raises InputError when it pins none."""
+    pattern = rf"^{re.escape(distribution)}==([^\s;\\]+)"
+    match = re.search(pattern, lock.read_text(encoding="utf-8"), re.MULTILINE)
+    if match is None:
+        raise InputError(f"the lock file does not pin {distribution}", where=str(lock))
+    return match[1]
+
+
+def _builders(shop: Workshop, settings: Settings) -> dict[str, Maker]:
+    found: dict[str, Maker] = {}
+    for name, profile in toolchain_profiles().items():
+        if name in TOOLCHAINS and TOOLCHAINS[name].lock_file(settings) is not None:
+            step = _COMPILE_STEPS.get(profile.builder)
+            code = None if step is None else str(step_digest(step))
+            found[name] = Maker(str(shop.lock_of(name)), code)
+    return found
