@@ -22,6 +22,7 @@ from enginekeeper.settings import Settings
 from enginekeeper.specs.loader import load_spec
 from enginekeeper.specs.matrix import expand
 from enginekeeper.specs.variants import Variant
+from enginekeeper.toolchains.catalogue import lock_digest
 from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.environments import Environment
@@ -119,7 +120,7 @@ def environment_of(directory: Path) -> Mapping[str, str]:
 
 
 def make_site(directory: Path, *, host: Host | None = HOST) -> Site:
-    """Makes a bench with an empty registry; `host` None stands for this machine."""
+    """Makes a bench with an empty registry; `host` None stands for this machine and its locks."""
     settings = Settings.from_environment(environment_of(directory))
     settings.home.mkdir(parents=True)
     (settings.home / "catalogue.sqlite").write_bytes(empty_catalogue())
@@ -128,7 +129,9 @@ def make_site(directory: Path, *, host: Host | None = HOST) -> Site:
         work=WorkStore(settings.cache / "work"),
         logs=directory / "logs",
         python_of=lambda _name: Path(sys.executable),
-        lock_of=lambda name: digest_bytes(name.encode()),
+        lock_of=lambda name: (
+            lock_digest(name, settings) if host is None else digest_bytes(name.encode())
+        ),
     )
     vars(bench).update({"shop": shop} | ({} if host is None else {"host": host, "tools": TOOLS}))
     bench.registry.record_model(WEIGHTS, "tiny", source="test", architecture="LlamaForCausalLM")
