@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import Field
+
+from enginekeeper.configs.form import Size
+from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.errors import InputError
 
 if TYPE_CHECKING:
@@ -104,145 +108,90 @@ def facts_of(variant: Variant, model: ModelFacts) -> Facts:
     return Facts(model=model, gpu=variant.target.product, toolchain=variant.profile)
 
 
-def model_facts(config: Mapping[str, Any], where: str) -> ModelFacts:
+class _Complete(HfConfig):
+    """A config that says everything rules look at."""
+
+    architectures: Annotated[list[str], Field(min_length=1)]
+    num_key_value_heads: Size
+    tie_word_embeddings: bool
+    max_position_embeddings: Size
+
+
+def model_facts(values: Mapping[str, Any], where: str) -> ModelFacts:
     """Reads a Hugging Face config.json; raises InputError that names the field and the file.
 
     A multimodal config holds the language model's sizes in `text_config`.
     """
-    reader = _Reader(config, where)
-    architecture = reader.architecture()
-    reader = reader.language_model()
-    hidden, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
-    sizes = _Sizes(
-        hidden=hidden,
-        inner=reader.count("intermediate_size"),
-        layers=reader.count("num_hidden_layers"),
-        heads=heads,
-        kv_heads=reader.count("num_key_value_heads"),
-        head_dim=_head_dim(reader, architecture, hidden, heads),
-        vocab=reader.count("vocab_size"),
-    )
-    tied = reader.flag("tie_word_embeddings")
-    max_position = reader.count("max_position_embeddings")
+    config = _Complete.of(values, where)
+    head_dim = _head_dim(config, where)
     return ModelFacts(
-        architecture=architecture,
-        hidden_size=sizes.hidden,
-        intermediate_size=sizes.inner,
-        num_layers=sizes.layers,
-        num_heads=sizes.heads,
-        num_kv_heads=sizes.kv_heads,
-        head_dim=sizes.head_dim,
-        vocab_size=sizes.vocab,
-        tied_embeddings=tied,
-        max_position=max_position,
-        context=_context(reader, max_position),
-        parameters=_parameters(sizes, architecture, reader, tied=tied),
+        architecture=config.architectures[0],
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        vocab_size=config.vocab_size,
+        tied_embeddings=config.tie_word_embeddings,
+        max_position=config.max_position_embeddings,
+        context=_context(config),
+        parameters=_parameters(config, head_dim),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sizes:
-    hidden: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Fields of one JSON object, each of the right kind or an error."""
-
-    values: Mapping[str, Any]
-    where: str
-
-    def architecture(self) -> str:
-        names = self.values.get("architectures")
-        if not isinstance(names, list) or not names or not isinstance(names[0], str):
-            raise self.wrong("architectures", "a list that names the model's class")
-        return names[0]
-
-    def language_model(self) -> _Reader:
-        nested = self.values.get("text_config")
-        if nested is None:
-            return self
-        if not isinstance(nested, Mapping):
-            raise self.wrong("text_config", "an object")
-        # Whether embeddings are tied is a matter of the whole model, and older files say it there.
-        outer = {k: self.values[k] for k in ("tie_word_embeddings",) if k in self.values}
-        return _Reader({**outer, **nested}, f"{self.where}: text_config")
-
-    def count(self, name: str) -> int:
-        value = self.values.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.wrong(name, "a whole number, at least 1")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self.values.get(name)
-        if not isinstance(value, bool):
-            raise self.wrong(name, "true or false")
-        return value
-
-    def wrong(self, name: str, expected: str) -> InputError:
-        missing = name not in self.values or self.values[name] is None
-        return InputError(
-            f"{name} is missing" if missing else f"{name} is not usable",
-            where=self.where,
-            actual=None if missing else str(self.values[name])[:80],
-            expected=expected,
-            remedy="take config.json from the model's own source; Enginekeeper assumes no defaults",
+def _head_dim(config: _Complete, where: str) -> int:
+    if config.head_dim is not None:
+        return config.head_dim
+    if config.architectures[0] not in _QUOTIENT_HEADS:
+        raise InputError(
+            "head_dim is missing",
+            where=where,
+            expected="a whole number: this architecture does not derive it",
+            remedy=config.remedy,
         )
-
-
-def _head_dim(reader: _Reader, architecture: str, hidden: int, heads: int) -> int:
-    if reader.values.get("head_dim") is not None:
-        return reader.count("head_dim")
-    if architecture not in _QUOTIENT_HEADS:
-        raise reader.wrong("head_dim", "a whole number: this architecture does not derive it")
-    if hidden % heads:
+    if config.hidden_size % config.num_attention_heads:
         raise InputError(
             "num_attention_heads does not divide hidden_size, and there is no head_dim",
-            where=reader.where,
-            actual=f"{hidden} / {heads}",
+            where=where,
+            actual=f"{config.hidden_size} / {config.num_attention_heads}",
             expected="a whole number of columns for each head",
         )
-    return hidden // heads
+    return config.hidden_size // config.num_attention_heads
 
 
-def _context(reader: _Reader, max_position: int) -> int:
+def _context(config: _Complete) -> int:
     """Applies the RoPE scalings that extend the context beyond what the config names.
 
     llama3 and longrope configs name the extended length already; linear, dynamic and yarn ones
     name the trained length and a factor.
     """
-    scaling = reader.values.get("rope_parameters") or reader.values.get("rope_scaling")
-    if not isinstance(scaling, Mapping):
-        return max_position
-    scaling = scaling.get("full_attention", scaling)  # Gemma keeps one for each kind of layer
-    kind = scaling.get("rope_type", scaling.get("type"))
-    factor = scaling.get("factor")
-    if kind not in {"linear", "dynamic", "yarn"} or not isinstance(factor, (int, float)):
-        return max_position
-    trained = scaling.get("original_max_position_embeddings", max_position)
-    return max(max_position, int(trained * factor))
+    longest = config.max_position_embeddings
+    blocks = config.rope_parameters or {}
+    # Gemma keeps one for each kind of layer.
+    scaling = blocks.get("full_attention") or blocks.get("") or config.rope_scaling
+    if scaling is None or scaling.factor is None:
+        return longest
+    if scaling.kind not in {"linear", "dynamic", "yarn"}:
+        return longest
+    trained = scaling.original_max_position_embeddings or longest
+    return max(longest, int(trained * scaling.factor))
 
 
-def _parameters(sizes: _Sizes, architecture: str, reader: _Reader, *, tied: bool) -> int | None:
+def _parameters(config: _Complete, head_dim: int) -> int | None:
+    architecture, hidden = config.architectures[0], config.hidden_size
     if architecture not in _GATED_DECODERS:
         return None
-    queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    attention = sizes.hidden * (2 * queries + 2 * keys)
-    layer = attention + 3 * sizes.hidden * sizes.inner + 2 * sizes.hidden
+    queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
+    attention = hidden * (2 * queries + 2 * keys)
+    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
     if architecture == "Qwen3ForCausalLM":
-        layer += 2 * sizes.head_dim  # norms of queries and keys
+        layer += 2 * head_dim  # norms of queries and keys
     if architecture == "Qwen2ForCausalLM":
         layer += queries + 2 * keys  # biases of q, k and v
-    elif reader.values.get("attention_bias"):
-        layer += queries + 2 * keys + sizes.hidden
-    if reader.values.get("mlp_bias"):
-        layer += 2 * sizes.inner + sizes.hidden
-    tables = sizes.vocab * sizes.hidden * (1 if tied else 2)
-    return tables + sizes.layers * layer + sizes.hidden
+    elif config.attention_bias:
+        layer += queries + 2 * keys + hidden
+    if config.mlp_bias:
+        layer += 2 * config.intermediate_size + hidden
+    tables = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
+    return tables + config.num_hidden_layers * layer + hidden

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from enginekeeper.specs.form import did_you_mean
-from enginekeeper.specs.problems import Problem, path_text, shown
+from enginekeeper.specs.problems import KINDS, Problem, path_text, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,17 +18,6 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
     from enginekeeper.specs.document import Document, Path
-
-_KINDS = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "tuple_type": "a list",
-    "dataclass_type": "a mapping",
-    "enum": "one of the names below",
-}
 
 
 def diagnose(
@@ -90,14 +79,14 @@ def _told(
         near = did_you_mean(str(detail["input"]), names)
         return "not a known value", f"one of {', '.join(names)}", near
     remedy = "put it in quotes" if kind == "string_type" and _is_number(detail["input"]) else None
-    wanted = _KINDS.get(kind) or _bounds(here) or detail["msg"]
+    wanted = KINDS.get(kind) or _bounds(here) or detail["msg"]
     meaning = here.get("description")
     expected = wanted if meaning is None else f"{wanted} ({meaning.rstrip('.')})"
     return _mistake(kind), " ".join(expected.split()), remedy
 
 
 def _mistake(kind: str) -> str:
-    if kind in _KINDS:
+    if kind in KINDS:
         return "is of the wrong kind"
     return "is out of range" if kind.startswith(("greater", "less", "too_")) else "is malformed"
 

@@ -12,6 +12,21 @@ _WORD = re.compile(r"[\w-]{1,80}", re.ASCII)
 MAX_SHOWN = 80
 """Characters of an offending value that a message repeats."""
 
+KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "dataclass_type": "a mapping",
+    "enum": "one of the names below",
+}
+"""What pydantic's kinds of error expected, in the words of a person who writes files."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:

@@ -11,10 +11,15 @@ import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from enginekeeper.configs.trtllm import (
+    ModuleQuantization,
+    QuantizationBlock,
+    QuantizedModules,
+    TrtConfig,
+)
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics.formats import Floats, widen
 from enginekeeper.validation.numerics.linears import (
@@ -46,7 +51,7 @@ _RowReader = Callable[[StoredLinear, int, int], Floats]
 
 
 class UnusableCheckpointError(InputError):
-    """A checkpoint directory lacks a rank, or its config says too little to read it."""
+    """A checkpoint directory lacks a rank."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +64,21 @@ class Quantization:
     prequant: bool
     zero_point: bool
     excluded: tuple[str, ...]
-    layers: Mapping[str, Mapping[str, Any]]
+    layers: Mapping[str, ModuleQuantization]
     """Per-module settings of a MIXED_PRECISION checkpoint, from `quant_cfg.json`."""
 
     def recipe(self, name: str) -> LinearRecipe:
         """Returns what the config says of one linear; raises UnknownRecipeError."""
         if self.algorithm == "MIXED_PRECISION":
-            own = self.layers.get(name, {})
-            return recipe_for(own.get("quant_algo"), own.get("group_size"))
-        if any(_matches(name, pattern) for pattern in self.excluded):
+            own = self.layers.get(name, ModuleQuantization())
+            return recipe_for(own.quant_algo, own.group_size)
+        if self.excludes(name):
             return PLAIN
         return recipe_for(self.algorithm, self.group_size)
+
+    def excludes(self, name: str) -> bool:
+        """Whether a module is left unquantized; matches as TensorRT-LLM does, over full names."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.excluded)
 
 
 @dataclass(frozen=True)
@@ -77,48 +86,51 @@ class Checkpoint:
     """The config and the tensor files of all ranks."""
 
     directory: Path
-    config: Mapping[str, Any]
+    config: TrtConfig
     quantization: Quantization
     ranks: tuple[TensorFile, ...]
-    tensor_parallel: int
-    pipeline_parallel: int
 
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
-        """Reads the config and every rank's header; raises when one is missing or malformed."""
-        config = read_json_object(directory / "config.json")
-        _require(directory, config)
-        mapping = config.get("mapping") or {}
-        tensor_parallel = int(mapping.get("tp_size") or 1)
-        pipeline_parallel = int(mapping.get("pp_size") or 1)
+        """Reads the config and every rank's header; raises InputError for what cannot be used."""
+        where = directory / "config.json"
+        config = TrtConfig.of(read_json_object(where), str(where))
+        world = config.tensor_parallel * config.pipeline_parallel
         ranks = []
-        for rank in range(tensor_parallel * pipeline_parallel):
+        for rank in range(world):
             path = directory / f"rank{rank}.safetensors"
             if not path.is_file():
                 raise UnusableCheckpointError(
                     "the tensors of a rank are missing",
                     where=str(path),
-                    expected=f"{tensor_parallel * pipeline_parallel} ranks, as config.json says",
+                    expected=f"{world} ranks: mapping.tp_size x mapping.pp_size in config.json",
                 )
             ranks.append(TensorFile.open(path))
-        quantization = _quantization(directory, config)
-        return cls(
-            directory, config, quantization, tuple(ranks), tensor_parallel, pipeline_parallel
-        )
+        return cls(directory, config, _quantization(directory, config), tuple(ranks))
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Ranks that share each layer."""
+        return self.config.tensor_parallel
+
+    @property
+    def pipeline_parallel(self) -> int:
+        """Stages that the layers are dealt to."""
+        return self.config.pipeline_parallel
 
     @property
     def dtype(self) -> str:
         """The dtype of everything that is not quantized."""
-        return str(self.config.get("dtype", "float16"))
+        return self.config.dtype or "float16"
 
     def vocabulary(self, geometry: Geometry) -> int:
         """Returns how many rows the embedding and the head have, padding included."""
-        return max(int(self.config.get("vocab_size") or 0), geometry.vocabulary)
+        return max(self.config.vocab_size or 0, geometry.vocabulary)
 
     @property
     def layers_per_stage(self) -> int:
         """How many layers a pipeline stage holds."""
-        return max(int(self.config["num_hidden_layers"]) // self.pipeline_parallel, 1)
+        return max(self.config.num_hidden_layers // self.pipeline_parallel, 1)
 
     def stage(self, layer: int | None, name: str) -> tuple[int, str]:
         """Returns the pipeline stage that holds a tensor, and the tensor's name there."""
@@ -273,36 +285,19 @@ def _rank_spans(part: Part, ranks: int, start: int, stop: int) -> Iterator[tuple
         start += high - low
 
 
-def _require(directory: Path, config: Mapping[str, Any]) -> None:
-    """Refuses what cannot be a TensorRT-LLM config: not to be read is not a matter for an audit."""
-    layers = config.get("num_hidden_layers")
-    blocks = all(isinstance(config.get(k) or {}, dict) for k in ("mapping", "quantization"))
-    if not blocks or not isinstance(layers, int) or layers < 1:
-        raise UnusableCheckpointError(
-            "config.json is not a TensorRT-LLM checkpoint's",
-            where=str(directory / "config.json"),
-            actual=f"num_hidden_layers {layers!r}",
-            expected="a positive number of layers, and objects for mapping and quantization",
-        )
-
-
-def _quantization(directory: Path, config: Mapping[str, Any]) -> Quantization:
-    block = config.get("quantization") or {}
-    layers: Mapping[str, Any] = {}
+def _quantization(directory: Path, config: TrtConfig) -> Quantization:
+    block = config.quantization or QuantizationBlock()
+    modules: Mapping[str, ModuleQuantization] = {}
     details = directory / "quant_cfg.json"
-    if block.get("quant_algo") == "MIXED_PRECISION" and details.is_file():
-        layers = read_json_object(details).get("quantized_layers") or {}
+    if block.quant_algo == "MIXED_PRECISION" and details.is_file():
+        listed = QuantizedModules.of(read_json_object(details), str(details))
+        modules = listed.quantized_layers or {}
     return Quantization(
-        algorithm=block.get("quant_algo"),
-        kv_cache=block.get("kv_cache_quant_algo"),
-        group_size=block.get("group_size"),
-        prequant=bool(block.get("pre_quant_scale", False)),
-        zero_point=bool(block.get("has_zero_point", False)),
-        excluded=tuple(block.get("exclude_modules") or DEFAULT_EXCLUDED),
-        layers=layers,
+        algorithm=block.quant_algo,
+        kv_cache=block.kv_cache_quant_algo,
+        group_size=block.group_size,
+        prequant=bool(block.pre_quant_scale),
+        zero_point=bool(block.has_zero_point),
+        excluded=tuple(block.exclude_modules or DEFAULT_EXCLUDED),
+        layers=modules,
     )
-
-
-def _matches(name: str, pattern: str) -> bool:
-    """Matches as TensorRT-LLM does: shell wildcards over the module's full name."""
-    return fnmatch.fnmatchcase(name, pattern)

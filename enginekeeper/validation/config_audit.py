@@ -12,8 +12,8 @@ What each check compares is in docs/audits.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
+from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.validation import quantization_audit
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.config_rules import (
@@ -26,23 +26,12 @@ from enginekeeper.validation.config_rules import (
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.source_model import SourceModel
 
-_JUDGED = frozenset(
-    {
-        "architectures", "attention_bias", "head_dim", "hidden_act", "hidden_size",
-        "intermediate_size", "max_position_embeddings", "mlp_bias", "num_attention_heads",
-        "num_hidden_layers", "num_key_value_heads", "partial_rotary_factor", "rms_norm_eps",
-        "rope_parameters", "rope_scaling", "rope_theta", "tie_word_embeddings", "vocab_size",
-        "sliding_window", "use_sliding_window", "max_window_layers", "layer_types",
-        "original_max_position_embeddings",
-    }
-)  # fmt: skip
-
 _HARMLESS = frozenset(
     {
         "attention_dropout", "auto_map",
         "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "dtype",
         "embd_pdrop", "eos_token_id", "hidden_dropout", "id2label", "initializer_range",
-        "is_decoder", "is_encoder_decoder", "label2id", "max_length", "min_length", "model_type",
+        "is_decoder", "is_encoder_decoder", "label2id", "max_length", "min_length",
         "name_or_path", "num_labels", "output_attentions", "output_hidden_states", "pad_token_id",
         "pretraining_tp", "problem_type", "resid_pdrop", "return_dict", "rope_interleaved",
         "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript",
@@ -96,27 +85,25 @@ def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
         *_unknown(configs),
         *quantization_audit.findings(checkpoint, configs.geometry),
     ]
-    assumed = [rule.field for rule in rules(configs) if checkpoint.config.get(rule.field) is None]
-    if checkpoint.config.get("rotary_base") is None:
-        assumed.append("rotary_base")
+    fields = ["rotary_base", *(rule.field for rule in rules(configs))]
+    assumed = [name for name in fields if getattr(checkpoint.config, name) is None]
     return AuditReport("config", tuple(findings), {"assumed_by_tensorrt_llm": sorted(assumed)})
 
 
 def _architecture(configs: Configs) -> Iterator[Finding]:
-    names = configs.source.get("architectures") or [None]
-    stated = configs.checkpoint.get("architecture")
+    wanted, stated = configs.source.architecture, configs.checkpoint.architecture
     if configs.family is None:
         yield Finding(
             "config.architecture",
             "inconclusive",
             "architecture",
-            f"the source's architecture {names[0]} is not known to this audit",
-            names[0],
+            f"the source's architecture {wanted} is not known to this audit",
+            wanted,
             ", ".join(ARCHITECTURES),
             "T26",
         )
         return
-    family = ARCHITECTURES.get(str(stated))
+    family = ARCHITECTURES.get(stated or "")
     # Mistral is TensorRT-LLM's Llama class; the window is judged on its own.
     alike = {family, configs.family} <= {"llama", "mistral"}
     if family != configs.family and not alike:
@@ -124,36 +111,34 @@ def _architecture(configs: Configs) -> Iterator[Finding]:
             "config.architecture",
             "fail",
             "architecture",
-            f"architecture: {stated}; source architectures {names[0]}",
+            f"architecture: {stated}; source architectures {wanted}",
             stated,
-            names[0],
+            wanted,
             "T26",
         )
 
 
-def source_windows(config: Mapping[str, Any], layers: int) -> list[int | None]:
+def source_windows(config: HfConfig, layers: int) -> list[int | None]:
     """Returns how many latest tokens each layer of the source attends to; None is all of them."""
-    window = config.get("sliding_window")
-    if not window or config.get("use_sliding_window") is False:
+    window = config.sliding_window
+    if not window or config.use_sliding_window is False:
         return [None] * layers
-    types = config.get("layer_types")
-    if isinstance(types, list) and len(types) == layers:
-        return [int(window) if "sliding" in str(kind) else None for kind in types]
+    if config.layer_types is not None and len(config.layer_types) == layers:
+        return [window if "sliding" in kind else None for kind in config.layer_types]
     first = 0
-    if config.get("model_type") in ("qwen2", "qwen3"):
-        first = int(config.get("max_window_layers") or 0)
-    return [int(window) if layer >= first else None for layer in range(layers)]
+    if config.model_type in ("qwen2", "qwen3"):
+        first = config.max_window_layers or 0
+    return [window if layer >= first else None for layer in range(layers)]
 
 
 def _window(configs: Configs) -> Iterator[Finding]:
     layers = configs.geometry.layers
-    longest = int(configs.source.get("max_position_embeddings") or 0)
+    longest = configs.source.max_position_embeddings
     expected = [
         None if size is None or (longest and size >= longest) else size
         for size in source_windows(configs.source, layers)
     ]
-    defaults = configs.checkpoint.get("runtime_defaults") or {}
-    stated = defaults.get("max_attention_window") or [configs.checkpoint.get("sliding_window")]
+    stated = configs.checkpoint.max_attention_window
     pattern = [stated[layer % len(stated)] for layer in range(layers)]
     actual = [None if size is None or (longest and size >= longest) else size for size in pattern]
     if actual == expected:
@@ -175,7 +160,7 @@ def _window(configs: Configs) -> Iterator[Finding]:
 
 
 def _embeddings(source: SourceModel, checkpoint: Checkpoint, configs: Configs) -> Iterator[Finding]:
-    shared = bool(configs.checkpoint.get("share_embedding_table", False))
+    shared = bool(configs.checkpoint.share_embedding_table)
     stored = bool(checkpoint.tensors(None, "lm_head.weight"))
     tied = configs.geometry.tied or "lm_head.weight" not in source
     if shared and not tied:
@@ -199,10 +184,10 @@ def _embeddings(source: SourceModel, checkpoint: Checkpoint, configs: Configs) -
 
 def _query_key_norm(source: SourceModel, configs: Configs) -> Iterator[Finding]:
     expected = "model.layers.0.self_attn.q_norm.weight" in source
-    by_class = ARCHITECTURES.get(str(configs.checkpoint.get("architecture"))) == "qwen3"
-    actual = bool(configs.checkpoint.get("qk_layernorm", by_class))
+    by_class = ARCHITECTURES.get(configs.checkpoint.architecture or "") == "qwen3"
+    stated = configs.checkpoint.qk_layernorm
+    actual = by_class if stated is None else stated
     if actual != expected:
-        stated = configs.checkpoint.get("qk_layernorm")
         yield Finding(
             "config.qk_layernorm",
             "fail",
@@ -216,8 +201,7 @@ def _query_key_norm(source: SourceModel, configs: Configs) -> Iterator[Finding]:
 
 
 def _parallel(configs: Configs) -> Iterator[Finding]:
-    mapping = configs.checkpoint.get("mapping") or {}
-    ranks, stages = int(mapping.get("tp_size") or 1), int(mapping.get("pp_size") or 1)
+    ranks, stages = configs.checkpoint.tensor_parallel, configs.checkpoint.pipeline_parallel
     size = configs.geometry
     uneven = [
         (name, count)
@@ -241,8 +225,8 @@ def _parallel(configs: Configs) -> Iterator[Finding]:
             f"a divisor of {count}",
             "T14",
         )
-    world = mapping.get("world_size")
-    if world is not None and int(world) != ranks * stages:
+    world = None if configs.checkpoint.mapping is None else configs.checkpoint.mapping.world_size
+    if world is not None and world != ranks * stages:
         yield Finding(
             "config.mapping",
             "fail",
@@ -256,7 +240,7 @@ def _parallel(configs: Configs) -> Iterator[Finding]:
 
 def _unexpected(configs: Configs) -> Iterator[Finding]:
     for name, neutral in _CHECKPOINT_NEUTRAL.items():
-        value = configs.checkpoint.get(name, neutral)
+        value = getattr(configs.checkpoint, name)
         if value not in (neutral, None):
             yield Finding(
                 f"config.{name}",
@@ -271,8 +255,8 @@ def _unexpected(configs: Configs) -> Iterator[Finding]:
 
 def _unknown(configs: Configs) -> Iterator[Finding]:
     """Yields doubt for every field of the source that may matter and that nothing above judges."""
-    for name, value in sorted(configs.source.items()):
-        if name in _JUDGED or name in _HARMLESS or name.startswith("_"):
+    for name, value in sorted((configs.source.model_extra or {}).items()):
+        if name in _HARMLESS or name.startswith("_"):
             continue
         if value in (None, False, "", [], {}):
             continue

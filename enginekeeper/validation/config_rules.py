@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from enginekeeper.configs.hugging_face import HfConfig
+from enginekeeper.configs.trtllm import TrtConfig
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.mapping import Geometry
 from enginekeeper.validation.rope import (
@@ -52,8 +54,8 @@ _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
 class Configs:
     """The two configs, side by side."""
 
-    source: Mapping[str, Any]
-    checkpoint: Mapping[str, Any]
+    source: HfConfig
+    checkpoint: TrtConfig
 
     @property
     def geometry(self) -> Geometry:
@@ -63,8 +65,7 @@ class Configs:
     @property
     def family(self) -> str | None:
         """The decoder family of the source, None where it is not known."""
-        names = self.source.get("architectures") or [None]
-        return ARCHITECTURES.get(str(names[0]))
+        return ARCHITECTURES.get(self.source.architecture or "")
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class Rule:
 def judge_field(rule: Rule, configs: Configs) -> Finding | None:
     """Returns a finding when the field, or what is assumed for it, is not the source's."""
     expected = rule.expected(configs)
-    stated = configs.checkpoint.get(rule.field)
+    stated = getattr(configs.checkpoint, rule.field)
     actual = rule.assumed(configs) if stated is None else stated
     if actual is not None and rule.agrees(actual, expected):
         return None
     if stated is not None:
-        how = f"{stated}"
+        how = _text(stated)
     elif actual is None:
         how = "missing, and TensorRT-LLM needs it"
     else:
@@ -137,7 +138,7 @@ def judge_rope(configs: Configs) -> Iterator[Finding]:
 
 
 def _judge_scaling(configs: Configs, source: Rope, stored: Rope) -> Iterator[Finding]:
-    stated = configs.checkpoint.get("rotary_scaling")
+    stated = configs.checkpoint.rotary_scaling
     if source.kind != stored.kind:
         how = f"{stored.kind}" if stated else "missing, TensorRT-LLM assumes none"
         yield Finding(
@@ -146,7 +147,7 @@ def _judge_scaling(configs: Configs, source: Rope, stored: Rope) -> Iterator[Fin
             "rotary_scaling",
             f"rotary_scaling: {how}; source rope_scaling {source.kind} "
             f"{_text(dict(source.parameters))}",
-            stated or "missing",
+            stated.stated if stated else "missing",
             {"type": source.kind, **source.parameters},
             "T15",
         )
@@ -208,7 +209,7 @@ def _text(value: object) -> str:
 
 
 def _padded(configs: Configs) -> Callable[[Any, Any], bool]:
-    ranks = int((configs.checkpoint.get("mapping") or {}).get("tp_size") or 1)
+    ranks = configs.checkpoint.tensor_parallel
 
     def agrees(actual: Any, expected: Any) -> bool:  # noqa: ANN401 - JSON numbers
         return 0 <= int(actual) - int(expected) < _PADDING * ranks
@@ -219,8 +220,8 @@ def _padded(configs: Configs) -> Callable[[Any, Any], bool]:
 def rules(configs: Configs) -> Iterator[Rule]:
     """Yields the rules for fields that hold one value."""
     size = configs.geometry
-    heads = int(configs.checkpoint.get("num_attention_heads") or size.heads)
-    hidden = int(configs.checkpoint.get("hidden_size") or size.hidden)
+    heads = configs.checkpoint.num_attention_heads or size.heads
+    hidden = configs.checkpoint.hidden_size or size.hidden
     yield from (
         _exact("num_hidden_layers", "T26", None, size.layers, "num_hidden_layers"),
         _exact("num_attention_heads", "T26", None, size.heads, "num_attention_heads"),
@@ -233,7 +234,7 @@ def rules(configs: Configs) -> Iterator[Rule]:
         "norm_epsilon",
         "T26",
         lambda _: 1e-5,
-        lambda c: c.source.get("rms_norm_eps", 1e-6),
+        lambda c: 1e-6 if c.source.rms_norm_eps is None else c.source.rms_norm_eps,
         "rms_norm_eps",
         _close,
     )
@@ -241,7 +242,7 @@ def rules(configs: Configs) -> Iterator[Rule]:
         "hidden_act",
         "T26",
         lambda _: "gelu",
-        lambda c: c.source.get("hidden_act", "silu"),
+        lambda c: c.source.hidden_act or "silu",
         "hidden_act",
         lambda actual, expected: actual in _ACTIVATIONS.get(expected, (expected,)),
     )
@@ -260,7 +261,7 @@ def rules(configs: Configs) -> Iterator[Rule]:
         "max_position_embeddings",
         "T15",
         lambda _: None,
-        lambda c: c.source.get("max_position_embeddings", 2048),
+        lambda c: c.source.max_position_embeddings or 2048,
         "max_position_embeddings",
     )
     yield from _bias_rules(configs)
@@ -268,13 +269,14 @@ def rules(configs: Configs) -> Iterator[Rule]:
 
 def _bias_rules(configs: Configs) -> Iterator[Rule]:
     """Which linears have biases; the Llama and Qwen classes of TensorRT-LLM assume differently."""
-    attention = bool(configs.source.get("attention_bias", configs.family == "qwen2"))
+    stated = configs.source.attention_bias
+    attention = configs.family == "qwen2" if stated is None else stated
     assumed = configs.family in ("qwen2", "qwen3")
     # The Qwen classes are told by their own architecture; a checkpoint that is silent is right.
-    if configs.family == "qwen3" and "attn_bias" not in configs.checkpoint:
+    if configs.family == "qwen3" and configs.checkpoint.attn_bias is None:
         assumed = False
     yield _exact("attn_bias", "T26", assumed, attention, "attention_bias")
-    mlp = bool(configs.source.get("mlp_bias", False))
+    mlp = bool(configs.source.mlp_bias)
     yield _exact("mlp_bias", "T26", False, mlp, "mlp_bias")  # noqa: FBT003 - a value, not a switch
 
 

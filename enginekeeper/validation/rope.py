@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from enginekeeper.configs.hugging_face import HfConfig
+from enginekeeper.configs.trtllm import TrtConfig
+
 DEFAULT_BASE = 10000.0
 """TensorRT-LLM's `rotary_base`, and transformers' `rope_theta` for Llama, Mistral and Qwen."""
 
@@ -53,53 +56,40 @@ class Rope:
     """Whether kinds of layers rotate differently, which no TensorRT-LLM Llama field expresses."""
 
 
-def source_rope(config: Mapping[str, Any]) -> Rope:
+def source_rope(config: HfConfig) -> Rope:
     """Reads a Hugging Face config of transformers 4 or 5."""
-    parameters = config.get("rope_parameters") or {}
-    nested = {k: v for k, v in parameters.items() if isinstance(v, Mapping)}
-    if nested:
-        distinct = [dict(value) for value in nested.values()]
-        parameters = distinct[0]
-        several = any(other != parameters for other in distinct[1:])
-    else:
-        several = False
-    scaling = {**(config.get("rope_scaling") or {}), **parameters}
-    base = parameters.get("rope_theta", config.get("rope_theta"))
-    partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    kind, values = _scaling(scaling)
-    if kind in ("llama3", "yarn", "longrope", "dynamic"):
+    blocks = [block.stated for block in (config.rope_parameters or {}).values()] or [{}]
+    parameters = blocks[0]
+    older = {} if config.rope_scaling is None else config.rope_scaling.stated
+    kind, values = _scaling({**older, **parameters})
+    if kind in ("llama3", "yarn", "longrope"):
         # transformers takes the model's own length where the scaling names none.
-        original = config.get("original_max_position_embeddings") or config.get(
-            "max_position_embeddings"
-        )
+        original = config.original_max_position_embeddings or config.max_position_embeddings
         values.setdefault("original_max_position_embeddings", original)
     if kind == "dynamic":
         values.pop("original_max_position_embeddings", None)
     return Rope(
-        base=float(DEFAULT_BASE if base is None else base),
+        base=parameters.get("rope_theta") or config.rope_theta or DEFAULT_BASE,
         kind=kind,
         parameters=values,
-        partial=float(1.0 if partial is None else partial),
-        per_layer_type=several,
+        partial=parameters.get("partial_rotary_factor") or config.partial_rotary_factor or 1.0,
+        per_layer_type=any(block != parameters for block in blocks),
     )
 
 
-def checkpoint_rope(config: Mapping[str, Any]) -> Rope:
+def checkpoint_rope(config: TrtConfig) -> Rope:
     """Reads a TensorRT-LLM config; what is missing is what TensorRT-LLM assumes."""
-    base = config.get("rotary_base")
-    kind, values = _scaling(config.get("rotary_scaling") or {})
+    kind, values = _scaling({} if config.rotary_scaling is None else config.rotary_scaling.stated)
     if kind == "longrope":
         values = {**_longrope_fields(config), **values}
-    head = int(config.get("head_size") or 0)
-    partial = config.get("rotary_pct")
-    dim = config.get("rotary_embedding_dim")
-    if dim is not None and head:
-        partial = int(dim) / head
+    partial = config.rotary_pct
+    if config.rotary_embedding_dim is not None and config.head_size is not None:
+        partial = config.rotary_embedding_dim / config.head_size
     return Rope(
-        base=float(DEFAULT_BASE if base is None else base),
+        base=config.rotary_base or DEFAULT_BASE,
         kind=kind,
         parameters={**TRTLLM_DEFAULTS.get(kind, {}), **values},
-        partial=float(1.0 if partial is None else partial),
+        partial=partial or 1.0,
     )
 
 
@@ -129,9 +119,9 @@ def yarn_magnitude(parameters: Mapping[str, Any]) -> float:
     return magnitude(1.0)
 
 
-def _scaling(scaling: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    kind = str(scaling.get("rope_type") or scaling.get("type") or "default")
-    values = {key: value for key, value in scaling.items() if key not in _NOT_PARAMETERS}
+def _scaling(stated: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    kind = stated.get("rope_type") or stated.get("type") or "default"
+    values = {key: value for key, value in stated.items() if key not in _NOT_PARAMETERS}
     return _ALIASES.get(kind, kind), values
 
 
@@ -142,10 +132,10 @@ def _source_defaults(kind: str) -> dict[str, Any]:
     return {}
 
 
-def _longrope_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    names = {
-        "longrope_scaling_short_factors": "short_factor",
-        "longrope_scaling_long_factors": "long_factor",
-        "original_max_position_embeddings": "original_max_position_embeddings",
+def _longrope_fields(config: TrtConfig) -> dict[str, Any]:
+    fields = {
+        "short_factor": config.longrope_scaling_short_factors,
+        "long_factor": config.longrope_scaling_long_factors,
+        "original_max_position_embeddings": config.original_max_position_embeddings,
     }
-    return {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    return {name: value for name, value in fields.items() if value is not None}

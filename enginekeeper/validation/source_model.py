@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics.formats import Floats, widen
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
@@ -21,6 +22,9 @@ from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _FLOATS = ("BF16", "F16", "F32", "F64")
+
+_DIGITS = 18
+"""Decimal digits that surely fit into 64 bits."""
 
 
 class UnusableModelError(InputError):
@@ -32,24 +36,14 @@ class SourceModel:
     """The config and the tensors of a Hugging Face model directory."""
 
     directory: Path
-    config: Mapping[str, Any]
-    """The text decoder's config: of a multimodal model, its `text_config`."""
+    config: HfConfig
     tensors: Mapping[str, StoredTensor]
 
     @classmethod
     def open(cls, directory: Path) -> SourceModel:
-        """Reads the config and all headers; raises UnusableModelError or MalformedTensorsError."""
-        config = read_json_object(directory / "config.json")
-        text_config = config.get("text_config")
-        if isinstance(text_config, dict):
-            config = {**text_config, "architectures": config.get("architectures")}
-        return cls(directory, config, _tensors(directory))
-
-    @property
-    def dtype(self) -> str:
-        """The dtype the config declares (`dtype` in transformers 5, `torch_dtype` before)."""
-        declared = self.config.get("dtype") or self.config.get("torch_dtype") or "float32"
-        return str(declared).removeprefix("torch.")
+        """Reads the config and all headers; raises InputError for what cannot be used."""
+        path = directory / "config.json"
+        return cls(directory, HfConfig.of(read_json_object(path), str(path)), _tensors(directory))
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors
@@ -88,20 +82,27 @@ class SourceModel:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file; raises UnusableModelError when there is none."""
+    """Reads a JSON object from a file; raises UnusableModelError when there is none.
+
+    A whole number beyond 64 bits becomes a float, as in most JSON readers.
+    """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
     except OSError as error:
         raise UnusableModelError(
             "a file is missing or cannot be read", where=str(path), actual=error.strerror
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnusableModelError("the file is not JSON", where=str(path)) from error
     if not isinstance(document, dict):
         raise UnusableModelError(
             "the file holds no JSON object", where=str(path), actual=type(document).__name__
         )
     return document
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
 
 
 def _tensors(directory: Path) -> dict[str, StoredTensor]:

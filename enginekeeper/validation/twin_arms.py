@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from enginekeeper.configs.trtllm import TrtConfig
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import (
@@ -118,7 +119,7 @@ class CheckpointArm:
 
     def head_is_separate(self) -> bool:
         """Compares the stored head with the stored table; a shared table is never separate."""
-        if self.checkpoint.config.get("share_embedding_table"):
+        if self.checkpoint.config.share_embedding_table:
             return False
         geometry = Geometry.of(self.source.config)
         rows = self.checkpoint.vocabulary(geometry)
@@ -138,25 +139,19 @@ class CheckpointArm:
         config = _source_config(self.source)
         config.update(
             tie_word_embeddings=tied,
-            rms_norm_eps=ours.get("norm_epsilon", 1e-5),
-            hidden_act={"swiglu": "silu"}.get(
-                str(ours.get("hidden_act")), ours.get("hidden_act", "gelu")
-            ),
+            rms_norm_eps=1e-5 if ours.norm_epsilon is None else ours.norm_epsilon,
+            hidden_act="silu" if ours.hidden_act == "swiglu" else ours.hidden_act or "gelu",
         )
-        for theirs, name in _SIZES.items():
-            if ours.get(theirs) is not None:
-                config[name] = ours[theirs]
+        sizes = {
+            "num_attention_heads": ours.num_attention_heads,
+            "num_key_value_heads": ours.num_key_value_heads,
+            "head_dim": ours.head_size,
+            "max_position_embeddings": ours.max_position_embeddings,
+        }
+        config.update({name: size for name, size in sizes.items() if size is not None})
         _set_window(config, ours)
         _set_rope(config, ours)
         return config
-
-
-_SIZES = {
-    "num_attention_heads": "num_attention_heads",
-    "num_key_value_heads": "num_key_value_heads",
-    "head_size": "head_dim",
-    "max_position_embeddings": "max_position_embeddings",
-}
 
 
 def _source_config(source: SourceModel) -> dict[str, Any]:
@@ -164,17 +159,16 @@ def _source_config(source: SourceModel) -> dict[str, Any]:
     return read_json_object(source.directory / "config.json")
 
 
-def _set_window(config: dict[str, Any], ours: Any) -> None:  # noqa: ANN401 - JSON
+def _set_window(config: dict[str, Any], ours: TrtConfig) -> None:
     """Writes the checkpoint's attention window over the source's, where the source has one."""
     if not config.get("sliding_window"):
         return
-    window = (ours.get("runtime_defaults") or {}).get("max_attention_window")
-    if not window and not ours.get("sliding_window"):
+    if not any(ours.max_attention_window):
         config["sliding_window"] = None
         config.pop("layer_types", None)
 
 
-def _set_rope(config: dict[str, Any], ours: Any) -> None:  # noqa: ANN401 - JSON
+def _set_rope(config: dict[str, Any], ours: TrtConfig) -> None:
     """Writes the checkpoint's rotation in the form the source's transformers version uses."""
     rope = checkpoint_rope(ours)
     scaling = {"rope_type": rope.kind, **rope.parameters}

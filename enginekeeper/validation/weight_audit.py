@@ -122,7 +122,7 @@ class WeightAudit:
         yield embedding_table(self.geometry, vocabulary, self.checkpoint.config)
         for layer in range(self.geometry.layers):
             yield from layer_linears(layer, self.geometry)
-        if not self.checkpoint.config.get("share_embedding_table") or self.checkpoint.tensors(
+        if not self.checkpoint.config.share_embedding_table or self.checkpoint.tensors(
             None, "lm_head.weight"
         ):
             yield head_linear(self.geometry, vocabulary)

@@ -24,7 +24,7 @@ def census(checkpoint: Checkpoint, geometry: Geometry, source: SourceModel) -> I
     """Yields a finding for tensors that are missing and one for tensors nobody knows."""
     present = set(checkpoint.names())
     required = {"transformer.vocab_embedding.weight"}
-    if not checkpoint.config.get("share_embedding_table"):
+    if not checkpoint.config.share_embedding_table:
         required.add("lm_head.weight")
     for place in norms(geometry):
         if all(name in source for name in place.sources):

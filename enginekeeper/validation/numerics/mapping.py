@@ -11,29 +11,17 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from enginekeeper.errors import InputError
+from enginekeeper.configs.hugging_face import HfConfig
+from enginekeeper.configs.trtllm import TrtConfig
 
 Split = Literal["column", "row"]
 
 EMBEDDING = "model.embed_tokens"
 """HF's name of the embedding table, without `.weight`."""
-
-
-_SIZES = (
-    "num_hidden_layers",
-    "num_attention_heads",
-    "hidden_size",
-    "intermediate_size",
-    "vocab_size",
-)
-
-
-class UnknownGeometryError(InputError):
-    """A config does not say how large the model is."""
 
 
 @dataclass(frozen=True)
@@ -51,28 +39,18 @@ class Geometry:
     """Whether the output head is the embedding table."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Geometry:
-        """Reads a Hugging Face config; raises UnknownGeometryError when it lacks a size."""
-        for name in _SIZES:
-            value = config.get(name)
-            if not isinstance(value, int) or value < 1:
-                raise UnknownGeometryError(
-                    "the source model's config lacks a size no decoder goes without",
-                    where=f"config.json: {name}",
-                    actual=value,
-                    expected="a positive integer",
-                )
-        heads = int(config["num_attention_heads"])
-        hidden = int(config["hidden_size"])
+    def of(cls, config: HfConfig) -> Geometry:
+        """Takes the sizes of the source model, and derives those its config leaves out."""
+        heads, hidden = config.num_attention_heads, config.hidden_size
         return cls(
-            layers=int(config["num_hidden_layers"]),
+            layers=config.num_hidden_layers,
             hidden=hidden,
-            intermediate=int(config["intermediate_size"]),
+            intermediate=config.intermediate_size,
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_size=int(config.get("head_dim") or hidden // heads),
-            vocabulary=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            kv_heads=config.num_key_value_heads or heads,
+            head_size=config.head_dim or hidden // heads,
+            vocabulary=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
         )
 
 
@@ -161,11 +139,11 @@ def head_linear(geometry: Geometry, vocabulary: int) -> LinearPlace:
 
 
 def embedding_table(
-    geometry: Geometry, vocabulary: int, checkpoint_config: Mapping[str, Any]
+    geometry: Geometry, vocabulary: int, checkpoint_config: TrtConfig
 ) -> LinearPlace:
     """Returns the embedding table, stored like a linear and split if the config says so."""
-    parallel = bool(checkpoint_config.get("use_parallel_embedding", False))
-    by_columns = int(checkpoint_config.get("embedding_sharding_dim") or 0) == 1
+    parallel = bool(checkpoint_config.use_parallel_embedding)
+    by_columns = checkpoint_config.embedding_sharding_dim == 1
     return LinearPlace(
         "transformer.vocab_embedding",
         None,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from enginekeeper.errors import InputError
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.config_audit import audit_config
 from enginekeeper.validation.findings import AuditReport, Finding
-from enginekeeper.validation.numerics.mapping import UnknownGeometryError
 from enginekeeper.validation.source_model import SourceModel
 from tests.factories import checkpoints
 
@@ -313,7 +313,7 @@ def test_a_head_that_is_neither_shared_nor_stored_is_named(pair: Pair) -> None:
 
 def test_a_source_without_sizes_is_refused(pair: Pair) -> None:
     pair.source_says(hidden_size=None)
-    with pytest.raises(UnknownGeometryError, match="lacks a size"):
+    with pytest.raises(InputError, match="hidden_size is missing"):
         pair.audit()
 
 

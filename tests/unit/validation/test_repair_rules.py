@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enginekeeper.configs.hugging_face import HfConfig
+from enginekeeper.configs.trtllm import TrtConfig
 from enginekeeper.validation import repair_rules
 from enginekeeper.validation.repair_rules import RULES, Evidence, Rule
 from enginekeeper.validation.rope import checkpoint_rope, expected_parameters, source_rope
@@ -23,6 +25,16 @@ LLAMA3 = {
     "original_max_position_embeddings": 8192,
 }
 INT4 = {"quant_algo": "W4A16_AWQ", "group_size": 64, "pre_quant_scale": True}
+SIZES = dict.fromkeys(
+    (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+    ),
+    1,
+)
 QKV = "transformer.layers.0.attention.qkv"
 
 
@@ -97,9 +109,12 @@ def test_a_base_that_is_right_or_not_certain_is_left_alone(
 def test_a_missing_scaling_is_written_as_tensorrt_llm_reads_it(source: dict[str, Any]) -> None:
     repair = repair_rules.rotary_scaling(evidence(source, LLAMA))
     assert repair is not None
-    read_back = checkpoint_rope({"rotary_scaling": repair.now})
+    read_back = checkpoint_rope(
+        TrtConfig.of({"num_hidden_layers": 1, "rotary_scaling": repair.now}, "config.json")
+    )
     assert read_back.kind == "llama3"
-    assert dict(read_back.parameters) == expected_parameters(source_rope(source))
+    stated = HfConfig.of({**SIZES, **source}, "config.json")
+    assert dict(read_back.parameters) == expected_parameters(source_rope(stated))
 
 
 @pytest.mark.parametrize(

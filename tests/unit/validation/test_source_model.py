@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from enginekeeper.errors import InputError
 from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.tensor_files import MalformedTensorsError, PlannedTensor, write_tensors
@@ -23,7 +25,7 @@ def sharded(directory: Path) -> Path:
         write_tensors(directory / f"{number}.st", [PlannedTensor(name, "F32", (2, 2), [values])])
     index = {"weight_map": {name: f"{number}.st" for number, name in enumerate(names)}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    (directory / "config.json").write_text("{}")
+    shutil.copy(checkpoints.SOURCE / "config.json", directory)
     return directory
 
 
@@ -97,5 +99,5 @@ def test_a_missing_rank_is_named(tmp_path: Path) -> None:
 def test_a_config_of_something_else_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("none", tmp_path)
     checkpoints.edit_config(checkpoint, **change)
-    with pytest.raises(UnusableCheckpointError):
+    with pytest.raises(InputError, match=f"{next(iter(change))} is not usable"):
         Checkpoint.open(checkpoint)
