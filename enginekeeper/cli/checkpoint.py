@@ -22,18 +22,31 @@ def checkpoint() -> None:
 @checkpoint.command("audit")
 @checkpoint_argument
 @model_option
+@click.option(
+    "--recipe",
+    help="What was asked for, as a build spec says it: w4a16, or "
+    "'{recipe: w4a16, group_size: 64, kv_cache: fp8}'.",
+)
 @json_option
-def audit_command(directory: Path, model_dir: Path, as_json: bool) -> int:
+def audit_command(directory: Path, model_dir: Path, recipe: str | None, as_json: bool) -> int:
     """Compare the checkpoint in DIRECTORY with its source model, config and weights.
+
+    With --recipe, its quantization block is held against what was asked for as well.
 
     Exits 5 if anything is wrong, 6 if something could not be decided.
     """
+    from enginekeeper.specs.loader import parse_recipe
+    from enginekeeper.validation import recipe_audit
     from enginekeeper.validation.audits import audit
-    from enginekeeper.validation.findings import worst
+    from enginekeeper.validation.findings import not_run, worst
 
-    reports = audit(model_dir, directory)
+    asked = None if recipe is None else parse_recipe(recipe, "--recipe")
+    reports = audit(model_dir, directory, asked)
     result = worst(report.result for report in reports)
-    document = {"result": result, "audits": [report.as_dict() for report in reports]}
+    audits = [report.as_dict() for report in reports]
+    if asked is None:
+        audits.append(not_run(recipe_audit.NAME))
+    document = {"result": result, "audits": audits}
     Output(as_json).document(document, render_audits(document))
     return {"pass": ExitCode.OK, "fail": ExitCode.FAIL}.get(result, ExitCode.INCONCLUSIVE)
 

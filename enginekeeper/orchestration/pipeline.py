@@ -25,6 +25,7 @@ from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
 from enginekeeper.sources.prefix import PrefixReader
 from enginekeeper.sources.resolve import resolve_source
+from enginekeeper.specs.recipes import Recipe
 from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.audits import audit
@@ -220,17 +221,23 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
 
 
 def audit_checkpoint(work: Work, made: Progress) -> Progress:
-    """Audits the checkpoint against the source, unless the run was asked not to."""
-    variant = made.variant
-    if work.order.audits:
-        progress.info("%s: audit ...", variant.identifier)
-        audits = audit(source_of(work).path, made.checkpoint.path)
-        for report in audits:
-            progress.info("%s: audit %s: %s", variant.identifier, report.check, report.result)
-        made = replace(made, audits=audits)
+    """Audits the checkpoint against source and recipe, unless the run was asked not to."""
+    made = audited(work, made, made.variant.recipe)
     if made.export_only:
         work.end(_exported(made))
     return made
+
+
+def audited(work: Work, made: Progress, asked: Recipe | None) -> Progress:
+    """Adds the reports of the audits; `asked` is None where nobody said which recipe it is."""
+    if not work.order.audits:
+        return made
+    name = made.variant.identifier
+    progress.info("%s: audit ...", name)
+    audits = audit(source_of(work).path, made.checkpoint.path, asked)
+    for report in audits:
+        progress.info("%s: audit %s: %s", name, report.check, report.result)
+    return replace(made, audits=audits)
 
 
 def _exported(made: Progress) -> Outcome:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.specs.diagnosis import diagnose
 from enginekeeper.specs.document import MAX_BYTES, read_document
 from enginekeeper.specs.model import BuildSpec
 from enginekeeper.specs.problems import SpecError
+from enginekeeper.specs.recipes import Recipe, RecipeEntry
 from enginekeeper.specs.schema import adapter, build_spec_schema
+
+Form = TypeVar("Form")
 
 
 def load_spec(path: Path) -> BuildSpec:
@@ -34,15 +39,25 @@ def load_spec(path: Path) -> BuildSpec:
 
 def parse_spec(data: bytes, source: str) -> BuildSpec:
     """Reads a spec from bytes; `source` is what messages call the file."""
+    return _parsed(data, source, adapter(), build_spec_schema())
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """Reads one recipe as an entry of a spec's list: its name, or a mapping."""
+    entry: TypeAdapter[Recipe] = TypeAdapter(RecipeEntry)
+    return _parsed(text.encode(errors="surrogateescape"), source, entry, entry.json_schema())
+
+
+def _parsed(data: bytes, source: str, form: TypeAdapter[Form], schema: Mapping[str, Any]) -> Form:
     document = read_document(data, source)
     problems = list(document.problems)
     try:
-        spec = adapter().validate_json(json.dumps(document.value))
+        value = form.validate_json(json.dumps(document.value))
     except ValidationError as error:
-        problems += diagnose(error, document, build_spec_schema())
+        problems += diagnose(error, document, schema)
     else:
         if not problems:
-            return spec
+            return value
     raise SpecError(source, tuple(problems))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -37,6 +38,33 @@ class KvCache(StrEnum):
     INT8 = "int8"
 
 
+QUANT_ALGOS: Mapping[RecipeName, str | None] = {
+    RecipeName.NONE: None,
+    RecipeName.FP8: "FP8",
+    RecipeName.FP8_PER_CHANNEL_PER_TOKEN: "FP8_PER_CHANNEL_PER_TOKEN",
+    RecipeName.W8A16: "W8A16",
+    RecipeName.W8A8_SQ: "W8A8_SQ_PER_CHANNEL",
+    RecipeName.W4A16: "W4A16_AWQ",
+    RecipeName.W4A16_AWQ: "W4A16_AWQ",
+    RecipeName.W4A8_AWQ: "W4A8_AWQ",
+    RecipeName.NVFP4: "NVFP4",
+}
+"""The `quant_algo` of each recipe's checkpoint, as ModelOpt writes it.
+
+It has no name of its own for plain group-wise INT4: what tells `w4a16` from `w4a16_awq` is
+`pre_quant_scale`, which the export claims for both and the repair withdraws from the first.
+"""
+
+KV_QUANT_ALGOS: Mapping[KvCache, str | None] = {
+    KvCache.AUTO: None,
+    KvCache.FP8: "FP8",
+    KvCache.INT8: "INT8",
+}
+"""The `kv_cache_quant_algo` of a checkpoint."""
+
+SMOOTHED = frozenset({RecipeName.W4A16_AWQ, RecipeName.W4A8_AWQ})
+"""Recipes whose checkpoint says `pre_quant_scale: true`; SmoothQuant's does not mention it."""
+
 GROUPED = frozenset({RecipeName.W4A16, RecipeName.W4A16_AWQ, RecipeName.W4A8_AWQ})
 """Recipes whose weights share a scale per group of input columns of a chosen size."""
 
@@ -50,6 +78,8 @@ CALIBRATED = frozenset(
     }
 )
 """Recipes for which text is run through the model, so that the text changes the result."""
+
+GroupSize = Literal[16, 32, 64, 128, 256]
 
 DEFAULT_GROUP_SIZE = 128
 """TensorRT-LLM's own, in QuantConfig."""
@@ -70,7 +100,7 @@ class Recipe:
     kv_cache: KvCache = KvCache.AUTO
     """Format of the KV cache: auto keeps 16 bits."""
 
-    group_size: Literal[16, 32, 64, 128, 256] | None = None
+    group_size: GroupSize | None = None
     """Input columns that share one weight scale; only for w4a16 and the AWQ recipes (128)."""
 
     exclude_modules: Annotated[tuple[_Pattern, ...], Field(strict=False)] = ()

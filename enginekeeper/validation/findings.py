@@ -73,7 +73,7 @@ class AuditReport:
     """The outcome of one audit: what it found, and what it looked at."""
 
     check: str
-    """`config` or `weights`."""
+    """`config`, `weights` or `recipe`."""
     findings: tuple[Finding, ...]
     examined: Mapping[str, Any] = field(default_factory=dict)
     """Counts and limits: what a reader needs to know how much a pass says."""
@@ -91,6 +91,11 @@ class AuditReport:
             "findings": [finding.as_dict() for finding in self.findings],
             "examined": {key: _json(value) for key, value in self.examined.items()},
         }
+
+
+def not_run(check: str) -> dict[str, Any]:
+    """Returns what stands in the place of an audit's report where there was none."""
+    return {"check": check, "result": "not run", "findings": [], "examined": {}}
 
 
 def worst(results: Iterable[Result]) -> Result:

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from enginekeeper.specs.recipes import KV_QUANT_ALGOS
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import widen
 from enginekeeper.validation.numerics.mapping import Geometry
 
-_KINDS = {"FP8": "fp8", "INT8": "int8"}
+_KINDS = {algorithm: str(kind) for kind, algorithm in KV_QUANT_ALGOS.items() if algorithm}
 
 
 def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from enginekeeper.specs.recipes import KV_QUANT_ALGOS
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.linears import (
@@ -19,7 +20,6 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
 )
 
-_KV_ALGORITHMS = (None, "FP8", "INT8")
 _LISTED = 4
 
 
@@ -149,7 +149,7 @@ def _prequant(checkpoint: Checkpoint, modules: list[_Module]) -> Iterator[Findin
 
 def _kv_cache(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
     algorithm = checkpoint.quantization.kv_cache
-    if algorithm not in _KV_ALGORITHMS:
+    if algorithm not in KV_QUANT_ALGOS.values():
         yield _finding(
             "kv_cache_quant_algo",
             f"kv_cache_quant_algo {algorithm} is not known to this audit",

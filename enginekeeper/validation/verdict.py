@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from enginekeeper.validation import recipe_audit
 from enginekeeper.validation.evidence import Evidence, Line
 from enginekeeper.validation.fidelity import fidelity
-from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
+from enginekeeper.validation.findings import AuditReport, Finding, Result, not_run, worst
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.quality import quality
 from enginekeeper.validation.statistics import METHOD
@@ -31,6 +32,9 @@ SHOWN_FINDINGS = 3
 
 REQUIRED_AUDITS = ("config", "weights")
 """What behaviour on short prompts cannot see is only seen here; see docs/validation.md."""
+
+AUDITS = (*REQUIRED_AUDITS, recipe_audit.NAME)
+"""The last needs a recipe that was asked for, which a checkpoint from elsewhere has not."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,6 @@ class Verdict:
 
     def document(self) -> dict[str, Any]:
         """Returns the verdict as the JSON document that is signed and stored."""
-        missing = _missing_audits(self.audits)
         return {
             "schema": SCHEMA,
             "result": self.result,
@@ -57,7 +60,7 @@ class Verdict:
             "fidelity": self.fidelity.as_dict(),
             "quality": self.quality.as_dict(),
             "audits": [audit.as_dict() for audit in self.audits]
-            + [{"check": name, "result": "not run", "findings": []} for name in missing],
+            + [not_run(name) for name in _missing(AUDITS, self.audits)],
             "checks": [
                 check.as_dict() for line in (self.fidelity, self.quality) for check in line.checks
             ],
@@ -72,7 +75,7 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
     """Decides about one engine; the same evidence and policy always give the same verdict."""
     what_it_is = fidelity(evidence, policy)
     what_it_costs = quality(evidence, policy)
-    missing = _missing_audits(evidence.audits)
+    missing = _missing(REQUIRED_AUDITS, evidence.audits)
     result = worst(
         (
             *(audit.result for audit in evidence.audits),
@@ -101,9 +104,9 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
     )
 
 
-def _missing_audits(audits: tuple[AuditReport, ...]) -> tuple[str, ...]:
+def _missing(names: tuple[str, ...], audits: tuple[AuditReport, ...]) -> tuple[str, ...]:
     present = {audit.check for audit in audits}
-    return tuple(name for name in REQUIRED_AUDITS if name not in present)
+    return tuple(name for name in names if name not in present)
 
 
 def _says(

@@ -96,6 +96,35 @@ def test_what_is_only_exported_ends_as_exported(
     assert outcome.seconds == {"quantize": 3.0}
 
 
+def test_a_checkpoint_of_another_recipe_than_asked_for_is_named(site: Site, tmp_path: Path) -> None:
+    work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), ORDER)
+    work = replace(work, source=site.source)
+    given = Made(tmp_path, digest_bytes(b"export"), reused=False, seconds=3.0)
+    checkpoint = Checkpoint(exported("nvfp4", tmp_path), digest_bytes(b"checkpoint"))
+    made = Progress(work.todo[0], given, checkpoint, ())
+    audits = {one.check: one for one in pipeline.audit_checkpoint(work, made).audits}
+    assert {name: one.result for name, one in audits.items()} == {
+        "config": "pass",
+        "weights": "pass",
+        "recipe": "fail",
+    }
+    (found,) = audits["recipe"].findings
+    assert (found.where, found.actual, found.expected) == (
+        "quantization.quant_algo",
+        "NVFP4",
+        "W8A16",
+    )
+
+
+def test_a_checkpoint_from_elsewhere_has_no_recipe_audit(site: Site, tmp_path: Path) -> None:
+    work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), ORDER)
+    work = replace(work, source=site.source)
+    given = Made(tmp_path, digest_bytes(b"export"), reused=False, seconds=3.0)
+    checkpoint = Checkpoint(exported("w8a16", tmp_path), digest_bytes(b"checkpoint"))
+    made = pipeline.audited(work, Progress(work.todo[0], given, checkpoint, ()), None)
+    assert [one.check for one in made.audits] == ["config", "weights"]
+
+
 def test_a_stage_out_of_order_is_a_defect(work: Work) -> None:
     with pytest.raises(AssertionError, match="before the one it needs"):
         pipeline.source_of(work)
