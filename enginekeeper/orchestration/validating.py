@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from enginekeeper.errors import InputError
+from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.judging import decide, score_engine
 from enginekeeper.orchestration.keys import engine_key, external_key
@@ -17,7 +17,7 @@ from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.pipeline import (
     Progress,
     Work,
-    audit_checkpoint,
+    audited,
     make_engine,
     make_reference,
     source_of,
@@ -25,31 +25,21 @@ from enginekeeper.orchestration.pipeline import (
 )
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.publication import BuiltEngine, sign_engine
-from enginekeeper.orchestration.stages import Checkpoint, Made, Source
+from enginekeeper.orchestration.stages import Made, Source
 from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.specs.acceptance import Acceptance
 from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
-from enginekeeper.specs.recipes import Recipe, RecipeName
 from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.targets import Target
 from enginekeeper.specs.variants import Variant
-from enginekeeper.validation.source_model import read_json_object
+from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.numerics.mapping import Geometry
+from enginekeeper.validation.recipe_audit import recipe_of
+from enginekeeper.validation.source_model import SourceModel
 from registry.manifests import Manifest
 from registry.types import Engine
 
 progress = logging.getLogger("enginekeeper.progress")
-
-_RECIPES = {
-    None: RecipeName.NONE,
-    "W8A16": RecipeName.W8A16,
-    "FP8": RecipeName.FP8,
-    "FP8_PER_CHANNEL_PER_TOKEN": RecipeName.FP8_PER_CHANNEL_PER_TOKEN,
-    "W8A8_SQ_PER_CHANNEL": RecipeName.W8A8_SQ,
-    "W4A16_AWQ": RecipeName.W4A16_AWQ,
-    "W4A8_AWQ": RecipeName.W4A8_AWQ,
-    "NVFP4": RecipeName.NVFP4,
-}
-"""TensorRT-LLM's quant_algo, as ModelOpt writes it, and the recipe that stands for it."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +62,8 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
     work = Work(order, (planned,), source=Source(model.path, model.digest))
     manifest = Manifest.of_directory(request.checkpoint, "checkpoint")
     given = Made(request.checkpoint, manifest.digest, reused=True, seconds=0.0)
-    made = Progress(planned, given, Checkpoint(request.checkpoint, manifest.digest), ())
-    made = audit_checkpoint(work, made)
+    made = Progress(planned, given, stages.Checkpoint(request.checkpoint, manifest.digest), ())
+    made = audited(work, made, None)
     made = make_engine(bench, made)
     work = make_reference(bench, work)
     made = replace(made, engine=_signed(bench, work, made))
@@ -82,21 +72,15 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
 
 
 def _variant(request: ValidationRequest) -> Variant:
-    config = read_json_object(request.checkpoint / "config.json")
-    algorithm = (config.get("quantization") or {}).get("quant_algo")
-    if algorithm not in _RECIPES:
-        raise InputError(
-            "the checkpoint's quantization is not one this builder runs",
-            where=f"{request.checkpoint / 'config.json'}: quantization.quant_algo",
-            actual=algorithm,
-            expected=", ".join(str(name) for name in _RECIPES),
-        )
+    """Returns the variant the checkpoint says it is: nobody else says what was asked for."""
+    checkpoint = Checkpoint.open(request.checkpoint)
+    geometry = Geometry.of(SourceModel.open(request.model).config)
     name = re.sub(r"[^a-z0-9]+", "-", request.model.resolve().name.lower()).strip("-")[:64]
-    longest = int(config.get("max_position_embeddings") or 2048)
+    longest = checkpoint.config.max_position_embeddings or 2048
     return Variant(
         model=ModelSource(name=name or "model", path=str(request.model)),
         target=Target(gpu="cpu"),
-        recipe=Recipe(recipe=_RECIPES[algorithm], repair="off"),
+        recipe=recipe_of(checkpoint, geometry),
         parallel=Parallel(),
         calibration=Calibration(),
         limits=Limits(
