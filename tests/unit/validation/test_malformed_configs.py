@@ -140,7 +140,7 @@ def refusal_of(action: Action, pair: Path) -> str | None:
 
 
 @pytest.mark.parametrize("action", [audited, write_recipe_twin, write_checkpoint_twin])
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_value_of_any_field_is_judged_or_named(
     data: st.DataObject, action: Action, pair: Path
