@@ -61,7 +61,10 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
-    decided = (divergence, finite, consistent, gap, _decode_flips(comparison, greedy, limit))
+    flips = _decode_flips(comparison, greedy, limit)
+    if all(check.outcome == "not run" for check in (consistent, gap, flips)):
+        gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
+    decided = (divergence, finite, consistent, gap, flips)
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     return Line(
         "fidelity", line_result(checks), _statement(checks), checks, _details(comparison, greedy)
@@ -239,7 +242,8 @@ def _statement(checks: tuple[Check, ...]) -> str:
     if result == "pass":
         return f"is what its recipe says{size}"
     if result == "inconclusive":
-        return f"may or may not be what its recipe says{size}"
+        doubt = [check.note for check in checks if check.outcome == "inconclusive" and check.note]
+        return f"may or may not be what its recipe says{size}: {'; '.join(doubt)}"
     if numbers["fidelity.finite"].outcome == "fail":
         return "produces logits that are not finite"
     if kl.outcome == "fail":

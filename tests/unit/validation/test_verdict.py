@@ -286,6 +286,30 @@ def test_a_decode_gap_beside_a_prefill_fault_is_not_blamed_on_the_cache(
     assert {fault.taxonomy for fault in verdict.faults} == {None}
 
 
+def test_an_engine_whose_decode_path_was_never_compared_does_not_pass(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    whole = evidence(tokens, arm)
+
+    def first_token_only(scores: Scores | None) -> Scores:
+        assert scores is not None
+        first = scores.greedy_ids[:, :1], scores.greedy_logprobs[:, :1]
+        return replace(scores, greedy_ids=first[0], greedy_logprobs=first[1])
+
+    cut = replace(
+        whole,
+        engine=first_token_only(whole.engine),
+        source=first_token_only(whole.source),
+        twin=first_token_only(whole.twin),
+    )
+
+    verdict = judge(cut, policy())
+
+    assert judge(whole, policy()).result == "pass"
+    assert verdict.fidelity.result == "inconclusive"
+    assert "decode was not compared" in verdict.summary
+
+
 def test_the_summary_counts_the_findings_it_has_no_room_for(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
