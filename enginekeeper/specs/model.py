@@ -104,7 +104,7 @@ class Reference:
     """How the unquantized source model is scored under vLLM, as the yardstick."""
 
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Arithmetic of the reference; auto is float32 on a CPU and the model's own on a GPU."""
+    """Arithmetic of the reference; auto is float32."""
 
     top_k: Annotated[int, Field(ge=1, le=1000)] = 20
     """Most probable tokens kept for each position; the rest count as one."""

@@ -101,9 +101,6 @@ class ModelSource:
     gguf: PackagedGguf | None = None
     """GGUF file inside a Python package; it is dequantized to bfloat16 first."""
 
-    trust_remote_code: bool = False
-    """Runs Python code that comes with the model; off unless you have read that code."""
-
     def __post_init__(self) -> None:
         given = [kind.value for kind in SourceKind if getattr(self, kind.value) is not None]
         if len(given) != 1:

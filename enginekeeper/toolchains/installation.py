@@ -8,7 +8,6 @@ final place, because a virtual environment and its bytecode carry their own path
 from __future__ import annotations
 
 import enum
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +107,3 @@ def remove_leftovers(toolchain: Toolchain, settings: Settings) -> list[Path]:
         (path / RECORD).unlink(missing_ok=True)  # first, so that a half-removed one is unfinished
         shutil.rmtree(path)
     return removed
-
-
-def versions_in(installation: Installation) -> dict[str, str]:
-    """Returns the distributions that were found when the installation was finished."""
-    record = json.loads((installation.path / RECORD).read_text(encoding="utf-8"))
-    versions: dict[str, str] = record["installed"]
-    return versions

@@ -102,14 +102,6 @@ def decode_e2m1(codes: npt.NDArray[np.uint8]) -> Floats:
     return values
 
 
-def encode_integer(values: Floats, bits: int) -> npt.NDArray[np.int8]:
-    """Rounds to a signed integer of 4 or 8 bits, clamped to its range."""
-    limit = 1 << (bits - 1)
-    rounded = np.rint(values)
-    np.clip(rounded, -limit, limit - 1, out=rounded)
-    return rounded.astype(np.int8)
-
-
 def pack_int4_rows(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Packs two rows into one: row 2i in the low nibbles of row i, row 2i+1 in the high ones."""
     low = values[0::2].view(np.uint8) & np.uint8(0x0F)

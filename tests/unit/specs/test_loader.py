@@ -242,7 +242,7 @@ COMMIT = "0e9e39f249a16976918f6564b8830bc894c89659"
         ("gguf: {package: p, version: '>=1', member: a.gguf}", "model.gguf.version", "Exact"),
         ("gguf: {package: p, version: 0.1, member: a.gguf}", "model.gguf.version", "quotes"),
         ("gguf: {package: '-r x', version: '1', member: a.gguf}", "model.gguf.package", "index"),
-        ("path: x, trust_remote_code: yes", "model.trust_remote_code", "true or false"),
+        ("path: x, trust_remote_code: true", "model.trust_remote_code", "one of name"),
     ],
 )
 def test_a_wrong_source_says_what_a_source_is(source: str, field: str, says: str) -> None:

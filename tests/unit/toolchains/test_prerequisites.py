@@ -19,7 +19,6 @@ from enginekeeper.toolchains.installation import (
     leftovers,
     remove_leftovers,
     state_of,
-    versions_in,
 )
 from enginekeeper.toolchains.prerequisites import (
     check_compiler,
@@ -124,12 +123,10 @@ def test_an_installation_whose_interpreter_went_away_is_broken(settings: Setting
     assert state_of(INDUCTOR, settings) is State.BROKEN
 
 
-def test_a_finished_installation_is_ready_and_knows_its_versions(settings: Settings) -> None:
+def test_a_finished_installation_is_ready(settings: Settings) -> None:
     _install(settings)
 
-    installation = installation_of(INDUCTOR, lock_of(INDUCTOR, settings), settings)
     assert state_of(INDUCTOR, settings) is State.READY
-    assert versions_in(installation) == {"torch": "2"}
 
 
 def test_installations_from_other_locks_are_stale_and_can_be_removed(settings: Settings) -> None:

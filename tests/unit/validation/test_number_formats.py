@@ -88,14 +88,3 @@ def test_e2m1_columns_survive_packing(codes: np.ndarray) -> None:
     packed = formats.pack_e2m1_columns(codes)
     assert packed.shape == (len(codes), codes.shape[1] // 2)
     assert np.array_equal(formats.unpack_e2m1_columns(packed), codes)
-
-
-@settings(deadline=None)
-@given(floats(1000.0), st.sampled_from([4, 8]))
-def test_integers_are_nearest_and_in_range(values: Floats, bits: int) -> None:
-    limit = 1 << (bits - 1)
-    codes = formats.encode_integer(values, bits)
-    inside = np.abs(values) <= limit - 1
-    assert codes.min() >= -limit
-    assert codes.max() <= limit - 1
-    assert (np.abs(values - codes)[inside] <= 0.5).all()
