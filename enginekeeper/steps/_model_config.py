@@ -9,6 +9,8 @@ and `QWenConfig` (models/qwen/config.py).
 from __future__ import annotations
 
 import json
+import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,9 @@ DEFAULT_ROTARY_BASE = 10000.0
 
 DEFAULT_POSITION_EMBEDDING = "learned_absolute"
 """`PretrainedConfig.position_embedding_type` when the file is silent."""
+
+MOST_LAYERS = 1024
+"""The largest models have some 130; what is held for each must not grow with a number in a file."""
 
 FAMILIES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
@@ -119,14 +124,15 @@ class _Fields:
         return self._typed(name, value, kind)
 
     def _typed(self, name: str, value: object, kind: type) -> Any:  # noqa: ANN401
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if kind is float and type(value) is int and abs(value) < sys.float_info.max:
             value = float(value)
-        if not isinstance(value, kind) or (kind is int and not _positive(value)):
+        broken = isinstance(value, float) and not math.isfinite(value)
+        if not isinstance(value, kind) or broken or (kind is int and not _positive(value)):
             raise Refusal(
                 "config-field-type",
                 f"{name} in config.json has the wrong type",
                 where=f"{self._where}: {name}",
-                expected="a positive int" if kind is int else kind.__name__,
+                expected={int: "a positive int", float: "a finite float"}.get(kind, kind.__name__),
                 actual=repr(value),
             )
         return value
@@ -139,7 +145,7 @@ def load_config(checkpoint: Path) -> ModelConfig:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise Refusal("not-a-checkpoint", "config.json is missing", where=str(path)) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal("config-unreadable", str(error), where=str(path)) from None
     if not isinstance(raw, dict):
         raise Refusal("config-unreadable", "config.json is not an object", where=str(path))
@@ -152,7 +158,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config.json") -> ModelCon
     architecture = fields.required("architecture", str)
     family = _family(architecture, where)
     _refuse_unimplemented(raw, where)
-    layers = fields.required("num_hidden_layers", int)
+    layers = _layers(fields.required("num_hidden_layers", int), where)
     hidden = fields.required("hidden_size", int)
     heads = fields.required("num_attention_heads", int)
     attn_bias = fields.optional("attn_bias", bool, family != "llama", tell=family != "llama")
@@ -190,6 +196,18 @@ def _family(architecture: str, where: str) -> str:
             actual=architecture,
         )
     return FAMILIES[architecture]
+
+
+def _layers(layers: int, where: str) -> int:
+    if layers > MOST_LAYERS:
+        raise Refusal(
+            "config-inconsistent",
+            "no decoder has so many layers",
+            where=f"{where}: num_hidden_layers",
+            expected=f"at most {MOST_LAYERS}",
+            actual=layers,
+        )
+    return layers
 
 
 def _kv_heads(kv_heads: int, heads: int, where: str) -> int:

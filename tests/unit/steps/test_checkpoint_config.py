@@ -91,6 +91,9 @@ def test_a_llama_with_attention_bias_has_it_on_the_output_too() -> None:
         ({"vocab_size": ...}, "config-field-missing", "vocab_size"),
         ({"hidden_size": "64"}, "config-field-type", "hidden_size"),
         ({"norm_epsilon": True}, "config-field-type", "norm_epsilon"),
+        ({"norm_epsilon": float("nan")}, "config-field-type", "norm_epsilon"),
+        ({"rotary_base": 10**400}, "config-field-type", "rotary_base"),
+        ({"num_hidden_layers": 10**9}, "config-inconsistent", "num_hidden_layers"),
         ({"rotary_embedding_dim": 8}, "unsupported-config", "rotary_embedding_dim"),
         ({"sliding_window": 0}, "config-inconsistent", "max_attention_window"),
     ],
@@ -127,7 +130,11 @@ def test_a_broken_config_is_refused_never_a_crash(changes: dict[str, Any]) -> No
         _parse(**changes)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\ufeff{}", '"x"'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "\ufeff{}", '"x"', "[" * 100_000, '{"hidden_size": ' + "9" * 5000 + "}"],
+    ids=range(7),
+)
 def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
 
