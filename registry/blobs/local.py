@@ -2,7 +2,8 @@
 
 A file is written under a temporary name, flushed to the disk, and linked to its final name,
 which fails if the name is taken: created once, complete or absent. What a killed process left
-behind is removed by the next one that writes, once nobody holds its lock.
+behind is removed by the next one that writes, once nobody holds its lock. A copy that was
+interrupted on the way in begins anew: it takes seconds, and its draft is gone with the process.
 """
 
 from __future__ import annotations
@@ -13,19 +14,34 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.blobs.interface import BLOB_ROOT, MAX_DOCUMENT, blob_name, check_bytes, disk_error
+from registry.blobs.interface import (
+    BLOB_ROOT,
+    MAX_DOCUMENT,
+    PART,
+    Document,
+    Feature,
+    Progress,
+    blob_name,
+    check_bytes,
+    disk_error,
+    document_conflict,
+    require,
+)
+from registry.blobs.partial import Source, assemble, locked
 from registry.digests import Digest, digest_bytes, digest_file
-from registry.errors import ConflictError, RecordNotFoundError
+from registry.errors import RecordNotFoundError
 from registry.names import check_path
 
 _PIECE = 1024 * 1024  # bytes; larger pieces copy no faster and cost memory
 _DRAFTS = "tmp"
-_YOUNG = 60.0  # seconds in which a draft may exist without its lock: it is being made
+_YOUNG = timedelta(seconds=60)  # a draft may exist without its lock: it is being made
 
 
 @dataclass(frozen=True)
@@ -37,8 +53,9 @@ class _Draft:
 class LocalBlobStore:
     """Blobs and documents below one directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, progress: Progress | None = None) -> None:
         self._root = root.absolute()
+        self._progress = progress
         with _translated(self._root):
             (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
 
@@ -54,53 +71,59 @@ class LocalBlobStore:
             if self.exists(digest):
                 check_bytes(digest_file(path), digest, where=str(path))
                 return digest
+            require(self._checked, self.url)
             with path.open("rb") as source, self._draft() as draft:
-                check_bytes(_copy(source, draft.handle), digest, where=str(path))
+                check_bytes(self._copy(path, source, draft.handle), digest, where=str(path))
                 self._link(draft, blob_name(digest))  # taken by now: then by the same bytes
         return digest
 
     def fetch(self, digest: Digest, destination: Path) -> None:
         """Writes a blob to a file that appears complete and verified, or not at all."""
         blob = self._root / blob_name(digest)
-        partial = destination.with_name(destination.name + ".partial")
-        with _opened(blob, str(digest)) as source, _translated(destination):
-            try:
-                with partial.open("wb") as target:
-                    check_bytes(_copy(source, target), digest, where=str(blob))
-                    _flush(target)
-                partial.replace(destination)
-            finally:
-                partial.unlink(missing_ok=True)
+        with _opened(blob, str(digest)) as handle, _translated(destination):
+
+            def read(start: int) -> Iterator[bytes]:
+                handle.seek(start)
+                while piece := handle.read(PART):
+                    yield piece
+
+            size = os.fstat(handle.fileno()).st_size
+            assemble(Source(digest, size, str(blob), read), destination, self._progress)
 
     def exists(self, digest: Digest) -> bool:
         """Says whether the blob is there."""
         return (self._root / blob_name(digest)).is_file()
 
-    def put_document(self, name: str, data: bytes, *, if_absent: bool = True) -> bool:
+    def put_document(
+        self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
+    ) -> bool:
         """Writes a named document and says whether it was not there before with these bytes."""
         final = self._root / check_path(name, where="document")
-        with self._draft() as draft:
+        with self._new_version() as draft:
             draft.handle.write(data)
-            if if_absent and self._link(draft, name):
-                return True
-            found = final.read_bytes() if final.is_file() else None
-            if not if_absent:
-                self._replace(draft, name)
-                return found != data
-        if found != data:
-            raise ConflictError(
-                "the document exists with other bytes",
-                where=str(final),
-                actual=None if found is None else digest_bytes(found),
-                expected=digest_bytes(data),
-            )
-        return False
+            found = _read(final)
+            if found == data:
+                return False
+            if if_match is not None:
+                free = found is not None and _version(found) == if_match
+            else:
+                free = found is None or not if_absent
+            if not free:
+                expected = f"version {if_match}" if if_match is not None else _version(data)
+                raise document_conflict(str(final), found, expected=expected)
+            self._replace(draft, name)
+        return True
 
     def get_document(self, name: str) -> bytes:
-        """Returns a named document."""
+        """Returns a named document's bytes."""
+        return self.read_document(name).data
+
+    def read_document(self, name: str) -> Document:
+        """Returns a named document with its version, which is the digest of its bytes."""
         path = self._root / check_path(name, where="document")
         with _opened(path, name) as handle:
-            return handle.read(MAX_DOCUMENT)
+            data = handle.read(MAX_DOCUMENT)
+        return Document(data, _version(data))
 
     def list_documents(self, prefix: str = "") -> Iterator[str]:
         """Yields the names of documents that start with a prefix, in order; never blobs."""
@@ -113,11 +136,32 @@ class LocalBlobStore:
             names += [(here / name).relative_to(self._root).as_posix() for name in files]
         yield from sorted(name for name in names if name.startswith(prefix))
 
+    def probe(self) -> tuple[Feature, ...]:
+        """Finds out, by trying, what the file system supports."""
+        with self._draft() as draft:
+            return _features(draft.path)
+
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
+        """Removes drafts that nobody holds and nobody touched for that long."""
+        swept = []
+        for path in sorted((self._root / _DRAFTS).iterdir()):
+            try:
+                with path.open("rb") as handle:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if time.time() - path.stat().st_mtime <= older_than.total_seconds():
+                        continue
+                    if not dry_run:
+                        path.unlink(missing_ok=True)
+            except OSError:  # held, or gone by now
+                continue
+            swept.append(f"{_DRAFTS}/{path.name}")
+        return swept
+
     @contextmanager
     def _draft(self) -> Iterator[_Draft]:
         """Gives a locked temporary file on the store's own disk; it is gone when the block ends."""
         with _translated(self._root):
-            self._sweep()
+            self.sweep(_YOUNG)
             descriptor, name = tempfile.mkstemp(dir=self._root / _DRAFTS)
             try:
                 with open(descriptor, "wb") as handle:  # noqa: PTH123 - from a descriptor
@@ -126,26 +170,41 @@ class LocalBlobStore:
             finally:
                 Path(name).unlink(missing_ok=True)
 
-    def _sweep(self) -> None:
-        for path in (self._root / _DRAFTS).iterdir():
-            try:
-                with path.open("rb") as handle:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if time.time() - path.stat().st_mtime > _YOUNG:
-                        path.unlink(missing_ok=True)
-            except OSError:
-                continue
+    @contextmanager
+    def _new_version(self) -> Iterator[_Draft]:
+        """Gives a draft that may replace a document: nobody else does until the block ends."""
+        require(self._checked, self.url)
+        with self._draft() as draft:
+            lock = self._root / _DRAFTS / "moving"
+            with locked(lock):
+                try:
+                    yield draft
+                finally:
+                    lock.unlink(missing_ok=True)
 
-    def _link(self, draft: _Draft, name: str) -> bool:
-        """Gives a draft its final name; False when the name is taken."""
+    @cached_property
+    def _checked(self) -> tuple[Feature, ...]:
+        return self.probe()
+
+    def _copy(self, path: Path, source: BinaryIO, target: BinaryIO) -> Digest:
+        """Copies a stream and returns the digest of the very bytes that were written."""
+        hasher, done = hashlib.sha256(), 0
+        size = os.fstat(source.fileno()).st_size
+        while piece := source.read(_PIECE):
+            hasher.update(piece)
+            target.write(piece)
+            done += len(piece)
+            if self._progress is not None:
+                self._progress(path.name, done, size)
+        return Digest("sha256", hasher.hexdigest())
+
+    def _link(self, draft: _Draft, name: str) -> None:
+        """Gives a draft its final name, unless that is taken."""
         final = self._root / name
         self._seal(draft, final.parent)
-        try:
+        with suppress(FileExistsError):
             os.link(draft.path, final)
-        except FileExistsError:
-            return False
-        _flush_directory(final.parent)
-        return True
+            _flush_directory(final.parent)
 
     def _replace(self, draft: _Draft, name: str) -> None:
         final = self._root / name
@@ -160,13 +219,55 @@ class LocalBlobStore:
         _make_directory(parent)
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> Digest:
-    """Copies a stream and returns the digest of the very bytes that were written."""
-    hasher = hashlib.sha256()
-    while piece := source.read(_PIECE):
-        hasher.update(piece)
-        target.write(piece)
-    return Digest("sha256", hasher.hexdigest())
+def _features(path: Path) -> tuple[Feature, ...]:
+    """Tries what a file's file system supports; the file is locked already."""
+    return (
+        Feature(
+            "hard links that take no name twice",
+            _refuses_to_link_twice(path),
+            required=True,
+            otherwise="of two who write one document both would be told they did",
+        ),
+        Feature(
+            "file locks",
+            _refuses_to_lock_twice(path),
+            required=True,
+            otherwise="a file that is being written could be swept, or moved by two at once",
+        ),
+    )
+
+
+def _refuses_to_link_twice(path: Path) -> bool:
+    link = path.with_name(path.name + ".link")
+    try:
+        os.link(path, link)
+        os.link(path, link)
+    except FileExistsError:
+        return True
+    except OSError:
+        return False
+    finally:
+        link.unlink(missing_ok=True)
+    return False
+
+
+def _refuses_to_lock_twice(path: Path) -> bool:
+    with path.open("rb") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _version(data: bytes) -> str:
+    return str(digest_bytes(data))
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _flush(handle: BinaryIO) -> None:

@@ -2,214 +2,275 @@
 
 What surprises, and why it is so:
 
+- before the first write the server is tried (`s3_probe`): one that ignores `If-None-Match`
+  would let two publishers overwrite each other without a word, and is refused;
 - blobs are created with `If-None-Match: *`, on the single PUT and on the completion of a
   multipart upload alike: of two publishers one creates, the other finds it created;
 - a file is hashed while it is sent; if the bytes are not the expected ones, the upload is
   aborted before anything becomes visible;
 - S3's own checksums protect the transport only (a multipart SHA-256 is not the file's). They
-  are sent where AWS answers, and only when required elsewhere: some servers refuse them.
+  are sent where the server was seen to verify them, unless the address says otherwise.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from registry.blobs.interface import BLOB_ROOT, MAX_DOCUMENT, blob_name, check_bytes
+from registry.blobs import s3_unfinished
+from registry.blobs.interface import (
+    BLOB_ROOT,
+    MAX_DOCUMENT,
+    PART,
+    PROBE_ROOT,
+    Document,
+    Feature,
+    Progress,
+    blob_name,
+    check_bytes,
+    document_conflict,
+    require,
+)
+from registry.blobs.partial import Source, assemble
 from registry.blobs.s3_client import (
+    TAKEN,
+    S3Object,
     absent,
+    again,
     connect,
-    download,
     error_code,
-    transfer_config,
+    is_absent,
     translated,
 )
+from registry.blobs.s3_download import read_ranges
 from registry.blobs.s3_location import S3Location
+from registry.blobs.s3_probe import Capabilities, capabilities, probe
+from registry.blobs.s3_upload import Sender, crc32
 from registry.digests import Digest, digest_bytes, digest_file
-from registry.errors import ConflictError, IntegrityError, RecordNotFoundError
+from registry.errors import IntegrityError, RecordNotFoundError, StoreUnavailableError
 from registry.names import check_path
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_TAKEN = frozenset({"PreconditionFailed", "412"})
-_RACING = frozenset({"ConditionalRequestConflict", "409", "NoSuchUpload"})  # run it again
+ABANDONED = timedelta(days=7)
+"""How long an interrupted upload may be gone on with before another one sweeps it."""
 
 
 class S3BlobStore:
     """Blobs and documents below one prefix of a bucket."""
 
-    def __init__(self, location: S3Location, *, client: S3Client | None = None) -> None:
-        self._bucket = location.bucket
-        self._prefix = location.root
-        self._url = location.url
-        self._client = connect(location) if client is None else client
-        # boto3's managed uploads do not pass IfNoneMatch on: it is added on their way out.
-        # The stubs say that a hook returns nothing; this one returns new parameters.
-        hook: Any = self._create_blobs_only
-        for operation in ("CompleteMultipartUpload", "PutObject"):
-            self._client.meta.events.register(f"provide-client-params.s3.{operation}", hook)
+    def __init__(
+        self,
+        location: S3Location,
+        *,
+        client: S3Client | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._location = location
+        self._root = S3Object(client or connect(location), location.bucket, location.root)
+        self._progress = progress
+        self._swept = False
 
     @property
     def url(self) -> str:
         """The store's own address, without credentials."""
-        return self._url
+        return self._location.url
 
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
-        """Stores a file's bytes and returns their digest; sends nothing when they are there."""
+        """Stores a file's bytes and returns their digest; sends nothing when they are there.
+
+        Goes on with an upload of the same bytes that was interrupted.
+        """
         with self._translated(str(path)):
             digest = digest_file(path) if expected is None else expected
-            size = path.stat().st_size
-            if self._is_there(digest, size):
-                check_bytes(digest_file(path), digest, where=str(path))
-                return digest
-            self._create(lambda: self._upload(path, digest, size))
+            for attempt in again():
+                with attempt:
+                    if self._is_there(digest, path.stat().st_size):
+                        check_bytes(digest_file(path), digest, where=str(path))
+                    else:
+                        self._send(path, digest)
         return digest
 
     def fetch(self, digest: Digest, destination: Path) -> None:
         """Writes a blob to a file that appears complete and verified, or not at all."""
-        name = blob_name(digest)
-        partial = destination.with_name(destination.name + ".partial")
-        try:
-            with self._translated(name):
-                download(self._client, partial, bucket=self._bucket, key=self._prefix + name)
-                check_bytes(digest_file(partial), digest, where=f"{self.url}/{name}")
-                partial.replace(destination)
-        finally:
-            partial.unlink(missing_ok=True)
+        blob = self._object(blob_name(digest))
+        size = self._size(blob)
+        if size is None:
+            raise absent(blob.url)
+        source = Source(digest, size, blob.url, lambda start: read_ranges(blob, size, start))
+        with self._translated(str(destination)):
+            assemble(source, destination, self._progress)
 
     def exists(self, digest: Digest) -> bool:
         """Says whether the blob is there."""
-        return self._size(blob_name(digest)) is not None
+        return self._size(self._object(blob_name(digest))) is not None
 
-    def put_document(self, name: str, data: bytes, *, if_absent: bool = True) -> bool:
+    def put_document(
+        self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
+    ) -> bool:
         """Writes a named document and says whether it was not there before with these bytes."""
-        key = self._prefix + check_path(name, where="document")
-        found = None if if_absent else self._document(name)
-        condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-
-        def put() -> object:
-            return self._client.put_object(
-                Bucket=self._bucket, Key=key, Body=data, ContentType="application/json", **condition
-            )
-
-        with self._translated(name):
-            if self._create(put):
-                return found != data
-        found = self._document(name)
-        if found != data:
-            raise ConflictError(
-                "the document exists with other bytes",
-                where=f"{self.url}/{name}",
-                actual=None if found is None else digest_bytes(found),
-                expected=digest_bytes(data),
+        target = self._object(check_path(name, where="document"))
+        with translated(target.url):
+            if if_match is not None:
+                written = self._swap(target, data, if_match)
+            else:
+                written = self._write(target, data, if_absent=if_absent)
+        if written:
+            return True
+        found = self._document(target)
+        if found is None or found.data != data:
+            raise document_conflict(
+                target.url,
+                None if found is None else found.data,
+                expected=digest_bytes(data) if if_match is None else f"version {if_match}",
             )
         return False
 
     def get_document(self, name: str) -> bytes:
-        """Returns a named document."""
-        document = self._document(check_path(name, where="document"))
+        """Returns a named document's bytes."""
+        return self.read_document(name).data
+
+    def read_document(self, name: str) -> Document:
+        """Returns a named document with its version, which is its ETag."""
+        target = self._object(check_path(name, where="document"))
+        document = self._document(target)
         if document is None:
-            raise absent(f"{self.url}/{name}")
+            raise absent(target.url)
         return document
 
     def list_documents(self, prefix: str = "") -> Iterator[str]:
         """Yields the names of documents that start with a prefix, in order; never blobs."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=self._prefix + prefix
+        pages = self._root.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._root.bucket, Prefix=self._root.key + prefix
         )
         with self._translated(prefix):
             keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
         # Not every server lists in byte order: SeaweedFS puts `a/b` before `a-b`.
-        names = sorted(key.removeprefix(self._prefix) for key in keys)
-        yield from (name for name in names if not name.startswith(f"{BLOB_ROOT}/"))
+        names = sorted(key.removeprefix(self._root.key) for key in keys)
+        hidden = (f"{BLOB_ROOT}/", f"{PROBE_ROOT}/")
+        yield from (name for name in names if not name.startswith(hidden))
 
-    def _create_blobs_only(self, params: Mapping[str, Any], **_: object) -> dict[str, Any] | None:
-        if params["Key"].startswith(f"{self._prefix}{BLOB_ROOT}/"):
-            return {**params, "IfNoneMatch": "*"}
-        return None
+    def probe(self) -> tuple[Feature, ...]:
+        """Finds out, by trying, what the server supports."""
+        with self._translated(PROBE_ROOT):
+            return probe(self._root).features()
 
-    def _upload(self, path: Path, digest: Digest, size: int) -> None:
-        with path.open("rb") as handle:
-            self._client.upload_fileobj(
-                cast("BinaryIO", _HashingReader(handle, digest, path)),
-                self._bucket,
-                self._prefix + blob_name(digest),
-                Config=transfer_config(size),
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
+        """Aborts uploads of blobs below our prefix that got no part for that long."""
+        prefix = f"{self._root.key}{BLOB_ROOT}/"
+        with self._translated(BLOB_ROOT):
+            keys = s3_unfinished.sweep(
+                replace(self._root, key=prefix), older_than=older_than, dry_run=dry_run
             )
+        return [key.removeprefix(self._root.key) for key in keys]
+
+    @cached_property
+    def _server(self) -> Capabilities:
+        """What the server supports; raises StoreUnavailableError when it is too little."""
+        found = capabilities(self._root)
+        require(found.features(), self.url)
+        return found
+
+    @property
+    def _checksums(self) -> bool:
+        supported, asked = self._server.checksums, self._location.checksums
+        return supported if asked is None else asked == "supported"
+
+    def _send(self, path: Path, digest: Digest) -> None:
+        """Creates a blob from a file; finding it created meanwhile is as good."""
+        size, target = path.stat().st_size, self._object(blob_name(digest))
+        if size < PART:
+            data = path.read_bytes()
+            check_bytes(digest_bytes(data), digest, where=str(path))
+            self._put(target, data, "application/octet-stream", IfNoneMatch="*")
+            if self._progress is not None:
+                self._progress(path.name, size, size)
+            return
+        server = self._server
+        if server.resume and not self._swept:
+            self._swept = True
+            self.sweep(ABANDONED)
+        sender = Sender(self._checksums, server.complete_once, server.resume, self._progress)
+        try:
+            sender.send(path, digest, target)
+        except ClientError as error:
+            if error_code(error) not in TAKEN:
+                raise
+
+    def _write(self, target: S3Object, data: bytes, *, if_absent: bool) -> bool:
+        """Writes a document; False when it was there with these bytes, or if that matters at all.
+
+        Looks first: to find that nothing is to be done, nothing needs to be sent.
+        """
+        found = self._document(target)
+        if found is not None and (if_absent or found.data == data):
+            return False
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        return self._put(target, data, "application/json", **condition)
+
+    def _swap(self, target: S3Object, data: bytes, version: str) -> bool:
+        if not self._server.swap:
+            raise StoreUnavailableError(
+                "documents that move cannot be kept here safely",
+                where=target.url,
+                actual="the server does not support If-Match on PUT",
+                expected="a server on which of two who move a document at once one wins",
+                remedy="use another server (`enginekeeper store probe` shows what one supports)",
+            )
+        return self._put(target, data, "application/json", IfMatch=version)
+
+    def _put(self, target: S3Object, data: bytes, kind: str, **condition: str) -> bool:
+        """Writes an object whole; False when the condition does not hold."""
+        extra: dict[str, Any] = {**condition, **(crc32(data) if self._checksums else {})}
+        try:
+            for attempt in again():
+                with attempt:
+                    target.client.put_object(**target.at, Body=data, ContentType=kind, **extra)
+        except ClientError as error:
+            if error_code(error) in TAKEN or is_absent(error):
+                return False
+            raise
+        return True
 
     def _is_there(self, digest: Digest, size: int) -> bool:
-        found = self._size(blob_name(digest))
+        blob = self._object(blob_name(digest))
+        found = self._size(blob)
         if found not in (None, size):
             raise IntegrityError(
                 "a blob in the store has another size than the bytes it is named after",
-                where=f"{self.url}/{blob_name(digest)}",
+                where=blob.url,
                 actual=f"{found} bytes",
                 expected=f"{size} bytes",
                 remedy="remove that object; the next publish writes it anew",
             )
         return found is not None
 
-    def _size(self, name: str) -> int | None:
+    def _size(self, target: S3Object) -> int | None:
         try:
-            with self._translated(name):
-                head = self._client.head_object(Bucket=self._bucket, Key=self._prefix + name)
+            with translated(target.url):
+                head = target.client.head_object(**target.at)
         except RecordNotFoundError:
             return None
         return head["ContentLength"]
 
-    def _document(self, name: str) -> bytes | None:
+    def _document(self, target: S3Object) -> Document | None:
         try:
-            with self._translated(name):
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
-                return answer["Body"].read(MAX_DOCUMENT)
+            with translated(target.url):
+                answer = target.client.get_object(**target.at)
+                return Document(answer["Body"].read(MAX_DOCUMENT), answer["ETag"])
         except RecordNotFoundError:
             return None
 
-    @staticmethod
-    def _create(action: Callable[[], object]) -> bool:
-        """Creates an object; False when the name is taken. A race is run again."""
-        try:
-            for attempt in Retrying(
-                retry=retry_if_exception(lambda error: error_code(error) in _RACING),
-                wait=wait_random_exponential(multiplier=0.1, max=2),
-                stop=stop_after_attempt(6),
-                reraise=True,
-            ):
-                with attempt:
-                    action()
-        except ClientError as error:
-            if error_code(error) in _TAKEN:
-                return False
-            raise
-        return True
+    def _object(self, name: str) -> S3Object:
+        return replace(self._root, key=self._root.key + name)
 
     def _translated(self, name: str) -> AbstractContextManager[None]:
         return translated(f"{self.url}/{name}")
-
-
-class _HashingReader:
-    """Reads a file for an upload and fails at its end if the bytes are not the expected ones.
-
-    It cannot seek, so every byte is read once, in order, and is the byte that is sent.
-    """
-
-    def __init__(self, handle: BinaryIO, expected: Digest, path: Path) -> None:
-        self._handle = handle
-        self._expected = expected
-        self._path = path
-        self._hasher = hashlib.sha256()
-
-    def read(self, size: int = -1) -> bytes:
-        piece = self._handle.read(size)
-        self._hasher.update(piece)
-        if not piece:
-            actual = Digest("sha256", self._hasher.hexdigest())
-            check_bytes(actual, self._expected, where=str(self._path))
-        return piece

@@ -1,6 +1,7 @@
-"""How S3 is talked to: the client's settings, downloads, and what its errors mean here.
+"""How S3 is talked to: the client's settings, objects, and what its errors mean here.
 
-Transfers use boto3's classic client: the CRT client ignores `endpoint_url` (boto3 #4839).
+Transfers are our own, over the classic client: boto3's cannot go on with what was interrupted,
+and its CRT client ignores `endpoint_url` (boto3 #4839).
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import boto3
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from registry.blobs.interface import disk_error
 from registry.blobs.s3_location import S3Location
@@ -24,33 +25,48 @@ from registry.errors import InvalidRecordError, RecordNotFoundError, StoreUnavai
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_MIB = 1024 * 1024
-_PART = 16 * _MIB
-"""Bytes of a part; 4 threads of 16 MiB were the fastest uploads measured, 64 MiB of memory."""
-_MAX_PARTS = 9_000  # S3 allows 10,000
-_THREADS = 4
-_IO_PIECE = _MIB  # bytes written at once on download; 256 KiB, the default, halves the rate
-_PARTS_IN_MEMORY = 6  # those being sent and the next ones; 10 by default
-_IO_QUEUE = 32  # pieces that wait for the disk: bounds the memory of a download
+_ATTEMPTS = 6  # of every request, with pauses between them
+THREADS = 4
+"""Requests at a time for one file; more were not faster, fewer were slower."""
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
+TAKEN = frozenset({"PreconditionFailed", "412"})
+"""What a server answers when a condition of a write does not hold."""
+_RACING = frozenset({"ConditionalRequestConflict", "409", "NoSuchUpload"})
+"""What it answers when somebody else is at it: the write is run again."""
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # boto3 itself connects there
+
+
+@dataclass(frozen=True)
+class S3Object:
+    """A name in a bucket, and the client that reaches it."""
+
+    client: S3Client
+    bucket: str
+    key: str
+
+    @property
+    def at(self) -> dict[str, Any]:
+        """Bucket and key, as boto3's operations take them."""
+        return {"Bucket": self.bucket, "Key": self.key}
+
+    @property
+    def url(self) -> str:
+        """The address for a person to read."""
+        return f"s3://{self.bucket}/{self.key}"
 
 
 def connect(location: S3Location) -> S3Client:
     """Returns a client for a location; does not touch the network."""
     elsewhere = location.endpoint_url is not None or any(map(os.environ.get, _ENDPOINTS))
-    when: Literal["when_required", "when_supported"] = (
-        "when_required"
-        if (location.checksums or ("required" if elsewhere else "supported")) == "required"
-        else "when_supported"
-    )
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 6},
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         connect_timeout=10,
         read_timeout=60,
-        max_pool_connections=2 * _THREADS,
+        max_pool_connections=2 * THREADS,
         signature_version="s3v4",
-        request_checksum_calculation=when,
+        # Uploads carry the checksums that the server was seen to verify; downloads, our SHA-256.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
         s3={"addressing_style": "path" if elsewhere else "auto"},
     )
     region = location.region or (None if location.endpoint_url is None else "us-east-1")
@@ -64,46 +80,39 @@ def connect(location: S3Location) -> S3Client:
         raise InvalidRecordError(f"not an S3 address: {error}", actual=location) from error
 
 
-def transfer_config(size: int = 0) -> TransferConfig:
-    """Returns how a file is moved; `size` matters for uploads, whose parts are counted."""
-    part = max(_PART, -(-size // _MAX_PARTS))
-    config = TransferConfig(
-        multipart_threshold=part,
-        multipart_chunksize=part,
-        max_concurrency=_THREADS,
-        io_chunksize=_IO_PIECE,
-        max_io_queue=_IO_QUEUE,
-        preferred_transfer_client="classic",
-    )
-    config.max_in_memory_upload_chunks = _PARTS_IN_MEMORY
-    return config
-
-
-def download(client: S3Client, path: Path, *, bucket: str, key: str) -> None:
-    """Writes an object to a file, in pieces, and the file to the disk."""
-    client.download_file(bucket, key, str(path), Config=transfer_config())
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
-
-
 @contextmanager
 def translated(where: str) -> Iterator[None]:
     """Turns what boto3 and the disk raise in the block into the registry's errors."""
     try:
         yield
     except ClientError as error:
-        if error_code(error) in _ABSENT:
+        if is_absent(error):
             raise absent(where) from None
         raise _unavailable(error, where) from error
-    except (BotoCoreError, Boto3Error) as error:
+    except BotoCoreError as error:
         raise _unavailable(error, where) from error
     except OSError as error:  # the disk of this host, not the store
         raise disk_error(error, Path(error.filename or ".")) from error
 
 
+def again() -> Retrying:
+    """Returns attempts at a write that go on while somebody else is at it."""
+    return Retrying(
+        retry=retry_if_exception(lambda error: error_code(error) in _RACING),
+        wait=wait_random_exponential(multiplier=0.1, max=2),
+        stop=stop_after_attempt(6),
+        reraise=True,
+    )
+
+
 def error_code(error: BaseException) -> str | None:
     """Returns the code of a server's answer, or None for any other error."""
     return error.response["Error"].get("Code") if isinstance(error, ClientError) else None
+
+
+def is_absent(error: ClientError) -> bool:
+    """Says whether a server's answer is that there is no such object."""
+    return error_code(error) in _ABSENT
 
 
 def absent(where: str) -> RecordNotFoundError:

@@ -154,12 +154,12 @@ class TestBlobStore:
 def _overwrite(store: BlobStore, name: str, data: bytes) -> None:
     """Does what an intruder or a failing disk does."""
     if isinstance(store, S3BlobStore):
-        store._client.put_object(Bucket=store._bucket, Key=f"{store._prefix}{name}x", Body=data)
-        store._client.delete_object(Bucket=store._bucket, Key=f"{store._prefix}{name}")
-        store._client.copy_object(
-            Bucket=store._bucket,
-            Key=f"{store._prefix}{name}",
-            CopySource={"Bucket": store._bucket, "Key": f"{store._prefix}{name}x"},
+        store._root.client.put_object(Bucket=store._root.bucket, Key=f"{store._root.key}{name}x", Body=data)
+        store._root.client.delete_object(Bucket=store._root.bucket, Key=f"{store._root.key}{name}")
+        store._root.client.copy_object(
+            Bucket=store._root.bucket,
+            Key=f"{store._root.key}{name}",
+            CopySource={"Bucket": store._root.bucket, "Key": f"{store._root.key}{name}x"},
         )
         return
     path = Path(store.url.removeprefix("file://")) / name

@@ -39,7 +39,7 @@ def store(seaweedfs_server: S3Server) -> S3BlobStore:
 def on(store: S3BlobStore, operation: str, hook: Hook) -> None:
     """Puts a hook between the client and the wire; what it returns is the server's answer."""
     anything: Any = hook
-    store._client.meta.events.register(f"before-send.s3.{operation}", anything)
+    store._root.client.meta.events.register(f"before-send.s3.{operation}", anything)
 
 
 def answers(code: str, status: int, times: int) -> tuple[Hook, list[str]]:
@@ -132,7 +132,7 @@ def test_an_aborted_upload_leaves_no_parts(store: S3BlobStore, tmp_path: Path) -
     (tmp_path / "in").write_bytes(b"x" * LARGE)
     with pytest.raises(IntegrityError):
         store.put_file(tmp_path / "in", expected=digest_bytes(b"other"))
-    listed = store._client.list_multipart_uploads(Bucket=store._bucket, Prefix=store._prefix)
+    listed = store._root.client.list_multipart_uploads(Bucket=store._root.bucket, Prefix=store._root.key)
     assert listed.get("Uploads", []) == []
 
 
@@ -140,10 +140,10 @@ def test_a_blob_of_another_size_is_noticed_before_anything_is_sent(
     store: S3BlobStore, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(b"whole")
-    name = store._prefix + blob_name(digest_bytes(b"whole"))
-    store._client.put_object(Bucket=store._bucket, Key=name + "x", Body=b"whol")
-    source: Any = {"Bucket": store._bucket, "Key": name + "x"}
-    store._client.copy_object(Bucket=store._bucket, Key=name, CopySource=source)
+    name = store._root.key + blob_name(digest_bytes(b"whole"))
+    store._root.client.put_object(Bucket=store._root.bucket, Key=name + "x", Body=b"whol")
+    source: Any = {"Bucket": store._root.bucket, "Key": name + "x"}
+    store._root.client.copy_object(Bucket=store._root.bucket, Key=name, CopySource=source)
     with pytest.raises(IntegrityError, match="another size"):
         store.put_file(tmp_path / "in")
 

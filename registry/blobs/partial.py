@@ -1,0 +1,151 @@
+"""Files that grow piece by piece, outlive an interruption, and appear verified or not at all.
+
+Rules:
+
+- bytes are written to `NAME.partial` and hashed as they are written; the file gets its name when
+  it has the digest it was promised, and not before;
+- beside it, `NAME.partial.sha256` names the promised digest and then, after each piece, how many
+  bytes there are and the SHA-256 of all of them. Whoever goes on hashes what is there against
+  these lines and keeps what agrees: a torn write or somebody else's file costs only itself;
+- an interruption, or a server that went away, leaves both; wrong bytes or a full disk, nothing;
+- one process at a time writes a file; another one that wants to waits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import BinaryIO
+
+from registry.blobs.interface import Progress, check_bytes
+from registry.digests import Digest
+from registry.errors import IntegrityError, RecordNotFoundError
+
+_PIECE = 1024 * 1024  # bytes; larger pieces hash no faster and cost memory
+
+
+@dataclass(frozen=True)
+class Source:
+    """Bytes that are to become a file, and how they are read."""
+
+    digest: Digest
+    size: int
+    """Bytes."""
+    where: str
+    read: Callable[[int], Iterable[bytes]]
+    """Yields the bytes from an offset on, in order and in pieces."""
+
+
+def assemble(source: Source, destination: Path, progress: Progress | None = None) -> None:
+    """Writes a source's bytes to a file that appears complete and verified, or not at all.
+
+    Goes on from what an interrupted call left. Raises IntegrityError for other bytes.
+    """
+    path = destination.with_name(destination.name + ".partial")
+    journal = path.with_name(path.name + ".sha256")
+    with locked(path) as handle:
+        growing = _Growing(handle, journal, source)
+        try:
+            growing.go_on()
+            for piece in source.read(growing.done):
+                growing.append(piece)
+                if progress is not None:
+                    progress(destination.name, growing.done, source.size)
+            growing.seal()
+            path.replace(destination)
+        except (IntegrityError, RecordNotFoundError, OSError):
+            journal.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+            raise
+        except BaseException:
+            if not journal.exists():  # then there is nothing worth going on with
+                path.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file, made if need be, for one process at a time; waits while another has it."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        with open(os.open(path, flags, 0o666), "r+b") as handle:  # noqa: PTH123 - from a descriptor
+            fcntl.flock(handle, fcntl.LOCK_EX)  # released by the kernel if we die
+            if _is_still(path, handle):
+                yield handle
+                return
+
+
+def _is_still(path: Path, handle: BinaryIO) -> bool:
+    """Says whether a path names the open file: whoever had it before may have moved it away."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+class _Growing:
+    """The open partial file, the hash of what is in it, and its journal."""
+
+    def __init__(self, handle: BinaryIO, journal: Path, source: Source) -> None:
+        self._handle = handle
+        self._journal = journal
+        self._source = source
+        self._hasher = hashlib.sha256()
+        self.done = 0
+
+    def append(self, piece: bytes) -> None:
+        """Adds a piece to the file, and to the journal unless it is the last."""
+        self._handle.write(piece)
+        self._handle.flush()
+        self._hasher.update(piece)
+        self.done += len(piece)
+        if self.done < self._source.size:
+            with self._journal.open("a") as journal:
+                if journal.tell() == 0:
+                    journal.write(f"{self._source.digest}\n")
+                journal.write(f"{self.done} {self._hasher.hexdigest()}\n")
+
+    def seal(self) -> None:
+        """Makes sure that the file is what was promised, and on the disk."""
+        actual = Digest("sha256", self._hasher.hexdigest())
+        check_bytes(actual, self._source.digest, where=self._source.where)
+        os.fsync(self._handle.fileno())
+        self._journal.unlink(missing_ok=True)
+
+    def go_on(self) -> None:
+        """Takes over what is there as far as it agrees with the journal; cuts off the rest."""
+        kept = 0
+        lines = self._lines()
+        if lines[:1] == [str(self._source.digest)]:
+            kept = 1 + sum(1 for _ in takewhile(self._agrees, lines[1:]))
+        self._handle.truncate(self.done)
+        self._handle.seek(self.done)
+        if kept > 1:
+            self._journal.write_text("".join(f"{line}\n" for line in lines[:kept]))
+        else:
+            self._journal.unlink(missing_ok=True)
+
+    def _agrees(self, line: str) -> bool:
+        """Hashes on to the end that a line names; keeps the bytes if they are those it names."""
+        named, _, digest = line.partition(" ")
+        end = int(named) if named.isdecimal() else 0
+        hasher, done = self._hasher.copy(), self.done
+        while done < end and (piece := self._handle.read(min(_PIECE, end - done))):
+            hasher.update(piece)
+            done += len(piece)
+        if hasher.hexdigest() != digest or not self.done < done < self._source.size:
+            return False
+        self._hasher, self.done = hasher, done
+        return True
+
+    def _lines(self) -> list[str]:
+        try:
+            return self._journal.read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
