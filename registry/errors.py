@@ -73,6 +73,10 @@ class StoreUnavailableError(RegistryError):
     """The artifact store or the catalogue does not answer, or is full."""
 
 
+class DiskFullError(StoreUnavailableError):
+    """The disk of this host has no room left."""
+
+
 class CatalogueOutdatedError(StoreUnavailableError):
     """The catalogue's schema is not the one this version of the code works with."""
 

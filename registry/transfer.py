@@ -1,19 +1,30 @@
 """Moves whole artifacts into and out of a store: blobs first, the manifest last.
 
 A reader that finds a manifest finds every blob it names; a crash on the way leaves blobs that
-nothing names, never an artifact that is half there.
+nothing names, never an artifact that is half there. An artifact is fetched into a hidden
+directory beside its destination; whoever fetches it next goes on from what is there.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from registry.blobs.interface import BlobStore, disk_error
-from registry.digests import Digest
+from registry.blobs.partial import leftovers, locked
+from registry.digests import Digest, digest_file
+from registry.errors import (
+    DiskFullError,
+    IntegrityError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
 from registry.layout import MANIFEST
-from registry.manifests import Manifest, verify_directory
+from registry.manifests import FileEntry, Manifest, verify_directory
 
 
 def store_artifact(store: BlobStore, directory: Path, manifest: Manifest, folder: str) -> None:
@@ -34,24 +45,81 @@ def load_manifest(store: BlobStore, folder: str, expected: Digest) -> Manifest:
 def fetch_artifact(store: BlobStore, manifest: Manifest, destination: Path) -> None:
     """Writes an artifact's files; the directory appears complete and verified, or not at all.
 
-    A directory that is there already is verified and left as it is.
+    A directory that is there already is verified and left as it is. What an interrupted call
+    left is verified and gone on with; wrong bytes and a full disk leave nothing.
     """
     if destination.exists():
         verify_directory(manifest, destination)
         return
+    with _translated(destination), _alone(destination):
+        if destination.exists():  # by now: somebody else was at it
+            verify_directory(manifest, destination)
+            return
+        partial = _workplace(destination)
+        _prune(partial, manifest)
+        try:
+            for entry in manifest.files:
+                path = partial / entry.path
+                if not _is_there(path, entry):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    store.fetch(entry.digest, path)
+            partial.chmod(0o755)
+            partial.rename(destination)
+        except (DiskFullError, IntegrityError, RecordNotFoundError):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """Lets one process at a time fetch to a destination; the others wait and find it there."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    lock = destination.with_name(f".{destination.name}.lock")
+    with locked(lock):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _workplace(destination: Path) -> Path:
+    """Returns the directory to fetch into, ours alone; raises if somebody else made it."""
+    partial = destination.with_name(f".{destination.name}.fetching")
+    partial.mkdir(mode=0o700, exist_ok=True)
+    found = partial.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise StoreUnavailableError(
+            "the directory to fetch into belongs to somebody else",
+            where=str(partial),
+            remedy="remove it, or fetch to another place",
+        )
+    partial.chmod(0o700)
+    return partial
+
+
+def _prune(partial: Path, manifest: Manifest) -> None:
+    """Removes what no interrupted fetch of this artifact can have left, links above all."""
+    names = {partial / entry.path for entry in manifest.files}
+    wanted = names | {trace for name in names for trace in leftovers(name)}
+    for directory, folders, files in os.walk(partial, topdown=False):
+        here = Path(directory)
+        for path in (here / name for name in [*files, *folders]):
+            if path.is_symlink() or (not path.is_dir() and path not in wanted):
+                path.unlink()
+            elif path.is_dir() and not any(path in name.parents for name in names):
+                shutil.rmtree(path)
+
+
+def _is_there(path: Path, entry: FileEntry) -> bool:
+    """Says whether a file is there with the bytes of its entry."""
+    if not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    return digest_file(path) == entry.digest
+
+
+@contextmanager
+def _translated(destination: Path) -> Iterator[None]:
     try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".fetching-", dir=destination.parent))
+        yield
     except OSError as error:
         raise disk_error(error, destination) from error
-    try:
-        for entry in manifest.files:
-            path = partial / entry.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            store.fetch(entry.digest, path)
-        partial.chmod(0o755)
-        partial.rename(destination)
-    except OSError as error:
-        raise disk_error(error, destination) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -16,7 +16,7 @@ The contract is tested by one class that runs against every implementation.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from registry.digests import Digest, digest_bytes
 from registry.errors import (
     ConflictError,
+    DiskFullError,
     IntegrityError,
     InvalidRecordError,
     StoreUnavailableError,
@@ -40,11 +41,9 @@ MAX_DOCUMENT = 16 * 1024 * 1024
 """Bytes; a document is read into memory whole."""
 
 
-class Progress(Protocol):
-    """Is told how far a file is; called in one thread, in order, and last with done == total."""
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        """Takes the bytes that are stored or written, of how many."""
+Progress = Callable[[str, int, int], None]
+"""Hears of a file's name, the bytes of it that are stored or written, and of how many; called in
+one thread, in order."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +181,7 @@ def require(features: tuple[Feature, ...], where: str) -> None:
 def disk_error(error: OSError, where: Path) -> StoreUnavailableError:
     """Says what a failed file operation means for the store."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreUnavailableError(
+        return DiskFullError(
             "the disk is full", where=str(where), remedy="free some space and run again"
         )
     return StoreUnavailableError(

@@ -47,8 +47,7 @@ def assemble(source: Source, destination: Path, progress: Progress | None = None
 
     Goes on from what an interrupted call left. Raises IntegrityError for other bytes.
     """
-    path = destination.with_name(destination.name + ".partial")
-    journal = path.with_name(path.name + ".sha256")
+    path, journal = leftovers(destination)
     with locked(path) as handle:
         growing = _Growing(handle, journal, source)
         try:
@@ -67,6 +66,12 @@ def assemble(source: Source, destination: Path, progress: Progress | None = None
             if not journal.exists():  # then there is nothing worth going on with
                 path.unlink(missing_ok=True)
             raise
+
+
+def leftovers(destination: Path) -> tuple[Path, Path]:
+    """Returns where the bytes lie that a file has so far, and where the journal of them."""
+    path = destination.with_name(f"{destination.name}.partial")
+    return path, path.with_name(f"{path.name}.sha256")
 
 
 @contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
-from registry.blobs.interface import BlobStore
+from registry.blobs.interface import BlobStore, Document, Feature
 from registry.digests import Digest
 
 
@@ -35,10 +36,12 @@ class DyingStore:
         self._after()
         return digest
 
-    def put_document(self, name: str, data: bytes, *, if_absent: bool = True) -> bool:
+    def put_document(
+        self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
+    ) -> bool:
         """Stores a document, or dies."""
         self._before(f"document {name.rpartition('/')[2]}")
-        created = self.store.put_document(name, data, if_absent=if_absent)
+        created = self.store.put_document(name, data, if_absent=if_absent, if_match=if_match)
         self._after()
         return created
 
@@ -53,6 +56,18 @@ class DyingStore:
     def get_document(self, name: str) -> bytes:
         """Reads from the real store."""
         return self.store.get_document(name)
+
+    def read_document(self, name: str) -> Document:
+        """Reads from the real store."""
+        return self.store.read_document(name)
+
+    def probe(self) -> tuple[Feature, ...]:
+        """Asks the real store."""
+        return self.store.probe()
+
+    def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
+        """Sweeps the real store."""
+        return self.store.sweep(older_than, dry_run=dry_run)
 
     def list_documents(self, prefix: str = "") -> Iterator[str]:
         """Lists the real store."""

@@ -1,14 +1,20 @@
-"""One contract for every artifact store; here a local directory and SeaweedFS over S3."""
+"""One contract for every artifact store: a local directory, SeaweedFS and moto over S3.
+
+What moto cannot do stands in MOTO_CANNOT, with the reason; everything else it is held to.
+"""
 
 from __future__ import annotations
 
+import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
-from registry.blobs.interface import BlobStore, blob_name
+from registry.blobs.interface import PART, BlobStore, Progress, blob_name
 from registry.blobs.s3 import S3BlobStore
 from registry.blobs.select import open_store
 from registry.digests import digest_bytes
@@ -18,18 +24,35 @@ from registry.errors import (
     InvalidRecordError,
     RecordNotFoundError,
 )
+from tests.fakes.servers import S3Server
+from tests.fakes.stores import Killed
 
-PART = 16 * 1024 * 1024
-"""Bytes from which S3 uploads are split; the large file has two full parts and a bit."""
+LARGE = 2 * PART + 7
+"""Bytes: two full parts and a bit."""
+
+_NO_LOCK = "looks and then writes, without a lock: two racers may win there"
+MOTO_CANNOT = {
+    "test_of_many_that_create_one_document_one_wins": _NO_LOCK,
+    "test_of_many_that_move_one_document_one_wins": _NO_LOCK,
+}
 
 
-@pytest.fixture(params=["local", "s3"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+@pytest.fixture(params=["local", "seaweedfs", "moto"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store."""
     if request.param == "local":
-        return open_store((tmp_path / "store").as_uri())
+        return (tmp_path / "store").as_uri()
+    test = request.node.originalname
+    if request.param == "moto" and test in MOTO_CANNOT:
+        pytest.skip(f"moto {MOTO_CANNOT[test]}")
     request.getfixturevalue("s3_credentials")
-    server = request.getfixturevalue("seaweedfs_server")
-    return open_store(server.url(f"tests/{uuid.uuid4().hex}"))
+    server: S3Server = request.getfixturevalue(f"{request.param}_server")
+    return server.url(f"tests/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def store(address: str) -> BlobStore:
+    return open_store(address)
 
 
 @pytest.fixture
@@ -40,7 +63,7 @@ def source(tmp_path: Path) -> Path:
 
 
 class TestBlobStore:
-    @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, 2 * PART + 7])
+    @pytest.mark.parametrize("size", [0, 1, PART - 1, PART, LARGE])
     def test_what_goes_in_comes_out(self, store: BlobStore, tmp_path: Path, size: int) -> None:
         data = (bytes(range(256)) * (size // 256 + 1))[:size]
         (tmp_path / "in").write_bytes(data)
@@ -63,7 +86,7 @@ class TestBlobStore:
         assert digests == {digest_bytes(b"some bytes")}
         store.fetch(digests.pop(), tmp_path / "out")
 
-    @pytest.mark.parametrize("size", [10, 2 * PART + 7])
+    @pytest.mark.parametrize("size", [10, LARGE])
     def test_other_bytes_than_promised_are_not_stored(
         self, store: BlobStore, tmp_path: Path, size: int
     ) -> None:
@@ -127,6 +150,54 @@ class TestBlobStore:
         assert created.count(True) == 1
         assert store.get_document("a.json") == str(created.index(True)).encode()
 
+    def test_a_document_moves_from_the_version_it_was_read_in(self, store: BlobStore) -> None:
+        store.put_document("a.json", b"one")
+        read = store.read_document("a.json")
+        assert read.data == b"one"
+        assert store.put_document("a.json", b"two", if_match=read.version)
+        assert store.get_document("a.json") == b"two"
+        assert store.read_document("a.json").version != read.version
+
+    def test_a_document_does_not_move_from_another_version(self, store: BlobStore) -> None:
+        store.put_document("a.json", b"one")
+        read = store.read_document("a.json")
+        store.put_document("a.json", b"two", if_match=read.version)
+        with pytest.raises(ConflictError, match="other bytes"):
+            store.put_document("a.json", b"three", if_match=read.version)
+        assert store.get_document("a.json") == b"two"
+
+    def test_a_document_that_is_not_there_does_not_move(self, store: BlobStore) -> None:
+        store.put_document("a.json", b"one")
+        version = store.read_document("a.json").version
+        with pytest.raises(ConflictError, match="not there"):
+            store.put_document("b.json", b"two", if_match=version)
+        with pytest.raises(RecordNotFoundError):
+            store.get_document("b.json")
+
+    def test_moving_a_document_to_what_it_is_by_now_is_nothing(self, store: BlobStore) -> None:
+        store.put_document("a.json", b"one")
+        read = store.read_document("a.json")
+        store.put_document("a.json", b"two", if_match=read.version)
+        assert not store.put_document("a.json", b"two", if_match=read.version)
+
+    def test_of_many_that_move_one_document_one_wins(self, store: BlobStore, address: str) -> None:
+        store.put_document("a.json", b"before")
+        version = store.read_document("a.json").version
+        ready = Barrier(8)
+
+        def move(number: int) -> bool | None:
+            racer = open_store(address)  # as processes of their own would
+            ready.wait()
+            try:
+                return racer.put_document("a.json", str(number).encode(), if_match=version)
+            except ConflictError:
+                return None
+
+        with ThreadPoolExecutor(8) as pool:
+            moved = list(pool.map(move, range(8)))
+        assert moved.count(True) == 1
+        assert store.get_document("a.json") == str(moved.index(True)).encode()
+
     def test_an_absent_document_is_not_found(self, store: BlobStore) -> None:
         with pytest.raises(RecordNotFoundError):
             store.get_document("a.json")
@@ -150,11 +221,81 @@ class TestBlobStore:
         with pytest.raises(InvalidRecordError):
             store.get_document(name)
 
+    def test_an_interrupted_fetch_is_gone_on_with(
+        self, store: BlobStore, address: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").write_bytes(os.urandom(LARGE))
+        digest = store.put_file(tmp_path / "in")
+        with pytest.raises(Killed):
+            open_store(address, progress=killed_at(PART)).fetch(digest, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        ends: list[int] = []
+        open_store(address, progress=lambda _name, done, _total: ends.append(done)).fetch(
+            digest, tmp_path / "out"
+        )
+        assert ends == [2 * PART, LARGE]
+        assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+        assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
+
+    def test_an_interrupted_put_completes_when_it_is_run_again(
+        self, store: BlobStore, address: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").write_bytes(os.urandom(LARGE))
+        with pytest.raises(Killed):
+            open_store(address, progress=killed_at(PART)).put_file(tmp_path / "in")
+        digest = store.put_file(tmp_path / "in")
+        store.fetch(digest, tmp_path / "out")
+        assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
+
+    def test_progress_comes_in_order_and_ends_with_the_whole(
+        self, address: str, tmp_path: Path
+    ) -> None:
+        heard: list[tuple[str, int, int]] = []
+        store = open_store(address, progress=lambda *one: heard.append(one))
+        (tmp_path / "in").write_bytes(bytes(LARGE))
+        digest = store.put_file(tmp_path / "in")
+        assert [name for name, _, _ in heard] == ["in"] * len(heard)
+        assert heard == sorted(heard)
+        assert heard[-1] == ("in", LARGE, LARGE)
+        heard.clear()
+        store.fetch(digest, tmp_path / "out")
+        assert heard == [("out", end, LARGE) for end in (PART, 2 * PART, LARGE)]
+
+    def test_a_store_tells_what_it_lies_on_supports(self, store: BlobStore) -> None:
+        features = store.probe()
+        assert all(one.supported for one in features if one.required)
+        assert any(one.required for one in features)
+        assert list(store.list_documents()) == []
+
+    def test_what_is_being_written_is_not_swept(
+        self, store: BlobStore, address: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "in").write_bytes(bytes(LARGE))
+        swept: list[str] = []
+
+        def sweep(_name: str, _done: int, _total: int) -> None:
+            swept.extend(store.sweep(timedelta(hours=1)))
+
+        open_store(address, progress=sweep).put_file(tmp_path / "in")
+        assert swept == []
+
+
+def killed_at(end: int) -> Progress:
+    """Returns a listener that dies, as the process would, when so many bytes are done."""
+
+    def listen(_name: str, done: int, _total: int) -> None:
+        if done >= end:
+            raise Killed
+
+    return listen
+
 
 def _overwrite(store: BlobStore, name: str, data: bytes) -> None:
     """Does what an intruder or a failing disk does."""
     if isinstance(store, S3BlobStore):
-        store._root.client.put_object(Bucket=store._root.bucket, Key=f"{store._root.key}{name}x", Body=data)
+        store._root.client.put_object(
+            Bucket=store._root.bucket, Key=f"{store._root.key}{name}x", Body=data
+        )
         store._root.client.delete_object(Bucket=store._root.bucket, Key=f"{store._root.key}{name}")
         store._root.client.copy_object(
             Bucket=store._root.bucket,
