@@ -110,10 +110,15 @@ def diff(first: str, second: str, as_json: bool) -> int:
     help="Directory to write the engine into; must not exist.",
 )
 def fetch(engine_id: str, destination: Path) -> int:
-    """Write an engine's files, after verifying signature, manifest and every byte."""
+    """Write an engine's files, after verifying signature, manifest and every byte.
+
+    Run again after an interruption, it goes on from what is there and verified.
+    """
+    from enginekeeper.cli._progress import show_progress
     from enginekeeper.fleet.placements import record_placement
     from enginekeeper.orchestration.bench import open_bench
 
+    show_progress()
     bench = open_bench()
     found = bench.registry.fetch_engine(engine_id, destination)
     record_placement(bench.settings.home, found.digest, destination)

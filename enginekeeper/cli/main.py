@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "gate": ("gate", "gate", "Decide whether an engine may be deployed on a node."),
     "where": ("where", "where", "Show which engines are on this node."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
+    "store": ("store", "store", "Try and sweep the artifact store."),
     "db": ("db", "db", "Migrate and check the catalogue."),
 }
 

@@ -13,6 +13,7 @@ from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.orchestration.keys import Host, local_environment
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools
+from enginekeeper.orchestration.transfers import TransferLog
 from enginekeeper.orchestration.validator import validator_digest
 from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.orchestration.workshop import Workshop
@@ -58,7 +59,7 @@ class Bench:
             open_signer(self.keys, purpose)
         return Registry(
             catalogue=self._catalogue(),
-            store=open_store(self.settings.store_url),
+            store=open_store(self.settings.store_url, progress=TransferLog()),
             trust=read_trust(self.keys / TRUST_FILE),
             compatibility=refusal,
         )

@@ -226,13 +226,13 @@ def _features(path: Path) -> tuple[Feature, ...]:
             "hard links that take no name twice",
             _refuses_to_link_twice(path),
             required=True,
-            otherwise="of two who write one document both would be told they did",
+            otherwise="a blob that is there could be overwritten",
         ),
         Feature(
             "file locks",
             _refuses_to_lock_twice(path),
             required=True,
-            otherwise="a file that is being written could be swept, or moved by two at once",
+            otherwise="of two who write one document at once one could overwrite the other",
         ),
     )
 

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,44 @@ def test_what_a_killed_process_left_is_swept(store: LocalBlobStore, tmp_path: Pa
         fcntl.flock(held, fcntl.LOCK_EX)
         store.put_document("a.json", b"{}")
         assert sorted(path.name for path in drafts.iterdir()) == ["held", "young"]
+
+
+def test_a_sweep_names_what_it_removes(store: LocalBlobStore, tmp_path: Path) -> None:
+    left = tmp_path / "store" / "tmp" / "left"
+    left.write_bytes(b"half")
+    assert store.sweep(timedelta(hours=1)) == []
+    assert store.sweep(timedelta(seconds=-60), dry_run=True) == ["tmp/left"]
+    assert left.exists()
+    assert store.sweep(timedelta(seconds=-60)) == ["tmp/left"]
+    assert not left.exists()
+
+
+def _no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def _links_that_overwrite(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+
+
+@pytest.mark.parametrize("link", [_no_links, _links_that_overwrite])
+def test_nothing_is_published_where_a_name_may_be_taken_twice(
+    store: LocalBlobStore, source: Path, monkeypatch: pytest.MonkeyPatch, link: object
+) -> None:
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(StoreUnavailableError, match="no hard links"):
+        store.put_file(source)
+    with pytest.raises(StoreUnavailableError, match="no hard links"):
+        store.put_document("a.json", b"{}")
+    assert list(store.list_documents()) == []
+
+
+def test_nothing_is_published_where_files_cannot_be_locked(
+    store: LocalBlobStore, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    with pytest.raises(StoreUnavailableError, match="no file locks"):
+        store.put_file(source)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
