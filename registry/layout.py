@@ -1,29 +1,36 @@
 """Where an artifact's documents lie in the store, so that a person finds them with `aws s3 ls`.
 
-    engines/<model>/<recipe>/<target>/<engine>/manifest.json
-                                              /key.json
-                                              /attestations/build-<envelope>.dsse.json
-                                              /attestations/verdict-<envelope>.dsse.json
-                                              /verdicts/<document>.json
+    engines/<model>/<recipe>/<target>/<platform>/<engine>/manifest.json
+                                                         /key.json
+                                                         /attestations/build-<envelope>.dsse.json
+                                                         /attestations/verdict-<envelope>.dsse.json
+                                                         /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
     blobs/sha256/<first two digits>/<digest>
 
-What stands in angle brackets for a digest is its first twelve digits; the document has all of it.
+The platform is `cuda-<version>/driver-<version>`, as far as the engine's key has them: an engine
+for a CPU has neither. What stands in angle brackets for a digest is its first twelve digits; the
+document has all of it.
 """
 
 from __future__ import annotations
 
 from registry.digests import Digest
+from registry.keys import EngineKey
 from registry.names import check_component
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
 
 
-def engine_path(model: str, recipe: str, target: str, engine: Digest) -> str:
+def engine_path(model: str, recipe: str, target: str, key: EngineKey, engine: Digest) -> str:
     """Returns the folder of an engine's documents."""
-    return f"engines/{_joined(model=model, recipe=recipe, target=target)}/{engine.short}"
+    versions = {"cuda": key.hard.get("cuda_runtime"), "driver": key.soft.get("driver")}
+    platform = {name: f"{name}-{value}" for name, value in versions.items() if value is not None}
+    return (
+        f"engines/{_joined(model=model, recipe=recipe, target=target, **platform)}/{engine.short}"
+    )
 
 
 def checkpoint_path(model: str, recipe: str, checkpoint: Digest) -> str:

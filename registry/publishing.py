@@ -116,7 +116,7 @@ class Publisher:
             model = view.model(publication.model)
             _check_world(view, manifest, publication.checkpoint)
         folder = layout.engine_path(
-            model.name, publication.recipe, publication.target, manifest.digest
+            model.name, publication.recipe, publication.target, key, manifest.digest
         )
         engine = Engine(
             digest=manifest.digest,

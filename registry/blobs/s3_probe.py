@@ -69,7 +69,7 @@ _FEATURES = {
         "CRC-32 of uploads",
         "uploads carry none; what they became is verified on the way out only",
     ),
-    "ranges": ("ranged GET", "nothing larger than one part can be fetched"),
+    "ranges": ("ranged GET", "nothing can be fetched"),
     "resume": (
         "ListMultipartUploads and ListParts",
         "an interrupted upload begins anew, and what it left is not swept",

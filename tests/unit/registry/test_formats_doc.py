@@ -8,8 +8,9 @@ import pytest
 
 from registry import attestations, layout
 from registry.attestations import PAYLOAD_TYPE, PREDICATES
+from registry.blobs import s3_probe
 from registry.digests import digest_bytes
-from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS
+from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS, EngineKey
 from registry.manifests import FileEntry, Manifest
 from registry.trust import Purpose
 
@@ -29,10 +30,21 @@ def test_the_document_names_it(name: str) -> None:
     assert f"`{name}`" in TEXT
 
 
+def test_the_document_says_what_a_server_must_support() -> None:
+    for name, _ in s3_probe._FEATURES.values():
+        assert name in TEXT
+
+
 def test_the_document_shows_the_layout() -> None:
-    folder = layout.engine_path("m", "r", "t", DIGEST)
-    assert folder == f"engines/m/r/t/{DIGEST.short}"
-    shown = TEXT.replace("<model>/<recipe>/<target>/<engine>", folder.removeprefix("engines/"))
+    key = EngineKey.of(
+        builder="tensorrt_llm", weights=str(DIGEST), cuda_runtime="12.9", driver="580.95.05"
+    )
+    folder = layout.engine_path("m", "r", "t", key, DIGEST)
+    assert folder == f"engines/m/r/t/cuda-12.9/driver-580.95.05/{DIGEST.short}"
+    shown = TEXT.replace(
+        "<model>/<recipe>/<target>/cuda-<version>/driver-<version>/<engine>",
+        folder.removeprefix("engines/"),
+    )
     assert f"{folder}/{layout.MANIFEST}" in shown
     for name in (f"/{layout.KEY}", "/attestations/build-", "/verdicts/"):
         assert name in shown
@@ -40,5 +52,7 @@ def test_the_document_shows_the_layout() -> None:
         f"build-{DIGEST.short}.dsse.json"
     )
     assert layout.verdict_name(folder, DIGEST) == f"{folder}/verdicts/{DIGEST.short}.json"
+    cpu = EngineKey.of(builder="inductor", weights=str(DIGEST))
+    assert layout.engine_path("m", "r", "cpu", cpu, DIGEST) == f"engines/m/r/cpu/{DIGEST.short}"
     assert layout.reference_path("m", DIGEST, DIGEST).startswith("references/m/")
     assert layout.checkpoint_path("m", "r", DIGEST).startswith("checkpoints/m/r/")
