@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 from registry.errors import (
     CatalogueOutdatedError,
     ConflictError,
+    DiskFullError,
     InvalidRecordError,
     StoreUnavailableError,
 )
@@ -45,6 +46,8 @@ from registry.records import Draft
 
 _WAIT_MS = 30_000  # how long a writer waits for another one before it gives up
 _WRITES = "enginekeeper_writes"
+_SQLITE_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+"""The second: the file beside the database that its users share could not grow."""
 _POSTGRES_OPTIONS = f"-c lock_timeout={_WAIT_MS} -c statement_timeout={2 * _WAIT_MS}"
 
 
@@ -153,6 +156,10 @@ def translated(where: str) -> Iterator[None]:
     except DataError as error:
         raise InvalidRecordError(f"not storable: {_reason(error)}", where=where) from error
     except SQLAlchemyError as error:
+        if _is_full(error):
+            raise DiskFullError(
+                "the disk is full", where=where, remedy="free some space and run again"
+            ) from error
         raise StoreUnavailableError(
             f"the catalogue does not answer: {_reason(error)}",
             where=where,
@@ -178,6 +185,11 @@ def _prepare_sqlite(engine: sqlalchemy.Engine, *, foreign_keys: bool) -> None:
     def _begun(connection: Connection) -> None:
         writes = connection.get_execution_options().get(_WRITES, not foreign_keys)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _is_full(error: SQLAlchemyError) -> bool:
+    name = getattr(error.orig, "sqlite_errorname", None) if isinstance(error, DBAPIError) else None
+    return name in _SQLITE_FULL
 
 
 def _is_file(url: URL) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class DiagnosedError(Exception):
     """Says what happened, where, what was found, what was expected, and what to do next."""
@@ -44,6 +47,32 @@ class DiagnosedError(Exception):
             "next": self.remedy,
         }
 
+    @staticmethod
+    def from_dict(document: Mapping[str, Any]) -> DiagnosedError:
+        """Rebuilds what `as_dict` gave in another process: the same class and the same words."""
+        kind = kind_named(str(document["error"]))
+        error = kind.__new__(kind)
+        DiagnosedError.__init__(
+            error, document["what"], where=document["where"], actual=document["found"],
+            expected=document["expected"], remedy=document["next"],
+        )  # fmt: skip
+        # What a subclass adds to its document are attributes of that name.
+        vars(error).update(
+            {k: v for k, v in document.items() if k not in DiagnosedError.as_dict(error)}
+        )
+        return error
+
+
+def kind_named(name: str) -> type[DiagnosedError]:
+    """Returns the class of errors of a name; DiagnosedError itself for one not known here."""
+    waiting: list[type[DiagnosedError]] = [DiagnosedError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__name__ == name:
+            return kind
+        waiting += kind.__subclasses__()
+    return DiagnosedError
+
 
 class RegistryError(DiagnosedError):
     """The root of everything the registry raises."""
@@ -74,7 +103,7 @@ class StoreUnavailableError(RegistryError):
 
 
 class DiskFullError(StoreUnavailableError):
-    """The disk of this host has no room left."""
+    """A disk of this host has no room left."""
 
 
 class CatalogueOutdatedError(StoreUnavailableError):

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 from enginekeeper import errors as app
+from enginekeeper.toolchains.errors import StepDiskFullError
 from registry import errors as reg
 from registry.errors import DiagnosedError
 
@@ -53,6 +54,7 @@ _FAMILIES: tuple[tuple[type[DiagnosedError], ExitCode], ...] = (
     (reg.GateInconclusiveError, ExitCode.INCONCLUSIVE),
     (reg.GateRefusedError, ExitCode.REFUSED),
     (reg.GateClosedError, ExitCode.FAIL),
+    (StepDiskFullError, ExitCode.UNAVAILABLE),
     (app.StepError, ExitCode.STEP_FAILED),
     (app.UnavailableError, ExitCode.UNAVAILABLE),
     (reg.StoreUnavailableError, ExitCode.UNAVAILABLE),

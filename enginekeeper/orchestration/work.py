@@ -16,7 +16,6 @@ Example:
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -27,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.errors import InputError
 from registry.digests import Digest
+from registry.disks import full_disk_said
 
 _RECORD = "product.json"
 
@@ -78,7 +78,7 @@ class WorkStore:
         A product that is there already is given as complete and left as it is.
         """
         final = self.path(kind, key)
-        with self._locked(kind, key):
+        with full_disk_said(), self._locked(kind, key):
             if self.find(kind, key) is not None:
                 yield Product(final, complete=True), dict(self.record(kind, key))
                 return
@@ -89,10 +89,6 @@ class WorkStore:
                 draft.mkdir(parents=True)
                 yield Product(draft, complete=False), record
                 self._commit(draft, final, {"kind": kind, "key": str(key), **record})
-            except OSError as error:
-                if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise _disk_full(final) from error
-                raise
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
 
@@ -112,13 +108,3 @@ class WorkStore:
             os.fsync(handle.fileno())
         shutil.rmtree(final, ignore_errors=True)
         draft.replace(final)
-
-
-def _disk_full(path: Path) -> UnavailableError:
-    free = shutil.disk_usage(path.parent).free
-    return UnavailableError(
-        "the disk is full",
-        where=str(path.parent),
-        actual=f"{free / 1e9:.1f} GB free",
-        remedy="free some space and run again: finished stages are kept",
-    )

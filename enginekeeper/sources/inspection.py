@@ -79,6 +79,5 @@ def _recall(memory: Path, key: Digest) -> tuple[ModelFile, ...] | None:
 def _remember(memory: Path, key: Digest, files: tuple[ModelFile, ...]) -> None:
     memory.mkdir(parents=True, exist_ok=True)
     rows = [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in files]
-    partial = memory / f"{key.value}.{os.getpid()}.partial"
-    partial.write_text(json.dumps(rows), encoding="utf-8")
-    partial.replace(memory / f"{key.value}.json")
+    # Written in place: the beginning of a JSON list is no JSON, so a half memory is none.
+    (memory / f"{key.value}.json").write_text(json.dumps(rows), encoding="utf-8")

@@ -17,7 +17,6 @@ Example:
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -30,6 +29,7 @@ from enginekeeper.toolchains.errors import StepDiskFullError, StepPlace, StepTim
 from enginekeeper.toolchains.failures import explain_exit
 from enginekeeper.toolchains.processes import Command, Ended, run_command
 from enginekeeper.toolchains.results import StepOutcome, read_result
+from registry.disks import is_full
 
 __all__ = ["STEPS", "StepOutcome", "StepRun", "run_step", "step_environment"]
 
@@ -60,8 +60,6 @@ _SET = {
 }
 
 _SET_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def run_step(
     except (FileNotFoundError, PermissionError) as error:
         raise _not_startable(run, python, error) from error
     except OSError as error:
-        if error.errno in _FULL:
+        if is_full(error):
             raise _disk_full(run) from error
         raise
     _check_end(run, ended)

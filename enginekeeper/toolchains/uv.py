@@ -12,7 +12,7 @@ from pathlib import Path
 
 from enginekeeper.errors import UnavailableError
 from enginekeeper.toolchains.processes import Command, run_command
-from registry.errors import IntegrityError
+from registry.errors import DiskFullError, IntegrityError
 
 Listener = Callable[[str], None]
 
@@ -97,7 +97,7 @@ def uv_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return passed
 
 
-def _failure(call: UvCall) -> UnavailableError | IntegrityError:
+def _failure(call: UvCall) -> UnavailableError | DiskFullError | IntegrityError:
     text = call.log.read_text(encoding="utf-8", errors="replace")
     reason = _reason(text)
     if _HASH.search(text):
@@ -108,7 +108,7 @@ def _failure(call: UvCall) -> UnavailableError | IntegrityError:
             remedy="do not use this package index; if it is yours, find out who changed the file",
         )
     if _FULL.search(text):
-        return UnavailableError(
+        return DiskFullError(
             f"{call.purpose}: the disk is full",
             where=str(call.log),
             remedy="free some space and run it again: what was downloaded is kept",

@@ -34,6 +34,7 @@ from enginekeeper.validation.repair_rules import RULES, Evidence, Repair
 from enginekeeper.validation.source_model import read_json_object
 from enginekeeper.validation.tensor_files import TensorFile
 from registry.digests import digest_file
+from registry.disks import full_disk_said
 
 __all__ = ["RECORD", "Repair", "UnrepairableCheckpointError", "apply_repairs", "propose_repairs"]
 
@@ -85,18 +86,19 @@ def apply_repairs(checkpoint_dir: Path, output_dir: Path, repairs: Sequence[Repa
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     try:
-        _copy_files(checkpoint_dir, partial)
-        _write_json(partial / _CONFIG, edit.config)
-        _write_json(partial / RECORD, edit.record)
-        # mkdtemp makes it private; a published checkpoint is as readable as its parent.
-        partial.chmod(0o755)
-        partial.rename(output_dir)
+        with full_disk_said():
+            _copy_files(checkpoint_dir, partial)
+            _write_json(partial / _CONFIG, edit.config)
+            _write_json(partial / RECORD, edit.record)
+            # mkdtemp makes it private; a published checkpoint is as readable as its parent.
+            partial.chmod(0o755)
+            partial.rename(output_dir)
     except OSError as error:
         raise UnrepairableCheckpointError(
             "the repaired copy cannot be written",
             where=str(error.filename or output_dir),
             actual=error.strerror,
-            remedy="Free space or name another output directory.",
+            remedy="Name another output directory.",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

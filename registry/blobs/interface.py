@@ -15,7 +15,6 @@ The contract is tested by one class that runs against every implementation.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,9 +22,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from registry.digests import Digest, digest_bytes
+from registry.disks import disk_full, is_full
 from registry.errors import (
     ConflictError,
-    DiskFullError,
     IntegrityError,
     InvalidRecordError,
     StoreUnavailableError,
@@ -180,10 +179,8 @@ def require(features: tuple[Feature, ...], where: str) -> None:
 
 def disk_error(error: OSError, where: Path) -> StoreUnavailableError:
     """Says what a failed file operation means for the store."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFullError(
-            "the disk is full", where=str(where), remedy="free some space and run again"
-        )
+    if is_full(error):
+        return disk_full(error, where)
     return StoreUnavailableError(
         f"the artifact store cannot be used: {error.strerror or error}",
         where=str(error.filename or where),

@@ -312,7 +312,7 @@ def test_a_missing_interpreter_points_at_the_toolchain(tmp_path: Path) -> None:
         run_step(run, python=tmp_path / "bin" / "python")
 
 
-def test_every_failure_is_of_the_family_with_exit_code_9() -> None:
+def test_every_failure_is_a_step_error() -> None:
     kinds = [
         StepCrashedError, StepKilledError, StepTimeoutError, StepDiskFullError,
         MalformedResultError, StepRefusedError,

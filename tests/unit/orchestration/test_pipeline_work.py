@@ -15,7 +15,7 @@ from enginekeeper.orchestration.pipeline import Progress, Work, begin
 from enginekeeper.orchestration.retries import can_be_retried
 from enginekeeper.orchestration.stages import Checkpoint, Made
 from registry.digests import digest_bytes
-from registry.errors import ConflictError, IntegrityError, StoreUnavailableError
+from registry.errors import ConflictError, DiskFullError, IntegrityError, StoreUnavailableError
 from registry.types import Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
@@ -147,6 +147,7 @@ class FakeState:
         (UnavailableError("x"), True),
         (StoreUnavailableError("x"), True),
         (ConflictError("x"), True),
+        (DiskFullError("x"), False),
         (StepError("x"), False),
         (IntegrityError("x"), False),
         (ValueError("x"), False),

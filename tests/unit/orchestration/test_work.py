@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.work import WorkStore
 from registry.digests import digest_bytes
+from registry.errors import DiskFullError
 
 KEY = digest_bytes(b"inputs")
 
@@ -68,7 +68,7 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
 def test_a_full_disk_is_said_plainly(tmp_path: Path) -> None:
     store = WorkStore(tmp_path)
     with (
-        pytest.raises(UnavailableError, match="disk is full"),
+        pytest.raises(DiskFullError, match="disk is full"),
         store.product("checkpoint", KEY),
     ):
         raise OSError(errno.ENOSPC, "No space left on device")

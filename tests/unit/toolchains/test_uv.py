@@ -8,7 +8,7 @@ from enginekeeper.errors import UnavailableError
 from enginekeeper.toolchains import uv
 from enginekeeper.toolchains.processes import Command, Ended
 from enginekeeper.toolchains.uv import UvCall, call_uv
-from registry.errors import IntegrityError
+from registry.errors import DiskFullError, IntegrityError
 
 
 def _fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, ended: Ended) -> None:
@@ -34,7 +34,7 @@ def _fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, ended: Ende
             IntegrityError,
             "not the file that the lock names",
         ),
-        ("error: failed to write x: No space left on device (os error 28)", UnavailableError,
+        ("error: failed to write x: No space left on device (os error 28)", DiskFullError,
          "disk is full"),
         ("  ├─▶ No solution found\n  ╰─▶ Because x was not found", UnavailableError, "uv failed"),
         ("", UnavailableError, "nothing in the log"),
