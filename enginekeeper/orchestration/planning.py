@@ -36,7 +36,7 @@ from registry.types import EngineFilter, Verdict
 def plan_spec(bench: Bench, path: Path | str, only: Sequence[str]) -> tuple[PlannedVariant, ...]:
     """Plans the selected variants of a spec with what is on this machine already."""
     variants = selection(only).of(expand(load_spec(Path(path)), str(path)))
-    found = find_source(variants[0].model, bench.settings)
+    found = find_source(variants[0].model, bench.settings, base=Path(path).parent)
     return plan_variants(
         bench, variants, None if found is None else Source(found.path, found.digest)
     )
