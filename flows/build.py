@@ -10,6 +10,7 @@ from enginekeeper.orchestration.bench import open_bench
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Outcome
 from enginekeeper.orchestration.planning import plan_spec
+from enginekeeper.orchestration.remote import reported
 from enginekeeper.orchestration.retries import can_be_retried
 
 # Products are kept by the work store, under the digest of what made them: Prefect caches nothing.
@@ -32,6 +33,10 @@ judge = networked(judging.judge_engine)
 @flow(name="enginekeeper-build", persist_result=False)
 def build(order: BuildOrder) -> list[Outcome]:
     """Builds, proves and publishes a spec's variants; one that fails does not stop the others."""
+    return reported(lambda: _build(order))
+
+
+def _build(order: BuildOrder) -> list[Outcome]:
     bench = open_bench()
     work = pipeline.begin(plan_spec(bench, order.path, order.only), order)
     if work.todo:
@@ -44,4 +49,4 @@ def build(order: BuildOrder) -> list[Outcome]:
             if not made.export_only:
                 made = publish(bench, work, engine(bench, made))
                 judge(bench, work, score(bench, work, made))
-    return work.outcomes()
+    return pipeline.conclude(bench, work)

@@ -50,6 +50,7 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
 @only_option
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @click.option("--channel", help="Put every engine that passes into this channel.")
+@click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
 @click.option("--verbose", is_flag=True, help="Show the steps' own output.")
 @json_option
 def build(
@@ -57,6 +58,7 @@ def build(
     only: tuple[str, ...],
     no_audit: bool,
     channel: str | None,
+    deployment: str | None,
     verbose: bool,
     as_json: bool,
 ) -> int:
@@ -70,7 +72,7 @@ def build(
 
     show_progress(verbose=verbose)
     order = BuildOrder(str(spec), tuple(only), audits=not no_audit, channel=channel)
-    outcomes = run_build(order)
+    outcomes = run_build(order, deployment=deployment)
     codes = [exit_code_of_outcome(outcome) for outcome in outcomes]
     output = Output(as_json)
     if as_json:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,6 +14,7 @@ import click
 
 from enginekeeper import __version__
 from enginekeeper.cli._errors import ExitCode, report
+from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
 
 # name -> (module, attribute, one line of help). The help stands here so that `ek --help`
@@ -61,8 +64,10 @@ def cli() -> None:
 
 def run() -> NoReturn:
     """Runs the command line; every known error ends in its exit code, without a traceback."""
+    _end_cleanly_by(signal.SIGTERM, signal.SIGHUP)
     try:
-        code = cli.main(standalone_mode=False)
+        with full_disk_said():
+            code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
@@ -75,6 +80,18 @@ def run() -> NoReturn:
         sys.stderr.close()  # the reader went away: nobody is left to tell
         sys.exit(ExitCode.OK)
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _end_cleanly_by(*numbers: signal.Signals) -> None:
+    """Lets these signals end the process as Ctrl-C does: whatever is open is left in order."""
+    for number in numbers:
+        if signal.getsignal(number) is signal.SIG_DFL:  # `nohup` ignores one of them
+            signal.signal(number, _end)
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    os.write(2, b"terminated\n")  # sys.stderr may be in the middle of a line
+    sys.exit(128 + number)
 
 
 def _wants_json(argv: Sequence[str]) -> bool:

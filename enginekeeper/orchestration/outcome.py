@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from registry.errors import DiagnosedError
+from registry.errors import DiagnosedError, kind_named
 
 
 class Ending(StrEnum):
@@ -73,3 +73,11 @@ class Outcome:
         document = asdict(self)
         failure = document.pop("failure")
         return {**document, "error": None if failure is None else failure["says"]}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Outcome:
+        """Rebuilds an outcome from its JSON values, which another process wrote."""
+        fields = dict(document)
+        says, ending = fields.pop("error"), Ending(fields.pop("ending"))
+        failure = None if says is None else Failure(kind_named(str(says["error"])), says)
+        return cls(**fields, ending=ending, failure=failure)

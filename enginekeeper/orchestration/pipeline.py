@@ -10,11 +10,13 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TypeVar
 
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.keys import calibration_path, engine_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
@@ -31,6 +33,8 @@ from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.findings import AuditReport
 from enginekeeper.validation.suites import bundled_suite, load_suite
+from registry.digests import Digest
+from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
 from registry.types import Engine, Repair
 
@@ -74,7 +78,8 @@ class Work:
     def catching(self, planned: PlannedVariant) -> Iterator[None]:
         """Records a variant's known errors as its outcome, so that the others go on."""
         try:
-            yield
+            with full_disk_said():
+                yield
         except DiagnosedError as error:
             self.end(
                 Outcome(
@@ -147,6 +152,7 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         variants[0].model,
         bench.settings,
         python_for=bench.shop.python_of,
+        base=Path(work.order.path).parent,
         reader=_prefix_reader(variants[0].model),
     )
     source = Source(found.path, found.digest)
@@ -276,6 +282,18 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     engine = publish(bench, built, variant)
     progress.info("%s: published %s, unqualified", variant.identifier, engine.digest.short)
     return replace(made, engine=engine)
+
+
+def conclude(bench: Bench, work: Work) -> list[Outcome]:
+    """Returns how every variant ended; reused engines go into the channel asked for."""
+    return [_in_channel(bench, work.order, outcome) for outcome in work.outcomes()]
+
+
+def _in_channel(bench: Bench, order: BuildOrder, outcome: Outcome) -> Outcome:
+    if outcome.ending is not Ending.REUSED or outcome.engine is None:
+        return outcome  # those that were judged are there already, or refused
+    said = into_channel(bench, order.channel, Digest.parse(outcome.engine))
+    return replace(outcome, channel=said)
 
 
 def source_of(work: Work) -> Source:
