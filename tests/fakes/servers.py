@@ -1,12 +1,13 @@
 """Real servers for integration tests: started on this host, on 127.0.0.1 or a socket, and stopped.
 
-Both come from PyPI with the development tools, so these tests are never skipped.
+All come from PyPI with the development tools, so these tests are never skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -15,16 +16,20 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import boto3
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 
-_PATIENCE = 60.0  # seconds; both start in about one on a quiet machine
+_PATIENCE = 180.0  # seconds; on a quiet machine Prefect starts in eleven, the others in one
 ACCESS_KEY, SECRET_KEY = "AKTEST", "SKTESTSKTEST"
+_CHECKOUT = Path(__file__).parents[2]
+_QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
 @contextlib.contextmanager
@@ -122,6 +127,79 @@ def moto() -> Iterator[S3Server]:
         with _running(server, log=scratch / "log", env=dict(os.environ)) as alive:
             _wait_until(lambda: _bucket_answers(found, create=True), alive, scratch / "log")
             yield found
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """A running Prefect server, and the environment of its clients."""
+
+    url: str
+    home: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Returns what a client sees: this server, a home of its own, and no usage data sent."""
+        return {
+            **_QUIET,
+            "PREFECT_API_URL": self.url,
+            "PREFECT_HOME": str(self.home / "client"),
+        }
+
+    def ask(self, path: str, question: object = None) -> Any:  # noqa: ANN401 - any JSON value
+        """Asks the server over its API: a GET, or a POST of a JSON value."""
+        request = urllib.request.Request(  # noqa: S310 - on this host
+            f"{self.url}/{path}",
+            data=None if question is None else json.dumps(question).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def command(self, *arguments: str) -> str:
+        """Runs the `prefect` command against the server, where the checkout is."""
+        done = subprocess.run(
+            [_prefect(), *arguments], cwd=_CHECKOUT, env={**os.environ, **self.environment},
+            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @contextlib.contextmanager
+    def worker(self, pool: str, environment: Mapping[str, str]) -> Iterator[Path]:
+        """Starts a worker of a work pool and gives its log."""
+        log = self.home / f"worker-{pool}.log"
+        env = {**os.environ, **self.environment, **environment, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        with _running([_prefect(), "worker", "start", "--pool", pool], log=log, env=env) as alive:
+            _wait_until(lambda: "started!" in log.read_text(), alive, log)
+            yield log
+
+
+@contextlib.contextmanager
+def prefect() -> Iterator[PrefectServer]:
+    """Starts a Prefect server with a new database."""
+    with _scratch("prefect") as scratch:
+        (port,) = _free_ports(1)
+        server = [
+            _prefect(), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui",
+        ]  # fmt: skip
+        found = PrefectServer(f"http://127.0.0.1:{port}/api", scratch)
+        env = {**os.environ, **_QUIET, "PREFECT_HOME": str(scratch / "server")}
+        env.pop("PREFECT_API_URL", None)
+        log = scratch / "log"
+        with _running(server, log=log, env=env) as alive:
+            _wait_until(lambda: _prefect_answers(found), alive, log)
+            yield found
+
+
+def _prefect() -> str:
+    return str(Path(sys.executable).with_name("prefect"))
+
+
+def _prefect_answers(server: PrefectServer) -> bool:
+    try:
+        return bool(server.ask("health"))
+    except OSError:
+        return False
 
 
 def _binaries(scratch: Path) -> tuple[Path, str | None]:

@@ -1,0 +1,178 @@
+"""Steps that need no toolchain: the real frame and file formats, and numbers that mean nothing.
+
+Run as a toolchain's interpreter is (`-s -E -u .../steps/NAME.py JOB RESULT`) with the path of a
+file before that; while that file is there, a step waits half-way. See `tests.fakes.toolchains`.
+Strict: a job with a field that the real step does not take, or without one that it needs, is a
+crash. Marked: their results say `"fake": true`, their logs say FAKE.
+
+Only what the interruption and disk tests need is here: every arm gives the same scores, so a
+verdict passes, and checkpoints are ModelOpt's own exports of the tiny model in `tests/assets`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+EXPORTS = ROOT / "tests" / "assets" / "modelopt-0.47-tiny"
+sys.path.insert(0, str(ROOT / "enginekeeper" / "steps"))
+
+Job = dict[str, Any]
+HOLD = Path(sys.argv[1])
+VOCABULARY = 96
+
+
+def fetch_hub(job: Job) -> Job:
+    _check(job, {"repo", "revision", "output"})
+    output = None if job["output"] is None else Path(job["output"])
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # an interrupted download goes on
+        shutil.copyfile(EXPORTS / "source" / "config.json", output / "config.json")
+        _half_way()
+        shutil.copyfile(EXPORTS / "source" / "model.safetensors", output / "model.safetensors")
+        vocabulary = {chr(0x4E00 + number): number for number in range(VOCABULARY)}
+        tokenizer = {"model": {"type": "BPE", "vocab": vocabulary}}
+        (output / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return {"commit": job["revision"]}
+
+
+def tokenize_suite(job: Job) -> Job:
+    _check(job, {"model", "suite", "output", "max_tokens_per_prompt"})
+    lines = Path(job["suite"]).read_text(encoding="utf-8").splitlines()
+    prompts = [json.loads(line) for line in lines if line.strip()]
+    longest = job["max_tokens_per_prompt"]
+    rows = [
+        {"id": one["id"], "stratum": one["stratum"], "ids": _ids(one["text"])[:longest]}
+        for one in prompts
+    ]
+    _half_way()
+    document = {"prompts": rows, "vocab_size": VOCABULARY}
+    Path(job["output"]).write_text(json.dumps(document), encoding="utf-8")
+    return {"prompts": len(rows)}
+
+
+def quantize(job: Job) -> Job:
+    calibration = {"path", "samples", "max_tokens", "seed"}
+    _check(
+        job,
+        {"model", "output", "recipe", "kv_cache", "group_size", "exclude_modules", "calibration",
+         "tensor_parallel", "pipeline_parallel", "dtype"},
+    )  # fmt: skip
+    _check(job["calibration"], calibration)
+    output = Path(job["output"])
+    output.mkdir()
+    shutil.copyfile(EXPORTS / job["recipe"] / "config.json", output / "config.json")
+    _half_way()
+    weights = "rank0.safetensors"
+    shutil.copyfile(EXPORTS / job["recipe"] / weights, output / weights)
+    return {}
+
+
+def compile_engine(job: Job) -> Job:
+    _check(job, {"checkpoint", "output", "graphs", "limits"})
+    output = Path(job["output"])
+    shutil.copytree(job["checkpoint"], output)
+    _half_way()
+    (output / "graphs").mkdir()
+    (output / "graphs" / "prefill.pt2").write_bytes(b"FAKE" * 50_000)
+    description = {"schema": 1, "builder": "inductor", "limits": job["limits"], "fake": True}
+    (output / "engine.json").write_text(json.dumps(description))
+    return {"engine": description, "graphs": []}
+
+
+def reference(job: Job) -> Job:
+    _check(job, {"model", "tokens", "output", "top_k", "dtype", "greedy"})
+    return _score(job, "source")
+
+
+def score_twin(job: Job) -> Job:
+    _check(
+        job,
+        {"twin", "tokens", "targets", "output", "top_k", "greedy"},
+        optional=frozenset({"nudge"}),
+    )
+    is_twin = (Path(job["twin"]) / "twin.json").is_file()
+    return _score(job, "twin" if is_twin else "source")
+
+
+def score_engine(job: Job) -> Job:
+    _check(job, {"engine", "tokens", "targets", "output", "top_k", "greedy", "batch_size"})
+    if not (Path(job["engine"]) / "engine.json").is_file():
+        raise AssertionError(f"no engine in {job['engine']}")
+    return _score(job, "engine")
+
+
+STEPS: dict[str, Callable[[Job], Job]] = {
+    step.__name__: step
+    for step in (
+        fetch_hub, tokenize_suite, quantize, compile_engine, reference, score_twin, score_engine,
+    )
+}  # fmt: skip
+
+
+def _score(job: Job, arm: str) -> Job:
+    import numpy as np  # noqa: PLC0415 - most steps need none, and it takes a fifth of a second
+
+    files: Any = importlib.import_module("_score_file")
+    tokens = files.read_tokens(Path(job["tokens"]), VOCABULARY)
+    positions = int(tokens.offsets[-1])
+    logits = 2.0 * np.random.default_rng(7).standard_normal((positions, VOCABULARY))
+    rows = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    top = np.argsort(-rows, axis=1)[:, : job["top_k"]].astype(np.int32)
+    following = np.concatenate([np.asarray(ids[1:]) for ids in tokens.ids])
+    greedy = np.full((len(tokens.ids), job["greedy"]["tokens"]), 5, dtype=np.int32)
+    _half_way()
+    targets = files.read_targets(job.get("targets", {}), positions, VOCABULARY)
+    files.write_scores(
+        Path(job["output"]),
+        {
+            "offsets": tokens.offsets,
+            "top_ids": top,
+            "top_logprobs": np.take_along_axis(rows, top, axis=1),
+            "target_logprobs": rows[np.arange(positions), following],
+            "finite": np.ones(positions, dtype=np.uint8),
+            "greedy_ids": greedy,
+            "greedy_logprobs": np.full(greedy.shape, -3.0, dtype=np.float32),
+            **{f"at_{n}": np.take_along_axis(rows, ids, axis=1) for n, ids in targets.items()},
+        },
+        arm=arm,
+        meta={"fake": True},
+    )
+    return {}
+
+
+def _ids(text: str) -> list[int]:
+    return [byte % VOCABULARY for byte in text.encode()]
+
+
+def _check(fields: Job, wanted: set[str], *, optional: frozenset[str] = frozenset()) -> None:
+    if not wanted <= set(fields) <= wanted | optional:
+        raise AssertionError(f"fields {sorted(fields)}, expected {sorted(wanted)}")
+
+
+def _half_way() -> None:
+    """Tells that something is written and something is not; a test interrupts here, or holds."""
+    print("progress 1/2 FAKE, half-way", flush=True)  # noqa: T201 - what a step says
+    while HOLD.exists():
+        time.sleep(0.05)
+
+
+def main() -> None:
+    if sys.argv[2:5] != ["-s", "-E", "-u"] or len(sys.argv) != 8:
+        raise AssertionError(f"steps are not started like this: {sys.argv}")
+    script, job, result = sys.argv[5:]
+    sys.argv = [script, job, result]
+    step = STEPS[Path(script).stem]
+    frame: Any = importlib.import_module("_step")
+    frame.main(lambda given: {**step(given), "fake": True})
+
+
+if __name__ == "__main__":
+    main()
