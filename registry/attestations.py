@@ -2,8 +2,8 @@
 
 Rules:
 
-- a builder signs SLSA provenance, a validator signs an in-toto test result; the subject of both
-  is the manifest's digest, so that every byte and the key are covered;
+- a builder signs SLSA provenance, a recorder of references too, a validator signs an in-toto
+  test result; the subject is the manifest's digest, so that every byte and the key are covered;
 - an envelope counts only if a key that is trusted *for that purpose*, under the right trust
   root, signed it; until then its payload is bytes and is not parsed;
 - a statement of another kind, about another subject, or from the other world (simulated, real)
@@ -37,9 +37,11 @@ from registry.types import Result
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 BUILD_TYPE = "urn:enginekeeper:build:v1"
+REFERENCE_TYPE = "urn:enginekeeper:reference:v1"
 PREDICATES: Mapping[Purpose, str] = {
     Purpose.BUILD: "https://slsa.dev/provenance/v1",
     Purpose.VERDICT: "https://in-toto.io/attestation/test-result/v0.1",
+    Purpose.REFERENCE: "https://slsa.dev/provenance/v1",
 }
 _RESULTS = {Result.PASS: "PASSED", Result.FAIL: "FAILED", Result.INCONCLUSIVE: "WARNED"}
 
@@ -68,18 +70,18 @@ class Statement:
 
 @dataclass(frozen=True)
 class BuildRecord:
-    """What a builder knows of a build besides its key."""
+    """What is known of how something was made, besides its key."""
 
     builder: str
-    """Who built: a URI, e.g. `urn:enginekeeper:builder:inductor`."""
+    """Who made it: a URI, e.g. `urn:enginekeeper:builder:inductor`."""
     invocation: str
     """Names the run, so that its log can be found."""
     started_at: datetime
     finished_at: datetime
     materials: Mapping[str, Digest] = field(default_factory=dict)
-    """Everything that went in, by name: weights, checkpoint, toolchain lock, calibration data."""
+    """Everything that went in, by name: weights, checkpoint, tokens, toolchain lock."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What else was asked of the build, e.g. the build config."""
+    """What else was asked for, e.g. the build config."""
 
 
 @dataclass(frozen=True)
@@ -109,21 +111,18 @@ def provenance(manifest: Manifest, key: EngineKey, record: BuildRecord) -> State
             "simulated": manifest.simulated,
             "soft": key.as_dict()["soft"],
         },
-        "resolvedDependencies": [
-            {"name": name, "digest": _digest_set(digest)}
-            for name, digest in sorted(record.materials.items())
-        ],
     }
-    details = {
-        "builder": {"id": record.builder},
-        "metadata": {
-            "invocationId": record.invocation,
-            "startedOn": _timestamp(record.started_at),
-            "finishedOn": _timestamp(record.finished_at),
-        },
+    return Statement(manifest.digest, Purpose.BUILD, _provenance(definition, record))
+
+
+def recording(manifest: Manifest, record: BuildRecord) -> Statement:
+    """States that a manifest's files are what a source model said; SLSA provenance v1."""
+    definition = {
+        "buildType": REFERENCE_TYPE,
+        "externalParameters": dict(record.parameters),
+        "internalParameters": {"keyDigest": str(manifest.key), "simulated": manifest.simulated},
     }
-    predicate = {"buildDefinition": definition, "runDetails": details}
-    return Statement(manifest.digest, Purpose.BUILD, predicate)
+    return Statement(manifest.digest, Purpose.REFERENCE, _provenance(definition, record))
 
 
 def test_result(engine: Digest, claim: VerdictClaim) -> Statement:
@@ -185,15 +184,18 @@ def verify_build(
 ) -> Statement:
     """Returns the build statement of an engine; raises IntegrityError unless it names this key."""
     statement = verify(envelope, trust, Purpose.BUILD, subject=subject, simulated=simulated)
-    signed = read_key_digest(statement)
-    if signed != key.digest():
-        raise IntegrityError(
-            "the builder signed another key",
-            where="build statement",
-            actual=key.digest(),
-            expected=signed,
-        )
-    return statement
+    return _about_key(statement, key.digest())
+
+
+def verify_reference(
+    envelope: bytes, trust: Trust, key: Digest, *, subject: Digest, simulated: bool
+) -> Statement:
+    """Returns the statement about a reference; raises IntegrityError unless it names this key.
+
+    The key is the digest of everything the reference is made from.
+    """
+    statement = verify(envelope, trust, Purpose.REFERENCE, subject=subject, simulated=simulated)
+    return _about_key(statement, key)
 
 
 def says_simulated(statement: Statement) -> bool:
@@ -210,7 +212,7 @@ def says_simulated(statement: Statement) -> bool:
 
 
 def read_key_digest(statement: Statement) -> Digest:
-    """Returns the digest of the key that a build statement names."""
+    """Returns the digest of the key that a statement of provenance names."""
     try:
         text = statement.predicate["buildDefinition"]["internalParameters"]["keyDigest"]
         return Digest.parse(text)
@@ -239,6 +241,37 @@ def read_claim(statement: Statement) -> VerdictClaim:
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidRecordError) as error:
         raise _malformed(statement.purpose, str(error)) from error
+
+
+def _provenance(definition: Mapping[str, Any], record: BuildRecord) -> dict[str, Any]:
+    materials = [
+        {"name": name, "digest": _digest_set(digest)}
+        for name, digest in sorted(record.materials.items())
+    ]
+    details = {
+        "builder": {"id": record.builder},
+        "metadata": {
+            "invocationId": record.invocation,
+            "startedOn": _timestamp(record.started_at),
+            "finishedOn": _timestamp(record.finished_at),
+        },
+    }
+    return {
+        "buildDefinition": {**definition, "resolvedDependencies": materials},
+        "runDetails": details,
+    }
+
+
+def _about_key(statement: Statement, key: Digest) -> Statement:
+    signed = read_key_digest(statement)
+    if signed != key:
+        raise IntegrityError(
+            "the signed statement is about another key",
+            where=f"{statement.purpose} statement",
+            actual=signed,
+            expected=key,
+        )
+    return statement
 
 
 def _verified_payload(data: bytes, trust: Trust, purpose: Purpose, root: TrustRoot) -> bytes:

@@ -73,13 +73,17 @@ def to_reference(row: ReferenceRow) -> Reference:
     """Returns a reference's row as a value."""
     return Reference(
         digest=row.digest,
+        key=row.key,
         model=row.model.digest,
         model_name=row.model.name,
         suite=row.suite,
+        tokens=row.tokens,
         runtime=row.runtime,
         dtype=row.dtype,
+        top_k=row.top_k,
         size=row.size,
         path=row.path,
+        provenance=row.provenance,
         simulated=row.simulated,
         recorded_at=row.recorded_at,
     )

@@ -7,6 +7,7 @@
                                                          /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
+                                          /attestations/reference-<envelope>.dsse.json
     blobs/sha256/<first two digits>/<digest>
 
 The platform is `cuda-<version>/driver-<version>`, as far as the engine's key has them: an engine

@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "7c1e5a90b3d2"
+REVISION = "b41d07e6c2f8"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -197,19 +197,32 @@ class EngineRow(Row):
 
 
 class ReferenceRow(Row):
-    """Recorded outputs of source models on probe suites."""
+    """Recorded outputs of source models on probe suites; a key may hold several.
+
+    Rows from before references were signed have no key; they are kept and never read.
+    """
 
     __tablename__ = "reference_runs"  # `references` is a word of SQL
     __table_args__ = (CheckConstraint("size >= 0", name="size"),)
 
     id: Mapped[Id]
     digest: Mapped[UniqueDigest] = mapped_column(comment="of the manifest")
+    key: Mapped[Digest] = mapped_column(
+        DigestText, nullable=True, index=True, comment="of all it is made from; found by this"
+    )
     model_id: Mapped[int] = mapped_column(ForeignKey("models.id"), index=True)
     suite: Mapped[Digest] = mapped_column(DigestText, comment="of the probe suite")
+    tokens: Mapped[Digest] = mapped_column(
+        DigestText, nullable=True, comment="of the suite in the model's tokens"
+    )
     runtime: Mapped[Name] = mapped_column(comment="what produced it, with its version")
     dtype: Mapped[Name]
+    top_k: Mapped[int] = mapped_column(nullable=True, comment="best tokens kept at each position")
     size: Mapped[Bytes]
     path: Mapped[StorePath]
+    provenance: Mapped[str] = mapped_column(
+        Text, nullable=True, comment="DSSE envelope of the reference statement"
+    )
     simulated: Mapped[Simulated]
     recorded_at: Mapped[Moment]
 

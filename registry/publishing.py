@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from registry import layout
-from registry.attestations import VerdictClaim, read_claim, verify, verify_build
+from registry.attestations import (
+    VerdictClaim,
+    read_claim,
+    verify,
+    verify_build,
+    verify_reference,
+)
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, canonical_json, digest_bytes
@@ -59,14 +65,20 @@ class EnginePublication:
 
 @dataclass(frozen=True)
 class ReferencePublication:
-    """Recorded outputs of a source model to be published."""
+    """Recorded outputs of a source model to be published, with the signed statement about them."""
 
     directory: Path
+    manifest: Manifest
+    """Of the directory; its key is the digest of everything the reference is made from."""
+    provenance: bytes
+    """DSSE envelope of the reference statement."""
     model: Digest
+    """Digest of the source weights, recorded before."""
     suite: Digest
+    tokens: Digest
     runtime: str
     dtype: str
-    simulated: bool = False
+    top_k: int
 
 
 @dataclass(frozen=True)
@@ -142,25 +154,36 @@ class Publisher:
             return draft.add_engine(engine)
 
     def reference(self, publication: ReferencePublication) -> Reference:
-        """Publishes a reference; publishing the same one again returns it."""
-        simulated = publication.simulated
-        manifest = Manifest.of_directory(publication.directory, "reference", simulated=simulated)
+        """Publishes a reference; publishing the same one again returns it.
+
+        Raises IntegrityError unless a trusted recorder signed this manifest and its key.
+        """
+        manifest, key = publication.manifest, _reference_key(publication.manifest)
+        verify_reference(
+            publication.provenance, self.trust, key,
+            subject=manifest.digest, simulated=manifest.simulated,
+        )  # fmt: skip
         with self.catalogue.read() as view:
             model = view.model(publication.model)
         folder = layout.reference_path(model.name, publication.suite, manifest.digest)
-        store_artifact(self.store, publication.directory, manifest, folder)
         reference = Reference(
             digest=manifest.digest,
+            key=key,
             model=model.digest,
             model_name=model.name,
             suite=publication.suite,
+            tokens=publication.tokens,
             runtime=publication.runtime,
             dtype=publication.dtype,
+            top_k=publication.top_k,
             size=manifest.size,
             path=folder,
+            provenance=publication.provenance.decode(),
             simulated=manifest.simulated,
             recorded_at=self.clock(),
         )
+        store_artifact(self.store, publication.directory, manifest, folder)
+        self._attest(folder, Purpose.REFERENCE, publication.provenance)
         with self.catalogue.edit() as draft:
             return draft.add_reference(reference)
 
@@ -223,6 +246,17 @@ def _check_manifest(manifest: Manifest, key: EngineKey) -> None:
             where="manifest",
             actual="simulated: false",
         )
+
+
+def _reference_key(manifest: Manifest) -> Digest:
+    if manifest.kind != "reference" or manifest.key is None:
+        raise InvalidRecordError(
+            "the manifest is not that of a reference",
+            where="manifest",
+            actual=f"kind {manifest.kind}, key {manifest.key}",
+            expected="kind reference, and the digest of what it is made from as its key",
+        )
+    return manifest.key
 
 
 def _check_world(view: View, manifest: Manifest, checkpoint: Digest | None) -> None:

@@ -87,11 +87,16 @@ class View:
         rows = self._session.scalars(select(ModelRow).order_by(ModelRow.id.desc()))
         return [to_model(row) for row in rows]
 
-    def references(self, model: Digest | None = None) -> list[Reference]:
-        """Returns the references of one model or of all, newest first."""
-        query = select(ReferenceRow).join(ReferenceRow.model)
+    def references(
+        self, model: Digest | None = None, *, key: Digest | None = None
+    ) -> list[Reference]:
+        """Returns the signed references of one model or of one key, or all, newest first."""
+        signed = ReferenceRow.key.is_not(None)
+        query = select(ReferenceRow).join(ReferenceRow.model).where(signed)
         if model is not None:
             query = query.where(ModelRow.digest == model)
+        if key is not None:
+            query = query.where(ReferenceRow.key == key)
         rows = self._session.scalars(query.order_by(ReferenceRow.id.desc())).unique()
         return [to_reference(row) for row in rows]
 

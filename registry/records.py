@@ -91,14 +91,18 @@ class Draft(View):
         return found
 
     def add_reference(self, reference: Reference) -> Reference:
-        """Records a reference."""
+        """Records a reference; the first provenance of the same bytes is kept."""
         self._insert(
-            ReferenceRow, digest=reference.digest, model_id=self._id(ModelRow, reference.model),
-            suite=reference.suite, runtime=reference.runtime, dtype=reference.dtype,
-            size=reference.size, path=reference.path, simulated=reference.simulated,
+            ReferenceRow, digest=reference.digest, key=reference.key,
+            model_id=self._id(ModelRow, reference.model), suite=reference.suite,
+            tokens=reference.tokens, runtime=reference.runtime, dtype=reference.dtype,
+            top_k=reference.top_k, size=reference.size, path=reference.path,
+            provenance=reference.provenance, simulated=reference.simulated,
             recorded_at=reference.recorded_at,
         )  # fmt: skip
-        return to_reference(self._row(ReferenceRow, reference.digest))
+        found = to_reference(self._row(ReferenceRow, reference.digest))
+        _check_same(f"reference {found.digest.short}", _facts(found), _facts(reference))
+        return found
 
     def add_verdict(self, verdict: Verdict) -> Verdict:
         """Records a verdict, and a qualification if it passed; the same envelope twice is once."""
@@ -226,6 +230,11 @@ class Draft(View):
                 remedy="record it first",
             )
         return row
+
+
+def _facts(reference: Reference) -> tuple[object, ...]:
+    one = reference
+    return (one.key, one.model, one.suite, one.tokens, one.runtime, one.dtype, one.top_k)
 
 
 def _check_same(what: str, found: tuple[object, ...], given: tuple[object, ...]) -> None:

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registry.attestations import verify_build
+from registry.attestations import verify_build, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
@@ -85,7 +85,7 @@ class Registry:
         return self._publisher().engine(publication)
 
     def record_reference(self, publication: ReferencePublication) -> Reference:
-        """Publishes the recorded outputs of a source model; again returns them."""
+        """Publishes a reference that a trusted recorder signed; again returns it."""
         return self._publisher().reference(publication)
 
     def record_verdict(
@@ -147,10 +147,12 @@ class Registry:
         with self.catalogue.read() as view:
             return view.checkpoint(reference)
 
-    def references(self, model: Digest | None = None) -> list[Reference]:
-        """Returns the references of one model or of all, newest first."""
+    def references(
+        self, model: Digest | None = None, *, key: Digest | None = None
+    ) -> list[Reference]:
+        """Returns the references of one model or of one key, or all, newest first."""
         with self.catalogue.read() as view:
-            return view.references(model)
+            return view.references(model, key=key)
 
     def verdicts(self, engine: str | Digest) -> list[Verdict]:
         """Returns every verdict on an engine, newest first."""
@@ -206,7 +208,11 @@ class Registry:
         return checkpoint
 
     def fetch_reference(self, reference: Reference, destination: Path) -> None:
-        """Writes a reference's files after verifying its manifest and every byte."""
+        """Writes a reference's files after verifying signature, manifest and every byte."""
+        verify_reference(
+            reference.provenance.encode(), self.trust, reference.key,
+            subject=reference.digest, simulated=reference.simulated,
+        )  # fmt: skip
         manifest = load_manifest(self.store, reference.path, reference.digest)
         fetch_artifact(self.store, manifest, destination)
 

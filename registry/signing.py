@@ -1,4 +1,4 @@
-"""Private keys in files: the embedded default, one key for builders and one for validators.
+"""Private keys in files: the embedded default, one for each role.
 
 A key file is made with mode 0600 and never overwritten; one that others may read is refused.
 A process is given the signer of its own role, so that the step that builds cannot sign a verdict.
@@ -18,7 +18,11 @@ from registry.errors import InvalidRecordError, RecordNotFoundError
 from registry.trust import Purpose, TrustedKey, TrustRoot, add_trusted_key, locked
 
 TRUST_FILE = "trust.json"
-_ROLE = {Purpose.BUILD: "builder", Purpose.VERDICT: "validator"}
+_ROLE = {
+    Purpose.BUILD: "builder",
+    Purpose.VERDICT: "validator",
+    Purpose.REFERENCE: "recorder",
+}
 
 
 def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -> Signer:

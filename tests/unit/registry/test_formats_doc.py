@@ -23,7 +23,8 @@ MANIFEST = Manifest("engine", (FileEntry("a", 0, DIGEST),)).as_dict()
     "name",
     [
         *HARD_FIELDS, *SOFT_FIELDS, *MANIFEST, *MANIFEST["files"][0], *Purpose,
-        *PREDICATES.values(), *SCHEMES, PAYLOAD_TYPE, attestations.BUILD_TYPE,
+        *PREDICATES.values(), *SCHEMES, PAYLOAD_TYPE,
+        attestations.BUILD_TYPE, attestations.REFERENCE_TYPE,
     ],
 )  # fmt: skip
 def test_the_document_names_it(name: str) -> None:
@@ -55,4 +56,5 @@ def test_the_document_shows_the_layout() -> None:
     cpu = EngineKey.of(builder="inductor", weights=str(DIGEST))
     assert layout.engine_path("m", "r", "cpu", cpu, DIGEST) == f"engines/m/r/cpu/{DIGEST.short}"
     assert layout.reference_path("m", DIGEST, DIGEST).startswith("references/m/")
+    assert "/attestations/reference-" in TEXT
     assert layout.checkpoint_path("m", "r", DIGEST).startswith("checkpoints/m/r/")

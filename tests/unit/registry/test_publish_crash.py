@@ -20,6 +20,9 @@ ENGINE_WRITES = [
 ]  # fmt: skip
 
 
+REFERENCE_WRITES = ["blob scores.safetensors", "document manifest.json", "document reference-"]
+
+
 def dying(bench: Workbench, at: int, *, after: bool) -> tuple[Registry, DyingStore]:
     store = DyingStore(bench.registry.store, at, after)
     return replace(bench.registry, store=store), store
@@ -31,6 +34,21 @@ def test_the_order_is_blobs_manifest_signature(bench: Workbench) -> None:
     assert len(store.writes) == len(ENGINE_WRITES)
     for written, expected in zip(store.writes, ENGINE_WRITES, strict=True):
         assert written.startswith(expected)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("at", range(1, len(REFERENCE_WRITES) + 1))
+def test_a_reference_is_there_whole_or_not_at_all(
+    bench: Workbench, at: int, *, after: bool
+) -> None:
+    publication = bench.reference()
+    registry, store = dying(bench, at, after=after)
+    with pytest.raises(Killed):
+        registry.record_reference(publication)
+    assert store.writes[-1].startswith(REFERENCE_WRITES[at - 1])
+    assert bench.registry.references() == []
+    reference = bench.registry.record_reference(publication)
+    bench.registry.fetch_reference(reference, bench.directory / "out")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.digests import Digest, digest_bytes
+from registry.digests import Digest
 from registry.environments import DriverScope
 from registry.errors import (
     AmbiguousIdError,
@@ -20,7 +20,7 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.manifests import Manifest, verify_directory
-from registry.publishing import CheckpointPublication, ReferencePublication
+from registry.publishing import CheckpointPublication
 from registry.trust import Trust
 from registry.types import EngineFilter, Repair, Result
 from tests.factories.registry import (
@@ -219,19 +219,6 @@ def test_a_real_engine_cannot_come_from_a_simulated_checkpoint(bench: Workbench)
     )
     with pytest.raises(InvalidRecordError, match="is simulated"):
         bench.registry.publish_engine(replace(publication, checkpoint=checkpoint.digest))
-
-
-def test_a_reference_is_recorded_and_comes_back(bench: Workbench, tmp_path: Path) -> None:
-    directory = bench.publication().directory
-    publication = ReferencePublication(
-        directory, WEIGHTS, digest_bytes(b"s"), "vllm 0.32", "float32"
-    )
-    reference = bench.registry.record_reference(publication)
-    assert bench.registry.record_reference(publication) == reference
-    assert bench.registry.references(WEIGHTS) == [reference]
-    assert bench.registry.references(other(WEIGHTS)) == []
-    bench.registry.fetch_reference(reference, tmp_path / "reference")
-    assert (tmp_path / "reference" / "config.json").is_file()
 
 
 def test_a_verdict_keeps_its_evidence(bench: Workbench) -> None:
