@@ -77,10 +77,15 @@ class Probe:
     targets: Mapping[str, Made]
 
     def inputs(self) -> dict[str, Any]:
-        """Returns what of the probe changes a score file."""
+        """Returns what of the probe changes a score file.
+
+        Targets enter by their bytes: one key may stand for references of two machines.
+        """
         return {
             "tokens": str(self.tokens.key),
-            "targets": {name: str(made.key) for name, made in self.targets.items()},
+            "targets": {
+                name: str(digest_file(made.path / SCORES)) for name, made in self.targets.items()
+            },
             "top_k": self.scoring.top_k,
             "greedy": self.scoring.greedy,
         }

