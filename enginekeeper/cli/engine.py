@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +55,14 @@ def show(engine_id: str, as_json: bool) -> int:
 
     bench = open_bench()
     found = bench.registry.engine(engine_id)
+    verdicts = [(one, _reference(bench, one)) for one in bench.registry.verdicts(found.digest)]
     document = {
         **found.as_dict(),
         "stored": bench.registry.locate(found.path),
-        "verdicts": [one.as_dict() for one in bench.registry.verdicts(found.digest)],
+        "verdicts": [{**one.as_dict(), "reference": reference} for one, reference in verdicts],
         "qualifications": [one.as_dict() for one in bench.registry.qualifications(found.digest)],
     }
-    Output(as_json).document(document, _describe(bench, found))
+    Output(as_json).document(document, _describe(bench, found, verdicts))
     return ExitCode.OK
 
 
@@ -165,7 +167,14 @@ def _key_table(key: EngineKey) -> str:
     return render_table(fields, ("layer", "field", "value"))
 
 
-def _describe(bench: Bench, one: Engine) -> str:
+def _reference(bench: Bench, verdict: Verdict) -> str | None:
+    """Names the reference that a verdict compared with; None in older verdicts."""
+    document = bench.registry.verdict_document(verdict)
+    reference: str | None = document.get("evidence", {}).get("reference")
+    return reference
+
+
+def _describe(bench: Bench, one: Engine, judged: Sequence[tuple[Verdict, str | None]]) -> str:
     lines = [f"engine    {one.digest}", f"variant   {one.variant}"]
     if one.simulated:
         lines.append("SIMULATED made by a double: never deployable on a real node")
@@ -182,8 +191,10 @@ def _describe(bench: Bench, one: Engine) -> str:
             "result": str(verdict.result),
             "issued": verdict.issued_at.isoformat(timespec="seconds"),
             "environment": str(verdict.environment),
+            "reference": reference,
         }
-        for verdict in bench.registry.verdicts(one.digest)
+        for verdict, reference in judged
     ]
-    lines.append(render_table(verdicts, ("verdict", "result", "issued", "environment")))
+    columns = ("verdict", "result", "issued", "environment", "reference")
+    lines.append(render_table(verdicts, columns))
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from enginekeeper.validation.checks import Check
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
+from registry.digests import Digest
 
 GREEDY_PREFIX = 32
 """How many of a prompt's tokens the greedy continuations start from."""
@@ -27,6 +28,8 @@ class Evidence:
     """Scored at `source` and at `twin`."""
     source: Scores | None = None
     """The unquantized model under vLLM: the reference."""
+    reference: Digest | None = None
+    """The reference's id, by which it is found in the registry."""
     twin: Scores | None = None
     """The recipe twin, scored at `source`."""
     nudged: Scores | None = None

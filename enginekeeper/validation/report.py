@@ -97,4 +97,6 @@ def _where(document: Mapping[str, Any]) -> Iterator[str]:
         f"evidence: {evidence['prompts']} prompts, {evidence['positions']} positions,"
         f" tokens {evidence['tokens']}"
     )
+    if evidence.get("reference") is not None:  # older verdicts name none
+        yield f"reference: {evidence['reference']}"
     yield f"bounds: {document['method']}"

@@ -147,6 +147,7 @@ def _describe(evidence: Evidence) -> dict[str, Any]:
     }
     return {
         "tokens": str(evidence.tokens.digest),
+        "reference": None if evidence.reference is None else str(evidence.reference),
         "prompts": len(evidence.tokens.prompts),
         "positions": evidence.tokens.positions,
         "arms": {name: dict(arm.meta) for name, arm in arms.items() if arm is not None},

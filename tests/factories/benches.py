@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.environments import Environment
 from registry.manifests import Manifest
-from registry.signing import open_signer
+from registry.signing import TRUST_FILE, open_signer
 from registry.trust import Purpose
 from registry.types import Engine, Result, Verdict
 from tests.factories.checkpoints import SOURCE
@@ -79,12 +80,13 @@ class Site:
         variant: Variant,
         result: Result = Result.PASS,
         environment: Environment | None = None,
+        **more: Any,  # noqa: ANN401 - fields of the document
     ) -> Verdict:
         """Records a verdict by a variant's acceptance, signed by the bench's validator."""
         document: dict[str, Any] = {
             "schema": 1, "result": str(result), "fidelity": {"result": str(result)},
             "quality": {"result": "pass"}, "summary": f"{result}: as tested",
-            "acceptance": str(acceptance_digest(self.bench, variant)), "checks": [],
+            "acceptance": str(acceptance_digest(self.bench, variant)), "checks": [], **more,
         }  # fmt: skip
         digest = digest_bytes(canonical_json(document))
         where = environment or self.bench.environment
@@ -119,11 +121,17 @@ def environment_of(directory: Path) -> Mapping[str, str]:
     }
 
 
-def make_site(directory: Path, *, host: Host | None = HOST) -> Site:
-    """Makes a bench with an empty registry; `host` None stands for this machine and its locks."""
-    settings = Settings.from_environment(environment_of(directory))
-    settings.home.mkdir(parents=True)
-    (settings.home / "catalogue.sqlite").write_bytes(empty_catalogue())
+def make_site(
+    directory: Path, *, host: Host | None = HOST, urls: Mapping[str, str] | None = None
+) -> Site:
+    """Makes a bench; `host` None stands for this machine and its locks.
+
+    Its registry is its own and empty, unless the URLs of a catalogue and a store are given.
+    """
+    settings = Settings.from_environment({**environment_of(directory), **(urls or {})})
+    settings.home.mkdir(parents=True, exist_ok=True)
+    if urls is None:
+        (settings.home / "catalogue.sqlite").write_bytes(empty_catalogue())
     bench = Bench(settings)
     shop = Workshop(
         work=WorkStore(settings.cache / "work"),
@@ -136,3 +144,16 @@ def make_site(directory: Path, *, host: Host | None = HOST) -> Site:
     vars(bench).update({"shop": shop} | ({} if host is None else {"host": host, "tools": TOOLS}))
     bench.registry.record_model(WEIGHTS, "tiny", source="test", architecture="LlamaForCausalLM")
     return Site(bench, Source(SOURCE, WEIGHTS), directory)
+
+
+def make_neighbour(site: Site, directory: Path) -> Site:
+    """Makes another machine: nothing in its work store, the same registry, the same trust."""
+    keys = directory / "home" / "keys"
+    keys.mkdir(parents=True, mode=0o700)
+    shutil.copy(site.bench.keys / TRUST_FILE, keys)
+    settings = site.bench.settings
+    urls = {
+        "ENGINEKEEPER_CATALOGUE": settings.catalogue_url,
+        "ENGINEKEEPER_STORE": settings.store_url,
+    }
+    return make_site(directory, urls=urls)

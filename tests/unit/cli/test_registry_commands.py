@@ -161,6 +161,17 @@ def test_an_explanation_says_what_made_the_engine(
         assert hard[field] in ek("engine", "explain", name).out
 
 
+def test_show_names_the_reference_of_every_verdict(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+    judge(site, engine, tmp_path)  # as verdicts were before: it names none
+    site.judge(engine, variant, evidence={"reference": "sha256:abc"})
+    shown = ek("engine", "show", engine.digest.short, "--json").json
+    assert [one["reference"] for one in shown["verdicts"]] == ["sha256:abc", None]
+    assert "sha256:abc" in ek("engine", "show", engine.digest.short).out
+
+
 def test_a_channel_takes_only_what_the_gate_lets_through(
     ek: Ek, site: Site, engine: Engine, tmp_path: Path
 ) -> None:

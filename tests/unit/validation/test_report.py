@@ -10,6 +10,7 @@ from enginekeeper.validation.report import render
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import judge
+from registry.digests import digest_bytes
 from tests.factories.policies import policy
 
 
@@ -37,6 +38,17 @@ def test_a_stored_document_reads_as_when_it_was_made(
     document = judge(Evidence(tokens, arm()), policy()).document()
 
     assert render(json.loads(json.dumps(document))) == render(document)
+
+
+def test_the_reference_is_shown_where_the_verdict_names_one(
+    tokens: TokenizedSuite, arm: Callable[..., Scores]
+) -> None:
+    evidence = Evidence(tokens, arm(), reference=digest_bytes(b"reference"))
+    document = judge(evidence, policy()).document()
+
+    assert f"reference: {digest_bytes(b'reference')}" in render(document).splitlines()
+    del document["evidence"]["reference"]  # as verdicts were before
+    assert "reference: " not in render(document)
 
 
 def test_audit_findings_stand_with_both_values(

