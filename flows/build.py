@@ -21,7 +21,8 @@ networked = task(
 )
 
 source = networked(pipeline.fetch_source)
-reference = once(pipeline.make_reference)
+reference = networked(pipeline.make_reference)
+publish_reference = networked(pipeline.publish_reference)
 checkpoint = once(pipeline.make_checkpoint)
 audit = once(pipeline.audit_checkpoint)
 engine = once(pipeline.make_engine)
@@ -43,6 +44,7 @@ def _build(order: BuildOrder) -> list[Outcome]:
         work = source(bench, work)
     if work.todo:
         work = reference(bench, work)
+        publish_reference(bench, work)
     for variant in work.todo:
         with work.catching(variant):
             made = audit(work, checkpoint(bench, work, variant))

@@ -20,7 +20,6 @@ from enginekeeper.specs.recipes import KvCache, RecipeName
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores, load_scores
-from enginekeeper.validation.tokens import load_tokens
 from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result, verify_build
@@ -162,7 +161,7 @@ def _verify(bench: Bench, engine: Engine, directory: Path) -> None:
 
 def _evidence(work: Work, made: Progress) -> Evidence:
     probe = there(work.probe)
-    tokens = load_tokens(probe.tokens.path / "tokens.json")
+    tokens = probe.suite
 
     def arm(scored: Made) -> Scores:
         return load_scores(scored.path / SCORES, tokens)
@@ -173,6 +172,7 @@ def _evidence(work: Work, made: Progress) -> Evidence:
         tokens=tokens,
         engine=arm(there(made.scores)),
         source=arm(probe.targets["source"]),
+        reference=probe.reference,
         twin=arm(there(made.twin)),
         nudged=load_scores(nudged, tokens) if nudged.is_file() else None,
         second_source=arm(there(work.second)),

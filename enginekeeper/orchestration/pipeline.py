@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +24,7 @@ from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import facts_of_source, plan_variants, planned_outcome
 from enginekeeper.orchestration.publication import BuiltEngine, publish
+from enginekeeper.orchestration.references import fetch_reference, record_reference
 from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
 from enginekeeper.sources.prefix import PrefixReader
@@ -36,7 +38,7 @@ from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
-from registry.types import Engine, Repair
+from registry.types import Engine, Reference, Repair
 
 progress = logging.getLogger("enginekeeper.progress")
 
@@ -174,7 +176,10 @@ def _prefix_reader(model: ModelSource) -> PrefixReader | None:
 
 
 def make_reference(bench: Bench, work: Work) -> Work:
-    """Tokenizes the suite and scores the source, under vLLM and under transformers."""
+    """Tokenizes the suite and scores the source, under vLLM and under transformers.
+
+    A reference that the registry has is fetched, verified, and not made.
+    """
     variant, source = work.planned[0].variant, source_of(work)
     suite = load_suite(bundled_suite(variant.suite))
     dtype = variant.reference.dtype
@@ -187,10 +192,19 @@ def make_reference(bench: Bench, work: Work) -> Work:
         reference_dtype="float32" if dtype == "auto" else dtype,
     )
     tokens = stages.tokenize(bench.shop, source, scoring)
-    reference = stages.score_reference(bench.shop, source, scoring, tokens)
+    reference = stages.score_reference(
+        bench.shop, source, scoring, tokens, partial(fetch_reference, bench)
+    )
     probe = Probe(scoring, tokens, {"source": reference})
     second = stages.score_model(bench.shop, source.path, source.digest, probe, "source")
     return replace(work, probe=probe, second=second)
+
+
+def publish_reference(bench: Bench, work: Work) -> Reference:
+    """Publishes the reference, so that no other machine makes it and verdicts can name it."""
+    reference = record_reference(bench, there(work.probe), source_of(work).digest)
+    progress.info("reference: %s is in the registry", reference.digest.short)
+    return reference
 
 
 def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progress:

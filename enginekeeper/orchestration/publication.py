@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import calibration_digest
@@ -43,7 +45,18 @@ class SignedEngine:
 def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
     """Signs an engine with the builder's key; publishes nothing."""
     manifest = Manifest.of_directory(built.directory, "engine", key=built.key.digest())
-    statement = provenance(manifest, built.key, _record(bench, built))
+    record = build_record(
+        bench,
+        "builder:inductor",
+        built.seconds,
+        materials={
+            "model": built.weights,
+            "checkpoint": built.checkpoint.digest,
+            "toolchain": bench.shop.lock_of("inductor"),
+        },
+        parameters={"weights": str(built.weights)},
+    )
+    statement = provenance(manifest, built.key, record)
     return SignedEngine(manifest, sign(statement, open_signer(bench.keys, Purpose.BUILD)))
 
 
@@ -75,18 +88,21 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
     )
 
 
-def _record(bench: Bench, built: BuiltEngine) -> BuildRecord:
+def build_record(
+    bench: Bench,
+    role: str,
+    seconds: float,
+    *,
+    materials: Mapping[str, Digest],
+    parameters: Mapping[str, Any],
+) -> BuildRecord:
+    """Returns what this run knows of how something was made that has just been finished."""
     finished = datetime.now(UTC)
-    lock = bench.shop.lock_of("inductor")
     return BuildRecord(
-        builder="urn:enginekeeper:builder:inductor",
+        builder=f"urn:enginekeeper:{role}",
         invocation=bench.shop.logs.name,
-        started_at=finished - timedelta(seconds=built.seconds),
+        started_at=finished - timedelta(seconds=seconds),
         finished_at=finished,
-        materials={
-            "model": built.weights,
-            "checkpoint": built.checkpoint.digest,
-            "toolchain": lock,
-        },
-        parameters={"weights": str(built.weights)},
+        materials=materials,
+        parameters=parameters,
     )

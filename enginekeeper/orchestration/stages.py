@@ -1,13 +1,14 @@
 """The stages that turn a source model into a scored engine, each made once per key.
 
 Every function here does the same three things: names its product by the digest of what
-goes into it, returns it at once if the work store has it, and otherwise runs one step.
+goes into it, returns it at once if the work store has it, and otherwise runs one step. A
+reference is looked for in the registry, too, before a step is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from enginekeeper.building.interface import BuildRequest
 from enginekeeper.orchestration.tools import QUANTIZER
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.toolchains.results import StepOutcome
+from enginekeeper.validation.tokens import TokenizedSuite, load_tokens
 from registry.digests import Digest, digest_document, digest_file
 from registry.manifests import Manifest
 
 SCORES = "scores.safetensors"
+REFERENCE = "reference"
+"""The reference's directory in its product: its artifact, without the record beside it."""
+
+Fetch = Callable[[Digest, Path], dict[str, Any] | None]
+"""Brings a product of this key into a directory and returns its record; None: there is none."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,16 @@ class Probe:
     tokens: Made
     targets: Mapping[str, Made]
 
+    @property
+    def suite(self) -> TokenizedSuite:
+        """The probe suite in the model's own tokens."""
+        return load_tokens(self.tokens.path / "tokens.json")
+
+    @property
+    def reference(self) -> Digest:
+        """The reference's id: the digest of its manifest."""
+        return Digest.parse(self.targets["source"].record["digest"])
+
     def inputs(self) -> dict[str, Any]:
         """Returns what of the probe changes a score file.
 
@@ -124,11 +141,17 @@ def tokenize(shop: Workshop, source: Source, scoring: Scoring) -> Made:
     return made_once(shop, "tokens", inputs, make)
 
 
-def score_reference(shop: Workshop, source: Source, scoring: Scoring, tokens: Made) -> Made:
-    """Scores the unquantized source under vLLM: the reference of every variant."""
+def score_reference(
+    shop: Workshop, source: Source, scoring: Scoring, tokens: Made, fetch: Fetch
+) -> Made:
+    """Scores the unquantized source under vLLM: the reference of every variant of every machine.
+
+    Its tokens enter by what they are, so that a reference is of exactly the tokens at hand.
+    """
     inputs = {
         "model": str(source.digest),
-        "tokens": str(tokens.key),
+        "suite": str(scoring.suite_digest),
+        "tokens": str(load_tokens(tokens.path / "tokens.json").digest),
         "dtype": scoring.reference_dtype,
         "top_k": scoring.top_k,
         "greedy": scoring.greedy,
@@ -139,7 +162,7 @@ def score_reference(shop: Workshop, source: Source, scoring: Scoring, tokens: Ma
         job = {
             "model": str(source.path),
             "tokens": str(tokens.path / "tokens.json"),
-            "output": str(directory / SCORES),
+            "output": str(directory / REFERENCE / SCORES),
             "top_k": scoring.top_k,
             "dtype": scoring.reference_dtype,
             "greedy": scoring.greedy,
@@ -147,9 +170,12 @@ def score_reference(shop: Workshop, source: Source, scoring: Scoring, tokens: Ma
         outcome = shop.run(
             scoring.reference_toolchain, "reference", job, name="reference", minutes=60
         )
-        return {"seconds": outcome.seconds, "versions": dict(outcome.versions)}
+        described = _described(directory / REFERENCE, "reference", outcome.seconds, key=key)
+        return {**described, "versions": dict(outcome.versions)}
 
-    return made_once(shop, "reference", inputs, make)
+    key = work_key("reference", inputs)
+    made = made_once(shop, "reference", inputs, make, fetch)
+    return replace(made, path=made.path / REFERENCE)
 
 
 def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, Any]) -> Made:
@@ -234,24 +260,36 @@ def score_engine(shop: Workshop, engine: Made, probe: Probe, name: str) -> Made:
     return made_once(shop, "engine-scores", inputs, make)
 
 
-def _described(directory: Path, kind: str, seconds: float) -> dict[str, Any]:
-    manifest = Manifest.of_directory(directory, kind)
+def _described(
+    directory: Path, kind: str, seconds: float, *, key: Digest | None = None
+) -> dict[str, Any]:
+    manifest = Manifest.of_directory(directory, kind, key=key)
     return {"digest": str(manifest.digest), "seconds": seconds}
 
 
+def work_key(kind: str, inputs: Mapping[str, Any]) -> Digest:
+    """Names a product by what it is made from."""
+    return digest_document({"kind": kind, **inputs}, "ek-work-v1")
+
+
 def made_once(
-    shop: Workshop, kind: str, inputs: Mapping[str, Any], make: Callable[[Path], dict[str, Any]]
+    shop: Workshop,
+    kind: str,
+    inputs: Mapping[str, Any],
+    make: Callable[[Path], dict[str, Any]],
+    fetch: Fetch = lambda _key, _directory: None,
 ) -> Made:
-    """Returns a product of this kind and these inputs, making it if the work store has none.
+    """Returns a product of this kind and these inputs: from the work store, fetched, or made.
 
     `make` fills the directory it is given and returns what is to be recorded of it.
     """
-    key = digest_document({"kind": kind, **inputs}, "ek-work-v1")
+    key = work_key(kind, inputs)
     with shop.work.product(kind, key) as (product, record):
+        fetched = None if product.complete else fetch(key, product.path)
         if not product.complete:
-            record.update(make(product.path))
+            record.update(make(product.path) if fetched is None else fetched)
             record.setdefault("seconds", 0.0)
             record["inputs"] = dict(inputs)
-        reused = product.complete
+        reused = product.complete or fetched is not None
     path = shop.work.path(kind, key)
     return Made(path, key, reused, float(record.get("seconds", 0.0)), record)

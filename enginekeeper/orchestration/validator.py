@@ -13,6 +13,7 @@ DECIDING = (
     "validation",
     "orchestration/judging.py",
     "orchestration/pipeline.py",
+    "orchestration/references.py",
     "orchestration/stages.py",
 )
 """Our own code between the scores and the verdict, and that which says how arms are scored."""

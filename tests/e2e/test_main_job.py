@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -83,6 +84,15 @@ def test_the_export_without_rotary_base_is_named_and_stopped(
     assert "rotary_base" in told
     assert "10000" in json.dumps(config["findings"])
     assert "100000" in json.dumps(config["findings"])
+
+
+def test_the_verdicts_name_the_reference_that_is_stored(
+    shell: Shell, outcomes: dict[str, Any]
+) -> None:
+    documents = [shell.json("engine", "explain", one["engine"]) for one in outcomes.values()]
+    (named,) = {document["evidence"]["reference"] for document in documents}
+    (manifest,) = (shell.home / "store" / "references" / "smollm2-135m").glob("*/*/manifest.json")
+    assert named == f"sha256:{hashlib.sha256(manifest.read_bytes()).hexdigest()}"
 
 
 def test_behaviour_alone_fails_it_too(shell: Shell, outcomes: dict[str, Any]) -> None:
