@@ -170,7 +170,7 @@ def test_a_failure_exits_with_its_own_code_and_says_it_per_variant(
         ended(Ending.JUDGED, "fail"),
         ended(Ending.FAILED, error=UnavailableError("no worker", remedy="start one")),
     ]
-    monkeypatch.setattr(start, "run_build", lambda _order: outcomes)
+    monkeypatch.setattr(start, "run_build", lambda *_, **__: outcomes)
     said = ek("build", tmp_path / "spec.yaml", "--json")
     assert said.code == ExitCode.UNAVAILABLE
     assert [one["exit_code"] for one in said.json] == [ExitCode.FAIL, ExitCode.UNAVAILABLE]

@@ -41,6 +41,7 @@ def build(site: Site, monkeypatch: pytest.MonkeyPatch) -> Build:
     tasks = {name: one.fn for name, one in names.items() if isinstance(one, Task)}
     tasks |= {
         "open_bench": lambda: site.bench,
+        "reported": lambda run: run(),
         "plan_spec": lambda *_: site.plan(*variants_of(site.directory)),
         "source": lambda _, work: replace(work, source=site.source),
     }
