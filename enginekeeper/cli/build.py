@@ -11,6 +11,7 @@ from enginekeeper.cli._errors import ExitCode, exit_code_of, gravest, order_in_w
 from enginekeeper.cli._options import json_option, only_option, spec_argument
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
+from registry.errors import GateClosedError
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.outcome import Outcome
@@ -65,7 +66,8 @@ def build(
     """Build, prove and publish the engines of SPEC; what exists already is reused.
 
     A variant that fails does not stop the others. Exits with the code of the gravest ending;
-    that of a failed variant is its error's own.
+    that of a failed variant is its error's own, and so is that of a channel that refuses an
+    engine which passed.
     """
     from enginekeeper.orchestration.order import BuildOrder
     from enginekeeper.orchestration.start import run_build
@@ -99,7 +101,20 @@ _OUTCOME_COLUMNS = (
 
 
 def exit_code_of_outcome(outcome: Outcome) -> ExitCode:
-    """Returns the exit code of one variant's ending; that of a failure is its error's."""
+    """Returns the exit code of one variant's ending, or that of its channel's refusal if graver.
+
+    A verdict that is no pass has closed the gate itself: what the channel then says adds nothing,
+    unless it is no longer about the gate.
+    """
+    code = _code_of_ending(outcome)
+    if outcome.refusal is None:
+        return code
+    if outcome.result != "pass" and issubclass(outcome.refusal.family, GateClosedError):
+        return code
+    return gravest([code, exit_code_of(outcome.refusal.family)])
+
+
+def _code_of_ending(outcome: Outcome) -> ExitCode:
     if outcome.failure is not None:
         return exit_code_of(outcome.failure.family)
     if outcome.ending == "refused":

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.outcome import Failure, Outcome
 from registry.digests import Digest
-from registry.errors import RegistryError
+from registry.errors import DiagnosedError
 
 
-def into_channel(bench: Bench, channel: str | None, engine: Digest) -> str | None:
-    """Puts an engine into a channel, if one is asked for; says what happened, never raises."""
-    if channel is None:
-        return None
+def into_channel(bench: Bench, channel: str | None, outcome: Outcome) -> Outcome:
+    """Puts an outcome's engine into a channel, if one is asked for; never raises.
+
+    The outcome returned says what happened, and carries the error if the channel refused.
+    """
+    if channel is None or outcome.engine is None:
+        return outcome
+    engine = Digest.parse(outcome.engine)
     try:
         bench.registry.set_channel(channel, engine, bench.environment, actor="build flow")
-    except RegistryError as error:
-        return f"{channel}: refused: {error.what}"
-    return f"{channel}: set"
+    except DiagnosedError as error:
+        said = f"{channel}: refused: {error.what}"
+        return replace(outcome, channel=said, refusal=Failure.of(error))
+    return replace(outcome, channel=f"{channel}: set")

@@ -76,19 +76,19 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
         path=bench.registry.locate(engine.path),
         fidelity=verdict.fidelity.result,
         quality=verdict.quality.result,
-        channel=_channel(bench, work, engine),
         seconds=made.seconds,
     )
+    outcome = _in_channel(bench, work, outcome)
     work.end(outcome)
     return outcome
 
 
-def _channel(bench: Bench, work: Work, engine: Engine) -> str | None:
+def _in_channel(bench: Bench, work: Work, outcome: Outcome) -> Outcome:
     """Puts an engine into the channel asked for; a verdict that is not recorded opens none."""
     name = work.order.channel
     if name is None or work.order.audits:
-        return into_channel(bench, name, engine.digest)
-    return f"{name}: refused: this run made no recorded verdict"
+        return into_channel(bench, name, outcome)
+    return replace(outcome, channel=f"{name}: refused: this run made no recorded verdict")
 
 
 def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str, Any]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from registry.names import check_component
+
 
 @dataclass(frozen=True)
 class BuildOrder:
@@ -15,3 +17,8 @@ class BuildOrder:
     only: tuple[str, ...] = ()
     audits: bool = True
     channel: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRecordError for a name that no channel can have: hours may lie ahead."""
+        if self.channel is not None:
+            check_component(self.channel, where="channel")

@@ -22,7 +22,7 @@ class Ending(StrEnum):
 
 @dataclass(frozen=True)
 class Failure:
-    """A known error that ended a variant."""
+    """A known error that ended a variant, or kept its engine out of a channel."""
 
     family: type[DiagnosedError]
     """The error's class: decides the exit code."""
@@ -57,6 +57,9 @@ class Outcome:
     channel: str | None = None
     """What happened when it was put into the channel asked for."""
 
+    refusal: Failure | None = None
+    """Why that channel refused it."""
+
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage that was made in this run; stages that were reused are absent."""
 
@@ -69,15 +72,23 @@ class Outcome:
             raise AssertionError(f"{self.variant} ended as {self.ending} with {self.failure}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the outcome as JSON values; `error` is what the failure says."""
+        """Returns the outcome as JSON values; errors are what their failures say."""
         document = asdict(self)
-        failure = document.pop("failure")
-        return {**document, "error": None if failure is None else failure["says"]}
+        failure, refusal = document.pop("failure"), document.pop("refusal")
+        return {**document, "error": _says(failure), "channel_error": _says(refusal)}
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Outcome:
         """Rebuilds an outcome from its JSON values, which another process wrote."""
         fields = dict(document)
-        says, ending = fields.pop("error"), Ending(fields.pop("ending"))
-        failure = None if says is None else Failure(kind_named(str(says["error"])), says)
-        return cls(**fields, ending=ending, failure=failure)
+        failure, refusal = (_failure(fields.pop(name)) for name in ("error", "channel_error"))
+        ending = Ending(fields.pop("ending"))
+        return cls(**fields, ending=ending, failure=failure, refusal=refusal)
+
+
+def _says(failure: Mapping[str, Any] | None) -> Any:  # noqa: ANN401 - any JSON value
+    return None if failure is None else failure["says"]
+
+
+def _failure(says: Mapping[str, Any] | None) -> Failure | None:
+    return None if says is None else Failure(kind_named(str(says["error"])), says)

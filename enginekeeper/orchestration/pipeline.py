@@ -35,7 +35,6 @@ from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.findings import AuditReport
 from enginekeeper.validation.suites import bundled_suite, load_suite
-from registry.digests import Digest
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
 from registry.types import Engine, Reference, Repair
@@ -304,10 +303,9 @@ def conclude(bench: Bench, work: Work) -> list[Outcome]:
 
 
 def _in_channel(bench: Bench, order: BuildOrder, outcome: Outcome) -> Outcome:
-    if outcome.ending is not Ending.REUSED or outcome.engine is None:
+    if outcome.ending is not Ending.REUSED:
         return outcome  # those that were judged are there already, or refused
-    said = into_channel(bench, order.channel, Digest.parse(outcome.engine))
-    return replace(outcome, channel=said)
+    return into_channel(bench, order.channel, outcome)
 
 
 def source_of(work: Work) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,14 @@ from enginekeeper.errors import InputError, MissingError, UnavailableError
 from enginekeeper.orchestration import planning, start
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.toolchains.errors import StepCrashedError, StepPlace
-from registry.errors import DiagnosedError, IntegrityError, StoreUnavailableError
+from registry.errors import (
+    DiagnosedError,
+    GateClosedError,
+    GateRefusedError,
+    IntegrityError,
+    StoreUnavailableError,
+)
+from registry.service import Registry
 from registry.types import Result
 from tests.factories.benches import Site, variants_of, write_spec
 from tests.factories.checkpoints import SOURCE, source_copy
@@ -105,6 +113,30 @@ def test_reused_engines_are_put_into_the_channel_too(
     assert (position["channel"], position["engine"]) == ("prod", said.json[0]["engine"])
 
 
+def test_a_channel_that_refuses_what_passed_decides_the_exit_code(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    (variant,) = variants_of(tmp_path)
+    site.judge(site.publish(variant), variant)
+    monkeypatch.setattr(Registry, "set_channel", raising(IntegrityError("not attested")))
+    said = ek("build", write_spec(tmp_path), "--channel", "prod", "--json")
+    assert said.code == ExitCode.INTEGRITY
+    assert said.json[0]["channel"] == "prod: refused: not attested"
+    assert said.json[0]["channel_error"]["error"] == "IntegrityError"
+    assert said.json[0]["exit_code"] == ExitCode.INTEGRITY
+
+
+@pytest.mark.usefixtures("site")
+def test_a_name_that_no_channel_can_have_is_refused_before_any_work(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "run_build", raising(AssertionError("work was begun")))
+    said = ek("build", write_spec(tmp_path), "--channel", "bad name/../!")
+    assert said.code == ExitCode.INVALID_INPUT
+    assert "bad name/../!" in said.err
+
+
 @pytest.mark.usefixtures("site")
 @pytest.mark.parametrize("command", ["plan", "build"])
 def test_a_bad_spec_exits_3_and_names_file_and_line(ek: Ek, tmp_path: Path, command: str) -> None:
@@ -130,6 +162,13 @@ def test_a_selector_that_picks_nothing_exits_4(
     said = ek("plan", write_spec(tmp_path), "--only", "*.fp8.*")
     assert said.code == ExitCode.NOT_FOUND
     assert "tiny.none.tp1.cpu" in said.err
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def function(*_args: object, **_options: object) -> None:
+        raise error
+
+    return function
 
 
 def ended(
@@ -160,6 +199,25 @@ PLACE = StepPlace("quantize", "modelopt", Path("step.log"))
     ],
 )
 def test_an_ending_has_the_exit_code_of_its_error(outcome: Outcome, code: ExitCode) -> None:
+    assert exit_code_of_outcome(outcome) is code
+
+
+@pytest.mark.parametrize(
+    ("result", "error", "code"),
+    [
+        ("pass", GateClosedError("x"), ExitCode.FAIL),
+        ("pass", GateRefusedError("x"), ExitCode.REFUSED),
+        ("pass", IntegrityError("x"), ExitCode.INTEGRITY),
+        ("fail", GateClosedError("x"), ExitCode.FAIL),
+        ("fail", GateRefusedError("x"), ExitCode.FAIL),
+        ("fail", IntegrityError("x"), ExitCode.INTEGRITY),
+        ("inconclusive", GateClosedError("x"), ExitCode.INCONCLUSIVE),
+    ],
+)
+def test_the_channels_refusal_counts_where_it_says_more(
+    result: str, error: DiagnosedError, code: ExitCode
+) -> None:
+    outcome = replace(ended(Ending.JUDGED, result), refusal=Failure.of(error))
     assert exit_code_of_outcome(outcome) is code
 
 
