@@ -109,9 +109,13 @@ def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None
 
 
 def _verdict(bench: Bench, engine: Digest, asked: str) -> Verdict | None:
-    """Returns the latest verdict here, if it answers what is asked now."""
+    """Returns the latest verdict here that answers what is asked now.
+
+    Variants that differ in label and acceptance alone share an engine: each has its own verdict.
+    """
     for verdict in bench.registry.verdicts(engine):
         if verdict.environment == bench.environment:
             document: dict[str, Any] = bench.registry.verdict_document(verdict)
-            return verdict if document.get("acceptance") == asked else None
+            if document.get("acceptance") == asked:
+                return verdict
     return None

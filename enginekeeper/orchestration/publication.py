@@ -67,7 +67,7 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
         CheckpointPublication(
             directory=built.checkpoint.path,
             model=built.weights,
-            recipe=variant.recipe.part,
+            recipe=variant.recipe.kind,
             calibration=calibration_digest(variant) if calibrated else None,
             repairs=built.repairs,
         )
@@ -80,8 +80,8 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
             key=built.key,
             provenance=signed.provenance,
             model=built.weights,
-            recipe=variant.recipe.part,
-            target=variant.target.part,
+            recipe=variant.recipe.kind,
+            target=variant.target.gpu,
             variant=str(variant.identifier),
             checkpoint=checkpoint.digest,
         )

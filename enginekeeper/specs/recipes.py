@@ -139,9 +139,12 @@ class Recipe:
 
     @property
     def part(self) -> str:
-        """Its part of an identifier: `w8a16`, `w8a16-kvfp8`, or the label."""
-        if self.label is not None:
-            return self.label
+        """Its part of an identifier: the label, or else what it is."""
+        return self.label or self.kind
+
+    @property
+    def kind(self) -> str:
+        """What it is, whatever it is called: `w8a16`, `w8a16-kvfp8`."""
         suffix = "" if self.kv_cache is KvCache.AUTO else f"-kv{self.kv_cache}"
         return f"{self.recipe}{suffix}"
 

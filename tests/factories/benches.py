@@ -64,14 +64,14 @@ class Site:
     def built(self, variant: Variant, content: bytes = b"graph") -> BuiltEngine:
         """Writes the directories of a checkpoint and of an engine made from it."""
         root = self.directory / f"built-{digest_bytes(content).short}"
-        name_of = str(variant.identifier).encode()
+        weights = self.source.digest
+        key = engine_key(variant, weights, self.bench.host, self.bench.tools)
+        name_of = str(key.digest()).encode()
         for name, data in (("checkpoint/config.json", name_of), ("engine/graph.pt2", content)):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(data)
         checkpoint = root / "checkpoint"
         digest = Manifest.of_directory(checkpoint, "checkpoint").digest
-        key = engine_key(variant, self.source.digest, self.bench.host, self.bench.tools)
-        weights = self.source.digest
         return BuiltEngine(root / "engine", key, weights, Checkpoint(checkpoint, digest), (), 1.0)
 
     def judge(

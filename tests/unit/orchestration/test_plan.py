@@ -19,6 +19,8 @@ from registry.types import Result
 from tests.factories.benches import TOOLS, Site, variants_of
 
 STRICTER = "acceptance: {max_quality_kl: 0.001}\n"
+LABELLED = "[w8a16, {recipe: w8a16, label: strict, acceptance: {max_quality_kl: 0.001}}]"
+LABELLED_RESULTS = (Result.PASS, Result.FAIL, Result.PASS, Result.FAIL)
 GPU = "targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\nparallel: [{tensor: 3}]\n"
 
 
@@ -126,12 +128,33 @@ def test_a_verdict_by_another_validator_does_not_answer(site: Site, variant: Var
     assert "this validator" in planned.reason
 
 
-def test_only_the_latest_verdict_counts(site: Site, variant: Variant, tmp_path: Path) -> None:
+def test_only_the_latest_verdict_by_the_same_acceptance_counts(
+    site: Site, variant: Variant
+) -> None:
     engine = site.publish(variant)
     site.judge(engine, variant)
-    (stricter,) = variants_of(tmp_path, more=STRICTER)
-    site.judge(engine, stricter, Result.FAIL)
-    assert decided(site, variant).action is Action.REVALIDATE
+    site.judge(engine, variant, Result.FAIL)
+    assert planned_outcome(decided(site, variant)).result == "fail"
+
+
+def test_variants_that_differ_in_label_share_an_engine_with_a_verdict_each(
+    site: Site, tmp_path: Path
+) -> None:
+    variants = variants_of(tmp_path, LABELLED, "targets: [cpu, {gpu: cpu, label: edge}]\n")
+    engines = [site.publish(variant) for variant in variants]
+    for engine, variant, result in zip(engines, variants, LABELLED_RESULTS, strict=True):
+        site.judge(engine, variant, result)
+    assert len({engine.digest for engine in engines}) == 1
+    assert {(engine.recipe, engine.target) for engine in engines} == {("w8a16", "cpu")}
+    outcomes = [planned_outcome(one) for one in site.plan(*variants)]
+    assert [one.variant for one in outcomes] == [
+        "tiny.w8a16.tp1.cpu",
+        "tiny.strict.tp1.cpu",
+        "tiny.w8a16.tp1.edge",
+        "tiny.strict.tp1.edge",
+    ]
+    assert {one.ending for one in outcomes} == {Ending.REUSED}
+    assert [one.result for one in outcomes] == ["pass", "fail", "pass", "fail"]
 
 
 def test_a_verdict_from_elsewhere_does_not_answer(site: Site, variant: Variant) -> None:
