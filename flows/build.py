@@ -23,6 +23,7 @@ networked = task(
 source = networked(pipeline.fetch_source)
 reference = networked(pipeline.make_reference)
 publish_reference = networked(pipeline.publish_reference)
+fetch = networked(pipeline.fetch_engine)
 checkpoint = once(pipeline.make_checkpoint)
 audit = once(pipeline.audit_checkpoint)
 engine = once(pipeline.make_engine)
@@ -33,7 +34,10 @@ judge = networked(judging.judge_engine)
 
 @flow(name="enginekeeper-build", persist_result=False)
 def build(order: BuildOrder) -> list[Outcome]:
-    """Builds, proves and publishes a spec's variants; one that fails does not stop the others."""
+    """Builds, proves and publishes a spec's variants; one that fails does not stop the others.
+
+    An engine that is known already is judged again as it is: neither built nor published.
+    """
     return reported(lambda: _build(order))
 
 
@@ -47,8 +51,12 @@ def _build(order: BuildOrder) -> list[Outcome]:
         publish_reference(bench, work)
     for variant in work.todo:
         with work.catching(variant):
-            made = audit(work, checkpoint(bench, work, variant))
-            if not made.export_only:
+            known = variant.known is not None
+            made = fetch(bench, variant) if known else checkpoint(bench, work, variant)
+            made = audit(work, made)
+            if made.export_only:
+                continue
+            if not known:
                 made = publish(bench, work, engine(bench, made))
-                judge(bench, work, score(bench, work, made))
+            judge(bench, work, score(bench, work, made))
     return pipeline.conclude(bench, work)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import MissingError, UnavailableError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
@@ -99,7 +99,7 @@ class Progress:
 
     planned: PlannedVariant
     exported: Made
-    """The checkpoint as ModelOpt wrote it."""
+    """The checkpoint as ModelOpt wrote it; that of a known engine as it was published."""
 
     checkpoint: Checkpoint
     """The checkpoint that is built from: the exported one, or its repaired copy."""
@@ -237,6 +237,39 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
     for repair in repairs:
         progress.info("%s: repaired %s: %s", variant.identifier, repair.field, repair.reason)
     return Progress(planned, exported, checkpoint, repairs)
+
+
+def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
+    """Brings a known engine and its checkpoint here, verified, to be judged as they are."""
+    engine, registry = there(planned.known).engine, bench.registry
+    if engine.checkpoint is None:
+        raise MissingError(
+            "the engine was published without its checkpoint, which its recipe twin is made from",
+            where=planned.variant.identifier,
+            actual=f"engine {engine.digest.short}",
+        )
+    progress.info("%s: fetch engine %s ...", planned.variant.identifier, engine.digest.short)
+    checkpoint = registry.checkpoint(engine.checkpoint)
+    export = stages.fetched(
+        bench.shop,
+        "checkpoint",
+        checkpoint.digest,
+        lambda place: registry.fetch_checkpoint(checkpoint.digest, place),
+    )
+    compiled = stages.fetched(
+        bench.shop,
+        "engine",
+        engine.digest,
+        lambda place: registry.fetch_engine(engine.digest, place),
+    )
+    return Progress(
+        planned,
+        replace(export, reused=True),
+        Checkpoint(export.path / "checkpoint", checkpoint.digest),
+        checkpoint.repairs,
+        compiled=replace(compiled, reused=True),
+        engine=engine,
+    )
 
 
 def audit_checkpoint(work: Work, made: Progress) -> Progress:

@@ -228,6 +228,19 @@ def compile_engine(
     return made_once(shop, "engine", inputs, make)
 
 
+def fetched(shop: Workshop, kind: str, digest: Digest, fetch: Callable[[Path], object]) -> Made:
+    """Brings a published engine or checkpoint here; `fetch` verifies what it writes.
+
+    It lies as the stage that made it would have left it, and scores as that would: by its bytes.
+    """
+
+    def write(directory: Path) -> dict[str, Any]:
+        fetch(directory / kind)
+        return _described(directory / kind, kind, 0.0)
+
+    return made_once(shop, f"fetched-{kind}", {"published": str(digest)}, write)
+
+
 def score_model(shop: Workshop, model: Path, digest: Digest, probe: Probe, name: str) -> Made:
     """Scores a Hugging Face directory (a twin, or the source) under transformers in fp32."""
     inputs = {

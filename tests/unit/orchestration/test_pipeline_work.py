@@ -11,11 +11,12 @@ from enginekeeper.errors import StepError, UnavailableError
 from enginekeeper.orchestration import pipeline
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Outcome
-from enginekeeper.orchestration.pipeline import Progress, Work, begin
+from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.retries import can_be_retried
 from enginekeeper.orchestration.stages import Checkpoint, Made
 from registry.digests import digest_bytes
 from registry.errors import ConflictError, DiskFullError, IntegrityError, StoreUnavailableError
+from registry.manifests import Manifest
 from registry.types import Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
@@ -128,6 +129,34 @@ def test_a_checkpoint_from_elsewhere_has_no_recipe_audit(site: Site, tmp_path: P
 def test_a_stage_out_of_order_is_a_defect(work: Work) -> None:
     with pytest.raises(AssertionError, match="before the one it needs"):
         pipeline.source_of(work)
+
+
+def test_a_known_engine_is_fetched_and_neither_built_nor_published(
+    site: Site, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+    engine = site.publish(variant, b"as published")
+    (planned,) = site.plan(variant)
+    made = pipeline.fetch_engine(site.bench, planned)
+    assert str(planned.action) == "revalidate"
+    assert made.engine == engine
+    assert (there(made.compiled).path / "engine" / "graph.pt2").read_bytes() == b"as published"
+    assert made.checkpoint.digest == engine.checkpoint
+    assert Manifest.of_directory(made.checkpoint.path, "checkpoint").digest == engine.checkpoint
+    assert made.seconds == {}
+
+
+def test_a_known_engine_whose_bytes_were_altered_is_not_fetched(site: Site, tmp_path: Path) -> None:
+    (variant,) = variants_of(tmp_path)
+    site.publish(variant, b"as published")
+    (planned,) = site.plan(variant)
+    stored = (site.bench.settings.home / "store").rglob("*")
+    path = next(one for one in stored if one.is_file() and one.read_bytes() == b"as published")
+    path.chmod(0o644)
+    path.write_bytes(b"malice")
+    with pytest.raises(IntegrityError):
+        pipeline.fetch_engine(site.bench, planned)
+    assert not list((site.bench.shop.work.root / "fetched-engine").iterdir())
 
 
 class FakeState:
