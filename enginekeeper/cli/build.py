@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 @only_option
 @json_option
 def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
-    """Show for each variant of SPEC: reuse, revalidate, build, export or refuse, and why.
+    """Show what would become of each variant of SPEC, and why.
+
+    That is reuse, revalidate, build, export, elsewhere (this version has no such builder) or
+    refuse.
 
     Exits 8 if a compatibility rule refuses a variant. While the source model is not on this
     machine, rules that need it are named and not checked.

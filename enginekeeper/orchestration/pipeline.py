@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from enginekeeper.errors import MissingError, UnavailableError
+from enginekeeper.errors import MissingError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
@@ -41,7 +41,6 @@ from registry.types import Engine, Reference, Repair
 
 progress = logging.getLogger("enginekeeper.progress")
 
-_SETTLED = (Action.REUSE, Action.REFUSE)
 Thing = TypeVar("Thing")
 _LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
@@ -61,8 +60,9 @@ class Work:
 
     @property
     def todo(self) -> tuple[PlannedVariant, ...]:
-        """The variants that are neither reused nor refused, in the plan's order."""
-        return tuple(one for one in self.planned if not _settled(one, self.order))
+        """The variants that the plan does not settle, in its order."""
+        audits = self.order.audits
+        return tuple(one for one in self.planned if not one.settled(audits=audits))
 
     def outcomes(self) -> list[Outcome]:
         """Returns every variant's outcome, in the plan's order."""
@@ -209,12 +209,6 @@ def publish_reference(bench: Bench, work: Work) -> Reference:
 def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progress:
     """Quantizes the source by a variant's recipe and repairs known export defects, on record."""
     variant, source = planned.variant, source_of(work)
-    if variant.target.product is not None:
-        raise UnavailableError(
-            f"no worker here builds for {variant.target.gpu}",
-            where=variant.identifier,
-            remedy="engines for GPUs are built on a GPU host; this version has no such worker yet",
-        )
     request = {
         "recipe": str(variant.recipe.recipe),
         "kv_cache": str(variant.recipe.kv_cache),
@@ -351,9 +345,3 @@ def there(thing: Thing | None) -> Thing:
     if thing is None:
         raise AssertionError("a stage was run before the one it needs")
     return thing
-
-
-def _settled(one: PlannedVariant, order: BuildOrder) -> bool:
-    if one.action is Action.REUSE and not order.audits:
-        return False  # a judgement by behaviour alone is always made anew
-    return one.action in _SETTLED

@@ -8,13 +8,14 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
 3. a variant whose key cannot be told yet is built;
 4. an engine of the same key with a verdict by the same acceptance and validator is reused, pass
    or fail: a failed build is not tried again by everyone;
-5. an engine of the same key without such a verdict is judged again, not rebuilt;
-6. everything else is built.
+5. what this version has no builder for is neither built nor judged here, and said so;
+6. an engine of the same key without such a verdict is judged again, not rebuilt;
+7. everything else is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,6 +24,7 @@ from enginekeeper.compatibility.check import check, unchecked
 from enginekeeper.compatibility.estimates import Estimate, estimate
 from enginekeeper.compatibility.facts import Facts, ModelFacts, facts_of, target_facts
 from enginekeeper.compatibility.rules import RuleHit, Severity
+from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.variants import Variant
 from registry.keys import EngineKey
 from registry.types import Engine, Verdict
@@ -36,6 +38,9 @@ class Action(StrEnum):
     BUILD = "build"
     EXPORT = "export"
     """Quantize and audit only: nothing here can run the engine."""
+
+    ELSEWHERE = "elsewhere"
+    """It may well work, but nothing here can build or run it."""
 
     REFUSE = "refuse"
 
@@ -66,6 +71,12 @@ class PlannedVariant:
     estimate: Estimate | None
     unchecked: tuple[str, ...] = ()
     """Rules that are checked when the source model is here."""
+
+    def settled(self, *, audits: bool) -> bool:
+        """Says whether nothing is to be done; a judgement without audits is always made anew."""
+        if self.action is Action.REUSE:
+            return audits
+        return self.action in (Action.REFUSE, Action.ELSEWHERE)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the planned variant as JSON values."""
@@ -101,6 +112,8 @@ class Knowledge:
 
     key_of: Callable[[Variant], EngineKey | UnknownKey]
     known: Callable[[Variant, EngineKey], KnownEngine | None]
+    builders: Collection[BuilderKind]
+    """Those that this version has."""
 
 
 def plan(variants: Sequence[Variant], knowledge: Knowledge) -> tuple[PlannedVariant, ...]:
@@ -124,7 +137,11 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
     else:
         known = knowledge.known(variant, key)
         action, rule, reason = _decide(known)
-    made = action in (Action.BUILD, Action.EXPORT)
+    builds_here = variant.profile.builder in knowledge.builders
+    if action in (Action.BUILD, Action.REVALIDATE) and not builds_here:
+        action, rule = Action.ELSEWHERE, "no-builder-here"
+        reason = f"no worker here builds for {variant.target.gpu}: this version has no such builder"
+    made = action in (Action.BUILD, Action.EXPORT, Action.ELSEWHERE)
     return PlannedVariant(
         variant=variant,
         action=action,

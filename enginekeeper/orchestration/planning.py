@@ -11,7 +11,7 @@ from enginekeeper.compatibility.facts import ModelFacts, model_facts
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import engine_key
-from enginekeeper.orchestration.outcome import Ending, Outcome
+from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import (
     Action,
     Knowledge,
@@ -21,6 +21,7 @@ from enginekeeper.orchestration.plan import (
     plan,
 )
 from enginekeeper.orchestration.stages import Source
+from enginekeeper.orchestration.tools import COMPILE_STEPS
 from enginekeeper.sources.resolve import find_source
 from enginekeeper.specs.loader import load_spec
 from enginekeeper.specs.matrix import expand
@@ -50,6 +51,7 @@ def plan_variants(
         model=None if source is None else facts_of_source(source),
         key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
+        builders=COMPILE_STEPS,
     )
     return plan(variants, knowledge)
 
@@ -75,6 +77,8 @@ def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
 
 def planned_outcome(planned: PlannedVariant) -> Outcome:
     """Returns the outcome of a variant for which nothing is to be done."""
+    if planned.action is Action.ELSEWHERE:
+        return _elsewhere(planned)
     known = planned.known
     verdict = None if known is None else known.verdict
     return Outcome(
@@ -86,6 +90,21 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
         path=None if known is None else known.engine.path,
         fidelity=None if verdict is None else verdict.fidelity,
         quality=None if verdict is None else verdict.quality,
+    )
+
+
+def _elsewhere(planned: PlannedVariant) -> Outcome:
+    error = UnavailableError(
+        planned.reason,
+        where=planned.variant.identifier,
+        remedy="leave it out with --only, or give it the target cpu",
+    )
+    return Outcome(
+        variant=str(planned.variant.identifier),
+        ending=Ending.FAILED,
+        result=None,
+        summary=str(error),
+        failure=Failure.of(error),
     )
 
 

@@ -25,7 +25,7 @@ QUANTIZER = ("modelopt", "quantize")
 REPAIRING = ("validation/repair.py", "validation/repair_rules.py", "validation/rope.py")
 """Our own code that says what of a checkpoint is repaired, and how."""
 
-_COMPILE_STEPS = {BuilderKind.INDUCTOR: InductorBuilder.compile_step}
+COMPILE_STEPS = {BuilderKind.INDUCTOR: InductorBuilder.compile_step}
 """The step of every builder that this version has."""
 
 
@@ -86,7 +86,7 @@ def _builders(shop: Workshop, settings: Settings) -> dict[str, Maker]:
     found: dict[str, Maker] = {}
     for name, profile in toolchain_profiles().items():
         if name in TOOLCHAINS and TOOLCHAINS[name].lock_file(settings) is not None:
-            step = _COMPILE_STEPS.get(profile.builder)
+            step = COMPILE_STEPS.get(profile.builder)
             code = None if step is None else str(step_digest(step))
             found[name] = Maker(str(shop.lock_of(name)), code)
     return found

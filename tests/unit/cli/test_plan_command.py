@@ -78,7 +78,7 @@ def test_what_needs_no_model_is_refused_before_it_is_here(
     said = ek("plan", write_spec(tmp_path, "[nvfp4, none]", more))
     assert said.code == ExitCode.REFUSED
     assert "nvfp4-needs-10.0" in said.out
-    assert "source-not-fetched" in said.out
+    assert "no-builder-here" in said.out
     (waiting,) = [line for line in said.err.splitlines() if line.startswith("checked when")]
     assert "group-divides-columns" in waiting
 
@@ -135,6 +135,19 @@ def test_a_name_that_no_channel_can_have_is_refused_before_any_work(
     said = ek("build", write_spec(tmp_path), "--channel", "bad name/../!")
     assert said.code == ExitCode.INVALID_INPUT
     assert "bad name/../!" in said.err
+
+
+@pytest.mark.usefixtures("site")
+def test_a_build_for_elsewhere_alone_exits_10_and_starts_nothing(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "load_flow", raising(AssertionError("Prefect was started")))
+    monkeypatch.setattr(planning, "find_source", lambda *_args, **_kwargs: None)
+    spec = write_spec(tmp_path, more="targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\n")
+    assert ek("plan", spec, "--json").json[0]["action"] == "elsewhere"
+    said = ek("build", spec, "--json")
+    assert said.code == ExitCode.UNAVAILABLE
+    assert said.json[0]["error"]["next"].startswith("leave it out")
 
 
 @pytest.mark.usefixtures("site")

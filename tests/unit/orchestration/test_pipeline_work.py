@@ -12,6 +12,7 @@ from enginekeeper.orchestration import pipeline
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
+from enginekeeper.orchestration.planning import plan_variants
 from enginekeeper.orchestration.retries import can_be_retried
 from enginekeeper.orchestration.stages import Checkpoint, Made
 from registry.digests import digest_bytes
@@ -71,11 +72,17 @@ def test_a_defect_of_ours_is_not_caught(work: Work) -> None:
     assert not work.ended
 
 
-def test_a_gpu_variant_has_no_worker_here(site: Site, tmp_path: Path) -> None:
-    work = begin(site.plan(*variants_of(tmp_path, more=GPU)), ORDER)
-    work = replace(work, source=site.source)
-    with pytest.raises(UnavailableError, match="no worker here builds for h100-sxm"):
-        pipeline.make_checkpoint(site.bench, work, work.planned[0])
+@pytest.mark.parametrize("audits", [True, False])
+def test_what_no_builder_here_makes_is_unavailable_before_any_work(
+    site: Site, tmp_path: Path, *, audits: bool
+) -> None:
+    planned = plan_variants(site.bench, variants_of(tmp_path, more=GPU), None)
+    work = begin(planned, replace(ORDER, audits=audits))
+    assert work.todo == ()
+    (outcome,) = work.outcomes()
+    assert outcome.failure is not None
+    assert outcome.failure.family is UnavailableError
+    assert "no worker here builds for h100-sxm" in outcome.summary
 
 
 @pytest.mark.parametrize("audits", [True, False])

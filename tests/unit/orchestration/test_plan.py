@@ -68,12 +68,10 @@ def test_the_plan_names_the_rules_that_wait_for_the_source(
     assert decided(site, variant).unchecked == ()
 
 
-def test_a_toolchain_without_a_lock_here_is_planned_without_a_key(
-    site: Site, tmp_path: Path
-) -> None:
+def test_what_no_builder_here_makes_is_planned_for_elsewhere(site: Site, tmp_path: Path) -> None:
     (variant,) = variants_of(tmp_path, more=GPU.replace("tensor: 3", "tensor: 1"))
     planned = decided(site, variant)
-    assert (planned.action, planned.rule) == (Action.BUILD, "toolchain-not-locked")
+    assert (planned.action, planned.rule) == (Action.ELSEWHERE, "no-builder-here")
     assert planned.key is None
     assert planned.estimate is not None
 
