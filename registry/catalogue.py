@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
     NoSuchModuleError,
+    OperationalError,
     SQLAlchemyError,
 )
 from sqlalchemy.orm import Session
@@ -152,6 +154,7 @@ def translated(where: str) -> Iterator[None]:
             f"the catalogue refused the change: {_reason(error)}",
             where=where,
             remedy="somebody else may have recorded it first; look, and run again",
+            transient=True,
         ) from error
     except DataError as error:
         raise InvalidRecordError(f"not storable: {_reason(error)}", where=where) from error
@@ -164,6 +167,7 @@ def translated(where: str) -> Iterator[None]:
             f"the catalogue does not answer: {_reason(error)}",
             where=where,
             remedy="check that it runs, that the disk has room, and that you may write to it",
+            transient=_may_pass(error),
         ) from error
 
 
@@ -194,6 +198,16 @@ def _is_full(error: SQLAlchemyError) -> bool:
 
 def _is_file(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
+
+
+def _may_pass(error: SQLAlchemyError) -> bool:
+    """Says whether a database did not answer, or was busy; SQLite's other errors are of its file.
+
+    PostgreSQL's full disk is an OperationalError too; trying that again costs half a minute.
+    """
+    if not isinstance(error, OperationalError):
+        return False
+    return not isinstance(error.orig, sqlite3.Error) or "locked" in str(error.orig)
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -7,7 +7,10 @@ from typing import Any
 
 
 class DiagnosedError(Exception):
-    """Says what happened, where, what was found, what was expected, and what to do next."""
+    """Says what happened, where, what was found, what was expected, and what to do next.
+
+    `transient` is for what may pass by itself: the same thing, tried again, may well succeed.
+    """
 
     def __init__(
         self,
@@ -17,12 +20,14 @@ class DiagnosedError(Exception):
         actual: object = None,
         expected: object = None,
         remedy: str | None = None,
+        transient: bool = False,
     ) -> None:
         self.what = what
         self.where = where
         self.actual = actual
         self.expected = expected
         self.remedy = remedy
+        self.transient = transient
         super().__init__(what)
 
     def __str__(self) -> str:

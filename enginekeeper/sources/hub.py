@@ -72,5 +72,9 @@ def _run(place: Workplace, job: dict[str, Any], minutes: float) -> dict[str, Any
         if family is None:
             raise
         raise family(
-            refusal.what, actual=refusal.actual, expected=refusal.expected, remedy=refusal.remedy
+            refusal.what,
+            actual=refusal.actual,
+            expected=refusal.expected,
+            remedy=refusal.remedy,
+            transient=refusal.kind == "offline",
         ) from refusal

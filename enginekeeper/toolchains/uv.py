@@ -76,6 +76,7 @@ def call_uv(call: UvCall, on_line: Listener | None = None) -> None:
             f"{call.purpose}: no end within {call.timeout_seconds:.0f} s",
             where=str(call.log),
             remedy="look at the network; what was downloaded is kept, so run it again",
+            transient=True,
         )
     if ended.status != 0:
         raise _failure(call)
@@ -119,6 +120,7 @@ def _failure(call: UvCall) -> UnavailableError | DiskFullError | IntegrityError:
             where=str(call.log),
             actual=reason,
             remedy="look at the network or set UV_DEFAULT_INDEX to a mirror, then run it again",
+            transient=True,
         )
     return UnavailableError(
         f"{call.purpose}: uv failed", where=str(call.log), actual=reason,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NotConnectedError
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from registry.blobs.interface import disk_error
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 6  # of every request, with pauses between them
 THREADS = 4
 """Requests at a time for one file; more were not faster, fewer were slower."""
+_TOO_MANY, _SERVER_ERROR = 429, 500
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 TAKEN = frozenset({"PreconditionFailed", "412"})
 """What a server answers when a condition of a write does not hold."""
@@ -126,4 +128,13 @@ def _unavailable(error: Exception, where: str) -> StoreUnavailableError:
         where=where,
         remedy="check the endpoint, the bucket and its policy, and the credentials "
         "(AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile)",
+        transient=_may_pass(error),
     )
+
+
+def _may_pass(error: Exception) -> bool:
+    """Says whether the server was not reached, was busy or failed, rather than refused."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= _SERVER_ERROR or status == _TOO_MANY
+    return isinstance(error, (NotConnectedError, HTTPClientError))

@@ -119,6 +119,7 @@ class S3PrefixReader:
                 "the objects below the prefix changed while they were copied",
                 where=prefix.location.url,
                 remedy="run again when nobody writes there",
+                transient=True,
             )
 
     def _open(self, url: str) -> _Prefix:

@@ -16,7 +16,7 @@ from enginekeeper.orchestration.planning import plan_variants
 from enginekeeper.orchestration.retries import can_be_retried
 from enginekeeper.orchestration.stages import Checkpoint, Made
 from registry.digests import digest_bytes
-from registry.errors import ConflictError, DiskFullError, IntegrityError, StoreUnavailableError
+from registry.errors import ConflictError, IntegrityError, StoreUnavailableError
 from registry.manifests import Manifest
 from registry.types import Result
 from tests.factories.benches import Site, variants_of
@@ -180,10 +180,11 @@ class FakeState:
 @pytest.mark.parametrize(
     ("error", "again"),
     [
-        (UnavailableError("x"), True),
-        (StoreUnavailableError("x"), True),
-        (ConflictError("x"), True),
-        (DiskFullError("x"), False),
+        (UnavailableError("x", transient=True), True),
+        (StoreUnavailableError("x", transient=True), True),
+        (UnavailableError("the disk is full"), False),
+        (StoreUnavailableError("the disk is full"), False),
+        (ConflictError("the same bytes are recorded with other facts"), False),
         (StepError("x"), False),
         (IntegrityError("x"), False),
         (ValueError("x"), False),
