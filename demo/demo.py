@@ -109,8 +109,12 @@ def stop_what_is_wrong(good: str, wrong: str, costly: str) -> None:
     say("Honest but costly: INT4 keeps its promise, and the policy says what it may cost")
     run("engine", "explain", costly, says=("is what its recipe says",))
     say("Group-wise INT4 exactly as exported: promises pre-quant scales it does not have")
+    promise = r"audit: .*pre_quant_scale.* \(found true, expected false\)"
     run(
-        "build", "buildspecs/smollm2-broken-promise.yaml", code=9, says=("prequant_scaling_factor",)
+        "build",
+        "buildspecs/smollm2-broken-promise.yaml",
+        code=9,
+        says=(promise, "prequant_scaling_factor"),
     )
     say("Tensor parallel 2 on 9 heads: refused before any work")
     run("plan", "buildspecs/smollm2-tp2.yaml", code=8, says=("heads",))

@@ -33,7 +33,7 @@ from enginekeeper.specs.recipes import Recipe
 from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.audits import audit
-from enginekeeper.validation.findings import AuditReport
+from enginekeeper.validation.findings import AuditReport, faults
 from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
@@ -57,6 +57,8 @@ class Work:
     """The source under transformers: checks the reference."""
 
     ended: dict[str, Outcome] = field(default_factory=dict)
+    audits: dict[str, tuple[AuditReport, ...]] = field(default_factory=dict)
+    """The reports on each variant's checkpoint, as far as there are any."""
 
     @property
     def todo(self) -> tuple[PlannedVariant, ...]:
@@ -77,17 +79,21 @@ class Work:
 
     @contextmanager
     def catching(self, planned: PlannedVariant) -> Iterator[None]:
-        """Records a variant's known errors as its outcome, so that the others go on."""
+        """Records a variant's known errors as its outcome, so that the others go on.
+
+        What its audits had found comes first: it is the likelier reason.
+        """
         try:
             with full_disk_said():
                 yield
         except DiagnosedError as error:
+            name = str(planned.variant.identifier)
             self.end(
                 Outcome(
-                    variant=str(planned.variant.identifier),
+                    variant=name,
                     ending=Ending.FAILED,
                     result=None,
-                    summary=str(error),
+                    summary="\n".join((*faults(self.audits.get(name, ())), str(error))),
                     failure=Failure.of(error),
                 )
             )
@@ -283,6 +289,7 @@ def audited(work: Work, made: Progress, asked: Recipe | None) -> Progress:
     audits = audit(source_of(work).path, made.checkpoint.path, asked)
     for report in audits:
         progress.info("%s: audit %s: %s", name, report.check, report.result)
+    work.audits[name] = audits
     return replace(made, audits=audits)
 
 

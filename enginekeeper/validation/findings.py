@@ -93,6 +93,17 @@ class AuditReport:
         }
 
 
+def faults(reports: Iterable[AuditReport], most: int = 5) -> tuple[str, ...]:
+    """Returns a line for each failed finding: place, message and both values; the rest counted."""
+    failed = [one for report in reports for one in report.findings if one.result == "fail"]
+    lines = [
+        f"audit: {one.where}: {one.message} (found {_json(one.actual)}, "
+        f"expected {_json(one.expected)})"
+        for one in failed[:most]
+    ]
+    return (*lines, *([f"audit: {len(failed) - most} more"] if len(failed) > most else []))
+
+
 def not_run(check: str) -> dict[str, Any]:
     """Returns what stands in the place of an audit's report where there was none."""
     return {"check": check, "result": "not run", "findings": [], "examined": {}}

@@ -124,6 +124,25 @@ def test_a_checkpoint_of_another_recipe_than_asked_for_is_named(site: Site, tmp_
     )
 
 
+def test_what_the_audits_found_comes_before_what_the_step_refused(
+    site: Site, tmp_path: Path
+) -> None:
+    work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), ORDER)
+    work = replace(work, source=site.source)
+    given = Made(tmp_path, digest_bytes(b"export"), reused=False, seconds=3.0)
+    checkpoint = Checkpoint(exported("nvfp4", tmp_path), digest_bytes(b"checkpoint"))
+    with work.catching(work.todo[0]):
+        pipeline.audit_checkpoint(work, Progress(work.todo[0], given, checkpoint, ()))
+        raise StepError("refused", where="step.log")
+    (outcome,) = work.outcomes()
+    first, *_, last = outcome.summary.splitlines()
+    assert first.startswith("audit: quantization.quant_algo: ")
+    assert first.endswith("(found NVFP4, expected W8A16)")
+    assert last == "step.log: refused"
+    assert outcome.failure is not None
+    assert outcome.failure.family is StepError
+
+
 def test_a_checkpoint_from_elsewhere_has_no_recipe_audit(site: Site, tmp_path: Path) -> None:
     work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), ORDER)
     work = replace(work, source=site.source)
