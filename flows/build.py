@@ -26,6 +26,7 @@ publish_reference = networked(pipeline.publish_reference)
 fetch = networked(pipeline.fetch_engine)
 checkpoint = once(pipeline.make_checkpoint)
 audit = once(pipeline.audit_checkpoint)
+export = networked(pipeline.export_checkpoint)
 engine = once(pipeline.make_engine)
 publish = networked(pipeline.publish_engine)
 score = once(judging.score_engine)
@@ -55,6 +56,7 @@ def _build(order: BuildOrder) -> list[Outcome]:
             made = fetch(bench, variant) if known else checkpoint(bench, work, variant)
             made = audit(work, made)
             if made.export_only:
+                export(bench, work, made)
                 continue
             if not known:
                 made = publish(bench, work, engine(bench, made))

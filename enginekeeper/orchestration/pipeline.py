@@ -18,12 +18,13 @@ from enginekeeper.errors import MissingError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
+from enginekeeper.orchestration.exports import Export, keep_export
 from enginekeeper.orchestration.keys import calibration_path, engine_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import facts_of_source, plan_variants, planned_outcome
-from enginekeeper.orchestration.publication import BuiltEngine, publish
+from enginekeeper.orchestration.publication import BuiltEngine, publish, publish_checkpoint
 from enginekeeper.orchestration.references import fetch_reference, record_reference
 from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
@@ -274,10 +275,7 @@ def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
 
 def audit_checkpoint(work: Work, made: Progress) -> Progress:
     """Audits the checkpoint against source and recipe, unless the run was asked not to."""
-    made = audited(work, made, made.variant.recipe)
-    if made.export_only:
-        work.end(_exported(made))
-    return made
+    return audited(work, made, made.variant.recipe)
 
 
 def audited(work: Work, made: Progress, asked: Recipe | None) -> Progress:
@@ -293,18 +291,32 @@ def audited(work: Work, made: Progress, asked: Recipe | None) -> Progress:
     return replace(made, audits=audits)
 
 
-def _exported(made: Progress) -> Outcome:
-    results = ", ".join(f"{report.check} {report.result}" for report in made.audits) or "not run"
+def export_checkpoint(bench: Bench, work: Work, made: Progress) -> Outcome:
+    """Publishes a checkpoint that nothing here can run, and ends the variant.
+
+    Without audits it is not remembered: the next plan exports it again, and audits it.
+    """
     found = {report.result for report in made.audits}
-    return Outcome(
-        variant=str(made.variant.identifier),
-        ending=Ending.EXPORTED,
+    variant, weights, path = made.variant, source_of(work).digest, made.checkpoint.path
+    export = Export(
+        checkpoint=publish_checkpoint(bench, variant, weights, path, made.repairs),
         # a clean export is no engine that passed; one with findings fails like any other
         result=next((name for name in ("fail", "inconclusive") if name in found), None),
-        summary=f"checkpoint exported, audits: {results}. {made.planned.reason}",
-        path=str(made.checkpoint.path),
+        audits=", ".join(f"{one.check} {one.result}" for one in made.audits) or "not run",
+    )
+    if work.order.audits:
+        keep_export(bench, engine_key(variant, weights, bench.host, bench.tools), export)
+    outcome = Outcome(
+        variant=str(variant.identifier),
+        ending=Ending.EXPORTED,
+        result=export.result,
+        summary=f"checkpoint {export.checkpoint.digest.short} published, audits: {export.audits}. "
+        f"{made.planned.reason}",
+        path=bench.registry.locate(export.checkpoint.path),
         seconds=made.seconds,
     )
+    work.end(outcome)
+    return outcome
 
 
 def make_engine(bench: Bench, made: Progress) -> Progress:

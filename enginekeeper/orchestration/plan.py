@@ -4,7 +4,8 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
 
 1. a compatibility rule that refuses a variant ends the matter; rules that need no facts of the
    model are checked before it is here, and the plan names those that are not checked yet;
-2. a checkpoint that can be made but not run here is exported;
+2. a checkpoint that can be made but not run here is exported, once: when it is published and
+   its audits have not changed, it is reused;
 3. a variant whose key cannot be told yet is built;
 4. an engine of the same key with a verdict by the same acceptance and validator is reused, pass
    or fail: a failed build is not tried again by everyone;
@@ -24,6 +25,7 @@ from enginekeeper.compatibility.check import check, unchecked
 from enginekeeper.compatibility.estimates import Estimate, estimate
 from enginekeeper.compatibility.facts import Facts, ModelFacts, facts_of, target_facts
 from enginekeeper.compatibility.rules import RuleHit, Severity
+from enginekeeper.orchestration.exports import Export
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.variants import Variant
 from registry.keys import EngineKey
@@ -72,10 +74,13 @@ class PlannedVariant:
     unchecked: tuple[str, ...] = ()
     """Rules that are checked when the source model is here."""
 
+    exported: Export | None = None
+    """The published checkpoint of a variant that nothing here can run."""
+
     def settled(self, *, audits: bool) -> bool:
         """Says whether nothing is to be done; a judgement without audits is always made anew."""
         if self.action is Action.REUSE:
-            return audits
+            return audits or self.exported is not None
         return self.action in (Action.REFUSE, Action.ELSEWHERE)
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,6 +93,7 @@ class PlannedVariant:
             "reason": self.reason,
             "key": None if self.key is None else str(self.key.digest()),
             "engine": None if known is None else str(known.engine.digest),
+            "checkpoint": None if self.exported is None else str(self.exported.checkpoint.digest),
             "verdict": None if known is None or known.verdict is None else known.verdict.result,
             "rules": [hit.as_dict() for hit in self.hits],
             "unchecked": list(self.unchecked),
@@ -112,6 +118,7 @@ class Knowledge:
 
     key_of: Callable[[Variant], EngineKey | UnknownKey]
     known: Callable[[Variant, EngineKey], KnownEngine | None]
+    exported: Callable[[EngineKey], Export | None]
     builders: Collection[BuilderKind]
     """Those that this version has."""
 
@@ -125,13 +132,18 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
     model = knowledge.model
     facts = target_facts(variant) if model is None else facts_of(variant, model)
     hits = check(variant, facts)
-    key, known = knowledge.key_of(variant), None
+    key, known, exported = knowledge.key_of(variant), None, None
     if (refusal := _first(hits, Severity.REFUSE)) is not None:
         reason = f"{refusal.statement} (found {refusal.actual}, expected {refusal.expected})"
         action, rule = Action.REFUSE, refusal.rule
     elif (export := _first(hits, Severity.EXPORT_ONLY)) is not None:
+        exported = knowledge.exported(key) if isinstance(key, EngineKey) else None
         reason = f"{export.statement} (found {export.actual})"
         action, rule = Action.EXPORT, export.rule
+        if exported is not None:
+            action, rule = Action.REUSE, "same-export"
+            name = exported.checkpoint.digest.short
+            reason = f"checkpoint {name} is published; its audits: {exported.audits}"
     elif isinstance(key, UnknownKey):
         action, rule, reason = Action.BUILD, key.rule, key.reason
     else:
@@ -152,6 +164,7 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
         hits=hits,
         estimate=estimate(variant, facts) if made and isinstance(facts, Facts) else None,
         unchecked=unchecked(facts),
+        exported=exported,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from enginekeeper.compatibility.facts import ModelFacts, model_facts
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.exports import find_export
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import (
@@ -51,6 +52,7 @@ def plan_variants(
         model=None if source is None else facts_of_source(source),
         key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
+        exported=lambda key: find_export(bench, key),
         builders=COMPILE_STEPS,
     )
     return plan(variants, knowledge)
@@ -79,6 +81,10 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
     """Returns the outcome of a variant for which nothing is to be done."""
     if planned.action is Action.ELSEWHERE:
         return _elsewhere(planned)
+    if (export := planned.exported) is not None:
+        name = str(planned.variant.identifier)
+        path = export.checkpoint.path
+        return Outcome(name, Ending.REUSED, export.result, planned.reason, path=path)
     known = planned.known
     verdict = None if known is None else known.verdict
     return Outcome(

@@ -12,6 +12,7 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import calibration_digest
 from enginekeeper.orchestration.stages import Checkpoint
 from enginekeeper.specs.variants import Variant
+from registry import types
 from registry.attestations import BuildRecord, provenance, sign
 from registry.digests import Digest
 from registry.keys import EngineKey
@@ -60,18 +61,26 @@ def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
     return SignedEngine(manifest, sign(statement, open_signer(bench.keys, Purpose.BUILD)))
 
 
-def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
-    """Publishes a checkpoint and the engine built from it; publishing again changes nothing."""
+def publish_checkpoint(
+    bench: Bench, variant: Variant, weights: Digest, directory: Path, repairs: tuple[Repair, ...]
+) -> types.Checkpoint:
+    """Publishes a variant's checkpoint; publishing again changes nothing."""
     calibrated = variant.recipe.calibrated
-    checkpoint = bench.registry.publish_checkpoint(
+    return bench.registry.publish_checkpoint(
         CheckpointPublication(
-            directory=built.checkpoint.path,
-            model=built.weights,
+            directory=directory,
+            model=weights,
             recipe=variant.recipe.kind,
             calibration=calibration_digest(variant) if calibrated else None,
-            repairs=built.repairs,
+            repairs=repairs,
         )
     )
+
+
+def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
+    """Publishes a checkpoint and the engine built from it; publishing again changes nothing."""
+    weights, path = built.weights, built.checkpoint.path
+    checkpoint = publish_checkpoint(bench, variant, weights, path, built.repairs)
     signed = sign_engine(bench, built)
     return bench.registry.publish_engine(
         EnginePublication(

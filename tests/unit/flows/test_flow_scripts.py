@@ -59,7 +59,7 @@ def test_a_flow_loads_without_a_server(script: Path, monkeypatch: pytest.MonkeyP
     ("known", "export_only", "steps"),
     [
         (None, False, ["checkpoint", "audit", "engine", "publish", "score", "judge"]),
-        (None, True, ["checkpoint", "audit"]),
+        (None, True, ["checkpoint", "audit", "export"]),
         ("an engine", False, ["fetch", "audit", "score", "judge"]),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_known_engine_is_judged_and_not_made_again(
 
         return run
 
-    for name in ("fetch", "checkpoint", "audit", "engine", "publish", "score", "judge"):
+    for name in ("fetch", "checkpoint", "audit", "export", "engine", "publish", "score", "judge"):
         monkeypatch.setitem(flow.__globals__, name, step(name))
     work = SimpleNamespace(
         todo=[SimpleNamespace(known=known)],

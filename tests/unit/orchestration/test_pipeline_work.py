@@ -12,12 +12,18 @@ from enginekeeper.orchestration import pipeline
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
-from enginekeeper.orchestration.planning import plan_variants
+from enginekeeper.orchestration.planning import plan_variants, planned_outcome
 from enginekeeper.orchestration.retries import can_be_retried
 from enginekeeper.orchestration.stages import Checkpoint, Made
 from registry.digests import digest_bytes
-from registry.errors import ConflictError, IntegrityError, StoreUnavailableError
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
 from registry.manifests import Manifest
+from registry.service import Registry
 from registry.types import Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
@@ -96,12 +102,42 @@ def test_what_is_only_exported_ends_as_exported(
     digest = digest_bytes(b"checkpoint")
     given = Made(checkpoint, digest, reused=False, seconds=3.0)
     made = Progress(work.todo[0], given, Checkpoint(checkpoint, digest), ())
-    assert pipeline.audit_checkpoint(work, made).export_only
-    (outcome,) = work.outcomes()
+    made = pipeline.audit_checkpoint(work, made)
+    outcome = pipeline.export_checkpoint(site.bench, work, made)
+    assert made.export_only
+    assert work.outcomes() == [outcome]
     assert (outcome.ending, outcome.result) == (Ending.EXPORTED, None)
     assert ("config pass" in outcome.summary) is audits
     assert ("audits: not run" in outcome.summary) is not audits
     assert outcome.seconds == {"quantize": 3.0}
+    (planned,) = site.plan(made.variant)
+    assert str(planned.action) == ("reuse" if audits else "export")
+    assert planned.settled(audits=True) is planned.settled(audits=False) is audits
+    assert outcome.path is not None
+    assert planned_outcome(planned).path == (
+        outcome.path.removeprefix(f"{site.bench.registry.store.url}/") if audits else None
+    )
+
+
+@pytest.mark.parametrize("gone", ["checkpoint", "validator"])
+def test_an_export_is_made_again_when_it_is_lost_or_audited_otherwise(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    work = replace(begin(site.plan(*variants_of(tmp_path, "[nvfp4]")), ORDER), source=site.source)
+    checkpoint = exported("nvfp4", tmp_path)
+    given = Made(checkpoint, digest_bytes(b"x"), reused=False, seconds=3.0)
+    made = Progress(work.todo[0], given, Checkpoint(checkpoint, digest_bytes(b"x")), ())
+    pipeline.export_checkpoint(site.bench, work, made)
+    if gone == "validator":
+        vars(site.bench)["validator"] = digest_bytes(b"newer code")
+    else:
+
+        def lost(*_asked: object) -> None:
+            raise RecordNotFoundError("not in the catalogue")
+
+        monkeypatch.setattr(Registry, "checkpoint", lost)
+    (planned,) = site.plan(made.variant)
+    assert str(planned.action) == "export"
 
 
 def test_a_checkpoint_of_another_recipe_than_asked_for_is_named(site: Site, tmp_path: Path) -> None:
