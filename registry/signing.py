@@ -1,53 +1,99 @@
 """Private keys in files: the embedded default, one for each role.
 
-A key file is made with mode 0600 and never overwritten; one that others may read is refused.
+Rules:
+
+- keys are made where something is signed, and only in a home that has none yet: its directory of
+  keys appears whole, with a trust file that lists them, or not at all;
+- in every other home a key is made, and trusted, when somebody asks for it by name: a trust file
+  that was given says whom to trust, and nothing here extends it by the way;
+- a key file is made with mode 0600 and never overwritten; one that others may read is refused.
+
 A process is given the signer of its own role, so that the step that builds cannot sign a verdict.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
-from registry.errors import InvalidRecordError, RecordNotFoundError
-from registry.trust import Purpose, TrustedKey, TrustRoot, add_trusted_key, locked
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
+from registry.trust import (
+    Purpose,
+    TrustedKey,
+    TrustRoot,
+    add_trusted_key,
+    locked,
+    read_trust,
+)
 
 TRUST_FILE = "trust.json"
-_ROLE = {
-    Purpose.BUILD: "builder",
-    Purpose.VERDICT: "validator",
-    Purpose.REFERENCE: "recorder",
+ROLES: Mapping[str, Purpose] = {
+    "builder": Purpose.BUILD,
+    "validator": Purpose.VERDICT,
+    "recorder": Purpose.REFERENCE,
 }
+"""Who signs what; a role's name is that of its key file."""
+_ROLE_OF = {purpose: role for role, purpose in ROLES.items()}
 
 
 def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -> Signer:
-    """Returns the signer of a role from a directory of keys; makes it on first use.
+    """Returns the signer of a role from a directory of keys, which is made if there is none.
 
-    A key made here is added to the directory's trust file. A key that was removed from the
-    trust file stays removed: its signatures are refused until somebody puts it back.
+    Raises RecordNotFoundError when the directory lacks the role's key, IntegrityError when its
+    trust file does not list it: what it signs would count for nothing.
+    """
+    if not directory.is_dir() or not any(directory.iterdir()):
+        _make_keys(directory, simulated=simulated)
+    path = key_path(directory, purpose, simulated=simulated)
+    role = _ROLE_OF[purpose]
+    if not path.exists():
+        raise RecordNotFoundError(
+            f"there is no {role}'s key here, and none is made by the way",
+            where=str(path),
+            remedy=f"enginekeeper key create {role}, then enginekeeper key trust {role}",
+        )
+    signer = load_signer(path)
+    _require_trusted(directory / TRUST_FILE, trusted(signer, purpose, simulated=simulated), role)
+    return signer
+
+
+def create_key(directory: Path, purpose: Purpose, *, simulated: bool = False) -> TrustedKey:
+    """Makes the private key of a role and returns its public half, which nobody trusts yet.
+
+    Raises ConflictError when there is one: what it signed would no longer be its owner's.
     """
     path = key_path(directory, purpose, simulated=simulated)
-    if not path.exists():
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with locked(directory / "keys.lock"):
-            if not path.exists():
-                made = CryptoSigner.generate_ed25519()
-                # Trust first: a crash in between leaves a public key that nobody can use, and
-                # not a private key that nobody trusts.
-                key = trusted(made, purpose, simulated=simulated)
-                add_trusted_key(directory / TRUST_FILE, key)
-                _write_key(path, made)
-    return load_signer(path)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    signer = CryptoSigner.generate_ed25519()
+    with locked(directory / "keys.lock"):
+        if path.exists():
+            raise ConflictError(
+                "there is a key already, and a key is never overwritten",
+                where=str(path),
+                remedy="move the file away first, if the key is not to be used any more",
+            )
+        _write_key(path, signer)
+    return trusted(signer, purpose, simulated=simulated)
 
 
 def key_path(directory: Path, purpose: Purpose, *, simulated: bool = False) -> Path:
     """Returns where the private key of a role lies."""
-    return directory / f"{'simulated-' if simulated else ''}{_ROLE[purpose]}.pem"
+    return directory / f"{'simulated-' if simulated else ''}{_ROLE_OF[purpose]}.pem"
 
 
 def load_signer(path: Path) -> CryptoSigner:
@@ -88,6 +134,42 @@ def trusted(signer: Signer, purpose: Purpose, *, simulated: bool = False) -> Tru
         frozenset({purpose}),
         TrustRoot.of(simulated=simulated),
     )
+
+
+def _make_keys(directory: Path, *, simulated: bool) -> None:
+    """Makes a directory with a key for every role and the trust in them, whole or not at all."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=".keys-", dir=directory.parent))  # mode 0700
+        try:
+            for purpose in Purpose:
+                key = create_key(draft, purpose, simulated=simulated)
+                add_trusted_key(draft / TRUST_FILE, key)
+            draft.rename(directory)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        if directory.is_dir() and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return  # another process was first: its keys count
+        raise StoreUnavailableError(
+            f"no keys can be made: {error.strerror}",
+            where=str(directory),
+            remedy="set ENGINEKEEPER_HOME to a directory you may write to",
+        ) from error
+
+
+def _require_trusted(path: Path, key: TrustedKey, role: str) -> None:
+    trust = read_trust(path)
+    for purpose in key.purposes:
+        if key.keyid not in {one.keyid for one in trust.keys_for(purpose, key.root)}:
+            raise IntegrityError(
+                f"the {role}'s key is not trusted here: what it signs would count for nothing",
+                where=str(path),
+                actual=f"key {key.keyid[:12]} trusted for "
+                f"{', '.join(trust.purposes_of([key.keyid])) or 'nothing'}",
+                expected=f"{purpose} ({key.root})",
+                remedy=f"enginekeeper key trust {role}, unless its entry was taken out on purpose",
+            )
 
 
 def _write_key(path: Path, signer: CryptoSigner) -> None:

@@ -6,7 +6,7 @@ Rules:
   verdict or vouch for a reference, a validator's key cannot vouch for a build;
 - simulated artifacts have a trust root of their own: none of its keys counts for a real one;
 - a key's id is computed from the key; an entry whose id is not its key's is refused;
-- removing a key's entry revokes it: nothing here adds it again.
+- removing a key's entry revokes it: nothing adds it again but a person who asks for it.
 """
 
 from __future__ import annotations
@@ -152,11 +152,12 @@ def read_trust(path: Path) -> Trust:
         raise RecordNotFoundError(
             "there is no trust file",
             where=str(path),
-            remedy="copy the one of the registry's owner, or build once to make one of your own",
+            remedy="copy the one of the registry's owner, or trust keys of your own: "
+            "enginekeeper key trust",
         ) from None
-    if mode & stat.S_IWOTH:
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise InvalidRecordError(
-            "everybody on this host may write the trust file",
+            "others on this host may write the trust file",
             where=str(path), actual=stat.filemode(mode), expected="-rw-r--r--",
             remedy=f"chmod 644 {path}",
         )  # fmt: skip

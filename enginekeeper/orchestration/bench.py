@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,8 @@ from registry.digests import Digest
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
-from registry.signing import TRUST_FILE, open_signer
-from registry.trust import Purpose, read_trust
+from registry.signing import TRUST_FILE
+from registry.trust import Trust, read_trust
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,24 @@ class Bench:
             lock_of=lambda name: lock_digest(name, self.settings),
         )
 
-    @cached_property
+    @property
     def registry(self) -> Registry:
-        """The registry; the embedded catalogue is created and migrated on first use."""
-        for purpose in Purpose:
-            open_signer(self.keys, purpose)
+        """The registry, trusting what the trust file says now; without one it trusts nobody."""
+        return replace(self._registry, trust=self.trust)
+
+    @property
+    def trust(self) -> Trust:
+        """Whom this home trusts."""
+        path = self.keys / TRUST_FILE
+        return read_trust(path) if path.exists() else Trust()
+
+    @cached_property
+    def _registry(self) -> Registry:
+        """The registry without trust; the embedded catalogue is created on first use."""
         return Registry(
             catalogue=self._catalogue(),
             store=open_store(self.settings.store_url, progress=TransferLog()),
-            trust=read_trust(self.keys / TRUST_FILE),
+            trust=Trust(),
             compatibility=refusal,
         )
 

@@ -20,8 +20,14 @@ from securesystemslib.signer import CryptoSigner
 
 from registry.attestations import VerdictClaim, sign, test_result, verify
 from registry.digests import digest_bytes
-from registry.errors import IntegrityError, InvalidRecordError, RecordNotFoundError
-from registry.signing import TRUST_FILE, key_path, load_signer, open_signer, trusted
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
+from registry.signing import TRUST_FILE, create_key, key_path, load_signer, open_signer, trusted
 from registry.trust import Purpose, Trust, TrustedKey, TrustRoot, add_trusted_key, read_trust
 from registry.types import Result
 from tests.factories.registry import CPU, START
@@ -40,35 +46,71 @@ def test_a_key_is_made_once_private_and_trusted(tmp_path: Path) -> None:
     verify(sign(VERDICT, again), trust, Purpose.VERDICT, subject=ENGINE)
 
 
-def test_each_role_in_each_world_has_a_key_of_its_own(tmp_path: Path) -> None:
-    signers = [
-        open_signer(tmp_path, purpose, simulated=simulated)
-        for purpose in Purpose
-        for simulated in (False, True)
-    ]
-    assert len({signer.public_key.keyid for signer in signers}) == 2 * len(Purpose)
-    trust = read_trust(tmp_path / TRUST_FILE)
+def test_the_first_signature_makes_a_key_of_its_own_for_every_role(tmp_path: Path) -> None:
+    open_signer(tmp_path / "keys", Purpose.BUILD)
+    signers = [open_signer(tmp_path / "keys", purpose) for purpose in Purpose]
+    assert len({signer.public_key.keyid for signer in signers}) == len(Purpose)
+    trust = read_trust(tmp_path / "keys" / TRUST_FILE)
     for purpose in Purpose:
-        for root in TrustRoot:
-            assert len(trust.keys_for(purpose, root)) == 1
+        assert len(trust.keys_for(purpose, TrustRoot.PRODUCTION)) == 1
+        assert trust.keys_for(purpose, TrustRoot.SIMULATED) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+
+@pytest.mark.parametrize("purpose", list(Purpose))
+def test_no_key_is_made_where_a_trust_file_was_given(tmp_path: Path, purpose: Purpose) -> None:
+    stranger = trusted(CryptoSigner.generate_ed25519(), purpose)
+    add_trusted_key(tmp_path / TRUST_FILE, stranger)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RecordNotFoundError, match="key create"):
+        open_signer(tmp_path, purpose)
+    assert sorted(tmp_path.iterdir()) == before
+    assert read_trust(tmp_path / TRUST_FILE).keys == (stranger,)
+
+
+def test_a_key_that_was_deleted_is_not_made_anew(tmp_path: Path) -> None:
+    open_signer(tmp_path, Purpose.BUILD)
+    trust = read_trust(tmp_path / TRUST_FILE)
+    key_path(tmp_path, Purpose.BUILD).unlink()
+    with pytest.raises(RecordNotFoundError, match="none is made by the way"):
+        open_signer(tmp_path, Purpose.BUILD)
+    assert read_trust(tmp_path / TRUST_FILE) == trust
+
+
+def test_a_key_made_by_name_counts_once_it_is_trusted_by_name(tmp_path: Path) -> None:
+    made = create_key(tmp_path, Purpose.BUILD)
+    with pytest.raises(RecordNotFoundError, match="no trust file"):
+        open_signer(tmp_path, Purpose.BUILD)
+    add_trusted_key(tmp_path / TRUST_FILE, made)
+    assert open_signer(tmp_path, Purpose.BUILD).public_key.keyid == made.keyid
+    with pytest.raises(ConflictError, match="never overwritten"):
+        create_key(tmp_path, Purpose.BUILD)
+
+
+def test_keys_that_cannot_be_made_are_said_plainly(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnavailableError, match="no keys can be made"):
+        open_signer(tmp_path / "file" / "keys", Purpose.BUILD)
 
 
 def test_many_first_users_make_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: open_signer(tmp_path, Purpose.BUILD), range(8)))
     assert len({signer.public_key.keyid for signer in made}) == 1
-    assert len(read_trust(tmp_path / TRUST_FILE).keys) == 1
+    assert len(read_trust(tmp_path / TRUST_FILE).keys) == len(Purpose)
 
 
 def test_a_key_removed_from_the_trust_file_stays_removed(tmp_path: Path) -> None:
     signer = open_signer(tmp_path, Purpose.VERDICT)
     (tmp_path / TRUST_FILE).write_text(json.dumps(Trust().as_dict()))
-    again = open_signer(tmp_path, Purpose.VERDICT)
-    assert again.public_key == signer.public_key
-    with pytest.raises(IntegrityError, match="trusted for nothing"):
+    with pytest.raises(IntegrityError, match="count for nothing") as caught:
+        open_signer(tmp_path, Purpose.VERDICT)
+    assert "trusted for nothing" in str(caught.value)
+    with pytest.raises(IntegrityError, match="does not count"):
         verify(
-            sign(VERDICT, again), read_trust(tmp_path / TRUST_FILE), Purpose.VERDICT, subject=ENGINE
-        )
+            sign(VERDICT, signer), read_trust(tmp_path / TRUST_FILE), Purpose.VERDICT,
+            subject=ENGINE,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
@@ -124,11 +166,12 @@ def test_a_key_can_be_trusted_for_more(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_trust_file_anybody_may_write_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o646])
+def test_a_trust_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / TRUST_FILE
     path.write_text(json.dumps(Trust().as_dict()))
-    path.chmod(0o666)
-    with pytest.raises(InvalidRecordError, match="everybody"):
+    path.chmod(mode)
+    with pytest.raises(InvalidRecordError, match="others on this host"):
         read_trust(path)
 
 
