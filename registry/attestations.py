@@ -99,6 +99,10 @@ class VerdictClaim:
     failed: tuple[str, ...] = ()
     warned: tuple[str, ...] = ()
     """Names of checks, by their result."""
+    fidelity: str | None = None
+    quality: str | None = None
+    summary: str = ""
+    """What the verdict document says in one line."""
 
 
 def provenance(manifest: Manifest, key: EngineKey, record: BuildRecord) -> Statement:
@@ -134,6 +138,9 @@ def test_result(engine: Digest, claim: VerdictClaim) -> Statement:
             "environment": claim.environment.as_dict(),
             "issuedAt": _timestamp(claim.issued_at),
             "simulated": claim.simulated,
+            "fidelity": claim.fidelity,
+            "quality": claim.quality,
+            "summary": claim.summary,
         },
     }
     predicate = {
@@ -238,6 +245,9 @@ def read_claim(statement: Statement) -> VerdictClaim:
             passed=tuple(predicate.get("passedTests", ())),
             failed=tuple(predicate.get("failedTests", ())),
             warned=tuple(predicate.get("warnedTests", ())),
+            fidelity=notes["fidelity"],
+            quality=notes["quality"],
+            summary=notes["summary"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidRecordError) as error:
         raise _malformed(statement.purpose, str(error)) from error
@@ -272,6 +282,14 @@ def _about_key(statement: Statement, key: Digest) -> Statement:
             expected=key,
         )
     return statement
+
+
+def signers_of(envelope: bytes) -> tuple[str, ...]:
+    """Returns the ids of the keys an envelope says signed it; none for what is no envelope."""
+    try:
+        return tuple(sorted(_read_envelope(envelope).signatures))
+    except IntegrityError:
+        return ()
 
 
 def _verified_payload(data: bytes, trust: Trust, purpose: Purpose, root: TrustRoot) -> bytes:

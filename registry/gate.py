@@ -2,7 +2,8 @@
 
 The rules, in the order they are tried; the first that applies decides:
 
-1. `build-not-attested`: no trusted builder signed these bytes for this key → closed (integrity);
+1. `build-not-attested`: no trusted builder signed these bytes for this key and these names (model,
+   recipe, target, variant) → closed (integrity);
 2. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
 3. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
 4. `never-judged`: no verdict at all → closed;
@@ -22,7 +23,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from registry.attestations import read_claim, verify, verify_build
 from registry.digests import Digest
 from registry.environments import DriverScope, Environment, covers
 from registry.errors import (
@@ -33,8 +33,9 @@ from registry.errors import (
     RegistryError,
 )
 from registry.keys import EngineKey
-from registry.trust import Purpose, Trust
+from registry.trust import Trust
 from registry.types import Engine, Result, Verdict
+from registry.verification import verify_engine, verify_verdict
 
 
 class GateOutcome(StrEnum):
@@ -166,14 +167,12 @@ def decide(
 def _attested(case: _Case) -> GateDecision | None:
     engine = case.engine
     try:
-        verify_build(
-            engine.provenance.encode(), case.policy.trust, engine.key,
-            subject=engine.digest, simulated=engine.simulated,
-        )  # fmt: skip
+        verify_engine(engine, case.policy.trust)
     except IntegrityError as error:
         return case.decide(
             GateFamily.INTEGRITY, "build-not-attested",
-            "no trusted builder signed these bytes for this key", str(error).splitlines(),
+            "no trusted builder signed these bytes, this key and these names",
+            str(error).splitlines(),
         )  # fmt: skip
     return None
 
@@ -209,7 +208,7 @@ def _by_verdict(case: _Case, verdict: Verdict) -> GateDecision:
         verdict.summary,
     ]
     try:
-        _check_verdict(case, verdict)
+        verify_verdict(case.engine, verdict, case.policy.trust)
     except IntegrityError as error:
         reason = "the latest verdict is not what a trusted validator signed"
         evidence += str(error).splitlines()
@@ -221,21 +220,3 @@ def _by_verdict(case: _Case, verdict: Verdict) -> GateDecision:
         reason = "the latest verdict on it here is inconclusive"
         return case.decide(GateFamily.INCONCLUSIVE, "verdict-inconclusive", reason, evidence)
     return case.decide(GateFamily.OK, "qualified", "a trusted validator passed it here", evidence)
-
-
-def _check_verdict(case: _Case, verdict: Verdict) -> None:
-    """Raises IntegrityError unless the recorded verdict is the signed one."""
-    statement = verify(
-        verdict.envelope.encode(), case.policy.trust, Purpose.VERDICT,
-        subject=case.engine.digest, simulated=case.engine.simulated,
-    )  # fmt: skip
-    claim = read_claim(statement)
-    signed = (claim.result, claim.environment, claim.document)
-    recorded = (verdict.result, verdict.environment, verdict.document)
-    if signed != recorded:
-        raise IntegrityError(
-            "the recorded verdict is not the signed one",
-            where=f"verdict {verdict.digest.short}",
-            actual=[str(item) for item in recorded],
-            expected=[str(item) for item in signed],
-        )

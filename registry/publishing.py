@@ -13,13 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from registry import layout
-from registry.attestations import (
-    VerdictClaim,
-    read_claim,
-    verify,
-    verify_build,
-    verify_reference,
-)
+from registry.attestations import VerdictClaim, read_claim, verify, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, canonical_json, digest_bytes
@@ -30,6 +24,7 @@ from registry.queries import View
 from registry.transfer import store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
+from registry.verification import verify_engine
 
 
 @dataclass(frozen=True)
@@ -116,14 +111,10 @@ class Publisher:
     def engine(self, publication: EnginePublication) -> Engine:
         """Publishes an engine; publishing the same one again returns it.
 
-        Raises IntegrityError unless a trusted builder signed this manifest and this key.
+        Raises IntegrityError unless a trusted builder signed this manifest, key and names.
         """
         manifest, key = publication.manifest, publication.key
         _check_manifest(manifest, key)
-        verify_build(
-            publication.provenance, self.trust, key,
-            subject=manifest.digest, simulated=manifest.simulated,
-        )  # fmt: skip
         with self.catalogue.read() as view:
             model = view.model(publication.model)
             _check_world(view, manifest, publication.checkpoint)
@@ -145,6 +136,7 @@ class Publisher:
             simulated=manifest.simulated,
             recorded_at=self.clock(),
         )
+        verify_engine(engine, self.trust)
         store_artifact(self.store, publication.directory, manifest, folder)
         # The key is documentation here: what counts is its digest, in the manifest and signed.
         # Its info layer differs between builds of the same bytes; the first one stays.
@@ -204,9 +196,9 @@ class Publisher:
             engine=engine.digest,
             environment=claim.environment,
             result=claim.result,
-            fidelity=_line(document, "fidelity"),
-            quality=_line(document, "quality"),
-            summary=str(document.get("summary", "")),
+            fidelity=claim.fidelity,
+            quality=claim.quality,
+            summary=claim.summary,
             document=claim.document,
             path=name,
             envelope=envelope.decode(),
@@ -268,12 +260,19 @@ def _check_world(view: View, manifest: Manifest, checkpoint: Digest | None) -> N
 
 
 def _check_document(claim: VerdictClaim, document: Mapping[str, Any], digest: Digest) -> None:
-    if claim.document != digest or document.get("result") != claim.result:
+    said = {
+        "result": document.get("result"),
+        "fidelity": _line(document, "fidelity"),
+        "quality": _line(document, "quality"),
+        "summary": str(document.get("summary", "")),
+    }
+    signed = {name: getattr(claim, name) for name in said}
+    if claim.document != digest or said != signed:
         raise IntegrityError(
             "the verdict document is not the one that was signed",
             where="verdict",
-            actual=f"{digest}, result {document.get('result')}",
-            expected=f"{claim.document}, result {claim.result}",
+            actual=f"{digest}, {said}",
+            expected=f"{claim.document}, {signed}",
         )
 
 

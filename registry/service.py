@@ -17,13 +17,13 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registry.attestations import verify_build, verify_reference
+from registry.attestations import Statement, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
@@ -31,6 +31,7 @@ from registry.documents import read_object
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
+from registry.manifests import Manifest
 from registry.names import check_component
 from registry.publishing import (
     CheckpointPublication,
@@ -51,6 +52,13 @@ from registry.types import (
     Qualification,
     Reference,
     Verdict,
+)
+from registry.verification import (
+    Signature,
+    build_signature,
+    verdict_signature,
+    verify_engine,
+    verify_verdict,
 )
 
 
@@ -174,6 +182,24 @@ class Registry:
         with self.catalogue.read() as view:
             return view.moves(channel, model_name)
 
+    def model(self, reference: str | Digest) -> Model:
+        """Returns the model with a digest or an unambiguous start of one."""
+        with self.catalogue.read() as view:
+            return view.model(reference)
+
+    def verify_engine(self, engine: Engine) -> Statement:
+        """Returns an engine's build statement; raises IntegrityError unless it was signed so."""
+        return verify_engine(engine, self.trust)
+
+    def verify_verdict(self, engine: Engine, verdict: Verdict) -> None:
+        """Raises IntegrityError unless a trusted validator signed exactly this verdict."""
+        verify_verdict(engine, verdict, self.trust)
+
+    def signatures(self, engine: Engine, verdicts: Sequence[Verdict]) -> list[Signature]:
+        """Says who signed an engine and verdicts on it, in this order, and whether it counts."""
+        build = build_signature(engine, self.trust)
+        return [build, *(verdict_signature(engine, one, self.trust) for one in verdicts)]
+
     def verdict_document(self, verdict: Verdict) -> dict[str, Any]:
         """Returns the evidence of a verdict; raises IntegrityError if it is not the signed one."""
         data = self.store.get_document(verdict.path)
@@ -192,13 +218,13 @@ class Registry:
         Says nothing about whether it may run here: that is the gate's to say.
         """
         engine = self.engine(reference)
-        verify_build(
-            engine.provenance.encode(), self.trust, engine.key,
-            subject=engine.digest, simulated=engine.simulated,
-        )  # fmt: skip
-        manifest = load_manifest(self.store, engine.path, engine.digest)
-        fetch_artifact(self.store, manifest, destination)
+        self.verify_engine(engine)
+        fetch_artifact(self.store, self.manifest(engine), destination)
         return engine
+
+    def manifest(self, engine: Engine) -> Manifest:
+        """Returns an engine's manifest; raises IntegrityError when it is not there or another."""
+        return load_manifest(self.store, engine.path, engine.digest)
 
     def fetch_checkpoint(self, reference: str | Digest, destination: Path) -> Checkpoint:
         """Writes a checkpoint's files after verifying its manifest and every byte."""

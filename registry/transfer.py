@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry.blobs.interface import BlobStore, disk_error
+from registry.blobs.interface import BlobStore, blob_name, disk_error
 from registry.blobs.partial import leftovers, locked
 from registry.digests import Digest, digest_file
 from registry.errors import (
@@ -38,8 +38,38 @@ def store_artifact(store: BlobStore, directory: Path, manifest: Manifest, folder
 
 
 def load_manifest(store: BlobStore, folder: str, expected: Digest) -> Manifest:
-    """Returns the manifest in a folder; raises IntegrityError when it is not the expected one."""
-    return Manifest.from_bytes(store.get_document(f"{folder}/{MANIFEST}"), expected=expected)
+    """Returns the manifest of a recorded artifact; raises IntegrityError when it has another."""
+    name = f"{folder}/{MANIFEST}"
+    try:
+        data = store.get_document(name)
+    except RecordNotFoundError as error:
+        raise lost("the manifest", f"{store.url}/{name}", expected) from error
+    return Manifest.from_bytes(data, expected=expected)
+
+
+def require_stored(store: BlobStore, manifest: Manifest) -> None:
+    """Raises IntegrityError unless every file of a recorded artifact is there; reads none."""
+    for entry in manifest.files:
+        if not store.exists(entry.digest):
+            raise lost(entry.path, f"{store.url}/{blob_name(entry.digest)}", entry.digest)
+
+
+def lost(what: str, where: str, expected: Digest) -> IntegrityError:
+    """Says that the store lost a piece of an artifact that the catalogue has."""
+    return IntegrityError(
+        f"{what} is recorded and not in the artifact store",
+        where=where,
+        expected=expected,
+        remedy="put it back from a good copy: enginekeeper engine heal ENGINE --from DIRECTORY",
+    )
+
+
+def _fetch(store: BlobStore, entry: FileEntry, path: Path) -> None:
+    try:
+        store.fetch(entry.digest, path)
+    except RecordNotFoundError as error:
+        where = f"{store.url}/{blob_name(entry.digest)}"
+        raise lost(entry.path, where, entry.digest) from error
 
 
 def fetch_artifact(store: BlobStore, manifest: Manifest, destination: Path) -> None:
@@ -62,7 +92,7 @@ def fetch_artifact(store: BlobStore, manifest: Manifest, destination: Path) -> N
                 path = partial / entry.path
                 if not _is_there(path, entry):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    store.fetch(entry.digest, path)
+                    _fetch(store, entry, path)
             partial.chmod(0o755)
             partial.rename(destination)
         except (DiskFullError, IntegrityError, RecordNotFoundError):

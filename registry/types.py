@@ -72,6 +72,16 @@ class Checkpoint(_Entity):
 
 
 @dataclass(frozen=True)
+class EngineNames:
+    """What an engine goes by: the builder signs it, so that nobody can pass one for another."""
+
+    model: str
+    recipe: str
+    target: str
+    variant: str
+
+
+@dataclass(frozen=True)
 class Engine(_Entity):
     """What a builder made; its id is its manifest's digest."""
 
@@ -93,6 +103,11 @@ class Engine(_Entity):
     """DSSE envelope of the build statement."""
     simulated: bool
     recorded_at: datetime
+
+    @property
+    def names(self) -> EngineNames:
+        """What the engine goes by."""
+        return EngineNames(self.model_name, self.recipe, self.target, self.variant)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns every field as a JSON object, the key with its digest."""

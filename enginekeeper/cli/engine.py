@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,11 @@ import click
 
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import json_option
-from enginekeeper.cli._output import Output, render_table
+from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
-    from registry.keys import EngineKey
+    from registry.service import Registry
     from registry.types import Engine, Verdict
 
 engine_argument = click.argument("engine_id", metavar="ENGINE")
@@ -34,13 +33,16 @@ def engine() -> None:
 def list_command(
     model: str | None, recipe: str | None, target: str | None, variant: str | None, as_json: bool
 ) -> int:
-    """List engines, newest first, with their latest verdict."""
+    """List engines, newest first, with their latest verdict.
+
+    One whose record is not what was signed is listed as `unverified`.
+    """
     from enginekeeper.orchestration.bench import open_bench
     from registry.types import EngineFilter
 
-    bench = open_bench()
+    registry = open_bench().registry
     wanted = EngineFilter(model=model, recipe=recipe, target=target, variant=variant)
-    rows = [_row(bench, one) for one in bench.registry.engines(wanted)]
+    rows = [_row(registry, one) for one in registry.engines(wanted)]
     columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated")
     Output(as_json).table(rows, columns)
     return ExitCode.OK
@@ -50,19 +52,13 @@ def list_command(
 @engine_argument
 @json_option
 def show(engine_id: str, as_json: bool) -> int:
-    """Show one engine: its key, where it is stored, who signed what."""
+    """Show one engine: key, files, repairs, verdicts, and who signed what."""
+    from enginekeeper.cli._engine_text import describe, described
     from enginekeeper.orchestration.bench import open_bench
 
-    bench = open_bench()
-    found = bench.registry.engine(engine_id)
-    verdicts = [(one, _reference(bench, one)) for one in bench.registry.verdicts(found.digest)]
-    document = {
-        **found.as_dict(),
-        "stored": bench.registry.locate(found.path),
-        "verdicts": [{**one.as_dict(), "reference": reference} for one, reference in verdicts],
-        "qualifications": [one.as_dict() for one in bench.registry.qualifications(found.digest)],
-    }
-    Output(as_json).document(document, _describe(bench, found, verdicts))
+    registry = open_bench().registry
+    document = described(registry, registry.engine(engine_id))
+    Output(as_json).document(document, describe(document))
     return ExitCode.OK
 
 
@@ -71,14 +67,18 @@ def show(engine_id: str, as_json: bool) -> int:
 @json_option
 def explain(engine_id: str, as_json: bool) -> int:
     """Explain why an engine passed or failed: the evidence of its latest verdict, and its key."""
+    from enginekeeper.cli._engine_text import key_table
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.validation.report import render
 
     bench = open_bench()
     found = bench.registry.engine(engine_id)
-    document = bench.registry.verdict_document(_latest(bench, found))
+    latest = _latest(bench, found)
+    bench.registry.verify_engine(found)
+    bench.registry.verify_verdict(found, latest)
+    document = bench.registry.verdict_document(latest)
     key = {**found.key.as_dict(), "digest": str(found.key.digest())}
-    text = f"{render(document)}\nWhat it was built from\n{_key_table(found.key)}"
+    text = f"{render(document)}\nWhat it was built from\n{key_table(found.key)}"
     Output(as_json).document({**document, "key": key}, text)
     return ExitCode.OK
 
@@ -141,10 +141,11 @@ def _latest(bench: Bench, found: Engine) -> Verdict:
     return verdicts[0]
 
 
-def _row(bench: Bench, one: Engine) -> dict[str, Any]:
-    verdicts = bench.registry.verdicts(one.digest)
-    latest = verdicts[0] if verdicts else None
-    return {
+def _row(registry: Registry, one: Engine) -> dict[str, Any]:
+    latest = next(iter(registry.verdicts(one.digest)), None)
+    signatures = registry.signatures(one, [] if latest is None else [latest])
+    fault = next((found.fault for found in signatures if found.fault is not None), None)
+    row = {
         "engine": one.digest.short,
         "variant": one.variant,
         "result": "unjudged" if latest is None else str(latest.result),
@@ -153,48 +154,10 @@ def _row(bench: Bench, one: Engine) -> dict[str, Any]:
         "megabytes": f"{one.size / 1e6:.0f}",
         "simulated": "SIMULATED" if one.simulated else None,
         "digest": str(one.digest),
-        "stored": bench.registry.locate(one.path),
+        "stored": registry.locate(one.path),
         "summary": None if latest is None else latest.summary,
+        "fault": fault,
     }
-
-
-def _key_table(key: EngineKey) -> str:
-    fields = [
-        {"layer": layer, "field": name, "value": value}
-        for layer in ("hard", "soft", "info")
-        for name, value in sorted(getattr(key, layer).items())
-    ]
-    return render_table(fields, ("layer", "field", "value"))
-
-
-def _reference(bench: Bench, verdict: Verdict) -> str | None:
-    """Names the reference that a verdict compared with; None in older verdicts."""
-    document = bench.registry.verdict_document(verdict)
-    reference: str | None = document.get("evidence", {}).get("reference")
-    return reference
-
-
-def _describe(bench: Bench, one: Engine, judged: Sequence[tuple[Verdict, str | None]]) -> str:
-    lines = [f"engine    {one.digest}", f"variant   {one.variant}"]
-    if one.simulated:
-        lines.append("SIMULATED made by a double: never deployable on a real node")
-    lines += [
-        f"key       {one.key.digest()}",
-        f"stored    {bench.registry.locate(one.path)}",
-        f"recorded  {one.recorded_at.isoformat(timespec='seconds')}",
-        "",
-    ]
-    lines.append(_key_table(one.key))
-    verdicts = [
-        {
-            "verdict": verdict.digest.short,
-            "result": str(verdict.result),
-            "issued": verdict.issued_at.isoformat(timespec="seconds"),
-            "environment": str(verdict.environment),
-            "reference": reference,
-        }
-        for verdict, reference in judged
-    ]
-    columns = ("verdict", "result", "issued", "environment", "reference")
-    lines.append(render_table(verdicts, columns))
-    return "\n".join(lines)
+    if fault is None:
+        return row
+    return {**row, "result": "unverified", "fidelity": None, "quality": None, "summary": None}

@@ -22,7 +22,7 @@ from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores, load_scores
 from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
-from registry.attestations import VerdictClaim, sign, test_result, verify_build
+from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.manifests import Manifest, verify_directory
 from registry.signing import open_signer
@@ -144,13 +144,7 @@ def _rounds_activations(made: Progress) -> bool:
 
 def _verify(bench: Bench, engine: Engine, directory: Path) -> None:
     """Raises IntegrityError unless a trusted builder signed exactly these bytes."""
-    verify_build(
-        engine.provenance.encode(),
-        bench.registry.trust,
-        engine.key,
-        subject=engine.digest,
-        simulated=engine.simulated,
-    )
+    bench.registry.verify_engine(engine)
     manifest = Manifest.of_directory(
         directory, "engine", key=engine.key.digest(), simulated=engine.simulated
     )
@@ -195,6 +189,9 @@ def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, 
         passed=tuple(checks["pass"]),
         failed=tuple(checks["fail"]),
         warned=tuple(checks["other"]),
+        fidelity=verdict.fidelity.result,
+        quality=verdict.quality.result,
+        summary=verdict.summary,
     )
     signer = open_signer(bench.keys, Purpose.VERDICT)
     envelope = sign(test_result(engine.digest, claim), signer)

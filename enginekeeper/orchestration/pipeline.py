@@ -24,7 +24,13 @@ from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import facts_of_source, plan_variants, planned_outcome
-from enginekeeper.orchestration.publication import BuiltEngine, publish, publish_checkpoint
+from enginekeeper.orchestration.publication import (
+    BuildRun,
+    BuiltEngine,
+    names_of,
+    publish,
+    publish_checkpoint,
+)
 from enginekeeper.orchestration.references import fetch_reference, record_reference
 from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
@@ -327,19 +333,24 @@ def make_engine(bench: Bench, made: Progress) -> Progress:
 
 
 def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
-    """Signs the engine's provenance with the builder's key and publishes it, unqualified."""
+    """Signs the engine's provenance with the builder's key, if it is new, and publishes it."""
     variant, compiled = made.variant, there(made.compiled)
     weights = source_of(work).digest
     built = BuiltEngine(
         directory=compiled.path / "engine",
         key=engine_key(variant, weights, bench.host, bench.tools),
+        names=names_of(variant, bench.registry.model(weights).name),
         weights=weights,
         checkpoint=made.checkpoint,
         repairs=made.repairs,
-        seconds=compiled.seconds,
+        run=BuildRun.of(compiled),
     )
     engine = publish(bench, built, variant)
-    progress.info("%s: published %s, unqualified", variant.identifier, engine.digest.short)
+    gate = bench.registry.gate(engine.digest, bench.environment)
+    name = engine.digest.short
+    progress.info(
+        "%s: published %s, gate %s: %s", variant.identifier, name, gate.outcome, gate.rule
+    )
     return replace(made, engine=engine)
 
 

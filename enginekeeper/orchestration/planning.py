@@ -32,7 +32,7 @@ from enginekeeper.validation.source_model import read_json_object
 from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
 from registry.keys import EngineKey
-from registry.types import EngineFilter, Verdict
+from registry.types import Engine, EngineFilter, Verdict
 
 
 def plan_spec(bench: Bench, path: Path | str, only: Sequence[str]) -> tuple[PlannedVariant, ...]:
@@ -125,22 +125,33 @@ def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | U
 
 
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:
-    """Returns the newest engine of a key, one with a verdict before one without."""
-    engines = bench.registry.engines(EngineFilter(key=key.digest()))
+    """Returns the newest engine of a key, one with a verdict before one without.
+
+    Raises IntegrityError when an engine or a verdict is recorded otherwise than it was signed:
+    what somebody changed is neither reused nor passed over.
+    """
+    registry = bench.registry
+    engines = registry.engines(EngineFilter(key=key.digest()))
     asked = str(acceptance_digest(bench, variant))
-    known = [KnownEngine(engine, _verdict(bench, engine.digest, asked)) for engine in engines]
+    for engine in engines:
+        registry.verify_engine(engine)
+    known = [KnownEngine(engine, _verdict(bench, engine, asked)) for engine in engines]
     judged = [one for one in known if one.verdict is not None]
     return next(iter(judged or known), None)
 
 
-def _verdict(bench: Bench, engine: Digest, asked: str) -> Verdict | None:
+def _verdict(bench: Bench, engine: Engine, asked: str) -> Verdict | None:
     """Returns the latest verdict here that answers what is asked now.
 
     Variants that differ in label and acceptance alone share an engine: each has its own verdict.
     """
-    for verdict in bench.registry.verdicts(engine):
+    registry = bench.registry
+    verdicts = registry.verdicts(engine.digest)
+    for verdict in verdicts:
+        registry.verify_verdict(engine, verdict)
+    for verdict in verdicts:
         if verdict.environment == bench.environment:
-            document: dict[str, Any] = bench.registry.verdict_document(verdict)
+            document: dict[str, Any] = registry.verdict_document(verdict)
             if document.get("acceptance") == asked:
                 return verdict
     return None

@@ -3,24 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import calibration_digest
-from enginekeeper.orchestration.stages import Checkpoint
+from enginekeeper.orchestration.stages import Checkpoint, Made
 from enginekeeper.specs.variants import Variant
 from registry import types
 from registry.attestations import BuildRecord, provenance, sign
 from registry.digests import Digest
+from registry.errors import RecordNotFoundError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.publishing import CheckpointPublication, EnginePublication
 from registry.signing import open_signer
 from registry.trust import Purpose
-from registry.types import Engine, Repair
+from registry.types import Engine, EngineNames, Repair
+from registry.verification import build_parameters
+
+
+@dataclass(frozen=True)
+class BuildRun:
+    """The run that made something: recorded with the product, signed whenever it is."""
+
+    invocation: str
+    """Name of the folder below `runs` that has the log."""
+
+    started_at: datetime
+    finished_at: datetime
+
+    @classmethod
+    def of(cls, compiled: Made) -> BuildRun:
+        """Returns the run that a compiled engine was made in, now or long ago."""
+        run = compiled.record["run"]
+        started, finished = (
+            datetime.fromtimestamp(run[name], UTC) for name in ("started", "finished")
+        )
+        return cls(run["invocation"], started, finished)
+
+    @classmethod
+    def ending_now(cls, bench: Bench, seconds: float) -> BuildRun:
+        """Returns this run, of which something has just been finished."""
+        finished = datetime.now(UTC)
+        return cls(bench.shop.logs.name, finished - timedelta(seconds=seconds), finished)
 
 
 @dataclass(frozen=True)
@@ -29,10 +57,11 @@ class BuiltEngine:
 
     directory: Path
     key: EngineKey
+    names: EngineNames
     weights: Digest
     checkpoint: Checkpoint
     repairs: tuple[Repair, ...]
-    seconds: float
+    run: BuildRun
 
 
 @dataclass(frozen=True)
@@ -43,19 +72,26 @@ class SignedEngine:
     provenance: bytes
 
 
+def names_of(variant: Variant, model: str) -> EngineNames:
+    """Returns what an engine of a variant goes by, under its model's name in the catalogue."""
+    return EngineNames(model, variant.recipe.kind, variant.target.gpu, str(variant.identifier))
+
+
 def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
     """Signs an engine with the builder's key; publishes nothing."""
-    manifest = Manifest.of_directory(built.directory, "engine", key=built.key.digest())
+    manifest = _manifest(built)
     record = build_record(
-        bench,
         "builder:inductor",
-        built.seconds,
+        built.run,
         materials={
             "model": built.weights,
             "checkpoint": built.checkpoint.digest,
             "toolchain": bench.shop.lock_of("inductor"),
         },
-        parameters={"weights": str(built.weights)},
+        parameters={
+            **build_parameters(built.names, built.weights),
+            "repairs": [asdict(repair) for repair in built.repairs],
+        },
     )
     statement = provenance(manifest, built.key, record)
     return SignedEngine(manifest, sign(statement, open_signer(bench.keys, Purpose.BUILD)))
@@ -78,10 +114,18 @@ def publish_checkpoint(
 
 
 def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
-    """Publishes a checkpoint and the engine built from it; publishing again changes nothing."""
+    """Publishes a checkpoint and the engine built from it.
+
+    An engine that is recorded keeps its names and the statement signed when it was built:
+    nothing is signed again, and its files are put back if the store lost or damaged them.
+    """
     weights, path = built.weights, built.checkpoint.path
     checkpoint = publish_checkpoint(bench, variant, weights, path, built.repairs)
-    signed = sign_engine(bench, built)
+    known = _recorded(bench, _manifest(built).digest)
+    if known is None:
+        signed, names = sign_engine(bench, built), built.names
+    else:
+        signed, names = SignedEngine(_manifest(built), known.provenance.encode()), known.names
     return bench.registry.publish_engine(
         EnginePublication(
             directory=built.directory,
@@ -89,29 +133,34 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
             key=built.key,
             provenance=signed.provenance,
             model=built.weights,
-            recipe=variant.recipe.kind,
-            target=variant.target.gpu,
-            variant=str(variant.identifier),
+            recipe=names.recipe,
+            target=names.target,
+            variant=names.variant,
             checkpoint=checkpoint.digest,
         )
     )
 
 
+def _manifest(built: BuiltEngine) -> Manifest:
+    return Manifest.of_directory(built.directory, "engine", key=built.key.digest())
+
+
+def _recorded(bench: Bench, digest: Digest) -> Engine | None:
+    try:
+        return bench.registry.engine(digest)
+    except RecordNotFoundError:
+        return None
+
+
 def build_record(
-    bench: Bench,
-    role: str,
-    seconds: float,
-    *,
-    materials: Mapping[str, Digest],
-    parameters: Mapping[str, Any],
+    role: str, run: BuildRun, *, materials: Mapping[str, Digest], parameters: Mapping[str, Any]
 ) -> BuildRecord:
-    """Returns what this run knows of how something was made that has just been finished."""
-    finished = datetime.now(UTC)
+    """Returns what is signed of how something was made."""
     return BuildRecord(
         builder=f"urn:enginekeeper:{role}",
-        invocation=bench.shop.logs.name,
-        started_at=finished - timedelta(seconds=seconds),
-        finished_at=finished,
+        invocation=run.invocation,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
         materials=materials,
         parameters=parameters,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.orchestration.bench import Bench
-from enginekeeper.orchestration.publication import build_record
+from enginekeeper.orchestration.publication import BuildRun, build_record
 from enginekeeper.orchestration.stages import REFERENCE, SCORES, Probe
 from enginekeeper.validation.scores import load_scores
 from registry.attestations import recording, sign
@@ -89,9 +89,8 @@ def _known(bench: Bench, manifest: Manifest) -> bytes | None:
 def _signed(bench: Bench, probe: Probe, manifest: Manifest, weights: Digest, runtime: str) -> bytes:
     scoring = probe.scoring
     record = build_record(
-        bench,
         f"recorder:{scoring.reference_toolchain}",
-        probe.targets["source"].seconds,
+        BuildRun.ending_now(bench, probe.targets["source"].seconds),
         materials={
             "model": weights,
             "suite": scoring.suite_digest,

@@ -214,6 +214,7 @@ def compile_engine(
         "checkpoint": str(checkpoint.digest),
         "limits": dict(limits),
         "made_by": shop.identity(builder.toolchain, builder.compile_step),
+        "record": "with its run",  # a product without one has nothing true to be signed of it
     }
 
     def run(toolchain: str, step: str, job: Mapping[str, Any]) -> StepOutcome:
@@ -221,9 +222,14 @@ def compile_engine(
 
     def make(directory: Path) -> dict[str, Any]:
         request = BuildRequest(checkpoint.path, directory / "engine", limits)
+        started = shop.clock()
         built = builder.build(request, run)
-        graphs = [asdict(graph) for graph in built.graphs]
-        return {**_described(built.directory, "engine", built.seconds), "graphs": graphs}
+        times = {"started": started, "finished": shop.clock()}
+        return {
+            **_described(built.directory, "engine", built.seconds),
+            "graphs": [asdict(graph) for graph in built.graphs],
+            "run": {"invocation": shop.logs.name, **times},
+        }
 
     return made_once(shop, "engine", inputs, make)
 

@@ -24,7 +24,12 @@ from enginekeeper.orchestration.pipeline import (
     there,
 )
 from enginekeeper.orchestration.plan import Action, PlannedVariant
-from enginekeeper.orchestration.publication import BuiltEngine, sign_engine
+from enginekeeper.orchestration.publication import (
+    BuildRun,
+    BuiltEngine,
+    names_of,
+    sign_engine,
+)
 from enginekeeper.orchestration.stages import Made, Source
 from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.specs.acceptance import Acceptance
@@ -99,23 +104,25 @@ def _signed(bench: Bench, work: Work, made: Progress) -> Engine:
     compiled = there(made.compiled)
     declared = engine_key(variant, weights, bench.host, bench.tools)
     key = external_key(declared, made.checkpoint.digest)
+    names = names_of(variant, variant.model.name)
     built = BuiltEngine(
         directory=compiled.path / "engine",
         key=key,
+        names=names,
         weights=weights,
         checkpoint=made.checkpoint,
         repairs=(),
-        seconds=compiled.seconds,
+        run=BuildRun.of(compiled),
     )
     signed = sign_engine(bench, built)
     return Engine(
         digest=signed.manifest.digest,
         key=key,
         model=weights,
-        model_name=variant.model.name,
-        recipe=variant.recipe.kind,
-        target=variant.target.gpu,
-        variant=str(variant.identifier),
+        model_name=names.model,
+        recipe=names.recipe,
+        target=names.target,
+        variant=names.variant,
         checkpoint=made.checkpoint.digest,
         size=signed.manifest.size,
         path="",

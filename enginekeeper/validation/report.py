@@ -23,6 +23,12 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield "What is wrong"
         for fault in document["faults"]:
             yield from _fault(fault)
+    if repairs := document.get("repairs"):
+        yield ""
+        yield "What was repaired in the checkpoint before it was built"
+        for repair in repairs:
+            yield f"  {repair['field']}: {repair['reason']}"
+            yield f"    was {repair['before']}, is {repair['after']} ({repair['name']})"
     yield ""
     yield from _table(_headings(document["policy"]), [_row(c) for c in document["checks"]])
     notes = [f"  {c['check']}: {c['note']}" for c in document["checks"] if c["note"]]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +17,7 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import Host, engine_key
 from enginekeeper.orchestration.plan import PlannedVariant
 from enginekeeper.orchestration.planning import acceptance_digest, plan_variants
-from enginekeeper.orchestration.publication import BuiltEngine, publish
+from enginekeeper.orchestration.publication import BuildRun, BuiltEngine, names_of, publish
 from enginekeeper.orchestration.stages import Checkpoint, Source
 from enginekeeper.orchestration.tools import Maker, Tools
 from enginekeeper.orchestration.work import WorkStore
@@ -30,7 +33,7 @@ from registry.environments import Environment
 from registry.manifests import Manifest
 from registry.signing import TRUST_FILE, open_signer
 from registry.trust import Purpose
-from registry.types import Engine, Result, Verdict
+from registry.types import Engine, Repair, Result, Verdict
 from tests.factories.checkpoints import SOURCE
 from tests.factories.registry import WEIGHTS, empty_catalogue
 
@@ -41,6 +44,11 @@ TOOLS = Tools(
     quantizer=Maker("sha256:modelopt", "ek-steps-v1:quantize"),
     repairs="ek-code-v1:repair",
     builders={"inductor": Maker("sha256:inductor", "ek-steps-v1:compile")},
+)
+RUN = BuildRun(
+    "20261124T120000-1",
+    datetime(2026, 11, 24, 12, 0, tzinfo=UTC),
+    datetime(2026, 11, 24, 12, 5, tzinfo=UTC),
 )
 LIMITS = "{max_batch_size: 1, max_input_len: 64, max_seq_len: 128, max_num_tokens: 128}"
 
@@ -57,11 +65,26 @@ class Site:
         """Plans variants of the source model."""
         return plan_variants(self.bench, variants, self.source)
 
+    def tamper(self, statement: str) -> None:
+        """Changes the catalogue behind everybody's back."""
+        with closing(sqlite3.connect(self.bench.settings.home / "catalogue.sqlite")) as database:
+            database.execute(statement)
+            database.commit()
+
+    def distrust(self, purpose: str) -> None:
+        """Takes the keys of a purpose out of the trust file."""
+        path = self.bench.keys / TRUST_FILE
+        trust = json.loads(path.read_text())
+        trust["keys"] = [key for key in trust["keys"] if purpose not in key["purposes"]]
+        path.write_text(json.dumps(trust))
+
     def publish(self, variant: Variant, content: bytes = b"graph") -> Engine:
         """Publishes an engine of a variant's key, signed by the bench's builder."""
         return publish(self.bench, self.built(variant, content), variant)
 
-    def built(self, variant: Variant, content: bytes = b"graph") -> BuiltEngine:
+    def built(
+        self, variant: Variant, content: bytes = b"graph", repairs: tuple[Repair, ...] = ()
+    ) -> BuiltEngine:
         """Writes the directories of a checkpoint and of an engine made from it."""
         root = self.directory / f"built-{digest_bytes(content).short}"
         weights = self.source.digest
@@ -72,7 +95,9 @@ class Site:
             (root / name).write_bytes(data)
         checkpoint = root / "checkpoint"
         digest = Manifest.of_directory(checkpoint, "checkpoint").digest
-        return BuiltEngine(root / "engine", key, weights, Checkpoint(checkpoint, digest), (), 1.0)
+        made = Checkpoint(checkpoint, digest)
+        names = names_of(variant, "tiny")
+        return BuiltEngine(root / "engine", key, names, weights, made, repairs, RUN)
 
     def judge(
         self,
@@ -90,7 +115,17 @@ class Site:
         }  # fmt: skip
         digest = digest_bytes(canonical_json(document))
         where = environment or self.bench.environment
-        claim = VerdictClaim(result, where, digest, datetime.now(UTC), engine.simulated, ("kl",))
+        claim = VerdictClaim(
+            result,
+            where,
+            digest,
+            datetime.now(UTC),
+            engine.simulated,
+            ("kl",),
+            fidelity=str(result),
+            quality="pass",
+            summary=document["summary"],
+        )
         envelope = sign(
             test_result(engine.digest, claim), open_signer(self.bench.keys, Purpose.VERDICT)
         )

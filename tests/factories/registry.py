@@ -31,7 +31,8 @@ from registry.publishing import EnginePublication, ReferencePublication
 from registry.service import Registry
 from registry.signing import trusted
 from registry.trust import Purpose, Trust
-from registry.types import Engine, Reference, Result, Verdict
+from registry.types import Engine, EngineNames, Reference, Result, Verdict
+from registry.verification import build_parameters
 
 WEIGHTS = digest_bytes(b"weights")
 REFERENCE_KEY = Digest("ek-work-v1", "5" * 64)
@@ -113,11 +114,15 @@ class Workbench:
         (root / "config.json").write_bytes(b'{"version": 1}')
         (root / "graphs" / "prefill.pt2").write_bytes(content)
         manifest = Manifest.of_directory(root, "engine", key=key.digest(), simulated=simulated)
-        record = BuildRecord("urn:test:builder", "run-1", self.clock(), self.clock())
+        names = EngineNames("smollm2-135m", "w8a16", "cpu", "smollm2-135m.w8a16.tp1.cpu")
+        record = BuildRecord(
+            "urn:test:builder", "run-1", self.clock(), self.clock(),
+            parameters=build_parameters(names, WEIGHTS),
+        )  # fmt: skip
         signer = self.signers.of(Purpose.BUILD, simulated=simulated)
         envelope = sign(provenance(manifest, key, record), signer)
         return EnginePublication(
-            root, manifest, key, envelope, WEIGHTS, "w8a16", "cpu", "smollm2-135m.w8a16.tp1.cpu"
+            root, manifest, key, envelope, WEIGHTS, names.recipe, names.target, names.variant
         )
 
     def publish(self, **fields: Any) -> Engine:  # noqa: ANN401 - key fields
@@ -154,12 +159,22 @@ class Workbench:
         self, engine: Engine, result: Result = Result.PASS, environment: Environment = CPU
     ) -> tuple[dict[str, Any], bytes]:
         """Returns a verdict document and its envelope, signed now."""
-        document = {
+        document: dict[str, Any] = {
             "schema": 1, "result": str(result), "fidelity": {"result": str(result)},
             "quality": {"result": "pass"}, "summary": f"{result}: mean KL 0.004",
         }  # fmt: skip
         digest = digest_bytes(canonical_json(document))
-        claim = VerdictClaim(result, environment, digest, self.clock(), engine.simulated, ("kl",))
+        claim = VerdictClaim(
+            result,
+            environment,
+            digest,
+            self.clock(),
+            engine.simulated,
+            ("kl",),
+            fidelity=str(result),
+            quality="pass",
+            summary=document["summary"],
+        )
         signer = self.signers.of(Purpose.VERDICT, simulated=engine.simulated)
         return document, sign(test_result(engine.digest, claim), signer)
 

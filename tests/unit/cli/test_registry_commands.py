@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.orchestration.publication import publish
 from enginekeeper.validation import report
 from registry.environments import CpuEnvironment
-from registry.types import Engine, Result
+from registry.types import Engine, Repair, Result
 from tests.factories.benches import Site, variants_of
 
 Ek = Callable[..., Any]
@@ -28,13 +29,6 @@ def engine(site: Site, tmp_path: Path) -> Engine:
 
 def judge(site: Site, engine: Engine, tmp_path: Path, result: Result = Result.PASS) -> None:
     site.judge(engine, variants_of(tmp_path)[0], result)
-
-
-def distrust(site: Site, purpose: str) -> None:
-    path = site.bench.keys / "trust.json"
-    trust = json.loads(path.read_text())
-    trust["keys"] = [key for key in trust["keys"] if purpose not in key["purposes"]]
-    path.write_text(json.dumps(trust))
 
 
 ASKS = (("engine", "show"), ("engine", "explain"), ("gate",))
@@ -99,7 +93,7 @@ def test_the_gate_exits_11_when_a_signature_does_not_count(
     ek: Ek, site: Site, engine: Engine, tmp_path: Path, purpose: str
 ) -> None:
     judge(site, engine, tmp_path)
-    distrust(site, purpose)
+    site.distrust(purpose)
     said = ek("gate", engine.digest.short, "--json")
     assert (said.code, said.json["rule"]) == (ExitCode.INTEGRITY, f"{purpose}-not-attested")
 
@@ -203,7 +197,7 @@ def test_what_was_fetched_is_found_and_its_bytes_are_watched(
 def test_an_engine_without_a_trusted_builder_is_not_fetched(
     ek: Ek, site: Site, engine: Engine, tmp_path: Path
 ) -> None:
-    distrust(site, "build")
+    site.distrust("build")
     said = ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "out")
     assert (said.code, said.out) == (ExitCode.INTEGRITY, "")
     assert not (tmp_path / "out").exists()
@@ -213,3 +207,43 @@ def test_an_engine_that_was_never_judged_has_nothing_to_explain(ek: Ek, engine: 
     said = ek("engine", "explain", engine.digest.short)
     assert (said.code, said.out) == (ExitCode.NOT_FOUND, "")
     assert "never judged" in said.err
+
+
+def test_a_row_that_is_not_what_was_signed_is_marked(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path, Result.FAIL)
+    site.tamper("update verdicts set result='pass', summary='PASS: perfect'")
+    name = engine.digest.short
+    (row,) = ek("engine", "list", "--json").json
+    assert (row["result"], row["fidelity"], row["summary"]) == ("unverified", None, None)
+    assert "result pass" in row["fault"]
+    shown = ek("engine", "show", name, "--json").json["signatures"]
+    assert [(one["purpose"], one["valid"]) for one in shown] == [
+        ("build", True),
+        ("verdict", False),
+    ]
+    assert "unverified" in ek("engine", "show", name).out
+    assert ek("engine", "explain", name).code == ExitCode.INTEGRITY
+
+
+def test_an_engine_is_shown_with_its_files_and_signers(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path)
+    said = ek("engine", "show", engine.digest.short, "--json").json
+    assert [entry["path"] for entry in said["files"]] == ["graph.pt2"]
+    trusted = [key.keyid for key in site.bench.trust.keys]
+    assert sorted(one["signers"][0] for one in said["signatures"]) == sorted(trusted)
+    text = ek("engine", "show", engine.digest.short).out
+    for shown in ("graph.pt2", said["files"][0]["digest"], *(key[:12] for key in trusted)):
+        assert shown in text
+
+
+def test_repairs_are_shown_as_the_builder_signed_them(ek: Ek, site: Site, tmp_path: Path) -> None:
+    repair = Repair("rope", "rotary_base", None, 100000.0, "ModelOpt leaves it out")
+    (variant,) = variants_of(tmp_path)
+    engine = publish(site.bench, site.built(variant, b"repaired", (repair,)), variant)
+    name = engine.digest.short
+    assert ek("engine", "show", name, "--json").json["repairs"] == [repair.as_dict()]
+    assert "ModelOpt leaves it out" in ek("engine", "show", name).out

@@ -181,6 +181,37 @@ def test_a_verdict_whose_evidence_was_altered_is_not_reused(site: Site, variant:
         decided(site, variant)
 
 
+TAMPERINGS = (
+    "update verdicts set result='pass'",
+    "update verdicts set summary='PASS: perfect'",
+    "update verdicts set quality='fail'",
+    "update engines set target='h100-sxm'",
+    "update engines set variant='llama-70b.fp8.tp1.h100-sxm'",
+    "update engines set recipe='fp8'",
+    "update models set name='llama-70b'",
+)
+
+
+@pytest.mark.parametrize("statement", TAMPERINGS)
+def test_a_row_that_is_not_what_was_signed_is_not_reused(
+    site: Site, variant: Variant, statement: str
+) -> None:
+    site.judge(site.publish(variant), variant, Result.FAIL)
+    site.tamper(statement)
+    with pytest.raises(IntegrityError, match="is not what was signed"):
+        decided(site, variant)
+
+
+@pytest.mark.parametrize("purpose", ["build", "verdict"])
+def test_nothing_that_nobody_trusted_signed_is_reused(
+    site: Site, variant: Variant, purpose: str
+) -> None:
+    site.judge(site.publish(variant), variant)
+    site.distrust(purpose)
+    with pytest.raises(IntegrityError, match="does not count"):
+        decided(site, variant)
+
+
 def test_a_rule_refuses_before_anything_else_is_asked(site: Site, tmp_path: Path) -> None:
     (variant,) = variants_of(tmp_path, more=GPU)
     planned = decided(site, variant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ from registry.errors import (
 from registry.gate import GateFamily, GateOutcome, GatePolicy, Refusal, decide
 from registry.manifests import FileEntry, Manifest
 from registry.trust import Purpose, Trust
-from registry.types import Engine, Result, Verdict
+from registry.types import Engine, EngineNames, Result, Verdict
+from registry.verification import build_parameters
 from tests.factories.registry import CPU, H100, START, WEIGHTS, Signers, cpu_key
 
 SIGNERS = Signers()
@@ -41,7 +43,10 @@ def make_engine(*, simulated: bool = False) -> Engine:
     key = cpu_key()
     files = (FileEntry("a", 1, digest_bytes(b"a")),)
     manifest = Manifest("engine", files, key.digest(), simulated)
-    record = BuildRecord("urn:test:builder", "run-1", START, START)
+    names = EngineNames("m", "w8a16", "cpu", "m.w8a16.tp1.cpu")
+    record = BuildRecord(
+        "urn:test:builder", "run-1", START, START, parameters=build_parameters(names, WEIGHTS)
+    )
     signer = SIGNERS.of(Purpose.BUILD, simulated=simulated)
     envelope = sign(provenance(manifest, key, record), signer).decode()
     return Engine(
@@ -54,7 +59,9 @@ def make_verdict(
     engine: Engine, result: Result = Result.PASS, environment: Environment = CPU
 ) -> Verdict:
     document = digest_bytes(canonical_json({"result": str(result)}))
-    claim = VerdictClaim(result, environment, document, START, engine.simulated)
+    claim = VerdictClaim(
+        result, environment, document, START, engine.simulated, summary=str(result)
+    )
     signer = SIGNERS.of(Purpose.VERDICT, simulated=engine.simulated)
     envelope = sign(test_result(engine.digest, claim), signer)
     return Verdict(
@@ -132,6 +139,16 @@ FORGERIES: dict[str, Callable[[], tuple[Engine, Verdict]]] = {
     "another engine's verdict": lambda: (ENGINE, make_verdict(SIMULATED)),
     "no envelope": lambda: (ENGINE, replace(PASS, envelope="")),
     "an envelope of the builder": lambda: (ENGINE, replace(PASS, envelope=ENGINE.provenance)),
+    "another summary": lambda: (ENGINE, replace(PASS, summary="perfect")),
+    "another fidelity": lambda: (ENGINE, replace(PASS, fidelity="pass")),
+    "another quality": lambda: (ENGINE, replace(PASS, quality="pass")),
+    "another time": lambda: (ENGINE, replace(PASS, issued_at=START + timedelta(days=1))),
+    "an old verdict as a new one": lambda: (ENGINE, replace(PASS, digest=digest_bytes(b"new"))),
+    "another model": lambda: (replace(ENGINE, model_name="llama-70b"), PASS),
+    "other weights": lambda: (replace(ENGINE, model=digest_bytes(b"other")), PASS),
+    "another recipe": lambda: (replace(ENGINE, recipe="fp8"), PASS),
+    "another target": lambda: (replace(ENGINE, target="h100-sxm"), PASS),
+    "another variant": lambda: (replace(ENGINE, variant="llama-70b.fp8.tp1.h100-sxm"), PASS),
     "another key": lambda: (replace(ENGINE, key=cpu_key(torch="2.14.0")), PASS),
     "a simulated engine as a real one": lambda: (
         replace(SIMULATED, simulated=False), make_verdict(SIMULATED),

@@ -64,3 +64,16 @@ def test_audit_findings_stand_with_both_values(
     assert "    found 10000, expected 100000 (config.rotary_base)" in text
     assert "    inconclusive: window: is absent" in text
     assert "  weights: not run" in text
+
+
+def test_repairs_stand_with_both_values(tokens: TokenizedSuite, arm: Callable[..., Scores]) -> None:
+    repair = {
+        "name": "rope",
+        "field": "rotary_base",
+        "before": None,
+        "after": 1e5,
+        "reason": "lost",
+    }
+    text = render({**judge(Evidence(tokens, arm()), policy()).document(), "repairs": [repair]})
+    assert "  rotary_base: lost" in text.splitlines()
+    assert "    was None, is 100000.0 (rope)" in text.splitlines()

@@ -1,0 +1,125 @@
+"""One engine for a person: key, files, repairs, verdicts, and who signed what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from enginekeeper.cli._output import render_table
+from registry.environments import environment_from_dict
+from registry.errors import IntegrityError
+from registry.keys import EngineKey
+from registry.service import Registry
+from registry.types import Engine, Verdict
+from registry.verification import parameters_of
+
+_REPAIR = ("field", "before", "after", "reason")
+
+
+def described(registry: Registry, engine: Engine) -> dict[str, Any]:
+    """Returns everything that is known of an engine as JSON values; marks what does not verify."""
+    verdicts = registry.verdicts(engine.digest)
+    signatures = registry.signatures(engine, verdicts)
+    names = ["build", *(f"verdict {one.digest.short}" for one in verdicts)]
+    return {
+        **engine.as_dict(),
+        "stored": registry.locate(engine.path),
+        "files": _files(registry, engine),
+        "repairs": _repairs(registry, engine),
+        "verdicts": [{**one.as_dict(), "reference": _reference(registry, one)} for one in verdicts],
+        "qualifications": [one.as_dict() for one in registry.qualifications(engine.digest)],
+        "signatures": [
+            {"statement": name, **one.as_dict()}
+            for name, one in zip(names, signatures, strict=True)
+        ],
+    }
+
+
+def describe(document: Mapping[str, Any]) -> str:
+    """Lays out what `described` returned."""
+    lines = [f"engine    {document['digest']}", f"variant   {document['variant']}"]
+    if document["simulated"]:
+        lines.append("SIMULATED made by a double: never deployable on a real node")
+    lines += [
+        f"key       {document['key_digest']}",
+        f"stored    {document['stored']}",
+        f"recorded  {document['recorded_at']}",
+        "",
+        key_table(EngineKey.from_dict(document["key"])),
+    ]
+    lines += [_part("files", document["files"], ("path", "size", "digest"))]
+    lines += [_part("repairs", document["repairs"], _REPAIR)]
+    lines += [_verdicts(document)]
+    lines += [_signatures(document["signatures"])]
+    return "\n".join(lines)
+
+
+def key_table(key: EngineKey) -> str:
+    """Lays out an engine key, layer by layer."""
+    fields = [
+        {"layer": layer, "field": name, "value": value}
+        for layer in ("hard", "soft", "info")
+        for name, value in sorted(getattr(key, layer).items())
+    ]
+    return render_table(fields, ("layer", "field", "value"))
+
+
+def _files(registry: Registry, engine: Engine) -> list[dict[str, Any]] | str:
+    """Returns the manifest's files, or why they cannot be told."""
+    try:
+        return [entry.as_dict() for entry in registry.manifest(engine).files]
+    except IntegrityError as error:
+        return str(error)
+
+
+def _repairs(registry: Registry, engine: Engine) -> list[dict[str, Any]] | str:
+    """Returns the repairs that the builder signed, or why they cannot be told."""
+    try:
+        found = parameters_of(registry.verify_engine(engine)).get("repairs", [])
+    except IntegrityError as error:
+        return error.what
+    return list(found)
+
+
+def _reference(registry: Registry, verdict: Verdict) -> str | None:
+    """Names the reference that a verdict compared with; None where its document says none."""
+    try:
+        document = registry.verdict_document(verdict)
+    except IntegrityError:
+        return None  # told as an unverified verdict
+    reference: str | None = document.get("evidence", {}).get("reference")
+    return reference
+
+
+def _part(name: str, rows: list[dict[str, Any]] | str, columns: tuple[str, ...]) -> str:
+    if isinstance(rows, str):
+        return f"{name}: UNVERIFIED: {rows}\n"
+    return render_table(rows, columns) if rows else f"{name}: none\n"
+
+
+def _verdicts(document: Mapping[str, Any]) -> str:
+    _, *signatures = document["signatures"]
+    rows = [
+        {
+            "verdict": str(verdict["digest"]).partition(":")[2][:12],
+            "result": verdict["result"] if signature["valid"] else "unverified",
+            "issued": verdict["issued_at"],
+            "environment": str(environment_from_dict(verdict["environment"])),
+            "reference": verdict["reference"],
+        }
+        for verdict, signature in zip(document["verdicts"], signatures, strict=True)
+    ]
+    return render_table(rows, ("verdict", "result", "issued", "environment", "reference"))
+
+
+def _signatures(signatures: list[dict[str, Any]]) -> str:
+    rows = [
+        {
+            "statement": one["statement"],
+            "signed by": ", ".join(key[:12] for key in one["signers"]) or "nobody",
+            "valid": "yes" if one["valid"] else "NO",
+        }
+        for one in signatures
+    ]
+    faults = [f"{one['statement']}: {one['fault']}" for one in signatures if not one["valid"]]
+    return "\n".join([render_table(rows, ("statement", "signed by", "valid")), *faults])

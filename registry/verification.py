@@ -1,0 +1,144 @@
+"""Holds what the catalogue says of an engine or a verdict against what was signed.
+
+Everything that believes a row asks here first: planning, the gate, fetching, listing. A row is
+believed only as far as the envelope beside it says the same.
+
+Example:
+    verify_engine(engine, trust)
+    verify_verdict(engine, verdict, trust)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from registry.attestations import Statement, read_claim, signers_of, verify, verify_build
+from registry.digests import digest_bytes
+from registry.errors import IntegrityError
+from registry.trust import Purpose, Trust
+from registry.types import Engine, EngineNames, Verdict
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Who signed a statement, and why it does not count, if it does not."""
+
+    purpose: Purpose
+    signers: tuple[str, ...]
+    """Ids of the keys that signed, as the envelope names them."""
+
+    fault: str | None
+    """None for a statement of a trusted key that says what the catalogue says."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the signature as a JSON object."""
+        return {
+            "purpose": str(self.purpose),
+            "signers": list(self.signers),
+            "valid": self.fault is None,
+            "fault": self.fault,
+        }
+
+
+def build_parameters(names: EngineNames, weights: object) -> dict[str, Any]:
+    """Returns what a builder's statement says an engine is, besides its key."""
+    return {**asdict(names), "weights": str(weights)}
+
+
+def verify_engine(engine: Engine, trust: Trust) -> Statement:
+    """Returns the build statement of a recorded engine.
+
+    Raises IntegrityError unless a trusted builder signed these bytes, this key and these names.
+    """
+    statement = verify_build(
+        engine.provenance.encode(), trust, engine.key,
+        subject=engine.digest, simulated=engine.simulated,
+    )  # fmt: skip
+    signed = parameters_of(statement)
+    recorded = build_parameters(engine.names, engine.model)
+    if missing := sorted(recorded.keys() - signed.keys()):
+        raise IntegrityError(
+            f"the builder did not sign what the engine is: {', '.join(missing)}",
+            where=f"build statement of engine {engine.digest.short}",
+            remedy="it was built by an older version: build it again in a home of its own",
+        )
+    if wrong := sorted(name for name, value in recorded.items() if signed[name] != value):
+        raise _differs(
+            f"engine {engine.digest.short}",
+            {name: recorded[name] for name in wrong},
+            {name: signed[name] for name in wrong},
+        )
+    return statement
+
+
+def verify_verdict(engine: Engine, verdict: Verdict, trust: Trust) -> None:
+    """Raises IntegrityError unless a trusted validator signed exactly this verdict."""
+    envelope = verdict.envelope.encode()
+    statement = verify(
+        envelope, trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
+    )
+    claim = read_claim(statement)
+    signed = {
+        "digest": digest_bytes(envelope),
+        "result": claim.result,
+        "fidelity": claim.fidelity,
+        "quality": claim.quality,
+        "summary": claim.summary,
+        "environment": claim.environment,
+        "document": claim.document,
+        "issued_at": claim.issued_at,
+    }
+    wrong = [name for name, value in signed.items() if getattr(verdict, name) != value]
+    if wrong:
+        raise _differs(
+            f"verdict {verdict.digest.short}",
+            {name: getattr(verdict, name) for name in wrong},
+            {name: signed[name] for name in wrong},
+        )
+
+
+def parameters_of(statement: Statement) -> Mapping[str, Any]:
+    """Returns what a build statement says was asked for, and what became of it."""
+    definition = statement.predicate.get("buildDefinition")
+    given = definition.get("externalParameters") if isinstance(definition, Mapping) else None
+    return given if isinstance(given, Mapping) else {}
+
+
+def build_signature(engine: Engine, trust: Trust) -> Signature:
+    """Says who signed an engine's build and whether it counts; raises nothing."""
+    return _signature(
+        Purpose.BUILD, engine.provenance.encode(), lambda: verify_engine(engine, trust)
+    )
+
+
+def verdict_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signature:
+    """Says who signed a verdict and whether it counts; raises nothing."""
+    return _signature(
+        Purpose.VERDICT, verdict.envelope.encode(), lambda: verify_verdict(engine, verdict, trust)
+    )
+
+
+def _signature(purpose: Purpose, envelope: bytes, check: Callable[[], object]) -> Signature:
+    try:
+        check()
+    except IntegrityError as error:
+        return Signature(purpose, signers_of(envelope), str(error))
+    return Signature(purpose, signers_of(envelope), None)
+
+
+def _differs(
+    where: str, recorded: Mapping[str, object], signed: Mapping[str, object]
+) -> IntegrityError:
+    return IntegrityError(
+        "what the catalogue says is not what was signed",
+        where=where,
+        actual=_listed(recorded),
+        expected=_listed(signed),
+        remedy="do not use it; find out who changed the catalogue, and restore it",
+    )
+
+
+def _listed(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
