@@ -45,12 +45,12 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         check_path(self.path, where="manifest")
-        if isinstance(self.size, bool) or self.size < 0 or self.digest.scheme != "sha256":
+        if type(self.size) is not int or self.size < 0 or self.digest.scheme != "sha256":
             raise InvalidRecordError(
                 "not a file entry",
                 where=f"manifest: {self.path}",
                 actual=f"size {self.size}, {self.digest}",
-                expected="a size of at least 0 and a sha256 digest",
+                expected="a whole size of at least 0 and a sha256 digest",
             )
 
     def as_dict(self) -> dict[str, Any]:

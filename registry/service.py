@@ -40,7 +40,7 @@ from registry.publishing import (
     ReferencePublication,
 )
 from registry.queries import View
-from registry.transfer import fetch_artifact, load_manifest
+from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (
     ChannelMove,
@@ -107,10 +107,12 @@ class Registry:
     ) -> ChannelPosition:
         """Lets a channel resolve to an engine for its model and target, if the gate is open.
 
-        Raises the gate's error when it is not, ConflictError when somebody else moved the
-        channel at the same time. Setting what is set already changes nothing.
+        Raises the gate's error when it is not, IntegrityError when the store lost any of its
+        files, ConflictError when somebody else moved the channel at the same time. Setting what
+        is set already changes nothing.
         """
         check_component(channel, where="channel")
+        self.require_stored(self.engine(engine))
         with self.catalogue.edit() as draft:
             found = draft.engine(engine)
             self._decide(draft, found, environment, simulated=found.simulated).require_open()
@@ -221,6 +223,30 @@ class Registry:
         self.verify_engine(engine)
         fetch_artifact(self.store, self.manifest(engine), destination)
         return engine
+
+    def require_stored(self, engine: Engine) -> None:
+        """Raises IntegrityError unless every file of an engine is in the store; reads none."""
+        require_stored(self.store, self.manifest(engine))
+
+    def heal_engine(self, reference: str | Digest, directory: Path) -> list[str]:
+        """Puts an engine's files back from a good copy; returns those that were lost or damaged.
+
+        Raises IntegrityError unless the directory holds exactly the engine that was signed.
+        """
+        engine = self.engine(reference)
+        self.verify_engine(engine)
+        manifest = Manifest.of_directory(
+            directory, "engine", key=engine.key.digest(), simulated=engine.simulated
+        )
+        if manifest.digest != engine.digest:
+            raise IntegrityError(
+                "the directory does not hold this engine",
+                where=str(directory),
+                actual=manifest.digest,
+                expected=engine.digest,
+                remedy="name the directory of a good copy: enginekeeper where lists copies here",
+            )
+        return heal_artifact(self.store, directory, manifest, engine.path)
 
     def manifest(self, engine: Engine) -> Manifest:
         """Returns an engine's manifest; raises IntegrityError when it is not there or another."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry.blobs.interface import BlobStore, blob_name, disk_error
+from registry.blobs.interface import BlobStore, blob_name, check_bytes, disk_error
 from registry.blobs.partial import leftovers, locked
 from registry.digests import Digest, digest_file
 from registry.errors import (
@@ -32,9 +32,41 @@ def store_artifact(store: BlobStore, directory: Path, manifest: Manifest, folder
 
     Raises IntegrityError when a file is not the one the manifest lists.
     """
-    for entry in manifest.files:
-        store.put_file(directory / entry.path, expected=entry.digest)
+    store_files(store, directory, manifest)
     store.put_document(f"{folder}/{MANIFEST}", manifest.to_bytes())
+
+
+def heal_artifact(store: BlobStore, directory: Path, manifest: Manifest, folder: str) -> list[str]:
+    """Puts a recorded artifact back from a good copy; returns what was lost or damaged.
+
+    The caller has held the manifest against the artifact's id, so that it may replace another.
+    """
+    healed = store_files(store, directory, manifest)
+    if store.put_document(f"{folder}/{MANIFEST}", manifest.to_bytes(), if_absent=False):
+        healed.append(MANIFEST)
+    return healed
+
+
+def store_files(store: BlobStore, directory: Path, manifest: Manifest) -> list[str]:
+    """Stores a directory's files; returns those that were not there, or there with other bytes.
+
+    A blob that is there is read: whoever publishes may rely on what the store has afterwards.
+    """
+    return [
+        entry.path
+        for entry in manifest.files
+        if _store(store, directory / entry.path, entry.digest)
+    ]
+
+
+def _store(store: BlobStore, path: Path, digest: Digest) -> bool:
+    there = store.exists(digest)
+    damaged = there and store.is_damaged(digest)
+    if damaged:
+        check_bytes(digest_file(path), digest, where=str(path))  # before anything is removed
+        store.remove(digest)
+    store.put_file(path, expected=digest)
+    return damaged or not there
 
 
 def load_manifest(store: BlobStore, folder: str, expected: Digest) -> Manifest:

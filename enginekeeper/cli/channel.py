@@ -40,6 +40,7 @@ def set_command(name: str, engine_id: str, dry_run: bool) -> int:
 
     bench, output = open_bench(), Output()
     if dry_run:
+        bench.registry.require_stored(bench.registry.engine(engine_id))
         bench.registry.gate(engine_id, bench.environment).require_open()
         output.note("the gate is open; nothing was changed")
         return ExitCode.OK

@@ -21,7 +21,7 @@ engine_argument = click.argument("engine_id", metavar="ENGINE")
 
 @click.group()
 def engine() -> None:
-    """List, show, explain, compare and fetch engines; ENGINE is an id or the start of one."""
+    """List, show, explain, compare, fetch and heal engines; ENGINE is an id or the start of one."""
 
 
 @engine.command("list")
@@ -125,6 +125,31 @@ def fetch(engine_id: str, destination: Path) -> int:
     found = bench.registry.fetch_engine(engine_id, destination)
     record_placement(bench.settings.home, found.digest, destination)
     Output().note(f"engine {found.digest.short} verified and written to {destination}")
+    return ExitCode.OK
+
+
+@engine.command()
+@engine_argument
+@click.option(
+    "--from",
+    "directory",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory with a good copy of the engine, e.g. one that was fetched.",
+)
+@json_option
+def heal(engine_id: str, directory: Path, as_json: bool) -> int:
+    """Put an engine's files back into the store where it lost or damaged them.
+
+    The copy is verified first: only the engine that was signed goes in.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+
+    healed = open_bench().registry.heal_engine(engine_id, directory)
+    output = Output(as_json)
+    output.table([{"healed": name} for name in healed], ("healed",))
+    if not healed:
+        output.note("nothing was lost or damaged")
     return ExitCode.OK
 
 

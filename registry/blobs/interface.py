@@ -97,6 +97,14 @@ class BlobStore(Protocol):
         """Says whether the blob is there; says nothing about its bytes."""
         ...
 
+    def is_damaged(self, digest: Digest) -> bool:
+        """Reads a blob that is there and says whether its bytes are not those of its name."""
+        ...
+
+    def remove(self, digest: Digest) -> None:
+        """Removes a blob, so that good bytes can take its place; nothing if it is not there."""
+        ...
+
     def put_document(
         self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
     ) -> bool:
@@ -175,6 +183,18 @@ def require(features: tuple[Feature, ...], where: str) -> None:
             expected=f"{', '.join(one.name for one in features if one.required)}",
             remedy="use another server (`enginekeeper store probe` shows what one supports)",
         )
+
+
+def check_whole(data: bytes, *, where: str) -> bytes:
+    """Returns a document that was read up to the limit and a byte more; refuses a longer one."""
+    if len(data) > MAX_DOCUMENT:
+        raise IntegrityError(
+            "the document is longer than any that is written here",
+            where=where,
+            actual=f"more than {MAX_DOCUMENT} bytes",
+            expected=f"at most {MAX_DOCUMENT} bytes",
+        )
+    return data
 
 
 def disk_error(error: OSError, where: Path) -> StoreUnavailableError:

@@ -30,6 +30,7 @@ from registry.blobs.interface import (
     Progress,
     blob_name,
     check_bytes,
+    check_whole,
     disk_error,
     document_conflict,
     require,
@@ -94,6 +95,18 @@ class LocalBlobStore:
         """Says whether the blob is there."""
         return (self._root / blob_name(digest)).is_file()
 
+    def is_damaged(self, digest: Digest) -> bool:
+        """Reads a blob that is there and says whether its bytes are not those of its name."""
+        blob = self._root / blob_name(digest)
+        with _translated(blob):
+            return digest_file(blob) != digest
+
+    def remove(self, digest: Digest) -> None:
+        """Removes a blob; nothing if it is not there."""
+        blob = self._root / blob_name(digest)
+        with _translated(blob):
+            blob.unlink(missing_ok=True)
+
     def put_document(
         self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
     ) -> bool:
@@ -122,7 +135,7 @@ class LocalBlobStore:
         """Returns a named document with its version, which is the digest of its bytes."""
         path = self._root / check_path(name, where="document")
         with _opened(path, name) as handle:
-            data = handle.read(MAX_DOCUMENT)
+            data = check_whole(handle.read(MAX_DOCUMENT + 1), where=str(path))
         return Document(data, _version(data))
 
     def list_documents(self, prefix: str = "") -> Iterator[str]:

@@ -14,6 +14,7 @@ What surprises, and why it is so:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -35,6 +36,7 @@ from registry.blobs.interface import (
     Progress,
     blob_name,
     check_bytes,
+    check_whole,
     document_conflict,
     require,
 )
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
 ABANDONED = timedelta(days=7)
 """How long an interrupted upload may be gone on with before another one sweeps it."""
+_PIECE = 1024 * 1024  # bytes
 
 
 class S3BlobStore:
@@ -112,6 +115,20 @@ class S3BlobStore:
     def exists(self, digest: Digest) -> bool:
         """Says whether the blob is there."""
         return self._size(self._object(blob_name(digest))) is not None
+
+    def is_damaged(self, digest: Digest) -> bool:
+        """Reads a blob that is there and says whether its bytes are not those of its name."""
+        blob, hasher = self._object(blob_name(digest)), hashlib.sha256()
+        with translated(blob.url):
+            for piece in blob.client.get_object(**blob.at)["Body"].iter_chunks(_PIECE):
+                hasher.update(piece)
+        return hasher.hexdigest() != digest.value
+
+    def remove(self, digest: Digest) -> None:
+        """Removes a blob; nothing if it is not there."""
+        blob = self._object(blob_name(digest))
+        with translated(blob.url):
+            blob.client.delete_object(**blob.at)
 
     def put_document(
         self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
@@ -249,7 +266,8 @@ class S3BlobStore:
                 where=blob.url,
                 actual=f"{found} bytes",
                 expected=f"{size} bytes",
-                remedy="remove that object; the next publish writes it anew",
+                remedy="publish the artifact again, or put it back from a good copy: "
+                "enginekeeper engine heal ENGINE --from DIRECTORY",
             )
         return found is not None
 
@@ -265,7 +283,8 @@ class S3BlobStore:
         try:
             with translated(target.url):
                 answer = target.client.get_object(**target.at)
-                return Document(answer["Body"].read(MAX_DOCUMENT), answer["ETag"])
+                data = check_whole(answer["Body"].read(MAX_DOCUMENT + 1), where=target.url)
+                return Document(data, answer["ETag"])
         except RecordNotFoundError:
             return None
 

@@ -53,6 +53,14 @@ class DyingStore:
         """Asks the real store."""
         return self.store.exists(digest)
 
+    def is_damaged(self, digest: Digest) -> bool:
+        """Asks the real store."""
+        return self.store.is_damaged(digest)
+
+    def remove(self, digest: Digest) -> None:
+        """Removes from the real store."""
+        self.store.remove(digest)
+
     def get_document(self, name: str) -> bytes:
         """Reads from the real store."""
         return self.store.get_document(name)

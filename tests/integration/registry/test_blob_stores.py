@@ -14,7 +14,7 @@ from threading import Barrier
 
 import pytest
 
-from registry.blobs.interface import PART, BlobStore, Progress, blob_name
+from registry.blobs.interface import MAX_DOCUMENT, PART, BlobStore, Progress, blob_name
 from registry.blobs.s3 import S3BlobStore
 from registry.blobs.select import open_store
 from registry.digests import digest_bytes
@@ -120,6 +120,26 @@ class TestBlobStore:
         with pytest.raises(IntegrityError):
             store.fetch(digest, tmp_path / "out")
         assert list(tmp_path.glob("out*")) == []
+
+    def test_damage_is_noticed_and_what_was_removed_can_be_put_again(
+        self, store: BlobStore, source: Path, tmp_path: Path
+    ) -> None:
+        digest = store.put_file(source)
+        assert not store.is_damaged(digest)
+        _overwrite(store, blob_name(digest), b"some byteS")
+        assert store.is_damaged(digest)
+        store.remove(digest)
+        store.remove(digest)
+        assert not store.exists(digest)
+        store.put_file(source)
+        store.fetch(digest, tmp_path / "out")
+
+    def test_a_document_that_is_too_long_is_not_cut(self, store: BlobStore) -> None:
+        store.put_document("long.json", b" " * (MAX_DOCUMENT + 1))
+        store.put_document("whole.json", b" " * MAX_DOCUMENT)
+        assert len(store.get_document("whole.json")) == MAX_DOCUMENT
+        with pytest.raises(IntegrityError, match="longer"):
+            store.get_document("long.json")
 
     def test_a_document_reads_back(self, store: BlobStore) -> None:
         assert store.put_document("a/b.json", b"{}")

@@ -247,3 +247,20 @@ def test_repairs_are_shown_as_the_builder_signed_them(ek: Ek, site: Site, tmp_pa
     name = engine.digest.short
     assert ek("engine", "show", name, "--json").json["repairs"] == [repair.as_dict()]
     assert "ModelOpt leaves it out" in ek("engine", "show", name).out
+
+
+def test_a_lost_file_exits_11_until_it_is_healed(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path)
+    name, copy = engine.digest.short, tmp_path / "copy"
+    ek("engine", "fetch", name, "--to", copy)
+    (entry,) = site.bench.registry.manifest(engine).files
+    site.bench.registry.store.remove(entry.digest)
+    channel = ("channel", "set", "prod", name)
+    fetch = ("engine", "fetch", name, "--to", tmp_path / "out")
+    for command in (fetch, channel, (*channel, "--dry-run")):
+        assert ek(*command).code == ExitCode.INTEGRITY
+    healed = ek("engine", "heal", name, "--from", copy, "--json")
+    assert (healed.code, healed.json) == (ExitCode.OK, [{"healed": "graph.pt2"}])
+    assert ek(*channel).code == ExitCode.OK

@@ -147,6 +147,7 @@ def test_an_edited_manifest_is_noticed(engine: Path) -> None:
     [
         {"schema": 2}, {"simulated": 1}, {"files": "x"}, {"files": [{"path": "a"}]}, {"key": 5},
         {"files": [{"path": "a", "size": "1", "digest": "sha256:" + "0" * 64}]}, {"more": 1},
+        {"files": [{"path": "a", "size": 1.5, "digest": "sha256:" + "0" * 64}]},
         {"kind": "../x"},
     ],
 )  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from registry.blobs.interface import blob_name
 from registry.digests import Digest
 from registry.environments import DriverScope
 from registry.errors import (
@@ -22,7 +24,7 @@ from registry.errors import (
 from registry.manifests import Manifest, verify_directory
 from registry.publishing import CheckpointPublication
 from registry.trust import Trust
-from registry.types import EngineFilter, Repair, Result
+from registry.types import Engine, EngineFilter, Repair, Result
 from tests.factories.registry import (
     CPU,
     H100,
@@ -349,3 +351,77 @@ def test_a_directory_with_other_files_is_not_taken_for_the_engine(
 def test_a_simulated_builder_cannot_make_a_real_engine(bench: Workbench) -> None:
     with pytest.raises(InvalidRecordError, match="simulated engines"):
         bench.publish(builder="simulated")
+
+
+def _blob(bench: Workbench, engine: Engine) -> Path:
+    digest = bench.registry.manifest(engine).files[-1].digest
+    path = Path(bench.registry.store.url.removeprefix("file://"), blob_name(digest))
+    path.chmod(0o644)
+    return path
+
+
+def _damage(path: Path) -> None:
+    path.write_bytes(b"evil!!")
+
+
+@pytest.mark.parametrize("harm", [_damage, Path.unlink])
+def test_publishing_again_puts_back_what_the_store_lost(
+    bench: Workbench, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    publication = bench.publication()
+    engine = bench.registry.publish_engine(publication)
+    harm(_blob(bench, engine))
+    bench.registry.publish_engine(publication)
+    bench.registry.fetch_engine(engine.digest, tmp_path / "out")
+
+
+@pytest.mark.parametrize("harm", [_damage, Path.unlink])
+def test_an_engine_is_healed_from_a_good_copy_only(
+    bench: Workbench, tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    engine = bench.publish()
+    bench.registry.fetch_engine(engine.digest, tmp_path / "copy")
+    harm(_blob(bench, engine))
+    other = bench.publication(content=b"another").directory
+    with pytest.raises(IntegrityError, match="does not hold this engine"):
+        bench.registry.heal_engine(engine.digest, other)
+    assert bench.registry.heal_engine(engine.digest, tmp_path / "copy") == ["graphs/prefill.pt2"]
+    assert bench.registry.heal_engine(engine.digest, tmp_path / "copy") == []
+    bench.registry.fetch_engine(engine.digest, tmp_path / "out")
+
+
+def test_a_manifest_that_was_changed_is_healed(bench: Workbench, tmp_path: Path) -> None:
+    engine = bench.publish()
+    bench.registry.fetch_engine(engine.digest, tmp_path / "copy")
+    _edit_manifest(bench)
+    assert bench.registry.heal_engine(engine.digest, tmp_path / "copy") == ["manifest.json"]
+
+
+def test_bad_bytes_never_take_the_place_of_damaged_ones(bench: Workbench) -> None:
+    publication = bench.publication()
+    engine = bench.registry.publish_engine(publication)
+    blob = _blob(bench, engine)
+    _damage(blob)
+    (publication.directory / "graphs" / "prefill.pt2").write_bytes(b"worse")
+    with pytest.raises(IntegrityError):
+        bench.registry.publish_engine(publication)
+    assert blob.read_bytes() == b"evil!!"
+
+
+def test_an_engine_with_a_lost_file_gets_into_no_channel(bench: Workbench, tmp_path: Path) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    _blob(bench, engine).unlink()
+    with pytest.raises(IntegrityError, match="not in the artifact store"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert bench.registry.channels() == []
+    with pytest.raises(IntegrityError, match="engine heal"):
+        bench.registry.fetch_engine(engine.digest, tmp_path / "out")
+
+
+def test_a_recorded_engine_without_its_manifest_is_an_integrity_failure(bench: Workbench) -> None:
+    engine = bench.publish()
+    folder = Path(bench.registry.store.url.removeprefix("file://"), engine.path)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(IntegrityError, match="the manifest is recorded"):
+        bench.registry.manifest(engine)
