@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
+
+import click
 
 from enginekeeper import errors as app
 from enginekeeper.toolchains.errors import StepDiskFullError
@@ -103,8 +105,30 @@ def report(error: DiagnosedError, *, as_json: bool) -> ExitCode:
     """Writes an error to stderr, as text or as one JSON line, and returns its exit code."""
     code = exit_code_of(type(error))
     if as_json:
-        text = json.dumps({**error.as_dict(), "exit_code": int(code)}, ensure_ascii=False)
+        write_json_line({**error.as_dict(), "exit_code": int(code)})
     else:
-        text = f"error: {error}"
-    sys.stderr.write(text + "\n")
+        sys.stderr.write(f"error: {error}\n")
     return code
+
+
+def report_usage(error: click.ClickException, *, as_json: bool) -> int:
+    """Writes what is wrong with a command line, as `report` does, and returns its exit code."""
+    if not as_json:
+        error.show()
+        return error.exit_code
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    write_json_line({
+        "error": "UsageError",
+        "what": error.format_message(),
+        "where": None if context is None else context.command_path,
+        "found": None,
+        "expected": None if context is None else context.get_usage().partition(" ")[2],
+        "next": None if context is None else f"{context.command_path} --help",
+        "exit_code": error.exit_code,
+    })  # fmt: skip
+    return error.exit_code
+
+
+def write_json_line(document: Mapping[str, object]) -> None:
+    """Writes one JSON object on one line of stderr."""
+    sys.stderr.write(json.dumps(document, ensure_ascii=False) + "\n")

@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from enginekeeper import __version__
-from enginekeeper.cli._errors import ExitCode, report
+from enginekeeper.cli._errors import ExitCode, report, report_usage
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
 
@@ -64,8 +64,9 @@ def cli() -> None:
 
 
 def run() -> NoReturn:
-    """Runs the command line; every known error ends in its exit code, without a traceback."""
+    """Runs the command line; every error ends in its exit code, without a traceback."""
     _end_cleanly_by(signal.SIGTERM, signal.SIGHUP)
+    as_json = _wants_json(sys.argv)
     try:
         with full_disk_said():
             code = cli.main(standalone_mode=False)
@@ -73,13 +74,16 @@ def run() -> NoReturn:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        sys.exit(report_usage(error, as_json=as_json))
     except DiagnosedError as error:
-        sys.exit(report(error, as_json=_wants_json(sys.argv)))
+        sys.exit(report(error, as_json=as_json))
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away: nobody is left to tell
         sys.exit(ExitCode.OK)
+    except Exception as error:  # noqa: BLE001 - the outermost loop: a defect is reported, not shown
+        from enginekeeper.cli._crash import report_crash
+
+        sys.exit(report_crash(error, sys.argv, as_json=as_json))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
 
 

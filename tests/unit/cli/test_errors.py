@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,3 +73,22 @@ def test_an_error_says_what_where_and_what_next(capsys: pytest.CaptureFixture[st
     assert text.splitlines() == [
         "error: a.yaml:3: bad field", "  found:    1", "  expected: 2", "  next:     use 2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("plan", "--json"), "Missing argument 'SPEC'."),
+        (("where", "--nope", "-o", "json"), "No such option '--nope'"),
+        (("nope", "--json"), "No such command 'nope'."),
+    ],
+)
+def test_a_usage_error_is_one_json_line_where_json_was_asked_for(
+    ek: Callable[..., Any], arguments: tuple[str, ...], what: str
+) -> None:
+    said = ek(*arguments)
+
+    error = json.loads(said.err)
+    assert (said.code, error["exit_code"], said.out) == (2, 2, "")
+    assert error["error"] == "UsageError"
+    assert error["what"].startswith(what)

@@ -1,0 +1,88 @@
+"""The one reader of JSON files: a document comes back, or an InputError that names the file.
+
+Rules:
+
+- what two readers could take for two things is no document: a name that is there twice, NaN;
+- a whole number beyond 64 bits becomes a float, as in most JSON readers;
+- nothing of a file's content, size or place is anything worse than an InputError.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from enginekeeper.errors import InputError
+
+_LARGEST = 64 * 1024 * 1024
+"""Bytes; the index of a model of 100,000 tensors is 10 MB, a tokenizer of 256,000 tokens 35 MB."""
+
+_DIGITS = 18
+"""Decimal digits that surely fit into 64 bits."""
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; raises InputError that names the file, and the line if it can."""
+    document = read_json(path)
+    if not isinstance(document, dict):
+        raise InputError("not a JSON object", where=str(path), actual=type(document).__name__)
+    return document
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    """Reads a JSON value; raises InputError that names the file, and the line if it can."""
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise InputError(
+                "too large for what it is",
+                where=str(path),
+                actual=f"{size} bytes",
+                expected=f"at most {_LARGEST} bytes",
+            )
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError("the file is missing", where=str(path)) from None
+    except OSError as error:
+        raise InputError(
+            "the file cannot be read", where=str(path), actual=error.strerror
+        ) from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: bytes | str, where: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Reads a JSON value; `where` is what the InputError calls its place."""
+    try:
+        return json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=_unique,
+            parse_int=_whole,
+            parse_constant=_no_constant,
+        )
+    except json.JSONDecodeError as error:
+        place = f"{where}:{error.lineno}" if error.lineno > 1 else where
+        raise InputError(f"not JSON: {error.msg}", where=place) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"not JSON: not UTF-8 at byte {error.start}", where=where) from error
+    except RecursionError as error:
+        raise InputError("not JSON that can be read: nested too deeply", where=where) from error
+    except ValueError as error:
+        raise InputError(f"not JSON: {error}", where=where) from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in unique:
+            raise ValueError(f"the name {name[:80]!r} is there twice")
+        unique[name] = value
+    return unique
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) <= _DIGITS else float(digits)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number of JSON")
