@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginekeeper.errors import InputError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -53,7 +55,12 @@ class Settings:
 
 def _directory(env: Mapping[str, str], name: str, default: tuple[str, str]) -> Path:
     if chosen := env.get(name):
-        return Path(chosen).expanduser().absolute()
+        try:
+            return Path(chosen).expanduser().absolute()
+        except RuntimeError as error:  # what Python says of a home that nobody has
+            raise InputError(
+                "begins with the home of a user who does not exist", where=name, actual=chosen[:200]
+            ) from error
     variable, fallback = default
     base = env.get(variable, "")
     # The XDG specification says that a relative path is invalid and to be ignored.

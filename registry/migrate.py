@@ -31,8 +31,19 @@ def upgrade(url: str, revision: str = "head") -> str:
     """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
-        Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(str(parsed.database)).parent)
     return _migrate(url, revision, down=False)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailableError(
+            f"the catalogue's folder cannot be made: {error.strerror}",
+            where=str(folder),
+            remedy="name a catalogue in a directory you may write to",
+        ) from error
 
 
 def downgrade(url: str, revision: str) -> str:

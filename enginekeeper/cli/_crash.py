@@ -13,6 +13,7 @@ from pathlib import Path
 
 from enginekeeper import __version__
 from enginekeeper.cli._errors import ExitCode, write_json_line
+from enginekeeper.errors import InputError
 from enginekeeper.settings import Settings
 
 _REMEDY = "please report this defect of Enginekeeper together with that file"
@@ -65,6 +66,6 @@ def _write(account: str) -> Path | None:
 
 def _folders() -> Iterator[Path]:
     # A home that cannot even be named may be the very defect that is being reported.
-    with suppress(RuntimeError):
+    with suppress(InputError, RuntimeError):
         yield Settings.from_environment().home / "crashes"
     yield Path(tempfile.gettempdir())

@@ -69,8 +69,8 @@ def repair_command(
     """Write a repaired copy of the checkpoint in DIRECTORY, with a record of every change."""
     from dataclasses import asdict
 
+    from enginekeeper.documents import read_json_object
     from enginekeeper.validation.repair import apply_repairs, propose_repairs
-    from enginekeeper.validation.source_model import read_json_object
 
     repairs = propose_repairs(read_json_object(model_dir / "config.json"), directory)
     output = Output(as_json)

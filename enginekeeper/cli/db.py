@@ -19,9 +19,8 @@ def upgrade() -> int:
     from enginekeeper.settings import Settings
     from registry.migrate import upgrade as migrate
 
-    settings = Settings.from_environment()
-    settings.home.mkdir(parents=True, exist_ok=True)
-    Output().note(f"the catalogue is at revision {migrate(settings.catalogue_url)}")
+    revision = migrate(Settings.from_environment().catalogue_url)
+    Output().note(f"the catalogue is at revision {revision}")
     return ExitCode.OK
 
 

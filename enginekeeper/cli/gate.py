@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -46,13 +45,14 @@ def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
 
 
 def _read(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 - lazy import of its type
+    from enginekeeper.documents import read_json_object
     from enginekeeper.errors import InputError
     from registry.environments import environment_from_dict
+    from registry.errors import InvalidRecordError
 
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the environment cannot be read: {error}", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise InputError("not an environment", where=str(path), expected="a JSON object")
-    return environment_from_dict(document)
+        return environment_from_dict(read_json_object(path))
+    except InvalidRecordError as error:
+        raise InputError(
+            error.what, where=str(path), actual=error.actual, expected=error.expected
+        ) from error

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from registry.digests import Digest, digest_bytes
 from registry.errors import InvalidRecordError
@@ -46,13 +47,20 @@ def placements(home: Path) -> Iterator[Placement]:
     """Yields every recorded placement whose directory is still there, by path."""
     for file in sorted((home / "placements").glob("*.json")):
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
+            document = read_json_object(file)
             placement = Placement(
                 Digest.parse(document["engine"]),
                 Path(document["path"]),
                 datetime.fromisoformat(document["placed_at"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, InvalidRecordError) as error:
+        except (
+            InputError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            InvalidRecordError,
+        ) as error:
             raise InputError(
                 f"the placement record cannot be read: {error}",
                 where=str(file),

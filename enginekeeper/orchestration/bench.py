@@ -66,12 +66,23 @@ class Bench:
     @cached_property
     def _registry(self) -> Registry:
         """The registry without trust; the embedded catalogue is created on first use."""
+        self._make_home()
         return Registry(
             catalogue=self._catalogue(),
             store=open_store(self.settings.store_url, progress=TransferLog()),
             trust=Trust(),
             compatibility=refusal,
         )
+
+    def _make_home(self) -> None:
+        try:
+            self.settings.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"the home directory cannot be used: {error.strerror}",
+                where=str(self.settings.home),
+                remedy="set ENGINEKEEPER_HOME to a directory you may write to",
+            ) from error
 
     def _catalogue(self) -> Catalogue:
         url = self.settings.catalogue_url
@@ -81,14 +92,6 @@ class Bench:
             # A shared database is migrated by `enginekeeper db upgrade`, never by the way.
             if not url.startswith("sqlite:"):
                 raise
-        try:
-            self.settings.home.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UnavailableError(
-                f"the home directory cannot be used: {error.strerror}",
-                where=str(self.settings.home),
-                remedy="set ENGINEKEEPER_HOME to a directory you may write to",
-            ) from error
         from registry.migrate import upgrade  # noqa: PLC0415 - Alembic takes half a second
 
         upgrade(url)

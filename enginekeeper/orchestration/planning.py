@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.compatibility.facts import ModelFacts, model_facts
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.exports import find_export
@@ -28,7 +29,6 @@ from enginekeeper.specs.loader import load_spec
 from enginekeeper.specs.matrix import expand
 from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
-from enginekeeper.validation.source_model import read_json_object
 from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
 from registry.keys import EngineKey

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration.stages import Checkpoint, Made, Source, made_once
 from enginekeeper.orchestration.tools import REPAIRING
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.validation.repair import apply_repairs, propose_repairs
-from enginekeeper.validation.source_model import read_json_object
 from registry.digests import Digest
 from registry.manifests import Manifest
 from registry.types import Repair

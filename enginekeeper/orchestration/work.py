@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.errors import InputError
+from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError, UnavailableError
 from registry.digests import Digest
 from registry.disks import full_disk_said
 
@@ -60,16 +61,14 @@ class WorkStore:
         """Returns what the stage recorded beside its product."""
         path = self.path(kind, key) / _RECORD
         try:
-            document = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            return read_json_object(path)
+        except InputError as error:
             raise InputError(
-                f"the record of a {kind} cannot be read: {error}",
+                f"the record of a {kind}: {error.what}",
                 where=str(path),
+                actual=error.actual,
                 remedy=f"remove the directory {path.parent} and run again",
             ) from error
-        if not isinstance(document, dict):
-            raise InputError("not a product record", where=str(path))
-        return document
 
     @contextmanager
     def product(self, kind: str, key: Digest) -> Iterator[tuple[Product, dict[str, Any]]]:
@@ -95,8 +94,17 @@ class WorkStore:
     @contextmanager
     def _locked(self, kind: str, key: Digest) -> Iterator[None]:
         locks = self.root / "locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{kind}-{key.value[:32]}").open("w") as handle:
+        try:
+            with full_disk_said():
+                locks.mkdir(parents=True, exist_ok=True)
+                handle = (locks / f"{kind}-{key.value[:32]}").open("w")
+        except OSError as error:
+            raise UnavailableError(
+                f"the cache cannot be used: {error.strerror}",
+                where=str(locks),
+                remedy="set ENGINEKEEPER_CACHE to a directory you may write to, with space left",
+            ) from error
+        with handle:
             fcntl.flock(handle, fcntl.LOCK_EX)  # the kernel releases it when the process dies
             yield
 

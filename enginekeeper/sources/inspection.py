@@ -15,21 +15,23 @@ import json
 import os
 from pathlib import Path
 
-from enginekeeper.errors import InputError
-from enginekeeper.sources.layout import INDEX, SINGLE, check_against_config, read_json, read_shards
+from enginekeeper.documents import read_json, read_json_object
+from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.sources.finite import check_finite
+from enginekeeper.sources.layout import INDEX, SINGLE, check_against_config, read_shards
 from enginekeeper.sources.model_directory import ModelDirectory, ModelFile, model_digest
-from enginekeeper.sources.shards import check_finite
 from enginekeeper.sources.tokenizer_files import check_tokenizer
 from registry.digests import Digest, digest_document, digest_file
+from registry.disks import full_disk_said
 
 _VERSION = 1  # of these checks; a stricter one looks again at what an older one let pass
+
+_READABLE = 200  # characters of a path in a message
 
 
 def inspect_model(model: Path, memory: Path) -> ModelDirectory:
     """Returns the checked model; `memory` is a directory that remembers what was read."""
-    if not model.is_dir():
-        raise InputError("not a directory", where=str(model), expected="a Hugging Face directory")
-    path = model.resolve()
+    path = _directory(model)
     key = _fingerprint(path)
     files = _recall(memory, key)
     if files is None:
@@ -40,15 +42,35 @@ def inspect_model(model: Path, memory: Path) -> ModelDirectory:
 
 
 def _inspect(model: Path) -> tuple[ModelFile, ...]:
-    config = read_json(model / "config.json")
+    config = read_json_object(model / "config.json")
     shards = read_shards(model)
     check_against_config(model, config, shards)
     tokenizer = check_tokenizer(model, config["vocab_size"])
-    for name, tensors in shards.items():
-        check_finite(model / name, tensors)
+    for shard in shards.values():
+        check_finite(shard)
     index = [] if SINGLE in shards else [INDEX]
     names = sorted({"config.json", *shards, *index, *tokenizer})
     return tuple(_file(model / name) for name in names)
+
+
+def _directory(model: Path) -> Path:
+    """Returns the directory without links; names that no file can have are none either."""
+    try:
+        if model.is_dir():
+            return model.resolve()
+        reason = None
+    except (OSError, ValueError) as error:  # a path that is too long, or has a zero byte
+        reason = str(getattr(error, "strerror", error))
+    raise InputError(
+        "not a directory",
+        where=_shortened(str(model)),
+        actual=reason,
+        expected="a Hugging Face directory",
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _READABLE else f"{text[:_READABLE]}… ({len(text)} characters)"
 
 
 def _file(path: Path) -> ModelFile:
@@ -59,7 +81,13 @@ def _fingerprint(model: Path) -> Digest:
     """Names the present state of all files by what the file system says of them."""
     states = []
     for entry in sorted(os.scandir(model), key=lambda entry: entry.name):
-        stat = entry.stat()  # follows links: a hub cache is made of them
+        try:
+            stat = entry.stat()  # follows links: a hub cache is made of them
+        except OSError as error:
+            raise InputError(
+                "a file cannot be read", where=str(model / entry.name), actual=error.strerror,
+                remedy="is it a link to a file that is gone? get it again, or remove the link",
+            ) from error  # fmt: skip
         states.append(
             [entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
         )
@@ -70,14 +98,22 @@ def _fingerprint(model: Path) -> Digest:
 def _recall(memory: Path, key: Digest) -> tuple[ModelFile, ...] | None:
     """Returns what was read of these files before; an unreadable memory is no memory."""
     try:
-        rows = json.loads((memory / f"{key.value}.json").read_text(encoding="utf-8"))
+        rows = read_json(memory / f"{key.value}.json")
         return tuple(ModelFile(row["name"], row["sha256"], row["size"]) for row in rows)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (InputError, TypeError, KeyError):
         return None
 
 
 def _remember(memory: Path, key: Digest, files: tuple[ModelFile, ...]) -> None:
-    memory.mkdir(parents=True, exist_ok=True)
     rows = [{"name": file.name, "sha256": file.sha256, "size": file.size} for file in files]
     # Written in place: the beginning of a JSON list is no JSON, so a half memory is none.
-    (memory / f"{key.value}.json").write_text(json.dumps(rows), encoding="utf-8")
+    try:
+        with full_disk_said():
+            memory.mkdir(parents=True, exist_ok=True)
+            (memory / f"{key.value}.json").write_text(json.dumps(rows), encoding="utf-8")
+    except OSError as error:
+        raise UnavailableError(
+            f"the cache cannot be used: {error.strerror}",
+            where=str(memory),
+            remedy="set ENGINEKEEPER_CACHE to a directory you may write to, with space left",
+        ) from error

@@ -2,47 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from enginekeeper.sources.shards import Tensor, read_shard
+from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
-_SMALL = 64 * 1024 * 1024  # bytes; the index of a model of 100,000 tensors is 10 MB
-
-Shards = dict[str, dict[str, Tensor]]
-"""Tensors by name, by the file they are in."""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; raises InputError that names file and line."""
-    try:
-        if path.stat().st_size > _SMALL:
-            raise InputError(
-                "too large for what it is", where=str(path), expected=f"{_SMALL} bytes"
-            )
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("the file is missing", where=str(path)) from None
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}"
-        raise InputError(f"not JSON: {error.msg}", where=where) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"not JSON: {error}", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise InputError("not a JSON object", where=str(path), actual=type(document).__name__)
-    return document
+Shards = dict[str, TensorFile]
+"""The weight files by name."""
 
 
 def read_shards(model: Path) -> Shards:
     """Returns the headers of all weight files; none may be missing, none unlisted."""
     if (model / SINGLE).is_file():
-        shards = {SINGLE: read_shard(model / SINGLE)}
+        shards = {SINGLE: TensorFile.open(model / SINGLE)}
     elif (model / INDEX).is_file():
         shards = _by_index(model)
     else:
@@ -62,10 +40,10 @@ def read_shards(model: Path) -> Shards:
 
 def _by_index(model: Path) -> Shards:
     path = model / INDEX
-    listed = read_json(path).get("weight_map")
+    listed = read_json_object(path).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(v, str) for v in listed.values()):
         raise InputError("no weight_map from tensors to files", where=str(path))
-    shards = {name: read_shard(_beside(path, name)) for name in sorted(set(listed.values()))}
+    shards = {name: TensorFile.open(_beside(path, name)) for name in sorted(set(listed.values()))}
     for tensor, shard in listed.items():
         if tensor not in shards[shard]:
             raise InputError(
@@ -121,7 +99,9 @@ def check_against_config(model: Path, config: Mapping[str, Any], shards: Shards)
             )
 
 
-def _check_embedding(model: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def _check_embedding(
+    model: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+) -> None:
     name = "model.embed_tokens.weight"
     if name not in tensors:
         raise InputError(f"no tensor {name}", where=str(model), remedy="is it a decoder model?")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from enginekeeper.sources.layout import read_json
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
@@ -35,7 +35,7 @@ def check_tokenizer(model: Path, vocabulary: int) -> list[str]:
 
 def _check_ids(path: Path, vocabulary: int) -> None:
     """Raises when a token has an id that the embedding has no row for."""
-    document = read_json(path)
+    document = read_json_object(path)
     largest, token = max(
         [*_model_ids(path, document), *_added_ids(path, document)], default=(-1, "")
     )

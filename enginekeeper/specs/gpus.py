@@ -6,10 +6,11 @@ the product's name.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from enginekeeper.documents import read_json_object
 
 MIB = 1 << 20
 CPU = "cpu"
@@ -59,7 +60,7 @@ class GpuProduct:
 @cache
 def gpu_products() -> dict[str, GpuProduct]:
     """Returns the table by name, in its own order (by generation)."""
-    rows = json.loads(_TABLE.read_text(encoding="utf-8"))["gpus"]
+    rows = read_json_object(_TABLE)["gpus"]
     return {row["name"]: _product(row) for row in rows}
 
 

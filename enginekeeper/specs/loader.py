@@ -30,11 +30,23 @@ def load_spec(path: Path) -> BuildSpec:
     folder = path.parent
     model, calibration = spec.model, spec.calibration
     if model.path is not None:
-        model = replace(model, path=str(folder / Path(model.path).expanduser()))
+        model = replace(model, path=_beside(folder, model.path, f"{path}: model.path"))
     if calibration.data != "builtin":
-        data = str(folder / Path(calibration.data).expanduser())
+        data = _beside(folder, calibration.data, f"{path}: calibration.data")
         calibration = replace(calibration, data=data)
     return replace(spec, model=model, calibration=calibration)
+
+
+def _beside(folder: Path, name: str, where: str) -> str:
+    try:
+        return str(folder / Path(name).expanduser())
+    except RuntimeError as error:  # what Python says of a home that nobody has
+        raise InputError(
+            "the path begins with the home of a user who does not exist",
+            where=where,
+            actual=name[:200],
+            expected="a path, or ~ for your own home",
+        ) from error
 
 
 def parse_spec(data: bytes, source: str) -> BuildSpec:

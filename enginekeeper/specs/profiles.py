@@ -6,13 +6,13 @@ of a release; it does not say that the release is installed anywhere.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.documents import read_json_object
 from enginekeeper.specs.gpus import ComputeCapability
 
 _TABLE = Path(__file__).with_name("data") / "toolchains.json"
@@ -53,7 +53,7 @@ class ToolchainProfile:
 @cache
 def toolchain_profiles() -> dict[str, ToolchainProfile]:
     """Returns the table by name, in its own order."""
-    table = json.loads(_TABLE.read_text(encoding="utf-8"))
+    table = read_json_object(_TABLE)
     sets = table["architecture_sets"]
     return {row["name"]: _profile(row, sets) for row in table["toolchains"]}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError
 from enginekeeper.toolchains.errors import (
     FailedStepError,
     MalformedResultError,
@@ -57,7 +58,6 @@ def _load(path: Path, place: StepPlace) -> dict[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise _malformed(place, "size", path.stat().st_size, f"at most {_LARGEST} bytes")
-        result = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except FileNotFoundError:
         raise MalformedResultError(
             "ended with status 0 but wrote no result",
@@ -65,15 +65,12 @@ def _load(path: Path, place: StepPlace) -> dict[str, Any]:
             expected=path.name,
             remedy=f"read {place.log}; if nothing explains it, report a defect of this step",
         ) from None
-    except (ValueError, RecursionError, OSError) as error:
+    except OSError as error:
         raise _malformed(place, "result", error, "a JSON document") from error
-    if not isinstance(result, dict):
-        raise _malformed(place, "result", type(result).__name__, "an object")
-    return result
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+    try:
+        return read_json_object(path)
+    except InputError as error:
+        raise _malformed(place, "result", error, "a JSON object") from error
 
 
 def _versions(result: Mapping[str, Any], place: StepPlace) -> dict[str, str]:

@@ -20,6 +20,7 @@ from enginekeeper.configs.trtllm import (
     QuantizedModules,
     TrtConfig,
 )
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics.formats import Floats, widen
 from enginekeeper.validation.numerics.linears import (
@@ -34,7 +35,6 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
     recipe_for,
 )
-from enginekeeper.validation.source_model import read_json_object
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
 
 DEFAULT_EXCLUDED = (

@@ -29,9 +29,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.validation.repair_rules import RULES, Evidence, Repair
-from enginekeeper.validation.source_model import read_json_object
 from enginekeeper.validation.tensor_files import TensorFile
 from registry.digests import digest_file
 from registry.disks import full_disk_said
@@ -83,8 +83,11 @@ def apply_repairs(checkpoint_dir: Path, output_dir: Path, repairs: Sequence[Repa
             "the output exists; a checkpoint is never repaired in place", where=str(output_dir)
         )
     edit = _edit(checkpoint_dir, repairs)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+    except OSError as error:
+        raise _unwritable(output_dir, error) from error
     try:
         with full_disk_said():
             _copy_files(checkpoint_dir, partial)
@@ -94,14 +97,18 @@ def apply_repairs(checkpoint_dir: Path, output_dir: Path, repairs: Sequence[Repa
             partial.chmod(0o755)
             partial.rename(output_dir)
     except OSError as error:
-        raise UnrepairableCheckpointError(
-            "the repaired copy cannot be written",
-            where=str(error.filename or output_dir),
-            actual=error.strerror,
-            remedy="Name another output directory.",
-        ) from error
+        raise _unwritable(output_dir, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unwritable(output_dir: Path, error: OSError) -> UnrepairableCheckpointError:
+    return UnrepairableCheckpointError(
+        "the repaired copy cannot be written",
+        where=str(error.filename or output_dir),
+        actual=error.strerror,
+        remedy="Free space or name another output directory.",
+    )
 
 
 def _edit(checkpoint_dir: Path, repairs: Sequence[Repair]) -> _Edit:

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.validation.tokens import TokenizedSuite
 
@@ -117,7 +117,7 @@ def _assemble(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, s
         arm=metadata["arm"],
         finite=arrays["finite"] != 0,
         at=at,
-        meta=json.loads(metadata.get("meta", "{}")),
+        meta=parse_json(metadata.get("meta", "{}"), f"{path}: meta"),
         **plain,
     )
 

@@ -6,15 +6,14 @@ long as its header says; the numbers themselves are looked at when they are read
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from enginekeeper.configs.hugging_face import HfConfig
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics.formats import Floats, widen
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
@@ -22,9 +21,6 @@ from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _FLOATS = ("BF16", "F16", "F32", "F64")
-
-_DIGITS = 18
-"""Decimal digits that surely fit into 64 bits."""
 
 
 class UnusableModelError(InputError):
@@ -79,30 +75,6 @@ class SourceModel:
                 remedy="Download the model again; nothing can be judged against it.",
             )
         return values
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file; raises UnusableModelError when there is none.
-
-    A whole number beyond 64 bits becomes a float, as in most JSON readers.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_int=_whole)
-    except OSError as error:
-        raise UnusableModelError(
-            "a file is missing or cannot be read", where=str(path), actual=error.strerror
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise UnusableModelError("the file is not JSON", where=str(path)) from error
-    if not isinstance(document, dict):
-        raise UnusableModelError(
-            "the file holds no JSON object", where=str(path), actual=type(document).__name__
-        )
-    return document
-
-
-def _whole(digits: str) -> int | float:
-    return int(digits) if len(digits) <= _DIGITS else float(digits)
 
 
 def _tensors(directory: Path) -> dict[str, StoredTensor]:

@@ -14,11 +14,11 @@ Example:
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError, MissingError
 from registry.digests import Digest, digest_document
 from registry.errors import IntegrityError
@@ -89,10 +89,7 @@ def load_suite(path: Path, *, expected: Digest | None = None) -> Suite:
 
 
 def _prompt(line: str, where: str) -> Prompt:
-    try:
-        document = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise InputError("not a line of JSON", where=where, actual=error) from error
+    document = parse_json(line, where)
     fields = {"id", "stratum", "text"}
     if not isinstance(document, dict) or set(document) != fields:
         raise InputError(

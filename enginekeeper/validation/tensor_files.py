@@ -3,7 +3,8 @@
 Rules:
 
 - a file is judged whole before the first tensor is handed out: the header is JSON of a sane
-  size, and every tensor's offsets lie inside the file, fit its shape, and overlap no other's;
+  size, and the tensors' bytes fit their shapes and fill the file without holes, as the reference
+  implementation demands;
 - rows are read from a memory map, so that what is held is what was asked for;
 - numbers keep their stored format here; `enginekeeper.validation.numerics` gives them meaning.
 
@@ -26,11 +27,15 @@ import numpy as np
 import numpy.typing as npt
 from ml_dtypes import bfloat16, float8_e4m3fn, float8_e5m2
 
+from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "U8": np.dtype(np.uint8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "U64": np.dtype(np.uint64),
     "I8": np.dtype(np.int8),
     "I16": np.dtype(np.int16),
     "I32": np.dtype(np.int32),
@@ -49,6 +54,8 @@ _HEADER_LIMIT = 100_000_000
 
 _PREFIX = 8
 """Bytes; the little-endian length of the header."""
+
+_AGAIN = "copy or download the file again"
 
 _ALIGNMENT = 8
 """Bytes; the header is padded so that the data begin aligned, as the reference does."""
@@ -106,12 +113,9 @@ class TensorFile(Mapping[str, StoredTensor]):
     def open(cls, path: Path) -> TensorFile:
         """Reads and judges the header; raises MalformedTensorsError when the file is not whole."""
         size, header, data_start = _read_header(path)
-        tensors = {
-            name: _entry(path, name, entry, data_start)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        }
-        _check_extents(path, tensors.values(), size)
+        header.pop("__metadata__", None)
+        tensors = {name: _entry(path, name, entry, data_start) for name, entry in header.items()}
+        _check_extents(path, tensors.values(), begin=data_start, size=size)
         return cls(path, tensors)
 
 
@@ -119,67 +123,91 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any], int]:
     try:
         size = path.stat().st_size
         with path.open("rb") as handle:
-            prefix = handle.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == _PREFIX else -1
-            if not 0 <= length <= min(_HEADER_LIMIT, size - 8):
-                raise MalformedTensorsError(
-                    "the file is cut short or is not safetensors",
-                    where=str(path),
-                    actual=f"{size} bytes, header of {length} bytes announced",
-                    remedy="Copy or download the file again.",
-                )
+            prefix = handle.read(_PREFIX)
+            if len(prefix) < _PREFIX:
+                raise _cut_short(path, size, f"at least {_PREFIX} bytes: the header's length")
+            length = int.from_bytes(prefix, "little")
+            if length > min(_HEADER_LIMIT, size - _PREFIX):
+                raise _cut_short(path, size, f"a header of {length} bytes, as its start says")
             text = handle.read(length)
     except OSError as error:
         raise MalformedTensorsError(
             "the file cannot be read", where=str(path), actual=error.strerror
         ) from error
+    return size, _parsed(text, path), _PREFIX + length
+
+
+def _parsed(text: bytes, path: Path) -> dict[str, Any]:
     try:
-        header = json.loads(text)
-    except ValueError as error:
-        raise MalformedTensorsError("the header is not JSON", where=str(path)) from error
+        header = parse_json(text, f"{path}: header")
+    except InputError as error:
+        raise MalformedTensorsError(
+            f"the header is {error.what}", where=str(path), remedy=_AGAIN
+        ) from error
     if not isinstance(header, dict):
         raise MalformedTensorsError("the header is not a JSON object", where=str(path))
-    return size, header, 8 + length
+    return header
 
 
-def _entry(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:  # noqa: ANN401 - JSON
+def _entry(path: Path, name: str, entry: object, base: int) -> StoredTensor:
     where = f"{path}: {name}"
-    try:
-        dtype, shape, (start, stop) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        sane = all(isinstance(n, int) and n >= 0 for n in (*shape, start, stop))
-    except (TypeError, KeyError, ValueError) as error:
-        raise MalformedTensorsError("the tensor's entry is malformed", where=where) from error
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise MalformedTensorsError(
+            "not a tensor's entry", where=where, actual=repr(entry)[:200],
+            expected="dtype, shape and data_offsets",
+        )  # fmt: skip
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise MalformedTensorsError(
             "unknown number format", where=where, actual=dtype, expected=", ".join(DTYPES)
         )
-    tensor = StoredTensor(path, name, dtype, shape, data_start + start if sane else 0)
-    if not sane or stop - start != tensor.nbytes:
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:  # noqa: PLR2004 - a pair
         raise MalformedTensorsError(
-            "the tensor's offsets do not fit its shape",
+            "not a shape with offsets", where=where, actual=repr(entry)[:200]
+        )
+    tensor = StoredTensor(path, name, dtype, tuple(shape), base + offsets[0])
+    if offsets[1] - offsets[0] != tensor.nbytes:
+        raise MalformedTensorsError(
+            "the tensor's bytes do not fit its shape",
             where=where,
-            actual=f"{dtype} {list(shape)} in bytes {start} to {stop}",
+            actual=f"bytes {offsets[0]} to {offsets[1]}",
+            expected=f"{tensor.nbytes} bytes of {dtype} {shape}",
         )
     return tensor
 
 
-def _check_extents(path: Path, tensors: Iterable[StoredTensor], size: int) -> None:
-    previous = None
+def _naturals(values: object) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 1 << 60 for v in values)
+
+
+def _check_extents(path: Path, tensors: Iterable[StoredTensor], *, begin: int, size: int) -> None:
+    """Raises when tensors overlap or leave holes, or the file ends elsewhere than they do."""
+    end = begin
     for tensor in sorted(tensors, key=lambda t: (t.start, t.nbytes)):
-        if tensor.start + tensor.nbytes > size:
+        if tensor.start != end:
             raise MalformedTensorsError(
-                "the file is cut short",
+                "tensors overlap or leave a hole",
                 where=f"{path}: {tensor.name}",
-                actual=f"{size} bytes",
-                expected=f"at least {tensor.start + tensor.nbytes} bytes",
-                remedy="Copy or download the file again.",
+                actual=f"begins at byte {tensor.start}",
+                expected=f"byte {end}",
             )
-        if previous is not None and tensor.start < previous.start + previous.nbytes:
-            raise MalformedTensorsError(
-                f"the bytes of two tensors overlap: {previous.name} and {tensor.name}",
-                where=str(path),
-            )
-        previous = tensor
+        end += tensor.nbytes
+    if size < end:
+        raise _cut_short(path, size, f"{end} bytes by its header")
+    if size > end:
+        raise MalformedTensorsError(
+            "bytes follow the last tensor", where=str(path), actual=size, expected=end
+        )  # fmt: skip
+
+
+def _cut_short(path: Path, size: int, expected: str) -> MalformedTensorsError:
+    return MalformedTensorsError(
+        "the file is cut short or is not safetensors",
+        where=str(path),
+        actual=f"{size} bytes",
+        expected=expected,
+        remedy=_AGAIN,
+    )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.errors import InputError, MissingError
+from enginekeeper.documents import read_json
+from enginekeeper.errors import InputError
 from registry.digests import Digest, digest_document
 
 SHORTEST = 2
@@ -60,12 +60,7 @@ class TokenizedSuite:
 
 def load_tokens(path: Path) -> TokenizedSuite:
     """Reads a tokens file; raises InputError when an id is not in the vocabulary."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingError("no such tokens file", where=str(path)) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError("not a JSON file", where=str(path), actual=error) from error
+    document = read_json(path)
     try:
         vocab_size = document["vocab_size"]
         prompts = tuple(

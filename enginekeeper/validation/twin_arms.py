@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from enginekeeper.configs.trtllm import TrtConfig
+from enginekeeper.documents import read_json_object
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import (
@@ -26,7 +27,7 @@ from enginekeeper.validation.numerics.reproduction import (
     row_chunks,
 )
 from enginekeeper.validation.rope import checkpoint_rope
-from enginekeeper.validation.source_model import SourceModel, read_json_object
+from enginekeeper.validation.source_model import SourceModel
 
 Rows = Callable[[int, int], Floats]
 

@@ -98,7 +98,7 @@ def test_a_damaged_memory_is_no_memory(make_model: MakeModel) -> None:
     [
         ("config.json", r"config\.json: the file is missing"),
         ("tokenizer.json", "tokenizer is missing"),
-        ("model-2.safetensors", r"model-2\.safetensors: the shard is missing"),
+        ("model-2.safetensors", r"model-2\.safetensors: the file cannot be read"),
         (INDEX, "no safetensors weights"),
     ],
 )
@@ -115,7 +115,7 @@ def test_a_shard_cut_short_is_named(make_model: MakeModel) -> None:
     shard = model / "model-1.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
 
-    with pytest.raises(InputError, match=r"model-1\.safetensors: the shard is cut short"):
+    with pytest.raises(InputError, match=r"model-1\.safetensors: the file is cut short"):
         _inspect(model)
 
 

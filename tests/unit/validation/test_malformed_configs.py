@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from enginekeeper.configs.form import Form
 from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.configs.trtllm import TrtConfig
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.validation.audits import audit
-from enginekeeper.validation.source_model import read_json_object
 from enginekeeper.validation.twin import write_checkpoint_twin, write_recipe_twin
 from tests.factories import checkpoints
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from enginekeeper.errors import InputError
 from enginekeeper.validation.repair import (
     RECORD,
     Repair,
@@ -17,7 +18,6 @@ from enginekeeper.validation.repair import (
     apply_repairs,
     propose_repairs,
 )
-from enginekeeper.validation.source_model import UnusableModelError
 from enginekeeper.validation.tensor_files import MalformedTensorsError
 from registry.digests import digest_file
 
@@ -182,5 +182,5 @@ def test_a_checkpoint_that_cannot_be_read_is_an_input_error(checkpoint: Path) ->
     with pytest.raises(UnrepairableCheckpointError, match="no tensors"):
         propose_repairs(SOURCE, checkpoint)
     (checkpoint / "config.json").write_text("[]")
-    with pytest.raises(UnusableModelError):
+    with pytest.raises(InputError):
         propose_repairs(SOURCE, checkpoint)

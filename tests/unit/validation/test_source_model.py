@@ -51,7 +51,7 @@ def test_a_shard_without_its_tensor_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("index", ["{}", "[]", "nonsense", '{"weight_map": {"a": "../x"}}'])
 def test_a_broken_index_is_refused(index: str, tmp_path: Path) -> None:
     (sharded(tmp_path) / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(UnusableModelError):
+    with pytest.raises(InputError):
         SourceModel.open(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_a_quantized_source_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_without_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnusableModelError, match="missing"):
+    with pytest.raises(InputError, match="missing"):
         SourceModel.open(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_another_order_is_another_suite(prompts: list[Prompt]) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "not a line of JSON"),
+        ("{", "not JSON"),
         ("[]", "not a prompt"),
         (json.dumps({**GOOD, "extra": 1}), "not a prompt"),
         (json.dumps({"id": "a", "text": "b"}), "not a prompt"),

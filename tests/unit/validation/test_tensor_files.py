@@ -10,7 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
@@ -86,15 +86,20 @@ def test_pieces_that_do_not_add_up_are_refused(tmp_path: Path) -> None:
         ({"a": entry(0, 4, [4])}, b"abc", "cut short"),
         ({"a": entry(0, 4, [5])}, b"abcd", "do not fit its shape"),
         ({"a": entry(4, 0, [4])}, b"abcd", "do not fit its shape"),
-        ({"a": entry(-4, 0, [4])}, b"abcd", "do not fit its shape"),
-        ({"a": entry(0, 4, [-2, -2])}, b"abcd", "do not fit its shape"),
+        ({"a": entry(-4, 0, [4])}, b"abcd", "not a shape"),
+        ({"a": entry(0, 4, [-2, -2])}, b"abcd", "not a shape"),
+        ({"a": {**entry(0, 4, [4]), "shape": [True, 4]}}, b"abcd", "not a shape"),
         ({"a": entry(0, 4, [4]), "b": entry(2, 6, [4])}, b"abcdef", "overlap"),
+        ({"a": entry(0, 4, [4]), "b": entry(5, 9, [4])}, b"abcdefghi", "leave a hole"),
+        ({"a": entry(0, 4, [4])}, b"abcde", "bytes follow the last tensor"),
         ({"a": entry(0, 4, [4], "F13")}, b"abcd", "unknown number format"),
-        ({"a": {"dtype": "U8"}}, b"", "malformed"),
+        ({"a": {"dtype": "U8"}}, b"", "not a tensor's entry"),
         ({"a": {"dtype": ["U8"], "shape": [1], "data_offsets": [0, 1]}}, b"a", "number format"),
         ([], b"", "not a JSON object"),
         (b"{", b"", "not JSON"),
         (b"\xff\xff", b"", "not JSON"),
+        (b"[" * 100_000, b"", "nested too deeply"),
+        (b'{"a": 1, "a": 2}', b"", "there twice"),
     ],
 )
 def test_a_broken_file_is_refused(header: object, data: bytes, words: str, tmp_path: Path) -> None:
@@ -113,6 +118,16 @@ def test_what_is_no_safetensors_file_is_refused(content: bytes, tmp_path: Path) 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MalformedTensorsError, match="cannot be read"):
         TensorFile.open(tmp_path / "missing")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(kept=st.floats(0, 1, exclude_max=True))
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, kept: float) -> None:
+    save_file({"a": np.arange(6, dtype=np.float32)}, tmp_path / "whole")
+    data = (tmp_path / "whole").read_bytes()
+    (tmp_path / "cut").write_bytes(data[: int(len(data) * kept)])
+    with pytest.raises(MalformedTensorsError, match="cut short"):
+        TensorFile.open(tmp_path / "cut")
 
 
 @settings(deadline=None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from enginekeeper.errors import InputError, MissingError
+from enginekeeper.errors import InputError
 from enginekeeper.validation.tokens import load_tokens
 
 
@@ -50,5 +50,5 @@ def test_a_vocabulary_that_is_no_number_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    with pytest.raises(MissingError):
+    with pytest.raises(InputError):
         load_tokens(tmp_path / "none.json")
