@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 def where(model: str | None, engine_id: str | None, as_json: bool) -> int:
     """Show the engines that were fetched to this node: path, bytes verified, gate.
 
+    Exits 7 if one of them is CHANGED, UNREADABLE or MISSING where it was put; a closed gate alone
+    is no drift. An engine that was removed on purpose is forgotten with --forget PATH.
+
     Other nodes are not asked: a node agent comes with the fleet.
     """
     from enginekeeper.fleet.placements import placements
@@ -39,7 +42,11 @@ def where(model: str | None, engine_id: str | None, as_json: bool) -> int:
     output = Output(as_json)
     output.table(rows, ("engine", "variant", "path", "bytes", "gate", "rule", "evidence"))
     output.note(f"this node: {bench.environment}")
-    return ExitCode.OK
+    drifted = any(row["bytes"] != _INTACT for row in rows)
+    return ExitCode.DRIFT if drifted else ExitCode.OK
+
+
+_INTACT = "verified"
 
 
 def _row(bench: Bench, placement: Placement) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def _row(bench: Bench, placement: Placement) -> dict[str, Any]:
         engine = bench.registry.engine(placement.engine)
     except RecordNotFoundError:
         return {"engine": placement.engine.short, "model": None, "path": str(placement.path),
-                "gate": "closed", "rule": "unknown-engine"}  # fmt: skip
+                "bytes": "UNKNOWN", "gate": "closed", "rule": "unknown-engine"}  # fmt: skip
     decision = bench.registry.gate(engine.digest, bench.environment)
     try:
         found = Manifest.of_directory(

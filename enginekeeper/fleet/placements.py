@@ -44,7 +44,7 @@ def record_placement(home: Path, engine: Digest, path: Path) -> None:
 
 
 def placements(home: Path) -> Iterator[Placement]:
-    """Yields every recorded placement whose directory is still there, by path."""
+    """Yields every recorded placement, by the names of their records."""
     for file in sorted((home / "placements").glob("*.json")):
         try:
             document = read_json_object(file)
@@ -66,5 +66,4 @@ def placements(home: Path) -> Iterator[Placement]:
                 where=str(file),
                 remedy="remove the file and fetch the engine again",
             ) from error
-        if placement.path.is_dir():
-            yield placement
+        yield placement

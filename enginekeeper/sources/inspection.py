@@ -2,8 +2,8 @@
 
 Rules:
 
-- a directory that comes back is whole: config, every shard to its last byte, finite weights, a
-  tokenizer whose ids have a row in the embedding;
+- a directory that comes back is whole: config, every tensor the config speaks of in its shape,
+  every shard to its last byte, finite weights, a tokenizer whose ids have a row in the embedding;
 - the first thing that is wrong is an InputError that names the file, and the tensor or field;
 - what was read is remembered by the files' size, times and inode: unchanged files are not read
   again, not even when their directory was renamed, and any change makes it look again.
@@ -15,16 +15,18 @@ import json
 import os
 from pathlib import Path
 
+from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.documents import read_json, read_json_object
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.sources.finite import check_finite
-from enginekeeper.sources.layout import INDEX, SINGLE, check_against_config, read_shards
+from enginekeeper.sources.layout import INDEX, SINGLE, read_shards
 from enginekeeper.sources.model_directory import ModelDirectory, ModelFile, model_digest
 from enginekeeper.sources.tokenizer_files import check_tokenizer
+from enginekeeper.sources.wholeness import check_tensors
 from registry.digests import Digest, digest_document, digest_file
 from registry.disks import full_disk_said
 
-_VERSION = 1  # of these checks; a stricter one looks again at what an older one let pass
+_VERSION = 2  # of these checks; a stricter one looks again at what an older one let pass
 
 _READABLE = 200  # characters of a path in a message
 
@@ -42,10 +44,11 @@ def inspect_model(model: Path, memory: Path) -> ModelDirectory:
 
 
 def _inspect(model: Path) -> tuple[ModelFile, ...]:
-    config = read_json_object(model / "config.json")
+    where = model / "config.json"
+    config = HfConfig.of(read_json_object(where), str(where))
     shards = read_shards(model)
-    check_against_config(model, config, shards)
-    tokenizer = check_tokenizer(model, config["vocab_size"])
+    check_tensors(model, config, {n: t for shard in shards.values() for n, t in shard.items()})
+    tokenizer = check_tokenizer(model, config.vocab_size)
     for shard in shards.values():
         check_finite(shard)
     index = [] if SINGLE in shards else [INDEX]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
+from enginekeeper.validation.tensor_files import TensorFile
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -82,51 +80,3 @@ def _no_weights(model: Path) -> InputError:
         if pickles
         else "is this the directory of the model itself?",
     )
-
-
-def check_against_config(model: Path, config: Mapping[str, Any], shards: Shards) -> None:
-    """Raises InputError when the weights are not those of the model that config.json describes."""
-    tensors = {name: tensor for shard in shards.values() for name, tensor in shard.items()}
-    _check_embedding(model, config, tensors)
-    layers = _count(model, config, "num_hidden_layers")
-    for layer in range(layers):
-        prefix = f"model.layers.{layer}."
-        if not any(name.startswith(prefix) for name in tensors):
-            raise InputError(
-                f"the weights of layer {layer} are missing",
-                where=str(model),
-                expected=f"{layers} layers (config.json: num_hidden_layers)",
-            )
-
-
-def _check_embedding(
-    model: Path, config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
-) -> None:
-    name = "model.embed_tokens.weight"
-    if name not in tensors:
-        raise InputError(f"no tensor {name}", where=str(model), remedy="is it a decoder model?")
-    wanted = (_count(model, config, "vocab_size"), _count(model, config, "hidden_size"))
-    if tensors[name].shape != wanted:
-        raise InputError(
-            f"{name} has another shape than config.json says",
-            where=str(model),
-            actual=tensors[name].shape,
-            expected=f"{wanted} (vocab_size, hidden_size)",
-        )
-    if config.get("tie_word_embeddings") is False and "lm_head.weight" not in tensors:
-        raise InputError(
-            "no tensor lm_head.weight",
-            where=str(model),
-            expected="one: config.json says tie_word_embeddings: false",
-        )
-
-
-def _count(model: Path, config: Mapping[str, Any], field: str) -> int:
-    value = config.get(field)
-    if type(value) is not int or value < 1:
-        raise InputError(
-            f"{field} is not a number above 0",
-            where=str(model / "config.json"),
-            actual=repr(value),
-        )
-    return value

@@ -36,16 +36,21 @@ def check_tokenizer(model: Path, vocabulary: int) -> list[str]:
 def _check_ids(path: Path, vocabulary: int) -> None:
     """Raises when a token has an id that the embedding has no row for."""
     document = read_json_object(path)
-    largest, token = max(
-        [*_model_ids(path, document), *_added_ids(path, document)], default=(-1, "")
-    )
-    if largest < 0:
+    ids = [*_model_ids(path, document), *_added_ids(path, document)]
+    if not ids:
         raise InputError("the tokenizer has no tokens", where=str(path))
-    if largest >= vocabulary:
+    smallest, largest = min(ids), max(ids)
+    if smallest[0] < 0:
+        raise InputError(
+            "a token has a negative id",
+            where=str(path),
+            actual=f"id {smallest[0]} ({smallest[1]!r})",
+        )
+    if largest[0] >= vocabulary:
         raise InputError(
             "the tokenizer does not fit the model: it has ids without a row in the embedding",
             where=str(path),
-            actual=f"id {largest} ({token!r})",
+            actual=f"id {largest[0]} ({largest[1]!r})",
             expected=f"ids below {vocabulary} (config.json: vocab_size)",
             remedy="use the tokenizer that was published with this model",
         )

@@ -15,9 +15,18 @@ CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 8,
     "hidden_size": 4,
+    "intermediate_size": 6,
     "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
     "tie_word_embeddings": True,
 }
+
+LAYER: dict[str, tuple[int, ...]] = {
+    "self_attn.q_proj": (4, 4), "self_attn.k_proj": (2, 4), "self_attn.v_proj": (2, 4),
+    "self_attn.o_proj": (4, 4), "mlp.gate_proj": (6, 4), "mlp.up_proj": (6, 4),
+    "mlp.down_proj": (4, 6), "input_layernorm": (4,), "post_attention_layernorm": (4,),
+}  # fmt: skip
 
 Tensors = Mapping[str, NDArray[Any]]
 MakeModel = Callable[..., Path]
@@ -25,8 +34,12 @@ MakeModel = Callable[..., Path]
 
 def weights(layers: int = 2) -> dict[str, NDArray[Any]]:
     generator = np.random.default_rng(0)
-    shapes = {"model.embed_tokens.weight": (8, 4), "model.norm.weight": (4,)}
-    shapes |= {f"model.layers.{n}.mlp.up_proj.weight": (6, 4) for n in range(layers)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (8, 4),
+        "model.norm.weight": (4,),
+    }
+    for layer in range(layers):
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in LAYER.items()}
     return {
         name: generator.normal(size=shape).astype(ml_dtypes.bfloat16)
         for name, shape in shapes.items()

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from enginekeeper.errors import InputError
 from enginekeeper.sources import inspection
@@ -18,6 +19,11 @@ from enginekeeper.sources.layout import INDEX
 from enginekeeper.sources.model_directory import ModelDirectory
 
 MakeModel = Callable[..., Path]
+
+LAYER = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", "input_layernorm", "post_attention_layernorm",
+)  # fmt: skip
 
 
 def _edit(path: Path, **changes: object) -> None:
@@ -121,14 +127,10 @@ def test_a_shard_cut_short_is_named(make_model: MakeModel) -> None:
 
 def test_nan_weights_are_named(make_model: MakeModel) -> None:
     model = make_model()
-    tensors = {
-        "model.embed_tokens.weight": np.ones((8, 4), np.float32),
-        "model.layers.0.w": np.ones(3, np.float32),
-        "model.layers.1.w": np.array([1, np.nan, np.nan], np.float32),
-    }
-    save_file(tensors, model / "model.safetensors")
+    name = "model.layers.1.input_layernorm.weight"
+    _edit_tensors(model, **{name: np.array([1, np.nan, np.nan, 1], np.float32)})
 
-    with pytest.raises(InputError, match=r"2 of 3 weights of model\.layers\.1\.w"):
+    with pytest.raises(InputError, match=f"2 of 4 weights of {name}"):
         _inspect(model)
 
 
@@ -169,8 +171,18 @@ def test_unigram_vocabularies_count_by_position(make_model: MakeModel) -> None:
         ({"vocab_size": 9}, "another shape"),
         ({"hidden_size": 5}, "another shape"),
         ({"num_hidden_layers": 3}, "layer 2 are missing"),
-        ({"num_hidden_layers": "2"}, "num_hidden_layers is not a number"),
-        ({"vocab_size": None}, "vocab_size is not a number"),
+        ({"num_hidden_layers": 1}, "layer 1 are one too many"),
+        ({"num_hidden_layers": "2"}, "num_hidden_layers is not usable"),
+        ({"vocab_size": None}, "vocab_size is missing"),
+        ({"intermediate_size": 999}, r"gate_proj\.weight has another shape"),
+        ({"num_key_value_heads": 2}, r"k_proj\.weight has another shape"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "cannot be shared out"),
+        ({"head_dim": 4}, r"q_proj\.weight has another shape"),
+        ({"attention_bias": True}, r"no tensor model\.layers\.0\.self_attn\.q_proj\.bias"),
+        ({"mlp_bias": True}, r"no tensor model\.layers\.0\.mlp\.gate_proj\.bias"),
+        ({"architectures": ["Qwen2ForCausalLM"]}, r"self_attn\.q_proj\.bias"),
+        ({"architectures": ["Qwen3ForCausalLM"]}, r"self_attn\.q_norm\.weight"),
+        ({"architectures": ["OtherForCausalLM"], "hidden_size": 5}, "another shape"),
         ({"tie_word_embeddings": False}, r"lm_head\.weight"),
     ],
 )
@@ -179,6 +191,53 @@ def test_weights_of_another_model_than_the_config_says_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=complaint):
         _inspect(make_model(**config))
+
+
+def _edit_tensors(model: Path, **changes: NDArray[Any] | None) -> None:
+    """Replaces tensors; None removes one."""
+    tensors = {**load_file(model / "model.safetensors"), **changes}
+    save_file({n: t for n, t in tensors.items() if t is not None}, model / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", [*LAYER])
+def test_every_tensor_of_a_layer_is_needed_in_its_shape(make_model: MakeModel, name: str) -> None:
+    whole, tensor = make_model(), f"model.layers.1.{name}.weight"
+    for change, complaint in ((None, "no tensor"), (np.ones(100, np.float32), "another shape")):
+        model = shutil.copytree(whole, whole.with_name(str(complaint)))
+        _edit_tensors(model, **{tensor: change})
+
+        with pytest.raises(InputError, match=complaint) as caught:
+            _inspect(model)
+
+        assert tensor in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["mlp.up_proj.bias", "self_attn.q_norm.weight"])
+def test_what_one_layer_has_all_must_have(make_model: MakeModel, name: str) -> None:
+    model = make_model()
+    size = 6 if "mlp" in name else 2
+    _edit_tensors(model, **{f"model.layers.0.{name}": np.ones(size, np.float32)})
+
+    with pytest.raises(InputError, match=rf"no tensor model\.layers\.1\.{name}"):
+        _inspect(model)
+
+
+def test_biases_in_all_layers_pass(make_model: MakeModel) -> None:
+    model = make_model()
+    one = np.ones(6, np.float32)
+    _edit_tensors(model, **{f"model.layers.{n}.mlp.up_proj.bias": one for n in range(2)})
+
+    assert _inspect(model).path == model
+
+
+def test_a_negative_token_id_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    _edit(model / "tokenizer.json", model={"vocab": {"a": 0, "b": -1}})
+
+    with pytest.raises(InputError, match="negative id") as caught:
+        _inspect(model)
+
+    assert caught.value.actual == "id -1 ('b')"
 
 
 def test_a_config_that_is_not_json_is_named_with_its_line(make_model: MakeModel) -> None:
