@@ -25,6 +25,8 @@ class Placement:
     engine: Digest
     path: Path
     placed_at: datetime
+    record: Path
+    """The file that says so; without it nobody expects the engine here."""
 
 
 def record_placement(home: Path, engine: Digest, path: Path) -> None:
@@ -52,6 +54,7 @@ def placements(home: Path) -> Iterator[Placement]:
                 Digest.parse(document["engine"]),
                 Path(document["path"]),
                 datetime.fromisoformat(document["placed_at"]),
+                file,
             )
         except (
             InputError,

@@ -127,7 +127,7 @@ def test_an_engine_is_fetched_verified_and_found(
     rows = shell.json("where")
     assert [(row["bytes"], row["gate"]) for row in rows] == [("verified", "open")]
     (tmp_path / "engine" / "config.json").write_text("{}")
-    assert shell.json("where")[0]["bytes"] == "CHANGED"
+    assert shell.json("where", expect=7)[0]["bytes"] == "CHANGED"
 
 
 def test_tensor_parallel_in_the_middle_of_a_head_is_refused_at_plan_time(

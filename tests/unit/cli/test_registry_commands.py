@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
@@ -189,9 +190,34 @@ def test_what_was_fetched_is_found_and_its_bytes_are_watched(
     assert (row["path"], row["bytes"], row["gate"]) == (str(place), "verified", "open")
     (place / "graph.pt2").chmod(0o644)
     (place / "graph.pt2").write_bytes(b"other")
-    (row,) = ek("where", "--json").json
-    assert row["bytes"] == "CHANGED"
-    assert ek("where", "--model", "other", "--json").json == []
+    said = ek("where", "--json")
+    assert (said.code, said.json[0]["bytes"]) == (ExitCode.DRIFT, "CHANGED")
+    other = ek("where", "--model", "other", "--json")
+    assert (other.code, other.json) == (ExitCode.OK, [])
+
+
+def test_a_copy_that_is_gone_is_missing_and_drift(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    place = tmp_path / "node" / "engine"
+    judge(site, engine, tmp_path)
+    ek("engine", "fetch", engine.digest.short, "--to", place)
+    shutil.rmtree(place)
+    said = ek("where", "--json")
+    assert (said.code, said.json[0]["bytes"]) == (ExitCode.DRIFT, "MISSING")
+    assert f"{place} is gone" in said.err
+    next((tmp_path / "home" / "placements").iterdir()).unlink()
+    assert ek("where").code == ExitCode.OK
+
+
+def test_a_closed_gate_alone_is_no_drift(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path)
+    ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "engine")
+    judge(site, engine, tmp_path, Result.FAIL)
+    said = ek("where", "--json")
+    assert (said.code, said.json[0]["gate"]) == (ExitCode.OK, "closed")
 
 
 def test_an_engine_without_a_trusted_builder_is_not_fetched(

@@ -52,9 +52,14 @@ def test_one_engine_may_lie_in_two_places(tmp_path: Path, place: Path) -> None:
     assert {found.path for found in placements(tmp_path)} == {place, second}
 
 
-def test_what_was_removed_is_no_longer_here(tmp_path: Path, place: Path) -> None:
+def test_what_was_removed_is_still_expected_until_its_record_goes(
+    tmp_path: Path, place: Path
+) -> None:
     record_placement(tmp_path, ENGINE, place)
     place.rmdir()
+    (found,) = placements(tmp_path)
+    assert found.path == place
+    found.record.unlink()
     assert list(placements(tmp_path)) == []
 
 
