@@ -34,6 +34,13 @@ class Output:
             return
         sys.stdout.write(render_table(rows, columns))
 
+    def outcome(self, document: Any, said: str) -> None:  # noqa: ANN401 - any JSON value
+        """Tells what was done: the JSON value as data with --json, a note otherwise."""
+        if self.as_json:
+            self.json(document)
+        else:
+            self.note(said)
+
     def note(self, text: str) -> None:
         """Says something that is not data."""
         sys.stderr.write(text + "\n")
@@ -54,6 +61,4 @@ def render_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -
 def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
+    return str(value)  # numbers as they are: a rounded one is another one

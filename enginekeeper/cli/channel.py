@@ -34,21 +34,24 @@ def list_command(model: str | None, as_json: bool) -> int:
 @click.argument("name", metavar="CHANNEL")
 @click.argument("engine_id", metavar="ENGINE")
 @click.option("--dry-run", is_flag=True, help="Only ask the gate.")
-def set_command(name: str, engine_id: str, dry_run: bool) -> int:
+@json_option
+def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     """Let CHANNEL resolve to ENGINE for its model and target, if it is qualified here."""
     from enginekeeper.orchestration.bench import open_bench
 
-    bench, output = open_bench(), Output()
+    bench, output = open_bench(), Output(as_json)
     if dry_run:
         bench.registry.require_stored(bench.registry.engine(engine_id))
-        bench.registry.gate(engine_id, bench.environment).require_open()
-        output.note("the gate is open; nothing was changed")
+        decision = bench.registry.gate(engine_id, bench.environment)
+        decision.require_open()
+        output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
     position = bench.registry.set_channel(
         name, engine_id, bench.environment, actor=getpass.getuser()
     )
-    output.note(
-        f"{position.model_name} on {position.target}: {name} is now {position.engine.short}"
+    output.outcome(
+        position.as_dict(),
+        f"{position.model_name} on {position.target}: {name} is now {position.engine.short}",
     )
     return ExitCode.OK
 

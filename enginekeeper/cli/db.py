@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
 
@@ -14,22 +15,26 @@ def db() -> None:
 
 
 @db.command()
-def upgrade() -> int:
+@json_option
+def upgrade(as_json: bool) -> int:
     """Bring the catalogue to this version; does nothing if it is there."""
     from enginekeeper.settings import Settings
     from registry.migrate import upgrade as migrate
 
     revision = migrate(Settings.from_environment().catalogue_url)
-    Output().note(f"the catalogue is at revision {revision}")
+    said = f"the catalogue is at revision {revision}"
+    Output(as_json).outcome({"revision": revision}, said)
     return ExitCode.OK
 
 
 @db.command()
-def check() -> int:
+@json_option
+def check(as_json: bool) -> int:
     """Exit 10 unless the catalogue is at this version and its schema is what the code expects."""
     from enginekeeper.settings import Settings
     from registry.migrate import check as verify
+    from registry.migrate import head
 
     verify(Settings.from_environment().catalogue_url)
-    Output().note("the catalogue is up to date")
+    Output(as_json).outcome({"revision": head()}, "the catalogue is up to date")
     return ExitCode.OK

@@ -111,7 +111,8 @@ def diff(first: str, second: str, as_json: bool) -> int:
     required=True,
     help="Directory to write the engine into; must not exist.",
 )
-def fetch(engine_id: str, destination: Path) -> int:
+@json_option
+def fetch(engine_id: str, destination: Path, as_json: bool) -> int:
     """Write an engine's files, after verifying signature, manifest and every byte.
 
     Run again after an interruption, it goes on from what is there and verified.
@@ -124,7 +125,10 @@ def fetch(engine_id: str, destination: Path) -> int:
     bench = open_bench()
     found = bench.registry.fetch_engine(engine_id, destination)
     record_placement(bench.settings.home, found.digest, destination)
-    Output().note(f"engine {found.digest.short} verified and written to {destination}")
+    Output(as_json).outcome(
+        {"engine": str(found.digest), "path": str(destination.resolve())},
+        f"engine {found.digest.short} verified and written to {destination}",
+    )
     return ExitCode.OK
 
 

@@ -63,7 +63,8 @@ def sync(names: tuple[str, ...], prune: bool) -> int:
 
 @toolchain.command()
 @click.argument("name")
-def lock(name: str) -> int:
+@json_option
+def lock(name: str, as_json: bool) -> int:
     """Resolve a toolchain anew, write its lock file and print where it is; installs nothing."""
     from enginekeeper.settings import Settings
     from enginekeeper.toolchains.catalogue import find_toolchain
@@ -71,7 +72,7 @@ def lock(name: str) -> int:
 
     show_progress()
     path = write_lock(find_toolchain(name), Settings.from_environment())
-    sys.stdout.write(f"{path}\n")
+    Output(as_json).document({"toolchain": name, "lock": str(path)}, str(path))
     return ExitCode.OK
 
 

@@ -53,6 +53,8 @@ class KnownEngine:
 
     engine: Engine
     verdict: Verdict | None
+    stored: str
+    """URL of its files."""
 
 
 @dataclass(frozen=True)

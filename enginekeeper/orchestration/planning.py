@@ -93,7 +93,7 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
         result=None if verdict is None else str(verdict.result),
         summary=planned.reason if verdict is None else f"{planned.reason}. {verdict.summary}",
         engine=None if known is None else str(known.engine.digest),
-        path=None if known is None else known.engine.path,
+        path=None if known is None else known.stored,
         fidelity=None if verdict is None else verdict.fidelity,
         quality=None if verdict is None else verdict.quality,
     )
@@ -135,7 +135,10 @@ def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None
     asked = str(acceptance_digest(bench, variant))
     for engine in engines:
         registry.verify_engine(engine)
-    known = [KnownEngine(engine, _verdict(bench, engine, asked)) for engine in engines]
+    known = [
+        KnownEngine(engine, _verdict(bench, engine, asked), registry.locate(engine.path))
+        for engine in engines
+    ]
     judged = [one for one in known if one.verdict is not None]
     return next(iter(judged or known), None)
 

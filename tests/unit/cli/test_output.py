@@ -16,6 +16,11 @@ def test_a_table_never_truncates() -> None:
     assert text.splitlines()[1].endswith("-")
 
 
+def test_numbers_are_shown_as_they_are() -> None:
+    text = render_table([{"was": 50001.25, "now": 50000.0}], ["was", "now"])
+    assert text.splitlines()[1].split() == ["50001.25", "50000.0"]
+
+
 def test_json_output_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     Output(as_json=True).table([{"a": 1}], ["a"])
     assert json.loads(capsys.readouterr().out) == [{"a": 1}]

@@ -16,6 +16,7 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.orchestration.publication import publish
 from enginekeeper.validation import report
 from registry.environments import CpuEnvironment
+from registry.trust import Purpose
 from registry.types import Engine, Repair, Result
 from tests.factories.benches import Site, variants_of
 
@@ -259,7 +260,7 @@ def test_an_engine_is_shown_with_its_files_and_signers(
     judge(site, engine, tmp_path)
     said = ek("engine", "show", engine.digest.short, "--json").json
     assert [entry["path"] for entry in said["files"]] == ["graph.pt2"]
-    trusted = [key.keyid for key in site.bench.trust.keys]
+    trusted = [key.keyid for key in site.bench.trust.keys if Purpose.REFERENCE not in key.purposes]
     assert sorted(one["signers"][0] for one in said["signatures"]) == sorted(trusted)
     text = ek("engine", "show", engine.digest.short).out
     for shown in ("graph.pt2", said["files"][0]["digest"], *(key[:12] for key in trusted)):
@@ -290,3 +291,16 @@ def test_a_lost_file_exits_11_until_it_is_healed(
     healed = ek("engine", "heal", name, "--from", copy, "--json")
     assert (healed.code, healed.json) == (ExitCode.OK, [{"healed": "graph.pt2"}])
     assert ek(*channel).code == ExitCode.OK
+
+
+def test_commands_that_change_something_say_what_in_json(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path)
+    fetched = ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "b", "--json")
+    assert fetched.json == {"engine": str(engine.digest), "path": str(tmp_path / "b")}
+    asked = ek("channel", "set", "prod", engine.digest.short, "--dry-run", "--json")
+    assert asked.json["outcome"] == "open"
+    moved = ek("channel", "set", "prod", engine.digest.short, "--json")
+    assert moved.json["engine"] == str(engine.digest)
+    assert ek("db", "upgrade", "--json").json == ek("db", "check", "--json").json

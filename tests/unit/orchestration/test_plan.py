@@ -106,6 +106,7 @@ def test_a_verdict_is_reused_whatever_it_says(site: Site, variant: Variant, resu
     outcome = planned_outcome(planned)
     assert (outcome.ending, outcome.result) == (Ending.REUSED, str(result))
     assert outcome.engine == str(engine.digest)
+    assert outcome.path == site.bench.registry.locate(engine.path)
     assert outcome.summary.endswith(f"{result}: as tested")
 
 
