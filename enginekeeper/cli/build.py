@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,8 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
     else:
         output.table([_plan_row(one) for one in planned], _PLAN_COLUMNS)
         for one in planned:
-            if one.action not in ("build", "reuse"):
-                output.note(f"{one.variant.identifier}: {one.action}: {one.reason}")
+            for line in _plan_notes(one):
+                output.note(f"{one.variant.identifier}: {line}")
         if waiting := dict.fromkeys(rule for one in planned for rule in one.unchecked):
             output.note(f"checked when the source model is here: {', '.join(waiting)}")
     refused = any(one.action == "refuse" for one in planned)
@@ -124,6 +125,17 @@ def _code_of_ending(outcome: Outcome) -> ExitCode:
         return ExitCode.REFUSED
     results = {"fail": ExitCode.FAIL, "inconclusive": ExitCode.INCONCLUSIVE}
     return results.get(outcome.result or "", ExitCode.OK)
+
+
+def _plan_notes(one: PlannedVariant) -> Iterator[str]:
+    """Yields what a person has to know besides the table: why not, warnings, and what to do."""
+    if one.action not in ("build", "reuse"):
+        yield f"{one.action}: {one.reason}"
+    for hit in one.hits:
+        if hit.severity == "warn":
+            yield f"warning: {hit.statement} (found {hit.actual}, expected {hit.expected})"
+        if hit.remedy is not None:
+            yield f"  next: {hit.remedy}"
 
 
 def _plan_row(one: PlannedVariant) -> dict[str, Any]:

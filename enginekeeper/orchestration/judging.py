@@ -16,7 +16,6 @@ from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
-from enginekeeper.specs.recipes import KvCache, RecipeName
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores, load_scores
@@ -34,16 +33,6 @@ progress = logging.getLogger("enginekeeper.progress")
 NUDGED = "nudged.safetensors"
 _NUDGE = {"relative": 3e-7, "seed": 1234}
 """Noise of two to three units in the last place of float32 (2**-23 = 1.2e-7) on every linear."""
-
-ROUNDS_ACTIVATIONS = frozenset(
-    {
-        RecipeName.FP8,
-        RecipeName.FP8_PER_CHANNEL_PER_TOKEN,
-        RecipeName.W8A8_SQ,
-        RecipeName.W4A8_AWQ,
-        RecipeName.NVFP4,
-    }
-)
 
 
 def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
@@ -108,7 +97,7 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
 def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
     """Writes the recipe twin, scores it and removes it: only its scores are kept."""
     source, name = source_of(work), made.variant.identifier
-    chaotic = _rounds_activations(made)
+    chaotic = made.variant.recipe.rounds_activations
     inputs = {
         "twin": "recipe",
         "nudge": _NUDGE if chaotic else None,
@@ -134,12 +123,6 @@ def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
         return {"seconds": seconds}
 
     return stages.made_once(bench.shop, "twin-scores", inputs, make)
-
-
-def _rounds_activations(made: Progress) -> bool:
-    """Says whether a recipe rounds activations, keys or values: then its floor is measured."""
-    recipe = made.variant.recipe
-    return recipe.recipe in ROUNDS_ACTIVATIONS or recipe.kv_cache is not KvCache.AUTO
 
 
 def _verify(bench: Bench, engine: Engine, directory: Path) -> None:

@@ -17,12 +17,12 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from enginekeeper.compatibility.check import check, unchecked
-from enginekeeper.compatibility.estimates import Estimate, estimate
+from enginekeeper.compatibility.estimates import REFERENCE, Estimate, estimate
 from enginekeeper.compatibility.facts import Facts, ModelFacts, facts_of, target_facts
 from enginekeeper.compatibility.rules import RuleHit, Severity
 from enginekeeper.orchestration.exports import Export
@@ -126,8 +126,16 @@ class Knowledge:
 
 
 def plan(variants: Sequence[Variant], knowledge: Knowledge) -> tuple[PlannedVariant, ...]:
-    """Decides about every variant, in order."""
-    return tuple(_planned(variant, knowledge) for variant in variants)
+    """Decides about every variant, in order; the first that is made pays for the reference."""
+    planned: list[PlannedVariant] = []
+    paid = False
+    for variant in variants:
+        one = _planned(variant, knowledge)
+        if one.estimate is not None and REFERENCE in one.estimate.stages:
+            one = replace(one, estimate=one.estimate.without_reference()) if paid else one
+            paid = True
+        planned.append(one)
+    return tuple(planned)
 
 
 def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:

@@ -68,6 +68,16 @@ SMOOTHED = frozenset({RecipeName.W4A16_AWQ, RecipeName.W4A8_AWQ})
 GROUPED = frozenset({RecipeName.W4A16, RecipeName.W4A16_AWQ, RecipeName.W4A8_AWQ})
 """Recipes whose weights share a scale per group of input columns of a chosen size."""
 
+ROUNDS_ACTIVATIONS = frozenset(
+    {
+        RecipeName.FP8,
+        RecipeName.FP8_PER_CHANNEL_PER_TOKEN,
+        RecipeName.W8A8_SQ,
+        RecipeName.W4A8_AWQ,
+        RecipeName.NVFP4,
+    }
+)
+
 CALIBRATED = frozenset(
     {
         RecipeName.FP8,
@@ -131,6 +141,11 @@ class Recipe:
         if self.recipe in GROUPED:
             return self.group_size or DEFAULT_GROUP_SIZE
         return None
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether activations, keys or values are rounded; a verdict then measures its floor."""
+        return self.recipe in ROUNDS_ACTIVATIONS or self.kv_cache is not KvCache.AUTO
 
     @property
     def calibrated(self) -> bool:

@@ -263,3 +263,27 @@ def test_a_failure_has_its_error_and_nothing_else_has_one(
 def test_the_failure_of_a_step_travels_between_processes() -> None:
     outcome = ended(Ending.FAILED, error=StepCrashedError("x", PLACE))
     assert pickle.loads(pickle.dumps(outcome)) == outcome  # noqa: S301 - our own bytes
+
+
+@pytest.mark.usefixtures("site")
+def test_a_warning_and_what_to_do_are_told_to_a_person(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.factories.checkpoints import edit_config  # noqa: PLC0415
+
+    source = source_copy(tmp_path)
+    edit_config(source, max_position_embeddings=16)
+    have_source(monkeypatch, source)
+    said = ek("plan", write_spec(tmp_path))
+    assert said.code == ExitCode.OK
+    assert ": warning: Requests longer than the model's context" in said.err
+    assert "expected at most 16" in said.err
+
+
+@pytest.mark.usefixtures("site", "nine_heads")
+def test_a_refusal_says_what_to_do_where_its_rule_knows(ek: Ek) -> None:
+    (planned,) = ek("plan", TP2, "--json").json
+    remedies = [hit["next"] for hit in planned["rules"] if hit["next"]]
+    said = ek("plan", TP2).err
+    assert remedies
+    assert all(f"next: {remedy}" in said for remedy in remedies)

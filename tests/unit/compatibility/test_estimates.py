@@ -99,3 +99,20 @@ def test_an_estimate_says_what_it_is_based_on(make_case: MakeCase) -> None:
     assert "reported by others" in estimate(*make_case("h100-sxm", "none")).basis
     unknown = {**SMOLLM2, "architectures": ["MixtralForCausalLM"], "head_dim": 64}
     assert estimate(*make_case("l4", "none", unknown)).seconds is None
+
+
+def test_a_recipe_that_rounds_activations_pays_for_a_second_twin(make_case: MakeCase) -> None:
+    plain = estimate(*make_case("cpu", "w8a16", SMOLLM2))
+    rounding = estimate(*make_case("cpu", "fp8", SMOLLM2))
+
+    assert plain.stages["twin"] > 0
+    assert rounding.stages["twin"] == 2 * plain.stages["twin"]
+
+
+def test_a_shared_reference_is_not_paid_for_again(make_case: MakeCase) -> None:
+    whole = estimate(*make_case("cpu", "none", SMOLLM2))
+
+    rest = whole.without_reference()
+
+    assert whole.seconds is not None
+    assert rest.seconds == pytest.approx(whole.seconds - whole.stages["reference"])

@@ -235,3 +235,11 @@ def test_every_variant_is_decided_in_the_specs_order(site: Site, tmp_path: Path)
     planned = site.plan(*variants)
     assert [one.variant for one in planned] == list(variants)
     assert [str(one.action) for one in planned] == ["build", "reuse", "build"]
+
+
+def test_the_first_variant_that_is_made_pays_for_the_reference(site: Site, tmp_path: Path) -> None:
+    variants = variants_of(tmp_path, "[none, w8a16, fp8]")
+    site.judge(site.publish(variants[0]), variants[0])
+    estimates = [one.estimate for one in plan_variants(site.bench, variants, site.source)]
+    stages = [None if cost is None else "reference" in cost.stages for cost in estimates]
+    assert stages == [None, True, False]

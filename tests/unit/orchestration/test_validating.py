@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
 from enginekeeper.errors import InputError
-from enginekeeper.orchestration import judging, validating
-from enginekeeper.orchestration.pipeline import Progress
+from enginekeeper.orchestration import validating
 from enginekeeper.orchestration.validating import ValidationRequest
 from enginekeeper.specs.recipes import KvCache
 from enginekeeper.specs.variants import Variant
@@ -31,8 +28,7 @@ def test_the_cache_is_kept_in_what_the_checkpoint_says(
 ) -> None:
     found = variant("w8a16", tmp_path, kv_cache_quant_algo=algorithm)
     assert found.recipe.kv_cache is kept
-    made = cast("Progress", SimpleNamespace(variant=found))
-    assert judging._rounds_activations(made) is (algorithm is not None)
+    assert found.recipe.rounds_activations is (algorithm is not None)
 
 
 def test_a_cache_of_another_kind_is_refused(tmp_path: Path) -> None:
