@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +10,32 @@ from typing import Any, TypeVar
 import click
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class NamedPath(click.Path):
+    """A file or directory that was named on the command line; raises MissingError without one."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Path:
+        """Returns the path if there is something."""
+        from enginekeeper.errors import MissingError
+
+        path = Path(value)
+        super().convert(value, param, ctx)
+        try:
+            there = path.exists()
+        except (OSError, ValueError):  # no file can have such a name
+            there = False
+        if not there:
+            raise MissingError("no such file or directory", where=str(path)[:500])
+        return path
 
 
 def json_option(command: Command) -> Command:
@@ -40,7 +67,7 @@ only_option = click.option(
 model_option = click.option(
     "--model",
     "model_dir",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     required=True,
     help="Directory of the source model (Hugging Face format).",
 )

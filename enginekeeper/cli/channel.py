@@ -62,8 +62,13 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
 @json_option
 def history(model: str, name: str, as_json: bool) -> int:
     """List every move of a channel, newest first."""
+    from enginekeeper.errors import MissingError
     from enginekeeper.orchestration.bench import open_bench
 
     rows = [one.as_dict() for one in open_bench().registry.channel_history(name, model)]
+    if not rows:
+        raise MissingError(
+            "no such channel", where=f"{model}: {name}", remedy="enginekeeper channel list"
+        )
     Output(as_json).table(rows, ("moved_at", "target", "engine", "previous", "actor"))
     return ExitCode.OK

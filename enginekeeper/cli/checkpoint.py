@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option, model_option
+from enginekeeper.cli._options import NamedPath, json_option, model_option
 from enginekeeper.cli._output import Output
 
-checkpoint_argument = click.argument("directory", type=click.Path(path_type=Path))
+checkpoint_argument = click.argument("directory", type=NamedPath())
 
 
 @click.group()
@@ -58,13 +58,12 @@ def audit_command(directory: Path, model_dir: Path, recipe: str | None, as_json:
     "--output",
     "output_dir",
     type=click.Path(path_type=Path),
-    required=True,
-    help="Directory of the repaired copy; must not exist.",
+    help="Directory of the repaired copy; must not exist. Not needed with --dry-run.",
 )
 @click.option("--dry-run", is_flag=True, help="Only show what would be repaired.")
 @json_option
 def repair_command(
-    directory: Path, model_dir: Path, output_dir: Path, dry_run: bool, as_json: bool
+    directory: Path, model_dir: Path, output_dir: Path | None, dry_run: bool, as_json: bool
 ) -> int:
     """Write a repaired copy of the checkpoint in DIRECTORY, with a record of every change."""
     from dataclasses import asdict
@@ -72,10 +71,12 @@ def repair_command(
     from enginekeeper.documents import read_json_object
     from enginekeeper.validation.repair import apply_repairs, propose_repairs
 
+    if output_dir is None and not dry_run:
+        raise click.UsageError("Missing option '--output' (or '--dry-run').")
     repairs = propose_repairs(read_json_object(model_dir / "config.json"), directory)
     output = Output(as_json)
     output.table([asdict(one) for one in repairs], ("rule", "field", "was", "now", "reason"))
-    if repairs and not dry_run:
+    if repairs and output_dir is not None and not dry_run:
         apply_repairs(directory, output_dir, repairs)
         output.note(f"written to {output_dir}")
     if not repairs:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 
 _CODES = {
@@ -23,7 +23,7 @@ _CODES = {
 @click.argument("engine_id", metavar="ENGINE")
 @click.option(
     "--environment",
-    type=click.Path(path_type=Path),
+    type=NamedPath(),
     help="JSON file of another node's environment; this node's if left out.",
 )
 @json_option

@@ -8,18 +8,21 @@ from typing import Literal
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option, model_option
+from enginekeeper.cli._options import NamedPath, json_option, model_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
 
 
 @click.command()
 @click.option(
-    "--checkpoint", "directory", type=click.Path(path_type=Path), required=True,
+    "--checkpoint", "directory", type=NamedPath(), required=True,
     help="Directory of the TensorRT-LLM checkpoint.",
 )  # fmt: skip
 @model_option
-@click.option("--suite", type=click.Choice(["smoke", "standard"]), default="smoke")
+@click.option(
+    "--suite", type=click.Choice(["smoke", "standard"]), default="smoke", show_default=True,
+    help="Texts to compare on: smoke is about 2,000 tokens, standard 12,000.",
+)  # fmt: skip
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @json_option
 def validate(

@@ -146,3 +146,30 @@ def test_a_repair_into_a_place_that_cannot_be_written_is_invalid_input(
 
     assert said.code == ExitCode.INVALID_INPUT
     assert "cannot be written" in said.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("gate", "deadbeef", "--environment", "GONE"),
+        ("checkpoint", "audit", "GONE", "--model", SOURCE),
+        ("checkpoint", "audit", SOURCE, "--model", "GONE"),
+        ("validate", "--checkpoint", "x" * 5000, "--model", SOURCE),
+        ("plan", "GONE"),
+        ("channel", "history", "tiny", "GONE"),
+    ],
+)
+@pytest.mark.usefixtures("site")
+def test_what_is_not_there_is_not_found(ek: Ek, command: tuple[object, ...]) -> None:
+    said = ek(*command)
+
+    assert said.code == ExitCode.NOT_FOUND
+    assert "GONE" in said.err or "xxx" in said.err
+
+
+def test_a_dry_repair_needs_no_output_and_a_real_one_does(ek: Ek, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("none", tmp_path)
+    command = ("checkpoint", "repair", checkpoint, "--model", SOURCE)
+
+    assert ek(*command, "--dry-run").code == ExitCode.OK
+    assert ek(*command).code == ExitCode.USAGE

@@ -119,6 +119,11 @@ colour: red
         ("limits: {max_batch_size: true}", "limits.max_batch_size", "a whole number"),
         ('limits: {max_batch_size: "8"}', "limits.max_batch_size", "a whole number"),
         ("limits: {max_num_tokens: 8k}", "limits.max_num_tokens", "Tokens processed in one"),
+        (
+            "limits: {max_num_tokens: 1" + "0" * 40 + "}",
+            "limits.max_num_tokens",
+            "at most 2147483647",
+        ),
         ("limits: {max_num_tokens: 99999999999}", "limits.max_num_tokens", "at most 2147483647"),
         ("limits: {max_input_len: 4096}", "limits.max_input_len", "max_seq_len, 2048"),
         ("limits: {kv_cache_tokens: 5}", "limits.kv_cache_tokens", "at least max_seq_len"),
