@@ -16,23 +16,30 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def disk_full(error: OSError, where: Path) -> DiskFullError:
+def disk_full(error: OSError, where: Path | None) -> DiskFullError:
     """Returns the error that says which disk is full, and how much is left on it."""
-    place = next((one for one in (where, *where.parents) if one.exists()), Path("/"))
     return DiskFullError(
         "the disk is full",
-        where=str(where),
-        actual=f"{error.strerror}; {shutil.disk_usage(place).free / 1e6:.0f} MB free",
+        where=None if where is None else str(where),
+        actual=error.strerror if where is None else f"{error.strerror}; {_free(where)}",
         remedy="free some space and run again: finished stages are kept",
     )
 
 
 @contextmanager
-def full_disk_said() -> Iterator[None]:
-    """Turns the failure of any file operation for want of space into a DiskFullError."""
+def full_disk_said(where: Path | None = None) -> Iterator[None]:
+    """Turns the failure of any file operation for want of space into a DiskFullError.
+
+    `where` is for operations on open files, whose errors name none.
+    """
     try:
         yield
     except OSError as error:
         if not is_full(error):
             raise
-        raise disk_full(error, Path(error.filename or "/")) from error
+        raise disk_full(error, Path(error.filename) if error.filename else where) from error
+
+
+def _free(where: Path) -> str:
+    place = next(one for one in (where, *where.absolute().parents) if one.exists())
+    return f"{shutil.disk_usage(place).free / 1e6:.0f} MB free"

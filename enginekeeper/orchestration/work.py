@@ -77,7 +77,7 @@ class WorkStore:
         A product that is there already is given as complete and left as it is.
         """
         final = self.path(kind, key)
-        with full_disk_said(), self._locked(kind, key):
+        with full_disk_said(final), self._locked(kind, key):
             if self.find(kind, key) is not None:
                 yield Product(final, complete=True), dict(self.record(kind, key))
                 return

@@ -89,7 +89,7 @@ def apply_repairs(checkpoint_dir: Path, output_dir: Path, repairs: Sequence[Repa
     except OSError as error:
         raise _unwritable(output_dir, error) from error
     try:
-        with full_disk_said():
+        with full_disk_said(output_dir):
             _copy_files(checkpoint_dir, partial)
             _write_json(partial / _CONFIG, edit.config)
             _write_json(partial / RECORD, edit.record)

@@ -20,6 +20,7 @@ from enginekeeper.validation.repair import (
 )
 from enginekeeper.validation.tensor_files import MalformedTensorsError
 from registry.digests import digest_file
+from registry.errors import DiskFullError
 
 SOURCE = {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}}
 CONFIG: dict[str, Any] = {
@@ -156,10 +157,21 @@ def test_a_full_disk_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("enginekeeper.validation.repair.json.dump", full)
-    with pytest.raises(UnrepairableCheckpointError, match="cannot be written") as caught:
+    with pytest.raises(DiskFullError, match="disk is full") as caught:
         apply_repairs(checkpoint, tmp_path / "repaired", propose_repairs(SOURCE, checkpoint))
-    assert caught.value.actual == "No space left on device"
+    assert caught.value.where == str(tmp_path / "repaired")
     assert [path.name for path in tmp_path.iterdir()] == ["exported"]
+
+
+def test_a_place_that_may_not_be_written_is_said(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("enginekeeper.validation.repair.json.dump", refuse)
+    with pytest.raises(UnrepairableCheckpointError, match="cannot be written"):
+        apply_repairs(checkpoint, tmp_path / "repaired", propose_repairs(SOURCE, checkpoint))
 
 
 def test_without_hard_links_the_bytes_are_copied(
