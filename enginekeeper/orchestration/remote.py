@@ -39,16 +39,24 @@ _POLL = 1.0  # seconds
 
 def reported(run: Callable[[], list[Outcome]]) -> list[Outcome]:
     """Runs a build and leaves its progress and its outcomes, or its error, on the server."""
-    from prefect.artifacts import create_table_artifact  # noqa: PLC0415 - a second to import
-
     try:
         with full_disk_said(), _progress_sent():
             outcomes = run()
     except DiagnosedError as error:
-        create_table_artifact(table=[error.as_dict()], key=ERROR)
+        _leave(ERROR, [error.as_dict()])
         raise
-    create_table_artifact(table=[outcome.as_dict() for outcome in outcomes], key=OUTCOMES)
+    _leave(OUTCOMES, [outcome.as_dict() for outcome in outcomes])
     return outcomes
+
+
+def _leave(key: str, rows: list[dict[str, Any]]) -> None:
+    from prefect.artifacts import create_table_artifact  # noqa: PLC0415 - a second to import
+
+    try:
+        prefect_api.check_server(str(prefect_api.server_url()))
+    except UnavailableError as error:  # Prefect itself tries again without a word
+        progress.info("%s; trying again for two minutes ...", str(error).splitlines()[0])
+    create_table_artifact(table=rows, key=key)
 
 
 @contextmanager
