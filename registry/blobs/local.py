@@ -35,12 +35,11 @@ from registry.blobs.interface import (
     document_conflict,
     require,
 )
-from registry.blobs.partial import Source, assemble, locked
+from registry.blobs.partial import PIECE, Source, assemble, locked, write_at
 from registry.digests import Digest, digest_bytes, digest_file
 from registry.errors import RecordNotFoundError
 from registry.names import check_path
 
-_PIECE = 1024 * 1024  # bytes; larger pieces copy no faster and cost memory
 _DRAFTS = "tmp"
 _YOUNG = timedelta(seconds=60)  # a draft may exist without its lock: it is being made
 
@@ -82,14 +81,17 @@ class LocalBlobStore:
         """Writes a blob to a file that appears complete and verified, or not at all."""
         blob = self._root / blob_name(digest)
         with _opened(blob, str(digest)) as handle, _translated(destination):
-
-            def read(start: int) -> Iterator[bytes]:
-                handle.seek(start)
-                while piece := handle.read(PART):
-                    yield piece
-
             size = os.fstat(handle.fileno()).st_size
-            assemble(Source(digest, size, str(blob), read), destination, self._progress)
+
+            def fill(descriptor: int, start: int) -> Iterator[int]:
+                handle.seek(start)
+                for begin in range(start, size, PART):
+                    end = begin
+                    while end < begin + PART and (piece := handle.read(PIECE)):
+                        end += write_at(descriptor, end, piece)
+                    yield end
+
+            assemble(Source(digest, size, str(blob), fill), destination, self._progress)
 
     def exists(self, digest: Digest) -> bool:
         """Says whether the blob is there."""
@@ -203,7 +205,7 @@ class LocalBlobStore:
         """Copies a stream and returns the digest of the very bytes that were written."""
         hasher, done = hashlib.sha256(), 0
         size = os.fstat(source.fileno()).st_size
-        while piece := source.read(_PIECE):
+        while piece := source.read(PIECE):
             hasher.update(piece)
             target.write(piece)
             done += len(piece)

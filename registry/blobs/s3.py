@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ from registry.blobs.s3_client import (
     is_absent,
     translated,
 )
-from registry.blobs.s3_download import read_ranges
+from registry.blobs.s3_download import write_ranges
 from registry.blobs.s3_location import S3Location
 from registry.blobs.s3_probe import Capabilities, capabilities, probe
 from registry.blobs.s3_upload import Sender, crc32
@@ -108,7 +108,7 @@ class S3BlobStore:
         size = self._size(blob)
         if size is None:
             raise absent(blob.url)
-        source = Source(digest, size, blob.url, lambda start: read_ranges(blob, size, start))
+        source = Source(digest, size, blob.url, partial(write_ranges, blob, size))
         with self._translated(str(destination)):
             assemble(source, destination, self._progress)
 

@@ -1,23 +1,23 @@
-"""Reads an object in ranges, several at a time, and hands its bytes over in order."""
+"""Writes an object into a file, several ranges at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 
 from botocore.exceptions import (
     IncompleteReadError,
     ReadTimeoutError,
     ResponseStreamingError,
 )
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from registry.blobs.in_order import in_order
 from registry.blobs.interface import PART
+from registry.blobs.partial import PIECE, write_at
 from registry.blobs.s3_client import THREADS, S3Object, translated
 from registry.errors import StoreUnavailableError
-
-_AHEAD = THREADS + 1
-"""Ranges that are under way or wait for the disk: 80 MiB, whatever the size of the object."""
 
 _CUT_SHORT = (
     IncompleteReadError,
@@ -27,44 +27,58 @@ _CUT_SHORT = (
 )
 
 
-def read_ranges(source: S3Object, size: int, start: int = 0) -> Iterator[bytes]:
-    """Yields the bytes of an object of a known size from an offset on, in order.
+def write_ranges(source: S3Object, size: int, descriptor: int, start: int = 0) -> Iterator[int]:
+    """Writes the bytes of an object of a known size from an offset on to their place in a file.
 
-    Raises StoreUnavailableError when the server keeps cutting its answers short, or ignores
-    ranges.
+    Yields up to where the file is complete. Raises StoreUnavailableError when the server keeps
+    cutting its answers short, or ignores ranges.
     """
-
-    def read(offset: int) -> bytes:
-        return _read_range(source, offset, min(offset + PART, size))
-
+    ranges = [_Range(source, begin, min(begin + PART, size)) for begin in range(start, size, PART)]
     with translated(source.url):
-        yield from in_order(read, range(start, size, PART), threads=THREADS, ahead=_AHEAD)
+        write = partial(_Range.write, descriptor=descriptor)
+        yield from in_order(write, ranges, threads=THREADS, ahead=2 * THREADS)
 
 
-@retry(
-    retry=retry_if_exception_type(_CUT_SHORT),
-    wait=wait_random_exponential(multiplier=0.1, max=5),
-    stop=stop_after_attempt(5),
-    reraise=True,
-)
-def _read_range(source: S3Object, start: int, end: int) -> bytes:
-    answer = source.client.get_object(**source.at, Range=f"bytes={start}-{end - 1}")
-    where, given = answer.get("ContentRange", ""), answer["ContentLength"]
-    if given != end - start or not where.startswith(f"bytes {start}-{end - 1}/"):
-        answer["Body"].close()
-        raise _other_bytes(source, f"{where or 'no range'}, {given} bytes", start, end)
-    data = answer["Body"].read()
-    if len(data) != end - start:
-        raise _other_bytes(source, f"{len(data)} bytes", start, end)
-    return data
+@dataclass
+class _Range:
+    """A range of an object, and how far it is written."""
 
+    source: S3Object
+    done: int
+    end: int
 
-def _other_bytes(source: S3Object, found: str, start: int, end: int) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        "the server does not answer with the bytes it was asked for",
-        where=source.url,
-        actual=found,
-        expected=f"bytes {start} to {end - 1}",
-        remedy="run again; if it lasts, something between here and the server cuts answers "
-        "short, or the server ignores ranges (`enginekeeper store probe` shows it)",
-    )
+    def write(self, descriptor: int) -> int:
+        """Writes the range; what comes after an answer that was cut short is asked for again."""
+        for attempt in Retrying(
+            retry=retry_if_exception_type(_CUT_SHORT),
+            wait=wait_random_exponential(multiplier=0.1, max=5),
+            stop=stop_after_attempt(5),
+            reraise=True,
+        ):
+            with attempt:
+                self._go_on(descriptor)
+        return self.end
+
+    def _go_on(self, descriptor: int) -> None:
+        asked = f"bytes {self.done}-{self.end - 1}"
+        answer = self.source.client.get_object(**self.source.at, Range=asked.replace(" ", "="))
+        body, given = answer["Body"], answer.get("ContentRange", "no range")
+        try:
+            if not given.startswith(f"{asked}/"):
+                raise self._other_bytes(given)
+            while self.done < self.end and (piece := body.read(PIECE)):
+                self.done += write_at(descriptor, self.done, piece[: self.end - self.done])
+        finally:
+            body.close()
+        if self.done < self.end:
+            raise self._other_bytes(f"bytes up to {self.done}")
+
+    def _other_bytes(self, found: str) -> StoreUnavailableError:
+        return StoreUnavailableError(
+            "the server does not answer with the bytes it was asked for",
+            where=self.source.url,
+            actual=found,
+            expected=f"bytes {self.done} to {self.end - 1}",
+            remedy="run again; if it lasts, something between here and the server cuts answers "
+            "short, or the server ignores ranges (`enginekeeper store probe` shows it)",
+        )

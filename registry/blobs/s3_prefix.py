@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from registry.blobs.s3_client import S3Object, connect, translated
-from registry.blobs.s3_download import read_ranges
+from registry.blobs.s3_download import write_ranges
 from registry.blobs.s3_location import S3Location
 from registry.digests import digest_document
 from registry.errors import (
@@ -62,9 +62,8 @@ class _Prefix:
         with translated(source.url):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as target:
-                for piece in read_ranges(source, one.size):
-                    target.write(piece)
-                target.flush()
+                for _ in write_ranges(source, one.size, target.fileno()):
+                    pass
                 os.fsync(target.fileno())
 
     def _keys(self) -> Iterator[str]:

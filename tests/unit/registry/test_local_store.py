@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +16,12 @@ from registry.blobs.interface import blob_name
 from registry.blobs.local import LocalBlobStore
 from registry.blobs.select import open_store
 from registry.digests import Digest, digest_bytes
-from registry.errors import InvalidRecordError, RecordNotFoundError, StoreUnavailableError
+from registry.errors import (
+    DiskFullError,
+    InvalidRecordError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
 
 
 @pytest.fixture
@@ -63,15 +69,18 @@ def test_a_sweep_names_what_it_removes(store: LocalBlobStore, tmp_path: Path) ->
     assert not left.exists()
 
 
-def _no_links(*_: object) -> None:
-    raise OSError(errno.EPERM, "Operation not permitted")
+def _raising(code: int) -> Callable[..., None]:
+    def fails(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fails
 
 
 def _links_that_overwrite(source: Path, target: Path) -> None:
     target.write_bytes(source.read_bytes())
 
 
-@pytest.mark.parametrize("link", [_no_links, _links_that_overwrite])
+@pytest.mark.parametrize("link", [_raising(errno.EPERM), _links_that_overwrite])
 def test_nothing_is_published_where_a_name_may_be_taken_twice(
     store: LocalBlobStore, source: Path, monkeypatch: pytest.MonkeyPatch, link: object
 ) -> None:
@@ -95,10 +104,7 @@ def test_nothing_is_published_where_files_cannot_be_locked(
 def test_a_full_disk_is_said_plainly_and_leaves_nothing(
     store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    def full(_: int) -> None:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", _raising(code))
     with pytest.raises(StoreUnavailableError, match="disk is full"):
         store.put_file(source)
     with pytest.raises(StoreUnavailableError, match="disk is full"):
@@ -111,13 +117,29 @@ def test_a_full_disk_on_the_way_out_leaves_nothing(
 ) -> None:
     digest = store.put_file(source)
 
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", _raising(errno.ENOSPC))
     with pytest.raises(StoreUnavailableError, match="disk is full"):
         store.fetch(digest, tmp_path / "out")
     assert list(tmp_path.glob("out*")) == []
+
+
+def test_room_that_is_not_there_is_noticed_before_anything_is_written(
+    store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put_file(source)
+    monkeypatch.setattr(os, "posix_fallocate", _raising(errno.ENOSPC))
+    with pytest.raises(DiskFullError):
+        store.fetch(digest, tmp_path / "out")
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_file_system_without_reservations_will_do(
+    store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put_file(source)
+    monkeypatch.setattr(os, "posix_fallocate", _raising(errno.EOPNOTSUPP))
+    store.fetch(digest, tmp_path / "out")
+    assert (tmp_path / "out").read_bytes() == b"some bytes"
 
 
 def test_a_store_that_cannot_be_made_is_unavailable(source: Path) -> None:

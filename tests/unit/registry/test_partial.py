@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.blobs.partial import Source, assemble, locked
+from registry.blobs.partial import Source, assemble, locked, write_at
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError, RecordNotFoundError, StoreUnavailableError
 from tests.fakes.stores import Killed
@@ -27,14 +27,14 @@ class Pieces:
         self._data, self._fails_at, self._error = data, fails_at, with_
 
     def source(self, *, promised: bytes = DATA) -> Source:
-        return Source(digest_bytes(promised), len(promised), "the source", self._read)
+        return Source(digest_bytes(promised), len(promised), "the source", self._fill)
 
-    def _read(self, start: int) -> Iterator[bytes]:
+    def _fill(self, descriptor: int, start: int) -> Iterator[int]:
         self.starts.append(start)
         for at in range(start, len(self._data), PIECE):
             if at >= self._fails_at:
                 raise self._error
-            yield self._data[at : at + PIECE]
+            yield at + write_at(descriptor, at, self._data[at : at + PIECE])
 
 
 def whole(data: bytes = DATA) -> Pieces:
