@@ -45,11 +45,13 @@ def record_reference(bench: Bench, probe: Probe, weights: Digest) -> Reference:
     made, scoring, tokens = probe.targets["source"], probe.scoring, probe.suite
     runtime = str(load_scores(made.path / SCORES, tokens).meta["vllm"])
     manifest = _manifest(probe)
+    # signed before the registry is opened: a first signature makes the keys that it then trusts
+    provenance = _known(bench, manifest) or _signed(bench, probe, manifest, weights, runtime)
     return bench.registry.record_reference(
         ReferencePublication(
             directory=made.path,
             manifest=manifest,
-            provenance=_known(bench, manifest) or _signed(bench, probe, manifest, weights, runtime),
+            provenance=provenance,
             model=weights,
             suite=scoring.suite_digest,
             tokens=tokens.digest,

@@ -89,7 +89,7 @@ def compile_engine(job: Job) -> Job:
 
 def reference(job: Job) -> Job:
     _check(job, {"model", "tokens", "output", "top_k", "dtype", "greedy"})
-    return _score(job, "source")
+    return _score(job, "source", vllm="fake")
 
 
 def score_twin(job: Job) -> Job:
@@ -117,7 +117,7 @@ STEPS: dict[str, Callable[[Job], Job]] = {
 }  # fmt: skip
 
 
-def _score(job: Job, arm: str) -> Job:
+def _score(job: Job, arm: str, **meta: str) -> Job:
     import numpy as np  # noqa: PLC0415 - most steps need none, and it takes a fifth of a second
 
     files: Any = importlib.import_module("_score_file")
@@ -143,7 +143,7 @@ def _score(job: Job, arm: str) -> Job:
             **{f"at_{n}": np.take_along_axis(rows, ids, axis=1) for n, ids in targets.items()},
         },
         arm=arm,
-        meta={"fake": True},
+        meta={"fake": True, **meta},
     )
     return {}
 

@@ -27,7 +27,7 @@ from registry.digests import digest_file
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
 from registry.signing import TRUST_FILE
-from registry.trust import read_trust
+from registry.trust import Trust, read_trust
 from tests.fakes.boundaries import name_of
 from tests.fakes.toolchains import HOLD, install_fakes
 
@@ -197,7 +197,7 @@ class World:
         return Registry(
             open_catalogue(self.settings.catalogue_url),
             open_store(self.settings.store_url),
-            read_trust(trust),
+            read_trust(trust) if trust.exists() else Trust(),  # nothing was signed yet
             refusal,
         )
 

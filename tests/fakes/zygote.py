@@ -10,7 +10,6 @@ through `enginekeeper.cli.main.run`. With `plain` its Prefect is `tests.fakes.pl
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import os
@@ -84,8 +83,6 @@ if __name__ == "__main__":
     for module in PRELOADED:
         importlib.import_module(module)
     configure_mappers()
-    read_once = functools.cache(step_code._imported)  # parsing takes half of a run's time
-    vars(step_code)["_imported"] = read_once
     for script in STEPS.glob("*.py"):
-        read_once(script)
+        step_code._imported(script.read_bytes())  # remembered: parsing takes half of a run's time
     serve(plain=is_plain)
