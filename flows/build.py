@@ -35,10 +35,7 @@ judge = networked(judging.judge_engine)
 
 @flow(name="enginekeeper-build", persist_result=False)
 def build(order: BuildOrder) -> list[Outcome]:
-    """Builds, proves and publishes a spec's variants; one that fails does not stop the others.
-
-    An engine that is known already is judged again as it is: neither built nor published.
-    """
+    """Builds, proves and publishes a spec's variants; one that fails does not stop the others."""
     return reported(lambda: _build(order))
 
 
@@ -53,8 +50,7 @@ def _build(order: BuildOrder) -> list[Outcome]:
     for variant in work.todo:
         with work.catching(variant):
             known = variant.known is not None
-            made = fetch(bench, variant) if known else checkpoint(bench, work, variant)
-            made = audit(work, made)
+            made = audit(work, fetch(bench, variant) if known else checkpoint(bench, work, variant))
             if made.export_only:
                 export(bench, work, made)
                 continue

@@ -31,8 +31,8 @@ from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.environments import Environment
 from registry.manifests import Manifest
-from registry.signing import TRUST_FILE, open_signer
-from registry.trust import Purpose
+from registry.signing import TRUST_FILE, create_key, open_signer
+from registry.trust import Purpose, add_trusted_key
 from registry.types import Engine, Repair, Result, Verdict
 from tests.factories.checkpoints import SOURCE
 from tests.factories.registry import WEIGHTS, empty_catalogue
@@ -185,7 +185,10 @@ def make_neighbour(site: Site, directory: Path) -> Site:
     """Makes another machine: nothing in its work store, the same registry, the same trust."""
     keys = directory / "home" / "keys"
     keys.mkdir(parents=True, mode=0o700)
+    open_signer(site.bench.keys, Purpose.BUILD)  # the first signature makes keys and trust
     shutil.copy(site.bench.keys / TRUST_FILE, keys)
+    for purpose in Purpose:
+        add_trusted_key(keys / TRUST_FILE, create_key(keys, purpose))
     settings = site.bench.settings
     urls = {
         "ENGINEKEEPER_CATALOGUE": settings.catalogue_url,

@@ -82,7 +82,9 @@ def test_a_known_engine_is_judged_and_not_made_again(
         catching=lambda _variant: nullcontext(),
         outcomes=lambda: ran,
     )
-    for name in ("source", "reference"):
+    monkeypatch.setitem(flow.__globals__, "reported", lambda run: run())
+    monkeypatch.setattr(pipeline, "conclude", lambda _bench, work: work.outcomes())
+    for name in ("source", "reference", "publish_reference"):
         monkeypatch.setitem(flow.__globals__, name, lambda *_given: work)
     monkeypatch.setattr(pipeline, "begin", lambda *_given: work)
     monkeypatch.setitem(flow.__globals__, "plan_spec", lambda *_given: ())

@@ -156,7 +156,8 @@ def test_any_value_of_any_field_is_judged_or_named(
     finally:
         path.write_bytes(honest)
     name = next(key for key in reversed(field) if isinstance(key, str))
-    assert refusal is None or name in refusal or action is not audited
+    named = refusal is None or name in refusal or "is not a number of JSON" in refusal
+    assert named or action is not audited
 
 
 @pytest.mark.parametrize(
