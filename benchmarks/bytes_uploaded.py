@@ -30,6 +30,8 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.publishing import CheckpointPublication, EnginePublication
 from registry.trust import Purpose
+from registry.types import EngineNames
+from registry.verification import build_parameters
 from tests.factories.registry import WEIGHTS, Workbench, make_workbench
 from tests.fakes import servers
 from tests.fakes.relay import Relay, relay
@@ -111,7 +113,11 @@ class Factory:
     def signed(self, engine: EnginePublication) -> EnginePublication:
         """Returns the engine with the statement of a build of its own."""
         clock = self.bench.clock
-        record = BuildRecord("urn:benchmark:builder", "run", clock(), clock())
+        names = EngineNames("smollm2-135m", engine.recipe, engine.target, engine.variant)
+        record = BuildRecord(
+            "urn:benchmark:builder", "run", clock(), clock(),
+            parameters=build_parameters(names, engine.model),
+        )  # fmt: skip
         statement = provenance(engine.manifest, engine.key, record)
         signer = self.bench.signers.of(Purpose.BUILD, simulated=False)
         return replace(engine, provenance=sign(statement, signer))

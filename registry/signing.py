@@ -25,6 +25,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
+from registry.disks import disk_full, is_full
 from registry.errors import (
     ConflictError,
     IntegrityError,
@@ -151,6 +152,8 @@ def _make_keys(directory: Path, *, simulated: bool) -> None:
     except OSError as error:
         if directory.is_dir() and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return  # another process was first: its keys count
+        if is_full(error):
+            raise disk_full(error, directory) from error
         raise StoreUnavailableError(
             f"no keys can be made: {error.strerror}",
             where=str(directory),

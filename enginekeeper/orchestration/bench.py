@@ -23,6 +23,7 @@ from enginekeeper.toolchains.sync import ensure
 from registry.blobs.select import open_store
 from registry.catalogue import Catalogue, open_catalogue
 from registry.digests import Digest
+from registry.disks import full_disk_said
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
@@ -76,7 +77,8 @@ class Bench:
 
     def _make_home(self) -> None:
         try:
-            self.settings.home.mkdir(parents=True, exist_ok=True)
+            with full_disk_said():
+                self.settings.home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UnavailableError(
                 f"the home directory cannot be used: {error.strerror}",

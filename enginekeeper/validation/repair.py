@@ -84,8 +84,9 @@ def apply_repairs(checkpoint_dir: Path, output_dir: Path, repairs: Sequence[Repa
         )
     edit = _edit(checkpoint_dir, repairs)
     try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
+        with full_disk_said():
+            output_dir.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", dir=output_dir.parent))
     except OSError as error:
         raise _unwritable(output_dir, error) from error
     try:

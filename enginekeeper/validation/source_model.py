@@ -48,7 +48,12 @@ class SourceModel:
         """Returns a tensor of floats by its name; raises UnusableModelError when it is missing."""
         tensor = self.tensors.get(name)
         if tensor is None:
-            raise UnusableModelError("a tensor is missing", where=f"{self.directory}: {name}")
+            tied = "lm_head.weight, or tie_word_embeddings: true in config.json"
+            raise UnusableModelError(
+                "a tensor is missing",
+                where=f"{self.directory}: {name}",
+                expected=tied if name == "lm_head.weight" else None,
+            )
         if tensor.dtype not in _FLOATS:
             raise UnusableModelError(
                 "the source model is not unquantized",

@@ -37,6 +37,7 @@ from registry.blobs.interface import (
 )
 from registry.blobs.partial import PIECE, Source, assemble, locked, write_at
 from registry.digests import Digest, digest_bytes, digest_file
+from registry.disks import is_full
 from registry.errors import RecordNotFoundError
 from registry.names import check_path
 
@@ -259,7 +260,9 @@ def _refuses_to_link_twice(path: Path) -> bool:
         os.link(path, link)
     except FileExistsError:
         return True
-    except OSError:
+    except OSError as error:
+        if is_full(error):
+            raise  # says nothing of what the file system supports
         return False
     finally:
         link.unlink(missing_ok=True)

@@ -182,7 +182,8 @@ class World:
         files = (path for path in self.root.glob("[hc]*/**/*") if path.is_file())
         names = (name_of(str(self.root), "", str(path)).strip() for path in files)
         left_out = ("home/runs/", "cache/toolchains/", "cache/models/logs/", "home/prefect")
-        return {name for name in names if not name.startswith(left_out)}
+        # an engine that an interruption left without a verdict is fetched and judged as it is
+        return {n for n in names if not n.startswith(left_out) and "/fetched-" not in n}
 
     def age(self) -> None:
         """Makes what was left behind look two minutes old: the store spares what is young."""

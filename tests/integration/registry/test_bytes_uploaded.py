@@ -9,7 +9,7 @@ from tests.fakes.servers import ACCESS_KEY, SECRET_KEY, S3Server
 
 MEGABYTES = 22
 """A tenth of a real small engine, in all its files."""
-HEADERS = 20_000
+HEADERS = 30_000
 """Bytes: what asking about seven objects takes, with a signature on every question."""
 
 
