@@ -15,6 +15,8 @@ import pytest
 from tests.fakes.worlds import Ended, World
 from tests.integration.flows.conftest import MakeWorld
 
+pytestmark = pytest.mark.toolchain
+
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 
 STAGES = {
