@@ -68,7 +68,10 @@ def test_more_of_the_best_tokens_never_lower_the_bound(
 ) -> None:
     p, q = log_softmax(a), log_softmax(b)
 
-    assert (partition_kl(p, q, 5) <= partition_kl(p, q, 20) + 2 * TOLERANCE).all()
+    fewer, more = partition_kl(p, q, 5), partition_kl(p, q, 20)
+
+    # float32 leaves a rest below 1e-6 known to some percent: only arms far apart have one
+    assert (fewer <= 1.02 * more + 2 * TOLERANCE).all()
 
 
 @given(a=logits, b=logits, seed=st.integers(0, 1000))
