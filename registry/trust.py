@@ -15,7 +15,6 @@ import fcntl
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -189,13 +188,13 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent)
+    draft = path.with_name(f".{path.name}.new")  # one writer at a time: who is killed leaves one
     try:
-        with open(descriptor, "wb") as handle:  # noqa: PTH123 - from a descriptor
+        with draft.open("wb") as handle:
             handle.write(data)
             handle.flush()
             os.fchmod(handle.fileno(), 0o644)
             os.fsync(handle.fileno())
-        Path(name).replace(path)
+        draft.replace(path)
     finally:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
