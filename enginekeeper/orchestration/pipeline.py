@@ -166,7 +166,6 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         variants[0].model,
         bench.settings,
         python_for=bench.shop.python_of,
-        base=Path(work.order.path).parent,
         reader=_prefix_reader(variants[0].model),
     )
     source = Source(found.path, found.digest)

@@ -90,6 +90,17 @@ def test_an_interrupted_build_goes_on_where_it_was(make_world: MakeWorld) -> Non
         assert any(name.startswith(start) for name in interrupted), f"{stage} was not interrupted"
 
 
+@pytest.mark.parametrize("number", STATUS)
+def test_a_step_that_would_go_on_ends_with_its_build(make_world: MakeWorld, number: str) -> None:
+    world = make_world("world")
+
+    with world.held():
+        ended = world.build(at=STAGES["fetch"], signal=number)
+
+        assert ended.status == STATUS[number]
+        assert world.survivors() == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", STATUS)
 def test_every_boundary_stands_every_signal(make_world: MakeWorld, number: str) -> None:
