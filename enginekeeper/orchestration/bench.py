@@ -15,11 +15,11 @@ from enginekeeper.orchestration.keys import Host, local_environment
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools
 from enginekeeper.orchestration.transfers import TransferLog
 from enginekeeper.orchestration.validator import validator_digest
-from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
 from enginekeeper.toolchains.catalogue import lock_digest
 from enginekeeper.toolchains.sync import ensure
+from enginekeeper.work import WorkStore
 from registry.blobs.select import open_store
 from registry.catalogue import Catalogue, open_catalogue
 from registry.digests import Digest

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.toolchains.runner import StepOutcome, StepRun, run_step
 from enginekeeper.toolchains.step_code import step_digest
+from enginekeeper.work import WorkStore
 from registry.digests import Digest, digest_document, digest_file
 
 progress = logging.getLogger("enginekeeper.progress")

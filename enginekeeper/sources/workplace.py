@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.settings import Settings
 from enginekeeper.sources.model_directory import PythonFor
 from enginekeeper.toolchains.catalogue import lock_digest
 from enginekeeper.toolchains.runner import StepOutcome, StepRun, run_step
 from enginekeeper.toolchains.step_code import step_digest
+from enginekeeper.work import WorkStore
 
 TOOLCHAIN = "inductor"
 

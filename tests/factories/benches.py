@@ -20,13 +20,13 @@ from enginekeeper.orchestration.planning import acceptance_digest, plan_variants
 from enginekeeper.orchestration.publication import BuildRun, BuiltEngine, names_of, publish
 from enginekeeper.orchestration.stages import Checkpoint, Source
 from enginekeeper.orchestration.tools import Maker, Tools
-from enginekeeper.orchestration.work import WorkStore
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
 from enginekeeper.specs.loader import load_spec
 from enginekeeper.specs.matrix import expand
 from enginekeeper.specs.variants import Variant
 from enginekeeper.toolchains.catalogue import lock_digest
+from enginekeeper.work import WorkStore
 from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.environments import Environment

@@ -19,8 +19,8 @@ from tests.integration.flows.test_interruptions import STAGES, STATUS, without_t
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.toolchain]
 
 TASKS = {
-    "fetch_source", "make_reference", "make_checkpoint", "audit_checkpoint", "make_engine",
-    "publish_engine", "score_engine", "judge_engine",
+    "fetch_source", "make_reference", "publish_reference", "make_checkpoint", "audit_checkpoint",
+    "make_engine", "publish_engine", "score_engine", "judge_engine",
 }  # fmt: skip
 DEPLOYMENT = "enginekeeper-build/local"
 

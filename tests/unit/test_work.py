@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from enginekeeper.orchestration.work import WorkStore
+from enginekeeper.work import WorkStore
 from registry.digests import digest_bytes
 from registry.errors import DiskFullError
 
