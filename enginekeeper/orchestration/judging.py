@@ -104,7 +104,7 @@ def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
         "model": str(source.digest),
         "checkpoint": str(made.checkpoint.digest),
         **probe.inputs(),
-        "numerics": bench.shop.code("validation/twin.py", "validation/numerics"),
+        "numerics": bench.shop.code("configs", "validation"),
         "made_by": bench.shop.identity("inductor", "score_twin"),
     }
 

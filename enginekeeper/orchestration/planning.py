@@ -25,8 +25,7 @@ from enginekeeper.orchestration.plan import (
 from enginekeeper.orchestration.stages import Source
 from enginekeeper.orchestration.tools import COMPILE_STEPS
 from enginekeeper.sources.resolve import find_source
-from enginekeeper.specs.loader import load_spec
-from enginekeeper.specs.matrix import expand
+from enginekeeper.specs.loader import load_variants
 from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.suites import bundled_suite, load_suite
@@ -37,7 +36,7 @@ from registry.types import Engine, EngineFilter, Verdict
 
 def plan_spec(bench: Bench, path: Path | str, only: Sequence[str]) -> tuple[PlannedVariant, ...]:
     """Plans the selected variants of a spec with what is on this machine already."""
-    variants = selection(only).of(expand(load_spec(Path(path)), str(path)))
+    variants = selection(only).of(load_variants(Path(path)))
     found = find_source(variants[0].model, bench.settings, base=Path(path).parent)
     return plan_variants(
         bench, variants, None if found is None else Source(found.path, found.digest)

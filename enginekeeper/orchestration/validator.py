@@ -10,6 +10,7 @@ from enginekeeper.orchestration.workshop import Workshop
 from registry.digests import Digest, digest_document
 
 DECIDING = (
+    "configs",
     "validation",
     "orchestration/judging.py",
     "orchestration/pipeline.py",

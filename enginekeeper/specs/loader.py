@@ -13,12 +13,37 @@ from pydantic import TypeAdapter, ValidationError
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.specs.diagnosis import diagnose
 from enginekeeper.specs.document import MAX_BYTES, read_document
+from enginekeeper.specs.matrix import MatrixError, expand
 from enginekeeper.specs.model import BuildSpec
-from enginekeeper.specs.problems import SpecError
+from enginekeeper.specs.problems import Problem, SpecError, path_text
 from enginekeeper.specs.recipes import Recipe, RecipeEntry
 from enginekeeper.specs.schema import adapter, build_spec_schema
+from enginekeeper.specs.variants import Variant
 
 Form = TypeVar("Form")
+
+
+def load_variants(path: Path) -> tuple[Variant, ...]:
+    """Reads a spec file and expands it.
+
+    Raises SpecError for what is wrong with the contents, MissingError if there is no file.
+    """
+    data = _read(path)
+    spec = _beside_file(parse_spec(data, str(path)), path)
+    try:
+        return expand(spec)
+    except MatrixError as error:
+        _, mark = read_document(data, str(path)).nearest(error.field)
+        problem = Problem(
+            line=mark.line,
+            column=mark.column,
+            field=path_text(error.field),
+            what=error.what,
+            found=None if error.actual is None else str(error.actual),
+            expected=None if error.expected is None else str(error.expected),
+            remedy=error.remedy,
+        )
+        raise SpecError(str(path), (problem,)) from error
 
 
 def load_spec(path: Path) -> BuildSpec:
@@ -26,7 +51,10 @@ def load_spec(path: Path) -> BuildSpec:
 
     Raises SpecError for what is wrong with the contents, MissingError if there is no file.
     """
-    spec = parse_spec(_read(path), str(path))
+    return _beside_file(parse_spec(_read(path), str(path)), path)
+
+
+def _beside_file(spec: BuildSpec, path: Path) -> BuildSpec:
     folder = path.parent
     model, calibration = spec.model, spec.calibration
     if model.path is not None:

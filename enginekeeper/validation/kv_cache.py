@@ -1,4 +1,9 @@
-"""The scales of a quantized KV cache: there for every layer, finite, and of one another's size."""
+"""The scales of a quantized KV cache: there for every layer, and finite.
+
+TensorRT-LLM stores K and V with one step, the larger of the two that were calibrated
+(`process_kv_scaling_factor` in models/modeling_utils.py), and so do the twins: what that costs is
+the recipe's price, for quality to judge, and no fault of an engine.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +54,25 @@ def layer_scales(checkpoint: Checkpoint, layer: int) -> dict[str, float]:
     return scales
 
 
+def stored_step(scales: dict[str, float]) -> float:
+    """Returns the one step that a layer's K and V are stored with; 1 where no scale says."""
+    own = [scales[key] for key in ("k", "v") if key in scales]
+    return max(own) if own else scales.get("kv", 1.0)
+
+
+def coarsening(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None:
+    """Returns the layer that suffers most from the shared step: whose is it, how much coarser."""
+    worst: dict[str, Any] | None = None
+    for layer in range(geometry.layers):
+        scales = layer_scales(checkpoint, layer)
+        own = {key: scales[key] for key in ("k", "v") if scales.get(key, 0.0) > 0}
+        for key, value in own.items():
+            times = stored_step(scales) / value
+            if times > 1 and (worst is None or times > worst["times"]):
+                worst = {"layer": layer, "of": key, "times": times}
+    return worst
+
+
 def twin_document(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None:
     """Returns the `kv_cache` entry of `twin.json`, or None when the cache is not quantized."""
     kind = _KINDS.get(checkpoint.quantization.kv_cache or "")
@@ -56,9 +80,8 @@ def twin_document(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] 
         return None
     layers = {}
     for layer in range(geometry.layers):
-        scales = layer_scales(checkpoint, layer)
-        merged = scales.get("kv", 1.0)
-        layers[str(layer)] = {"k": scales.get("k", merged), "v": scales.get("v", merged)}
+        step = stored_step(layer_scales(checkpoint, layer))
+        layers[str(layer)] = {"k": step, "v": step}
     return {"kind": kind, "layers": layers}
 
 
@@ -77,6 +100,7 @@ def summary(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None
         "smallest_scale": min(values, default=None),
         "largest_scale": max(values, default=None),
         "all_exactly_one": bool(values) and all(value == 1.0 for value in values),
+        "coarsest": coarsening(checkpoint, geometry),
     }
 
 

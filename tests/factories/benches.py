@@ -22,8 +22,7 @@ from enginekeeper.orchestration.stages import Checkpoint, Source
 from enginekeeper.orchestration.tools import Maker, Tools
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
-from enginekeeper.specs.loader import load_spec
-from enginekeeper.specs.matrix import expand
+from enginekeeper.specs.loader import load_variants
 from enginekeeper.specs.variants import Variant
 from enginekeeper.toolchains.catalogue import lock_digest
 from enginekeeper.work import WorkStore
@@ -134,7 +133,7 @@ class Site:
 
 def variants_of(directory: Path, recipes: str = "[none]", more: str = "") -> tuple[Variant, ...]:
     """Returns the variants of a spec of the tiny model, for this CPU."""
-    return expand(load_spec(write_spec(directory, recipes, more)))
+    return load_variants(write_spec(directory, recipes, more))
 
 
 def write_spec(directory: Path, recipes: str = "[none]", more: str = "") -> Path:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.specs.document import MAX_BYTES
-from enginekeeper.specs.loader import load_spec, parse_spec
+from enginekeeper.specs.loader import load_spec, load_variants, parse_spec
 from enginekeeper.specs.problems import SpecError
 from enginekeeper.specs.recipes import KvCache, RecipeName
 from enginekeeper.specs.source import SourceKind
@@ -73,6 +73,28 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 
     assert spec.model.path == str(tmp_path / "weights")
     assert spec.calibration.data == str(tmp_path / "text.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("parallel: [{}, {}]\n", "4:16: parallel[1]: two variants are called"),
+        ("matrix:\n  exclude:\n  - recipe: w8a61\n", "6:5: matrix.exclude[0]: the rule fits no"),
+        ("matrix: {exclude: [{tensor: 1}]}\n", "4:19: matrix.exclude: every variant is excluded"),
+        (
+            "matrix: {include: [{recipe: fp8, target: l4}, {recipe: none, target: cpu}]}\n",
+            "4:47: matrix.include[1]: two variants are called",
+        ),
+    ],
+)
+def test_a_matrix_that_makes_no_sense_has_its_line(more: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "spec.yaml"
+    file.write_text(MINIMAL + more, encoding="utf-8")
+
+    with pytest.raises(SpecError) as caught:
+        load_variants(file)
+
+    assert str(caught.value).startswith(f"{file}:{said}")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -126,7 +126,20 @@ def test_the_cache_is_described_for_every_layer(recipe: str, kind: str, tmp_path
     cache = document(recipe_twin(recipe, tmp_path))["kv_cache"]
     assert cache["kind"] == kind
     assert set(cache["layers"]) == {"0", "1"}
-    assert all(scales["k"] > 0 < scales["v"] for scales in cache["layers"].values())
+    assert all(scales["k"] == scales["v"] > 0 for scales in cache["layers"].values())
+
+
+@pytest.mark.parametrize("larger", ["k", "v"])
+def test_the_cache_is_stored_with_the_larger_step(larger: str, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
+    for key in ("k", "v"):
+        name = f"transformer.layers.1.attention.{key}_cache_scaling_factor"
+        step = np.float32(0.5 if key == larger else 0.125)
+        checkpoints.edit_tensor(checkpoint, name, lambda scales, step=step: scales * 0 + step)
+
+    write_recipe_twin(checkpoints.SOURCE, checkpoint, tmp_path / "twin")
+
+    assert document(tmp_path / "twin")["kv_cache"]["layers"]["1"] == {"k": 0.5, "v": 0.5}
 
 
 def test_an_unquantized_cache_is_not_described(tmp_path: Path) -> None:
