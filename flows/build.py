@@ -41,7 +41,7 @@ def build(order: BuildOrder) -> list[Outcome]:
 
 def _build(order: BuildOrder) -> list[Outcome]:
     bench = open_bench()
-    work = pipeline.begin(plan_spec(bench, order.path, order.only), order)
+    work = pipeline.begin(plan_spec(bench, order.path, order.only, order.skip), order)
     if work.todo:
         work = source(bench, work)
     if work.todo:

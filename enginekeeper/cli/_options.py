@@ -64,6 +64,10 @@ only_option = click.option(
     "--only", multiple=True, metavar="GLOB", help="Only variants whose identifier matches."
 )
 
+skip_option = click.option(
+    "--skip", multiple=True, metavar="GLOB", help="Not the variants whose identifier matches."
+)
+
 model_option = click.option(
     "--model",
     "model_dir",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enginekeeper.cli._errors import ExitCode, exit_code_of, gravest, order_in_words
-from enginekeeper.cli._options import json_option, only_option, spec_argument
+from enginekeeper.cli._options import json_option, only_option, skip_option, spec_argument
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
 from registry.errors import GateClosedError
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 @click.command()
 @spec_argument
 @only_option
+@skip_option
 @json_option
-def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
+def plan(spec: Path, only: tuple[str, ...], skip: tuple[str, ...], as_json: bool) -> int:
     """Show what would become of each variant of SPEC, and why.
 
     That is reuse, revalidate, build, export, elsewhere (this version has no such builder) or
@@ -35,7 +36,7 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.planning import plan_spec
 
-    planned = plan_spec(open_bench(), spec, only)
+    planned = plan_spec(open_bench(), spec, only, skip)
     output = Output(as_json)
     if as_json:
         output.json([one.as_dict() for one in planned])
@@ -53,6 +54,7 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
 @click.command(epilog=f"Exit codes of endings, the gravest first: {order_in_words()}.")
 @spec_argument
 @only_option
+@skip_option
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @click.option("--channel", help="Put every engine that passes into this channel.")
 @click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
@@ -61,6 +63,7 @@ def plan(spec: Path, only: tuple[str, ...], as_json: bool) -> int:
 def build(
     spec: Path,
     only: tuple[str, ...],
+    skip: tuple[str, ...],
     no_audit: bool,
     channel: str | None,
     deployment: str | None,
@@ -77,7 +80,7 @@ def build(
     from enginekeeper.orchestration.start import run_build
 
     show_progress(verbose=verbose)
-    order = BuildOrder(str(spec), tuple(only), audits=not no_audit, channel=channel)
+    order = BuildOrder(str(spec), tuple(only), tuple(skip), audits=not no_audit, channel=channel)
     outcomes = run_build(order, deployment=deployment)
     codes = [exit_code_of_outcome(outcome) for outcome in outcomes]
     output = Output(as_json)

@@ -15,6 +15,11 @@ class BuildOrder:
     """Path of the build spec."""
 
     only: tuple[str, ...] = ()
+    """Selectors of variants; none means all."""
+
+    skip: tuple[str, ...] = ()
+    """Selectors of variants to leave out."""
+
     audits: bool = True
     channel: str | None = None
 

@@ -34,9 +34,11 @@ from registry.keys import EngineKey
 from registry.types import Engine, EngineFilter, Verdict
 
 
-def plan_spec(bench: Bench, path: Path | str, only: Sequence[str]) -> tuple[PlannedVariant, ...]:
+def plan_spec(
+    bench: Bench, path: Path | str, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> tuple[PlannedVariant, ...]:
     """Plans the selected variants of a spec with what is on this machine already."""
-    variants = selection(only).of(load_variants(Path(path)))
+    variants = selection(only, skip).of(load_variants(Path(path)))
     found = find_source(variants[0].model, bench.settings, base=Path(path).parent)
     return plan_variants(
         bench, variants, None if found is None else Source(found.path, found.digest)

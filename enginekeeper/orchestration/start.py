@@ -26,7 +26,7 @@ def run_build(order: BuildOrder, *, deployment: str | None = None) -> list[Outco
     if deployment is not None:
         return run_deployed(deployment, order)
     bench = open_bench()
-    work = Work(order, plan_spec(bench, order.path, order.only))
+    work = Work(order, plan_spec(bench, order.path, order.only, order.skip))
     return _run_flow(bench, order) if work.todo else conclude(bench, work)
 
 

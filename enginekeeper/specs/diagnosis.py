@@ -99,6 +99,7 @@ def _bounds(here: Mapping[str, Any]) -> str | None:
         "exclusiveMaximum": "less than",
         "minItems": "entries, at least",
         "maxItems": "entries, at most",
+        "pattern": "text that matches",
     }
     said = [f"{text} {here[key]}" for key, text in words.items() if key in here]
     return ", ".join(said) or None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from collections.abc import Callable
@@ -175,6 +176,15 @@ def test_a_selector_that_picks_nothing_exits_4(
     said = ek("plan", write_spec(tmp_path), "--only", "*.fp8.*")
     assert said.code == ExitCode.NOT_FOUND
     assert "tiny.none.tp1.cpu" in said.err
+
+
+@pytest.mark.usefixtures("site")
+def test_what_is_skipped_is_not_planned(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    said = ek("plan", write_spec(tmp_path, "[none, w8a16]"), "--skip", "*.w8*", "--json")
+    assert [one["variant"] for one in json.loads(said.out)] == ["tiny.none.tp1.cpu"]
 
 
 def raising(error: Exception) -> Callable[..., Any]:
