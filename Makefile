@@ -25,7 +25,7 @@ format: dev ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lint: dev ## Check style, types, layers and shape
+lint: dev ## Check style, types (steps excepted: what they import is in toolchains) and layers
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -89,6 +89,7 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
         "variant": str(variant.identifier),
         "acceptance": str(acceptance_digest(bench, variant)),
         "validator": str(bench.validator),
+        "source_note": source_of(work).note,
         "repairs": [asdict(repair) for repair in made.repairs],
     }
     return verdict, document

@@ -167,7 +167,9 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         python_for=bench.shop.python_of,
         reader=_prefix_reader(variants[0].model),
     )
-    source = Source(found.path, found.digest)
+    source = Source(found.path, found.digest, found.note)
+    if source.note is not None:
+        progress.info("source: %s: %s", variants[0].model.name, source.note)
     bench.registry.record_model(
         source.digest,
         variants[0].model.name,

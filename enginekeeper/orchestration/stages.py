@@ -35,6 +35,8 @@ class Source:
 
     path: Path
     digest: Digest
+    note: str | None = None
+    """What every figure measured against it must say, such as `dequantized from Q4_1`."""
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,9 @@ def _refuse_idle_rules(spec: BuildSpec, cells: list[Variant]) -> None:
 
 def _repeated(spec: BuildSpec) -> tuple[str | int, ...]:
     """Returns the path of the first list entry that has the name of one before it."""
-    parts = {
+    parts: dict[str, list[str]] = {
         "targets": [target.part for target in spec.targets],
-        "recipes": [(recipe.part, recipe.repair) for recipe in spec.recipes],
+        "recipes": [f"{recipe.part}, repair {recipe.repair}" for recipe in spec.recipes],
         "parallel": [parallel.part for parallel in spec.parallel],
     }
     for name, entries in parts.items():

@@ -18,6 +18,8 @@ def render(document: Mapping[str, Any]) -> str:
 
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield str(document["summary"])
+    if note := document.get("source_note"):
+        yield f"Source model: {note}; so is every figure here."
     if document["faults"]:
         yield ""
         yield "What is wrong"

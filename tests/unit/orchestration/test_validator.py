@@ -24,7 +24,7 @@ MAKE_NO_NUMBER = {"check_toolchain", "compile_engine", "fetch_hub", "materialize
 def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     """A workshop whose code, steps included, is a copy that a test may change."""
     copy = tmp_path / "enginekeeper"
-    for folder in ("validation", "orchestration", "specs", "steps"):
+    for folder in ("configs", "validation", "orchestration", "specs", "steps"):
         shutil.copytree(PACKAGE / folder, copy / folder)
     monkeypatch.setattr(workshop, "_PACKAGE", copy)
     monkeypatch.setattr(workshop, "step_digest", lambda step: step_digest(step, copy / "steps"))
@@ -36,6 +36,7 @@ def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worksho
     [
         ("validation/verdict.py", True),
         ("validation/numerics/formats.py", True),
+        ("configs/trtllm.py", True),
         ("orchestration/judging.py", True),
         ("steps/score_engine.py", True),
         ("steps/_scoring.py", True),

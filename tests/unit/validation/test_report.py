@@ -66,6 +66,14 @@ def test_audit_findings_stand_with_both_values(
     assert "  weights: not run" in text
 
 
+def test_a_model_that_is_not_what_its_name_says_is_told_of_first(
+    tokens: TokenizedSuite, arm: Callable[..., Scores]
+) -> None:
+    document = judge(Evidence(tokens, arm()), policy()).document()
+    text = render({**document, "source_note": "dequantized from Q4_1"})
+    assert text.splitlines()[1].startswith("Source model: dequantized from Q4_1")
+
+
 def test_repairs_stand_with_both_values(tokens: TokenizedSuite, arm: Callable[..., Scores]) -> None:
     repair = {
         "name": "rope",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_the_cache_is_stored_with_the_larger_step(larger: str, tmp_path: Path) -
     for key in ("k", "v"):
         name = f"transformer.layers.1.attention.{key}_cache_scaling_factor"
         step = np.float32(0.5 if key == larger else 0.125)
-        checkpoints.edit_tensor(checkpoint, name, lambda scales, step=step: scales * 0 + step)
+        checkpoints.edit_tensor(checkpoint, name, partial(np.full_like, fill_value=step))
 
     write_recipe_twin(checkpoints.SOURCE, checkpoint, tmp_path / "twin")
 
