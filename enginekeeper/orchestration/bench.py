@@ -12,7 +12,7 @@ from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.orchestration.keys import Host, local_environment
-from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools
+from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools, reference_toolchain
 from enginekeeper.orchestration.transfers import TransferLog
 from enginekeeper.orchestration.validator import validator_digest
 from enginekeeper.orchestration.workshop import Workshop
@@ -51,6 +51,7 @@ class Bench:
             logs=self.settings.home / "runs" / f"{started}-{os.getpid()}",
             python_of=lambda name: ensure(name, self.settings),
             lock_of=lambda name: lock_digest(name, self.settings),
+            reference_toolchain=lambda: reference_toolchain(self.settings),
         )
 
     @property

