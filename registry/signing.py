@@ -13,11 +13,9 @@ A process is given the signer of its own role, so that the step that builds cann
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -58,7 +56,7 @@ def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -
     Raises RecordNotFoundError when the directory lacks the role's key, IntegrityError when its
     trust file does not list it: what it signs would count for nothing.
     """
-    if not directory.is_dir() or not any(directory.iterdir()):
+    if not _holds_keys(directory):
         _make_keys(directory, simulated=simulated)
     path = key_path(directory, purpose, simulated=simulated)
     role = _ROLE_OF[purpose]
@@ -141,17 +139,10 @@ def _make_keys(directory: Path, *, simulated: bool) -> None:
     """Makes a directory with a key for every role and the trust in them, whole or not at all."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".keys-", dir=directory.parent))  # mode 0700
-        try:
-            for purpose in Purpose:
-                key = create_key(draft, purpose, simulated=simulated)
-                add_trusted_key(draft / TRUST_FILE, key)
-            draft.rename(directory)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with locked(directory.with_name(f".{directory.name}.lock")):
+            if not _holds_keys(directory):  # else another process was first: its keys count
+                _fill(directory, simulated=simulated)
     except OSError as error:
-        if directory.is_dir() and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return  # another process was first: its keys count
         if is_full(error):
             raise disk_full(error, directory) from error
         raise StoreUnavailableError(
@@ -159,6 +150,23 @@ def _make_keys(directory: Path, *, simulated: bool) -> None:
             where=str(directory),
             remedy="set ENGINEKEEPER_HOME to a directory you may write to",
         ) from error
+
+
+def _holds_keys(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
+
+
+def _fill(directory: Path, *, simulated: bool) -> None:
+    draft = directory.with_name(f".{directory.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)  # who was killed leaves one, and nothing used it
+    try:
+        draft.mkdir(mode=0o700)
+        for purpose in Purpose:
+            key = create_key(draft, purpose, simulated=simulated)
+            add_trusted_key(draft / TRUST_FILE, key)
+        draft.rename(directory)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _require_trusted(path: Path, key: TrustedKey, role: str) -> None:

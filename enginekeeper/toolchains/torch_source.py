@@ -27,12 +27,13 @@ def find_torch(requirement: str, settings: Settings) -> tuple[str, ...]:
     local = find_links_options(settings)
     places = [("--no-index", *local)] if local else []
     places.append(("--default-index", settings.torch_index))
-    reasons = []
+    reasons, transient = [], False
     for options in places:
         try:
             _probe(requirement, options)
         except UnavailableError as error:
             reasons.append(f"{options[-1]}: {error.actual or error.what}")
+            transient |= error.transient
         else:
             return options
     raise UnavailableError(
@@ -42,6 +43,7 @@ def find_torch(requirement: str, settings: Settings) -> tuple[str, ...]:
         remedy="set PIP_FIND_LINKS (or UV_FIND_LINKS) to a folder with the wheel, "
         f"or give this host access to {settings.torch_index} (or a mirror of it: "
         "ENGINEKEEPER_TORCH_INDEX)",
+        transient=transient,
     )
 
 

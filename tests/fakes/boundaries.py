@@ -30,7 +30,6 @@ _VARIES = (
     (re.compile(r"/[0-9a-f]{2}(?=/|$)"), "/#"),
     (re.compile(r"tmp[a-z0-9_]{8}"), "TMP"),
     (re.compile(r"\.checkpoint\.[a-z0-9_]{8}"), ".checkpoint.TMP"),
-    (re.compile(r"\.keys-[a-z0-9_]{8}"), ".keys-TMP"),
     (re.compile(r"\d{6,}"), "#"),
 )
 _PATHS = {

@@ -14,8 +14,6 @@ from tests.fakes.worlds import Ended, World, Zygote
 from tests.integration.flows.conftest import MakeWorld
 from tests.integration.flows.test_interruptions import matters, without_times
 
-pytestmark = pytest.mark.toolchain
-
 NEEDS_ROOM = ("open ", "os.link ", "os.mkdir ", "os.rename ")
 GROWS_BY = 256 * 1024  # bytes: a build needs a good two megabytes, so it is starved eight times
 

@@ -15,21 +15,20 @@ import pytest
 from tests.fakes.worlds import Ended, World
 from tests.integration.flows.conftest import MakeWorld
 
-pytestmark = pytest.mark.toolchain
-
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 
 STAGES = {
     "fetch": "in fetch_hub",
     "tokenize": "in tokenize_suite",
     "reference": "in reference",
+    "record": "os.rename home/store/references",
     "quantize": "in quantize",
     "repair": "open cache/work/repaired",
     "audit": "says tiny.w8a16.tp1.cpu: audit",
     "compile": "in compile_engine",
-    "publish": "os.link home/store/engines",
+    "publish": "os.rename home/store/engines",
     "score": "in score_engine",
-    "judge": "os.link home/store/engines/tiny/w8a16/cpu/#/verdicts",
+    "judge": "os.rename home/store/engines/tiny/w8a16/cpu/#/verdicts",
 }
 """Every stage, and how a boundary inside it begins."""
 

@@ -19,8 +19,6 @@ from enginekeeper.settings import Settings
 from enginekeeper.toolchains.installation import toolchains_folder
 from tests.fakes.worlds import SPEC, Ended, World, Zygote, zygote
 
-pytestmark = pytest.mark.toolchain
-
 SOON = 90.0  # seconds for three tries; uv takes four for each, the rest well under one
 NAMESPACE = ("unshare", "--map-root-user", "--net")
 PROXIES = dict.fromkeys(

@@ -15,8 +15,6 @@ import pytest
 from tests.fakes.worlds import World, wait_for
 from tests.integration.flows.conftest import MakeWorld
 
-pytestmark = pytest.mark.toolchain
-
 QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 

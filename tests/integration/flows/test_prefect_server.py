@@ -16,7 +16,7 @@ from tests.fakes.servers import PrefectServer
 from tests.fakes.worlds import VARIANT, Ended, World, Zygote, wait_for
 from tests.integration.flows.test_interruptions import STAGES, STATUS, without_times
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.toolchain]
+pytestmark = pytest.mark.xdist_group("prefect")
 
 TASKS = {
     "fetch_source", "make_reference", "publish_reference", "make_checkpoint", "audit_checkpoint",

@@ -54,7 +54,17 @@ def test_the_first_signature_makes_a_key_of_its_own_for_every_role(tmp_path: Pat
     for purpose in Purpose:
         assert len(trust.keys_for(purpose, TrustRoot.PRODUCTION)) == 1
         assert trust.keys_for(purpose, TrustRoot.SIMULATED) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", ".keys.lock"}
+
+
+def test_keys_that_were_half_made_by_who_was_killed_are_not_kept(tmp_path: Path) -> None:
+    half = tmp_path / ".keys.new"
+    half.mkdir()
+    (half / "builder.pem").write_bytes(b"half a key")
+
+    open_signer(tmp_path / "keys", Purpose.BUILD)
+
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("purpose", list(Purpose))
