@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, contains_eager, lazyload
 
 from registry.digests import Digest
 from registry.entities import (
@@ -120,7 +120,10 @@ class View:
 
     def verdicts(self, engine: Digest) -> list[Verdict]:
         """Returns every verdict on an engine, newest first."""
+        # Of the engine only its digest is looked at: not its key, its model and its statement.
+        digest = contains_eager(VerdictRow.engine).load_only(EngineRow.digest)
         query = select(VerdictRow).join(VerdictRow.engine).where(EngineRow.digest == engine)
+        query = query.options(digest.options(lazyload("*")))
         rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
         return [to_verdict(row) for row in rows]
 
@@ -163,6 +166,7 @@ class View:
             .join(EngineRow.key)
             .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
             .order_by(ChannelPositionRow.target)
+            .options(contains_eager(EngineRow.key))
         )
         if isinstance(environment, GpuEnvironment):
             query = query.where(
