@@ -65,6 +65,12 @@ def head() -> str:
     return revision
 
 
+def knows(revision: str) -> bool:
+    """Says whether this version can work with a catalogue of a revision, or migrate it."""
+    script = ScriptDirectory.from_config(_config())
+    return revision in {one.revision for one in script.walk_revisions()}
+
+
 def check(url: str) -> None:
     """Raises CatalogueOutdatedError unless the catalogue has exactly this version's schema."""
     with _connected(url) as connection:

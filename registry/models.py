@@ -33,7 +33,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "b41d07e6c2f8"
+REVISION = "e0a95c3f7d14"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -161,7 +161,7 @@ class KeyRow(Row):
     builder: Mapped[Name]
     gpu_product: Mapped[str | None] = mapped_column(String(200))
     compute_capability: Mapped[str | None] = mapped_column(String(20), index=True)
-    cuda_runtime: Mapped[str | None] = mapped_column(String(20))
+    cuda_runtime: Mapped[str | None] = mapped_column(String(20), index=True)
     hard: Mapped[dict[str, Any]] = mapped_column(Json)
     recorded_at: Mapped[Moment]
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, contains_eager, lazyload
 
 from registry.digests import Digest
 from registry.entities import (
@@ -19,15 +19,16 @@ from registry.entities import (
     to_reference,
     to_verdict,
 )
-from registry.environments import environment_from_dict
+from registry.environments import Environment, GpuEnvironment, environment_from_dict
 from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
+from registry.filters import filtered, is_latest
+from registry.keys import EngineKey
 from registry.models import (
     ChannelMoveRow,
     ChannelPositionRow,
     ChannelRow,
     CheckpointRow,
     EngineRow,
-    EnvironmentRow,
     KeyRow,
     ModelRow,
     QualificationRow,
@@ -43,13 +44,13 @@ from registry.types import (
     Model,
     Qualification,
     Reference,
-    Result,
     Verdict,
 )
 
 Identified = TypeVar("Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow)
 
 _PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
+_COMPARED = 5000  # keys; a hundred thousand would take seconds
 _SHOWN = 5  # how many candidates an ambiguous id lists
 
 
@@ -65,9 +66,22 @@ class View:
 
     def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
         """Returns the engines that fit a filter, newest first."""
-        query = _filtered(select(EngineRow), wanted or EngineFilter())
-        rows = self._session.scalars(query.order_by(EngineRow.id.desc())).unique()
-        return [to_engine(row) for row in rows]
+        query = select(EngineRow).order_by(EngineRow.id.desc())
+        rows = self._session.scalars(filtered(query, wanted or EngineFilter(), self._session))
+        return [to_engine(row) for row in rows.unique()]
+
+    def keys_near(self, wanted: EngineKey) -> list[EngineKey]:
+        """Returns hard layers of keys that engines have, newest first: of the same weights, or any.
+
+        At most as many as can be compared in a blink.
+        """
+        newest = select(KeyRow).order_by(KeyRow.id.desc()).limit(_COMPARED)
+        keyed = select(EngineRow.key_id).join(EngineRow.model)
+        same = ModelRow.digest == Digest.parse(str(wanted.hard["weights"]))
+        for query in (newest.where(KeyRow.id.in_(keyed.where(same))), newest):
+            if rows := self._session.scalars(query).all():
+                return [EngineKey(row.hard) for row in rows]
+        return []
 
     def checkpoint(self, reference: str | Digest) -> Checkpoint:
         """Returns the checkpoint with an id or an unambiguous start of one."""
@@ -106,16 +120,20 @@ class View:
 
     def verdicts(self, engine: Digest) -> list[Verdict]:
         """Returns every verdict on an engine, newest first."""
+        # Of the engine only its digest is looked at: not its key, its model and its statement.
+        digest = contains_eager(VerdictRow.engine).load_only(EngineRow.digest)
         query = select(VerdictRow).join(VerdictRow.engine).where(EngineRow.digest == engine)
+        query = query.options(digest.options(lazyload("*")))
         rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
         return [to_verdict(row) for row in rows]
 
     def qualifications(self, engine: Digest | None = None) -> list[Qualification]:
         """Returns the qualifications of one engine or of all, newest first."""
-        latest = select(func.max(VerdictRow.id)).group_by(
-            VerdictRow.engine_id, VerdictRow.environment_id
+        # The subquery is about each row's own verdict: one look at an index, whatever the size.
+        current = select(VerdictRow.id).where(
+            VerdictRow.id == QualificationRow.verdict_id, is_latest()
         )
-        query = select(QualificationRow, QualificationRow.verdict_id.in_(latest))
+        query = select(QualificationRow, current.exists())
         if engine is not None:
             engine_ids = select(EngineRow.id).where(EngineRow.digest == engine)
             query = query.where(QualificationRow.engine_id.in_(engine_ids))
@@ -138,6 +156,27 @@ class View:
             query = query.where(ChannelRow.model_name == model_name)
         query = query.order_by(ChannelRow.name, ChannelRow.model_name, ChannelPositionRow.target)
         return [to_position(row) for row in self._session.scalars(query).unique()]
+
+    def positioned(self, channel: str, model_name: str, environment: Environment) -> list[Engine]:
+        """Returns what a channel resolves to on a model's targets of an environment's hardware."""
+        query = (
+            select(EngineRow)
+            .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
+            .join(ChannelPositionRow.channel)
+            .join(EngineRow.key)
+            .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
+            .order_by(ChannelPositionRow.target)
+            .options(contains_eager(EngineRow.key))
+        )
+        if isinstance(environment, GpuEnvironment):
+            query = query.where(
+                KeyRow.gpu_product == environment.product,
+                KeyRow.compute_capability == environment.compute_capability,
+                KeyRow.cuda_runtime == environment.cuda_runtime,
+            )
+        else:
+            query = query.where(KeyRow.gpu_product.is_(None))
+        return [to_engine(row) for row in self._session.scalars(query).unique()]
 
     def moves(self, channel: str, model_name: str) -> list[ChannelMove]:
         """Returns a channel's history, newest first."""
@@ -178,29 +217,3 @@ class View:
                 remedy="give more of its digits",
             )
         return rows[0]
-
-
-def _filtered(query: Select[EngineRow], wanted: EngineFilter) -> Select[EngineRow]:
-    query = query.join(EngineRow.key).join(EngineRow.model)
-    columns: list[tuple[Any, object]] = [
-        (ModelRow.name, wanted.model),
-        (EngineRow.recipe, wanted.recipe),
-        (EngineRow.target, wanted.target),
-        (EngineRow.variant, wanted.variant),
-        (EngineRow.simulated, wanted.simulated),
-        (KeyRow.builder, wanted.builder),
-        (KeyRow.digest, wanted.key),
-    ]
-    query = query.where(*(column == value for column, value in columns if value is not None))
-    if wanted.environment is not None:
-        latest = (
-            select(func.max(VerdictRow.id))
-            .join(VerdictRow.environment)
-            .where(EnvironmentRow.digest == wanted.environment.digest())
-            .group_by(VerdictRow.engine_id)
-        )
-        passing = select(VerdictRow.engine_id).where(
-            VerdictRow.id.in_(latest), VerdictRow.result == Result.PASS
-        )
-        query = query.where(EngineRow.id.in_(passing))
-    return query

@@ -31,8 +31,10 @@ from registry.documents import read_object
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
+from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.names import check_component
+from registry.nearest import Neighbour, nearest
 from registry.publishing import (
     CheckpointPublication,
     EnginePublication,
@@ -40,6 +42,7 @@ from registry.publishing import (
     ReferencePublication,
 )
 from registry.queries import View
+from registry.resolution import Resolution, resolve
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (
@@ -141,6 +144,21 @@ class Registry:
         with self.catalogue.read() as view:
             found = view.engine(engine)
             return self._decide(view, found, environment, simulated=simulated_node)
+
+    def resolve(
+        self, channel: str, model: str, environment: Environment, *, simulated_node: bool = False
+    ) -> Resolution:
+        """Returns the engine that a channel means for a node, and what the gate says of it."""
+        with self.catalogue.read() as view:
+            return resolve(
+                view, channel, model, environment,
+                lambda one: self._decide(view, one, environment, simulated=simulated_node),
+            )  # fmt: skip
+
+    def nearest(self, wanted: EngineKey, *, limit: int = 3) -> list[Neighbour]:
+        """Returns the engines that come nearest to a key, and the fields in which they differ."""
+        with self.catalogue.read() as view:
+            return nearest(view, wanted, limit=limit)
 
     def engine(self, reference: str | Digest) -> Engine:
         """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry.blobs.interface import BlobStore, blob_name, check_bytes, disk_error
+from registry.blobs.interface import BlobStore, blob_name, disk_error
 from registry.blobs.partial import leftovers, locked
 from registry.digests import Digest, digest_file
 from registry.errors import (
@@ -61,12 +61,16 @@ def store_files(store: BlobStore, directory: Path, manifest: Manifest) -> list[s
 
 def _store(store: BlobStore, path: Path, digest: Digest) -> bool:
     there = store.exists(digest)
-    damaged = there and store.is_damaged(digest)
-    if damaged:
-        check_bytes(digest_file(path), digest, where=str(path))  # before anything is removed
-        store.remove(digest)
+    if there and _is_damaged(store, digest):
+        store.replace_file(path, digest)  # in one step: others may need what is left of it
+        return True
     store.put_file(path, expected=digest)
-    return damaged or not there
+    return not there
+
+
+def _is_damaged(store: BlobStore, digest: Digest) -> bool:
+    """Says whether a blob is damaged: read twice, since the way here may have spoiled it."""
+    return store.is_damaged(digest) and store.is_damaged(digest)
 
 
 def load_manifest(store: BlobStore, folder: str, expected: Digest) -> Manifest:

@@ -11,6 +11,7 @@ from typing import Any
 from registry.digests import Digest
 from registry.environments import Environment
 from registry.keys import EngineKey
+from registry.versions import VersionRange
 
 
 class Result(StrEnum):
@@ -214,6 +215,21 @@ class EngineFilter:
     environment: Environment | None = None
     """Only engines whose latest verdict in exactly this environment passed."""
     simulated: bool | None = None
+    compute_capability: VersionRange | None = None
+    """Of the key: what the engine was built for."""
+    cuda: VersionRange | None = None
+    """Of the key: the CUDA runtime it was built with."""
+    driver: VersionRange | None = None
+    """Of an environment that the engine was judged in."""
+    qualified: bool = False
+    """Only engines whose latest verdict in some environment (with such a driver) passed."""
+    limit: int | None = None
+    """At most so many, the newest."""
+
+    @property
+    def asks_for_verdict(self) -> bool:
+        """True when verdicts decide, and not what the engine is alone."""
+        return self.qualified or self.driver is not None or self.environment is not None
 
 
 def _json(value: Any) -> Any:  # noqa: ANN401 - any field, any JSON value

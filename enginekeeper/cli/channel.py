@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import getpass
+from pathlib import Path
 
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 
 
@@ -54,6 +55,35 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
         f"{position.model_name} on {position.target}: {name} is now {position.engine.short}",
     )
     return ExitCode.OK
+
+
+@channel.command()
+@click.argument("model")
+@click.argument("name", metavar="CHANNEL")
+@click.option(
+    "--environment",
+    type=NamedPath(),
+    help="JSON file of another node's environment; this node's if left out.",
+)
+@json_option
+def resolve(model: str, name: str, environment: Path | None, as_json: bool) -> int:
+    """Name the engine that CHANNEL means for MODEL on this node, and what the gate says of it.
+
+    Exits as `gate` does; 4 if the channel has no engine for this hardware and CUDA.
+    """
+    from enginekeeper.cli.gate import CODES, read_environment
+    from enginekeeper.orchestration.bench import open_bench
+
+    bench = open_bench()
+    where = bench.environment if environment is None else read_environment(environment)
+    found = bench.registry.resolve(name, model, where)
+    decision = found.decision
+    text = (
+        f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"
+        f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}"
+    )
+    Output(as_json).document(found.as_dict(), text)
+    return CODES[str(decision.family)]
 
 
 @channel.command()

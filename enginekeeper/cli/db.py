@@ -1,6 +1,9 @@
-"""`db`: the catalogue's schema."""
+"""`db`: the catalogue's schema, and copies of it."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,10 +11,15 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
+if TYPE_CHECKING:
+    from registry.backups.record import BackupRecord
+
+_file_argument = click.argument("file", type=click.Path(path_type=Path))
+
 
 @click.group()
 def db() -> None:
-    """Migrate and check the catalogue (ENGINEKEEPER_CATALOGUE)."""
+    """Migrate, check, back up and restore the catalogue (ENGINEKEEPER_CATALOGUE)."""
 
 
 @db.command()
@@ -38,3 +46,53 @@ def check(as_json: bool) -> int:
     verify(Settings.from_environment().catalogue_url)
     Output(as_json).outcome({"revision": head()}, "the catalogue is up to date")
     return ExitCode.OK
+
+
+@db.command()
+@_file_argument
+@json_option
+def backup(file: Path, as_json: bool) -> int:
+    """Write a backup of the catalogue to FILE, and to FILE.json what is in it.
+
+    The catalogue may be used meanwhile. Never overwrites a file. PostgreSQL is backed up by
+    `pg_dump`, and without it this exits 10. Artifacts and signed documents are the store's.
+    """
+    from enginekeeper.settings import Settings
+    from registry.backups.backup import backup as back_up
+
+    record = back_up(Settings.from_environment().catalogue_url, file)
+    Output(as_json).outcome(_described(file, record), f"{file}: {_said(record)}")
+    return ExitCode.OK
+
+
+@db.command()
+@_file_argument
+@click.option("--yes", is_flag=True, help="Replace the catalogue that is there.")
+@click.option("--dry-run", is_flag=True, help="Only verify the backup and say what is in it.")
+@json_option
+def restore(file: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
+    """Put the backup FILE back as the catalogue, whole or not at all, and verify it.
+
+    Exits 10 if there is a catalogue already and --yes was not given, 11 if FILE is not the
+    backup that was made.
+    """
+    from enginekeeper.settings import Settings
+    from registry.backups.backup import restore as put_back
+
+    url = Settings.from_environment().catalogue_url
+    record = put_back(file, url, overwrite=yes, dry_run=dry_run)
+    done = "whole; nothing was changed" if dry_run else "restored and verified"
+    Output(as_json).outcome(_described(file, record), f"{done}: {_said(record)}")
+    return ExitCode.OK
+
+
+def _described(file: Path, record: BackupRecord) -> dict[str, object]:
+    return {"file": str(file.absolute()), **record.as_dict()}
+
+
+def _said(record: BackupRecord) -> str:
+    rows = record.content.rows
+    counted = ", ".join(
+        f"{rows.get(name, 0)} {name}" for name in ("engines", "verdicts", "channels")
+    )
+    return f"revision {record.content.revision}, {counted}, made {record.made_at}"

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from enginekeeper.cli._differences import diff
+from enginekeeper.cli._engine_filter import engine_filter
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._nearest import nearest
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
     from registry.service import Registry
-    from registry.types import Engine, Verdict
+    from registry.types import Engine, EngineFilter, Verdict
 
 engine_argument = click.argument("engine_id", metavar="ENGINE")
 
@@ -25,23 +28,17 @@ def engine() -> None:
 
 
 @engine.command("list")
-@click.option("--model", help="Only engines of this model.")
-@click.option("--recipe", help="Only engines of this recipe.")
-@click.option("--target", help="Only engines for this target.")
-@click.option("--variant", help="Only engines built as this variant.")
+@engine_filter
 @json_option
-def list_command(
-    model: str | None, recipe: str | None, target: str | None, variant: str | None, as_json: bool
-) -> int:
+def list_command(wanted: EngineFilter, as_json: bool) -> int:
     """List engines, newest first, with their latest verdict.
 
-    One whose record is not what was signed is listed as `unverified`.
+    Versions are compared as numbers: `12` is every 12.x, and `>=12.4,<13` what lies between. One
+    whose record is not what was signed is listed as `unverified`.
     """
     from enginekeeper.orchestration.bench import open_bench
-    from registry.types import EngineFilter
 
     registry = open_bench().registry
-    wanted = EngineFilter(model=model, recipe=recipe, target=target, variant=variant)
     rows = [_row(registry, one) for one in registry.engines(wanted)]
     columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated")
     Output(as_json).table(rows, columns)
@@ -83,23 +80,8 @@ def explain(engine_id: str, as_json: bool) -> int:
     return ExitCode.OK
 
 
-@engine.command()
-@click.argument("first", metavar="ENGINE")
-@click.argument("second", metavar="ENGINE")
-@json_option
-def diff(first: str, second: str, as_json: bool) -> int:
-    """Show the key fields in which two engines differ, and what each difference means."""
-    from enginekeeper.orchestration.bench import open_bench
-    from registry.keys import compare
-
-    registry = open_bench().registry
-    differences = compare(registry.engine(first).key, registry.engine(second).key)
-    rows = [one.as_dict() for one in differences]
-    output = Output(as_json)
-    output.table(rows, ("layer", "field", "a", "b"))
-    if not rows:
-        output.note("the keys are equal: the same declared inputs")
-    return ExitCode.OK
+engine.add_command(diff)
+engine.add_command(nearest)
 
 
 @engine.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,10 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 
-_CODES = {
+if TYPE_CHECKING:
+    from registry.environments import Environment
+
+CODES = {
     "ok": ExitCode.OK,
     "closed": ExitCode.FAIL,
     "inconclusive": ExitCode.INCONCLUSIVE,
@@ -35,16 +39,17 @@ def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
 
     bench = open_bench()
-    target = bench.environment if environment is None else _read(environment)
+    target = bench.environment if environment is None else read_environment(environment)
     decision = bench.registry.gate(engine_id, target)
     text = f"{decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
     text += "".join(f"  evidence: {line}\n" for line in decision.evidence)
     text += f"  engine:   {decision.engine}\n  on:       {decision.environment}"
     Output(as_json).document(decision.as_dict(), text)
-    return _CODES[str(decision.family)]
+    return CODES[str(decision.family)]
 
 
-def _read(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 - lazy import of its type
+def read_environment(path: Path) -> Environment:
+    """Reads another node's environment from a JSON file; raises InputError."""
     from enginekeeper.documents import read_json_object
     from enginekeeper.errors import InputError
     from registry.environments import environment_from_dict

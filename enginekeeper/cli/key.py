@@ -1,4 +1,4 @@
-"""`key`: the keys that sign here, and whom this home trusts."""
+"""`key`: the keys that sign here and whom this home trusts; what engine keys consist of."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from enginekeeper.cli._differences import diff, explain
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
@@ -18,11 +19,15 @@ role_argument = click.argument("role", type=click.Choice(("builder", "validator"
 
 @click.group()
 def key() -> None:
-    """List, make and trust keys; ROLE is builder, validator or recorder.
+    """List, make and trust keys that sign; explain and compare the keys of engines.
 
-    A home without any keys makes both when it first signs something. Where a trust file was
-    given, keys are made and trusted by these commands only.
+    ROLE is builder, validator or recorder. A home without any keys makes both when it first signs
+    something. Where a trust file was given, keys are made and trusted by these commands only.
     """
+
+
+key.add_command(explain)
+key.add_command(diff)
 
 
 @key.command("list")

@@ -30,8 +30,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "where": ("where", "where", "Show which engines are on this node."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try and sweep the artifact store."),
-    "key": ("key", "key", "List, make and trust the keys that sign here."),
-    "db": ("db", "db", "Migrate and check the catalogue."),
+    "key": ("key", "key", "List, make and trust signing keys; explain keys of engines."),
+    "db": ("db", "db", "Migrate, check, back up and restore the catalogue."),
 }
 
 

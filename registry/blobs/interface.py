@@ -86,6 +86,13 @@ class BlobStore(Protocol):
         """
         ...
 
+    def replace_file(self, path: Path, digest: Digest) -> None:
+        """Puts good bytes in the place of a damaged blob, which is there until they are.
+
+        Raises IntegrityError when the bytes are not those of the digest; nothing changes then.
+        """
+        ...
+
     def fetch(self, digest: Digest, destination: Path) -> None:
         """Writes a blob to a file that appears complete and verified, or not at all.
 
@@ -102,7 +109,7 @@ class BlobStore(Protocol):
         ...
 
     def remove(self, digest: Digest) -> None:
-        """Removes a blob, so that good bytes can take its place; nothing if it is not there."""
+        """Removes a blob; nothing if it is not there."""
         ...
 
     def put_document(

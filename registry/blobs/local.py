@@ -78,6 +78,13 @@ class LocalBlobStore:
                 self._link(draft, blob_name(digest))  # taken by now: then by the same bytes
         return digest
 
+    def replace_file(self, path: Path, digest: Digest) -> None:
+        """Puts good bytes in the place of a damaged blob, which is there until they are."""
+        require(self._checked, self.url)
+        with _translated(path), path.open("rb") as source, self._draft() as draft:
+            check_bytes(self._copy(path, source, draft.handle), digest, where=str(path))
+            self._replace(draft, blob_name(digest))
+
     def fetch(self, digest: Digest, destination: Path) -> None:
         """Writes a blob to a file that appears complete and verified, or not at all."""
         blob = self._root / blob_name(digest)

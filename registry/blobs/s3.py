@@ -51,7 +51,7 @@ from registry.blobs.s3_client import (
     is_absent,
     translated,
 )
-from registry.blobs.s3_download import write_ranges
+from registry.blobs.s3_download import read_again, write_ranges
 from registry.blobs.s3_location import S3Location
 from registry.blobs.s3_probe import Capabilities, capabilities, probe
 from registry.blobs.s3_upload import Sender, crc32
@@ -102,6 +102,13 @@ class S3BlobStore:
                         self._send(path, digest)
         return digest
 
+    def replace_file(self, path: Path, digest: Digest) -> None:
+        """Puts good bytes in the place of a damaged blob, which is there until they are."""
+        with self._translated(str(path)):
+            for attempt in again():
+                with attempt:
+                    self._send(path, digest, over=True)
+
     def fetch(self, digest: Digest, destination: Path) -> None:
         """Writes a blob to a file that appears complete and verified, or not at all."""
         blob = self._object(blob_name(digest))
@@ -118,11 +125,9 @@ class S3BlobStore:
 
     def is_damaged(self, digest: Digest) -> bool:
         """Reads a blob that is there and says whether its bytes are not those of its name."""
-        blob, hasher = self._object(blob_name(digest)), hashlib.sha256()
+        blob = self._object(blob_name(digest))
         with translated(blob.url):
-            for piece in blob.client.get_object(**blob.at)["Body"].iter_chunks(_PIECE):
-                hasher.update(piece)
-        return hasher.hexdigest() != digest.value
+            return read_again()(_hash, blob) != digest.value
 
     def remove(self, digest: Digest) -> None:
         """Removes a blob; nothing if it is not there."""
@@ -201,26 +206,44 @@ class S3BlobStore:
         supported, asked = self._server.checksums, self._location.checksums
         return supported if asked is None else asked == "supported"
 
-    def _send(self, path: Path, digest: Digest) -> None:
-        """Creates a blob from a file; finding it created meanwhile is as good."""
+    def _send(self, path: Path, digest: Digest, *, over: bool = False) -> None:
+        """Creates a blob from a file; finding it created meanwhile is as good.
+
+        With `over`, writes over what is there.
+        """
         size, target = path.stat().st_size, self._object(blob_name(digest))
-        if size < PART:
+        if size >= PART:
+            created = self._send_in_parts(path, digest, target, over=over)
+        else:
             data = path.read_bytes()
             check_bytes(digest_bytes(data), digest, where=str(path))
-            self._put(target, data, "application/octet-stream", IfNoneMatch="*")
+            condition = {} if over else {"IfNoneMatch": "*"}
+            created = self._put(target, data, "application/octet-stream", **condition)
             if self._progress is not None:
                 self._progress(path.name, size, size)
-            return
+        if not created and not self._is_there(digest, size):
+            raise StoreUnavailableError(
+                "the server refuses to create a blob because it is there, and it is not",
+                where=target.url,
+                remedy="run again; if it lasts, try the server with `enginekeeper store probe`",
+                transient=True,
+            )
+
+    def _send_in_parts(self, path: Path, digest: Digest, target: S3Object, *, over: bool) -> bool:
+        """Sends a large file; False when somebody else created the blob meanwhile."""
         server = self._server
         if server.resume and not self._swept:
             self._swept = True
             self.sweep(ABANDONED)
-        sender = Sender(self._checksums, server.complete_once, server.resume, self._progress)
+        once = server.complete_once and not over
+        sender = Sender(self._checksums, once, server.resume, self._progress)
         try:
             sender.send(path, digest, target)
         except ClientError as error:
             if error_code(error) not in TAKEN:
                 raise
+            return False
+        return True
 
     def _write(self, target: S3Object, data: bytes, *, if_absent: bool) -> bool:
         """Writes a document; False when it was there with these bytes, or if that matters at all.
@@ -282,9 +305,7 @@ class S3BlobStore:
     def _document(self, target: S3Object) -> Document | None:
         try:
             with translated(target.url):
-                answer = target.client.get_object(**target.at)
-                data = check_whole(answer["Body"].read(MAX_DOCUMENT + 1), where=target.url)
-                return Document(data, answer["ETag"])
+                return read_again()(_read, target)
         except RecordNotFoundError:
             return None
 
@@ -293,3 +314,16 @@ class S3BlobStore:
 
     def _translated(self, name: str) -> AbstractContextManager[None]:
         return translated(f"{self.url}/{name}")
+
+
+def _read(target: S3Object) -> Document:
+    answer = target.client.get_object(**target.at)
+    data = check_whole(answer["Body"].read(MAX_DOCUMENT + 1), where=target.url)
+    return Document(data, answer["ETag"])
+
+
+def _hash(blob: S3Object) -> str:
+    hasher = hashlib.sha256()
+    for piece in blob.client.get_object(**blob.at)["Body"].iter_chunks(_PIECE):
+        hasher.update(piece)
+    return hasher.hexdigest()

