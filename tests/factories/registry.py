@@ -66,9 +66,11 @@ class Signers:
     builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
 
     @property
     def trust(self) -> Trust:
@@ -87,6 +89,7 @@ class Signers:
             Purpose.BUILD: (self.builder, self.simulated_builder),
             Purpose.VERDICT: (self.validator, self.simulated_validator),
             Purpose.REFERENCE: (self.recorder, self.simulated_recorder),
+            Purpose.REVOCATION: (self.revoker, self.simulated_revoker),
         }[purpose]
         return double if simulated else real
 
