@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from registry.digests import Digest
 from registry.errors import InvalidRecordError, RecordNotFoundError
+from registry.gate import GateDecision
 from registry.queries import View
 from registry.types import ChannelMove, ChannelPosition, Engine
 
@@ -106,6 +107,21 @@ def rollback_target(
             remedy=f"enginekeeper channel history {place.model} {place.channel}",
         )
     return engines[0]
+
+
+def require_next_open(place: Place, choices: Sequence[GateDecision]) -> None:
+    """Raises the gate's error if it is closed for the next engine back, and names one further on.
+
+    It is never taken by itself: who skips an engine should know that.
+    """
+    further = next((one for one in choices if one.is_open), None)
+    remedy = f"build one: no engine that {place} had before is let through"
+    if further is not None:
+        remedy = (
+            f"enginekeeper channel rollback {place.channel} --model {place.model} "
+            f"--target {place.target} --to {further.engine.short}"
+        )
+    choices[0].require_open(remedy=remedy)
 
 
 def way_back(moves: Sequence[ChannelMove]) -> list[Digest]:

@@ -114,7 +114,7 @@ class GateDecision:
             "evidence": list(self.evidence),
         }
 
-    def require_open(self) -> None:
+    def require_open(self, *, remedy: str | None = None) -> None:
         """Raises the error of the decision's family unless the gate is open."""
         errors: dict[GateFamily, type[RegistryError]] = {
             GateFamily.CLOSED: GateClosedError,
@@ -128,7 +128,7 @@ class GateDecision:
                 where=f"engine {self.engine.short} on {self.environment}",
                 actual="; ".join(self.evidence) or None,
                 expected=f"rule {self.rule} not to apply",
-                remedy=f"enginekeeper engine show {self.engine.short}",
+                remedy=remedy or f"enginekeeper engine show {self.engine.short}",
             )
 
 

@@ -119,6 +119,16 @@ class View:
         rows = self._session.scalars(query.order_by(ReferenceRow.id.desc())).unique()
         return [to_reference(row) for row in rows]
 
+    def reference(self, reference: str | Digest) -> Reference:
+        """Returns the signed reference with an id or an unambiguous start of one."""
+        row = self._find(ReferenceRow, "reference", reference)
+        if row.provenance is None:
+            raise RecordNotFoundError(
+                "the reference was recorded before references were signed, and is never read",
+                actual=str(reference),
+            )
+        return to_reference(row)
+
     def verdict(self, reference: str | Digest) -> Verdict:
         """Returns the verdict with an id or an unambiguous start of one."""
         return to_verdict(self._find(VerdictRow, "verdict", reference))
@@ -333,6 +343,7 @@ def _filtered(query: Select[EngineRow], wanted: EngineFilter) -> Select[EngineRo
         (EngineRow.simulated, wanted.simulated),
         (KeyRow.builder, wanted.builder),
         (KeyRow.digest, wanted.key),
+        (ModelRow.digest, wanted.weights),
     ]
     if wanted.checkpoint is not None:
         made_from = select(CheckpointRow.id).where(CheckpointRow.digest == wanted.checkpoint)

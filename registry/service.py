@@ -31,6 +31,7 @@ from registry.channels import (
     earlier_engines,
     moves_at,
     position_at,
+    require_next_open,
     rollback_target,
 )
 from registry.digests import Digest, digest_bytes
@@ -147,6 +148,9 @@ class Registry:
             moves = moves_at(view, place)
             engine = rollback_target(view, place, moves, to)
         where = environment or moves[0].environment
+        self.take_in_revocations(engine)
+        if to is None:
+            require_next_open(place, self.rollback_choices(place, where))
         return self._move(place, engine.digest, where, actor=actor, rollback=True)
 
     def rollback_choices(

@@ -240,6 +240,7 @@ class EngineFilter:
     variant: str | None = None
     builder: str | None = None
     key: Digest | None = None
+    weights: Digest | None = None
     checkpoint: Digest | None = None
     environment: Environment | None = None
     """Only engines whose latest verdict in exactly this environment passed."""

@@ -55,8 +55,8 @@ def blobs(store: BlobStore) -> set[Digest]:
     return {digest for one in store.stored(BLOB_ROOT) if (digest := blob_of(one.name)) is not None}
 
 
-def swept(bench: Workbench, policy: RetentionPolicy = NOW, **options: bool) -> SweepReport:
-    return sweep(bench.registry, plan_sweep(bench.registry, policy, **options))
+def swept(bench: Workbench, policy: RetentionPolicy = NOW, *, orphans: bool = False) -> SweepReport:
+    return sweep(bench.registry, plan_sweep(bench.registry, policy, orphans=orphans))
 
 
 def check(registry: Registry) -> None:

@@ -173,8 +173,9 @@ def test_a_rollback_passes_the_gate_again(bench: Workbench) -> None:
 def test_a_rollback_refuses_what_was_revoked_and_takes_another_by_name(bench: Workbench) -> None:
     first, second, _ = (put(bench, content) for content in (b"1", b"2", b"3"))
     revoke(bench.registry, second, "wrong tokens", bench.signers.revoker)
-    with pytest.raises(GateClosedError, match="revoked"):
+    with pytest.raises(GateClosedError, match="revoked") as caught:
         bench.registry.roll_back(PLACE, actor="anna")
+    assert f"--to {first.digest.short}" in str(caught.value.remedy)
     bench.registry.roll_back(PLACE, actor="anna", to=first.digest.short)
     assert bench.registry.channels()[0].engine == first.digest
 
@@ -259,7 +260,7 @@ def test_the_blast_radius_names_whom_it_touches(bench: Workbench) -> None:
         draft.add_placement(placement)
     of_one, of_two = (blast_radius(bench.registry, engine) for engine in (one, two))
     assert [p.channel for p in of_two.channels] == ["prod"]
-    assert of_one.channels == of_two.rollbacks == of_one.placements == ()
+    assert (of_one.channels, of_two.rollbacks, of_one.placements) == ((), (), ())
     assert [p.engine for p in of_one.rollbacks] == [two.digest]
     assert of_two.placements == (placement,)
     assert (of_one.siblings, of_two.siblings) == ((two,), (one,))
