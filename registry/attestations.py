@@ -3,7 +3,8 @@
 Rules:
 
 - a builder signs SLSA provenance, a recorder of references too, a validator signs an in-toto
-  test result; the subject is the manifest's digest, so that every byte and the key are covered;
+  test result, a revoker a revocation (`registry.revocations`); the subject is the manifest's
+  digest, so that every byte and the key are covered;
 - an envelope counts only if a key that is trusted *for that purpose*, under the right trust
   root, signed it; until then its payload is bytes and is not parsed;
 - a statement of another kind, about another subject, or from the other world (simulated, real)
@@ -42,6 +43,7 @@ PREDICATES: Mapping[Purpose, str] = {
     Purpose.BUILD: "https://slsa.dev/provenance/v1",
     Purpose.VERDICT: "https://in-toto.io/attestation/test-result/v0.1",
     Purpose.REFERENCE: "https://slsa.dev/provenance/v1",
+    Purpose.REVOCATION: "urn:enginekeeper:revocation:v1",
 }
 _RESULTS = {Result.PASS: "PASSED", Result.FAIL: "FAILED", Result.INCONCLUSIVE: "WARNED"}
 
@@ -210,7 +212,10 @@ def says_simulated(statement: Statement) -> bool:
     if statement.purpose is Purpose.VERDICT:
         return read_claim(statement).simulated
     try:
-        flag = statement.predicate["buildDefinition"]["internalParameters"]["simulated"]
+        if statement.purpose is Purpose.REVOCATION:
+            flag = statement.predicate["simulated"]
+        else:
+            flag = statement.predicate["buildDefinition"]["internalParameters"]["simulated"]
     except (KeyError, TypeError) as error:
         raise _malformed(statement.purpose, f"no {error}") from error
     if not isinstance(flag, bool):

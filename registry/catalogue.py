@@ -44,7 +44,7 @@ from registry.errors import (
 )
 from registry.models import REVISION
 from registry.queries import View
-from registry.records import Draft
+from registry.records import UNNAMED, Draft
 
 _WAIT_MS = 30_000  # how long a writer waits for another one before it gives up
 _WRITES = "enginekeeper_writes"
@@ -65,11 +65,16 @@ class Catalogue:
         return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def edit(self) -> Iterator[Draft]:
-        """Gives a draft of changes; commits them when the block ends, or leaves nothing."""
+    def edit(self, *, actor: str = UNNAMED) -> Iterator[Draft]:
+        """Gives a draft of changes; commits them when the block ends, or leaves nothing.
+
+        The audit log names the actor, unless a change names its own.
+        """
         writer = self._engine.execution_options(**{_WRITES: True})
         with translated(self.url), Session(writer) as session, session.begin():
-            yield Draft(session)
+            draft = Draft(session, actor)
+            yield draft
+            draft.write_log()
 
     @contextmanager
     def read(self) -> Iterator[View]:

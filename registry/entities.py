@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from registry.audit import AuditEntry
 from registry.environments import environment_from_dict
 from registry.keys import EngineKey
 from registry.models import (
+    AuditRow,
     ChannelMoveRow,
     ChannelPositionRow,
     CheckpointRow,
     EngineRow,
     ModelRow,
+    PlacementRow,
     ReferenceRow,
+    StandingRow,
     VerdictRow,
 )
+from registry.standing import Standing, StandingChange
 from registry.types import (
     ChannelMove,
     ChannelPosition,
     Checkpoint,
     Engine,
     Model,
+    Placement,
     Reference,
     Repair,
     Result,
@@ -121,14 +127,48 @@ def to_position(row: ChannelPositionRow) -> ChannelPosition:
 
 
 def to_move(row: ChannelMoveRow) -> ChannelMove:
-    """Returns one entry of a channel's history as a value."""
+    """Returns one entry of a channel's history as a value; its engines may be swept by now."""
+    engine = row.swept_engine if row.engine is None else row.engine.digest
+    assert engine is not None  # noqa: S101 - a constraint of the table
     return ChannelMove(
         channel=row.channel.name,
         model_name=row.channel.model_name,
         target=row.target,
-        engine=row.engine.digest,
-        previous=None if row.previous is None else row.previous.digest,
+        engine=engine,
+        previous=row.swept_previous if row.previous is None else row.previous.digest,
         environment=environment_from_dict(row.environment.document),
         actor=row.actor,
         moved_at=row.moved_at,
+        rollback=row.rollback,
+    )
+
+
+def to_standing(row: StandingRow) -> StandingChange:
+    """Returns one change of an engine's standing as a value."""
+    return StandingChange(
+        engine=row.engine.digest,
+        kind=Standing(row.kind),
+        reason=row.reason,
+        actor=row.actor,
+        changed_at=row.changed_at,
+        envelope=row.envelope,
+    )
+
+
+def to_placement(row: PlacementRow) -> Placement:
+    """Returns where an engine lies as a value."""
+    return Placement(row.node, row.path, row.engine.digest, row.placed_at)
+
+
+def to_audit_entry(row: AuditRow) -> AuditEntry:
+    """Returns an entry of the audit log as a value."""
+    return AuditEntry(
+        number=row.id,
+        at=row.at,
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        details=row.details,
+        previous=row.previous,
+        digest=row.digest,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
-from registry.models import EngineRow, EnvironmentRow, KeyRow, ModelRow, VerdictRow
+from registry.models import CheckpointRow, EngineRow, EnvironmentRow, KeyRow, ModelRow, VerdictRow
 from registry.types import EngineFilter, Result
 from registry.versions import VersionRange
 
@@ -59,10 +59,14 @@ def _equal(wanted: EngineFilter) -> Iterator[ColumnElement[bool]]:
         (EngineRow.simulated, wanted.simulated),
         (KeyRow.builder, wanted.builder),
         (KeyRow.digest, wanted.key),
+        (ModelRow.digest, wanted.weights),
     )
     for column, value in columns:
         if value is not None:
             yield column == value
+    if wanted.checkpoint is not None:
+        made_from = select(CheckpointRow.id).where(CheckpointRow.digest == wanted.checkpoint)
+        yield EngineRow.checkpoint_id.in_(made_from)
 
 
 def _in_range(wanted: EngineFilter, session: Session) -> Iterator[ColumnElement[bool]]:

@@ -4,13 +4,16 @@ The rules, in the order they are tried; the first that applies decides:
 
 1. `build-not-attested`: no trusted builder signed these bytes for this key and these names (model,
    recipe, target, variant) → closed (integrity);
-2. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
-3. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
-4. `never-judged`: no verdict at all → closed;
-5. `not-qualified-here`: verdicts, but none in this environment → closed;
-6. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
+2. `revoked`: somebody who may revoke signed that it must not run any more → closed;
+   `revocation-not-attested`: a revocation is recorded whose signature does not count → closed, too
+   (integrity); `quarantined`: an operator holds it → closed;
+3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
+4. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
+5. `never-judged`: no verdict at all → closed;
+6. `not-qualified-here`: verdicts, but none in this environment → closed;
+7. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
    what was signed → closed (integrity);
-7. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
+8. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
 
 The latest verdict wins, whatever came before. Verdicts in exactly this environment count before
 those that only a wider driver scope lets in.
@@ -19,7 +22,7 @@ those that only a wider driver scope lets in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -33,6 +36,8 @@ from registry.errors import (
     RegistryError,
 )
 from registry.keys import EngineKey
+from registry.revocations import verify_revocation
+from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
 from registry.types import Engine, Result, Verdict
 from registry.verification import verify_engine, verify_verdict
@@ -109,7 +114,7 @@ class GateDecision:
             "evidence": list(self.evidence),
         }
 
-    def require_open(self) -> None:
+    def require_open(self, *, remedy: str | None = None) -> None:
         """Raises the error of the decision's family unless the gate is open."""
         errors: dict[GateFamily, type[RegistryError]] = {
             GateFamily.CLOSED: GateClosedError,
@@ -123,7 +128,7 @@ class GateDecision:
                 where=f"engine {self.engine.short} on {self.environment}",
                 actual="; ".join(self.evidence) or None,
                 expected=f"rule {self.rule} not to apply",
-                remedy=f"enginekeeper engine show {self.engine.short}",
+                remedy=remedy or f"enginekeeper engine show {self.engine.short}",
             )
 
 
@@ -147,11 +152,19 @@ class _Case:
 
 
 def decide(
-    engine: Engine, verdicts: Sequence[Verdict], environment: Environment, policy: GatePolicy
+    engine: Engine,
+    verdicts: Sequence[Verdict],
+    environment: Environment,
+    policy: GatePolicy,
+    *,
+    standing: Sequence[StandingChange] = (),
 ) -> GateDecision:
-    """Decides whether an engine may run in an environment; verdicts come newest first."""
+    """Decides whether an engine may run in an environment; verdicts come newest first.
+
+    So do the changes of the engine's standing.
+    """
     case = _Case(engine, environment, policy)
-    refused = _attested(case) or _simulated(case) or _compatible(case)
+    refused = _attested(case) or _standing(case, standing) or _simulated(case) or _compatible(case)
     if refused is not None:
         return refused
     if not verdicts:
@@ -175,6 +188,24 @@ def _attested(case: _Case) -> GateDecision | None:
             str(error).splitlines(),
         )  # fmt: skip
     return None
+
+
+def _standing(case: _Case, changes: Sequence[StandingChange]) -> GateDecision | None:
+    held = held_by(changes)
+    if held is None:
+        return None
+    if held.kind is not Standing.REVOKED:
+        return case.decide(GateFamily.CLOSED, "quarantined", "it is quarantined", [str(held)])
+    try:
+        said = verify_revocation(case.engine, (held.envelope or "").encode(), case.policy.trust)
+    except IntegrityError as error:
+        return case.decide(
+            GateFamily.INTEGRITY, "revocation-not-attested",
+            "a revocation of it is recorded that nobody trusted signed; it counts until it is "
+            "looked into", [str(held), *str(error).splitlines()],
+        )  # fmt: skip
+    signed = replace(held, reason=said.reason, actor=said.actor, changed_at=said.revoked_at)
+    return case.decide(GateFamily.CLOSED, "revoked", "it was revoked", [str(signed)])
 
 
 def _simulated(case: _Case) -> GateDecision | None:

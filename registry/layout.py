@@ -4,6 +4,7 @@
                                                          /key.json
                                                          /attestations/build-<envelope>.dsse.json
                                                          /attestations/verdict-<envelope>.dsse.json
+                                                         /attestations/revocation-<envelope>.dsse.json
                                                          /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
@@ -46,7 +47,12 @@ def reference_path(model: str, suite: Digest, reference: Digest) -> str:
 
 def attestation_name(folder: str, purpose: str, envelope: Digest) -> str:
     """Returns the name of a signed statement about the artifact in a folder."""
-    return f"{folder}/attestations/{purpose}-{envelope.short}.dsse.json"
+    return f"{attestation_prefix(folder, purpose)}{envelope.short}.dsse.json"
+
+
+def attestation_prefix(folder: str, purpose: str) -> str:
+    """Returns how the names of a purpose's statements about the artifact in a folder begin."""
+    return f"{folder}/attestations/{purpose}-"
 
 
 def verdict_name(folder: str, document: Digest) -> str:

@@ -3,7 +3,8 @@
 Rules:
 
 - rows are added, hardly ever changed: only a channel's position moves, and its history keeps
-  every move;
+  every move, also of an engine that was swept since;
+- whatever changes is noted in the audit log, in the same unit of work;
 - `id` orders rows by when they were recorded; the times beside are for people, since clocks lie;
 - what is signed is kept as signed (the envelope); columns beside it are an index over it.
 """
@@ -25,6 +26,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     func,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -33,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "e0a95c3f7d14"
+REVISION = "e2c95a7d1b64"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -319,16 +321,28 @@ class ChannelPositionRow(Row):
 
 
 class ChannelMoveRow(Row):
-    """Every change of what a channel resolves to; never changed, never removed."""
+    """Every change of what a channel resolves to; never removed."""
 
     __tablename__ = "channel_moves"
-    __table_args__ = (Index(None, "channel_id", "target"),)
+    __table_args__ = (
+        Index(None, "channel_id", "target"),
+        CheckConstraint("engine_id IS NOT NULL OR swept_engine IS NOT NULL", name="engine"),
+    )
 
     id: Mapped[Id]
     channel_id: Mapped[int] = mapped_column(ForeignKey("channels.id"))
     target: Mapped[Name]
-    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"))
-    previous_id: Mapped[int | None] = mapped_column(ForeignKey("engines.id"))
+    engine_id: Mapped[int | None] = mapped_column(ForeignKey("engines.id"), index=True)
+    previous_id: Mapped[int | None] = mapped_column(ForeignKey("engines.id"), index=True)
+    swept_engine: Mapped[Digest | None] = mapped_column(
+        DigestText, comment="what engine_id named before the engine was swept"
+    )
+    swept_previous: Mapped[Digest | None] = mapped_column(
+        DigestText, comment="what previous_id named before the engine was swept"
+    )
+    rollback: Mapped[bool] = mapped_column(
+        server_default=false(), comment="back to an earlier engine, not on to another one"
+    )
     environment_id: Mapped[int] = mapped_column(
         ForeignKey("environments.id"), comment="where the gate found the engine qualified"
     )
@@ -336,8 +350,64 @@ class ChannelMoveRow(Row):
     moved_at: Mapped[Moment]
 
     channel: Mapped[ChannelRow] = relationship(lazy="joined", innerjoin=True)
-    engine: Mapped[EngineRow] = relationship(
-        foreign_keys=[engine_id], lazy="joined", innerjoin=True
-    )
+    engine: Mapped[EngineRow | None] = relationship(foreign_keys=[engine_id], lazy="selectin")
     previous: Mapped[EngineRow | None] = relationship(foreign_keys=[previous_id], lazy="selectin")
     environment: Mapped[EnvironmentRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class StandingRow(Row):
+    """Every time an engine was quarantined, released or revoked; the latest counts.
+
+    Nothing follows a revocation.
+    """
+
+    __tablename__ = "standings"
+    __table_args__ = (
+        CheckConstraint("kind IN ('quarantined', 'released', 'revoked')", name="kind"),
+    )
+
+    id: Mapped[Id]
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"), index=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    reason: Mapped[str] = mapped_column(Text)
+    actor: Mapped[Name]
+    envelope: Mapped[str | None] = mapped_column(
+        Text, comment="DSSE envelope of the revocation statement"
+    )
+    changed_at: Mapped[Moment]
+
+    engine: Mapped[EngineRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class PlacementRow(Row):
+    """Which engine was last written to which directory of which node."""
+
+    __tablename__ = "placements"
+    __table_args__ = (UniqueConstraint("node", "path"),)
+
+    id: Mapped[Id]
+    node: Mapped[Name]
+    path: Mapped[str] = mapped_column(Text, comment="directory on the node")
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"), index=True)
+    placed_at: Mapped[Moment]
+
+    engine: Mapped[EngineRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class AuditRow(Row):
+    """Who changed what and when; each entry holds the hash of the one before it."""
+
+    __tablename__ = "audit_log"
+
+    id: Mapped[int] = mapped_column(
+        primary_key=True, autoincrement=False, comment="counts from 1 without a gap"
+    )
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    actor: Mapped[Name]
+    action: Mapped[str] = mapped_column(String(40))
+    subject: Mapped[str] = mapped_column(Text, comment="what was changed, by its id or name")
+    details: Mapped[str] = mapped_column(Text, comment="canonical JSON, hashed as it stands")
+    previous: Mapped[Digest] = mapped_column(
+        DigestText, unique=True, comment="digest of the entry before: the chain has no fork"
+    )
+    digest: Mapped[UniqueDigest] = mapped_column(comment="ek-audit-v1 of everything else here")

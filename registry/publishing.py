@@ -2,6 +2,10 @@
 
 Every step may be run again and then does nothing; the row is last, so a crash between any two
 steps leaves documents that nobody points to, and the next run goes on from there.
+
+A sweep may take away a blob that was there when the publisher looked (`registry.sweeping`). So the
+publisher looks once more while it holds off the sweep, in the unit of work that adds the row, and
+stores again what is gone by then.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from registry import layout
 from registry.attestations import VerdictClaim, read_claim, verify, verify_reference
@@ -21,10 +25,16 @@ from registry.errors import ConflictError, IntegrityError, InvalidRecordError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
-from registry.transfer import store_artifact
+from registry.records import UNNAMED, Draft
+from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
 from registry.verification import verify_engine
+
+Recorded = TypeVar("Recorded")
+_ATTEMPTS = 3
+"""How often an artifact is stored before we believe that something is wrong: one sweep takes away
+at most what it found before it began."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ class Publisher:
     store: BlobStore
     trust: Trust
     clock: Callable[[], datetime]
+    actor: str = UNNAMED
 
     def checkpoint(self, publication: CheckpointPublication) -> Checkpoint:
         """Publishes a checkpoint; publishing the same one again returns it."""
@@ -92,7 +103,6 @@ class Publisher:
         with self.catalogue.read() as view:
             model = view.model(publication.model)
         folder = layout.checkpoint_path(model.name, publication.recipe, manifest.digest)
-        store_artifact(self.store, publication.directory, manifest, folder)
         checkpoint = Checkpoint(
             digest=manifest.digest,
             model=model.digest,
@@ -105,8 +115,11 @@ class Publisher:
             simulated=manifest.simulated,
             recorded_at=self.clock(),
         )
-        with self.catalogue.edit() as draft:
-            return draft.add_checkpoint(checkpoint)
+
+        def store() -> None:
+            store_artifact(self.store, publication.directory, manifest, folder)
+
+        return self._record(manifest, folder, store, lambda draft: draft.add_checkpoint(checkpoint))
 
     def engine(self, publication: EnginePublication) -> Engine:
         """Publishes an engine; publishing the same one again returns it.
@@ -137,13 +150,15 @@ class Publisher:
             recorded_at=self.clock(),
         )
         verify_engine(engine, self.trust)
-        store_artifact(self.store, publication.directory, manifest, folder)
-        # The key is documentation here: what counts is its digest, in the manifest and signed.
-        # Its info layer differs between builds of the same bytes; the first one stays.
-        self._document_once(f"{folder}/{layout.KEY}", canonical_json(key.as_dict()))
-        self._attest(folder, Purpose.BUILD, publication.provenance)
-        with self.catalogue.edit() as draft:
-            return draft.add_engine(engine)
+
+        def store() -> None:
+            store_artifact(self.store, publication.directory, manifest, folder)
+            # The key is documentation here: what counts is its digest, in the manifest and signed.
+            # Its info layer differs between builds of the same bytes; the first one stays.
+            self._document_once(f"{folder}/{layout.KEY}", canonical_json(key.as_dict()))
+            self._attest(folder, Purpose.BUILD, publication.provenance)
+
+        return self._record(manifest, folder, store, lambda draft: draft.add_engine(engine))
 
     def reference(self, publication: ReferencePublication) -> Reference:
         """Publishes a reference; publishing the same one again returns it.
@@ -174,10 +189,12 @@ class Publisher:
             simulated=manifest.simulated,
             recorded_at=self.clock(),
         )
-        store_artifact(self.store, publication.directory, manifest, folder)
-        self._attest(folder, Purpose.REFERENCE, publication.provenance)
-        with self.catalogue.edit() as draft:
-            return draft.add_reference(reference)
+
+        def store() -> None:
+            store_artifact(self.store, publication.directory, manifest, folder)
+            self._attest(folder, Purpose.REFERENCE, publication.provenance)
+
+        return self._record(manifest, folder, store, lambda draft: draft.add_reference(reference))
 
     def verdict(self, engine: Engine, document: Mapping[str, Any], envelope: bytes) -> Verdict:
         """Publishes a signed verdict; the same envelope again returns the verdict it was.
@@ -208,9 +225,32 @@ class Publisher:
         )
         self.store.put_document(name, data)
         self._attest(engine.path, Purpose.VERDICT, envelope)
-        with self.catalogue.edit() as draft:
+        with self.catalogue.edit(actor=self.actor) as draft:
             _check_not_backdated(draft, verdict)
             return draft.add_verdict(verdict)
+
+    def _record(
+        self,
+        manifest: Manifest,
+        folder: str,
+        store: Callable[[], None],
+        add: Callable[[Draft], Recorded],
+    ) -> Recorded:
+        """Stores an artifact and adds its row, together with the last look at what is stored."""
+        for _ in range(_ATTEMPTS):
+            store()
+            with self.catalogue.edit(actor=self.actor) as draft:
+                draft.hold_sweep()
+                if is_stored(self.store, manifest, folder):
+                    return add(draft)
+        raise ConflictError(
+            "what was published is swept away each time",
+            where=self.store.url,
+            actual=f"gone after each of {_ATTEMPTS} attempts",
+            expected=f"the files of {folder}",
+            remedy="look for another catalogue's `enginekeeper gc` on this store, and run again",
+            transient=True,
+        )
 
     def _attest(self, folder: str, purpose: Purpose, envelope: bytes) -> None:
         name = layout.attestation_name(folder, purpose, digest_bytes(envelope))

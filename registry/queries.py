@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session, contains_eager, lazyload
 
+from registry.audit import AuditEntry
 from registry.digests import Digest
 from registry.entities import (
+    to_audit_entry,
     to_checkpoint,
     to_engine,
     to_model,
     to_move,
+    to_placement,
     to_position,
     to_reference,
+    to_standing,
     to_verdict,
 )
 from registry.environments import Environment, GpuEnvironment, environment_from_dict
@@ -24,24 +28,31 @@ from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFound
 from registry.filters import filtered, is_latest
 from registry.keys import EngineKey
 from registry.models import (
+    AuditRow,
     ChannelMoveRow,
     ChannelPositionRow,
     ChannelRow,
     CheckpointRow,
     EngineRow,
+    EnvironmentRow,
     KeyRow,
     ModelRow,
+    PlacementRow,
     QualificationRow,
     ReferenceRow,
+    StandingRow,
     VerdictRow,
 )
+from registry.standing import Standing, StandingChange
 from registry.types import (
     ChannelMove,
     ChannelPosition,
     Checkpoint,
     Engine,
     EngineFilter,
+    Holding,
     Model,
+    Placement,
     Qualification,
     Reference,
     Verdict,
@@ -63,6 +74,15 @@ class View:
     def engine(self, reference: str | Digest) -> Engine:
         """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""
         return to_engine(self._find(EngineRow, "engine", reference))
+
+    def known_engine(self, digest: Digest) -> Engine | None:
+        """Returns the engine with exactly this id, or None."""
+        row = (
+            self._session.scalars(select(EngineRow).where(EngineRow.digest == digest))
+            .unique()
+            .one_or_none()
+        )
+        return None if row is None else to_engine(row)
 
     def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
         """Returns the engines that fit a filter, newest first."""
@@ -113,6 +133,16 @@ class View:
             query = query.where(ReferenceRow.key == key)
         rows = self._session.scalars(query.order_by(ReferenceRow.id.desc())).unique()
         return [to_reference(row) for row in rows]
+
+    def reference(self, reference: str | Digest) -> Reference:
+        """Returns the signed reference with an id or an unambiguous start of one."""
+        row = self._find(ReferenceRow, "reference", reference)
+        if row.provenance is None:
+            raise RecordNotFoundError(
+                "the reference was recorded before references were signed, and is never read",
+                actual=str(reference),
+            )
+        return to_reference(row)
 
     def verdict(self, reference: str | Digest) -> Verdict:
         """Returns the verdict with an id or an unambiguous start of one."""
@@ -187,6 +217,130 @@ class View:
             .order_by(ChannelMoveRow.id.desc())
         )
         return [to_move(row) for row in self._session.scalars(query).unique()]
+
+    def engine_holdings(self, *, after: int = 0) -> list[Holding]:
+        """Returns the engines recorded after a row in short, newest first.
+
+        Of one key, newer ones take the place of older ones.
+        """
+        query = (
+            select(
+                EngineRow.id, EngineRow.digest, EngineRow.key_id, EngineRow.simulated,
+                EngineRow.size, EngineRow.path, EngineRow.recorded_at, CheckpointRow.digest,
+            )
+            .outerjoin(CheckpointRow, EngineRow.checkpoint_id == CheckpointRow.id)
+            .where(EngineRow.id > after)
+            .order_by(EngineRow.id.desc())
+        )  # fmt: skip
+        rows = self._session.execute(query)
+        return [
+            Holding(row, digest, (key, simulated), size, path, recorded_at, checkpoint)
+            for row, digest, key, simulated, size, path, recorded_at, checkpoint in rows
+        ]
+
+    def checkpoint_holdings(self, *, after: int = 0) -> list[Holding]:
+        """Returns the checkpoints recorded after a row in short, newest first.
+
+        Newer ones take the place of older ones of the same model, recipe, calibration and repairs.
+        """
+        query = select(CheckpointRow).where(CheckpointRow.id > after)
+        rows = self._session.scalars(query.order_by(CheckpointRow.id.desc())).unique()
+        return [
+            Holding(
+                row.id, row.digest,
+                (row.model_id, row.recipe, row.calibration, row.simulated,
+                 tuple((repair.name, repair.field) for repair in row.repairs)),
+                row.size, row.path, row.recorded_at,
+            )
+            for row in rows
+        ]  # fmt: skip
+
+    def reference_holdings(self, *, after: int = 0) -> list[Holding]:
+        """Returns the references recorded after a row in short, also those that are never read."""
+        query = (
+            select(
+                ReferenceRow.id, ReferenceRow.digest, ReferenceRow.size, ReferenceRow.path,
+                ReferenceRow.recorded_at,
+            )
+            .where(ReferenceRow.id > after)
+            .order_by(ReferenceRow.id.desc())
+        )  # fmt: skip
+        return [
+            Holding(row, digest, (digest,), size, path, recorded_at)
+            for row, digest, size, path, recorded_at in self._session.execute(query)
+        ]
+
+    def paths_taken(self, paths: Collection[str]) -> set[str]:
+        """Returns those of some folders of the store that belong to a row."""
+        found: set[str] = set()
+        for table in (EngineRow, CheckpointRow, ReferenceRow):
+            found |= set(self._session.scalars(select(table.path).where(table.path.in_(paths))))
+        return found
+
+    def held_engines(self) -> dict[Digest, Standing]:
+        """Returns the engines that are quarantined or revoked."""
+        rows = self._session.execute(
+            select(EngineRow.digest, StandingRow.kind)
+            .join(StandingRow, StandingRow.engine_id == EngineRow.id)
+            .order_by(StandingRow.id)
+        )
+        held: dict[Digest, Standing] = {}
+        for digest, kind in rows:
+            if held.get(digest) is not Standing.REVOKED:
+                held[digest] = Standing(kind)
+        return {digest: kind for digest, kind in held.items() if kind is not Standing.RELEASED}
+
+    def qualified_environments(self) -> dict[Digest, set[Digest]]:
+        """Returns where engines are qualified now, by the digests of the environments."""
+        latest = select(func.max(VerdictRow.id)).group_by(
+            VerdictRow.engine_id, VerdictRow.environment_id
+        )
+        rows = self._session.execute(
+            select(EngineRow.digest, EnvironmentRow.digest)
+            .select_from(QualificationRow)
+            .join(EngineRow, QualificationRow.engine_id == EngineRow.id)
+            .join(EnvironmentRow, QualificationRow.environment_id == EnvironmentRow.id)
+            .where(QualificationRow.verdict_id.in_(latest))
+        )
+        found: dict[Digest, set[Digest]] = {}
+        for engine, environment in rows:
+            found.setdefault(engine, set()).add(environment)
+        return found
+
+    def histories(self) -> list[list[ChannelMove]]:
+        """Returns the moves of each channel, model and target, newest first."""
+        rows = self._session.scalars(select(ChannelMoveRow).order_by(ChannelMoveRow.id.desc()))
+        found: dict[tuple[str, str, str], list[ChannelMove]] = {}
+        for move in map(to_move, rows.unique()):
+            found.setdefault((move.channel, move.model_name, move.target), []).append(move)
+        return list(found.values())
+
+    def standing(self, engine: Digest) -> list[StandingChange]:
+        """Returns every change of an engine's standing, newest first."""
+        query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest == engine)
+        rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
+        return [to_standing(row) for row in rows]
+
+    def placements(self, engine: Digest | None = None) -> list[Placement]:
+        """Returns where one engine lies, or any, by node and directory."""
+        query = select(PlacementRow).join(PlacementRow.engine)
+        if engine is not None:
+            query = query.where(EngineRow.digest == engine)
+        rows = self._session.scalars(query.order_by(PlacementRow.node, PlacementRow.path)).unique()
+        return [to_placement(row) for row in rows]
+
+    def audit_entries(self) -> Iterator[AuditEntry]:
+        """Yields the audit log from its first entry on, a thousand in memory at a time."""
+        rows = self._session.scalars(
+            select(AuditRow).order_by(AuditRow.id).execution_options(yield_per=1000)
+        )
+        for row in rows:
+            yield to_audit_entry(row)
+
+    def last_audit_entry(self) -> AuditEntry | None:
+        """Returns the latest entry of the audit log, or None for an empty one."""
+        row = self._session.scalar(select(AuditRow).order_by(AuditRow.id.desc()).limit(1))
+        return None if row is None else to_audit_entry(row)
 
     def _find(self, kind: type[Identified], what: str, reference: str | Digest) -> Identified:
         """Returns the one row whose digest starts with a reference."""

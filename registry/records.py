@@ -4,21 +4,36 @@ Rules:
 
 - recording what is there already changes nothing and returns what is there;
 - recording the same id with other facts is a conflict, never an overwrite;
-- of two that record at once one wins and the other finds it: no unique constraint is ever seen.
+- of two that record at once one wins and the other finds it: no unique constraint is ever seen;
+- what was changed is noted, and written to the audit log at the end of the unit of work;
+- whatever makes an artifact count holds off the sweep until its unit of work ends.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
 
+from registry.audit import AuditEntry, Event
 from registry.digests import Digest
-from registry.entities import to_checkpoint, to_engine, to_model, to_move, to_reference, to_verdict
+from registry.entities import (
+    to_checkpoint,
+    to_engine,
+    to_model,
+    to_move,
+    to_placement,
+    to_reference,
+    to_verdict,
+)
 from registry.environments import CpuEnvironment, Environment
 from registry.errors import ConflictError, RecordNotFoundError
 from registry.models import (
+    AuditRow,
     ChannelMoveRow,
     ChannelPositionRow,
     ChannelRow,
@@ -27,18 +42,81 @@ from registry.models import (
     EnvironmentRow,
     KeyRow,
     ModelRow,
+    PlacementRow,
     QualificationRow,
     ReferenceRow,
     RepairRow,
     Row,
+    StandingRow,
     VerdictRow,
 )
 from registry.queries import View
-from registry.types import ChannelMove, Checkpoint, Engine, Model, Reference, Result, Verdict
+from registry.standing import Standing, StandingChange, check_may_follow
+from registry.types import (
+    ChannelMove,
+    Checkpoint,
+    Engine,
+    Model,
+    Placement,
+    Reference,
+    Result,
+    Verdict,
+)
+
+_STANDING = {
+    Standing.QUARANTINED: "engine quarantine",
+    Standing.RELEASED: "engine release",
+    Standing.REVOKED: "engine revoke",
+}
+UNNAMED = "unnamed"
+"""Who changes something without saying who it is."""
+_SWEEP, _LOG = "enginekeeper sweep", "enginekeeper audit log"
+"""Names of PostgreSQL's advisory locks; on SQLite one unit of work at a time writes anyway."""
 
 
 class Draft(View):
     """A view that also records; nothing is kept until its unit of work ends well."""
+
+    def __init__(self, session: Session, actor: str = UNNAMED) -> None:
+        super().__init__(session)
+        self._actor = actor
+        self._noted: list[tuple[str, Event]] = []
+
+    def note(
+        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
+    ) -> None:
+        """Notes a change of this unit of work for the audit log."""
+        self._noted.append((actor or self._actor, Event(action, str(subject), details)))
+
+    def write_log(self) -> None:
+        """Appends what was noted to the audit log; the last act of a unit of work.
+
+        Writers wait here for each other, and each finds what the one before it has committed.
+        """
+        if not self._noted:
+            return
+        self._session.flush()
+        self._lock(_LOG)
+        last = self.last_audit_entry()
+        for actor, event in self._noted:
+            last = AuditEntry.of(event, actor=actor, at=datetime.now(UTC), after=last)
+            self._session.add(
+                AuditRow(
+                    id=last.number, at=last.at, actor=last.actor, action=last.action,
+                    subject=last.subject, details=last.details, previous=last.previous,
+                    digest=last.digest,
+                )
+            )  # fmt: skip
+            self._session.flush()
+        self._noted.clear()
+
+    def hold_sweep(self) -> None:
+        """Lets no sweep begin until this unit of work ends; waits for one under way."""
+        self._lock(_SWEEP, shared=True)
+
+    def lock_for_sweep(self) -> None:
+        """Waits until nobody makes an artifact count, and lets nobody until this ends."""
+        self._lock(_SWEEP)
 
     def add_model(self, model: Model) -> Model:
         """Records source weights; a model recorded before keeps its first name and source."""
@@ -50,12 +128,14 @@ class Draft(View):
 
     def add_checkpoint(self, checkpoint: Checkpoint) -> Checkpoint:
         """Records a checkpoint and its repairs."""
+        self.hold_sweep()
         identity = self._insert(
             CheckpointRow, digest=checkpoint.digest, recipe=checkpoint.recipe,
             model_id=self._id(ModelRow, checkpoint.model), calibration=checkpoint.calibration,
             size=checkpoint.size, path=checkpoint.path, simulated=checkpoint.simulated,
             recorded_at=checkpoint.recorded_at,
         )  # fmt: skip
+        self._recorded(identity, "checkpoint publish", checkpoint.digest, checkpoint.path)
         for position, repair in enumerate(checkpoint.repairs if identity is not None else ()):
             self._session.add(
                 RepairRow(
@@ -74,7 +154,8 @@ class Draft(View):
 
     def add_engine(self, engine: Engine) -> Engine:
         """Records an engine and its key; the first provenance of the same bytes is kept."""
-        self._insert(
+        self.hold_sweep()
+        identity = self._insert(
             EngineRow, digest=engine.digest, key_id=self._key(engine), recipe=engine.recipe,
             model_id=self._id(ModelRow, engine.model),
             checkpoint_id=self._checkpoint_id(engine.checkpoint), target=engine.target,
@@ -82,6 +163,7 @@ class Draft(View):
             path=engine.path, provenance=engine.provenance, simulated=engine.simulated,
             recorded_at=engine.recorded_at,
         )  # fmt: skip
+        self._recorded(identity, "engine publish", engine.digest, engine.path)
         found = to_engine(self._row(EngineRow, engine.digest))
         _check_same(
             f"engine {found.digest.short}",
@@ -92,7 +174,8 @@ class Draft(View):
 
     def add_reference(self, reference: Reference) -> Reference:
         """Records a reference; the first provenance of the same bytes is kept."""
-        self._insert(
+        self.hold_sweep()
+        identity = self._insert(
             ReferenceRow, digest=reference.digest, key=reference.key,
             model_id=self._id(ModelRow, reference.model), suite=reference.suite,
             tokens=reference.tokens, runtime=reference.runtime, dtype=reference.dtype,
@@ -100,12 +183,14 @@ class Draft(View):
             provenance=reference.provenance, simulated=reference.simulated,
             recorded_at=reference.recorded_at,
         )  # fmt: skip
+        self._recorded(identity, "reference publish", reference.digest, reference.path)
         found = to_reference(self._row(ReferenceRow, reference.digest))
         _check_same(f"reference {found.digest.short}", _facts(found), _facts(reference))
         return found
 
     def add_verdict(self, verdict: Verdict) -> Verdict:
         """Records a verdict, and a qualification if it passed; the same envelope twice is once."""
+        self.hold_sweep()
         environment_id = self._environment_id(verdict.environment)
         engine_id = self._id(EngineRow, verdict.engine)
         identity = self._insert(
@@ -115,6 +200,10 @@ class Draft(View):
             envelope=verdict.envelope, simulated=verdict.simulated, issued_at=verdict.issued_at,
             recorded_at=verdict.recorded_at,
         )  # fmt: skip
+        if identity is not None:
+            said = {"verdict": str(verdict.digest), "result": str(verdict.result),
+                    "environment": str(verdict.environment)}  # fmt: skip
+            self.note("verdict", verdict.engine, said)
         if identity is not None and verdict.result is Result.PASS:
             self._insert(
                 QualificationRow, verdict_id=identity, engine_id=engine_id,
@@ -128,6 +217,7 @@ class Draft(View):
         Raises ConflictError unless the channel resolves to `move.previous` now, or when it
         belongs to the other world (simulated, real).
         """
+        self.hold_sweep()
         channel = self._channel(move, simulated=simulated)
         position = self._session.scalar(
             select(ChannelPositionRow)
@@ -154,11 +244,105 @@ class Draft(View):
         row = ChannelMoveRow(
             channel_id=channel.id, target=move.target, engine_id=engine_id, previous_id=previous_id,
             environment_id=self._environment_id(move.environment), actor=move.actor,
-            moved_at=move.moved_at,
+            moved_at=move.moved_at, rollback=move.rollback,
         )  # fmt: skip
         self._session.add(row)
         self._session.flush()
+        self.note(
+            "channel rollback" if move.rollback else "channel set",
+            f"{move.channel} of {move.model_name} on {move.target}",
+            {"engine": str(move.engine), "previous": None if found is None else str(found)},
+            actor=move.actor,
+        )
         return to_move(row)
+
+    def add_standing(self, change: StandingChange) -> StandingChange:
+        """Records that an engine was quarantined, released or revoked.
+
+        Raises ConflictError for an engine that was revoked before: nothing follows that.
+        """
+        self.hold_sweep()
+        engine = self._session.scalars(
+            select(EngineRow).where(EngineRow.digest == change.engine).with_for_update(of=EngineRow)
+        ).one_or_none()
+        if engine is None:
+            raise RecordNotFoundError("there is no such engine", actual=change.engine)
+        check_may_follow(self.standing(change.engine), change)
+        self._session.add(
+            StandingRow(
+                engine_id=engine.id, kind=str(change.kind), reason=change.reason,
+                actor=change.actor, envelope=change.envelope, changed_at=change.changed_at,
+            )
+        )  # fmt: skip
+        self._session.flush()
+        said = {"reason": change.reason}
+        self.note(_STANDING[change.kind], change.engine, said, actor=change.actor)
+        return change
+
+    def add_placement(self, placement: Placement) -> None:
+        """Records that an engine lies on a node; the latest one of a directory counts."""
+        self.hold_sweep()
+        engine_id = self._id(EngineRow, placement.engine)
+        inserted = self._insert(
+            PlacementRow, node=placement.node, path=placement.path, engine_id=engine_id,
+            placed_at=placement.placed_at,
+        )  # fmt: skip
+        if inserted is None:
+            row = self._session.scalars(
+                select(PlacementRow)
+                .where(PlacementRow.node == placement.node, PlacementRow.path == placement.path)
+                .with_for_update(of=PlacementRow)
+            ).one()
+            row.engine_id, row.placed_at = engine_id, placement.placed_at
+        self.note("placement", placement.engine, {"node": placement.node, "path": placement.path})
+
+    def forget_placement(self, node: str, path: str) -> Placement:
+        """Removes the record of a directory; raises RecordNotFoundError."""
+        query = select(PlacementRow).where(PlacementRow.node == node, PlacementRow.path == path)
+        row = self._session.scalars(query).one_or_none()
+        if row is None:
+            raise RecordNotFoundError(
+                "no engine is recorded to lie there",
+                where=f"{node}: {path}",
+                remedy="enginekeeper lineage ENGINE shows where one lies",
+            )
+        placement = to_placement(row)
+        self._session.delete(row)
+        self.note("placement forget", placement.engine, {"node": node, "path": path})
+        return placement
+
+    def remove_engine(self, digest: Digest) -> None:
+        """Removes an engine and what is known of it; a channel's history keeps its id."""
+        engine_id = self._id(EngineRow, digest)
+        for column, kept in (
+            (ChannelMoveRow.engine_id, ChannelMoveRow.swept_engine),
+            (ChannelMoveRow.previous_id, ChannelMoveRow.swept_previous),
+        ):
+            self._session.execute(
+                update(ChannelMoveRow)
+                .where(column == engine_id)
+                .values({column: None, kept: digest})
+            )
+        for table in (QualificationRow, VerdictRow, StandingRow):
+            self._session.execute(delete(table).where(table.engine_id == engine_id))
+        self._session.execute(delete(EngineRow).where(EngineRow.id == engine_id))
+
+    def remove_checkpoint(self, digest: Digest) -> None:
+        """Removes a checkpoint and its repairs; a conflict while an engine names it."""
+        checkpoint_id = self._id(CheckpointRow, digest)
+        self._session.execute(delete(RepairRow).where(RepairRow.checkpoint_id == checkpoint_id))
+        self._session.execute(delete(CheckpointRow).where(CheckpointRow.id == checkpoint_id))
+
+    def _recorded(self, identity: int | None, action: str, subject: Digest, path: str) -> None:
+        """Notes a new row; recording what was there is no change."""
+        if identity is not None:
+            self.note(action, subject, {"path": path})
+
+    def _lock(self, name: str, *, shared: bool = False) -> None:
+        """Takes a lock that the end of the unit of work gives back."""
+        if self._session.get_bind().dialect.name == "postgresql":
+            kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
+            self._session.execute(text(f"SELECT {kind}(hashtext(:name))"), {"name": name})
 
     def _channel(self, move: ChannelMove, *, simulated: bool) -> ChannelRow:
         self._insert(

@@ -26,6 +26,14 @@ from typing import Any
 from registry.attestations import Statement, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
+from registry.channels import (
+    Place,
+    earlier_engines,
+    moves_at,
+    position_at,
+    require_next_open,
+    rollback_target,
+)
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment
@@ -42,7 +50,10 @@ from registry.publishing import (
     ReferencePublication,
 )
 from registry.queries import View
+from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
+from registry.revocations import found_beside, revocations_beside
+from registry.standing import Standing, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (
@@ -78,13 +89,15 @@ class Registry:
     trust: Trust
     compatibility: Compatibility
     driver_scope: DriverScope = DriverScope.EXACT
+    actor: str = UNNAMED
+    """Who the audit log says did it."""
     clock: Callable[[], datetime] = field(default=_utc_now)
 
     def record_model(self, digest: Digest, name: str, *, source: str, architecture: str) -> Model:
         """Records source weights; everything else hangs on them."""
         check_component(name, where="model")
         model = Model(digest, name, source, architecture, self.clock())
-        with self.catalogue.edit() as draft:
+        with self.catalogue.edit(actor=self.actor) as draft:
             return draft.add_model(model)
 
     def publish_checkpoint(self, publication: CheckpointPublication) -> Checkpoint:
@@ -93,7 +106,9 @@ class Registry:
 
     def publish_engine(self, publication: EnginePublication) -> Engine:
         """Publishes an engine whose build a trusted builder signed; again returns it."""
-        return self._publisher().engine(publication)
+        engine = self._publisher().engine(publication)
+        self.take_in_revocations(engine)  # these bytes may have been swept since
+        return engine
 
     def record_reference(self, publication: ReferencePublication) -> Reference:
         """Publishes a reference that a trusted recorder signed; again returns it."""
@@ -115,27 +130,83 @@ class Registry:
         is set already changes nothing.
         """
         check_component(channel, where="channel")
-        self.require_stored(self.engine(engine))
-        with self.catalogue.edit() as draft:
-            found = draft.engine(engine)
-            self._decide(draft, found, environment, simulated=found.simulated).require_open()
-            before = _position(draft, channel, found)
-            if before is not None and before.engine == found.digest:
+        found = self.engine(engine)
+        place = Place(channel, found.model_name, found.target)
+        return self._move(place, found.digest, environment, actor=actor, rollback=False)
+
+    def roll_back(
+        self,
+        place: Place,
+        *,
+        actor: str,
+        to: str | Digest | None = None,
+        environment: Environment | None = None,
+    ) -> ChannelPosition:
+        """Lets a channel resolve to an earlier engine again, if the gate is open for it.
+
+        Back to the one before, or to another one of its history. The gate is asked for the
+        environment that the channel's latest move was for, unless told otherwise.
+        """
+        with self.catalogue.read() as view:
+            moves = moves_at(view, place)
+            engine = rollback_target(view, place, moves, to)
+        where = environment or moves[0].environment
+        self.take_in_revocations(engine)
+        if to is None:
+            require_next_open(place, self.rollback_choices(place, where))
+        return self._move(place, engine.digest, where, actor=actor, rollback=True)
+
+    def rollback_choices(
+        self, place: Place, environment: Environment | None = None
+    ) -> list[GateDecision]:
+        """Returns what the gate says of every engine a channel can go back to, the next first."""
+        with self.catalogue.read() as view:
+            moves = moves_at(view, place)
+            where = environment or moves[0].environment
+            return [
+                self._decide(view, engine, where, simulated=engine.simulated)
+                for engine in earlier_engines(view, moves)
+            ]
+
+    def _move(
+        self, place: Place, wanted: Digest, environment: Environment, *, actor: str, rollback: bool
+    ) -> ChannelPosition:
+        engine = self.engine(wanted)
+        self.require_stored(engine)
+        self.take_in_revocations(engine)
+        with self.catalogue.edit(actor=actor) as draft:
+            self._decide(draft, engine, environment, simulated=engine.simulated).require_open()
+            before = position_at(draft, place)
+            if before is not None and before.engine == engine.digest:
                 return before
             move = ChannelMove(
-                channel=channel,
-                model_name=found.model_name,
-                target=found.target,
-                engine=found.digest,
+                channel=place.channel,
+                model_name=place.model,
+                target=place.target,
+                engine=engine.digest,
                 previous=None if before is None else before.engine,
                 environment=environment,
                 actor=actor,
                 moved_at=self.clock(),
+                rollback=rollback,
             )
-            draft.move_channel(move, simulated=found.simulated)
+            draft.move_channel(move, simulated=engine.simulated)
         return ChannelPosition(
-            move.channel, move.model_name, move.target, move.engine, found.simulated, move.moved_at
+            move.channel, move.model_name, move.target, move.engine, engine.simulated, move.moved_at
         )
+
+    def take_in_revocations(self, engine: Engine) -> None:
+        """Records the revocations that lie beside an engine and that the catalogue lost."""
+        with self.catalogue.read() as view:
+            recorded = {one.envelope for one in view.standing(engine.digest)}
+        for envelope in revocations_beside(self.store, engine):
+            change = found_beside(engine, envelope, self.trust, self.clock())
+            if change.envelope in recorded:
+                continue
+            with self.catalogue.edit(actor=change.actor) as draft:
+                held = held_by(draft.standing(engine.digest))
+                if held is None or held.kind is not Standing.REVOKED:
+                    draft.add_standing(change)
 
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
@@ -294,14 +365,10 @@ class Registry:
         self, view: View, engine: Engine, environment: Environment, *, simulated: bool
     ) -> GateDecision:
         policy = GatePolicy(self.trust, self.compatibility, self.driver_scope, simulated)
-        return decide(engine, view.verdicts(engine.digest), environment, policy)
+        return decide(
+            engine, view.verdicts(engine.digest), environment, policy,
+            standing=view.standing(engine.digest),
+        )  # fmt: skip
 
     def _publisher(self) -> Publisher:
-        return Publisher(self.catalogue, self.store, self.trust, self.clock)
-
-
-def _position(view: View, channel: str, engine: Engine) -> ChannelPosition | None:
-    for position in view.channels(engine.model_name):
-        if (position.channel, position.target) == (channel, engine.target):
-            return position
-    return None
+        return Publisher(self.catalogue, self.store, self.trust, self.clock, self.actor)

@@ -45,6 +45,7 @@ ROLES: Mapping[str, Purpose] = {
     "builder": Purpose.BUILD,
     "validator": Purpose.VERDICT,
     "recorder": Purpose.REFERENCE,
+    "revoker": Purpose.REVOCATION,
 }
 """Who signs what; a role's name is that of its key file."""
 _ROLE_OF = {purpose: role for role, purpose in ROLES.items()}

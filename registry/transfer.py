@@ -55,11 +55,12 @@ def store_files(store: BlobStore, directory: Path, manifest: Manifest) -> list[s
     return [
         entry.path
         for entry in manifest.files
-        if _store(store, directory / entry.path, entry.digest)
+        if put_back(store, directory / entry.path, entry.digest)
     ]
 
 
-def _store(store: BlobStore, path: Path, digest: Digest) -> bool:
+def put_back(store: BlobStore, path: Path, digest: Digest) -> bool:
+    """Stores a file unless its blob is there with good bytes; says whether it was not."""
     there = store.exists(digest)
     if there and _is_damaged(store, digest):
         store.replace_file(path, digest)  # in one step: others may need what is left of it
@@ -88,6 +89,16 @@ def require_stored(store: BlobStore, manifest: Manifest) -> None:
     for entry in manifest.files:
         if not store.exists(entry.digest):
             raise lost(entry.path, f"{store.url}/{blob_name(entry.digest)}", entry.digest)
+
+
+def is_stored(store: BlobStore, manifest: Manifest, folder: str) -> bool:
+    """Says whether an artifact's manifest and all of its files are there; reads no file."""
+    try:
+        if store.get_document(f"{folder}/{MANIFEST}") != manifest.to_bytes():
+            return False
+    except RecordNotFoundError:
+        return False
+    return all(store.exists(digest) for digest in {entry.digest for entry in manifest.files})
 
 
 def lost(what: str, where: str, expected: Digest) -> IntegrityError:

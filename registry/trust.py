@@ -43,6 +43,9 @@ class Purpose(StrEnum):
     REFERENCE = "reference"
     """These are the outputs of this model, that engines are judged by."""
 
+    REVOCATION = "revocation"
+    """This engine must not run any more."""
+
 
 class TrustRoot(StrEnum):
     """Which world a key vouches for; the two never mix."""

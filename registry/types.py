@@ -23,14 +23,16 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True)
-class _Entity:
+class Entity:
+    """A value that can be written as a JSON object."""
+
     def as_dict(self) -> dict[str, Any]:
         """Returns every field as a JSON object."""
         return {item.name: _json(getattr(self, item.name)) for item in fields(self)}
 
 
 @dataclass(frozen=True)
-class Model(_Entity):
+class Model(Entity):
     """Source weights: what everything else is made from and judged against."""
 
     digest: Digest
@@ -43,7 +45,7 @@ class Model(_Entity):
 
 
 @dataclass(frozen=True)
-class Repair(_Entity):
+class Repair(Entity):
     """One explicit change to a checkpoint that its exporter had got wrong."""
 
     name: str
@@ -55,7 +57,7 @@ class Repair(_Entity):
 
 
 @dataclass(frozen=True)
-class Checkpoint(_Entity):
+class Checkpoint(Entity):
     """A quantized TensorRT-LLM checkpoint; its id is its manifest's digest."""
 
     digest: Digest
@@ -83,7 +85,7 @@ class EngineNames:
 
 
 @dataclass(frozen=True)
-class Engine(_Entity):
+class Engine(Entity):
     """What a builder made; its id is its manifest's digest."""
 
     digest: Digest
@@ -116,7 +118,7 @@ class Engine(_Entity):
 
 
 @dataclass(frozen=True)
-class Reference(_Entity):
+class Reference(Entity):
     """Recorded outputs of a source model on a probe suite; its id is its manifest's digest."""
 
     digest: Digest
@@ -141,7 +143,7 @@ class Reference(_Entity):
 
 
 @dataclass(frozen=True)
-class Verdict(_Entity):
+class Verdict(Entity):
     """A signed judgement of one engine in one environment."""
 
     digest: Digest
@@ -163,7 +165,7 @@ class Verdict(_Entity):
 
 
 @dataclass(frozen=True)
-class Qualification(_Entity):
+class Qualification(Entity):
     """A signed passing verdict of one engine in one environment."""
 
     engine: Digest
@@ -175,7 +177,7 @@ class Qualification(_Entity):
 
 
 @dataclass(frozen=True)
-class ChannelMove(_Entity):
+class ChannelMove(Entity):
     """One change of what a channel resolves to."""
 
     channel: str
@@ -187,10 +189,37 @@ class ChannelMove(_Entity):
     """The environment whose qualification the gate found."""
     actor: str
     moved_at: datetime
+    rollback: bool = False
+    """Back to an earlier engine, not on to another one."""
 
 
 @dataclass(frozen=True)
-class ChannelPosition(_Entity):
+class Placement(Entity):
+    """An engine that was written to a directory of a node."""
+
+    node: str
+    path: str
+    engine: Digest
+    placed_at: datetime
+
+
+@dataclass(frozen=True)
+class Holding(Entity):
+    """What the catalogue says of an artifact's bytes, in short: enough to keep or sweep it."""
+
+    row: int
+    """Counts up in the order of recording."""
+    digest: Digest
+    identity: tuple[object, ...]
+    """What it was made from, as far as newer ones take its place."""
+    size: int
+    path: str
+    recorded_at: datetime
+    checkpoint: Digest | None = None
+
+
+@dataclass(frozen=True)
+class ChannelPosition(Entity):
     """What a channel resolves to for one model on one target."""
 
     channel: str
@@ -212,6 +241,8 @@ class EngineFilter:
     variant: str | None = None
     builder: str | None = None
     key: Digest | None = None
+    weights: Digest | None = None
+    checkpoint: Digest | None = None
     environment: Environment | None = None
     """Only engines whose latest verdict in exactly this environment passed."""
     simulated: bool | None = None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,10 +11,13 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 
+if TYPE_CHECKING:
+    from registry.gate import GateDecision
+
 
 @click.group()
 def channel() -> None:
-    """Show channels and put engines into them; only qualified engines get in."""
+    """Show channels, fill them, roll them back; only qualified engines get in."""
 
 
 @channel.command("list")
@@ -48,13 +51,57 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
     position = bench.registry.set_channel(
-        name, engine_id, bench.environment, actor=getpass.getuser()
+        name, engine_id, bench.environment, actor=bench.registry.actor
     )
     output.outcome(
         position.as_dict(),
         f"{position.model_name} on {position.target}: {name} is now {position.engine.short}",
     )
     return ExitCode.OK
+
+
+@channel.command()
+@click.argument("name", metavar="CHANNEL")
+@click.option("--model", help="Of which model, if the channel resolves for several.")
+@click.option("--target", help="For which target, if it resolves for several.")
+@click.option("--to", "engine_id", metavar="ENGINE", help="To this engine of its history.")
+@click.option(
+    "--here", is_flag=True,
+    help="Ask the gate for this node, not for the environment of the channel's latest move.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Only say where it would lead, and ask the gate.")
+@json_option
+def rollback(
+    name: str, model: str | None, target: str | None, engine_id: str | None, here: bool,
+    dry_run: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Let CHANNEL resolve to the engine before, through the gate; again goes back one more.
+
+    An engine that was quarantined, revoked or lost its qualification is refused: name another one
+    with --to. --dry-run lists where it can go, and what the gate says of each.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.channels import find_place
+
+    bench, output = open_bench(), Output(as_json)
+    environment = bench.environment if here else None
+    with bench.registry.catalogue.read() as view:
+        place = find_place(view, name, model=model, target=target)
+    if dry_run:
+        rows = [_choice(one) for one in bench.registry.rollback_choices(place, environment)]
+        output.table(rows, ("engine", "gate", "rule", "reason"))
+        output.note(f"{place}: nothing was changed")
+        return ExitCode.OK
+    position = bench.registry.roll_back(
+        place, actor=bench.registry.actor, to=engine_id, environment=environment
+    )
+    output.outcome(position.as_dict(), f"{place} is now {position.engine.short}")
+    return ExitCode.OK
+
+
+def _choice(decision: GateDecision) -> dict[str, Any]:
+    document = decision.as_dict()
+    return {**document, "engine": decision.engine.short, "gate": document["outcome"]}
 
 
 @channel.command()
@@ -95,10 +142,14 @@ def history(model: str, name: str, as_json: bool) -> int:
     from enginekeeper.errors import MissingError
     from enginekeeper.orchestration.bench import open_bench
 
-    rows = [one.as_dict() for one in open_bench().registry.channel_history(name, model)]
+    rows = [
+        {**one.as_dict(), "move": "rollback" if one.rollback else "set"}
+        for one in open_bench().registry.channel_history(name, model)
+    ]
+    columns = ("moved_at", "target", "move", "engine", "previous", "actor")
     if not rows:
         raise MissingError(
             "no such channel", where=f"{model}: {name}", remedy="enginekeeper channel list"
         )
-    Output(as_json).table(rows, ("moved_at", "target", "engine", "previous", "actor"))
+    Output(as_json).table(rows, columns)
     return ExitCode.OK

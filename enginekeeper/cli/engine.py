@@ -13,18 +13,22 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._nearest import nearest
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
+from enginekeeper.cli._standing import engine_argument, quarantine, release, revoke
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
     from registry.service import Registry
     from registry.types import Engine, EngineFilter, Verdict
 
-engine_argument = click.argument("engine_id", metavar="ENGINE")
-
 
 @click.group()
 def engine() -> None:
-    """List, show, explain, compare, fetch and heal engines; ENGINE is an id or the start of one."""
+    """List, show, compare, fetch, heal and hold engines; ENGINE is an id or the start of one."""
+
+
+engine.add_command(quarantine)
+engine.add_command(release)
+engine.add_command(revoke)
 
 
 @engine.command("list")
@@ -100,13 +104,13 @@ def fetch(engine_id: str, destination: Path, as_json: bool) -> int:
     Run again after an interruption, it goes on from what is there and verified.
     """
     from enginekeeper.cli._progress import show_progress
-    from enginekeeper.fleet.placements import record_placement
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.placing import record
 
     show_progress()
     bench = open_bench()
     found = bench.registry.fetch_engine(engine_id, destination)
-    record_placement(bench.settings.home, found.digest, destination)
+    record(bench, found.digest, destination)
     Output(as_json).outcome(
         {"engine": str(found.digest), "path": str(destination.resolve())},
         f"engine {found.digest.short} verified and written to {destination}",

@@ -14,15 +14,18 @@ from enginekeeper.cli._output import Output
 if TYPE_CHECKING:
     from registry.trust import TrustedKey
 
-role_argument = click.argument("role", type=click.Choice(("builder", "validator", "recorder")))
+role_argument = click.argument(
+    "role", type=click.Choice(("builder", "validator", "recorder", "revoker"))
+)
 
 
 @click.group()
 def key() -> None:
     """List, make and trust keys that sign; explain and compare the keys of engines.
 
-    ROLE is builder, validator or recorder. A home without any keys makes both when it first signs
-    something. Where a trust file was given, keys are made and trusted by these commands only.
+    ROLE is builder, validator, recorder or revoker. A home without any keys makes all when it
+    first signs something. Where a trust file was given, keys are made and trusted by these
+    commands only.
     """
 
 

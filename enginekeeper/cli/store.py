@@ -12,6 +12,7 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from registry.blobs.interface import BlobStore
+    from registry.copies import Copy
 
 _url_option = click.option(
     "--url", metavar="URL", help="Another store than ENGINEKEEPER_STORE: file:///… or s3://…"
@@ -59,6 +60,59 @@ def sweep(url: str | None, hours: float, dry_run: bool, as_json: bool) -> int:
     output.table([{"name": name} for name in swept], ("name",))
     output.note(f"{len(swept)} {'would be removed' if dry_run else 'removed'}")
     return ExitCode.OK
+
+
+@store.command()
+@click.option(
+    "--repair-from", metavar="URL|DIR",
+    help="Put back what is lost or damaged from another store (s3://…, file:///…), or from a "
+    "directory that holds good copies of it.",
+)  # fmt: skip
+@json_option
+def scrub(repair_from: str | None, as_json: bool) -> int:
+    """Read every byte that the catalogue names; exit 11 if anything stays lost or damaged.
+
+    Nothing is put back whose digest is not the one that was recorded.
+    """
+    from enginekeeper.cli._progress import show_progress
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.scrubbing import scrub as read_all
+
+    show_progress()
+    copy = None if repair_from is None else _copy(repair_from)
+    report = read_all(open_bench().registry, copy=copy)
+    rows = [
+        {**one.as_dict(), "state": "mended" if one.mended else str(one.fault), "used by": user}
+        for one in report.findings
+        for user in one.users
+    ]
+    output = Output(as_json)
+    if as_json:
+        output.json(report.as_dict())
+    elif rows:
+        output.table(rows, ("state", "name", "used by"))
+    output.note(
+        f"read {report.manifests} manifests, {report.documents} verdict documents, "
+        f"{report.blobs} blobs ({report.size} bytes): {len(report.findings)} were lost or damaged, "
+        f"{len(report.wrong)} still are"
+    )
+    if report.wrong:
+        output.note("next: enginekeeper store scrub --repair-from URL|DIR, or publish again")
+    return ExitCode.INTEGRITY if report.wrong else ExitCode.OK
+
+
+def _copy(place: str) -> Copy:
+    from pathlib import Path
+
+    from enginekeeper.errors import MissingError
+    from registry.blobs.select import open_store
+    from registry.copies import DirectoryCopy, StoreCopy
+
+    if "://" in place:
+        return StoreCopy(open_store(place))
+    if not Path(place).is_dir():
+        raise MissingError("no such directory", where=place)
+    return DirectoryCopy(Path(place))
 
 
 def _open(url: str | None) -> BlobStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--model", help="Only engines of this model.")
 @click.option("--engine", "engine_id", help="Only this engine, by id or the start of one.")
+@click.option(
+    "--forget", type=click.Path(path_type=Path), metavar="DIRECTORY",
+    help="Expect no engine in DIRECTORY of this node any more; removes no file.",
+)  # fmt: skip
 @json_option
-def where(model: str | None, engine_id: str | None, as_json: bool) -> int:
+def where(model: str | None, engine_id: str | None, forget: Path | None, as_json: bool) -> int:
     """Show the engines that were fetched to this node: path, bytes verified, gate.
 
     Exits 7 if one of them is CHANGED, UNREADABLE or MISSING where it was put; a closed gate alone
@@ -30,8 +35,11 @@ def where(model: str | None, engine_id: str | None, as_json: bool) -> int:
     """
     from enginekeeper.fleet.placements import placements
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.placing import forget as forget_it
 
     bench = open_bench()
+    if forget is not None:
+        forget_it(bench, forget)
     wanted = None if engine_id is None else bench.registry.engine(engine_id).digest
     found = [
         (placement, row)
@@ -45,7 +53,10 @@ def where(model: str | None, engine_id: str | None, as_json: bool) -> int:
     output.table(rows, ("engine", "variant", "path", "bytes", "gate", "rule", "evidence"))
     for placement, row in found:
         if row["bytes"] == _MISSING:
-            output.note(f"{placement.path} is gone; if it should be, remove {placement.record}")
+            output.note(
+                f"{placement.path} is gone; if it should be: "
+                f"enginekeeper where --forget {placement.path}"
+            )
     output.note(f"this node: {bench.environment}")
     drifted = any(row["bytes"] != _INTACT for row in rows)
     return ExitCode.DRIFT if drifted else ExitCode.OK

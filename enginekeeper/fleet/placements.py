@@ -45,6 +45,14 @@ def record_placement(home: Path, engine: Digest, path: Path) -> None:
     draft.replace(folder / f"{name}.json")
 
 
+def forget_placement(home: Path, path: Path) -> bool:
+    """Removes the record of a directory and says whether there was one."""
+    record = home / "placements" / f"{digest_bytes(str(path.resolve()).encode()).short}.json"
+    found = record.exists()
+    record.unlink(missing_ok=True)
+    return found
+
+
 def placements(home: Path) -> Iterator[Placement]:
     """Yields every recorded placement, by the names of their records."""
     for file in sorted((home / "placements").glob("*.json")):

@@ -11,6 +11,7 @@ from pathlib import Path
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
+from enginekeeper.fleet.identity import actor
 from enginekeeper.orchestration.keys import Host, local_environment
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools, reference_toolchain
 from enginekeeper.orchestration.transfers import TransferLog
@@ -74,6 +75,7 @@ class Bench:
             store=open_store(self.settings.store_url, progress=TransferLog()),
             trust=Trust(),
             compatibility=refusal,
+            actor=actor(),
         )
 
     def _make_home(self) -> None:

@@ -55,6 +55,17 @@ class Document:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """A document or a blob as a listing shows it."""
+
+    name: str
+    size: int
+    """Bytes."""
+    age: timedelta
+    """Since it was last written, by the store's own clock."""
+
+
+@dataclass(frozen=True)
 class Feature:
     """One thing a store needs from what it lies on, and whether it is there."""
 
@@ -135,6 +146,14 @@ class BlobStore(Protocol):
         """Yields the names of documents that start with a prefix, in order; never blobs."""
         ...
 
+    def remove_document(self, name: str) -> None:
+        """Removes a named document; nothing if it is not there."""
+        ...
+
+    def stored(self, prefix: str) -> Iterator[Stored]:
+        """Yields what lies below a folder, blobs too (`BLOB_ROOT`), in no order."""
+        ...
+
     def probe(self) -> tuple[Feature, ...]:
         """Finds out, by trying, what the store's server or file system supports.
 
@@ -153,6 +172,16 @@ def blob_name(digest: Digest) -> str:
     if digest.scheme != "sha256":
         raise InvalidRecordError("blobs are named by sha256", actual=digest, expected="sha256:…")
     return f"{BLOB_ROOT}/{digest.value[:2]}/{digest.value}"
+
+
+def blob_of(name: str) -> Digest | None:
+    """Returns the digest of the blob that lies at a name, or None for what is no blob."""
+    value = name.rpartition("/")[2]
+    try:
+        digest = Digest("sha256", value)
+    except InvalidRecordError:
+        return None
+    return digest if blob_name(digest) == name else None
 
 
 def check_bytes(actual: Digest, expected: Digest, *, where: str) -> None:

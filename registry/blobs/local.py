@@ -28,6 +28,7 @@ from registry.blobs.interface import (
     Document,
     Feature,
     Progress,
+    Stored,
     blob_name,
     check_bytes,
     check_whole,
@@ -158,6 +159,22 @@ class LocalBlobStore:
             folders[:] = [name for name in folders if here / name not in hidden]
             names += [(here / name).relative_to(self._root).as_posix() for name in files]
         yield from sorted(name for name in names if name.startswith(prefix))
+
+    def remove_document(self, name: str) -> None:
+        """Removes a named document; nothing if it is not there."""
+        path = self._root / check_path(name, where="document")
+        with _translated(path):
+            path.unlink(missing_ok=True)
+
+    def stored(self, prefix: str) -> Iterator[Stored]:
+        """Yields what lies below a folder, with its age by this host's clock."""
+        now = time.time()
+        for directory, _, files in os.walk(self._root / check_path(prefix, where="folder")):
+            for path in (Path(directory, name) for name in files):
+                with suppress(FileNotFoundError):  # somebody else removed it
+                    found = path.lstat()
+                    age = timedelta(seconds=now - found.st_mtime)
+                    yield Stored(path.relative_to(self._root).as_posix(), found.st_size, age)
 
     def probe(self) -> tuple[Feature, ...]:
         """Finds out, by trying, what the file system supports."""

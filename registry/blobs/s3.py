@@ -34,6 +34,7 @@ from registry.blobs.interface import (
     Document,
     Feature,
     Progress,
+    Stored,
     blob_name,
     check_bytes,
     check_whole,
@@ -179,6 +180,24 @@ class S3BlobStore:
         names = sorted(key.removeprefix(self._root.key) for key in keys)
         hidden = (f"{BLOB_ROOT}/", f"{PROBE_ROOT}/")
         yield from (name for name in names if not name.startswith(hidden))
+
+    def remove_document(self, name: str) -> None:
+        """Removes a named document; nothing if it is not there."""
+        target = self._object(check_path(name, where="document"))
+        with translated(target.url):
+            target.client.delete_object(**target.at)
+
+    def stored(self, prefix: str) -> Iterator[Stored]:
+        """Yields what lies below a folder, with its age by the server's clock."""
+        pages = self._root.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._root.bucket, Prefix=f"{self._root.key}{check_path(prefix)}/"
+        )
+        with self._translated(prefix):
+            for page in pages:
+                now = s3_unfinished.server_time(page)
+                for entry in page.get("Contents", []):
+                    name = entry["Key"].removeprefix(self._root.key)
+                    yield Stored(name, entry["Size"], now - entry["LastModified"])
 
     def probe(self) -> tuple[Feature, ...]:
         """Finds out, by trying, what the server supports."""

@@ -33,7 +33,7 @@ def unfinished_uploads(prefix: S3Object) -> Iterator[Unfinished]:
         Bucket=prefix.bucket, Prefix=prefix.key
     )
     for page in pages:
-        now = _server_time(page)
+        now = server_time(page)
         for one in page.get("Uploads", []):
             if one["Key"].startswith(prefix.key):  # a server may know no prefixes here
                 yield Unfinished(one["Key"], one["UploadId"], one["Initiated"], now)
@@ -68,7 +68,7 @@ def _last_touched(target: S3Object, upload: Unfinished) -> datetime:
     return max([upload.begun, *(part["LastModified"] for part in parts)])
 
 
-def _server_time(page: Any) -> datetime:  # noqa: ANN401 - the stubs know no headers by name
+def server_time(page: Any) -> datetime:  # noqa: ANN401 - the stubs know no headers by name
     """Returns the server's clock: ours may be wrong, and an upload young that looks old."""
     date = page["ResponseMetadata"]["HTTPHeaders"].get("date")
     return datetime.now(UTC) if date is None else parsedate_to_datetime(date)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -66,9 +67,11 @@ class Signers:
     builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
 
     @property
     def trust(self) -> Trust:
@@ -87,6 +90,7 @@ class Signers:
             Purpose.BUILD: (self.builder, self.simulated_builder),
             Purpose.VERDICT: (self.validator, self.simulated_validator),
             Purpose.REFERENCE: (self.recorder, self.simulated_recorder),
+            Purpose.REVOCATION: (self.revoker, self.simulated_revoker),
         }[purpose]
         return double if simulated else real
 
@@ -149,19 +153,28 @@ class Workbench:
         return self.registry.record_reference(self.reference(content, key))
 
     def judge(
-        self, engine: Engine, result: Result = Result.PASS, environment: Environment = CPU
+        self,
+        engine: Engine,
+        result: Result = Result.PASS,
+        environment: Environment = CPU,
+        more: Mapping[str, Any] | None = None,
     ) -> Verdict:
-        """Records a signed verdict on an engine."""
-        document, envelope = self.verdict_on(engine, result, environment)
+        """Records a signed verdict on an engine; `more` are fields of its document."""
+        document, envelope = self.verdict_on(engine, result, environment, more)
         return self.registry.record_verdict(engine.digest, document, envelope)
 
     def verdict_on(
-        self, engine: Engine, result: Result = Result.PASS, environment: Environment = CPU
+        self,
+        engine: Engine,
+        result: Result = Result.PASS,
+        environment: Environment = CPU,
+        more: Mapping[str, Any] | None = None,
     ) -> tuple[dict[str, Any], bytes]:
         """Returns a verdict document and its envelope, signed now."""
         document: dict[str, Any] = {
             "schema": 1, "result": str(result), "fidelity": {"result": str(result)},
             "quality": {"result": "pass"}, "summary": f"{result}: mean KL 0.004",
+            **(more or {}),
         }  # fmt: skip
         digest = digest_bytes(canonical_json(document))
         claim = VerdictClaim(

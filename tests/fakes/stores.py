@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
-from registry.blobs.interface import BlobStore, Document, Feature
+from registry.blobs.interface import BlobStore, Document, Feature, Stored
 from registry.digests import Digest
 
 
@@ -74,6 +74,14 @@ class DyingStore:
     def read_document(self, name: str) -> Document:
         """Reads from the real store."""
         return self.store.read_document(name)
+
+    def remove_document(self, name: str) -> None:
+        """Removes from the real store."""
+        self.store.remove_document(name)
+
+    def stored(self, prefix: str) -> Iterator[Stored]:
+        """Lists the real store."""
+        return self.store.stored(prefix)
 
     def probe(self) -> tuple[Feature, ...]:
         """Asks the real store."""

@@ -14,8 +14,15 @@ from threading import Barrier
 
 import pytest
 
-from registry.blobs.interface import MAX_DOCUMENT, PART, BlobStore, Progress, blob_name
-from registry.blobs.s3 import S3BlobStore
+from registry.blobs.interface import (
+    BLOB_ROOT,
+    MAX_DOCUMENT,
+    PART,
+    BlobStore,
+    Progress,
+    blob_name,
+    blob_of,
+)
 from registry.blobs.select import open_store
 from registry.digests import digest_bytes
 from registry.errors import (
@@ -24,6 +31,7 @@ from registry.errors import (
     InvalidRecordError,
     RecordNotFoundError,
 )
+from tests.fakes.damage import overwrite
 from tests.fakes.servers import S3Server
 from tests.fakes.stores import Killed
 
@@ -116,7 +124,7 @@ class TestBlobStore:
         self, store: BlobStore, source: Path, tmp_path: Path
     ) -> None:
         digest = store.put_file(source)
-        _overwrite(store, blob_name(digest), b"some byteS")
+        overwrite(store, blob_name(digest), b"some byteS")
         with pytest.raises(IntegrityError):
             store.fetch(digest, tmp_path / "out")
         assert list(tmp_path.glob("out*")) == []
@@ -127,7 +135,7 @@ class TestBlobStore:
         (tmp_path / "good").write_bytes(b"whole")
         (tmp_path / "bad").write_bytes(b"other")
         digest = store.put_file(tmp_path / "good")
-        _overwrite(store, blob_name(digest), b"whoLe")
+        overwrite(store, blob_name(digest), b"whoLe")
         with pytest.raises(IntegrityError):
             store.replace_file(tmp_path / "bad", digest)
         assert store.is_damaged(digest)
@@ -139,7 +147,7 @@ class TestBlobStore:
     ) -> None:
         digest = store.put_file(source)
         assert not store.is_damaged(digest)
-        _overwrite(store, blob_name(digest), b"some byteS")
+        overwrite(store, blob_name(digest), b"some byteS")
         assert store.is_damaged(digest)
         store.remove(digest)
         store.remove(digest)
@@ -294,6 +302,35 @@ class TestBlobStore:
         store.fetch(digest, tmp_path / "out")
         assert heard == [("out", end, LARGE) for end in (PART, 2 * PART, LARGE)]
 
+    def test_a_document_is_removed_and_may_be_created_again(self, store: BlobStore) -> None:
+        store.put_document("a/b.json", b"one")
+        store.remove_document("a/b.json")
+        store.remove_document("a/b.json")
+        with pytest.raises(RecordNotFoundError):
+            store.get_document("a/b.json")
+        assert store.put_document("a/b.json", b"two")
+
+    def test_a_listing_shows_size_and_age_of_documents_and_blobs(
+        self, store: BlobStore, source: Path
+    ) -> None:
+        digest = store.put_file(source)
+        store.put_document("a/b.json", b"{}")
+        store.put_document("a-b/c.json", b"{}")
+        ((blob,), (document,)) = (list(store.stored(BLOB_ROOT)), list(store.stored("a")))
+        assert (blob_of(blob.name), blob.size) == (digest, len(b"some bytes"))
+        assert (document.name, document.size) == ("a/b.json", 2)
+        assert all(abs(one.age) < timedelta(minutes=5) for one in (blob, document))
+        assert list(store.stored("none")) == []
+
+    @pytest.mark.parametrize("name", ["../x", "/x", "", "a/../b"])
+    def test_nothing_outside_of_the_store_is_removed_or_listed(
+        self, store: BlobStore, name: str
+    ) -> None:
+        with pytest.raises(InvalidRecordError):
+            store.remove_document(name)
+        with pytest.raises(InvalidRecordError):
+            list(store.stored(name))
+
     def test_a_store_tells_what_it_lies_on_supports(self, store: BlobStore) -> None:
         features = store.probe()
         assert all(one.supported for one in features if one.required)
@@ -321,21 +358,3 @@ def killed_at(end: int) -> Progress:
             raise Killed
 
     return listen
-
-
-def _overwrite(store: BlobStore, name: str, data: bytes) -> None:
-    """Does what an intruder or a failing disk does."""
-    if isinstance(store, S3BlobStore):
-        store._root.client.put_object(
-            Bucket=store._root.bucket, Key=f"{store._root.key}{name}x", Body=data
-        )
-        store._root.client.delete_object(Bucket=store._root.bucket, Key=f"{store._root.key}{name}")
-        store._root.client.copy_object(
-            Bucket=store._root.bucket,
-            Key=f"{store._root.key}{name}",
-            CopySource={"Bucket": store._root.bucket, "Key": f"{store._root.key}{name}x"},
-        )
-        return
-    path = Path(store.url.removeprefix("file://")) / name
-    path.chmod(0o644)
-    path.write_bytes(data)

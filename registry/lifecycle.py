@@ -1,0 +1,126 @@
+"""Taking an engine out of use: quarantine, release, revocation, and whom it would touch.
+
+Rules:
+
+- a quarantine needs no key and is undone by a release; a revocation is signed and final;
+- the gate closes at once; channels and nodes stay as they are until somebody moves them, so that
+  what serves is not stopped by the way;
+- the statement of a revocation is in the store before its row is in the catalogue.
+
+Example:
+    radius = blast_radius(registry, engine)
+    revoke(registry, engine, "wrong tokens on long prompts", signer)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from securesystemslib.signer import Signer
+
+from registry import layout
+from registry.attestations import sign
+from registry.channels import way_back
+from registry.digests import digest_bytes
+from registry.errors import InvalidRecordError
+from registry.revocations import Revocation, revocation, verify_revocation
+from registry.service import Registry
+from registry.standing import Standing, StandingChange, check_may_follow, held_by
+from registry.trust import Purpose
+from registry.types import ChannelPosition, Engine, EngineFilter, Entity, Placement
+
+_MAX_REASON = 1000  # characters
+
+
+@dataclass(frozen=True)
+class BlastRadius(Entity):
+    """Whom it touches when an engine may not run any more."""
+
+    engine: Engine
+    held: StandingChange | None
+    """What holds it already."""
+    channels: tuple[ChannelPosition, ...]
+    """What resolves to it now."""
+    rollbacks: tuple[ChannelPosition, ...]
+    """What a rollback would lead back to it, now or later; with what it resolves to now."""
+    placements: tuple[Placement, ...]
+    """Where it is known to lie."""
+    siblings: tuple[Engine, ...]
+    """Other engines of the same checkpoint: if that is at fault, so are they."""
+
+
+def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
+    """Returns whom the withdrawal of an engine touches, as far as the catalogue knows."""
+    with registry.catalogue.read() as view:
+        positions = view.channels(engine.model_name)
+        back = {
+            (moves[0].channel, moves[0].model_name, moves[0].target)
+            for moves in view.histories()
+            if engine.digest in way_back(moves)
+        }
+        siblings: list[Engine] = []
+        if engine.checkpoint is not None:
+            siblings = view.engines(EngineFilter(checkpoint=engine.checkpoint))
+        return BlastRadius(
+            engine=engine,
+            held=held_by(view.standing(engine.digest)),
+            channels=tuple(one for one in positions if one.engine == engine.digest),
+            rollbacks=tuple(
+                one for one in positions if (one.channel, one.model_name, one.target) in back
+            ),
+            placements=tuple(view.placements(engine.digest)),
+            siblings=tuple(one for one in siblings if one.digest != engine.digest),
+        )
+
+
+def quarantine(registry: Registry, engine: Engine, reason: str) -> StandingChange:
+    """Closes the gate on an engine until it is released; again changes nothing."""
+    with registry.catalogue.read() as view:
+        held = held_by(view.standing(engine.digest))
+    if held is not None and held.kind is Standing.QUARANTINED:
+        return held
+    return _change(registry, engine, Standing.QUARANTINED, reason)
+
+
+def release(registry: Registry, engine: Engine, reason: str) -> StandingChange:
+    """Ends a quarantine; raises ConflictError where there is none, or a revocation."""
+    return _change(registry, engine, Standing.RELEASED, reason)
+
+
+def revoke(registry: Registry, engine: Engine, reason: str, signer: Signer) -> StandingChange:
+    """Signs that an engine must not run any more, for good; again changes nothing.
+
+    Raises IntegrityError when the signer is not trusted to revoke.
+    """
+    with registry.catalogue.read() as view:
+        held = held_by(view.standing(engine.digest))
+    if held is not None and held.kind is Standing.REVOKED:
+        return held
+    said = Revocation(_checked(reason), registry.actor, registry.clock())
+    envelope = sign(revocation(engine, said), signer)
+    verify_revocation(engine, envelope, registry.trust)
+    name = layout.attestation_name(engine.path, Purpose.REVOCATION, digest_bytes(envelope))
+    registry.store.put_document(name, envelope)
+    change = StandingChange(
+        engine.digest, Standing.REVOKED, said.reason, said.actor, said.revoked_at, envelope.decode()
+    )
+    with registry.catalogue.edit(actor=registry.actor) as draft:
+        return draft.add_standing(change)
+
+
+def _change(registry: Registry, engine: Engine, kind: Standing, reason: str) -> StandingChange:
+    change = StandingChange(engine.digest, kind, _checked(reason), registry.actor, registry.clock())
+    with registry.catalogue.edit(actor=registry.actor) as draft:
+        check_may_follow(draft.standing(engine.digest), change)
+        return draft.add_standing(change)
+
+
+def _checked(reason: str) -> str:
+    if not reason.strip() or len(reason) > _MAX_REASON:
+        raise InvalidRecordError(
+            "say why, for whoever looks at this later",
+            where="reason",
+            actual=f"{len(reason)} characters",
+            expected=f"1 to {_MAX_REASON}",
+        )
+    return reason.strip()

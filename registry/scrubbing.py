@@ -1,0 +1,225 @@
+"""The scrub: reads everything that the catalogue names and the store keeps, and mends it.
+
+Rules:
+
+- every manifest of a row is held against the row, every blob that a manifest names is read once,
+  whoever shares it, and so is every verdict document;
+- nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
+- what stays wrong is told with those who need it.
+
+Example:
+    report = scrub(registry, copy=StoreCopy(open_store("s3://mirror/engines")))
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from registry import layout
+from registry.blobs.interface import blob_name
+from registry.copies import Copy
+from registry.digests import Digest, digest_bytes
+from registry.errors import IntegrityError, RecordNotFoundError
+from registry.manifests import FileEntry, Manifest
+from registry.service import Registry
+from registry.transfer import put_back
+
+Progress = Callable[[str, int], None]
+"""Hears of each blob by its path, and of its bytes, before it is read."""
+
+
+class Fault(StrEnum):
+    """What is wrong with something that the store should hold."""
+
+    MISSING = "missing"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the store lost or damaged."""
+
+    fault: Fault
+    name: str
+    """Where it lies in the store."""
+    digest: Digest
+    users: tuple[str, ...]
+    """Who needs it: `engine 0123456789ab: graphs/prefill.pt2`."""
+    mended: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the finding as a JSON object."""
+        return {
+            "fault": str(self.fault),
+            "name": self.name,
+            "digest": str(self.digest),
+            "users": list(self.users),
+            "mended": self.mended,
+        }
+
+
+@dataclass
+class ScrubReport:
+    """What was read, and what was wrong with it."""
+
+    manifests: int = 0
+    documents: int = 0
+    blobs: int = 0
+    size: int = 0
+    """Bytes of the blobs that were read."""
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What is still wrong."""
+        return [one for one in self.findings if not one.mended]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the report as a JSON object."""
+        return {
+            "manifests": self.manifests,
+            "documents": self.documents,
+            "blobs": self.blobs,
+            "bytes": self.size,
+            "findings": [one.as_dict() for one in self.findings],
+        }
+
+
+@dataclass(frozen=True)
+class _Artifact:
+    kind: str
+    digest: Digest
+    path: str
+    key: Digest | None
+    simulated: bool
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.digest.short}"
+
+
+def scrub(
+    registry: Registry, *, copy: Copy | None = None, progress: Progress | None = None
+) -> ScrubReport:
+    """Reads everything that is recorded, and puts back from a copy what is lost or damaged."""
+    scrubber = _Scrubber(registry, copy)
+    report = scrubber.report
+    needed: dict[Digest, FileEntry] = {}
+    users: defaultdict[Digest, list[str]] = defaultdict(list)
+    for artifact in list(_recorded(registry)):
+        report.manifests += 1
+        for entry in scrubber.files_of(artifact):
+            needed[entry.digest] = entry
+            users[entry.digest].append(f"{artifact}: {entry.path}")
+    for digest, entry in sorted(needed.items()):
+        if progress is not None:
+            progress(entry.path, entry.size)
+        scrubber.check_blob(entry, tuple(users[digest]))
+    for name, digest, user in list(_verdict_documents(registry)):
+        report.documents += 1
+        scrubber.check_document(name, digest, user)
+    return report
+
+
+@dataclass(frozen=True)
+class _Scrubber:
+    registry: Registry
+    copy: Copy | None
+    report: ScrubReport = field(default_factory=ScrubReport)
+
+    def files_of(self, artifact: _Artifact) -> tuple[FileEntry, ...]:
+        """Returns the files of a row's manifest, mended if need and copy be; none if it is lost."""
+        name = f"{artifact.path}/{layout.MANIFEST}"
+        data, fault = self._read(name, artifact.digest)
+        if fault is not None and self.copy is not None:
+            data = self.copy.manifest(
+                artifact.path, artifact.digest, kind=artifact.kind, key=artifact.key,
+                simulated=artifact.simulated,
+            )  # fmt: skip
+        self._settle(fault, name, artifact.digest, str(artifact), data)
+        if data is None:
+            return ()
+        return Manifest.from_bytes(data, expected=artifact.digest).files
+
+    def check_document(self, name: str, digest: Digest, user: str) -> None:
+        """Holds a document against its digest."""
+        data, fault = self._read(name, digest)
+        if fault is not None and self.copy is not None:
+            data = self.copy.document(name, digest)
+        self._settle(fault, name, digest, user, data)
+
+    def check_blob(self, entry: FileEntry, users: tuple[str, ...]) -> None:
+        """Reads a blob."""
+        fault = self._fault_of_blob(entry.digest)
+        if fault is not Fault.MISSING:
+            self.report.blobs += 1
+            self.report.size += entry.size
+        if fault is not None:
+            mended = self._put_back(entry)
+            name = blob_name(entry.digest)
+            self.report.findings.append(Finding(fault, name, entry.digest, users, mended=mended))
+
+    def _put_back(self, entry: FileEntry) -> bool:
+        if self.copy is None:
+            return False
+        with TemporaryDirectory(prefix="enginekeeper-scrub-") as scratch:
+            good = self.copy.blob(entry, Path(scratch))
+            if good is not None:
+                put_back(self.registry.store, good, entry.digest)
+            return good is not None
+
+    def _settle(
+        self, fault: Fault | None, name: str, digest: Digest, user: str, data: bytes | None
+    ) -> None:
+        """Puts a document back, if there is a good one, and notes what was wrong."""
+        if fault is None:
+            return
+        if data is not None:
+            self.registry.store.put_document(name, data, if_absent=False)
+        self.report.findings.append(Finding(fault, name, digest, (user,), mended=data is not None))
+
+    def _read(self, name: str, digest: Digest) -> tuple[bytes | None, Fault | None]:
+        """Returns a document if it is the right one, or what is wrong with it."""
+        try:
+            data = self.registry.store.get_document(name)
+        except RecordNotFoundError:
+            return None, Fault.MISSING
+        except IntegrityError:  # longer than any that is written
+            return None, Fault.DAMAGED
+        return (data, None) if digest_bytes(data) == digest else (None, Fault.DAMAGED)
+
+    def _fault_of_blob(self, digest: Digest) -> Fault | None:
+        store = self.registry.store
+        if not store.exists(digest):
+            return Fault.MISSING
+        try:
+            return Fault.DAMAGED if store.is_damaged(digest) else None
+        except RecordNotFoundError:  # gone between the two
+            return Fault.MISSING
+
+
+def _recorded(registry: Registry) -> Iterator[_Artifact]:
+    with registry.catalogue.read() as view:
+        for engine in view.engines():
+            yield _Artifact(
+                "engine", engine.digest, engine.path, engine.key.digest(), engine.simulated
+            )
+        for one in view.checkpoints():
+            yield _Artifact("checkpoint", one.digest, one.path, None, one.simulated)
+        for reference in view.references():
+            yield _Artifact(
+                "reference", reference.digest, reference.path, reference.key, reference.simulated
+            )
+
+
+def _verdict_documents(registry: Registry) -> Iterator[tuple[str, Digest, str]]:
+    with registry.catalogue.read() as view:
+        for engine in view.engines():
+            for verdict in view.verdicts(engine.digest):
+                user = f"verdict {verdict.digest.short} on engine {engine.digest.short}"
+                yield verdict.path, verdict.document, user

@@ -1,0 +1,141 @@
+"""The scrub on every kind of store: every lost or damaged byte is told, and mended from a copy."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from registry.blobs.interface import BlobStore, blob_name
+from registry.blobs.local import LocalBlobStore
+from registry.blobs.select import open_store
+from registry.copies import Copy, DirectoryCopy, StoreCopy
+from registry.digests import Digest
+from registry.publishing import CheckpointPublication
+from registry.scrubbing import Fault, scrub
+from registry.types import Engine
+from tests.factories.registry import WEIGHTS, Workbench, make_workbench
+from tests.fakes.damage import overwrite
+
+
+@pytest.fixture(params=["local", "seaweedfs", "moto"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    if request.param == "local":
+        return open_store((tmp_path / "store").as_uri())
+    request.getfixturevalue("s3_credentials")
+    server = request.getfixturevalue(f"{request.param}_server")
+    return open_store(server.url(f"tests/{uuid.uuid4().hex}"))
+
+
+@pytest.fixture
+def bench(store: BlobStore, tmp_path: Path) -> Iterator[Workbench]:
+    made = make_workbench(tmp_path / "bench", store=store)
+    yield made
+    made.registry.catalogue.close()
+
+
+def blob(bench: Workbench, engine: Engine, path: str) -> Digest:
+    manifest = bench.registry.manifest(engine)
+    return next(entry.digest for entry in manifest.files if entry.path == path)
+
+
+def test_a_whole_store_is_read_and_found_whole(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    bench.record()
+    bench.registry.publish_checkpoint(
+        CheckpointPublication(bench.publication().directory, WEIGHTS, "w8a16")
+    )
+    report = scrub(bench.registry)
+    assert (report.manifests, report.documents, report.blobs) == (3, 1, 3)
+    assert report.size == len(b'{"version": 1}') + len(b"engine") + len(b"scores")
+    assert report.findings == []
+
+
+def test_what_is_lost_or_damaged_is_told_with_all_who_need_it(bench: Workbench) -> None:
+    one, two = bench.publish(content=b"one"), bench.publish(content=b"two")
+    shared, lost = blob(bench, one, "config.json"), blob(bench, two, "graphs/prefill.pt2")
+    overwrite(bench.registry.store, blob_name(shared), b'{"version": 2}')
+    bench.registry.store.remove(lost)
+    found = {one.digest: (one.fault, one.users) for one in scrub(bench.registry).wrong}
+    assert found == {
+        shared: (
+            Fault.DAMAGED,
+            (f"engine {two.digest.short}: config.json", f"engine {one.digest.short}: config.json"),
+        ),
+        lost: (Fault.MISSING, (f"engine {two.digest.short}: graphs/prefill.pt2",)),
+    }
+
+
+@pytest.fixture(params=["another store", "its directory", "a fetched copy"])
+def copy(request: pytest.FixtureRequest, bench: Workbench, tmp_path: Path) -> Copy:
+    """A good copy of everything that is published by then."""
+    engine = bench.publish()
+    if request.param == "a fetched copy":
+        bench.registry.fetch_engine(engine.digest, tmp_path / "copies" / "engine")
+        return DirectoryCopy(tmp_path / "copies")
+    mirror = replace(bench.registry, store=LocalBlobStore(tmp_path / "mirror"))
+    mirror.publish_engine(bench.publication())
+    if request.param == "another store":
+        return StoreCopy(mirror.store)
+    return DirectoryCopy(tmp_path / "mirror")
+
+
+def test_everything_is_mended_from_a_good_copy(
+    bench: Workbench, copy: Copy, tmp_path: Path
+) -> None:
+    (engine,) = bench.registry.engines()
+    overwrite(bench.registry.store, blob_name(blob(bench, engine, "config.json")), b"evil")
+    bench.registry.store.remove(blob(bench, engine, "graphs/prefill.pt2"))
+    overwrite(bench.registry.store, f"{engine.path}/manifest.json", b"{}")
+    report = scrub(bench.registry, copy=copy)
+    assert [(one.fault, one.mended) for one in report.findings] == [
+        (Fault.DAMAGED, True), *[(one.fault, True) for one in report.findings[1:]],
+    ]  # fmt: skip
+    assert len(report.findings) == 3
+    assert scrub(bench.registry).findings == []
+    bench.registry.fetch_engine(engine.digest, tmp_path / "out")
+
+
+def test_a_copy_that_is_damaged_too_mends_nothing(
+    bench: Workbench, copy: Copy, tmp_path: Path
+) -> None:
+    (engine,) = bench.registry.engines()
+    bad = blob(bench, engine, "graphs/prefill.pt2")
+    for path in [*(tmp_path / "copies").rglob("*.pt2"), *(tmp_path / "mirror").rglob(bad.value)]:
+        path.chmod(0o644)
+        path.write_bytes(b"EnginE")
+    overwrite(bench.registry.store, blob_name(bad), b"damage")
+    report = scrub(bench.registry, copy=copy)
+    assert [(one.digest, one.mended) for one in report.wrong] == [(bad, False)]
+    assert bench.registry.store.is_damaged(bad)
+
+
+def test_evidence_of_a_verdict_is_read_too(bench: Workbench, tmp_path: Path) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine)
+    mirror = replace(bench.registry, store=LocalBlobStore(tmp_path / "mirror"))
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    verdict = mirror.record_verdict(engine.digest, document, envelope)
+    bench.registry.store.remove_document(verdict.path)
+    (found,) = scrub(bench.registry).findings
+    assert (found.fault, found.name) == (Fault.MISSING, verdict.path)
+    assert scrub(bench.registry, copy=StoreCopy(mirror.store)).wrong == []
+    assert scrub(bench.registry).findings == []
+
+
+def test_a_directory_that_holds_nothing_of_it_mends_nothing(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    bench.registry.store.remove(blob(bench, engine, "config.json"))
+    bench.registry.store.remove_document(f"{engine.path}/manifest.json")
+    (tmp_path / "empty").mkdir()
+    shutil.copy(__file__, tmp_path / "empty")
+    (tmp_path / "empty" / "link").symlink_to("/etc/passwd")
+    report = scrub(bench.registry, copy=DirectoryCopy(tmp_path / "empty"))
+    assert [(one.fault, one.mended) for one in report.findings] == [(Fault.MISSING, False)]
