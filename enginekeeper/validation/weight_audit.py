@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
+
 from enginekeeper.validation import activation_scales, kv_cache, weight_vectors
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
@@ -24,6 +26,7 @@ from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
     LinearPlace,
+    Part,
     embedding_table,
     head_linear,
     layer_linears,
@@ -158,7 +161,8 @@ class WeightAudit:
         """Judges the parts with what the norm took over, or else blames the norm and goes on."""
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
         if folding is not None and place.norm is not None:
-            if not list(self._parts(place, recipe, stored, folding)):
+            finite = bool(np.isfinite(folding).all())
+            if finite and not list(self._parts(place, recipe, stored, folding)):
                 self.counts.folded_norms.append(place.name)
                 return
             if place.norm[0] not in self.counts.blamed_norms:
@@ -181,6 +185,9 @@ class WeightAudit:
             stats = measure(stored, reproduction, index, place.columns, part)
             self.counts.add(stats)
             exact += stats.exact
+            if stats.not_finite:
+                yield _not_finite(place, part, stats)
+                continue
             plain = recipe.format is WeightFormat.PLAIN
             judgement = judge_plain(stats) if plain else judge(stats)
             if judgement.honest:
@@ -215,6 +222,18 @@ class WeightAudit:
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
     """Compares every tensor of a checkpoint with the source and says what is wrong with which."""
     return WeightAudit(source, checkpoint, Geometry.of(source.config)).run()
+
+
+def _not_finite(place: LinearPlace, part: Part, stats: PartStatistics) -> Finding:
+    return Finding(
+        check="weights.finite",
+        result="fail",
+        where=f"{place.name}.weight" + (f" ({part.label})" if part.label else ""),
+        message=f"{stats.not_finite} of {part.rows * place.columns} weights are NaN or infinite",
+        actual=stats.not_finite,
+        expected=0,
+        taxonomy="T20",
+    )
 
 
 def _misshapen(error: MisshapenLinearError) -> Finding:

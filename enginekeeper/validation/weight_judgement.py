@@ -109,13 +109,13 @@ def judge(stats: PartStatistics) -> Judgement:
     if stats.same_codes == 1.0:
         if _rounded_to_half(stats, deviation):
             return Judgement(TIGHT)
-        return Judgement(TIGHT, scales=_any(deviation > _SAME_SCALE))
+        return Judgement(TIGHT, scales=_any(~(deviation <= _SAME_SCALE)))
     limits = TIGHT if stats.same_codes >= SAME_ROUNDING else WIDE
     gain, error = stats.gain, stats.error_ratio
     blocks = _any(_worse(stats.blocks, limits.block))
     if limits is WIDE and error <= _NO_WORSE and gain <= limits.gain:
         return Judgement(limits, blocks=blocks)
-    off = deviation > limits.scale
+    off = ~(deviation <= limits.scale)
     if np.median(deviation) > limits.scale_median:
         off = deviation > limits.scale_median
     return Judgement(

@@ -49,6 +49,8 @@ class PartStatistics:
     columns: int
     exact_rows: npt.NDArray[np.bool_]
     """Rows read in a chunk that equals the honest export bit for bit: their sums stay zero."""
+    not_finite: int
+    """How many of its stored weights are NaN or infinite."""
     same_codes: float
     """Share of the codes that equal the honest export's."""
     blocks: Comparison
@@ -122,6 +124,7 @@ class _Running:
     columns: int
     exact_rows: npt.NDArray[np.bool_] = field(init=False)
     differing: int = 0
+    not_finite: int = 0
     blocks: dict[str, Sums] = field(default_factory=dict)
     per_column: dict[str, Sums] = field(default_factory=dict)
     scales: list[_Scales] = field(default_factory=list)
@@ -140,6 +143,7 @@ class _Running:
             self.blocks = {name: np.zeros(shape) for name in _SUMS}
             self.per_column = {name: np.zeros(self.columns) for name in _SUMS}
         self.differing += _differing_codes(rows, scales)
+        self.not_finite += int((~np.isfinite(rows.stored)).sum())
         honest_error = rows.honest - rows.source
         error = rows.stored - rows.source
         cells = {
@@ -158,6 +162,7 @@ class _Running:
             part=self.part,
             columns=self.columns,
             exact_rows=self.exact_rows,
+            not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
             blocks=Comparison(**(self.blocks or _NOTHING)),
             per_column=Comparison(**(self.per_column or _NOTHING)),
@@ -183,7 +188,8 @@ def _block_columns(columns: int, groups: int) -> int:
 def _differing_codes(rows: _Rows, scales: _Scales) -> int:
     honest = _codes(rows.honest, scales.honest)
     stored = _codes(rows.stored, scales.stored)
-    return int((np.abs(stored - honest) > np.abs(honest) * _CODE_TOLERANCE).sum())
+    same = np.abs(stored - honest) <= np.abs(honest) * _CODE_TOLERANCE  # NaN is never the same
+    return int((~same).sum())
 
 
 def _codes(values: Floats, scales: Floats) -> Floats:

@@ -41,6 +41,17 @@ def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> 
 
 def norm_finding(where: str, ratio: Floats) -> Finding:
     """Says that a norm differs and that what follows does not take the difference back."""
+    broken = int((~np.isfinite(ratio)).sum())
+    if broken:
+        return Finding(
+            check="weights.finite",
+            result="fail",
+            where=where,
+            message=f"{broken} of {ratio.size} weights of the norm are NaN or infinite",
+            actual=broken,
+            expected=0,
+            taxonomy="T20",
+        )
     small = bool((np.abs(ratio - 1) <= _ONE_UNIT).all())
     changed = int((ratio != 1).sum())
     return Finding(

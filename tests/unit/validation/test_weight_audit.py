@@ -158,6 +158,36 @@ def test_a_scale_that_is_no_scale_is_found(recipe: str, bad: float, tmp_path: Pa
     assert QKV in finding.where
 
 
+def first_is_nan(array: Array) -> None:
+    array.reshape(-1)[3] = np.nan
+
+
+@pytest.mark.parametrize("recipe", ["fp8", "fp8_per_channel_per_token", "none"])
+@pytest.mark.parametrize("linear", ["attention.qkv", "mlp.proj"])
+def test_a_weight_that_is_no_number_is_found(recipe: str, linear: str, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported(recipe, tmp_path)
+    checkpoints.edit_tensor(checkpoint, f"{LAYER}.{linear}.weight", first_is_nan)
+    finding = only_finding(checkpoint)
+    assert (finding.check, finding.result, finding.taxonomy) == ("weights.finite", "fail", "T20")
+    assert finding.where.startswith(f"{LAYER}.{linear}.weight")
+    assert finding.actual == 1
+
+
+@pytest.mark.parametrize("recipe", checkpoints.RECIPES)
+@pytest.mark.parametrize(
+    "vector",
+    [f"{LAYER}.input_layernorm.weight", f"{LAYER}.post_layernorm.weight",
+     "transformer.ln_f.weight", "transformer.vocab_embedding.weight", "lm_head.weight"],
+)  # fmt: skip
+def test_nothing_that_is_no_number_passes(recipe: str, vector: str, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported(recipe, tmp_path)
+    checkpoints.edit_tensor(checkpoint, vector, first_is_nan)
+    report = audited(checkpoint)
+    assert report.result == "fail"
+    assert all(finding.where.startswith(vector.removesuffix(".weight")) for finding in
+               report.findings)  # fmt: skip
+
+
 @pytest.mark.parametrize("recipe", ["w8a8_sq", "w4a16_awq"])
 def test_a_wrong_pre_quant_vector_is_found(recipe: str, tmp_path: Path) -> None:
     checkpoint = checkpoints.exported(recipe, tmp_path)
