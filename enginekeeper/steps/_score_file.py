@@ -33,8 +33,6 @@ class Tokens:
     """The tokens file: prompts in order."""
 
     ids: tuple[tuple[int, ...], ...]
-    eos: frozenset[int] = frozenset()
-    """Ids after which a greedy continuation ends; the same for every arm."""
 
     @property
     def offsets(self) -> NDArray[np.int64]:
@@ -60,7 +58,7 @@ def read_tokens(path: Path, vocabulary: int) -> Tokens:
             )
     if not prompts:
         raise Refusal("no-prompts", "the tokens file holds no prompts", where=str(path))
-    return Tokens(prompts, frozenset(document.get("eos_token_ids", ())))
+    return Tokens(prompts)
 
 
 def read_targets(paths: Mapping[str, str], positions: int, vocabulary: int) -> Arrays:

@@ -132,7 +132,7 @@ def parse_job(job: Mapping[str, Any], vocabulary: int) -> ScoreJob:
             prefix=prefix,
             tokens=int(greedy["tokens"]),
             batch_size=int(greedy.get("batch_size", GREEDY_BATCH)),
-            eos=frozenset(greedy.get("eos", tokens.eos)),
+            eos=frozenset(greedy.get("eos", ())),
         ),
     )
 
@@ -184,6 +184,7 @@ def _fill(columns: _Columns, logits: Tensor, following: Tensor) -> None:
 def continue_greedily(arm: Arm, request: ScoreJob) -> tuple[Any, Any]:
     """Returns the greedy continuation of each prompt's first tokens and its log-probabilities.
 
+    No arm stops at an end of text unless the job names one: the more decode steps, the better.
     All but the last token of the prefix are read at once; the last one, and every token after it,
     goes through the decode path. Ends of text are followed by -1.
     """
@@ -207,7 +208,10 @@ def _continue_batch(arm: Arm, greedy: Greedy, prefixes: Prompts, out: tuple[Any,
     tokens = torch.tensor([prefix[-1] for prefix in prefixes])
     running = np.ones(len(prefixes), bool)
     for position in range(greedy.tokens):
-        values, tokens = decoding.step(tokens).to(torch.float32).log_softmax(dim=-1).max(dim=-1)
+        logits = decoding.step(tokens).to(torch.float32)
+        values, tokens = logits.log_softmax(dim=-1).max(dim=-1)
+        # a row of logits that are not all finite is marked by NaN, as prefill marks it by `finite`
+        values = values.where(logits.isfinite().all(dim=-1), torch.nan)
         ids[running, position] = tokens.numpy()[running]
         logprobs[running, position] = values.numpy()[running]
         running &= ~np.isin(tokens.numpy(), list(greedy.eos))

@@ -153,7 +153,11 @@ def _continue(engine: Any, request: _Job) -> list[tuple[np.ndarray, np.ndarray]]
     from vllm import SamplingParams  # noqa: PLC0415
 
     parameters = SamplingParams(
-        temperature=0.0, max_tokens=request.greedy_tokens, logprobs=1, detokenize=False
+        temperature=0.0,
+        max_tokens=request.greedy_tokens,
+        logprobs=1,
+        detokenize=False,
+        ignore_eos=True,  # as the other arms: what follows an end of text is compared, too
     )
     rows = []
     for batch in _batches(request):

@@ -25,6 +25,15 @@ Outcome = Literal["pass", "fail", "inconclusive", "not run", "shown"]
 Sense = Literal["at most", "at least"]
 
 
+_LARGEST_EXPONENT = 700.0
+"""e to the 709.8 is the largest number that a double holds."""
+
+
+def ratio_of(loss: float) -> float:
+    """Returns the ratio of perplexities that a difference in loss (nats) is, up to 1e304."""
+    return math.exp(min(loss, _LARGEST_EXPONENT))
+
+
 @dataclass(frozen=True)
 class Check:
     """A number, its bounds, its limit, and how much evidence stands behind it."""
@@ -170,7 +179,7 @@ def _unbounded(quantity: Quantity, limit: Limit) -> Check:
 
 def _more_prompts(bounds: Estimate, quantity: Quantity, limit: Limit) -> str:
     """Says how many prompts would decide, from the distance on the scale of the mean."""
-    target = math.log(limit.value) if quantity.shown_as is math.exp else limit.value
+    target = math.log(limit.value) if quantity.shown_as is ratio_of else limit.value
     needed = bounds.prompts_to_decide(target, limit.failure_confidence)
     if needed is None:
         return "the value is exactly the limit: more prompts would not decide"

@@ -45,8 +45,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     twin = evidence.twin
     if twin is None:
         return _without_twin((finite, consistent), "no recipe twin was scored")
-    broken = int((~twin.finite).sum())
-    if broken:
+    if broken := twin.not_finite:
         reason = f"the recipe twin itself is not finite at {broken} positions"
         return _without_twin((finite, consistent), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
@@ -89,31 +88,41 @@ def _without_twin(alone: tuple[Check, ...], reason: str) -> Line:
 
 
 def _finite(engine: Scores, tokens: TokenizedSuite) -> Check:
-    bad = [int(position) for position in (~engine.finite).nonzero()[0]]
+    steps = int((engine.greedy_ids != -1).sum())
+    bad = engine.not_finite
     check = Check(
         "fidelity.finite",
         "fail" if bad else "pass",
-        "positions whose logits are not all finite",
+        "positions and decode steps whose logits are not all finite",
         "positions",
-        float(len(bad)),
+        float(bad),
         limit=0.0,
         prompts=engine.prompts,
-        positions=engine.positions,
+        positions=engine.positions + steps,
     )
     if not bad:
         return check
-    row = int(engine.offsets.searchsorted(bad[0], side="right")) - 1
-    where = f"{tokens.prompts[row].id}, position {bad[0] - int(engine.offsets[row])}"
+    where = _first_not_finite(engine, tokens)
     finding = Finding(
         check.name,
         "fail",
         where,
-        f"{len(bad)} of {engine.positions} rows of logits hold NaN or infinity, first at {where}",
-        actual=len(bad),
+        f"{bad} of {check.positions} rows of logits hold NaN or infinity, first at {where}",
+        actual=bad,
         expected=0,
         taxonomy="T20",
     )
     return replace(check, finding=finding)
+
+
+def _first_not_finite(engine: Scores, tokens: TokenizedSuite) -> str:
+    """Names the first prompt and position, or decode step, whose logits are not all finite."""
+    positions = np.flatnonzero(~engine.finite)
+    if len(positions):
+        row = int(engine.offsets.searchsorted(positions[0], side="right")) - 1
+        return f"{tokens.prompts[row].id}, position {int(positions[0] - engine.offsets[row])}"
+    row, step = (int(axis[0]) for axis in np.nonzero(~engine.decode_finite))
+    return f"{tokens.prompts[row].id}, decode step {step}"
 
 
 def _divergence(comparison: Comparison, floor: Floor | None, limit: Limit) -> Check:

@@ -83,7 +83,7 @@ def _ceiling(policy: AcceptancePolicy) -> float:
 
 
 def measured_floor(evidence: Evidence) -> Floor | None:
-    """Returns the floor; None where the twin was not scored a second time."""
-    if evidence.nudged is None or evidence.twin is None:
+    """Returns the floor; None where the twin was not scored a second time, in finite numbers."""
+    if evidence.nudged is None or evidence.twin is None or evidence.nudged.not_finite:
         return None
     return Floor(compare(evidence.twin, evidence.nudged, evidence.tokens, at="twin"))

@@ -3,7 +3,8 @@
 A fault of the decode path (a KV-cache scale that only generation reads, say) leaves every
 teacher-forced number untouched. Before two continuations first differ, both arms saw the same
 tokens, so the log-probabilities of the tokens they agreed on are comparable, and how soon they
-part is comparable with how often the same arms disagree in prefill.
+part is comparable with how often the same arms disagree in prefill. A step whose logits are not
+all finite ends what is compared, and is itself a failure of `fidelity.finite`.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def compare_greedy(p: Scores, q: Scores) -> GreedyComparison:
     gaps: list[tuple[float, int]] = []
     for row in range(p.prompts):
         length = int(max((p.greedy_ids[row] != -1).sum(), (q.greedy_ids[row] != -1).sum()))
+        length = min(length, _sound_steps(p, row), _sound_steps(q, row))
         differing = np.flatnonzero(p.greedy_ids[row, :length] != q.greedy_ids[row, :length])
         first = int(differing[0]) if len(differing) else None
         agreed = length if first is None else first
@@ -97,7 +99,8 @@ def decode_against_prefill(
         repeated = int(parted[0]) if len(parted) else len(told)
         steps = np.arange(1, min(repeated, longest - 1) + 1)
         positions = span.start + prefix - 1 + steps
-        usable = (scores.greedy_ids[row, steps] != -1) & scores.finite[positions]
+        said = scores.greedy_ids[row, steps] != -1
+        usable = said & scores.decode_finite[row, steps] & scores.finite[positions]
         prefill = scores.top_logprobs[positions[usable], 0]
         gaps.append(_gap(prefill, scores.greedy_logprobs[row, steps[usable]]))
     return np.asarray([gap for gap, _ in gaps]), np.asarray([float(count) for _, count in gaps])
@@ -106,6 +109,12 @@ def decode_against_prefill(
 def expected_flips(comparison: Comparison) -> tuple[int, int]:
     """Returns how often the same two arms disagree in prefill, and of how many positions."""
     return int((~comparison.agree[comparison.kept]).sum()), comparison.positions
+
+
+def _sound_steps(scores: Scores, row: int) -> int:
+    """Returns how many steps there are before the first whose logits were not all finite."""
+    broken = np.flatnonzero(~scores.decode_finite[row])
+    return int(broken[0]) if len(broken) else scores.greedy_ids.shape[1]
 
 
 def _gap(a: NDArray[np.float32], b: NDArray[np.float32]) -> tuple[float, int]:

@@ -6,13 +6,13 @@ costs by itself, and the paired difference of the two says how much the engine a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded, shown
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, ratio_of, rounded, shown
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.greedy import GreedyComparison, compare_greedy
 from enginekeeper.validation.policy import AcceptancePolicy
 
 FAILING_CHECKS = 3
@@ -32,18 +32,24 @@ def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
     source = evidence.source
     if source is None:
         return _undecided("no reference was scored")
-    broken = int((~source.finite).sum())
-    if broken:
+    if broken := source.not_finite:
         return _undecided(f"the reference itself is not finite at {broken} positions")
     comparison = compare(source, evidence.engine, evidence.tokens, at="source")
     checks = [_check_reference(evidence, policy)] + [
         _with_finding(bounded(quantity, limit)) for quantity, limit in _limits(comparison, policy)
     ]
+    greedy = compare_greedy(source, evidence.engine)
+    checks.append(_continued("quality.greedy", "the engine", greedy))
     excess: tuple[Check, ...] = ()
     if evidence.twin is not None:
         recipe = compare(source, evidence.twin, evidence.tokens, at="source")
         excess = _excess(comparison, recipe, policy.confidence)
-        checks += [*_recipe_cost(recipe, policy.confidence), *excess]
+        alike = compare_greedy(source, evidence.twin)
+        checks += [
+            *_recipe_cost(recipe, policy.confidence),
+            _continued("recipe.greedy", "the recipe twin", alike),
+            *excess,
+        ]
     result = line_result(tuple(checks))
     window = comparison.worst_window()
     details = {
@@ -54,6 +60,10 @@ def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
             "start": window.start,
             "stop": window.stop,
             "kl": rounded(window.kl),
+        },
+        "greedy": {
+            "identical": rounded(greedy.agreement),
+            "first_difference": list(greedy.first_difference),
         },
         "excluded_positions": comparison.excluded,
     }
@@ -91,7 +101,7 @@ def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quan
                 comparison.per_prompt(comparison.loss),
                 sizes,
                 strata,
-                math.exp,
+                ratio_of,
             ),
             Limit(
                 policy.max_perplexity_ratio,
@@ -157,10 +167,31 @@ def _recipe_cost(recipe: Comparison, confidence: float) -> tuple[Check, ...]:
                 recipe.per_prompt(recipe.loss),
                 recipe.sizes,
                 recipe.tokens.strata,
-                math.exp,
+                ratio_of,
             ),
             confidence,
         ),
+    )
+
+
+def _continued(name: str, who: str, greedy: GreedyComparison) -> Check:
+    """Shows how many prompts are continued as the source continues them, and where they part.
+
+    Shown, not judged: one near tie parts two continuations for good, whatever the recipe.
+    """
+    parted = sorted(step for step in greedy.first_difference if step is not None)
+    note = f"{len(parted)} of {len(greedy.steps)} continuations part from the source's"
+    if parted:
+        note += f"; half of these by step {parted[(len(parted) - 1) // 2]}"
+    return Check(
+        name,
+        "shown",
+        f"share of prompts that {who} continues as the source does",
+        "",
+        greedy.agreement,
+        prompts=len(greedy.steps),
+        positions=sum(greedy.steps),
+        note=note,
     )
 
 

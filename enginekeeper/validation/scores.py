@@ -60,6 +60,7 @@ class Scores:
     greedy_ids: Ids
     """[P, G]; -1 after the end-of-sequence token."""
     greedy_logprobs: Floats
+    """NaN where the logits were not all finite; 0 after the end-of-sequence token."""
     at: Mapping[str, Floats]
     """This arm's log-probabilities at another arm's best tokens, by that arm's name."""
     meta: Mapping[str, Any]
@@ -73,6 +74,17 @@ class Scores:
     def prompts(self) -> int:
         """P: how many prompts were scored."""
         return len(self.offsets) - 1
+
+    @property
+    def decode_finite(self) -> NDArray[np.bool_]:
+        """[P, G]: where the logits of a decode step were all finite, or there was no step."""
+        steps: NDArray[np.bool_] = np.isfinite(self.greedy_logprobs) | (self.greedy_ids == -1)
+        return steps
+
+    @property
+    def not_finite(self) -> int:
+        """At how many positions and decode steps the logits were not all finite."""
+        return int((~self.finite).sum() + (~self.decode_finite).sum())
 
     def spans(self) -> Iterator[slice]:
         """Gives each prompt's positions, in order."""
@@ -158,6 +170,19 @@ def check_scores(scores: Scores, tokens: TokenizedSuite, *, where: str) -> None:
         _check_logprobs(array, scores.finite, f"at_{name}", where)
     _check_logprobs(scores.target_logprobs[:, None], scores.finite, "target_logprobs", where)
     _check_targets(scores, tokens, where)
+    _check_greedy(scores, where)
+
+
+def _check_greedy(scores: Scores, where: str) -> None:
+    steps = scores.greedy_logprobs[scores.greedy_ids != -1]
+    known = steps[~np.isnan(steps)]
+    if known.size and (np.isinf(known).any() or known.max() > MASS_TOLERANCE):
+        raise MalformedScoresError(
+            "greedy_logprobs holds what is no log-probability",
+            where=where,
+            actual=f"{known.max():.6g}",
+            expected="at most 0, or NaN where the logits were not finite",
+        )
 
 
 def _check_shapes(scores: Scores, where: str) -> None:

@@ -114,6 +114,20 @@ def test_reused_engines_are_put_into_the_channel_too(
     assert (position["channel"], position["engine"]) == ("prod", said.json[0]["engine"])
 
 
+def test_what_passed_by_a_laxer_policy_alone_gets_into_no_channel(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    lax = "acceptance: {max_quality_kl: 5}\n"
+    (strict,), (laxer,) = variants_of(tmp_path), variants_of(tmp_path, more=lax)
+    engine = site.publish(strict)
+    site.judge(engine, strict, Result.FAIL)
+    site.judge(engine, laxer)  # the same engine: a policy is no part of its key
+    said = ek("build", write_spec(tmp_path), "--channel", "prod", "--json")
+    assert said.json[0]["channel"].startswith("prod: refused: the gate is closed")
+    assert ek("channel", "list", "--json").json == []
+
+
 def test_a_channel_that_refuses_what_passed_decides_the_exit_code(
     ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

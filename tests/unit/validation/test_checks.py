@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded, shown
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, ratio_of, rounded, shown
 
 SPREAD = np.array([0.8, 0.9, 1.0, 1.1, 1.2] * 5)
 
@@ -67,7 +67,7 @@ def test_a_share_is_failed_by_its_upper_bound() -> None:
 
 def test_doubt_says_how_many_prompts_would_decide_on_the_scale_of_the_mean() -> None:
     logs = Quantity(
-        "line.ratio", "a ratio", "", SPREAD - 1.0, np.ones(25), np.zeros(25, int), math.exp
+        "line.ratio", "a ratio", "", SPREAD - 1.0, np.ones(25), np.zeros(25, int), ratio_of
     )
 
     check = bounded(logs, Limit(1.01, "at most", 0.99, 1))

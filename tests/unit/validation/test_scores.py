@@ -114,6 +114,8 @@ def _speak_after_the_end(arrays: Arrays) -> None:
         (_raise_all, "more than all of the probability"),
         (_set("top_logprobs", (2, 0), -30.0), "not in descending order"),
         (_shift_targets, "are not of the tokens that follow"),
+        (_set("greedy_logprobs", (1, 2), np.inf), "greedy_logprobs holds what is no log-prob"),
+        (_set("greedy_logprobs", (1, 2), 0.5), "greedy_logprobs holds what is no log-prob"),
     ],
 )
 def test_a_malformed_file_is_refused_by_name(
@@ -144,6 +146,17 @@ def test_a_row_marked_not_finite_may_hold_anything_and_is_kept(
 
     assert not scores.finite[4]
     assert scores.finite.sum() == tokens.positions - 1
+
+
+def test_a_decode_step_that_is_not_finite_is_kept_and_counted(
+    arrays: Arrays, write: Write, tokens: TokenizedSuite
+) -> None:
+    _set("greedy_logprobs", (1, 2), np.nan)(arrays)
+
+    scores = load_scores(write(arrays), tokens)
+
+    assert np.argwhere(~scores.decode_finite).tolist() == [[1, 2]]
+    assert scores.not_finite == 1
 
 
 def test_a_truncated_file_is_refused(arrays: Arrays, write: Write, tokens: TokenizedSuite) -> None:

@@ -136,6 +136,64 @@ def test_a_single_row_that_is_not_finite_fails_by_name(tokens: TokenizedSuite, a
     assert "not finite" in verdict.summary
 
 
+@pytest.mark.parametrize("prompts", [1, 2, 24])
+@pytest.mark.parametrize("step", [0, 5, 11])
+def test_a_decode_step_that_is_not_finite_fails_by_name(
+    tokens: TokenizedSuite, arm: Arm, prompts: int, step: int
+) -> None:
+    base = evidence(tokens, arm)
+    ids, logprobs = base.engine.greedy_ids.copy(), base.engine.greedy_logprobs.copy()
+    ids[:prompts, step:], logprobs[:prompts, step:] = 0, np.nan  # what softmax makes of NaN
+    engine = replace(base.engine, greedy_ids=ids, greedy_logprobs=logprobs)
+
+    verdict = judge(replace(base, engine=engine), policy())
+
+    assert verdict.result == "fail"
+    assert (verdict.faults[0].taxonomy, verdict.faults[0].where) == (
+        "T20", f"p0, decode step {step}"
+    )  # fmt: skip
+    canonical_json(verdict.document())
+
+
+@pytest.mark.parametrize("arm_name", ["twin", "source"])
+def test_a_yardstick_whose_decode_is_not_finite_decides_nothing(
+    tokens: TokenizedSuite, arm: Arm, arm_name: str
+) -> None:
+    base = evidence(tokens, arm)
+    yardstick = base.twin if arm_name == "twin" else base.source
+    assert yardstick is not None
+    logprobs = yardstick.greedy_logprobs.copy()
+    logprobs[2, 3] = np.nan
+    broken = replace(yardstick, greedy_logprobs=logprobs)
+    changed = replace(base, twin=broken) if arm_name == "twin" else replace(base, source=broken)
+
+    verdict = judge(changed, policy())
+
+    assert verdict.result == "inconclusive"
+
+
+def test_an_engine_that_holds_everything_for_impossible_fails(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    base = evidence(tokens, arm)
+    lost = replace(base.engine, target_logprobs=base.engine.target_logprobs - 800)
+
+    verdict = judge(replace(base, engine=lost), policy())
+
+    assert check(verdict, "quality.perplexity_ratio")["result"] == "fail"
+    canonical_json(verdict.document())
+
+
+def test_how_far_the_source_is_followed_is_shown(tokens: TokenizedSuite, arm: Arm) -> None:
+    verdict = judge(evidence(tokens, arm, engine={"noise": COARSE, "seed": 2}), policy())
+
+    shown, details = check(verdict, "quality.greedy"), verdict.quality.details
+    assert shown["result"] == "shown"
+    assert 0 <= shown["value"] < 1
+    assert "continuations part from the source's; half of these by step" in shown["note"]
+    assert len(details["greedy"]["first_difference"]) == len(tokens.prompts)
+
+
 def test_an_engine_with_no_finite_row_fails_and_its_document_is_json(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
