@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
 
-from registry.digests import Digest, digest_document
+from registry.digests import Digest, digest_bytes, digest_document
 from registry.errors import InvalidRecordError
 
 
@@ -87,9 +87,16 @@ class CpuEnvironment:
         return _as_dict(self)
 
     def __str__(self) -> str:
-        """Returns one line for a person."""
-        return f"CPU {' '.join(self.instruction_set) or '(no flags)'}, torch {self.torch}"
+        """Returns one line for a person; many flags are counted and named by a digest."""
+        flags = " ".join(self.instruction_set) or "(no flags)"
+        if len(self.instruction_set) > _FEW:
+            name = digest_bytes(flags.encode()).short
+            flags = f"with {len(self.instruction_set)} instruction-set flags ({name})"
+        return f"CPU {flags}, torch {self.torch}"
 
+
+_FEW = 8
+"""Flags that a line has room for."""
 
 Environment = GpuEnvironment | CpuEnvironment
 """What an engine is qualified in."""

@@ -41,6 +41,8 @@ class FormatRow:
     builder: BuilderKind | None = None
     """The builder the row is about; None if about the hardware."""
 
+    severity: Severity = Severity.REFUSE
+
 
 def _below(major: int, minor: int) -> Callable[[ComputeCapability], bool]:
     return lambda capability: capability < ComputeCapability(major, minor)
@@ -84,6 +86,16 @@ ROWS = (
         recipes=frozenset({RecipeName.FP8_PER_CHANNEL_PER_TOKEN}),
         refused=_of_generations(12, 12),
         expected="8.9 or 9.0 (Ada, Hopper)",
+    ),
+    FormatRow(
+        identifier="int4-doubted-on-12.x",
+        statement="INT4 weights are not in TensorRT-LLM's support matrix for 12.x, though its "
+        "builder does not refuse them.",
+        source=_MATRIX,
+        recipes=frozenset({RecipeName.W4A16, RecipeName.W4A16_AWQ}),
+        refused=_of_generations(12, 12),
+        expected="8.0 to 9.0",
+        severity=Severity.WARN,
     ),
     FormatRow(
         identifier="int-weights-not-on-10.x",
@@ -135,7 +147,7 @@ def _rule(row: FormatRow) -> Rule[TargetFacts]:
         identifier=row.identifier,
         statement=row.statement,
         source=row.source,
-        severity=Severity.REFUSE,
+        severity=row.severity,
         needs=TargetFacts,
         predicate=predicate,
     )

@@ -86,11 +86,11 @@ def _intermediate(variant: Variant, facts: Facts) -> Finding | None:
 
 
 def _stages(variant: Variant, facts: Facts) -> Finding | None:
-    if variant.parallel.pipeline <= facts.model.num_layers:
+    if facts.model.num_layers % variant.parallel.pipeline == 0:
         return None
     return Finding(
         actual=f"{facts.model.num_layers} layers in {variant.parallel.pipeline} stages",
-        expected="at least one layer in each pipeline stage",
+        expected="the same number of layers in each stage",
     )
 
 
@@ -138,9 +138,10 @@ STRUCTURE_RULES = (
         predicate=_intermediate,
     ),
     Rule(
-        identifier="pipeline-has-layers",
-        statement="Each pipeline stage holds at least one layer.",
-        source="follows from the definition of a stage",
+        identifier="pipeline-divides-layers",
+        statement="Each pipeline stage holds the same number of layers, and at least one.",
+        source="tensorrt_llm/mapping.py, Mapping.pp_layers: each stage gets num_layers // pp_size "
+        "layers, and the rest is dropped without a word",
         severity=Severity.REFUSE,
         needs=Facts,
         predicate=_stages,

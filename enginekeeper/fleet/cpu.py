@@ -5,13 +5,21 @@ from __future__ import annotations
 import platform
 from pathlib import Path
 
-# The flags TorchInductor's code generator looks at when it picks its vector instruction set
-# (torch/_inductor/cpu_vec_isa.py); an engine compiled with one of them crashes without it.
+# An engine compiled with one of these crashes where it is missing. TorchInductor picks its vector
+# instructions by the first ones (torch/_inductor/cpu_vec_isa.py) and compiles with -march=native
+# (torch/_inductor/cpp_builder.py), which lets GCC use the others (x86 options of its manual). Flags
+# that no compiler uses by itself, such as those of mitigations, change with the kernel and do not
+# count.
 _RELEVANT = frozenset(
     {
         "avx2", "fma", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512_vnni",
         "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8", "amx_fp16",
         "asimd", "sve", "sve2", "bf16",
+        "sse4_1", "sse4_2", "ssse3", "sse4a", "popcnt", "movbe", "abm", "bmi1", "bmi2", "adx",
+        "avx", "f16c", "fma4", "xop", "tbm", "aes", "vaes", "pclmulqdq", "vpclmulqdq", "sha_ni",
+        "gfni", "avx_vnni", "avx_ifma", "avx_vnni_int8", "avx_ne_convert", "avx512cd",
+        "avx512ifma", "avx512vbmi", "avx512_vbmi2", "avx512_bitalg", "avx512_vpopcntdq",
+        "avx512_vp2intersect", "movdiri", "movdir64b",
     }
 )  # fmt: skip
 

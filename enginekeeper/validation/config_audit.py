@@ -256,7 +256,7 @@ def _unexpected(configs: Configs) -> Iterator[Finding]:
 def _unknown(configs: Configs) -> Iterator[Finding]:
     """Yields doubt for every field of the source that may matter and that nothing above judges."""
     for name, value in sorted((configs.source.model_extra or {}).items()):
-        if name in _HARMLESS or name.startswith("_"):
+        if name in _HARMLESS or name.startswith(("_", "unsloth_")):
             continue
         if value in (None, False, "", [], {}):
             continue
