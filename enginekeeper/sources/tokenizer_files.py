@@ -14,6 +14,10 @@ FILES = (
 )  # fmt: skip
 """What can change the ids of a text; those that are there belong to the model's digest."""
 
+_LEAST_SHARE = 0.9
+"""Of the embedding's rows: padding to a round number leaves less than 2 % without a token (Phi-2:
+50,295 of 51,200)."""
+
 _ENOUGH = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 """Any of these makes a tokenizer."""
 
@@ -34,7 +38,7 @@ def check_tokenizer(model: Path, vocabulary: int) -> list[str]:
 
 
 def _check_ids(path: Path, vocabulary: int) -> None:
-    """Raises when a token has an id that the embedding has no row for."""
+    """Raises when tokens have no row in the embedding, or many rows have no token."""
     document = read_json_object(path)
     ids = [*_model_ids(path, document), *_added_ids(path, document)]
     if not ids:
@@ -54,13 +58,22 @@ def _check_ids(path: Path, vocabulary: int) -> None:
             expected=f"ids below {vocabulary} (config.json: vocab_size)",
             remedy="use the tokenizer that was published with this model",
         )
+    known = len({number for number, _ in ids})
+    if known < _LEAST_SHARE * vocabulary:
+        raise InputError(
+            "the tokenizer does not fit the model: most of the embedding is for other tokens",
+            where=str(path),
+            actual=f"{known} tokens",
+            expected=f"nearly {vocabulary} (config.json: vocab_size)",
+            remedy="use the tokenizer that was published with this model",
+        )
 
 
 def _model_ids(path: Path, document: dict[str, Any]) -> list[tuple[int, str]]:
     model = document.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, list):  # Unigram: the id is the position
-        return [(len(vocabulary) - 1, str(vocabulary[-1])[:80])] if vocabulary else []
+        return [(number, str(entry)[:80]) for number, entry in enumerate(vocabulary)]
     if isinstance(vocabulary, dict) and all(type(value) is int for value in vocabulary.values()):
         return [(value, token) for token, value in vocabulary.items()]
     raise InputError("no vocabulary", where=str(path), expected="model.vocab")

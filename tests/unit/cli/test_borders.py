@@ -35,7 +35,8 @@ def test_a_model_at_no_place_is_invalid_input(ek: Ek, tmp_path: Path, model: str
 
 def whole_model(directory: Path) -> Path:
     model = source_copy(directory)
-    (model / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+    words = {f"word{number}": number for number in range(96)}
+    (model / "tokenizer.json").write_text(json.dumps({"model": {"vocab": words}}))
     return model
 
 

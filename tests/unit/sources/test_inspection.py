@@ -134,6 +134,14 @@ def test_nan_weights_are_named(make_model: MakeModel) -> None:
         _inspect(model)
 
 
+def test_a_tokenizer_much_smaller_than_the_embedding_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    _edit(model / "tokenizer.json", model={"vocab": {"a": 0, "b": 1}})
+
+    with pytest.raises(InputError, match="most of the embedding is for other tokens"):
+        _inspect(model)
+
+
 def test_a_tokenizer_larger_than_the_embedding_is_refused(make_model: MakeModel) -> None:
     model = make_model()
     added = [{"id": 8, "content": "<pad>"}]
