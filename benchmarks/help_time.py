@@ -2,8 +2,9 @@
 
     python benchmarks/help_time.py [RUNS]
 
-Whole processes, wall time; prints the median and the worst of RUNS (default 7) and the ratio to
-`python -c pass` measured in turn with it. Exit 1 if a median is over the promised 300 ms.
+Every command there is, found by walking the command line itself. Whole processes, wall time; prints
+the median and the worst of RUNS (default 5) and the ratio to `python -c pass` measured in turn with
+it, slowest first. Exit 1 if a median is over the promised 300 ms.
 """
 
 from __future__ import annotations
@@ -12,25 +13,27 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import click
+
+from enginekeeper.cli.main import cli
 
 PROMISED_MS = 300.0
 EK = str(Path(sys.executable).parent / "ek")
-COMMANDS = (
-    (),
-    ("plan",),
-    ("build",),
-    ("checkpoint",),
-    ("checkpoint", "audit"),
-    ("validate",),
-    ("engine",),
-    ("engine", "list"),
-    ("channel",),
-    ("gate",),
-    ("where",),
-    ("toolchain",),
-    ("db",),
-)
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yields the words of a command and of every command below it."""
+    yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            if below is None:
+                raise AssertionError(f"the command line lists {name} and has it not")
+            yield from commands(below, (*path, name))
 
 
 def milliseconds(arguments: list[str]) -> float:
@@ -42,20 +45,21 @@ def milliseconds(arguments: list[str]) -> float:
 
 def main() -> int:
     """Prints the table and says whether the promise holds."""
-    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    kept = True
-    print("| command | median ms | worst ms | bare python, median ms | ratio |")
-    print("|---|--:|--:|--:|--:|")
-    for command in COMMANDS:
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    rows = []
+    for command in commands(cli):
         ours, bare = [], []
         for _ in range(runs):  # in turn, so that a busy machine slows both
             ours.append(milliseconds([EK, *command, "--help"]))
             bare.append(milliseconds([sys.executable, "-c", "pass"]))
         median, base = statistics.median(ours), statistics.median(bare)
-        kept = kept and median <= PROMISED_MS
         name = " ".join(("ek", *command, "--help"))
-        print(f"| `{name}` | {median:.0f} | {max(ours):.0f} | {base:.0f} | {median / base:.1f} |")
-    return 0 if kept else 1
+        rows.append((median, max(ours), base, name))
+    print("| command | median ms | worst ms | bare python, median ms | ratio |")
+    print("|---|--:|--:|--:|--:|")
+    for median, worst, base, name in sorted(rows, reverse=True):
+        print(f"| `{name}` | {median:.0f} | {worst:.0f} | {base:.0f} | {median / base:.1f} |")
+    return 0 if max(rows)[0] <= PROMISED_MS else 1
 
 
 if __name__ == "__main__":

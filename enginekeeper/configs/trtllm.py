@@ -54,6 +54,7 @@ class TrtConfig(Form):
     num_hidden_layers: Layers
     architecture: str | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    logits_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     num_attention_heads: Size | None = None
     num_key_value_heads: Size | None = None
     hidden_size: Size | None = None

@@ -25,34 +25,7 @@ from enginekeeper.validation.config_rules import (
 )
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.source_model import SourceModel
-
-_HARMLESS = frozenset(
-    {
-        "attention_dropout", "auto_map",
-        "bos_token_id", "chunk_size_feed_forward", "decoder_start_token_id", "dtype",
-        "embd_pdrop", "eos_token_id", "hidden_dropout", "id2label", "initializer_range",
-        "is_decoder", "is_encoder_decoder", "label2id", "max_length", "min_length",
-        "name_or_path", "num_labels", "output_attentions", "output_hidden_states", "pad_token_id",
-        "pretraining_tp", "problem_type", "resid_pdrop", "return_dict", "rope_interleaved",
-        "sep_token_id", "task_specific_params", "tokenizer_class", "torch_dtype", "torchscript",
-        "transformers_version", "transformers.js_config", "unk_token_id", "use_cache",
-        "is_llama_config",
-    }
-)  # fmt: skip
-"""Fields that do not enter the forward pass of inference."""
-
-_NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "attention_multiplier": (1, 1.0),
-    "attn_logit_softcapping": (),
-    "embedding_multiplier": (1, 1.0),
-    "final_logit_softcapping": (),
-    "logit_scale": (1, 1.0),
-    "logits_scaling": (1, 1.0),
-    "residual_multiplier": (1, 1.0),
-    "no_rope_layer_interval": (),
-    "num_local_experts": (1,),
-}
-"""Fields that enter the forward pass, and the values that leave it as it is."""
+from enginekeeper.validation.unknown_fields import unknown_fields
 
 _CHECKPOINT_NEUTRAL: Mapping[str, object] = {
     "residual_mlp": False,
@@ -70,6 +43,10 @@ _CHECKPOINT_NEUTRAL: Mapping[str, object] = {
 """Fields of the checkpoint that change the mathematics, and the value Llama-family models need."""
 
 
+_STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""What safetensors calls a dtype."""
+
+
 def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
     """Compares the two configs field by field, and the quantization block with the tensors."""
     configs = Configs(source.config, checkpoint.config)
@@ -82,7 +59,8 @@ def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
         *_query_key_norm(source, configs),
         *_parallel(configs),
         *_unexpected(configs),
-        *_unknown(configs),
+        *_dtype(checkpoint),
+        *unknown_fields(configs.source, configs.checkpoint),
         *quantization_audit.findings(checkpoint, configs.geometry),
     ]
     fields = ["rotary_base", *(rule.field for rule in rules(configs))]
@@ -253,22 +231,22 @@ def _unexpected(configs: Configs) -> Iterator[Finding]:
             )
 
 
-def _unknown(configs: Configs) -> Iterator[Finding]:
-    """Yields doubt for every field of the source that may matter and that nothing above judges."""
-    for name, value in sorted((configs.source.model_extra or {}).items()):
-        if name in _HARMLESS or name.startswith(("_", "unsloth_")):
-            continue
-        if value in (None, False, "", [], {}):
-            continue
-        if name in _NEUTRAL and value in _NEUTRAL[name]:
-            continue
+def _dtype(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Yields a finding where what is not quantized is not stored in the config's dtype."""
+    stored = {
+        tensor.dtype
+        for name in ("transformer.vocab_embedding.weight", "transformer.ln_f.weight")
+        for tensor in checkpoint.tensors(None, name)
+    }
+    wanted = _STORED_AS[checkpoint.dtype]
+    if stored - {wanted}:
         yield Finding(
-            "config.unknown",
-            "inconclusive",
-            name,
-            f"{name}: {value} in the source's config may change the mathematics, and this audit "
-            "does not know what the checkpoint must hold for it",
-            value,
-            None,
+            "config.dtype",
+            "fail",
+            "dtype",
+            f"dtype: {checkpoint.dtype}; embedding and norms are stored as "
+            f"{', '.join(sorted(stored))}",
+            checkpoint.dtype,
+            wanted,
             "T26",
         )

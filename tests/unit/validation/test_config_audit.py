@@ -322,3 +322,46 @@ def test_the_report_is_json(pair: Pair) -> None:
     document = json.loads(json.dumps(pair.audit().as_dict()))
     assert document["result"] == "fail"
     assert document["findings"][0]["class"] == "T15"
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "result"),
+    [
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping", "inconclusive"),
+        ({"something_new": "yes"}, "something_new", "inconclusive"),
+        ({"moe": {"num_experts": 8}}, "moe", "inconclusive"),
+        ({"dtype": "float16"}, "dtype", "fail"),
+    ],
+)
+def test_a_field_of_the_checkpoint_that_nobody_judges_is_a_doubt(
+    changes: dict[str, object], where: str, result: str, pair: Pair
+) -> None:
+    pair.checkpoint_says(**changes)
+    finding = pair.only_finding()
+    assert (finding.where, finding.result) == (where, result)
+
+
+def test_what_a_fine_tuning_tool_says_of_itself_is_no_doubt(pair: Pair) -> None:
+    pair.source_says(unsloth_version="2025.9", unsloth_fixed=True)
+    assert pair.audit().findings == ()
+
+
+def test_a_field_of_the_quantization_block_that_nobody_judges_is_a_doubt(pair: Pair) -> None:
+    checkpoints.edit_quantization(pair.checkpoint, clamp_val=[-0.1, 0.1])
+    finding = pair.only_finding()
+    assert (finding.where, finding.result) == ("quantization.clamp_val", "inconclusive")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"moe": {"num_experts": 0, "top_k": 0, "normalization_mode": 1}},
+        {"use_last_layernorm": True, "layer_idx_offset": 0, "fc_after_embed": False},
+        {"remove_duplicated_kv_heads": False, "logits_dtype": "float32"},
+    ],
+)
+def test_what_the_converters_of_tensorrt_llm_write_is_no_doubt(
+    changes: dict[str, object], pair: Pair
+) -> None:
+    pair.checkpoint_says(**changes)
+    assert pair.audit().findings == ()
