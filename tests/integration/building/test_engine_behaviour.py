@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.toolchains.runner import STEPS
+from tests.factories.checkpoints import edit_tensor
 from tests.factories.engine_bench import LIMITS, Bench
 from tests.factories.tiny_decoders import FAMILIES, VOCABULARY, write_decoder
 
@@ -94,6 +96,18 @@ def test_an_end_of_text_is_followed_by_minus_one(bench: Bench, engine: Path) -> 
 
     assert stopped[first] == stop
     assert (stopped[first + 1 :] == -1).all()
+
+
+def test_what_is_no_number_is_marked_in_prefill_and_decode(bench: Bench, checkpoint: Path) -> None:
+    broken = bench.folder / "broken"
+    shutil.copytree(checkpoint, broken)
+    edit_tensor(broken, "transformer.ln_f.weight", lambda weight: weight * np.nan)
+    bench.compile(broken, "of-nan")
+
+    scores = _scores(bench, bench.folder / "of-nan", "nan")
+
+    assert not scores["finite"].any()
+    assert np.isnan(scores["greedy_logprobs"][scores["greedy_ids"] >= 0]).all()
 
 
 def test_scores_at_the_targets_ids_are_its_own_scores(bench: Bench, engine: Path) -> None:
