@@ -99,6 +99,10 @@ class IntegrityError(RegistryError):
     """Bytes differ from the digest that names them, or a signature does not verify."""
 
 
+class WithdrawnError(IntegrityError):
+    """Whoever signed is not trusted any more for what was signed then: it is to be made anew."""
+
+
 class ConflictError(RegistryError):
     """Somebody else changed the record first."""
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from registry.attestations import Statement, read_claim, signers_of, verify, verify_build
+from registry.attestations import Statement, read_claim, verify, verify_build
 from registry.digests import digest_bytes
+from registry.envelopes import signers_of
 from registry.errors import IntegrityError
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Verdict

@@ -72,7 +72,7 @@ def trust(role: str, as_json: bool) -> int:
     """Add the public half of ROLE's own key to this home's trust file."""
     from enginekeeper.orchestration.bench import open_bench
     from registry.signing import ROLES, TRUST_FILE, key_path, load_signer, trusted
-    from registry.trust import add_trusted_key
+    from registry.trust_file import add_trusted_key
 
     keys, purpose = open_bench().keys, ROLES[role]
     entry = trusted(load_signer(key_path(keys, purpose)), purpose)

@@ -29,7 +29,8 @@ from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
 from registry.signing import TRUST_FILE
-from registry.trust import Trust, read_trust
+from registry.trust import Trust
+from registry.trust_file import read_trust
 
 
 @dataclass(frozen=True)

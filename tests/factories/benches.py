@@ -31,7 +31,8 @@ from registry.digests import canonical_json, digest_bytes
 from registry.environments import Environment
 from registry.manifests import Manifest
 from registry.signing import TRUST_FILE, create_key, open_signer
-from registry.trust import Purpose, add_trusted_key
+from registry.trust import Purpose
+from registry.trust_file import add_trusted_key
 from registry.types import Engine, Repair, Result, Verdict
 from tests.factories.checkpoints import SOURCE
 from tests.factories.registry import WEIGHTS, empty_catalogue

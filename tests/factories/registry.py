@@ -30,7 +30,7 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.publishing import EnginePublication, ReferencePublication
 from registry.service import Registry
-from registry.signing import trusted
+from registry.signing import ROLES, trusted
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Reference, Result, Verdict
 from registry.verification import build_parameters
@@ -67,10 +67,14 @@ class Signers:
     builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    approver: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    keeper: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_approver: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_keeper: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
 
     @property
@@ -81,18 +85,15 @@ class Signers:
                 trusted(self.of(purpose, simulated=simulated), purpose, simulated=simulated)
                 for purpose in Purpose
                 for simulated in (False, True)
-            )
+            ),
+            clock=lambda: START + timedelta(days=1),
         )
 
     def of(self, purpose: Purpose, *, simulated: bool) -> CryptoSigner:
         """Returns the signer of a role."""
-        real, double = {
-            Purpose.BUILD: (self.builder, self.simulated_builder),
-            Purpose.VERDICT: (self.validator, self.simulated_validator),
-            Purpose.REFERENCE: (self.recorder, self.simulated_recorder),
-            Purpose.REVOCATION: (self.revoker, self.simulated_revoker),
-        }[purpose]
-        return double if simulated else real
+        role = next(name for name, signed in ROLES.items() if signed is purpose)
+        signer: CryptoSigner = getattr(self, f"simulated_{role}" if simulated else role)
+        return signer
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from securesystemslib.signer import CryptoSigner
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli.key import role_argument
 from registry.signing import ROLES, TRUST_FILE, trusted
-from registry.trust import Purpose, Trust, add_trusted_key, read_trust
+from registry.trust import Purpose, Trust
+from registry.trust_file import add_trusted_key, read_trust
 from tests.factories.benches import Site
 
 Ek = Callable[..., Any]
