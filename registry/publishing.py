@@ -11,7 +11,7 @@ stores again what is gone by then.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from registry.records import UNNAMED, Draft
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
-from registry.verification import verify_engine
+from registry.verification import is_withdrawn, verify_engine
 
 Recorded = TypeVar("Recorded")
 _ATTEMPTS = 3
@@ -124,7 +124,9 @@ class Publisher:
     def engine(self, publication: EnginePublication) -> Engine:
         """Publishes an engine; publishing the same one again returns it.
 
-        Raises IntegrityError unless a trusted builder signed this manifest, key and names.
+        One that is recorded with a statement whose signer is not trusted any more gets the new
+        statement instead. Raises IntegrityError unless a trusted builder signed this manifest,
+        key and names.
         """
         manifest, key = publication.manifest, publication.key
         _check_manifest(manifest, key)
@@ -158,7 +160,16 @@ class Publisher:
             self._document_once(f"{folder}/{layout.KEY}", canonical_json(key.as_dict()))
             self._attest(folder, Purpose.BUILD, publication.provenance)
 
-        return self._record(manifest, folder, store, lambda draft: draft.add_engine(engine))
+        def record(draft: Draft) -> Engine:
+            found = draft.add_engine(engine)
+            if found.provenance == engine.provenance or not is_withdrawn(found, self.trust):
+                return found
+            renewed = replace(found, provenance=engine.provenance)
+            verify_engine(renewed, self.trust)  # under the names that it is recorded by
+            draft.renew_provenance(renewed)
+            return renewed
+
+        return self._record(manifest, folder, store, record)
 
     def reference(self, publication: ReferencePublication) -> Reference:
         """Publishes a reference; publishing the same one again returns it.
@@ -194,7 +205,15 @@ class Publisher:
             store_artifact(self.store, publication.directory, manifest, folder)
             self._attest(folder, Purpose.REFERENCE, publication.provenance)
 
-        return self._record(manifest, folder, store, lambda draft: draft.add_reference(reference))
+        def record(draft: Draft) -> Reference:
+            found = draft.add_reference(reference)
+            if found.provenance == reference.provenance or not is_withdrawn(found, self.trust):
+                return found
+            renewed = replace(found, provenance=reference.provenance)
+            draft.renew_provenance(renewed)
+            return renewed
+
+        return self._record(manifest, folder, store, record)
 
     def verdict(self, engine: Engine, document: Mapping[str, Any], envelope: bytes) -> Verdict:
         """Publishes a signed verdict; the same envelope again returns the verdict it was.

@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from registry.audit import AuditEntry, Event
-from registry.digests import Digest
+from registry.digests import Digest, digest_bytes
 from registry.entities import (
     to_checkpoint,
     to_engine,
@@ -187,6 +187,17 @@ class Draft(View):
         found = to_reference(self._row(ReferenceRow, reference.digest))
         _check_same(f"reference {found.digest.short}", _facts(found), _facts(reference))
         return found
+
+    def renew_provenance(self, artifact: Engine | Reference) -> None:
+        """Replaces the statement of a recorded artifact, whose signer is not trusted any more.
+
+        The caller has verified the new one, and that the old one does not count.
+        """
+        kind = EngineRow if isinstance(artifact, Engine) else ReferenceRow
+        self._row(kind, artifact.digest).provenance = artifact.provenance
+        self._session.flush()
+        statement = str(digest_bytes(artifact.provenance.encode()))
+        self.note("statement renew", artifact.digest, {"statement": statement})
 
     def add_verdict(self, verdict: Verdict) -> Verdict:
         """Records a verdict, and a qualification if it passed; the same envelope twice is once."""

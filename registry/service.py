@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registry.attestations import Statement, verify_reference
+from registry.attestations import Statement
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.channels import (
@@ -70,10 +70,13 @@ from registry.types import (
 from registry.verification import (
     Signature,
     build_signature,
+    is_withdrawn,
     verdict_signature,
     verify_engine,
+    verify_recorded_reference,
     verify_verdict,
 )
+from registry.withdrawal import Loss, losses
 
 
 def _utc_now() -> datetime:
@@ -282,9 +285,18 @@ class Registry:
         """Returns an engine's build statement; raises IntegrityError unless it was signed so."""
         return verify_engine(engine, self.trust)
 
+    def is_withdrawn(self, artifact: Engine | Reference) -> bool:
+        """Says whether the signer of an artifact is not trusted any more for what it signed."""
+        return is_withdrawn(artifact, self.trust)
+
     def verify_verdict(self, engine: Engine, verdict: Verdict) -> None:
         """Raises IntegrityError unless a trusted validator signed exactly this verdict."""
         verify_verdict(engine, verdict, self.trust)
+
+    def losses(self, trust: Trust) -> list[Loss]:
+        """Returns what counts now and would not under another trust."""
+        with self.catalogue.read() as view:
+            return list(losses(view, self.trust, trust))
 
     def signatures(self, engine: Engine, verdicts: Sequence[Verdict]) -> list[Signature]:
         """Says who signed an engine and verdicts on it, in this order, and whether it counts."""
@@ -350,10 +362,7 @@ class Registry:
 
     def fetch_reference(self, reference: Reference, destination: Path) -> None:
         """Writes a reference's files after verifying signature, manifest and every byte."""
-        verify_reference(
-            reference.provenance.encode(), self.trust, reference.key,
-            subject=reference.digest, simulated=reference.simulated,
-        )  # fmt: skip
+        verify_recorded_reference(reference, self.trust)
         manifest = load_manifest(self.store, reference.path, reference.digest)
         fetch_artifact(self.store, manifest, destination)
 

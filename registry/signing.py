@@ -51,6 +51,11 @@ _AUTOMATIC = (Purpose.BUILD, Purpose.VERDICT, Purpose.REFERENCE, Purpose.REVOCAT
 _ROLE_OF = {purpose: role for role, purpose in ROLES.items()}
 
 
+def role_of(purpose: Purpose) -> str:
+    """Returns the name of who signs for a purpose."""
+    return _ROLE_OF[purpose]
+
+
 def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -> Signer:
     """Returns the signer of a role from a directory of keys, which is made if there is none.
 

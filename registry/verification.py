@@ -14,12 +14,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from registry.attestations import Statement, read_claim, verify, verify_build
+from registry.attestations import (
+    Statement,
+    read_claim,
+    verify,
+    verify_build,
+    verify_reference,
+)
 from registry.digests import digest_bytes
 from registry.envelopes import signers_of
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, WithdrawnError
 from registry.trust import Purpose, Trust
-from registry.types import Engine, EngineNames, Verdict
+from registry.types import Engine, EngineNames, Reference, Verdict
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,29 @@ def verify_engine(engine: Engine, trust: Trust) -> Statement:
             {name: signed[name] for name in wrong},
         )
     return statement
+
+
+def verify_recorded_reference(reference: Reference, trust: Trust) -> Statement:
+    """Returns the statement of a recorded reference; raises IntegrityError."""
+    return verify_reference(
+        reference.provenance.encode(), trust, reference.key,
+        subject=reference.digest, simulated=reference.simulated,
+    )  # fmt: skip
+
+
+def is_withdrawn(artifact: Engine | Reference, trust: Trust) -> bool:
+    """Says whether the signer of a recorded artifact is not trusted any more for what it signed.
+
+    Raises IntegrityError for every other reason not to believe it: those are nobody's decision.
+    """
+    try:
+        if isinstance(artifact, Engine):
+            verify_engine(artifact, trust)
+        else:
+            verify_recorded_reference(artifact, trust)
+    except WithdrawnError:
+        return True
+    return False
 
 
 def verify_verdict(engine: Engine, verdict: Verdict, trust: Trust) -> None:

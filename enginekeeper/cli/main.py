@@ -33,7 +33,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "where": ("where", "where", "Show which engines are on this node."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),
-    "key": ("key", "key", "List, make and trust signing keys; explain keys of engines."),
+    "key": ("key", "key", "List, make, trust, revoke signing keys; explain keys of engines."),
     "db": ("db", "db", "Migrate, check, back up and restore the catalogue."),
 }
 

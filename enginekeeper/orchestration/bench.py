@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from securesystemslib.signer import Signer
+
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
@@ -28,8 +30,9 @@ from registry.disks import full_disk_said
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
-from registry.signing import TRUST_FILE
-from registry.trust import Trust
+from registry.signers import pin_in, signer_at
+from registry.signing import TRUST_FILE, open_signer, role_of
+from registry.trust import Purpose, Trust
 from registry.trust_file import read_trust
 
 
@@ -66,6 +69,21 @@ class Bench:
         """Whom this home trusts."""
         path = self.keys / TRUST_FILE
         return read_trust(path) if path.exists() else Trust()
+
+    def signers(self, purpose: Purpose) -> tuple[Signer, ...]:
+        """Returns who signs for a purpose: the home's own key, or those that the settings name.
+
+        Raises IntegrityError for a key that is not trusted here.
+        """
+        role = role_of(purpose)
+        if role not in self.settings.signers:
+            return (open_signer(self.keys, purpose),)
+        pin = self.settings.pin_file
+        secrets = None if pin is None else pin_in(pin)
+        return tuple(
+            signer_at(address, self.trust, purpose, secrets=secrets)
+            for address in self.settings.signers[role]
+        )
 
     @cached_property
     def _registry(self) -> Registry:

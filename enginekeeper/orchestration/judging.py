@@ -24,7 +24,6 @@ from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.manifests import Manifest, verify_directory
-from registry.signing import open_signer
 from registry.trust import Purpose
 from registry.types import Engine, Result
 
@@ -177,6 +176,5 @@ def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, 
         quality=verdict.quality.result,
         summary=verdict.summary,
     )
-    signer = open_signer(bench.keys, Purpose.VERDICT)
-    envelope = sign(test_result(engine.digest, claim), signer)
+    envelope = sign(test_result(engine.digest, claim), *bench.signers(Purpose.VERDICT))
     bench.registry.record_verdict(engine.digest, document, envelope)
