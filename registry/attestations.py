@@ -47,6 +47,7 @@ PREDICATES: Mapping[Purpose, str] = {
     Purpose.REVOCATION: "urn:enginekeeper:revocation:v1",
 }
 """What each purpose's key says, if nothing else is asked for."""
+SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
 _PROVENANCE = frozenset({Purpose.BUILD, Purpose.REFERENCE})
 _TIMES = {Purpose.BUILD: "signedAt", Purpose.REFERENCE: "signedAt", Purpose.REVOCATION: "revokedAt"}
 """Where a statement says when it was signed; the others, in `issuedAt`."""
@@ -246,7 +247,8 @@ def signed_at(statement: Statement) -> datetime:
         if statement.purpose in _PROVENANCE and "signedAt" not in notes:
             text = statement.predicate["runDetails"]["metadata"]["finishedOn"]
         else:
-            text = notes[_TIMES.get(statement.purpose, "issuedAt")]
+            summary = statement.predicate_type == SUMMARY_TYPE
+            text = notes["timeVerified" if summary else _TIMES.get(statement.purpose, "issuedAt")]
         moment = datetime.fromisoformat(text)
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(statement.purpose, f"no time of signing ({error})") from error

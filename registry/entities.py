@@ -111,6 +111,7 @@ def to_verdict(row: VerdictRow) -> Verdict:
         simulated=row.simulated,
         issued_at=row.issued_at,
         recorded_at=row.recorded_at,
+        vsa=row.vsa,
     )
 
 

@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "e2c95a7d1b64"
+REVISION = "3f9c2d81e7a4"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -268,6 +268,9 @@ class VerdictRow(Row):
     document: Mapped[Digest] = mapped_column(DigestText, comment="of the verdict document")
     path: Mapped[StorePath]
     envelope: Mapped[str] = mapped_column(Text, comment="DSSE envelope of the verdict statement")
+    vsa: Mapped[str | None] = mapped_column(
+        Text, comment="DSSE envelope of the verification summary, since there are any"
+    )
     simulated: Mapped[Simulated]
     issued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="as signed by the validator")
     recorded_at: Mapped[Moment]

@@ -26,6 +26,7 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.records import UNNAMED, Draft
+from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
@@ -215,7 +216,13 @@ class Publisher:
 
         return self._record(manifest, folder, store, record)
 
-    def verdict(self, engine: Engine, document: Mapping[str, Any], envelope: bytes) -> Verdict:
+    def verdict(
+        self,
+        engine: Engine,
+        document: Mapping[str, Any],
+        envelope: bytes,
+        vsa: bytes | None = None,
+    ) -> Verdict:
         """Publishes a signed verdict; the same envelope again returns the verdict it was.
 
         Raises IntegrityError unless a trusted validator signed this document on this engine.
@@ -241,9 +248,14 @@ class Publisher:
             simulated=engine.simulated,
             issued_at=claim.issued_at,
             recorded_at=self.clock(),
+            vsa=None if vsa is None else vsa.decode(),
         )
+        if vsa is not None:
+            verify_summary(engine, verdict, vsa, self.trust)
         self.store.put_document(name, data)
         self._attest(engine.path, Purpose.VERDICT, envelope)
+        if vsa is not None:
+            self._attest(engine.path, layout.SUMMARY, vsa)
         with self.catalogue.edit(actor=self.actor) as draft:
             _check_not_backdated(draft, verdict)
             return draft.add_verdict(verdict)
@@ -271,7 +283,7 @@ class Publisher:
             transient=True,
         )
 
-    def _attest(self, folder: str, purpose: Purpose, envelope: bytes) -> None:
+    def _attest(self, folder: str, purpose: str, envelope: bytes) -> None:
         name = layout.attestation_name(folder, purpose, digest_bytes(envelope))
         self.store.put_document(name, envelope)
 

@@ -209,7 +209,7 @@ class Draft(View):
             result=str(verdict.result), fidelity=verdict.fidelity, quality=verdict.quality,
             summary=verdict.summary, document=verdict.document, path=verdict.path,
             envelope=verdict.envelope, simulated=verdict.simulated, issued_at=verdict.issued_at,
-            recorded_at=verdict.recorded_at,
+            recorded_at=verdict.recorded_at, vsa=verdict.vsa,
         )  # fmt: skip
         if identity is not None:
             said = {"verdict": str(verdict.digest), "result": str(verdict.result),

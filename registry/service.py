@@ -71,6 +71,7 @@ from registry.verification import (
     Signature,
     build_signature,
     is_withdrawn,
+    summary_signature,
     verdict_signature,
     verify_engine,
     verify_recorded_reference,
@@ -118,10 +119,14 @@ class Registry:
         return self._publisher().reference(publication)
 
     def record_verdict(
-        self, engine: str | Digest, document: Mapping[str, Any], envelope: bytes
+        self,
+        engine: str | Digest,
+        document: Mapping[str, Any],
+        envelope: bytes,
+        vsa: bytes | None = None,
     ) -> Verdict:
         """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
-        return self._publisher().verdict(self.engine(engine), document, envelope)
+        return self._publisher().verdict(self.engine(engine), document, envelope, vsa)
 
     def set_channel(
         self, channel: str, engine: str | Digest, environment: Environment, *, actor: str
@@ -302,6 +307,10 @@ class Registry:
         """Says who signed an engine and verdicts on it, in this order, and whether it counts."""
         build = build_signature(engine, self.trust)
         return [build, *(verdict_signature(engine, one, self.trust) for one in verdicts)]
+
+    def summary_signature(self, engine: Engine, verdict: Verdict) -> Signature | None:
+        """Says who signed the summary of a verdict; None for a verdict without one."""
+        return summary_signature(engine, verdict, self.trust)
 
     def verdict_document(self, verdict: Verdict) -> dict[str, Any]:
         """Returns the evidence of a verdict; raises IntegrityError if it is not the signed one."""

@@ -162,6 +162,8 @@ class Verdict(Entity):
     simulated: bool
     issued_at: datetime
     recorded_at: datetime
+    vsa: str | None = None
+    """DSSE envelope of the verification summary; older verdicts have none."""
 
 
 @dataclass(frozen=True)

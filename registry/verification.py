@@ -24,6 +24,7 @@ from registry.attestations import (
 from registry.digests import digest_bytes
 from registry.envelopes import signers_of
 from registry.errors import IntegrityError, WithdrawnError
+from registry.summaries import verify_summary
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Reference, Verdict
 
@@ -148,6 +149,14 @@ def verdict_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signatu
     return _signature(
         Purpose.VERDICT, verdict.envelope.encode(), lambda: verify_verdict(engine, verdict, trust)
     )
+
+
+def summary_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signature | None:
+    """Says who signed the summary of a verdict; None for a verdict without one."""
+    if verdict.vsa is None:
+        return None
+    vsa = verdict.vsa.encode()
+    return _signature(Purpose.VERDICT, vsa, lambda: verify_summary(engine, verdict, vsa, trust))
 
 
 def _signature(purpose: Purpose, envelope: bytes, check: Callable[[], object]) -> Signature:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from enginekeeper.cli._output import render_table
@@ -32,6 +32,7 @@ def described(registry: Registry, engine: Engine) -> dict[str, Any]:
             {"statement": name, **one.as_dict()}
             for name, one in zip(names, signatures, strict=True)
         ],
+        "summaries": _summaries(registry, engine, verdicts),
     }
 
 
@@ -50,7 +51,7 @@ def describe(document: Mapping[str, Any]) -> str:
     lines += [_part("files", document["files"], ("path", "size", "digest"))]
     lines += [_part("repairs", document["repairs"], _REPAIR)]
     lines += [_verdicts(document)]
-    lines += [_signatures(document["signatures"])]
+    lines += [_signatures([*document["signatures"], *document["summaries"]])]
     return "\n".join(lines)
 
 
@@ -79,6 +80,17 @@ def _repairs(registry: Registry, engine: Engine) -> list[dict[str, Any]] | str:
     except IntegrityError as error:
         return error.what
     return list(found)
+
+
+def _summaries(
+    registry: Registry, engine: Engine, verdicts: Sequence[Verdict]
+) -> list[dict[str, Any]]:
+    """Returns the verification summaries of verdicts, and who signed them."""
+    return [
+        {"statement": f"summary of {one.digest.short}", **signature.as_dict()}
+        for one in verdicts
+        if (signature := registry.summary_signature(engine, one)) is not None
+    ]
 
 
 def _reference(registry: Registry, verdict: Verdict) -> str | None:

@@ -17,9 +17,11 @@ from registry.attestations import (
     BuildRecord,
     VerdictClaim,
     provenance,
+    read_claim,
     recording,
     sign,
     test_result,
+    verify,
 )
 from registry.blobs.interface import BlobStore
 from registry.blobs.local import LocalBlobStore
@@ -31,6 +33,7 @@ from registry.manifests import Manifest
 from registry.publishing import EnginePublication, ReferencePublication
 from registry.service import Registry
 from registry.signing import ROLES, trusted
+from registry.summaries import summary
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Reference, Result, Verdict
 from registry.verification import build_parameters
@@ -162,7 +165,18 @@ class Workbench:
     ) -> Verdict:
         """Records a signed verdict on an engine; `more` are fields of its document."""
         document, envelope = self.verdict_on(engine, result, environment, more)
-        return self.registry.record_verdict(engine.digest, document, envelope)
+        vsa = self.summary_of(engine, document, envelope)
+        return self.registry.record_verdict(engine.digest, document, envelope, vsa)
+
+    def summary_of(self, engine: Engine, document: dict[str, Any], envelope: bytes) -> bytes:
+        """Returns the signed summary of a verdict."""
+        signer = self.signers.of(Purpose.VERDICT, simulated=engine.simulated)
+        statement = verify(
+            envelope, self.signers.trust, Purpose.VERDICT,
+            subject=engine.digest, simulated=engine.simulated,
+        )  # fmt: skip
+        policy = digest_bytes(canonical_json(document["schema"]))
+        return sign(summary(engine, envelope, read_claim(statement), policy), signer)
 
     def verdict_on(
         self,
