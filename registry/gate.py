@@ -15,15 +15,18 @@ The rules, in the order they are tried; the first that applies decides:
    what was signed → closed (integrity);
 8. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
 
+A rule that a signed waiver names (`registry.waivers` says which can be) is passed over, and the
+next is tried; what is open only by that is open by rule `waived`, and says whose waiver it was.
 The latest verdict wins, whatever came before. Verdicts in exactly this environment count before
 those that only a wider driver scope lets in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from registry.digests import Digest
@@ -39,8 +42,9 @@ from registry.keys import EngineKey
 from registry.revocations import verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
-from registry.types import Engine, Result, Verdict
-from registry.verification import verify_engine, verify_verdict
+from registry.types import Engine, Result, Verdict, Waiver
+from registry.verification import verify_engine, verify_verdict, waiver_signature
+from registry.waivers import WAIVABLE
 
 
 class GateOutcome(StrEnum):
@@ -84,6 +88,9 @@ class GatePolicy:
     simulated_node: bool = False
     """The node is *enrolled* as simulated; what a node says of itself does not count."""
 
+    waivers: tuple[Waiver, ...] = ()
+    """Of the engine, as recorded: the gate verifies them."""
+
 
 @dataclass(frozen=True)
 class GateDecision:
@@ -96,6 +103,8 @@ class GateDecision:
     engine: Digest
     environment: Environment
     evidence: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()
+    """The rules that a waiver passed over, each with whose it was, why and until when."""
 
     @property
     def is_open(self) -> bool:
@@ -112,6 +121,7 @@ class GateDecision:
             "engine": str(self.engine),
             "environment": self.environment.as_dict(),
             "evidence": list(self.evidence),
+            "waived": list(self.waived),
         }
 
     def require_open(self, *, remedy: str | None = None) -> None:
@@ -164,17 +174,71 @@ def decide(
     So do the changes of the engine's standing.
     """
     case = _Case(engine, environment, policy)
-    refused = _attested(case) or _standing(case, standing) or _simulated(case) or _compatible(case)
-    if refused is not None:
-        return refused
+    waived: list[GateDecision] = []
+    for decision in _decisions(case, verdicts, standing):
+        if decision.is_open or (waiver := _waiver_for(case, decision)) is None:
+            return _opened_by(waived, decision)
+        waived.append(_passed_over(decision, waiver))
+    return _opened_by(waived, waived[-1])
+
+
+def _decisions(
+    case: _Case, verdicts: Sequence[Verdict], standing: Sequence[StandingChange]
+) -> Iterator[GateDecision]:
+    """Yields what each rule that applies decides, in order; the last one stands for the verdict."""
+    stands = partial(_standing, changes=standing)
+    for rule in (_attested, stands, _simulated, _compatible):
+        if (refused := rule(case)) is not None:
+            yield refused
+    yield _judged(case, verdicts)
+
+
+def _judged(case: _Case, verdicts: Sequence[Verdict]) -> GateDecision:
     if not verdicts:
         return case.decide(GateFamily.CLOSED, "never-judged", "no verdict on it is recorded")
     here = _judged_here(case, verdicts)
     if not here:
         judged = sorted({f"{verdict.result} on {verdict.environment}" for verdict in verdicts})
-        reason = f"it was never judged on {environment} (driver scope: {policy.driver_scope})"
+        scope = case.policy.driver_scope
+        reason = f"it was never judged on {case.environment} (driver scope: {scope})"
         return case.decide(GateFamily.CLOSED, "not-qualified-here", reason, judged)
     return _by_verdict(case, here[0])
+
+
+def _waiver_for(case: _Case, decision: GateDecision) -> Waiver | None:
+    """Returns the waiver in force that passes over what a rule decided, or None."""
+    if decision.rule not in WAIVABLE:
+        return None
+    now, scope = case.policy.trust.clock(), case.policy.driver_scope
+    for waiver in case.policy.waivers:
+        where = waiver.environment
+        fits = where is None or covers(where, case.environment, scope)
+        if decision.rule not in waiver.rules or not fits or waiver.state(now) != "in force":
+            continue
+        if waiver_signature(case.engine, waiver, case.policy.trust).fault is None:
+            return waiver
+    return None
+
+
+def _passed_over(decision: GateDecision, waiver: Waiver) -> GateDecision:
+    said = (
+        f"{decision.rule} ({decision.reason}): waiver {waiver.digest.short} by "
+        f"{waiver.granted_by} until {waiver.expires_at.isoformat(timespec='seconds')}: "
+        f"{waiver.reason}"
+    )
+    return replace(decision, waived=(said,))
+
+
+def _opened_by(waived: Sequence[GateDecision], last: GateDecision) -> GateDecision:
+    """Returns the last decision; one that is open only because of waivers says so."""
+    said = tuple(line for one in waived for line in one.waived)
+    if not said or not (last.is_open or last in waived):
+        return last
+    reason = f"{len(said)} of the gate's rules {'is' if len(said) == 1 else 'are'} waived"
+    return replace(
+        last, outcome=GateOutcome.OPEN, family=GateFamily.OK, rule="waived", reason=reason,
+        waived=said, evidence=(*said, *last.evidence),
+    )  # fmt: skip
 
 
 def _attested(case: _Case) -> GateDecision | None:

@@ -6,6 +6,7 @@
                                                          /attestations/verdict-<envelope>.dsse.json
                                                          /attestations/revocation-<envelope>.dsse.json
                                                          /attestations/summary-<envelope>.dsse.json
+                                                         /attestations/waiver-<envelope>.dsse.json
                                                          /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
@@ -25,8 +26,8 @@ from registry.names import check_component
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
-SUMMARY = "summary"
-"""How the statements are named that summarize verdicts."""
+SUMMARY, WAIVER_END = "summary", "waiver-end"
+"""How the statements are named that summarize verdicts, and that end waivers."""
 
 
 def engine_path(model: str, recipe: str, target: str, key: EngineKey, engine: Digest) -> str:

@@ -29,8 +29,9 @@ from registry.records import UNNAMED, Draft
 from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
-from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
+from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict, Waiver
 from registry.verification import is_withdrawn, verify_engine
+from registry.waivers import verify_ending, verify_grant
 
 Recorded = TypeVar("Recorded")
 _ATTEMPTS = 3
@@ -282,6 +283,35 @@ class Publisher:
             remedy="look for another catalogue's `enginekeeper gc` on this store, and run again",
             transient=True,
         )
+
+    def waiver(self, engine: Engine, envelope: bytes) -> Waiver:
+        """Publishes a waiver that approvers signed; the same envelope again returns it."""
+        grant = verify_grant(envelope, engine, self.trust)
+        digest = digest_bytes(envelope)
+        waiver = Waiver(
+            digest=digest,
+            engine=engine.digest,
+            rules=grant.rules,
+            environment=grant.environment,
+            reason=grant.reason,
+            granted_by=grant.granted_by,
+            issued_at=grant.issued_at,
+            expires_at=grant.expires_at,
+            path=layout.attestation_name(engine.path, Purpose.WAIVER, digest),
+            envelope=envelope.decode(),
+            simulated=engine.simulated,
+            recorded_at=self.clock(),
+        )
+        self._attest(engine.path, Purpose.WAIVER, envelope)
+        with self.catalogue.edit(actor=self.actor) as draft:
+            return draft.add_waiver(waiver)
+
+    def waiver_end(self, engine: Engine, waiver: Waiver, envelope: bytes) -> Waiver:
+        """Publishes that approvers ended a waiver; an ended one stays as it is."""
+        verify_ending(envelope, waiver, self.trust)
+        self._attest(engine.path, layout.WAIVER_END, envelope)
+        with self.catalogue.edit(actor=self.actor) as draft:
+            return draft.end_waiver(waiver.digest, envelope.decode())
 
     def _attest(self, folder: str, purpose: str, envelope: bytes) -> None:
         name = layout.attestation_name(folder, purpose, digest_bytes(envelope))

@@ -29,6 +29,7 @@ from registry.entities import (
     to_placement,
     to_reference,
     to_verdict,
+    to_waiver,
 )
 from registry.environments import CpuEnvironment, Environment
 from registry.errors import ConflictError, RecordNotFoundError
@@ -49,6 +50,7 @@ from registry.models import (
     Row,
     StandingRow,
     VerdictRow,
+    WaiverRow,
 )
 from registry.queries import View
 from registry.standing import Standing, StandingChange, check_may_follow
@@ -61,6 +63,7 @@ from registry.types import (
     Reference,
     Result,
     Verdict,
+    Waiver,
 )
 
 _STANDING = {
@@ -222,6 +225,32 @@ class Draft(View):
             )  # fmt: skip
         return to_verdict(self._row(VerdictRow, verdict.digest))
 
+    def add_waiver(self, waiver: Waiver) -> Waiver:
+        """Records a waiver; the same envelope twice is once, and an ended one stays ended."""
+        self.hold_sweep()
+        where = waiver.environment
+        identity = self._insert(
+            WaiverRow, digest=waiver.digest, engine_id=self._id(EngineRow, waiver.engine),
+            environment_id=None if where is None else self._environment_id(where),
+            rules=list(waiver.rules), reason=waiver.reason, granted_by=waiver.granted_by,
+            issued_at=waiver.issued_at, expires_at=waiver.expires_at, path=waiver.path,
+            envelope=waiver.envelope, simulated=waiver.simulated, recorded_at=waiver.recorded_at,
+        )  # fmt: skip
+        if identity is not None:
+            said = {"waiver": str(waiver.digest), "rules": list(waiver.rules),
+                    "reason": waiver.reason, "until": waiver.expires_at.isoformat()}  # fmt: skip
+            self.note("waiver grant", waiver.engine, said, actor=waiver.granted_by)
+        return to_waiver(self._row(WaiverRow, waiver.digest))
+
+    def end_waiver(self, waiver: Digest, envelope: str) -> Waiver:
+        """Ends a waiver before its time; the first statement that ended it stays."""
+        row = self._row(WaiverRow, waiver)
+        if row.ending is None:
+            row.ending = envelope
+            self.note("waiver revoke", row.engine.digest, {"waiver": str(waiver)})
+        self._session.flush()
+        return to_waiver(row)
+
     def move_channel(self, move: ChannelMove, *, simulated: bool) -> ChannelMove:
         """Lets a channel resolve to another engine and adds the move to its history.
 
@@ -334,7 +363,7 @@ class Draft(View):
                 .where(column == engine_id)
                 .values({column: None, kept: digest})
             )
-        for table in (QualificationRow, VerdictRow, StandingRow):
+        for table in (QualificationRow, VerdictRow, WaiverRow, StandingRow):
             self._session.execute(delete(table).where(table.engine_id == engine_id))
         self._session.execute(delete(EngineRow).where(EngineRow.id == engine_id))
 

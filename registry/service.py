@@ -66,6 +66,7 @@ from registry.types import (
     Qualification,
     Reference,
     Verdict,
+    Waiver,
 )
 from registry.verification import (
     Signature,
@@ -76,6 +77,7 @@ from registry.verification import (
     verify_engine,
     verify_recorded_reference,
     verify_verdict,
+    waiver_signature,
 )
 from registry.withdrawal import Loss, losses
 
@@ -127,6 +129,38 @@ class Registry:
     ) -> Verdict:
         """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
         return self._publisher().verdict(self.engine(engine), document, envelope, vsa)
+
+    def grant_waiver(self, engine: str | Digest, envelope: bytes) -> Waiver:
+        """Publishes a waiver that approvers signed."""
+        return self._publisher().waiver(self.engine(engine), envelope)
+
+    def end_waiver(self, waiver: str | Digest, envelope: bytes) -> Waiver:
+        """Publishes that approvers ended a waiver before its time."""
+        found = self.waiver(waiver)
+        return self._publisher().waiver_end(self.engine(found.engine), found, envelope)
+
+    def waiver(self, reference: str | Digest) -> Waiver:
+        """Returns the waiver with an id or an unambiguous start of one."""
+        with self.catalogue.read() as view:
+            return view.waiver(reference)
+
+    def waivers(self, engine: str | Digest | None = None) -> list[Waiver]:
+        """Returns the waivers of one engine or of all, newest first, ended ones too."""
+        with self.catalogue.read() as view:
+            return view.waivers(None if engine is None else view.engine(engine).digest)
+
+    def waivers_in_force(self, engine: Engine) -> list[Waiver]:
+        """Returns an engine's waivers that count now, wherever they do, newest first."""
+        now = self.trust.clock()
+        return [
+            one
+            for one in self.waivers(engine.digest)
+            if one.state(now) == "in force" and self.waiver_signature(engine, one).fault is None
+        ]
+
+    def waiver_signature(self, engine: Engine, waiver: Waiver) -> Signature:
+        """Says who signed a waiver, and whether it counts."""
+        return waiver_signature(engine, waiver, self.trust)
 
     def set_channel(
         self, channel: str, engine: str | Digest, environment: Environment, *, actor: str
@@ -382,7 +416,10 @@ class Registry:
     def _decide(
         self, view: View, engine: Engine, environment: Environment, *, simulated: bool
     ) -> GateDecision:
-        policy = GatePolicy(self.trust, self.compatibility, self.driver_scope, simulated)
+        policy = GatePolicy(
+            self.trust, self.compatibility, self.driver_scope, simulated,
+            tuple(view.waivers(engine.digest)),
+        )  # fmt: skip
         return decide(
             engine, view.verdicts(engine.digest), environment, policy,
             standing=view.standing(engine.digest),

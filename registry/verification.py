@@ -26,7 +26,8 @@ from registry.envelopes import signers_of
 from registry.errors import IntegrityError, WithdrawnError
 from registry.summaries import verify_summary
 from registry.trust import Purpose, Trust
-from registry.types import Engine, EngineNames, Reference, Verdict
+from registry.types import Engine, EngineNames, Reference, Verdict, Waiver
+from registry.waivers import verify_waiver
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,13 @@ def summary_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signatu
         return None
     vsa = verdict.vsa.encode()
     return _signature(Purpose.VERDICT, vsa, lambda: verify_summary(engine, verdict, vsa, trust))
+
+
+def waiver_signature(engine: Engine, waiver: Waiver, trust: Trust) -> Signature:
+    """Says who signed a waiver and whether it counts; raises nothing."""
+    return _signature(
+        Purpose.WAIVER, waiver.envelope.encode(), lambda: verify_waiver(engine, waiver, trust)
+    )
 
 
 def _signature(purpose: Purpose, envelope: bytes, check: Callable[[], object]) -> Signature:

@@ -10,7 +10,9 @@ from typing import Any
 from registry.errors import IntegrityError
 from registry.queries import View
 from registry.trust import Trust
+from registry.types import Engine
 from registry.verification import verify_engine, verify_recorded_reference, verify_verdict
+from registry.waivers import verify_waiver
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Loss:
     """One thing that counts under one trust and not under another."""
 
     kind: str
-    """`engine`, `verdict`, `reference` or `channel`."""
+    """`engine`, `verdict`, `waiver`, `reference` or `channel`."""
     name: str
     """The start of its id, or the channel's name."""
     what: str
@@ -32,14 +34,10 @@ def losses(view: View, before: Trust, after: Trust) -> Iterator[Loss]:
     """Yields what the catalogue has that counts before and not after, channels last."""
     hit = set()
     for engine in view.engines():
-        if _lost(partial(verify_engine, engine), before, after):
+        lost = list(_of_engine(view, engine, before, after))
+        if any(one.kind != "waiver" for one in lost):
             hit.add(engine.digest)
-            yield Loss("engine", engine.digest.short, engine.variant)
-        for verdict in view.verdicts(engine.digest):
-            if _lost(partial(verify_verdict, engine, verdict), before, after):
-                hit.add(engine.digest)
-                what = f"{verdict.result} of engine {engine.digest.short} on {verdict.environment}"
-                yield Loss("verdict", verdict.digest.short, what)
+        yield from lost
     for one in view.references():
         if _lost(partial(verify_recorded_reference, one), before, after):
             yield Loss("reference", one.digest.short, f"{one.model_name} by {one.runtime}")
@@ -47,6 +45,20 @@ def losses(view: View, before: Trust, after: Trust) -> Iterator[Loss]:
         if position.engine in hit:
             what = f"{position.model_name} on {position.target}: engine {position.engine.short}"
             yield Loss("channel", position.channel, what)
+
+
+def _of_engine(view: View, engine: Engine, before: Trust, after: Trust) -> Iterator[Loss]:
+    name = engine.digest.short
+    if _lost(partial(verify_engine, engine), before, after):
+        yield Loss("engine", name, engine.variant)
+    for verdict in view.verdicts(engine.digest):
+        if _lost(partial(verify_verdict, engine, verdict), before, after):
+            what = f"{verdict.result} of engine {name} on {verdict.environment}"
+            yield Loss("verdict", verdict.digest.short, what)
+    for waiver in view.waivers(engine.digest):
+        if _lost(partial(verify_waiver, engine, waiver), before, after):
+            what = f"of engine {name}: {', '.join(waiver.rules)}"
+            yield Loss("waiver", waiver.digest.short, what)
 
 
 def _lost(check: Callable[[Trust], object], before: Trust, after: Trust) -> bool:

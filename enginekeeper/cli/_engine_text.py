@@ -10,10 +10,11 @@ from registry.environments import environment_from_dict
 from registry.errors import IntegrityError
 from registry.keys import EngineKey
 from registry.service import Registry
-from registry.types import Engine, Verdict
+from registry.types import Engine, Verdict, Waiver
 from registry.verification import parameters_of
 
 _REPAIR = ("field", "before", "after", "reason")
+_WAIVER = ("waiver", "rules", "where", "granted_by", "expires_at", "state", "reason")
 
 
 def described(registry: Registry, engine: Engine) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def described(registry: Registry, engine: Engine) -> dict[str, Any]:
             for name, one in zip(names, signatures, strict=True)
         ],
         "summaries": _summaries(registry, engine, verdicts),
+        "waivers": [waiver_row(registry, engine, one) for one in registry.waivers(engine.digest)],
     }
 
 
@@ -51,6 +53,7 @@ def describe(document: Mapping[str, Any]) -> str:
     lines += [_part("files", document["files"], ("path", "size", "digest"))]
     lines += [_part("repairs", document["repairs"], _REPAIR)]
     lines += [_verdicts(document)]
+    lines += [_part("waivers", document["waivers"], _WAIVER)]
     lines += [_signatures([*document["signatures"], *document["summaries"]])]
     return "\n".join(lines)
 
@@ -91,6 +94,25 @@ def _summaries(
         for one in verdicts
         if (signature := registry.summary_signature(engine, one)) is not None
     ]
+
+
+def waiver_row(registry: Registry, engine: Engine, one: Waiver) -> dict[str, Any]:
+    """Returns a waiver as a row: what it is, and whether it counts."""
+    fault = registry.waiver_signature(engine, one).fault
+    return {
+        "waiver": one.digest.short,
+        "digest": str(one.digest),
+        "engine_id": engine.digest.short,
+        "rules": ", ".join(one.rules),
+        "where": "everywhere" if one.environment is None else str(one.environment),
+        "environment": None if one.environment is None else one.environment.as_dict(),
+        "reason": one.reason,
+        "granted_by": one.granted_by,
+        "issued_at": one.issued_at.isoformat(),
+        "expires_at": one.expires_at.isoformat(),
+        "state": one.state(registry.trust.clock()) if fault is None else "UNVERIFIED",
+        "fault": fault,
+    }
 
 
 def _reference(registry: Registry, verdict: Verdict) -> str | None:

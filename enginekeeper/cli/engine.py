@@ -44,7 +44,8 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
 
     registry = open_bench().registry
     rows = [_row(registry, one) for one in registry.engines(wanted)]
-    columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated")
+    columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated",
+               "waived")  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
 
@@ -172,6 +173,8 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
         "stored": registry.locate(one.path),
         "summary": None if latest is None else latest.summary,
         "fault": fault,
+        "waived": ", ".join(rule for one in registry.waivers_in_force(one) for rule in one.rules)
+        or None,
     }
     if fault is None:
         return row

@@ -30,6 +30,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "lineage": ("lineage", "lineage", "Show what something came from and what came of it."),
     "audit": ("audit", "audit", "Show and verify the log of every change."),
     "gate": ("gate", "gate", "Decide whether an engine may be deployed on a node."),
+    "waiver": ("waiver", "waiver", "Let an engine run in spite of a rule, for a time, signed."),
     "where": ("where", "where", "Show which engines are on this node."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),

@@ -35,8 +35,9 @@ from registry.service import Registry
 from registry.signing import ROLES, trusted
 from registry.summaries import summary
 from registry.trust import Purpose, Trust
-from registry.types import Engine, EngineNames, Reference, Result, Verdict
+from registry.types import Engine, EngineNames, Reference, Result, Verdict, Waiver
 from registry.verification import build_parameters
+from registry.waivers import WaiverGrant, ending_statement, waiver_statement
 
 WEIGHTS = digest_bytes(b"weights")
 REFERENCE_KEY = Digest("ek-work-v1", "5" * 64)
@@ -178,6 +179,19 @@ class Workbench:
         policy = digest_bytes(canonical_json(document["schema"]))
         return sign(summary(engine, envelope, read_claim(statement), policy), signer)
 
+    def waive(self, engine: Engine, *rules: str, **said: Any) -> Waiver:  # noqa: ANN401 - fields
+        """Records a waiver of rules of the gate for an engine."""
+        grant = waiver_of(*rules, simulated=engine.simulated, **said)
+        signer = self.signers.of(Purpose.WAIVER, simulated=engine.simulated)
+        envelope = sign(waiver_statement(engine.digest, grant), signer)
+        return self.registry.grant_waiver(engine.digest, envelope)
+
+    def end(self, waiver: Waiver) -> Waiver:
+        """Ends a waiver."""
+        statement = ending_statement(waiver, reason="fixed", ended_by="anna", at=self.clock())
+        signer = self.signers.of(Purpose.WAIVER, simulated=waiver.simulated)
+        return self.registry.end_waiver(waiver.digest, sign(statement, signer))
+
     def verdict_on(
         self,
         engine: Engine,
@@ -205,6 +219,15 @@ class Workbench:
         )
         signer = self.signers.of(Purpose.VERDICT, simulated=engine.simulated)
         return document, sign(test_result(engine.digest, claim), signer)
+
+
+def waiver_of(*rules: str, **said: Any) -> WaiverGrant:  # noqa: ANN401 - its fields
+    """Returns a waiver of rules of the gate, from START for 30 days unless said otherwise."""
+    fields: dict[str, Any] = {
+        "environment": None, "reason": "the fleet is on fire", "granted_by": "anna",
+        "issued_at": START, "expires_at": START + timedelta(days=30), **said,
+    }  # fmt: skip
+    return WaiverGrant(rules, **fields)
 
 
 @cache
