@@ -8,12 +8,14 @@ The rules, in the order they are tried; the first that applies decides:
    `revocation-not-attested`: a revocation is recorded whose signature does not count → closed, too
    (integrity); `quarantined`: an operator holds it → closed;
 3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
-4. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
-5. `never-judged`: no verdict at all → closed;
-6. `not-qualified-here`: verdicts, but none in this environment → closed;
-7. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
+4. `stale-snapshot`: the trust asks for a fresh signed snapshot of the registry, and there is none;
+   `revoked`, too, where that snapshot says so → closed;
+5. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
+6. `never-judged`: no verdict at all → closed;
+7. `not-qualified-here`: verdicts, but none in this environment → closed;
+8. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
    what was signed → closed (integrity);
-8. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
+9. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
 
 A rule that a signed waiver names (`registry.waivers` says which can be) is passed over, and the
 next is tried; what is open only by that is open by rule `waived`, and says whose waiver it was.
@@ -38,6 +40,7 @@ from registry.errors import (
     IntegrityError,
     RegistryError,
 )
+from registry.freshness import Freshness
 from registry.keys import EngineKey
 from registry.revocations import verify_revocation
 from registry.standing import Standing, StandingChange, held_by
@@ -90,6 +93,9 @@ class GatePolicy:
 
     waivers: tuple[Waiver, ...] = ()
     """Of the engine, as recorded: the gate verifies them."""
+
+    freshness: Freshness | None = None
+    """What the registry's snapshot is worth, where one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +193,7 @@ def _decisions(
 ) -> Iterator[GateDecision]:
     """Yields what each rule that applies decides, in order; the last one stands for the verdict."""
     stands = partial(_standing, changes=standing)
-    for rule in (_attested, stands, _simulated, _compatible):
+    for rule in (_attested, stands, _simulated, _fresh, _compatible):
         if (refused := rule(case)) is not None:
             yield refused
     yield _judged(case, verdicts)
@@ -215,9 +221,21 @@ def _waiver_for(case: _Case, decision: GateDecision) -> Waiver | None:
         fits = where is None or covers(where, case.environment, scope)
         if decision.rule not in waiver.rules or not fits or waiver.state(now) != "in force":
             continue
+        if not _vouched_for(case, decision, waiver):
+            continue
         if waiver_signature(case.engine, waiver, case.policy.trust).fault is None:
             return waiver
     return None
+
+
+def _vouched_for(case: _Case, decision: GateDecision, waiver: Waiver) -> bool:
+    """Says whether the snapshot has a waiver, where one is asked for.
+
+    The one for a missing snapshot cannot be in it.
+    """
+    freshness = case.policy.freshness
+    alone = freshness is None or decision.rule == "stale-snapshot"
+    return alone or (freshness is not None and freshness.counts(waiver.digest))
 
 
 def _passed_over(decision: GateDecision, waiver: Waiver) -> GateDecision:
@@ -279,6 +297,20 @@ def _simulated(case: _Case) -> GateDecision | None:
             "it is simulated, and the node is not enrolled as simulated",
         )  # fmt: skip
     return None
+
+
+def _fresh(case: _Case) -> GateDecision | None:
+    freshness = case.policy.freshness
+    if freshness is None:
+        return None
+    if freshness.revokes(case.engine.digest):
+        reason = "the registry's signed snapshot says that it was revoked"
+        return case.decide(GateFamily.CLOSED, "revoked", reason)
+    if freshness.fault is None:
+        return None
+    reason = "it cannot be told whether it was revoked: there is no fresh signed snapshot"
+    evidence = freshness.fault.splitlines()
+    return case.decide(GateFamily.CLOSED, "stale-snapshot", reason, evidence)
 
 
 def _compatible(case: _Case) -> GateDecision | None:

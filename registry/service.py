@@ -38,6 +38,7 @@ from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
+from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
 from registry.keys import EngineKey
 from registry.manifests import Manifest
@@ -54,6 +55,7 @@ from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
 from registry.revocations import found_beside, revocations_beside
 from registry.standing import Standing, held_by
+from registry.snapshots import RegistryState, state_of
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (
@@ -97,6 +99,8 @@ class Registry:
     driver_scope: DriverScope = DriverScope.EXACT
     actor: str = UNNAMED
     """Who the audit log says did it."""
+    snapshots: SnapshotReader | None = None
+    """Reads the signed snapshot, where this machine can remember what it has seen."""
     clock: Callable[[], datetime] = field(default=_utc_now)
 
     def record_model(self, digest: Digest, name: str, *, source: str, architecture: str) -> Model:
@@ -161,6 +165,23 @@ class Registry:
     def waiver_signature(self, engine: Engine, waiver: Waiver) -> Signature:
         """Says who signed a waiver, and whether it counts."""
         return waiver_signature(engine, waiver, self.trust)
+
+    def freshness(self) -> Freshness | None:
+        """Says what the registry's snapshot is worth; None where the trust asks for none."""
+        if not self.trust.snapshot_required:
+            return None
+        if self.snapshots is None:
+            return Freshness(None, "this process cannot remember what it has seen")
+        return self.snapshots.freshness(self.store, self.trust)
+
+    def state(self) -> RegistryState:
+        """Returns the state that a snapshot vouches for, as catalogue and trust have it now."""
+        return self.state_under(self.trust)
+
+    def state_under(self, trust: Trust) -> RegistryState:
+        """Returns that state under another trust."""
+        with self.catalogue.read() as view:
+            return state_of(view, trust)
 
     def set_channel(
         self, channel: str, engine: str | Digest, environment: Environment, *, actor: str
@@ -416,9 +437,11 @@ class Registry:
     def _decide(
         self, view: View, engine: Engine, environment: Environment, *, simulated: bool
     ) -> GateDecision:
+        freshness = self.freshness()
         policy = GatePolicy(
-            self.trust, self.compatibility, self.driver_scope, simulated,
-            tuple(view.waivers(engine.digest)),
+            self.trust if freshness is None else freshness.trusting(self.trust),
+            self.compatibility, self.driver_scope, simulated,
+            tuple(view.waivers(engine.digest)), freshness,
         )  # fmt: skip
         return decide(
             engine, view.verdicts(engine.digest), environment, policy,

@@ -31,6 +31,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "audit": ("audit", "audit", "Show and verify the log of every change."),
     "gate": ("gate", "gate", "Decide whether an engine may be deployed on a node."),
     "waiver": ("waiver", "waiver", "Let an engine run in spite of a rule, for a time, signed."),
+    "snapshot": ("snapshot", "snapshot", "Sign the registry's state, so that none sets it back."),
     "where": ("where", "where", "Show which engines are on this node."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),

@@ -29,6 +29,7 @@ from registry.digests import Digest
 from registry.disks import full_disk_said
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
+from registry.freshness import Memory, SnapshotReader
 from registry.service import Registry
 from registry.signers import pin_in, signer_at
 from registry.signing import TRUST_FILE, open_signer, role_of
@@ -85,6 +86,11 @@ class Bench:
             for address in self.settings.signers[role]
         )
 
+    @property
+    def snapshots(self) -> SnapshotReader:
+        """Reads the registry's snapshot, and remembers in this home what it has seen."""
+        return SnapshotReader(Memory(self.settings.home / "seen" / "snapshots.json"))
+
     @cached_property
     def _registry(self) -> Registry:
         """The registry without trust; the embedded catalogue is created on first use."""
@@ -95,6 +101,7 @@ class Bench:
             trust=Trust(),
             compatibility=refusal,
             actor=actor(),
+            snapshots=self.snapshots,
         )
 
     def _make_home(self) -> None:
