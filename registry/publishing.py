@@ -10,7 +10,7 @@ stores again what is gone by then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -228,32 +228,11 @@ class Publisher:
 
         Raises IntegrityError unless a trusted validator signed this document on this engine.
         """
-        statement = verify(
-            envelope, self.trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
-        )
-        claim = read_claim(statement)
-        data = canonical_json(document)
-        _check_document(claim, document, digest_bytes(data))
-        name = layout.verdict_name(engine.path, claim.document)
-        verdict = Verdict(
-            digest=digest_bytes(envelope),
-            engine=engine.digest,
-            environment=claim.environment,
-            result=claim.result,
-            fidelity=claim.fidelity,
-            quality=claim.quality,
-            summary=claim.summary,
-            document=claim.document,
-            path=name,
-            envelope=envelope.decode(),
-            simulated=engine.simulated,
-            issued_at=claim.issued_at,
-            recorded_at=self.clock(),
-            vsa=None if vsa is None else vsa.decode(),
-        )
+        verdict = signed_verdict(engine, document, envelope, self.trust, self.clock())
         if vsa is not None:
+            verdict = replace(verdict, vsa=vsa.decode())
             verify_summary(engine, verdict, vsa, self.trust)
-        self.store.put_document(name, data)
+        self.store.put_document(verdict.path, canonical_json(document))
         self._attest(engine.path, Purpose.VERDICT, envelope)
         if vsa is not None:
             self._attest(engine.path, layout.SUMMARY, vsa)
@@ -286,22 +265,7 @@ class Publisher:
 
     def waiver(self, engine: Engine, envelope: bytes) -> Waiver:
         """Publishes a waiver that approvers signed; the same envelope again returns it."""
-        grant = verify_grant(envelope, engine, self.trust)
-        digest = digest_bytes(envelope)
-        waiver = Waiver(
-            digest=digest,
-            engine=engine.digest,
-            rules=grant.rules,
-            environment=grant.environment,
-            reason=grant.reason,
-            granted_by=grant.granted_by,
-            issued_at=grant.issued_at,
-            expires_at=grant.expires_at,
-            path=layout.attestation_name(engine.path, Purpose.WAIVER, digest),
-            envelope=envelope.decode(),
-            simulated=engine.simulated,
-            recorded_at=self.clock(),
-        )
+        waiver = signed_waiver(engine, envelope, self.trust, self.clock())
         self._attest(engine.path, Purpose.WAIVER, envelope)
         with self.catalogue.edit(actor=self.actor) as draft:
             return draft.add_waiver(waiver)
@@ -322,6 +286,71 @@ class Publisher:
             self.store.put_document(name, data)
         except ConflictError:
             return
+
+
+def signed_verdict(
+    engine: Engine, document: Mapping[str, Any], envelope: bytes, trust: Trust, at: datetime
+) -> Verdict:
+    """Returns the verdict that an envelope signs.
+
+    Raises IntegrityError unless a trusted validator signed this document on this engine.
+    """
+    statement = verify(
+        envelope, trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
+    )
+    claim = read_claim(statement)
+    _check_document(claim, document, digest_bytes(canonical_json(document)))
+    return Verdict(
+        digest=digest_bytes(envelope),
+        engine=engine.digest,
+        environment=claim.environment,
+        result=claim.result,
+        fidelity=claim.fidelity,
+        quality=claim.quality,
+        summary=claim.summary,
+        document=claim.document,
+        path=layout.verdict_name(engine.path, claim.document),
+        envelope=envelope.decode(),
+        simulated=engine.simulated,
+        issued_at=claim.issued_at,
+        recorded_at=at,
+    )
+
+
+def signed_waiver(engine: Engine, envelope: bytes, trust: Trust, at: datetime) -> Waiver:
+    """Returns the waiver that an envelope signs; raises IntegrityError."""
+    grant, digest = verify_grant(envelope, engine, trust), digest_bytes(envelope)
+    return Waiver(
+        digest=digest,
+        engine=engine.digest,
+        rules=grant.rules,
+        environment=grant.environment,
+        reason=grant.reason,
+        granted_by=grant.granted_by,
+        issued_at=grant.issued_at,
+        expires_at=grant.expires_at,
+        path=layout.attestation_name(engine.path, Purpose.WAIVER, digest),
+        envelope=envelope.decode(),
+        simulated=engine.simulated,
+        recorded_at=at,
+    )
+
+
+def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
+    """Returns a recorded verdict that a pass must not be recorded after; None if it may.
+
+    An old pass that is recorded late would otherwise open a gate that a newer verdict closed.
+    """
+    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
+        return None
+    return next(
+        (
+            one
+            for one in recorded
+            if one.environment == verdict.environment and one.issued_at > verdict.issued_at
+        ),
+        None,
+    )
 
 
 def _check_manifest(manifest: Manifest, key: EngineKey) -> None:
@@ -378,23 +407,16 @@ def _check_document(claim: VerdictClaim, document: Mapping[str, Any], digest: Di
 
 
 def _check_not_backdated(view: View, verdict: Verdict) -> None:
-    """Raises ConflictError for a pass that was issued before a later verdict already recorded.
-
-    An old pass that is recorded late would otherwise open a gate that a newer verdict closed.
-    """
-    recorded = view.verdicts(verdict.engine)
-    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
-        return
-    for other in recorded:
-        if other.environment == verdict.environment and other.issued_at > verdict.issued_at:
-            raise ConflictError(
-                "a later verdict on this engine in this environment is recorded already",
-                where=f"engine {verdict.engine.short}",
-                actual=f"a pass issued at {verdict.issued_at.isoformat()}",
-                expected=f"one issued after {other.issued_at.isoformat()}, as verdict "
-                f"{other.digest.short} was",
-                remedy="validate again, and check the clocks of the validators",
-            )
+    other = later_than(verdict, view.verdicts(verdict.engine))
+    if other is not None:
+        raise ConflictError(
+            "a later verdict on this engine in this environment is recorded already",
+            where=f"engine {verdict.engine.short}",
+            actual=f"a pass issued at {verdict.issued_at.isoformat()}",
+            expected=f"one issued after {other.issued_at.isoformat()}, as verdict "
+            f"{other.digest.short} was",
+            remedy="validate again, and check the clocks of the validators",
+        )
 
 
 def _line(document: Mapping[str, Any], name: str) -> str | None:
