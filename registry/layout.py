@@ -59,11 +59,6 @@ def attestation_prefix(folder: str, purpose: str) -> str:
     return f"{folder}/attestations/{purpose}-"
 
 
-def attestation_prefix(folder: str, purpose: str) -> str:
-    """Returns how the names of the signed statements of a purpose begin."""
-    return f"{folder}/attestations/{purpose}-"
-
-
 def verdict_name(folder: str, document: Digest) -> str:
     """Returns the name of a verdict document on the engine in a folder."""
     return f"{folder}/verdicts/{document.short}.json"

@@ -338,6 +338,11 @@ class View:
         rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
         return [to_standing(row) for row in rows]
 
+    def revoked_engines(self) -> set[Digest]:
+        """Returns every engine that was revoked."""
+        query = select(EngineRow.digest).join(StandingRow, StandingRow.engine_id == EngineRow.id)
+        return set(self._session.scalars(query.where(StandingRow.kind == Standing.REVOKED)))
+
     def placements(self, engine: Digest | None = None) -> list[Placement]:
         """Returns where one engine lies, or any, by node and directory."""
         query = select(PlacementRow).join(PlacementRow.engine)

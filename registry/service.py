@@ -54,8 +54,8 @@ from registry.queries import View
 from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
 from registry.revocations import found_beside, revocations_beside
-from registry.standing import Standing, held_by
 from registry.snapshots import RegistryState, state_of
+from registry.standing import Standing, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (

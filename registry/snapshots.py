@@ -112,15 +112,10 @@ def state_of(view: View, trust: Trust) -> RegistryState:
             ChannelState(one.channel, one.model_name, one.target, one.engine)
             for one in view.channels()
         ),
-        frozenset(revoked_engines(view)),
+        frozenset(view.revoked_engines()),
         trust.revocations,
         frozenset(one.digest for one in view.waivers() if one.state(now) == "in force"),
     )
-
-
-def revoked_engines(_view: View) -> set[Digest]:
-    """Returns the engines that were revoked."""
-    return set()
 
 
 def sealed(

@@ -67,6 +67,16 @@ def test_the_summary_of_another_verdict_is_refused(bench: Workbench) -> None:
     assert bench.registry.verdicts(engine.digest) == []
 
 
+def test_the_summary_of_an_earlier_verdict_is_refused(bench: Workbench) -> None:
+    engine = bench.publish()
+    document, earlier = bench.verdict_on(engine)
+    _, later = bench.verdict_on(engine)
+    with pytest.raises(IntegrityError, match="not that of the verdict"):
+        bench.registry.record_verdict(
+            engine.digest, document, later, bench.summary_of(engine, document, earlier)
+        )
+
+
 def test_a_test_result_is_no_summary_and_a_summary_no_test_result(bench: Workbench) -> None:
     engine = bench.publish()
     document, envelope = bench.verdict_on(engine)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from registry.attestations import VerdictClaim, sign, test_result, verify
 from registry.digests import digest_bytes
-from registry.envelopes import countersign
+from registry.envelopes import countersign, seal
 from registry.errors import IntegrityError, InvalidRecordError, WithdrawnError
 from registry.signing import TRUST_FILE, create_key, load_signer, open_signer, rotate_key, trusted
 from registry.trust import CLOCK_SKEW, KeyRevocation, Purpose, Trust, TrustedKey, TrustRoot
@@ -91,6 +91,14 @@ def test_a_revocation_without_a_time_leaves_nothing_and_says_why() -> None:
     assert "stolen laptop" in str(caught.value)
 
 
+def test_what_a_revoked_key_signed_is_not_even_read() -> None:
+    envelope = seal(b"not a statement", FIRST)
+    with pytest.raises(IntegrityError, match="malformed"):
+        verify(envelope, policy(), Purpose.VERDICT, subject=ENGINE)
+    with pytest.raises(WithdrawnError):
+        verify(envelope, policy(revocations=(revoked(),)), Purpose.VERDICT, subject=ENGINE)
+
+
 def test_a_revoked_key_that_was_also_taken_out_is_told_from_a_stranger() -> None:
     trust = policy(entry(SECOND), revocations=(revoked(),))
     with pytest.raises(WithdrawnError):
@@ -138,15 +146,15 @@ def test_keys_that_do_not_count_are_not_counted() -> None:
 
 
 def test_one_key_under_two_names_is_one_signer() -> None:
-    signer = CryptoSigner.generate_ecdsa()
-    twice = replace(entry(signer), keytype=signer.public_key.scheme)
-    assert twice.keyid != signer.public_key.keyid
-    signed = json.loads(verdict(signer))
-    again = {**signed["signatures"][0], "keyid": twice.keyid}
-    signed["signatures"][0]["keyid"] = entry(signer).keyid
-    signed["signatures"].append(again)
-    envelope = json.dumps(signed).encode()
-    keys = (entry(signer), twice)
+    first = CryptoSigner.generate_rsa(scheme="rsassa-pss-sha256")
+    other = SSlibKey(
+        "other", "rsa", "rsassa-pss-sha384", {"public": first.public_key.keyval["public"]}
+    )
+    keys = [entry(first), entry(CryptoSigner(first._private_key, other))]
+    other.keyid, first.public_key.keyid = keys[1].keyid, keys[0].keyid
+    envelope = verdict(first, CryptoSigner(first._private_key, other))
+    assert counts(envelope, policy(keys[0]))
+    assert counts(envelope, policy(keys[1]))
     assert counts(envelope, policy(*keys))
     assert not counts(envelope, policy(*keys, thresholds={Purpose.VERDICT: 2}))
 
