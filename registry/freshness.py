@@ -29,7 +29,7 @@ from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot,
 from registry.trust import Trust
 from registry.trust_file import locked
 
-_TRIES = 5  # of a publisher that others were faster than
+_TRIES = 8  # of a publisher that others were faster than
 _SEEN = 1  # schema of the file that remembers
 
 
