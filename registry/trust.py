@@ -230,10 +230,15 @@ class Trust:
         ]
 
     def with_key(self, key: TrustedKey) -> Trust:
-        """Returns the same trust and one key more; a known key gets the new purposes too."""
+        """Returns the same trust and one key more; a known key gets the new purposes and window."""
         for index, known in enumerate(self.keys):
             if known.keyid == key.keyid and known.root is key.root:
-                merged = replace(known, purposes=known.purposes | key.purposes)
+                merged = replace(
+                    known,
+                    purposes=known.purposes | key.purposes,
+                    not_before=key.not_before or known.not_before,
+                    not_after=key.not_after or known.not_after,
+                )
                 return replace(self, keys=(*self.keys[:index], merged, *self.keys[index + 1 :]))
         return replace(self, keys=(*self.keys, key))
 

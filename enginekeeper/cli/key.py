@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,8 +85,16 @@ def create(role: str, as_json: bool) -> int:
 @click.option(
     "--public", type=NamedPath(), help="Public key of another machine or a KMS (PEM), not our own."
 )
+@click.option("--not-before", type=Moment(), help="What it signs before that does not count.")
+@click.option("--not-after", type=Moment(), help="What it signs after that does not count.")
 @json_option
-def trust(role: str, public: Path | None, as_json: bool) -> int:
+def trust(
+    role: str,
+    public: Path | None,
+    not_before: datetime | None,
+    not_after: datetime | None,
+    as_json: bool,
+) -> int:
     """Add the public half of ROLE's own key, or another one, to this home's trust file."""
     from enginekeeper.orchestration.bench import open_bench
     from registry.signers import public_key_in
@@ -97,6 +106,7 @@ def trust(role: str, public: Path | None, as_json: bool) -> int:
         entry = trusted(load_signer(key_path(keys, purpose)), purpose)
     else:
         entry = public_key_in(public, purpose)
+    entry = replace(entry, not_before=not_before, not_after=not_after)
     add_trusted_key(keys / TRUST_FILE, entry)
     _show(entry, f"the {role}'s key {entry.keyid[:12]} is trusted for {purpose}", as_json)
     return ExitCode.OK

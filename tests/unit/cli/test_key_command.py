@@ -15,11 +15,14 @@ from securesystemslib.signer import CryptoSigner
 
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli.key import role_argument
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.settings import Settings
 from registry.signing import ROLES, TRUST_FILE, trusted
 from registry.trust import Purpose, Trust
 from registry.trust_file import add_trusted_key, read_trust
 from registry.types import Engine, Verdict
-from tests.factories.benches import Site, variants_of
+from tests.factories.benches import Site, environment_of, variants_of
 
 Ek = Callable[..., Any]
 
@@ -163,3 +166,33 @@ def test_a_public_key_of_a_kms_is_trusted_by_its_file(ek: Ek, site: Site, tmp_pa
     assert ek("key", "trust", "validator", "--public", path).code == ExitCode.OK
     (entry,) = site.bench.trust.keys
     assert (entry.keytype, sorted(entry.purposes)) == ("ecdsa", [Purpose.VERDICT])
+
+
+def test_a_key_is_trusted_for_a_time(ek: Ek, site: Site) -> None:
+    ek("key", "create", "approver")
+    said = ek("key", "trust", "approver", "--not-after", "2026-01-01", "--json")
+    assert said.json["not_after"] == "2026-01-01T00:00:00+00:00"
+    assert "not valid after 2026-01-01" in ek("key", "list").out
+    ek("key", "trust", "approver", "--not-before", "2025-01-01", "--not-after", "2126-01-01")
+    (entry,) = site.bench.trust.keys
+    assert (entry.not_before, entry.not_after) == (
+        datetime(2025, 1, 1, tzinfo=UTC), datetime(2126, 1, 1, tzinfo=UTC),
+    )  # fmt: skip
+
+
+def test_a_key_elsewhere_signs_for_its_role_and_a_misspelt_role_is_noticed(
+    site: Site, tmp_path: Path
+) -> None:
+    signed_site(site, tmp_path)
+    mine = CryptoSigner.generate_ecdsa()
+    path = tmp_path / "mine.pem"
+    path.write_bytes(mine.private_bytes)
+    path.chmod(0o600)
+    entry = trusted(mine, Purpose.BUILD)
+    add_trusted_key(site.bench.keys / TRUST_FILE, entry)
+    environ = {**environment_of(tmp_path), "ENGINEKEEPER_SIGNER_BUILDER": f"file:{path}"}
+    (signer,) = Bench(Settings.from_environment(environ)).signers(Purpose.BUILD)
+    assert signer.public_key.keyid == entry.keyid
+    environ["ENGINEKEEPER_SIGNER_BILDER"] = "awskms:alias/x"
+    with pytest.raises(InputError, match="bilder"):
+        Bench(Settings.from_environment(environ)).signers(Purpose.BUILD)

@@ -27,6 +27,7 @@ from registry.digests import Digest, digest_file
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RegistryError
 from registry.evidence import EVIDENCE, Evidence
 from registry.exchange import evidence_of, import_bundle, recorded_checks
+from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
 from registry.trust import KeyRevocation, Trust
 from registry.types import Engine, Result
@@ -393,6 +394,22 @@ def test_an_engine_that_was_revoked_says_so_wherever_it_goes(
     import_bundle(other.registry, tmp_path / "x.bundle", tmp_path / "scratch")
     found = other.registry.engine(engine.digest)
     assert evidence_of(other.registry, found).revocations == ("{}",)
+
+
+def test_a_revoked_engine_is_revoked_where_it_is_taken_in(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    revoke(bench.registry, engine, "wrong answers", bench.signers.revoker)
+    file, other = tmp_path / "x.bundle", elsewhere(bench, tmp_path / "other")
+    write_bundle(bench.registry.store, evidence_of(bench.registry, engine), file)
+    import_bundle(other.registry, file, tmp_path / "scratch")
+    assert other.registry.gate(engine.digest, CPU).rule == "revoked"
+    assert faults_of(other, engine) == ["revocation"]
+
+
+def faults_of(bench: Workbench, engine: Engine) -> list[str]:
+    found = bench.registry.engine(engine.digest)
+    return [one.what for one in recorded_checks(bench.registry, found) if one.fault is not None]
 
 
 def test_an_interrupted_export_goes_on(bench: Workbench, engine: Engine, tmp_path: Path) -> None:

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import delete
 
 from registry.attestations import Statement, sign
 from registry.blobs.interface import BlobStore
 from registry.digests import digest_bytes
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RecordNotFoundError
 from registry.freshness import Freshness, Memory, SnapshotReader, differences, is_set_back
-from registry.models import WaiverRow
+from registry.lifecycle import revoke
+from registry.models import StandingRow, WaiverRow
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
 from registry.trust import KeyRevocation, Purpose
 from tests.factories.registry import CPU, START, Workbench, with_registry
@@ -181,6 +183,18 @@ def test_an_engine_that_the_snapshot_revokes_stays_closed_without_its_row(
     put_back(strict.registry.store, sealed(state, 1, START, START + WEEK, strict.signers.keeper))
     assert rule(strict, engine) == "revoked"
     assert rule(later(strict, 2 * WEEK), engine) == "revoked"
+
+
+def test_a_catalogue_from_before_a_revocation_opens_nothing(strict: Workbench) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    revoke(strict.registry, engine, "wrong answers", strict.signers.revoker)
+    made = publish(strict)
+    assert made.state.revoked_engines == {engine.digest}
+    with strict.registry.catalogue.edit() as draft:
+        draft._session.execute(delete(StandingRow))
+    assert rule(strict, engine) == "revoked"
+    assert is_set_back(made.state, strict.registry.state())
 
 
 def test_a_waiver_counts_once_a_snapshot_has_it(strict: Workbench) -> None:

@@ -16,6 +16,7 @@ from registry.envelopes import countersign
 from registry.environments import DriverScope
 from registry.errors import GateClosedError, IntegrityError, InvalidRecordError
 from registry.gate import Refusal
+from registry.lifecycle import quarantine, revoke
 from registry.trust import KeyRevocation, Purpose, Trust
 from registry.types import Engine, Result, Waiver
 from registry.waivers import (
@@ -153,6 +154,15 @@ def test_no_waiver_opens_for_what_is_not_signed_or_simulated(bench: Workbench) -
     judges = tuple(one for one in bench.signers.trust.keys if Purpose.VERDICT not in one.purposes)
     unjudged = with_registry(bench, trust=replace(bench.signers.trust, keys=judges))
     assert rule(unjudged, engine) == "verdict-not-attested"
+
+
+def test_no_waiver_opens_for_what_is_held(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.waive(engine, *WAIVABLE)
+    quarantine(bench.registry, engine, "looked odd")
+    assert rule(bench, engine) == "quarantined"
+    revoke(bench.registry, engine, "wrong answers", bench.signers.revoker)
+    assert rule(bench, engine) == "revoked"
 
 
 @pytest.mark.parametrize(
