@@ -88,7 +88,8 @@ def require_signers(
 ) -> None:
     """Raises IntegrityError unless enough of the signers counted when the statement was signed.
 
-    Raises WithdrawnError where there were enough of them, but for those whose trust has ended.
+    Raises WithdrawnError where trusted keys signed it, but not enough, or not any more: that is the
+    policy's doing, and it is to be made or signed anew.
     """
     if trust.is_future(signed_at):
         raise IntegrityError(
@@ -103,10 +104,10 @@ def require_signers(
     if _different(trust, [keyid for keyid, doubt in doubts.items() if doubt is None]) >= needed:
         return
     if _different(trust, signers) < needed:
-        raise IntegrityError(
+        raise WithdrawnError(
             "not enough keys signed it",
             where=f"{asked.purpose} statement",
-            actual=f"{_different(trust, signers)}: {_short(signers)}",
+            actual=f"signed by {_different(trust, signers)} of {needed}: {_short(signers)}",
             expected=f"{needed} different keys trusted for {asked.purpose} ({asked.root})",
             remedy="let others sign it too; the trust file says how many must",
         )

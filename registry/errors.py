@@ -100,7 +100,7 @@ class IntegrityError(RegistryError):
 
 
 class WithdrawnError(IntegrityError):
-    """Whoever signed is not trusted any more for what was signed then: it is to be made anew."""
+    """Who signed is not trusted any more, or not alone: by the policy, it is to be made anew."""
 
 
 class ConflictError(RegistryError):

@@ -30,10 +30,11 @@ from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict, Waiver
-from registry.verification import is_withdrawn, verify_engine
+from registry.verification import is_withdrawn, verify_engine, verify_recorded
 from registry.waivers import verify_ending, verify_grant
 
 Recorded = TypeVar("Recorded")
+Signed = TypeVar("Signed", Engine, Reference)
 _ATTEMPTS = 3
 """How often an artifact is stored before we believe that something is wrong: one sweep takes away
 at most what it found before it began."""
@@ -163,13 +164,7 @@ class Publisher:
             self._attest(folder, Purpose.BUILD, publication.provenance)
 
         def record(draft: Draft) -> Engine:
-            found = draft.add_engine(engine)
-            if found.provenance == engine.provenance or not is_withdrawn(found, self.trust):
-                return found
-            renewed = replace(found, provenance=engine.provenance)
-            verify_engine(renewed, self.trust)  # under the names that it is recorded by
-            draft.renew_provenance(renewed)
-            return renewed
+            return self._believed(draft, draft.add_engine(engine), engine.provenance)
 
         return self._record(manifest, folder, store, record)
 
@@ -208,12 +203,7 @@ class Publisher:
             self._attest(folder, Purpose.REFERENCE, publication.provenance)
 
         def record(draft: Draft) -> Reference:
-            found = draft.add_reference(reference)
-            if found.provenance == reference.provenance or not is_withdrawn(found, self.trust):
-                return found
-            renewed = replace(found, provenance=reference.provenance)
-            draft.renew_provenance(renewed)
-            return renewed
+            return self._believed(draft, draft.add_reference(reference), reference.provenance)
 
         return self._record(manifest, folder, store, record)
 
@@ -239,6 +229,15 @@ class Publisher:
         with self.catalogue.edit(actor=self.actor) as draft:
             _check_not_backdated(draft, verdict)
             return draft.add_verdict(verdict)
+
+    def _believed(self, draft: Draft, found: Signed, provenance: str) -> Signed:
+        """Returns what is recorded, with a new statement if the old one's signer lost the trust."""
+        if found.provenance == provenance or not is_withdrawn(found, self.trust):
+            return found
+        renewed = replace(found, provenance=provenance)
+        verify_recorded(renewed, self.trust)  # under the names that it is recorded by
+        draft.renew_provenance(renewed)
+        return renewed
 
     def _record(
         self,

@@ -90,16 +90,20 @@ def verify_recorded_reference(reference: Reference, trust: Trust) -> Statement:
     )  # fmt: skip
 
 
+def verify_recorded(artifact: Engine | Reference, trust: Trust) -> Statement:
+    """Returns the statement of a recorded engine or reference; raises IntegrityError."""
+    if isinstance(artifact, Engine):
+        return verify_engine(artifact, trust)
+    return verify_recorded_reference(artifact, trust)
+
+
 def is_withdrawn(artifact: Engine | Reference, trust: Trust) -> bool:
     """Says whether the signer of a recorded artifact is not trusted any more for what it signed.
 
     Raises IntegrityError for every other reason not to believe it: those are nobody's decision.
     """
     try:
-        if isinstance(artifact, Engine):
-            verify_engine(artifact, trust)
-        else:
-            verify_recorded_reference(artifact, trust)
+        verify_recorded(artifact, trust)
     except WithdrawnError:
         return True
     return False

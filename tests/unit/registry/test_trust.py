@@ -127,6 +127,18 @@ def test_as_many_different_keys_must_have_signed_as_the_threshold_says(
     assert counts(verdict(*signers), trust) is (len(signers) >= needed)
 
 
+def test_what_too_few_have_signed_is_the_policys_doing_and_not_a_forgery() -> None:
+    keys, many = (entry(FIRST), entry(SECOND)), {Purpose.VERDICT: 2}
+    with pytest.raises(WithdrawnError, match="not enough"):
+        verify(verdict(FIRST), policy(*keys, thresholds=many), Purpose.VERDICT, subject=ENGINE)
+    halved = policy(*keys, thresholds=many, revocations=(revoked(),))
+    with pytest.raises(WithdrawnError, match="not enough"):
+        verify(verdict(FIRST, SECOND), halved, Purpose.VERDICT, subject=ENGINE)
+    with pytest.raises(IntegrityError, match="does not count") as caught:
+        verify(verdict(THIRD), policy(*keys, thresholds=many), Purpose.VERDICT, subject=ENGINE)
+    assert not isinstance(caught.value, WithdrawnError)
+
+
 def test_a_second_signature_can_be_added_to_what_was_signed() -> None:
     trust = policy(entry(FIRST), entry(SECOND), thresholds={Purpose.VERDICT: 2})
     assert counts(countersign(verdict(FIRST), SECOND), trust)
