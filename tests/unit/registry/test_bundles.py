@@ -251,6 +251,9 @@ ATTACKS: dict[str, Callable[[Members], Members]] = {
     "an absolute path": lambda m: [*m, member("/etc/cron.d/x", b"x")],
     "a climbing path first": lambda m: [member("../x", b"x"), *m],
     "a symbolic link": lambda m: [m[0], member(m[1][0].name, b"", tarfile.SYMTYPE, "/etc"), *m[1:]],
+    "a link with the right bytes": lambda m: [
+        m[0], member(m[1][0].name, m[1][1], tarfile.SYMTYPE, "/etc/passwd"), *m[2:],
+    ],
     "a hard link": lambda m: [*m[:-1], member(m[-1][0].name, b"", tarfile.LNKTYPE, "/etc/passwd")],
     "a device": lambda m: [m[0], member(m[1][0].name, b"", tarfile.CHRTYPE), *m[1:]],
     "a pipe": lambda m: [m[0], member(m[1][0].name, b"", tarfile.FIFOTYPE), *m[1:]],
