@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginekeeper.errors import InputError
+
+_SIGNER = "ENGINEKEEPER_SIGNER_"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,13 @@ class Settings:
     compiler: str = "g++"
     """The C++ compiler of the embedded builder. CXX."""
 
+    signers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Addresses of the keys that sign for a role, if not the home's own file: `builder` and the
+    like. Several sign together. ENGINEKEEPER_SIGNER_BUILDER and so on, separated by spaces."""
+
+    pin_file: Path | None = None
+    """File with the PIN of a PKCS #11 token. ENGINEKEEPER_PIN_FILE."""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Reads the settings; what is unset or empty gets its default."""
@@ -50,6 +59,12 @@ class Settings:
             find_links=_find_links(env),
             compiler=env.get("CXX") or cls.compiler,
             torch_index=env.get("ENGINEKEEPER_TORCH_INDEX") or cls.torch_index,
+            signers={
+                name.removeprefix(_SIGNER).lower(): tuple(value.split())
+                for name, value in env.items()
+                if name.startswith(_SIGNER) and value.strip()
+            },
+            pin_file=Path(pin) if (pin := env.get("ENGINEKEEPER_PIN_FILE")) else None,
         )
 
 

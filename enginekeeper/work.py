@@ -70,6 +70,12 @@ class WorkStore:
                 remedy=f"remove the directory {path.parent} and run again",
             ) from error
 
+    def forget(self, kind: str, key: Digest) -> None:
+        """Removes a product, so that it is made anew; nothing if there is none."""
+        with self._locked(kind, key):
+            (self.path(kind, key) / _RECORD).unlink(missing_ok=True)  # from here on it is absent
+            shutil.rmtree(self.path(kind, key), ignore_errors=True)
+
     @contextmanager
     def product(self, kind: str, key: Digest) -> Iterator[tuple[Product, dict[str, Any]]]:
         """Gives a directory to fill and a record to complete; commits both when the block ends.

@@ -5,8 +5,9 @@ Rules:
 - a builder signs SLSA provenance, a recorder of references too, a validator signs an in-toto
   test result, a revoker a revocation (`registry.revocations`); the subject is the manifest's
   digest, so that every byte and the key are covered;
-- an envelope counts only if a key that is trusted *for that purpose*, under the right trust
-  root, signed it; until then its payload is bytes and is not parsed;
+- an envelope counts only if enough keys that are trusted *for that purpose*, under the right
+  trust root, signed it; until then its payload is bytes and is not parsed (`registry.envelopes`);
+- a statement says when it was signed, and its signers' windows are held against that time;
 - a statement of another kind, about another subject, or from the other world (simulated, real)
   is refused even if the signature is good.
 
@@ -22,12 +23,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from securesystemslib.dsse import Envelope
-from securesystemslib.exceptions import FormatError, VerificationError
 from securesystemslib.signer import Signer
 
 from registry.digests import Digest, canonical_json
 from registry.documents import read_object
+from registry.envelopes import Asked, require_signers, seal, signed_payload
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.keys import EngineKey
@@ -35,7 +35,6 @@ from registry.manifests import Manifest
 from registry.trust import Purpose, Trust, TrustRoot
 from registry.types import Result
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 BUILD_TYPE = "urn:enginekeeper:build:v1"
 REFERENCE_TYPE = "urn:enginekeeper:reference:v1"
@@ -43,8 +42,15 @@ PREDICATES: Mapping[Purpose, str] = {
     Purpose.BUILD: "https://slsa.dev/provenance/v1",
     Purpose.VERDICT: "https://in-toto.io/attestation/test-result/v0.1",
     Purpose.REFERENCE: "https://slsa.dev/provenance/v1",
+    Purpose.WAIVER: "urn:enginekeeper:waiver:v1",
+    Purpose.SNAPSHOT: "urn:enginekeeper:snapshot:v1",
     Purpose.REVOCATION: "urn:enginekeeper:revocation:v1",
 }
+"""What each purpose's key says, if nothing else is asked for."""
+SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
+_PROVENANCE = frozenset({Purpose.BUILD, Purpose.REFERENCE})
+_TIMES = {Purpose.BUILD: "signedAt", Purpose.REFERENCE: "signedAt", Purpose.REVOCATION: "revokedAt"}
+"""Where a statement says when it was signed; the others, in `issuedAt`."""
 _RESULTS = {Result.PASS: "PASSED", Result.FAIL: "FAILED", Result.INCONCLUSIVE: "WARNED"}
 
 
@@ -57,14 +63,20 @@ class Statement:
     purpose: Purpose
     predicate: Mapping[str, Any]
     name: str = "manifest.json"
+    predicate_type: str = ""
+    """That of the purpose, unless said otherwise."""
+
+    def __post_init__(self) -> None:
+        if not self.predicate_type:
+            object.__setattr__(self, "predicate_type", PREDICATES[self.purpose])
 
     def to_bytes(self) -> bytes:
         """Returns the payload that is signed."""
         return canonical_json(
             {
                 "_type": STATEMENT_TYPE,
-                "subject": [{"name": self.name, "digest": _digest_set(self.subject)}],
-                "predicateType": PREDICATES[self.purpose],
+                "subject": [{"name": self.name, "digest": digest_set(self.subject)}],
+                "predicateType": self.predicate_type,
                 "predicate": dict(self.predicate),
             }
         )
@@ -84,6 +96,8 @@ class BuildRecord:
     """Everything that went in, by name: weights, checkpoint, tokens, toolchain lock."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """What else was asked for, e.g. the build config."""
+    signed_at: datetime | None = None
+    """When it is signed, if that is not when it was finished."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,7 @@ def provenance(manifest: Manifest, key: EngineKey, record: BuildRecord) -> State
             "keyDigest": str(key.digest()),
             "simulated": manifest.simulated,
             "soft": key.as_dict()["soft"],
+            **_signing(record),
         },
     }
     return Statement(manifest.digest, Purpose.BUILD, _provenance(definition, record))
@@ -126,7 +141,11 @@ def recording(manifest: Manifest, record: BuildRecord) -> Statement:
     definition = {
         "buildType": REFERENCE_TYPE,
         "externalParameters": dict(record.parameters),
-        "internalParameters": {"keyDigest": str(manifest.key), "simulated": manifest.simulated},
+        "internalParameters": {
+            "keyDigest": str(manifest.key),
+            "simulated": manifest.simulated,
+            **_signing(record),
+        },
     }
     return Statement(manifest.digest, Purpose.REFERENCE, _provenance(definition, record))
 
@@ -135,10 +154,10 @@ def test_result(engine: Digest, claim: VerdictClaim) -> Statement:
     """States a verdict on an engine in one environment; in-toto test-result v0.1."""
     configuration = {
         "name": "verdict",
-        "digest": _digest_set(claim.document),
+        "digest": digest_set(claim.document),
         "annotations": {
             "environment": claim.environment.as_dict(),
-            "issuedAt": _timestamp(claim.issued_at),
+            "issuedAt": timestamp(claim.issued_at),
             "simulated": claim.simulated,
             "fidelity": claim.fidelity,
             "quality": claim.quality,
@@ -158,19 +177,20 @@ def test_result(engine: Digest, claim: VerdictClaim) -> Statement:
 test_result.__test__ = False  # type: ignore[attr-defined]  # the predicate's name, not a test's
 
 
-def sign(statement: Statement, signer: Signer) -> bytes:
-    """Returns the DSSE envelope of a statement as JSON."""
-    envelope = Envelope(statement.to_bytes(), PAYLOAD_TYPE, {})
-    envelope.sign(signer)
-    return canonical_json(envelope.to_dict())
+def sign(statement: Statement, *signers: Signer) -> bytes:
+    """Returns the DSSE envelope of a statement as JSON, signed by each of the signers."""
+    return seal(statement.to_bytes(), *signers)
 
 
 def verify(
-    envelope: bytes, trust: Trust, purpose: Purpose, *, subject: Digest, simulated: bool = False
-) -> Statement:
-    """Returns the statement of an envelope that a trusted key signed; raises IntegrityError."""
-    payload = _verified_payload(envelope, trust, purpose, TrustRoot.of(simulated=simulated))
-    statement = _read_statement(payload, purpose)
+    envelope: bytes, trust: Trust, purpose: Purpose, *, subject: Digest, simulated: bool = False,
+    predicate_type: str | None = None,
+) -> Statement:  # fmt: skip
+    """Returns the statement of an envelope that trusted keys signed; raises IntegrityError."""
+    asked = Asked(purpose, TrustRoot.of(simulated=simulated))
+    payload, signers = signed_payload(envelope, trust, asked)
+    statement = read_statement(payload, purpose, predicate_type or PREDICATES[purpose])
+    require_signers(signers, trust, asked, signed_at(statement))
     if statement.subject != subject:
         raise IntegrityError(
             "the statement is about another artifact",
@@ -209,18 +229,45 @@ def verify_reference(
 
 def says_simulated(statement: Statement) -> bool:
     """Returns the `simulated` flag of a statement; raises IntegrityError when it has none."""
-    if statement.purpose is Purpose.VERDICT:
+    if statement.predicate_type == PREDICATES[Purpose.VERDICT]:
         return read_claim(statement).simulated
     try:
-        if statement.purpose is Purpose.REVOCATION:
-            flag = statement.predicate["simulated"]
-        else:
-            flag = statement.predicate["buildDefinition"]["internalParameters"]["simulated"]
-    except (KeyError, TypeError) as error:
-        raise _malformed(statement.purpose, f"no {error}") from error
+        flag = _notes(statement)["simulated"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(statement.purpose, f"no {error}") from error
     if not isinstance(flag, bool):
-        raise _malformed(statement.purpose, "simulated is not a boolean")
+        raise malformed(statement.purpose, "simulated is not a boolean")
     return flag
+
+
+def signed_at(statement: Statement) -> datetime:
+    """Returns when a statement says it was signed; raises IntegrityError when it does not say."""
+    try:
+        notes = _notes(statement)
+        if statement.purpose in _PROVENANCE and "signedAt" not in notes:
+            text = statement.predicate["runDetails"]["metadata"]["finishedOn"]
+        else:
+            summary = statement.predicate_type == SUMMARY_TYPE
+            text = notes["timeVerified" if summary else _TIMES.get(statement.purpose, "issuedAt")]
+        moment = datetime.fromisoformat(text)
+    except (KeyError, TypeError, ValueError) as error:
+        raise malformed(statement.purpose, f"no time of signing ({error})") from error
+    if moment.tzinfo is None:
+        raise malformed(statement.purpose, f"the time {text} has no zone")
+    return moment
+
+
+def _notes(statement: Statement) -> Mapping[str, Any]:
+    """Returns the part of a predicate that holds what every statement of ours says."""
+    predicate: Any = statement.predicate
+    if statement.purpose in _PROVENANCE:
+        predicate = predicate["buildDefinition"]["internalParameters"]
+    elif statement.predicate_type == PREDICATES[Purpose.VERDICT]:
+        (configuration,) = predicate["configuration"]
+        predicate = configuration["annotations"]
+    if not isinstance(predicate, Mapping):
+        raise TypeError(f"{type(predicate).__name__} where an object is expected")
+    return predicate
 
 
 def read_key_digest(statement: Statement) -> Digest:
@@ -229,7 +276,7 @@ def read_key_digest(statement: Statement) -> Digest:
         text = statement.predicate["buildDefinition"]["internalParameters"]["keyDigest"]
         return Digest.parse(text)
     except (KeyError, TypeError, AttributeError, InvalidRecordError) as error:
-        raise _malformed(statement.purpose, f"no key digest ({error})") from error
+        raise malformed(statement.purpose, f"no key digest ({error})") from error
 
 
 def read_claim(statement: Statement) -> VerdictClaim:
@@ -240,11 +287,11 @@ def read_claim(statement: Statement) -> VerdictClaim:
         notes = configuration["annotations"]
         results = {text: result for result, text in _RESULTS.items()}
         if not isinstance(notes["simulated"], bool):
-            raise _malformed(statement.purpose, "simulated is not a boolean")
+            raise malformed(statement.purpose, "simulated is not a boolean")
         return VerdictClaim(
             result=results[predicate["result"]],
             environment=environment_from_dict(notes["environment"]),
-            document=_read_digest_set(configuration["digest"]),
+            document=read_digest_set(configuration["digest"]),
             issued_at=datetime.fromisoformat(notes["issuedAt"]),
             simulated=notes["simulated"],
             passed=tuple(predicate.get("passedTests", ())),
@@ -255,20 +302,20 @@ def read_claim(statement: Statement) -> VerdictClaim:
             summary=notes["summary"],
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidRecordError) as error:
-        raise _malformed(statement.purpose, str(error)) from error
+        raise malformed(statement.purpose, str(error)) from error
 
 
 def _provenance(definition: Mapping[str, Any], record: BuildRecord) -> dict[str, Any]:
     materials = [
-        {"name": name, "digest": _digest_set(digest)}
+        {"name": name, "digest": digest_set(digest)}
         for name, digest in sorted(record.materials.items())
     ]
     details = {
         "builder": {"id": record.builder},
         "metadata": {
             "invocationId": record.invocation,
-            "startedOn": _timestamp(record.started_at),
-            "finishedOn": _timestamp(record.finished_at),
+            "startedOn": timestamp(record.started_at),
+            "finishedOn": timestamp(record.finished_at),
         },
     }
     return {
@@ -289,86 +336,48 @@ def _about_key(statement: Statement, key: Digest) -> Statement:
     return statement
 
 
-def signers_of(envelope: bytes) -> tuple[str, ...]:
-    """Returns the ids of the keys an envelope says signed it; none for what is no envelope."""
-    try:
-        return tuple(sorted(_read_envelope(envelope).signatures))
-    except IntegrityError:
-        return ()
-
-
-def _verified_payload(data: bytes, trust: Trust, purpose: Purpose, root: TrustRoot) -> bytes:
-    envelope = _read_envelope(data)
-    keys = trust.keys_for(purpose, root)
-    try:
-        envelope.verify(list(keys), 1)
-    except (VerificationError, ValueError) as error:  # ValueError: no key is trusted for this
-        signers = sorted(envelope.signatures)
-        known = trust.purposes_of(signers)
-        raise IntegrityError(
-            "the signature does not count",
-            where=f"{purpose} statement",
-            actual=f"signed by {', '.join(key[:12] for key in signers) or 'nobody'}, "
-            f"trusted for {', '.join(known) or 'nothing'}",
-            expected=f"an unaltered statement, signed by a key trusted for {purpose} ({root})",
-            remedy="do not load the artifact; if the signer is to be trusted, add its key",
-        ) from error
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise IntegrityError(
-            "the envelope holds something else",
-            actual=envelope.payload_type,
-            expected=PAYLOAD_TYPE,
-        )
-    return envelope.payload
-
-
-def _read_envelope(data: bytes) -> Envelope:
-    try:
-        return Envelope.from_dict(read_object(data, where="envelope"))
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        FormatError,
-        InvalidRecordError,
-    ) as error:
-        raise IntegrityError(f"not a DSSE envelope: {error}", where="envelope") from error
-
-
-def _read_statement(payload: bytes, purpose: Purpose) -> Statement:
+def read_statement(payload: bytes, purpose: Purpose, predicate_type: str) -> Statement:
+    """Reads a payload whose signature was verified; raises IntegrityError for another statement."""
     try:
         document = read_object(payload, where=f"{purpose} statement")
         (subject,) = document["subject"]
         kinds = (document["_type"], document["predicateType"])
         predicate = document["predicate"]
-        digest = _read_digest_set(subject["digest"])
+        digest = read_digest_set(subject["digest"])
         name = subject["name"]
     except (KeyError, TypeError, ValueError, InvalidRecordError) as error:
-        raise _malformed(purpose, str(error)) from error
-    if kinds != (STATEMENT_TYPE, PREDICATES[purpose]) or not isinstance(predicate, dict):
+        raise malformed(purpose, str(error)) from error
+    if kinds != (STATEMENT_TYPE, predicate_type) or not isinstance(predicate, dict):
         raise IntegrityError(
             "the statement says something else",
             where=f"{purpose} statement",
             actual=kinds[1],
-            expected=PREDICATES[purpose],
+            expected=predicate_type,
         )
-    return Statement(digest, purpose, predicate, name)
+    return Statement(digest, purpose, predicate, name, predicate_type)
 
 
-def _digest_set(digest: Digest) -> dict[str, str]:
+def _signing(record: BuildRecord) -> dict[str, str]:
+    return {} if record.signed_at is None else {"signedAt": timestamp(record.signed_at)}
+
+
+def digest_set(digest: Digest) -> dict[str, str]:
+    """Returns a digest as in-toto writes it."""
     return {digest.scheme: digest.value}
 
 
-def _read_digest_set(digests: Mapping[str, str]) -> Digest:
+def read_digest_set(digests: Mapping[str, str]) -> Digest:
+    """Returns the SHA-256 of an in-toto digest set."""
     return Digest("sha256", digests["sha256"])
 
 
-def _timestamp(moment: datetime) -> str:
+def timestamp(moment: datetime) -> str:
+    """Returns a time as it is signed; raises InvalidRecordError for one without a zone."""
     if moment.tzinfo is None:
         raise InvalidRecordError("a time without a time zone", actual=moment.isoformat())
     return moment.isoformat(timespec="microseconds")
 
 
-def _malformed(purpose: Purpose, why: str) -> IntegrityError:
+def malformed(purpose: Purpose, why: str) -> IntegrityError:
+    """Says that a statement whose signature is good cannot be read."""
     return IntegrityError(f"the statement is malformed: {why}", where=f"{purpose} statement")

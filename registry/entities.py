@@ -16,6 +16,7 @@ from registry.models import (
     ReferenceRow,
     StandingRow,
     VerdictRow,
+    WaiverRow,
 )
 from registry.standing import Standing, StandingChange
 from registry.types import (
@@ -29,6 +30,7 @@ from registry.types import (
     Repair,
     Result,
     Verdict,
+    Waiver,
 )
 
 
@@ -111,6 +113,27 @@ def to_verdict(row: VerdictRow) -> Verdict:
         simulated=row.simulated,
         issued_at=row.issued_at,
         recorded_at=row.recorded_at,
+        vsa=row.vsa,
+    )
+
+
+def to_waiver(row: WaiverRow) -> Waiver:
+    """Returns a waiver's row as a value."""
+    where = row.environment
+    return Waiver(
+        digest=row.digest,
+        engine=row.engine.digest,
+        rules=tuple(row.rules),
+        environment=None if where is None else environment_from_dict(where.document),
+        reason=row.reason,
+        granted_by=row.granted_by,
+        issued_at=row.issued_at,
+        expires_at=row.expires_at,
+        path=row.path,
+        envelope=row.envelope,
+        simulated=row.simulated,
+        recorded_at=row.recorded_at,
+        ending=row.ending,
     )
 
 

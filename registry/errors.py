@@ -99,6 +99,10 @@ class IntegrityError(RegistryError):
     """Bytes differ from the digest that names them, or a signature does not verify."""
 
 
+class WithdrawnError(IntegrityError):
+    """Who signed is not trusted any more, or not alone: by the policy, it is to be made anew."""
+
+
 class ConflictError(RegistryError):
     """Somebody else changed the record first."""
 

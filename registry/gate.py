@@ -8,22 +8,27 @@ The rules, in the order they are tried; the first that applies decides:
    `revocation-not-attested`: a revocation is recorded whose signature does not count → closed, too
    (integrity); `quarantined`: an operator holds it → closed;
 3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
-4. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
-5. `never-judged`: no verdict at all → closed;
-6. `not-qualified-here`: verdicts, but none in this environment → closed;
-7. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
+4. `stale-snapshot`: the trust asks for a fresh signed snapshot of the registry, and there is none;
+   `revoked`, too, where that snapshot says so → closed;
+5. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
+6. `never-judged`: no verdict at all → closed;
+7. `not-qualified-here`: verdicts, but none in this environment → closed;
+8. `verdict-not-attested`: the verdict's signature does not count, or what is recorded is not
    what was signed → closed (integrity);
-8. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
+9. `verdict-failed`, `verdict-inconclusive`, `qualified`: what the latest verdict here says.
 
+A rule that a signed waiver names (`registry.waivers` says which can be) is passed over, and the
+next is tried; what is open only by that is open by rule `waived`, and says whose waiver it was.
 The latest verdict wins, whatever came before. Verdicts in exactly this environment count before
 those that only a wider driver scope lets in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from registry.digests import Digest
@@ -35,12 +40,14 @@ from registry.errors import (
     IntegrityError,
     RegistryError,
 )
+from registry.freshness import Freshness
 from registry.keys import EngineKey
 from registry.revocations import verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
-from registry.types import Engine, Result, Verdict
-from registry.verification import verify_engine, verify_verdict
+from registry.types import Engine, Result, Verdict, Waiver
+from registry.verification import verify_engine, verify_verdict, waiver_signature
+from registry.waivers import WAIVABLE
 
 
 class GateOutcome(StrEnum):
@@ -84,6 +91,12 @@ class GatePolicy:
     simulated_node: bool = False
     """The node is *enrolled* as simulated; what a node says of itself does not count."""
 
+    waivers: tuple[Waiver, ...] = ()
+    """Of the engine, as recorded: the gate verifies them."""
+
+    freshness: Freshness | None = None
+    """What the registry's snapshot is worth, where one is asked for."""
+
 
 @dataclass(frozen=True)
 class GateDecision:
@@ -96,6 +109,8 @@ class GateDecision:
     engine: Digest
     environment: Environment
     evidence: tuple[str, ...] = ()
+    waived: tuple[str, ...] = ()
+    """The rules that a waiver passed over, each with whose it was, why and until when."""
 
     @property
     def is_open(self) -> bool:
@@ -112,6 +127,7 @@ class GateDecision:
             "engine": str(self.engine),
             "environment": self.environment.as_dict(),
             "evidence": list(self.evidence),
+            "waived": list(self.waived),
         }
 
     def require_open(self, *, remedy: str | None = None) -> None:
@@ -164,17 +180,83 @@ def decide(
     So do the changes of the engine's standing.
     """
     case = _Case(engine, environment, policy)
-    refused = _attested(case) or _standing(case, standing) or _simulated(case) or _compatible(case)
-    if refused is not None:
-        return refused
+    waived: list[GateDecision] = []
+    for decision in _decisions(case, verdicts, standing):
+        if decision.is_open or (waiver := _waiver_for(case, decision)) is None:
+            return _opened_by(waived, decision)
+        waived.append(_passed_over(decision, waiver))
+    return _opened_by(waived, waived[-1])
+
+
+def _decisions(
+    case: _Case, verdicts: Sequence[Verdict], standing: Sequence[StandingChange]
+) -> Iterator[GateDecision]:
+    """Yields what each rule that applies decides, in order; the last one stands for the verdict."""
+    stands = partial(_standing, changes=standing)
+    for rule in (_attested, stands, _simulated, _fresh, _compatible):
+        if (refused := rule(case)) is not None:
+            yield refused
+    yield _judged(case, verdicts)
+
+
+def _judged(case: _Case, verdicts: Sequence[Verdict]) -> GateDecision:
     if not verdicts:
         return case.decide(GateFamily.CLOSED, "never-judged", "no verdict on it is recorded")
     here = _judged_here(case, verdicts)
     if not here:
         judged = sorted({f"{verdict.result} on {verdict.environment}" for verdict in verdicts})
-        reason = f"it was never judged on {environment} (driver scope: {policy.driver_scope})"
+        scope = case.policy.driver_scope
+        reason = f"it was never judged on {case.environment} (driver scope: {scope})"
         return case.decide(GateFamily.CLOSED, "not-qualified-here", reason, judged)
     return _by_verdict(case, here[0])
+
+
+def _waiver_for(case: _Case, decision: GateDecision) -> Waiver | None:
+    """Returns the waiver in force that passes over what a rule decided, or None."""
+    if decision.rule not in WAIVABLE:
+        return None
+    now, scope = case.policy.trust.clock(), case.policy.driver_scope
+    for waiver in case.policy.waivers:
+        where = waiver.environment
+        fits = where is None or covers(where, case.environment, scope)
+        if decision.rule not in waiver.rules or not fits or waiver.state(now) != "in force":
+            continue
+        if not _vouched_for(case, decision, waiver):
+            continue
+        if waiver_signature(case.engine, waiver, case.policy.trust).fault is None:
+            return waiver
+    return None
+
+
+def _vouched_for(case: _Case, decision: GateDecision, waiver: Waiver) -> bool:
+    """Says whether the snapshot has a waiver, where one is asked for.
+
+    The one for a missing snapshot cannot be in it.
+    """
+    freshness = case.policy.freshness
+    alone = freshness is None or decision.rule == "stale-snapshot"
+    return alone or (freshness is not None and freshness.counts(waiver.digest))
+
+
+def _passed_over(decision: GateDecision, waiver: Waiver) -> GateDecision:
+    said = (
+        f"{decision.rule} ({decision.reason}): waiver {waiver.digest.short} by "
+        f"{waiver.granted_by} until {waiver.expires_at.isoformat(timespec='seconds')}: "
+        f"{waiver.reason}"
+    )
+    return replace(decision, waived=(said,))
+
+
+def _opened_by(waived: Sequence[GateDecision], last: GateDecision) -> GateDecision:
+    """Returns the last decision; one that is open only because of waivers says so."""
+    said = tuple(line for one in waived for line in one.waived)
+    if not said or not (last.is_open or last in waived):
+        return last
+    reason = f"{len(said)} of the gate's rules {'is' if len(said) == 1 else 'are'} waived"
+    return replace(
+        last, outcome=GateOutcome.OPEN, family=GateFamily.OK, rule="waived", reason=reason,
+        waived=said, evidence=(*said, *last.evidence),
+    )  # fmt: skip
 
 
 def _attested(case: _Case) -> GateDecision | None:
@@ -215,6 +297,20 @@ def _simulated(case: _Case) -> GateDecision | None:
             "it is simulated, and the node is not enrolled as simulated",
         )  # fmt: skip
     return None
+
+
+def _fresh(case: _Case) -> GateDecision | None:
+    freshness = case.policy.freshness
+    if freshness is None:
+        return None
+    if freshness.revokes(case.engine.digest):
+        reason = "the registry's signed snapshot says that it was revoked"
+        return case.decide(GateFamily.CLOSED, "revoked", reason)
+    if freshness.fault is None:
+        return None
+    reason = "it cannot be told whether it was revoked: there is no fresh signed snapshot"
+    evidence = freshness.fault.splitlines()
+    return case.decide(GateFamily.CLOSED, "stale-snapshot", reason, evidence)
 
 
 def _compatible(case: _Case) -> GateDecision | None:

@@ -5,6 +5,8 @@
                                                          /attestations/build-<envelope>.dsse.json
                                                          /attestations/verdict-<envelope>.dsse.json
                                                          /attestations/revocation-<envelope>.dsse.json
+                                                         /attestations/summary-<envelope>.dsse.json
+                                                         /attestations/waiver-<envelope>.dsse.json
                                                          /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
@@ -24,6 +26,8 @@ from registry.names import check_component
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
+SUMMARY, WAIVER_END = "summary", "waiver-end"
+"""How the statements are named that summarize verdicts, and that end waivers."""
 
 
 def engine_path(model: str, recipe: str, target: str, key: EngineKey, engine: Digest) -> str:

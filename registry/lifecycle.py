@@ -87,17 +87,17 @@ def release(registry: Registry, engine: Engine, reason: str) -> StandingChange:
     return _change(registry, engine, Standing.RELEASED, reason)
 
 
-def revoke(registry: Registry, engine: Engine, reason: str, signer: Signer) -> StandingChange:
+def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
     """Signs that an engine must not run any more, for good; again changes nothing.
 
-    Raises IntegrityError when the signer is not trusted to revoke.
+    Raises IntegrityError when the signers are not trusted to revoke.
     """
     with registry.catalogue.read() as view:
         held = held_by(view.standing(engine.digest))
     if held is not None and held.kind is Standing.REVOKED:
         return held
     said = Revocation(_checked(reason), registry.actor, registry.clock())
-    envelope = sign(revocation(engine, said), signer)
+    envelope = sign(revocation(engine, said), *signers)
     verify_revocation(engine, envelope, registry.trust)
     name = layout.attestation_name(engine.path, Purpose.REVOCATION, digest_bytes(envelope))
     registry.store.put_document(name, envelope)

@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "e2c95a7d1b64"
+REVISION = "a8d5e0b47c19"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -268,6 +268,9 @@ class VerdictRow(Row):
     document: Mapped[Digest] = mapped_column(DigestText, comment="of the verdict document")
     path: Mapped[StorePath]
     envelope: Mapped[str] = mapped_column(Text, comment="DSSE envelope of the verdict statement")
+    vsa: Mapped[str | None] = mapped_column(
+        Text, comment="DSSE envelope of the verification summary, since there are any"
+    )
     simulated: Mapped[Simulated]
     issued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="as signed by the validator")
     recorded_at: Mapped[Moment]
@@ -289,6 +292,34 @@ class QualificationRow(Row):
     recorded_at: Mapped[Moment]
 
     verdict: Mapped[VerdictRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class WaiverRow(Row):
+    """Signed permissions to run engines in spite of rules of the gate; only ever ended."""
+
+    __tablename__ = "waivers"
+
+    id: Mapped[Id]
+    digest: Mapped[UniqueDigest] = mapped_column(comment="of the envelope")
+    engine_id: Mapped[int] = mapped_column(ForeignKey("engines.id"), index=True)
+    environment_id: Mapped[int | None] = mapped_column(
+        ForeignKey("environments.id"), comment="where it counts; null for everywhere"
+    )
+    rules: Mapped[list[str]] = mapped_column(Json, comment="of the gate")
+    reason: Mapped[str] = mapped_column(Text)
+    granted_by: Mapped[Name]
+    issued_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="as signed by the approver")
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime, comment="as signed by the approver")
+    path: Mapped[StorePath]
+    envelope: Mapped[str] = mapped_column(Text, comment="DSSE envelope of the waiver")
+    ending: Mapped[str | None] = mapped_column(
+        Text, comment="DSSE envelope of the statement that ended it before its time"
+    )
+    simulated: Mapped[Simulated]
+    recorded_at: Mapped[Moment]
+
+    engine: Mapped[EngineRow] = relationship(lazy="joined", innerjoin=True)
+    environment: Mapped[EnvironmentRow | None] = relationship(lazy="joined")
 
 
 class ChannelRow(Row):

@@ -10,8 +10,8 @@ stores again what is gone by then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,12 +26,15 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.records import UNNAMED, Draft
+from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
-from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict
-from registry.verification import verify_engine
+from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict, Waiver
+from registry.verification import is_withdrawn, verify_engine, verify_recorded
+from registry.waivers import verify_ending, verify_grant
 
 Recorded = TypeVar("Recorded")
+Signed = TypeVar("Signed", Engine, Reference)
 _ATTEMPTS = 3
 """How often an artifact is stored before we believe that something is wrong: one sweep takes away
 at most what it found before it began."""
@@ -124,7 +127,9 @@ class Publisher:
     def engine(self, publication: EnginePublication) -> Engine:
         """Publishes an engine; publishing the same one again returns it.
 
-        Raises IntegrityError unless a trusted builder signed this manifest, key and names.
+        One that is recorded with a statement whose signer is not trusted any more gets the new
+        statement instead. Raises IntegrityError unless a trusted builder signed this manifest,
+        key and names.
         """
         manifest, key = publication.manifest, publication.key
         _check_manifest(manifest, key)
@@ -158,7 +163,10 @@ class Publisher:
             self._document_once(f"{folder}/{layout.KEY}", canonical_json(key.as_dict()))
             self._attest(folder, Purpose.BUILD, publication.provenance)
 
-        return self._record(manifest, folder, store, lambda draft: draft.add_engine(engine))
+        def record(draft: Draft) -> Engine:
+            return self._believed(draft, draft.add_engine(engine), engine.provenance)
+
+        return self._record(manifest, folder, store, record)
 
     def reference(self, publication: ReferencePublication) -> Reference:
         """Publishes a reference; publishing the same one again returns it.
@@ -194,40 +202,42 @@ class Publisher:
             store_artifact(self.store, publication.directory, manifest, folder)
             self._attest(folder, Purpose.REFERENCE, publication.provenance)
 
-        return self._record(manifest, folder, store, lambda draft: draft.add_reference(reference))
+        def record(draft: Draft) -> Reference:
+            return self._believed(draft, draft.add_reference(reference), reference.provenance)
 
-    def verdict(self, engine: Engine, document: Mapping[str, Any], envelope: bytes) -> Verdict:
+        return self._record(manifest, folder, store, record)
+
+    def verdict(
+        self,
+        engine: Engine,
+        document: Mapping[str, Any],
+        envelope: bytes,
+        vsa: bytes | None = None,
+    ) -> Verdict:
         """Publishes a signed verdict; the same envelope again returns the verdict it was.
 
         Raises IntegrityError unless a trusted validator signed this document on this engine.
         """
-        statement = verify(
-            envelope, self.trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
-        )
-        claim = read_claim(statement)
-        data = canonical_json(document)
-        _check_document(claim, document, digest_bytes(data))
-        name = layout.verdict_name(engine.path, claim.document)
-        verdict = Verdict(
-            digest=digest_bytes(envelope),
-            engine=engine.digest,
-            environment=claim.environment,
-            result=claim.result,
-            fidelity=claim.fidelity,
-            quality=claim.quality,
-            summary=claim.summary,
-            document=claim.document,
-            path=name,
-            envelope=envelope.decode(),
-            simulated=engine.simulated,
-            issued_at=claim.issued_at,
-            recorded_at=self.clock(),
-        )
-        self.store.put_document(name, data)
+        verdict = signed_verdict(engine, document, envelope, self.trust, self.clock())
+        if vsa is not None:
+            verdict = replace(verdict, vsa=vsa.decode())
+            verify_summary(engine, verdict, vsa, self.trust)
+        self.store.put_document(verdict.path, canonical_json(document))
         self._attest(engine.path, Purpose.VERDICT, envelope)
+        if vsa is not None:
+            self._attest(engine.path, layout.SUMMARY, vsa)
         with self.catalogue.edit(actor=self.actor) as draft:
             _check_not_backdated(draft, verdict)
             return draft.add_verdict(verdict)
+
+    def _believed(self, draft: Draft, found: Signed, provenance: str) -> Signed:
+        """Returns what is recorded, with a new statement if the old one's signer lost the trust."""
+        if found.provenance == provenance or not is_withdrawn(found, self.trust):
+            return found
+        renewed = replace(found, provenance=provenance)
+        verify_recorded(renewed, self.trust)  # under the names that it is recorded by
+        draft.renew_provenance(renewed)
+        return renewed
 
     def _record(
         self,
@@ -252,7 +262,21 @@ class Publisher:
             transient=True,
         )
 
-    def _attest(self, folder: str, purpose: Purpose, envelope: bytes) -> None:
+    def waiver(self, engine: Engine, envelope: bytes) -> Waiver:
+        """Publishes a waiver that approvers signed; the same envelope again returns it."""
+        waiver = signed_waiver(engine, envelope, self.trust, self.clock())
+        self._attest(engine.path, Purpose.WAIVER, envelope)
+        with self.catalogue.edit(actor=self.actor) as draft:
+            return draft.add_waiver(waiver)
+
+    def waiver_end(self, engine: Engine, waiver: Waiver, envelope: bytes) -> Waiver:
+        """Publishes that approvers ended a waiver; an ended one stays as it is."""
+        verify_ending(envelope, waiver, self.trust)
+        self._attest(engine.path, layout.WAIVER_END, envelope)
+        with self.catalogue.edit(actor=self.actor) as draft:
+            return draft.end_waiver(waiver.digest, envelope.decode())
+
+    def _attest(self, folder: str, purpose: str, envelope: bytes) -> None:
         name = layout.attestation_name(folder, purpose, digest_bytes(envelope))
         self.store.put_document(name, envelope)
 
@@ -261,6 +285,71 @@ class Publisher:
             self.store.put_document(name, data)
         except ConflictError:
             return
+
+
+def signed_verdict(
+    engine: Engine, document: Mapping[str, Any], envelope: bytes, trust: Trust, at: datetime
+) -> Verdict:
+    """Returns the verdict that an envelope signs.
+
+    Raises IntegrityError unless a trusted validator signed this document on this engine.
+    """
+    statement = verify(
+        envelope, trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
+    )
+    claim = read_claim(statement)
+    _check_document(claim, document, digest_bytes(canonical_json(document)))
+    return Verdict(
+        digest=digest_bytes(envelope),
+        engine=engine.digest,
+        environment=claim.environment,
+        result=claim.result,
+        fidelity=claim.fidelity,
+        quality=claim.quality,
+        summary=claim.summary,
+        document=claim.document,
+        path=layout.verdict_name(engine.path, claim.document),
+        envelope=envelope.decode(),
+        simulated=engine.simulated,
+        issued_at=claim.issued_at,
+        recorded_at=at,
+    )
+
+
+def signed_waiver(engine: Engine, envelope: bytes, trust: Trust, at: datetime) -> Waiver:
+    """Returns the waiver that an envelope signs; raises IntegrityError."""
+    grant, digest = verify_grant(envelope, engine, trust), digest_bytes(envelope)
+    return Waiver(
+        digest=digest,
+        engine=engine.digest,
+        rules=grant.rules,
+        environment=grant.environment,
+        reason=grant.reason,
+        granted_by=grant.granted_by,
+        issued_at=grant.issued_at,
+        expires_at=grant.expires_at,
+        path=layout.attestation_name(engine.path, Purpose.WAIVER, digest),
+        envelope=envelope.decode(),
+        simulated=engine.simulated,
+        recorded_at=at,
+    )
+
+
+def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
+    """Returns a recorded verdict that a pass must not be recorded after; None if it may.
+
+    An old pass that is recorded late would otherwise open a gate that a newer verdict closed.
+    """
+    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
+        return None
+    return next(
+        (
+            one
+            for one in recorded
+            if one.environment == verdict.environment and one.issued_at > verdict.issued_at
+        ),
+        None,
+    )
 
 
 def _check_manifest(manifest: Manifest, key: EngineKey) -> None:
@@ -317,23 +406,16 @@ def _check_document(claim: VerdictClaim, document: Mapping[str, Any], digest: Di
 
 
 def _check_not_backdated(view: View, verdict: Verdict) -> None:
-    """Raises ConflictError for a pass that was issued before a later verdict already recorded.
-
-    An old pass that is recorded late would otherwise open a gate that a newer verdict closed.
-    """
-    recorded = view.verdicts(verdict.engine)
-    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
-        return
-    for other in recorded:
-        if other.environment == verdict.environment and other.issued_at > verdict.issued_at:
-            raise ConflictError(
-                "a later verdict on this engine in this environment is recorded already",
-                where=f"engine {verdict.engine.short}",
-                actual=f"a pass issued at {verdict.issued_at.isoformat()}",
-                expected=f"one issued after {other.issued_at.isoformat()}, as verdict "
-                f"{other.digest.short} was",
-                remedy="validate again, and check the clocks of the validators",
-            )
+    other = later_than(verdict, view.verdicts(verdict.engine))
+    if other is not None:
+        raise ConflictError(
+            "a later verdict on this engine in this environment is recorded already",
+            where=f"engine {verdict.engine.short}",
+            actual=f"a pass issued at {verdict.issued_at.isoformat()}",
+            expected=f"one issued after {other.issued_at.isoformat()}, as verdict "
+            f"{other.digest.short} was",
+            remedy="validate again, and check the clocks of the validators",
+        )
 
 
 def _line(document: Mapping[str, Any], name: str) -> str | None:

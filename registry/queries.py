@@ -22,6 +22,7 @@ from registry.entities import (
     to_reference,
     to_standing,
     to_verdict,
+    to_waiver,
 )
 from registry.environments import Environment, GpuEnvironment, environment_from_dict
 from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
@@ -42,6 +43,7 @@ from registry.models import (
     ReferenceRow,
     StandingRow,
     VerdictRow,
+    WaiverRow,
 )
 from registry.standing import Standing, StandingChange
 from registry.types import (
@@ -56,9 +58,12 @@ from registry.types import (
     Qualification,
     Reference,
     Verdict,
+    Waiver,
 )
 
-Identified = TypeVar("Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow)
+Identified = TypeVar(
+    "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
+)
 
 _PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _COMPARED = 5000  # keys; a hundred thousand would take seconds
@@ -178,6 +183,18 @@ class View:
             )
             for row, current in rows
         ]
+
+    def waiver(self, reference: str | Digest) -> Waiver:
+        """Returns the waiver with an id or an unambiguous start of one."""
+        return to_waiver(self._find(WaiverRow, "waiver", reference))
+
+    def waivers(self, engine: Digest | None = None) -> list[Waiver]:
+        """Returns the waivers of one engine or of all, newest first, ended ones too."""
+        query = select(WaiverRow).join(WaiverRow.engine)
+        if engine is not None:
+            query = query.where(EngineRow.digest == engine)
+        rows = self._session.scalars(query.order_by(WaiverRow.id.desc())).unique()
+        return [to_waiver(row) for row in rows]
 
     def channels(self, model_name: str | None = None) -> list[ChannelPosition]:
         """Returns what every channel resolves to, by channel, model and target."""
@@ -320,6 +337,11 @@ class View:
         query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest == engine)
         rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
         return [to_standing(row) for row in rows]
+
+    def revoked_engines(self) -> set[Digest]:
+        """Returns every engine that was revoked."""
+        query = select(EngineRow.digest).join(StandingRow, StandingRow.engine_id == EngineRow.id)
+        return set(self._session.scalars(query.where(StandingRow.kind == Standing.REVOKED)))
 
     def placements(self, engine: Digest | None = None) -> list[Placement]:
         """Returns where one engine lies, or any, by node and directory."""

@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from registry.audit import AuditEntry, Event
-from registry.digests import Digest
+from registry.digests import Digest, digest_bytes
 from registry.entities import (
     to_checkpoint,
     to_engine,
@@ -29,6 +29,7 @@ from registry.entities import (
     to_placement,
     to_reference,
     to_verdict,
+    to_waiver,
 )
 from registry.environments import CpuEnvironment, Environment
 from registry.errors import ConflictError, RecordNotFoundError
@@ -49,6 +50,7 @@ from registry.models import (
     Row,
     StandingRow,
     VerdictRow,
+    WaiverRow,
 )
 from registry.queries import View
 from registry.standing import Standing, StandingChange, check_may_follow
@@ -61,6 +63,7 @@ from registry.types import (
     Reference,
     Result,
     Verdict,
+    Waiver,
 )
 
 _STANDING = {
@@ -188,6 +191,17 @@ class Draft(View):
         _check_same(f"reference {found.digest.short}", _facts(found), _facts(reference))
         return found
 
+    def renew_provenance(self, artifact: Engine | Reference) -> None:
+        """Replaces the statement of a recorded artifact, whose signer is not trusted any more.
+
+        The caller has verified the new one, and that the old one does not count.
+        """
+        kind = EngineRow if isinstance(artifact, Engine) else ReferenceRow
+        self._row(kind, artifact.digest).provenance = artifact.provenance
+        self._session.flush()
+        statement = str(digest_bytes(artifact.provenance.encode()))
+        self.note("statement renew", artifact.digest, {"statement": statement})
+
     def add_verdict(self, verdict: Verdict) -> Verdict:
         """Records a verdict, and a qualification if it passed; the same envelope twice is once."""
         self.hold_sweep()
@@ -198,7 +212,7 @@ class Draft(View):
             result=str(verdict.result), fidelity=verdict.fidelity, quality=verdict.quality,
             summary=verdict.summary, document=verdict.document, path=verdict.path,
             envelope=verdict.envelope, simulated=verdict.simulated, issued_at=verdict.issued_at,
-            recorded_at=verdict.recorded_at,
+            recorded_at=verdict.recorded_at, vsa=verdict.vsa,
         )  # fmt: skip
         if identity is not None:
             said = {"verdict": str(verdict.digest), "result": str(verdict.result),
@@ -210,6 +224,32 @@ class Draft(View):
                 environment_id=environment_id, recorded_at=verdict.recorded_at,
             )  # fmt: skip
         return to_verdict(self._row(VerdictRow, verdict.digest))
+
+    def add_waiver(self, waiver: Waiver) -> Waiver:
+        """Records a waiver; the same envelope twice is once, and an ended one stays ended."""
+        self.hold_sweep()
+        where = waiver.environment
+        identity = self._insert(
+            WaiverRow, digest=waiver.digest, engine_id=self._id(EngineRow, waiver.engine),
+            environment_id=None if where is None else self._environment_id(where),
+            rules=list(waiver.rules), reason=waiver.reason, granted_by=waiver.granted_by,
+            issued_at=waiver.issued_at, expires_at=waiver.expires_at, path=waiver.path,
+            envelope=waiver.envelope, simulated=waiver.simulated, recorded_at=waiver.recorded_at,
+        )  # fmt: skip
+        if identity is not None:
+            said = {"waiver": str(waiver.digest), "rules": list(waiver.rules),
+                    "reason": waiver.reason, "until": waiver.expires_at.isoformat()}  # fmt: skip
+            self.note("waiver grant", waiver.engine, said, actor=waiver.granted_by)
+        return to_waiver(self._row(WaiverRow, waiver.digest))
+
+    def end_waiver(self, waiver: Digest, envelope: str) -> Waiver:
+        """Ends a waiver before its time; the first statement that ended it stays."""
+        row = self._row(WaiverRow, waiver)
+        if row.ending is None:
+            row.ending = envelope
+            self.note("waiver revoke", row.engine.digest, {"waiver": str(waiver)})
+        self._session.flush()
+        return to_waiver(row)
 
     def move_channel(self, move: ChannelMove, *, simulated: bool) -> ChannelMove:
         """Lets a channel resolve to another engine and adds the move to its history.
@@ -323,7 +363,7 @@ class Draft(View):
                 .where(column == engine_id)
                 .values({column: None, kept: digest})
             )
-        for table in (QualificationRow, VerdictRow, StandingRow):
+        for table in (QualificationRow, VerdictRow, WaiverRow, StandingRow):
             self._session.execute(delete(table).where(table.engine_id == engine_id))
         self._session.execute(delete(EngineRow).where(EngineRow.id == engine_id))
 

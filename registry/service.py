@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registry.attestations import Statement, verify_reference
+from registry.attestations import Statement
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.channels import (
@@ -38,6 +38,7 @@ from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
+from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
 from registry.keys import EngineKey
 from registry.manifests import Manifest
@@ -53,6 +54,7 @@ from registry.queries import View
 from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
 from registry.revocations import found_beside, revocations_beside
+from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
@@ -66,14 +68,20 @@ from registry.types import (
     Qualification,
     Reference,
     Verdict,
+    Waiver,
 )
 from registry.verification import (
     Signature,
     build_signature,
+    is_withdrawn,
+    summary_signature,
     verdict_signature,
     verify_engine,
+    verify_recorded_reference,
     verify_verdict,
+    waiver_signature,
 )
+from registry.withdrawal import Loss, losses
 
 
 def _utc_now() -> datetime:
@@ -91,6 +99,8 @@ class Registry:
     driver_scope: DriverScope = DriverScope.EXACT
     actor: str = UNNAMED
     """Who the audit log says did it."""
+    snapshots: SnapshotReader | None = None
+    """Reads the signed snapshot, where this machine can remember what it has seen."""
     clock: Callable[[], datetime] = field(default=_utc_now)
 
     def record_model(self, digest: Digest, name: str, *, source: str, architecture: str) -> Model:
@@ -115,10 +125,63 @@ class Registry:
         return self._publisher().reference(publication)
 
     def record_verdict(
-        self, engine: str | Digest, document: Mapping[str, Any], envelope: bytes
+        self,
+        engine: str | Digest,
+        document: Mapping[str, Any],
+        envelope: bytes,
+        vsa: bytes | None = None,
     ) -> Verdict:
         """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
-        return self._publisher().verdict(self.engine(engine), document, envelope)
+        return self._publisher().verdict(self.engine(engine), document, envelope, vsa)
+
+    def grant_waiver(self, engine: str | Digest, envelope: bytes) -> Waiver:
+        """Publishes a waiver that approvers signed."""
+        return self._publisher().waiver(self.engine(engine), envelope)
+
+    def end_waiver(self, waiver: str | Digest, envelope: bytes) -> Waiver:
+        """Publishes that approvers ended a waiver before its time."""
+        found = self.waiver(waiver)
+        return self._publisher().waiver_end(self.engine(found.engine), found, envelope)
+
+    def waiver(self, reference: str | Digest) -> Waiver:
+        """Returns the waiver with an id or an unambiguous start of one."""
+        with self.catalogue.read() as view:
+            return view.waiver(reference)
+
+    def waivers(self, engine: str | Digest | None = None) -> list[Waiver]:
+        """Returns the waivers of one engine or of all, newest first, ended ones too."""
+        with self.catalogue.read() as view:
+            return view.waivers(None if engine is None else view.engine(engine).digest)
+
+    def waivers_in_force(self, engine: Engine) -> list[Waiver]:
+        """Returns an engine's waivers that count now, wherever they do, newest first."""
+        now = self.trust.clock()
+        return [
+            one
+            for one in self.waivers(engine.digest)
+            if one.state(now) == "in force" and self.waiver_signature(engine, one).fault is None
+        ]
+
+    def waiver_signature(self, engine: Engine, waiver: Waiver) -> Signature:
+        """Says who signed a waiver, and whether it counts."""
+        return waiver_signature(engine, waiver, self.trust)
+
+    def freshness(self) -> Freshness | None:
+        """Says what the registry's snapshot is worth; None where the trust asks for none."""
+        if not self.trust.snapshot_required:
+            return None
+        if self.snapshots is None:
+            return Freshness(None, "this process cannot remember what it has seen")
+        return self.snapshots.freshness(self.store, self.trust)
+
+    def state(self) -> RegistryState:
+        """Returns the state that a snapshot vouches for, as catalogue and trust have it now."""
+        return self.state_under(self.trust)
+
+    def state_under(self, trust: Trust) -> RegistryState:
+        """Returns that state under another trust."""
+        with self.catalogue.read() as view:
+            return state_of(view, trust)
 
     def set_channel(
         self, channel: str, engine: str | Digest, environment: Environment, *, actor: str
@@ -282,14 +345,27 @@ class Registry:
         """Returns an engine's build statement; raises IntegrityError unless it was signed so."""
         return verify_engine(engine, self.trust)
 
+    def is_withdrawn(self, artifact: Engine | Reference) -> bool:
+        """Says whether the signer of an artifact is not trusted any more for what it signed."""
+        return is_withdrawn(artifact, self.trust)
+
     def verify_verdict(self, engine: Engine, verdict: Verdict) -> None:
         """Raises IntegrityError unless a trusted validator signed exactly this verdict."""
         verify_verdict(engine, verdict, self.trust)
+
+    def losses(self, trust: Trust) -> list[Loss]:
+        """Returns what counts now and would not under another trust."""
+        with self.catalogue.read() as view:
+            return list(losses(view, self.trust, trust))
 
     def signatures(self, engine: Engine, verdicts: Sequence[Verdict]) -> list[Signature]:
         """Says who signed an engine and verdicts on it, in this order, and whether it counts."""
         build = build_signature(engine, self.trust)
         return [build, *(verdict_signature(engine, one, self.trust) for one in verdicts)]
+
+    def summary_signature(self, engine: Engine, verdict: Verdict) -> Signature | None:
+        """Says who signed the summary of a verdict; None for a verdict without one."""
+        return summary_signature(engine, verdict, self.trust)
 
     def verdict_document(self, verdict: Verdict) -> dict[str, Any]:
         """Returns the evidence of a verdict; raises IntegrityError if it is not the signed one."""
@@ -350,10 +426,7 @@ class Registry:
 
     def fetch_reference(self, reference: Reference, destination: Path) -> None:
         """Writes a reference's files after verifying signature, manifest and every byte."""
-        verify_reference(
-            reference.provenance.encode(), self.trust, reference.key,
-            subject=reference.digest, simulated=reference.simulated,
-        )  # fmt: skip
+        verify_recorded_reference(reference, self.trust)
         manifest = load_manifest(self.store, reference.path, reference.digest)
         fetch_artifact(self.store, manifest, destination)
 
@@ -364,7 +437,12 @@ class Registry:
     def _decide(
         self, view: View, engine: Engine, environment: Environment, *, simulated: bool
     ) -> GateDecision:
-        policy = GatePolicy(self.trust, self.compatibility, self.driver_scope, simulated)
+        freshness = self.freshness()
+        policy = GatePolicy(
+            self.trust if freshness is None else freshness.trusting(self.trust),
+            self.compatibility, self.driver_scope, simulated,
+            tuple(view.waivers(engine.digest)), freshness,
+        )  # fmt: skip
         return decide(
             engine, view.verdicts(engine.digest), environment, policy,
             standing=view.standing(engine.digest),

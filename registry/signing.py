@@ -6,7 +6,8 @@ Rules:
   keys appears whole, with a trust file that lists them, or not at all;
 - in every other home a key is made, and trusted, when somebody asks for it by name: a trust file
   that was given says whom to trust, and nothing here extends it by the way;
-- a key file is made with mode 0600 and never overwritten; one that others may read is refused.
+- a key file is made with mode 0600 and only overwritten when it is rotated, by name; one that
+  others may read is refused.
 
 A process is given the signer of its own role, so that the step that builds cannot sign a verdict.
 """
@@ -17,6 +18,7 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -31,24 +33,27 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
-from registry.trust import (
-    Purpose,
-    TrustedKey,
-    TrustRoot,
-    add_trusted_key,
-    locked,
-    read_trust,
-)
+from registry.trust import Purpose, TrustedKey, TrustRoot, utc_now
+from registry.trust_file import add_trusted_key, change_trust, locked, read_trust
 
 TRUST_FILE = "trust.json"
 ROLES: Mapping[str, Purpose] = {
     "builder": Purpose.BUILD,
     "validator": Purpose.VERDICT,
     "recorder": Purpose.REFERENCE,
+    "approver": Purpose.WAIVER,
+    "keeper": Purpose.SNAPSHOT,
     "revoker": Purpose.REVOCATION,
 }
 """Who signs what; a role's name is that of its key file."""
+_AUTOMATIC = (Purpose.BUILD, Purpose.VERDICT, Purpose.REFERENCE, Purpose.REVOCATION)
+"""What building and stopping need. Who may override the gate is for a person to say."""
 _ROLE_OF = {purpose: role for role, purpose in ROLES.items()}
+
+
+def role_of(purpose: Purpose) -> str:
+    """Returns the name of who signs for a purpose."""
+    return _ROLE_OF[purpose]
 
 
 def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -> Signer:
@@ -70,6 +75,29 @@ def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -
     signer = load_signer(path)
     _require_trusted(directory / TRUST_FILE, trusted(signer, purpose, simulated=simulated), role)
     return signer
+
+
+def rotate_key(
+    directory: Path, purpose: Purpose, until: datetime, *, simulated: bool = False
+) -> tuple[TrustedKey, TrustedKey]:
+    """Gives a role a new key, trusted at once; returns the old key and the new one.
+
+    The old key counts for what it signed until the given time; its private half is gone. Run
+    again after an interruption, it goes on with the key that was made.
+    """
+    path = key_path(directory, purpose, simulated=simulated)
+    following = path.with_suffix(".next.pem")
+    old = trusted(load_signer(path), purpose, simulated=simulated)
+    with locked(directory / "keys.lock"):
+        if not following.exists():
+            _write_key(following, CryptoSigner.generate_ed25519())
+        new = trusted(load_signer(following), purpose, simulated=simulated)
+        change_trust(
+            directory / TRUST_FILE,
+            lambda trust: trust.with_key(new).ending({old.keyid}, until),
+        )
+        following.replace(path)
+    return old, new
 
 
 def create_key(directory: Path, purpose: Purpose, *, simulated: bool = False) -> TrustedKey:
@@ -162,7 +190,7 @@ def _fill(directory: Path, *, simulated: bool) -> None:
     shutil.rmtree(draft, ignore_errors=True)  # who was killed leaves one, and nothing used it
     try:
         draft.mkdir(mode=0o700)
-        for purpose in Purpose:
+        for purpose in _AUTOMATIC:
             key = create_key(draft, purpose, simulated=simulated)
             add_trusted_key(draft / TRUST_FILE, key)
         draft.rename(directory)
@@ -172,16 +200,22 @@ def _fill(directory: Path, *, simulated: bool) -> None:
 
 def _require_trusted(path: Path, key: TrustedKey, role: str) -> None:
     trust = read_trust(path)
+    doubt = trust.doubt(key.keyid, key.root, utc_now())
     for purpose in key.purposes:
-        if key.keyid not in {one.keyid for one in trust.keys_for(purpose, key.root)}:
-            raise IntegrityError(
-                f"the {role}'s key is not trusted here: what it signs would count for nothing",
-                where=str(path),
-                actual=f"key {key.keyid[:12]} trusted for "
-                f"{', '.join(trust.purposes_of([key.keyid])) or 'nothing'}",
-                expected=f"{purpose} ({key.root})",
-                remedy=f"enginekeeper key trust {role}, unless its entry was taken out on purpose",
-            )
+        listed = key.keyid in {one.keyid for one in trust.keys_for(purpose, key.root)}
+        if listed and doubt is None:
+            continue
+        raise IntegrityError(
+            f"the {role}'s key is not trusted here: what it signs would count for nothing",
+            where=str(path),
+            actual=f"key {key.keyid[:12]} trusted for "
+            f"{', '.join(trust.purposes_of([key.keyid])) or 'nothing'}"
+            f"{f', {doubt}' if doubt and trust.purposes_of([key.keyid]) else ''}",
+            expected=f"{purpose} ({key.root})",
+            remedy=f"enginekeeper key rotate {role}"
+            if doubt and trust.purposes_of([key.keyid])
+            else f"enginekeeper key trust {role}, unless its entry was taken out on purpose",
+        )
 
 
 def _write_key(path: Path, signer: CryptoSigner) -> None:

@@ -1,4 +1,4 @@
-"""Whose signature counts for what: a small JSON file of public keys.
+"""Whose signature counts for what, and when: the policy that a trust file states.
 
 Rules:
 
@@ -6,29 +6,35 @@ Rules:
   verdict or vouch for a reference, a validator's key cannot vouch for a build;
 - simulated artifacts have a trust root of their own: none of its keys counts for a real one;
 - a key's id is computed from the key; an entry whose id is not its key's is refused;
-- removing a key's entry revokes it: nothing adds it again but a person who asks for it.
+- a statement counts if enough different keys signed it, each within its own window, at the time
+  that the statement gives; a time that has not come yet is refused;
+- what a revoked key signed does not count, or not from the time on that the revocation gives.
+
+The window is held against the statement's own time because a key that has expired honestly must
+not take years of good statements with it. So who steals a key can date back what it signs: that
+is what a revocation without a time is for, which leaves nothing of the key.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, SSlibKey
 
 from registry.digests import canonical_json, digest_bytes
-from registry.documents import check_schema, read_object
-from registry.errors import InvalidRecordError, RecordNotFoundError
+from registry.errors import InvalidRecordError
 
-SCHEMA = 1
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far a signer's clock may run ahead of a reader's."""
+
+
+def utc_now() -> datetime:
+    """Returns the time, with its zone."""
+    return datetime.now(UTC)
 
 
 class Purpose(StrEnum):
@@ -42,6 +48,12 @@ class Purpose(StrEnum):
 
     REFERENCE = "reference"
     """These are the outputs of this model, that engines are judged by."""
+
+    WAIVER = "waiver"
+    """This engine may run in spite of a rule of the gate, until then."""
+
+    SNAPSHOT = "snapshot"
+    """This is the registry's state: channels, waivers, what is revoked."""
 
     REVOCATION = "revocation"
     """This engine must not run any more."""
@@ -69,6 +81,9 @@ class TrustedKey:
     """The public key as securesystemslib writes it: hexadecimal for ed25519, PEM for others."""
     purposes: frozenset[Purpose]
     root: TrustRoot
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    """What it signs later is not believed; what it signed until then stays so."""
 
     @property
     def keyid(self) -> str:
@@ -82,6 +97,7 @@ class TrustedKey:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the entry as a JSON object."""
+        window = {"not_before": self.not_before, "not_after": self.not_after}
         return {
             "keyid": self.keyid,
             "keytype": self.keytype,
@@ -89,6 +105,7 @@ class TrustedKey:
             "public": self.public,
             "purposes": sorted(self.purposes),
             "root": str(self.root),
+            **{name: one.isoformat() for name, one in window.items() if one is not None},
         }
 
     @classmethod
@@ -99,6 +116,7 @@ class TrustedKey:
                 document["keytype"], document["scheme"], document["public"],
                 frozenset(Purpose(purpose) for purpose in document["purposes"]),
                 TrustRoot(document["root"]),
+                *(read_moment(document.get(name)) for name in ("not_before", "not_after")),
             )  # fmt: skip
             if (key.keytype, key.scheme) not in KEY_FOR_TYPE_AND_SCHEME:
                 raise InvalidRecordError("an unknown kind of key", actual=document)
@@ -113,14 +131,93 @@ class TrustedKey:
 
 
 @dataclass(frozen=True)
+class KeyRevocation:
+    """Takes the trust from a key, whether it is listed or was taken out."""
+
+    keyid: str
+    reason: str
+    revoked_at: datetime
+    since: datetime | None = None
+    """What it signed before still counts; None leaves nothing."""
+
+    def covers(self, signed_at: datetime) -> bool:
+        """Says whether a signature of that time is lost."""
+        return self.since is None or signed_at >= self.since
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the revocation as a JSON object."""
+        return {
+            "keyid": self.keyid,
+            "reason": self.reason,
+            "revoked_at": self.revoked_at.isoformat(),
+            "since": None if self.since is None else self.since.isoformat(),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> KeyRevocation:
+        """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
+        try:
+            keyid, reason = str(document["keyid"]), str(document["reason"])
+            at, since = read_moment(document["revoked_at"]), read_moment(document["since"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidRecordError(f"not a revocation: {error}", where="trust file") from error
+        if at is None:
+            raise InvalidRecordError("a revocation says when it was made", where="trust file")
+        return cls(keyid, reason, at, since)
+
+
+@dataclass(frozen=True)
 class Trust:
-    """All trusted keys."""
+    """All trusted keys, and what it takes for a statement to count."""
 
     keys: tuple[TrustedKey, ...] = ()
+    revocations: tuple[KeyRevocation, ...] = ()
+    thresholds: Mapping[Purpose, int] = field(default_factory=dict)
+    """How many different keys must have signed, for purposes that one is not enough for."""
+
+    snapshot_required: bool = False
+    """Whether nothing new is deployed without a fresh signed snapshot of the registry."""
+
+    clock: Callable[[], datetime] = field(default=utc_now, compare=False, repr=False)
 
     def keys_for(self, purpose: Purpose, root: TrustRoot) -> list[SSlibKey]:
-        """Returns the public keys that may sign for a purpose under a root."""
-        return [key.as_sslib() for key in self.keys if purpose in key.purposes and key.root is root]
+        """Returns the public keys that may sign for a purpose under a root, at whatever time.
+
+        A key of which a revocation has left nothing is none of them.
+        """
+        gone = {one.keyid for one in self.revocations if one.since is None}
+        return [
+            key.as_sslib()
+            for key in self.keys
+            if purpose in key.purposes and key.root is root and key.keyid not in gone
+        ]
+
+    def doubt(self, keyid: str, root: TrustRoot, signed_at: datetime) -> str | None:
+        """Says why a key's signature of that time does not count; None if it does."""
+        for revocation in self.revocations_of(keyid):
+            if revocation.covers(signed_at):
+                since = "" if revocation.since is None else f" since {revocation.since.isoformat()}"
+                return f"revoked{since}: {revocation.reason}"
+        entry = next((one for one in self.keys if (one.keyid, one.root) == (keyid, root)), None)
+        if entry is None:
+            return "not in the trust file"
+        if entry.not_before is not None and signed_at < entry.not_before:
+            return f"not valid before {entry.not_before.isoformat()}"
+        if entry.not_after is not None and signed_at > entry.not_after:
+            return f"not valid after {entry.not_after.isoformat()}"
+        return None
+
+    def revocations_of(self, keyid: str) -> list[KeyRevocation]:
+        """Returns what was revoked of a key."""
+        return [one for one in self.revocations if one.keyid == keyid]
+
+    def is_future(self, moment: datetime) -> bool:
+        """Says whether a time has not come yet, by more than clocks differ."""
+        return moment > self.clock() + CLOCK_SKEW
+
+    def threshold(self, purpose: Purpose) -> int:
+        """Returns how many different keys must have signed for a purpose."""
+        return self.thresholds.get(purpose, 1)
 
     def purposes_of(self, keyids: Iterable[str]) -> list[str]:
         """Says for a person what keys are trusted for: `build (production)` and the like."""
@@ -133,71 +230,43 @@ class Trust:
         ]
 
     def with_key(self, key: TrustedKey) -> Trust:
-        """Returns the same trust and one key more; a known key gets the new purposes too."""
+        """Returns the same trust and one key more; a known key gets the new purposes and window."""
         for index, known in enumerate(self.keys):
             if known.keyid == key.keyid and known.root is key.root:
-                merged = replace(known, purposes=known.purposes | key.purposes)
-                return Trust((*self.keys[:index], merged, *self.keys[index + 1 :]))
-        return Trust((*self.keys, key))
+                merged = replace(
+                    known,
+                    purposes=known.purposes | key.purposes,
+                    not_before=key.not_before or known.not_before,
+                    not_after=key.not_after or known.not_after,
+                )
+                return replace(self, keys=(*self.keys[:index], merged, *self.keys[index + 1 :]))
+        return replace(self, keys=(*self.keys, key))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the trust file's content."""
-        return {"schema": SCHEMA, "keys": [key.as_dict() for key in self.keys]}
+    def ending(self, keyids: Collection[str], when: datetime) -> Trust:
+        """Returns the same trust, in which these keys sign nothing that counts after a time."""
+        return replace(
+            self,
+            keys=tuple(
+                replace(key, not_after=when)
+                if key.keyid in keyids and (key.not_after is None or key.not_after > when)
+                else key
+                for key in self.keys
+            ),
+        )
 
-
-def read_trust(path: Path) -> Trust:
-    """Reads a trust file; raises RecordNotFoundError or InvalidRecordError."""
-    try:
-        data = path.read_bytes()
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        raise RecordNotFoundError(
-            "there is no trust file",
-            where=str(path),
-            remedy="copy the one of the registry's owner, or trust keys of your own: "
-            "enginekeeper key trust",
-        ) from None
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise InvalidRecordError(
-            "others on this host may write the trust file",
-            where=str(path), actual=stat.filemode(mode), expected="-rw-r--r--",
-            remedy=f"chmod 644 {path}",
-        )  # fmt: skip
-    document = read_object(data, where=str(path))
-    check_schema(document, SCHEMA, where=str(path))
-    entries = document.get("keys")
-    if not isinstance(entries, list):
-        raise InvalidRecordError("the trust file lists no keys", where=str(path))
-    return Trust(tuple(TrustedKey.from_dict(entry) for entry in entries))
+    def revoking(self, *revocations: KeyRevocation) -> Trust:
+        """Returns the same trust without these keys; a revocation that is there stays."""
+        new = tuple(one for one in revocations if one not in self.revocations)
+        return replace(self, revocations=(*self.revocations, *new)) if new else self
 
 
-def add_trusted_key(path: Path, key: TrustedKey) -> Trust:
-    """Adds a key to a trust file, which is created if need be, and returns the new content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.with_suffix(".lock")):
-        trust = read_trust(path) if path.exists() else Trust()
-        changed = trust.with_key(key)
-        if changed != trust:
-            _replace(path, json.dumps(changed.as_dict(), indent=2).encode() + b"\n")
-        return changed
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time into a block; the kernel frees the lock of one that dies."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.new")  # one writer at a time: who is killed leaves one
-    try:
-        with draft.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fchmod(handle.fileno(), 0o644)
-            os.fsync(handle.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+def read_moment(text: object) -> datetime | None:
+    """Reads a time with its zone; raises ValueError, or TypeError for what is no text."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise TypeError(f"a time is text, not {text!r}")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"the time {text!r} has no zone; write 2026-11-26T12:00:00Z")
+    return moment

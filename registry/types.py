@@ -162,6 +162,8 @@ class Verdict(Entity):
     simulated: bool
     issued_at: datetime
     recorded_at: datetime
+    vsa: str | None = None
+    """DSSE envelope of the verification summary; older verdicts have none."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,38 @@ class Qualification(Entity):
     current: bool
     """False once a later verdict on the same engine in the same environment exists."""
     recorded_at: datetime
+
+
+@dataclass(frozen=True)
+class Waiver(Entity):
+    """A signed permission to run one engine in spite of named rules of the gate, for a time."""
+
+    digest: Digest
+    """Digest of the envelope as it was granted."""
+    engine: Digest
+    rules: tuple[str, ...]
+    environment: Environment | None
+    """Where; None for everywhere."""
+    reason: str
+    granted_by: str
+    issued_at: datetime
+    expires_at: datetime
+    path: str
+    """Where the statement lies in the artifact store."""
+    envelope: str
+    """DSSE envelope of the waiver."""
+    simulated: bool
+    recorded_at: datetime
+    ending: str | None = None
+    """DSSE envelope of the statement that ended it before its time."""
+
+    def state(self, now: datetime) -> str:
+        """Says in a word whether it is in force, apart from its signature."""
+        if self.ending is not None:
+            return "revoked"
+        if now < self.issued_at:
+            return "not yet"
+        return "in force" if now < self.expires_at else "expired"
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from registry.attestations import Statement, read_claim, signers_of, verify, verify_build
+from registry.attestations import (
+    Statement,
+    read_claim,
+    verify,
+    verify_build,
+    verify_reference,
+)
 from registry.digests import digest_bytes
-from registry.errors import IntegrityError
+from registry.envelopes import signers_of
+from registry.errors import IntegrityError, WithdrawnError
+from registry.summaries import verify_summary
 from registry.trust import Purpose, Trust
-from registry.types import Engine, EngineNames, Verdict
+from registry.types import Engine, EngineNames, Reference, Verdict, Waiver
+from registry.waivers import verify_waiver
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,33 @@ def verify_engine(engine: Engine, trust: Trust) -> Statement:
     return statement
 
 
+def verify_recorded_reference(reference: Reference, trust: Trust) -> Statement:
+    """Returns the statement of a recorded reference; raises IntegrityError."""
+    return verify_reference(
+        reference.provenance.encode(), trust, reference.key,
+        subject=reference.digest, simulated=reference.simulated,
+    )  # fmt: skip
+
+
+def verify_recorded(artifact: Engine | Reference, trust: Trust) -> Statement:
+    """Returns the statement of a recorded engine or reference; raises IntegrityError."""
+    if isinstance(artifact, Engine):
+        return verify_engine(artifact, trust)
+    return verify_recorded_reference(artifact, trust)
+
+
+def is_withdrawn(artifact: Engine | Reference, trust: Trust) -> bool:
+    """Says whether the signer of a recorded artifact is not trusted any more for what it signed.
+
+    Raises IntegrityError for every other reason not to believe it: those are nobody's decision.
+    """
+    try:
+        verify_recorded(artifact, trust)
+    except WithdrawnError:
+        return True
+    return False
+
+
 def verify_verdict(engine: Engine, verdict: Verdict, trust: Trust) -> None:
     """Raises IntegrityError unless a trusted validator signed exactly this verdict."""
     envelope = verdict.envelope.encode()
@@ -117,6 +153,21 @@ def verdict_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signatu
     """Says who signed a verdict and whether it counts; raises nothing."""
     return _signature(
         Purpose.VERDICT, verdict.envelope.encode(), lambda: verify_verdict(engine, verdict, trust)
+    )
+
+
+def summary_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signature | None:
+    """Says who signed the summary of a verdict; None for a verdict without one."""
+    if verdict.vsa is None:
+        return None
+    vsa = verdict.vsa.encode()
+    return _signature(Purpose.VERDICT, vsa, lambda: verify_summary(engine, verdict, vsa, trust))
+
+
+def waiver_signature(engine: Engine, waiver: Waiver, trust: Trust) -> Signature:
+    """Says who signed a waiver and whether it counts; raises nothing."""
+    return _signature(
+        Purpose.WAIVER, waiver.envelope.encode(), lambda: verify_waiver(engine, waiver, trust)
     )
 
 

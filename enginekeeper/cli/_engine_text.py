@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from enginekeeper.cli._output import render_table
@@ -10,10 +10,11 @@ from registry.environments import environment_from_dict
 from registry.errors import IntegrityError
 from registry.keys import EngineKey
 from registry.service import Registry
-from registry.types import Engine, Verdict
+from registry.types import Engine, Verdict, Waiver
 from registry.verification import parameters_of
 
 _REPAIR = ("field", "before", "after", "reason")
+_WAIVER = ("waiver", "rules", "where", "granted_by", "expires_at", "state", "reason")
 
 
 def described(registry: Registry, engine: Engine) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def described(registry: Registry, engine: Engine) -> dict[str, Any]:
             {"statement": name, **one.as_dict()}
             for name, one in zip(names, signatures, strict=True)
         ],
+        "summaries": _summaries(registry, engine, verdicts),
+        "waivers": [waiver_row(registry, engine, one) for one in registry.waivers(engine.digest)],
     }
 
 
@@ -50,7 +53,8 @@ def describe(document: Mapping[str, Any]) -> str:
     lines += [_part("files", document["files"], ("path", "size", "digest"))]
     lines += [_part("repairs", document["repairs"], _REPAIR)]
     lines += [_verdicts(document)]
-    lines += [_signatures(document["signatures"])]
+    lines += [_part("waivers", document["waivers"], _WAIVER)]
+    lines += [_signatures([*document["signatures"], *document["summaries"]])]
     return "\n".join(lines)
 
 
@@ -79,6 +83,36 @@ def _repairs(registry: Registry, engine: Engine) -> list[dict[str, Any]] | str:
     except IntegrityError as error:
         return error.what
     return list(found)
+
+
+def _summaries(
+    registry: Registry, engine: Engine, verdicts: Sequence[Verdict]
+) -> list[dict[str, Any]]:
+    """Returns the verification summaries of verdicts, and who signed them."""
+    return [
+        {"statement": f"summary of {one.digest.short}", **signature.as_dict()}
+        for one in verdicts
+        if (signature := registry.summary_signature(engine, one)) is not None
+    ]
+
+
+def waiver_row(registry: Registry, engine: Engine, one: Waiver) -> dict[str, Any]:
+    """Returns a waiver as a row: what it is, and whether it counts."""
+    fault = registry.waiver_signature(engine, one).fault
+    return {
+        "waiver": one.digest.short,
+        "digest": str(one.digest),
+        "engine_id": engine.digest.short,
+        "rules": ", ".join(one.rules),
+        "where": "everywhere" if one.environment is None else str(one.environment),
+        "environment": None if one.environment is None else one.environment.as_dict(),
+        "reason": one.reason,
+        "granted_by": one.granted_by,
+        "issued_at": one.issued_at.isoformat(),
+        "expires_at": one.expires_at.isoformat(),
+        "state": one.state(registry.trust.clock()) if fault is None else "UNVERIFIED",
+        "fault": fault,
+    }
 
 
 def _reference(registry: Registry, verdict: Verdict) -> str | None:

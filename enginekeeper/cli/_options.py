@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,29 @@ class NamedPath(click.Path):
         if not there:
             raise MissingError("no such file or directory", where=str(path)[:500])
         return path
+
+
+class Moment(click.ParamType[datetime]):
+    """A time that was written on the command line, with its zone; a bare date is its midnight."""
+
+    name = "time"
+
+    def convert(
+        self,
+        value: str | datetime,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> datetime:
+        """Returns the time; the zone is UTC where none is given with a date alone."""
+        if isinstance(value, datetime):
+            return value
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time; write 2026-11-26T12:00:00Z", param, ctx)
+        if moment.tzinfo is None and "T" in value:
+            self.fail(f"{value!r} has no zone; write {value}Z for UTC", param, ctx)
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def json_option(command: Command) -> Command:

@@ -71,7 +71,6 @@ def revoke(engine_id: str, reason: str, dry_run: bool, yes: bool, as_json: bool)
     """
     from enginekeeper.orchestration.bench import open_bench
     from registry.lifecycle import revoke as withdraw
-    from registry.signing import open_signer
     from registry.trust import Purpose
 
     bench, output = open_bench(), Output(as_json)
@@ -79,8 +78,10 @@ def revoke(engine_id: str, reason: str, dry_run: bool, yes: bool, as_json: bool)
     if _only_looked(bench, found, output, dry_run=dry_run):
         return ExitCode.OK
     require_yes(f"Revoke engine {found.digest.short} for good?", yes=yes)
-    signer = open_signer(bench.keys, Purpose.REVOCATION, simulated=found.simulated)
-    _told(withdraw(bench.registry, found, reason, signer), output)
+    signers = bench.signers(Purpose.REVOCATION, simulated=found.simulated)
+    _told(withdraw(bench.registry, found, reason, *signers), output)
+    if bench.trust.snapshot_required:
+        output.note("machines that ask for snapshots learn of it by: enginekeeper snapshot publish")
     return ExitCode.OK
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from enginekeeper.cli._differences import diff
 from enginekeeper.cli._engine_filter import engine_filter
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._nearest import nearest
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._standing import engine_argument, quarantine, release, revoke
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def engine() -> None:
-    """List, show, compare, fetch, heal and hold engines; ENGINE is an id or the start of one."""
+    """List, show, verify, fetch, export and hold engines; ENGINE is an id or the start of one."""
 
 
 engine.add_command(quarantine)
@@ -44,7 +45,8 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
 
     registry = open_bench().registry
     rows = [_row(registry, one) for one in registry.engines(wanted)]
-    columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated")
+    columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated",
+               "waived")  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
 
@@ -121,6 +123,79 @@ def fetch(engine_id: str, destination: Path, as_json: bool) -> int:
 @engine.command()
 @engine_argument
 @click.option(
+    "--to",
+    "destination",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Directory to write engine/ and evidence.json into; must not exist.",
+)
+@json_option
+def export(engine_id: str, destination: Path, as_json: bool) -> int:
+    """Write an engine's files and all that is signed about it, to be verified anywhere.
+
+    `ek engine verify DIRECTORY` needs this directory and a trust file, and nothing else.
+    """
+    from enginekeeper.cli._progress import show_progress
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.bundles import write_directory
+    from registry.exchange import evidence_of
+
+    show_progress()
+    registry = open_bench().registry
+    found = registry.engine(engine_id)
+    registry.verify_engine(found)
+    write_directory(registry.store, evidence_of(registry, found), destination)
+    Output(as_json).outcome(
+        {"engine": str(found.digest), "path": str(destination.resolve())},
+        f"engine {found.digest.short} and its evidence written to {destination}",
+    )
+    return ExitCode.OK
+
+
+@engine.command()
+@click.argument("subject", metavar="DIRECTORY|ENGINE")
+@click.option(
+    "--trust", "trust_file", type=NamedPath(), help="Another trust file than this home's."
+)
+@json_option
+def verify(subject: str, trust_file: Path | None, as_json: bool) -> int:
+    """Check bytes, build statement, verdicts, summaries, waivers, and whose keys signed.
+
+    A DIRECTORY is one that `engine export` or `bundle unpack` wrote, and is checked offline: no
+    catalogue, no store. Exits 11 unless everything is as it was signed, or if it was revoked. What
+    the verdicts say is for the gate: a failing one that was signed is in order here.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.bundles import directory_checks
+    from registry.exchange import recorded_checks
+    from registry.trust_file import read_trust
+
+    bench = open_bench()
+    trust = bench.trust if trust_file is None else read_trust(trust_file)
+    if Path(subject).is_dir():
+        checks = directory_checks(Path(subject), trust)
+    else:
+        registry = replace(bench.registry, trust=trust)
+        checks = list(recorded_checks(registry, registry.engine(subject)))
+    rows = [
+        {**one.as_dict(), "ok": "yes" if one.fault is None else "NO",
+         "signed_by": ", ".join(key[:12] for key in one.signers) or None}
+        for one in checks
+    ]  # fmt: skip
+    output = Output(as_json)
+    if as_json:
+        output.json([one.as_dict() for one in checks])
+    else:
+        output.table(rows, ("what", "ok", "signed_by", "detail"))
+    for one in checks:
+        if one.fault is not None:
+            output.note(f"{one.what}: {one.fault}")
+    return ExitCode.OK if all(one.fault is None for one in checks) else ExitCode.INTEGRITY
+
+
+@engine.command()
+@engine_argument
+@click.option(
     "--from",
     "directory",
     type=click.Path(path_type=Path),
@@ -172,6 +247,8 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
         "stored": registry.locate(one.path),
         "summary": None if latest is None else latest.summary,
         "fault": fault,
+        "waived": ", ".join(rule for one in registry.waivers_in_force(one) for rule in one.rules)
+        or None,
     }
     if fault is None:
         return row

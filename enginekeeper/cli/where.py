@@ -50,7 +50,7 @@ def where(model: str | None, engine_id: str | None, forget: Path | None, as_json
     ]
     rows = [row for _, row in found]
     output = Output(as_json)
-    output.table(rows, ("engine", "variant", "path", "bytes", "gate", "rule", "evidence"))
+    output.table(rows, ("engine", "variant", "path", "bytes", "gate", "rule", "evidence", "waived"))
     for placement, row in found:
         if row["bytes"] == _MISSING:
             output.note(
@@ -85,6 +85,7 @@ def _row(bench: Bench, placement: Placement) -> dict[str, Any]:
         "gate": str(decision.outcome),
         "rule": decision.rule,
         "evidence": f"fetched {placement.placed_at.isoformat(timespec='seconds')}",
+        "waived": "; ".join(decision.waived) or None,
     }
 
 

@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
+from securesystemslib.signer import Signer
+
 from enginekeeper.compatibility.deployment import refusal
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.fleet.identity import actor
 from enginekeeper.orchestration.keys import Host, local_environment
@@ -27,9 +29,12 @@ from registry.digests import Digest
 from registry.disks import full_disk_said
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
+from registry.freshness import Memory, SnapshotReader
 from registry.service import Registry
-from registry.signing import TRUST_FILE
-from registry.trust import Trust, read_trust
+from registry.signers import pin_in, signer_at
+from registry.signing import ROLES, TRUST_FILE, open_signer, role_of
+from registry.trust import Purpose, Trust
+from registry.trust_file import read_trust
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,32 @@ class Bench:
         path = self.keys / TRUST_FILE
         return read_trust(path) if path.exists() else Trust()
 
+    def signers(self, purpose: Purpose, *, simulated: bool = False) -> tuple[Signer, ...]:
+        """Returns who signs for a purpose: the home's own key, or those that the settings name.
+
+        Raises IntegrityError for a key that is not trusted here.
+        """
+        role = role_of(purpose)
+        if unknown := sorted(self.settings.signers.keys() - ROLES.keys()):
+            raise InputError(
+                f"nobody signs as {', '.join(unknown)}",
+                where=", ".join(f"ENGINEKEEPER_SIGNER_{name.upper()}" for name in unknown),
+                expected=f"one of {', '.join(ROLES)}",
+            )
+        if role not in self.settings.signers:
+            return (open_signer(self.keys, purpose, simulated=simulated),)
+        pin = self.settings.pin_file
+        secrets = None if pin is None else pin_in(pin)
+        return tuple(
+            signer_at(address, self.trust, purpose, simulated=simulated, secrets=secrets)
+            for address in self.settings.signers[role]
+        )
+
+    @property
+    def snapshots(self) -> SnapshotReader:
+        """Reads the registry's snapshot, and remembers in this home what it has seen."""
+        return SnapshotReader(Memory(self.settings.home / "seen" / "snapshots.json"))
+
     @cached_property
     def _registry(self) -> Registry:
         """The registry without trust; the embedded catalogue is created on first use."""
@@ -76,6 +107,7 @@ class Bench:
             trust=Trust(),
             compatibility=refusal,
             actor=actor(),
+            snapshots=self.snapshots,
         )
 
     def _make_home(self) -> None:

@@ -22,9 +22,9 @@ from enginekeeper.validation.scores import Scores, load_scores
 from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result
-from registry.digests import canonical_json, digest_bytes
+from registry.digests import Digest, canonical_json, digest_bytes
 from registry.manifests import Manifest, verify_directory
-from registry.signing import open_signer
+from registry.summaries import summary
 from registry.trust import Purpose
 from registry.types import Engine, Result
 
@@ -177,6 +177,7 @@ def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, 
         quality=verdict.quality.result,
         summary=verdict.summary,
     )
-    signer = open_signer(bench.keys, Purpose.VERDICT)
-    envelope = sign(test_result(engine.digest, claim), signer)
-    bench.registry.record_verdict(engine.digest, document, envelope)
+    signers, policy = bench.signers(Purpose.VERDICT), Digest.parse(document["acceptance"])
+    envelope = sign(test_result(engine.digest, claim), *signers)
+    vsa = sign(summary(engine, envelope, claim, policy), *signers)
+    bench.registry.record_verdict(engine.digest, document, envelope, vsa)

@@ -30,7 +30,11 @@ from enginekeeper.orchestration.publication import (
     publish,
     publish_checkpoint,
 )
-from enginekeeper.orchestration.references import fetch_reference, record_reference
+from enginekeeper.orchestration.references import (
+    fetch_reference,
+    outlives_its_signer,
+    record_reference,
+)
 from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
 from enginekeeper.sources.prefix import PrefixReader
@@ -204,9 +208,14 @@ def make_reference(bench: Bench, work: Work) -> Work:
         reference_dtype="float32" if dtype == "auto" else dtype,
     )
     tokens = stages.tokenize(bench.shop, source, scoring)
-    reference = stages.score_reference(
-        bench.shop, source, scoring, tokens, partial(fetch_reference, bench)
+    score = partial(
+        stages.score_reference, bench.shop, source, scoring, tokens, partial(fetch_reference, bench)
     )
+    reference = score()
+    if outlives_its_signer(bench, reference):
+        progress.info("reference: its signer is not trusted any more; it is made anew")
+        bench.shop.work.forget("reference", reference.key)
+        reference = score()
     probe = Probe(scoring, tokens, {"source": reference})
     second = stages.score_model(bench.shop, source.path, source.digest, probe, "source")
     return replace(work, probe=probe, second=second)

@@ -7,11 +7,13 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
 2. a checkpoint that can be made but not run here is exported, once: when it is published and
    its audits have not changed, it is reused;
 3. a variant whose key cannot be told yet is built;
-4. an engine of the same key with a verdict by the same acceptance and validator is reused, pass
+4. an engine whose builder is not trusted any more is none, a verdict whose validator is not
+   trusted any more is none: both are made anew;
+5. an engine of the same key with a verdict by the same acceptance and validator is reused, pass
    or fail: a failed build is not tried again by everyone;
-5. what this version has no builder for is neither built nor judged here, and said so;
-6. an engine of the same key without such a verdict is judged again, not rebuilt;
-7. everything else is built.
+6. what this version has no builder for is neither built nor judged here, and said so;
+7. an engine of the same key without such a verdict is judged again, not rebuilt;
+8. everything else is built.
 """
 
 from __future__ import annotations
@@ -55,6 +57,17 @@ class KnownEngine:
     verdict: Verdict | None
     stored: str
     """URL of its files."""
+
+    lost: str | None = None
+    """Why a verdict on it is passed over: its signer is not trusted any more."""
+
+
+@dataclass(frozen=True)
+class WithdrawnEngine:
+    """An engine of a key whose builder is not trusted any more."""
+
+    engine: Engine
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,7 @@ class Knowledge:
     """None while the source model is not on this machine."""
 
     key_of: Callable[[Variant], EngineKey | UnknownKey]
-    known: Callable[[Variant, EngineKey], KnownEngine | None]
+    known: Callable[[Variant, EngineKey], KnownEngine | WithdrawnEngine | None]
     exported: Callable[[EngineKey], Export | None]
     builders: Collection[BuilderKind]
     """Those that this version has."""
@@ -157,8 +170,9 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
     elif isinstance(key, UnknownKey):
         action, rule, reason = Action.BUILD, key.rule, key.reason
     else:
-        known = knowledge.known(variant, key)
-        action, rule, reason = _decide(known)
+        found = knowledge.known(variant, key)
+        action, rule, reason = _decide(found)
+        known = found if isinstance(found, KnownEngine) else None
     builds_here = variant.profile.builder in knowledge.builders
     if action in (Action.BUILD, Action.REVALIDATE) and not builds_here:
         action, rule = Action.ELSEWHERE, "no-builder-here"
@@ -178,10 +192,16 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
     )
 
 
-def _decide(known: KnownEngine | None) -> tuple[Action, str, str]:
+def _decide(known: KnownEngine | WithdrawnEngine | None) -> tuple[Action, str, str]:
     if known is None:
         return Action.BUILD, "no-engine-of-this-key", "no engine of this key exists"
     name = known.engine.digest.short
+    if isinstance(known, WithdrawnEngine):
+        reason = f"the builder of engine {name} is not trusted any more: {known.reason}"
+        return Action.BUILD, "builder-not-trusted-any-more", reason
+    if known.verdict is None and known.lost is not None:
+        reason = f"the validator of engine {name} is not trusted any more: {known.lost}"
+        return Action.REVALIDATE, "validator-not-trusted-any-more", reason
     if known.verdict is None:
         reason = f"engine {name} was never judged by this acceptance and this validator"
         return Action.REVALIDATE, "no-verdict", reason

@@ -20,6 +20,7 @@ from enginekeeper.orchestration.plan import (
     KnownEngine,
     PlannedVariant,
     UnknownKey,
+    WithdrawnEngine,
     plan,
 )
 from enginekeeper.orchestration.stages import Source
@@ -30,6 +31,7 @@ from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
+from registry.errors import WithdrawnError
 from registry.keys import EngineKey
 from registry.types import Engine, EngineFilter, Verdict
 
@@ -66,7 +68,7 @@ def facts_of_source(source: Source) -> ModelFacts:
 
 
 def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
-    """Names what a verdict answers: limits, suite, reference and validator; rule 4 of the plan."""
+    """Names what a verdict answers: limits, suite, reference and validator; rule 5 of the plan."""
     return digest_document(
         {
             "acceptance": asdict(variant.acceptance),
@@ -125,37 +127,48 @@ def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | U
         return UnknownKey("toolchain-not-locked", error.what)
 
 
-def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:
+def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | WithdrawnEngine | None:
     """Returns the newest engine of a key, one with a verdict before one without.
 
     Raises IntegrityError when an engine or a verdict is recorded otherwise than it was signed:
-    what somebody changed is neither reused nor passed over.
+    what somebody changed is neither reused nor passed over. What a key signed that is not trusted
+    any more, as the trust file says, is passed over: that was somebody's decision.
     """
     registry = bench.registry
-    engines = registry.engines(EngineFilter(key=key.digest()))
     asked = str(acceptance_digest(bench, variant))
-    for engine in engines:
-        registry.verify_engine(engine)
-    known = [
-        KnownEngine(engine, _verdict(bench, engine, asked), registry.locate(engine.path))
-        for engine in engines
-    ]
+    known: list[KnownEngine] = []
+    withdrawn: list[WithdrawnEngine] = []
+    for engine in registry.engines(EngineFilter(key=key.digest())):
+        try:
+            registry.verify_engine(engine)
+        except WithdrawnError as error:
+            withdrawn.append(WithdrawnEngine(engine, str(error.actual)))
+            continue
+        verdict, lost = _verdict(bench, engine, asked)
+        known.append(KnownEngine(engine, verdict, registry.locate(engine.path), lost))
     judged = [one for one in known if one.verdict is not None]
-    return next(iter(judged or known), None)
+    found: list[KnownEngine] | list[WithdrawnEngine] = judged or known or withdrawn
+    return found[0] if found else None
 
 
-def _verdict(bench: Bench, engine: Engine, asked: str) -> Verdict | None:
+def _verdict(bench: Bench, engine: Engine, asked: str) -> tuple[Verdict | None, str | None]:
     """Returns the latest verdict here that answers what is asked now.
 
     Variants that differ in label and acceptance alone share an engine: each has its own verdict.
+    With it comes why a verdict is passed over, if its signer is not trusted any more.
     """
     registry = bench.registry
-    verdicts = registry.verdicts(engine.digest)
-    for verdict in verdicts:
-        registry.verify_verdict(engine, verdict)
-    for verdict in verdicts:
+    counting, lost = [], None
+    for verdict in registry.verdicts(engine.digest):
+        try:
+            registry.verify_verdict(engine, verdict)
+        except WithdrawnError as error:
+            lost = lost or str(error.actual)
+            continue
+        counting.append(verdict)
+    for verdict in counting:
         if verdict.environment == bench.environment:
             document: dict[str, Any] = registry.verdict_document(verdict)
             if document.get("acceptance") == asked:
-                return verdict
-    return None
+                return verdict, lost
+    return None, lost

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from registry.errors import RecordNotFoundError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.publishing import CheckpointPublication, EnginePublication
-from registry.signing import open_signer
 from registry.trust import Purpose
 from registry.types import Engine, EngineNames, Repair
 from registry.verification import build_parameters
@@ -94,7 +93,7 @@ def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
         },
     )
     statement = provenance(manifest, built.key, record)
-    return SignedEngine(manifest, sign(statement, open_signer(bench.keys, Purpose.BUILD)))
+    return SignedEngine(manifest, sign(statement, *bench.signers(Purpose.BUILD)))
 
 
 def publish_checkpoint(
@@ -117,13 +116,16 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
     """Publishes a checkpoint and the engine built from it.
 
     An engine that is recorded keeps its names and the statement signed when it was built:
-    nothing is signed again, and its files are put back if the store lost or damaged them.
+    nothing is signed again, and its files are put back if the store lost or damaged them. Only
+    where the signer of that statement is not trusted any more is it signed anew.
     """
     weights, path = built.weights, built.checkpoint.path
     checkpoint = publish_checkpoint(bench, variant, weights, path, built.repairs)
     known = _recorded(bench, _manifest(built).digest)
     if known is None:
         signed, names = sign_engine(bench, built), built.names
+    elif bench.registry.is_withdrawn(known):
+        signed, names = sign_engine(bench, replace(built, names=known.names)), known.names
     else:
         signed, names = SignedEngine(_manifest(built), known.provenance.encode()), known.names
     return bench.registry.publish_engine(
@@ -163,4 +165,5 @@ def build_record(
         finished_at=run.finished_at,
         materials=materials,
         parameters=parameters,
+        signed_at=datetime.now(UTC),
     )

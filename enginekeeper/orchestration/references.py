@@ -4,7 +4,8 @@ Rules:
 
 - a reference is found by its work key, which names everything that its numbers depend on;
 - of several that were made at the same time, the first that was recorded is everybody's;
-- one that does not verify is an error and is never quietly made again.
+- one that does not verify is an error and is never quietly made again; only where its signer
+  was trusted and is not any more, as the trust file says, it is made anew.
 """
 
 from __future__ import annotations
@@ -15,29 +16,45 @@ from typing import Any
 
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.publication import BuildRun, build_record
-from enginekeeper.orchestration.stages import REFERENCE, SCORES, Probe
+from enginekeeper.orchestration.stages import REFERENCE, SCORES, Made, Probe
 from enginekeeper.validation.scores import load_scores
 from registry.attestations import recording, sign
 from registry.digests import Digest
 from registry.errors import IntegrityError
 from registry.manifests import Manifest
 from registry.publishing import ReferencePublication
-from registry.signing import open_signer
 from registry.trust import Purpose
 from registry.types import Reference
+
+FETCHED = "fetched"
+"""In the record of a product: another machine made it."""
 
 progress = logging.getLogger("enginekeeper.progress")
 
 
 def fetch_reference(bench: Bench, key: Digest, product: Path) -> dict[str, Any] | None:
     """Fetches the reference of a key, verified, into a product; None when the registry has none."""
-    known = bench.registry.references(key=key)
-    if not known:
+    oldest_first = reversed(bench.registry.references(key=key))
+    first = next((one for one in oldest_first if not bench.registry.is_withdrawn(one)), None)
+    if first is None:
         return None
-    first = known[-1]
     progress.info("reference: %s from the registry ...", first.digest.short)
     bench.registry.fetch_reference(first, product / REFERENCE)
-    return {"digest": str(first.digest)}
+    return {"digest": str(first.digest), FETCHED: True}
+
+
+def outlives_its_signer(bench: Bench, made: Made) -> bool:
+    """Says whether a reference was fetched from somebody who is not trusted any more.
+
+    One that was made here is signed anew, one that was fetched is made anew: nobody signs what
+    another machine said.
+    """
+    if not made.record.get(FETCHED, "versions" not in made.record):
+        return False
+    return any(
+        str(one.digest) == made.record["digest"] and bench.registry.is_withdrawn(one)
+        for one in bench.registry.references(key=made.key)
+    )
 
 
 def record_reference(bench: Bench, probe: Probe, weights: Digest) -> Reference:
@@ -78,12 +95,12 @@ def _manifest(probe: Probe) -> Manifest:
 
 
 def _known(bench: Bench, manifest: Manifest) -> bytes | None:
-    """Returns the statement of whoever recorded these bytes first.
+    """Returns the statement of whoever recorded these bytes first, if it counts or ever may.
 
     It is verified anew with them: a fetched reference may outlive the trust in its signer.
     """
     for reference in bench.registry.references(key=manifest.key):
-        if reference.digest == manifest.digest:
+        if reference.digest == manifest.digest and not bench.registry.is_withdrawn(reference):
             return reference.provenance.encode()
     return None
 
@@ -106,4 +123,4 @@ def _signed(bench: Bench, probe: Probe, manifest: Manifest, weights: Digest, run
             "greedy": scoring.greedy,
         },
     )
-    return sign(recording(manifest, record), open_signer(bench.keys, Purpose.REFERENCE))
+    return sign(recording(manifest, record), *bench.signers(Purpose.REFERENCE))

@@ -30,8 +30,9 @@ from registry.attestations import VerdictClaim, sign, test_result
 from registry.digests import canonical_json, digest_bytes
 from registry.environments import Environment
 from registry.manifests import Manifest
-from registry.signing import TRUST_FILE, create_key, open_signer
-from registry.trust import Purpose, add_trusted_key
+from registry.signing import TRUST_FILE, create_key, open_signer, rotate_key
+from registry.trust import KeyRevocation, Purpose
+from registry.trust_file import add_trusted_key, change_trust, read_trust
 from registry.types import Engine, Repair, Result, Verdict
 from tests.factories.checkpoints import SOURCE
 from tests.factories.registry import WEIGHTS, empty_catalogue
@@ -76,6 +77,14 @@ class Site:
         trust = json.loads(path.read_text())
         trust["keys"] = [key for key in trust["keys"] if purpose not in key["purposes"]]
         path.write_text(json.dumps(trust))
+
+    def revoke(self, purpose: Purpose, since: datetime | None = None) -> None:
+        """Revokes the keys of a purpose and gives the home a new one."""
+        path = self.bench.keys / TRUST_FILE
+        lost = [key for key in read_trust(path).keys if purpose in key.purposes]
+        new = [KeyRevocation(key.keyid, "stolen laptop", datetime.now(UTC), since) for key in lost]
+        change_trust(path, lambda trust: trust.revoking(*new))
+        rotate_key(self.bench.keys, purpose, datetime.now(UTC))
 
     def publish(self, variant: Variant, content: bytes = b"graph") -> Engine:
         """Publishes an engine of a variant's key, signed by the bench's builder."""

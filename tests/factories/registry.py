@@ -17,9 +17,11 @@ from registry.attestations import (
     BuildRecord,
     VerdictClaim,
     provenance,
+    read_claim,
     recording,
     sign,
     test_result,
+    verify,
 )
 from registry.blobs.interface import BlobStore
 from registry.blobs.local import LocalBlobStore
@@ -30,10 +32,12 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.publishing import EnginePublication, ReferencePublication
 from registry.service import Registry
-from registry.signing import trusted
+from registry.signing import ROLES, trusted
+from registry.summaries import summary
 from registry.trust import Purpose, Trust
-from registry.types import Engine, EngineNames, Reference, Result, Verdict
+from registry.types import Engine, EngineNames, Reference, Result, Verdict, Waiver
 from registry.verification import build_parameters
+from registry.waivers import WaiverGrant, ending_statement, waiver_statement
 
 WEIGHTS = digest_bytes(b"weights")
 REFERENCE_KEY = Digest("ek-work-v1", "5" * 64)
@@ -67,10 +71,14 @@ class Signers:
     builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    approver: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    keeper: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_builder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_validator: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_recorder: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_approver: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
+    simulated_keeper: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
     simulated_revoker: CryptoSigner = field(default_factory=CryptoSigner.generate_ed25519)
 
     @property
@@ -81,18 +89,15 @@ class Signers:
                 trusted(self.of(purpose, simulated=simulated), purpose, simulated=simulated)
                 for purpose in Purpose
                 for simulated in (False, True)
-            )
+            ),
+            clock=lambda: START + timedelta(days=1),
         )
 
     def of(self, purpose: Purpose, *, simulated: bool) -> CryptoSigner:
         """Returns the signer of a role."""
-        real, double = {
-            Purpose.BUILD: (self.builder, self.simulated_builder),
-            Purpose.VERDICT: (self.validator, self.simulated_validator),
-            Purpose.REFERENCE: (self.recorder, self.simulated_recorder),
-            Purpose.REVOCATION: (self.revoker, self.simulated_revoker),
-        }[purpose]
-        return double if simulated else real
+        role = next(name for name, signed in ROLES.items() if signed is purpose)
+        signer: CryptoSigner = getattr(self, f"simulated_{role}" if simulated else role)
+        return signer
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,31 @@ class Workbench:
     ) -> Verdict:
         """Records a signed verdict on an engine; `more` are fields of its document."""
         document, envelope = self.verdict_on(engine, result, environment, more)
-        return self.registry.record_verdict(engine.digest, document, envelope)
+        vsa = self.summary_of(engine, document, envelope)
+        return self.registry.record_verdict(engine.digest, document, envelope, vsa)
+
+    def summary_of(self, engine: Engine, document: dict[str, Any], envelope: bytes) -> bytes:
+        """Returns the signed summary of a verdict."""
+        signer = self.signers.of(Purpose.VERDICT, simulated=engine.simulated)
+        statement = verify(
+            envelope, self.signers.trust, Purpose.VERDICT,
+            subject=engine.digest, simulated=engine.simulated,
+        )  # fmt: skip
+        policy = digest_bytes(canonical_json(document["schema"]))
+        return sign(summary(engine, envelope, read_claim(statement), policy), signer)
+
+    def waive(self, engine: Engine, *rules: str, **said: Any) -> Waiver:  # noqa: ANN401 - fields
+        """Records a waiver of rules of the gate for an engine."""
+        grant = waiver_of(*rules, simulated=engine.simulated, **said)
+        signer = self.signers.of(Purpose.WAIVER, simulated=engine.simulated)
+        envelope = sign(waiver_statement(engine.digest, grant), signer)
+        return self.registry.grant_waiver(engine.digest, envelope)
+
+    def end(self, waiver: Waiver) -> Waiver:
+        """Ends a waiver."""
+        statement = ending_statement(waiver, reason="fixed", ended_by="anna", at=self.clock())
+        signer = self.signers.of(Purpose.WAIVER, simulated=waiver.simulated)
+        return self.registry.end_waiver(waiver.digest, sign(statement, signer))
 
     def verdict_on(
         self,
@@ -190,6 +219,15 @@ class Workbench:
         )
         signer = self.signers.of(Purpose.VERDICT, simulated=engine.simulated)
         return document, sign(test_result(engine.digest, claim), signer)
+
+
+def waiver_of(*rules: str, **said: Any) -> WaiverGrant:  # noqa: ANN401 - its fields
+    """Returns a waiver of rules of the gate, from START for 30 days unless said otherwise."""
+    fields: dict[str, Any] = {
+        "environment": None, "reason": "the fleet is on fire", "granted_by": "anna",
+        "issued_at": START, "expires_at": START + timedelta(days=30), **said,
+    }  # fmt: skip
+    return WaiverGrant(rules, **fields)
 
 
 @cache

@@ -27,7 +27,8 @@ from registry.digests import digest_file
 from registry.errors import CatalogueOutdatedError
 from registry.service import Registry
 from registry.signing import TRUST_FILE
-from registry.trust import Trust, read_trust
+from registry.trust import Trust
+from registry.trust_file import read_trust
 from tests.fakes.boundaries import name_of
 from tests.fakes.toolchains import HOLD, install_fakes
 

@@ -36,6 +36,7 @@ def fill(url: str, directory: Path) -> None:
     engine = bench.registry.publish_engine(publication)
     bench.record()
     bench.judge(engine)
+    bench.end(bench.waive(engine, "verdict-failed", environment=CPU))
     bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
     bench.registry.catalogue.close()
 

@@ -120,6 +120,9 @@ def test_a_verdict_is_signed_and_recorded(
     outcome = judging.judge_engine(site.bench, work, made)
     engine = there(made.engine)
     (verdict,) = site.bench.registry.verdicts(engine.digest)
+    signature = site.bench.registry.summary_signature(engine, verdict)
+    assert signature is not None
+    assert signature.fault is None
     assert (outcome.ending, outcome.result, str(verdict.result)) == (Ending.JUDGED, result, result)
     assert verdict.environment == site.bench.environment
     assert site.bench.registry.gate(engine.digest, site.bench.environment).is_open is (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from enginekeeper.specs.variants import Variant
 from registry.digests import digest_bytes
 from registry.environments import CpuEnvironment
 from registry.errors import IntegrityError
+from registry.trust import Purpose
 from registry.types import Result
 from tests.factories.benches import TOOLS, Site, variants_of
 
@@ -210,6 +212,49 @@ def test_nothing_that_nobody_trusted_signed_is_reused(
     site.judge(site.publish(variant), variant)
     site.distrust(purpose)
     with pytest.raises(IntegrityError, match="does not count"):
+        decided(site, variant)
+
+
+def test_what_a_revoked_builder_signed_is_built_anew_and_says_why(
+    site: Site, variant: Variant
+) -> None:
+    engine = site.publish(variant)
+    site.judge(engine, variant)
+    site.revoke(Purpose.BUILD)
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.BUILD, "builder-not-trusted-any-more")
+    assert "stolen laptop" in planned.reason
+    assert planned.known is None
+    json.dumps(planned.as_dict())
+    assert site.publish(variant).digest == engine.digest
+    assert decided(site, variant).action is Action.REUSE
+
+
+def test_a_builder_that_was_revoked_later_keeps_what_it_signed_before(
+    site: Site, variant: Variant
+) -> None:
+    site.judge(site.publish(variant), variant)
+    site.revoke(Purpose.BUILD, since=datetime.now(UTC) + timedelta(hours=1))
+    assert decided(site, variant).action is Action.REUSE
+
+
+def test_what_a_revoked_validator_judged_is_judged_again(site: Site, variant: Variant) -> None:
+    engine = site.publish(variant)
+    site.judge(engine, variant)
+    site.revoke(Purpose.VERDICT)
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.REVALIDATE, "validator-not-trusted-any-more")
+    assert "stolen laptop" in planned.reason
+    site.judge(engine, variant)
+    assert decided(site, variant).action is Action.REUSE
+
+
+def test_a_revoked_builder_hides_no_changed_row(site: Site, variant: Variant) -> None:
+    site.publish(variant)
+    site.publish(variant, b"second")
+    site.tamper("update engines set target='h100-sxm'")
+    site.revoke(Purpose.BUILD, since=datetime.now(UTC) + timedelta(hours=1))
+    with pytest.raises(IntegrityError, match="is not what was signed"):
         decided(site, variant)
 
 

@@ -17,6 +17,7 @@ from enginekeeper.orchestration.stages import Checkpoint
 from enginekeeper.specs.variants import Variant
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
+from registry.trust import Purpose
 from registry.types import Repair
 from tests.factories.benches import RUN, Site, variants_of
 
@@ -63,6 +64,19 @@ def test_an_engine_that_does_not_verify_is_not_published_again(
     site.tamper("update engines set target='h100-sxm'")
     with pytest.raises(IntegrityError):
         publish(site.bench, site.built(variant), variant)
+
+
+def test_an_engine_whose_builder_was_revoked_is_signed_anew_under_its_names(
+    site: Site, variant: Variant
+) -> None:
+    first = publish(site.bench, site.built(variant), variant)
+    site.revoke(Purpose.BUILD)
+    named = replace(first.names, variant="tiny.other.tp1.cpu")
+    again = publish(site.bench, replace(site.built(variant), names=named), variant)
+    assert again == replace(first, provenance=again.provenance)
+    assert site.bench.registry.engine(first.digest) == again
+    site.bench.registry.verify_engine(again)
+    assert len(envelopes(site)) == 2
 
 
 def test_a_compiled_engine_remembers_the_run_that_made_it(

@@ -183,6 +183,33 @@ def test_a_fetched_reference_does_not_outlive_the_trust_in_its_signer(
     assert steps.started.count("reference") == 1
 
 
+def test_a_reference_that_was_made_here_is_signed_anew_by_a_new_key(
+    site: Site, steps: FakeSteps
+) -> None:
+    first = publish(site)
+    site.revoke(Purpose.REFERENCE)
+    again = publish(site)
+    assert again == replace(first, provenance=again.provenance)
+    assert again.provenance != first.provenance
+    assert steps.started == MADE
+
+
+def test_a_reference_of_a_revoked_recorder_is_made_anew_by_everybody_else(
+    site: Site, neighbour: Site, steps: FakeSteps
+) -> None:
+    first = publish(site)
+    publish(neighbour)
+    steps.started.clear()
+    steps.machine = "b"
+    neighbour.revoke(Purpose.REFERENCE)
+    made = publish(neighbour)
+    assert made.digest != first.digest
+    assert "reference" in steps.started
+    steps.started.clear()
+    publish(neighbour)
+    assert "reference" not in steps.started
+
+
 def test_a_reference_that_rotted_here_is_not_signed(site: Site, steps: FakeSteps) -> None:
     work = make(site)
     scores = there(work.probe).targets["source"].path / "scores.safetensors"

@@ -16,7 +16,6 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from registry.attestations import (
-    PAYLOAD_TYPE,
     BuildRecord,
     Statement,
     VerdictClaim,
@@ -31,6 +30,7 @@ from registry.attestations import (
     verify_reference,
 )
 from registry.digests import Digest, canonical_json, digest_bytes
+from registry.envelopes import PAYLOAD_TYPE
 from registry.environments import Environment
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.manifests import FileEntry, Manifest
@@ -253,7 +253,8 @@ def test_a_malformed_build_statement_is_refused(predicate: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("digest", [{}, {"keyDigest": 5}, {"keyDigest": "none"}])
 def test_a_build_statement_without_a_key_is_refused(digest: dict[str, Any]) -> None:
-    predicate = {"buildDefinition": {"internalParameters": {"simulated": False, **digest}}}
+    notes = {"simulated": False, "signedAt": START.isoformat(), **digest}
+    predicate = {"buildDefinition": {"internalParameters": notes}}
     envelope = sign(Statement(ENGINE, Purpose.BUILD, predicate), SIGNERS.builder)
     with pytest.raises(IntegrityError, match="no key digest"):
         verify_build(envelope, TRUST, cpu_key(), subject=ENGINE, simulated=False)
@@ -264,6 +265,12 @@ def test_a_claim_must_say_whether_it_is_simulated() -> None:
     predicate["configuration"][0]["annotations"]["simulated"] = "no"
     envelope = sign(Statement(ENGINE, Purpose.VERDICT, predicate), SIGNERS.validator)
     assert "malformed" in _refused(envelope)
+
+
+def test_a_build_statement_without_a_time_is_refused() -> None:
+    predicate = {"buildDefinition": {"internalParameters": {"simulated": False}}}
+    envelope = sign(Statement(ENGINE, Purpose.BUILD, predicate), SIGNERS.builder)
+    assert "no time of signing" in _refused(envelope, Purpose.BUILD)
 
 
 def test_a_time_without_a_zone_is_not_signed() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from registry import attestations, layout
-from registry.attestations import PAYLOAD_TYPE, PREDICATES
+from registry.attestations import PREDICATES
 from registry.blobs import s3_probe
 from registry.digests import digest_bytes
+from registry.envelopes import PAYLOAD_TYPE
 from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS, EngineKey
 from registry.manifests import FileEntry, Manifest
 from registry.trust import Purpose

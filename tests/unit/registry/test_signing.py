@@ -28,11 +28,13 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.signing import TRUST_FILE, create_key, key_path, load_signer, open_signer, trusted
-from registry.trust import Purpose, Trust, TrustedKey, TrustRoot, add_trusted_key, read_trust
+from registry.trust import Purpose, Trust, TrustedKey, TrustRoot
+from registry.trust_file import add_trusted_key, read_trust, trust_as_dict
 from registry.types import Result
 from tests.factories.registry import CPU, START
 
 ENGINE = digest_bytes(b"engine")
+BUILDING = (Purpose.BUILD, Purpose.VERDICT, Purpose.REFERENCE, Purpose.REVOCATION)
 VERDICT = test_result(ENGINE, VerdictClaim(Result.PASS, CPU, digest_bytes(b"d"), START))
 
 
@@ -48,10 +50,10 @@ def test_a_key_is_made_once_private_and_trusted(tmp_path: Path) -> None:
 
 def test_the_first_signature_makes_a_key_of_its_own_for_every_role(tmp_path: Path) -> None:
     open_signer(tmp_path / "keys", Purpose.BUILD)
-    signers = [open_signer(tmp_path / "keys", purpose) for purpose in Purpose]
-    assert len({signer.public_key.keyid for signer in signers}) == len(Purpose)
+    signers = [open_signer(tmp_path / "keys", purpose) for purpose in BUILDING]
+    assert len({signer.public_key.keyid for signer in signers}) == len(BUILDING)
     trust = read_trust(tmp_path / "keys" / TRUST_FILE)
-    for purpose in Purpose:
+    for purpose in BUILDING:
         assert len(trust.keys_for(purpose, TrustRoot.PRODUCTION)) == 1
         assert trust.keys_for(purpose, TrustRoot.SIMULATED) == []
     assert {path.name for path in tmp_path.iterdir()} == {"keys", ".keys.lock"}
@@ -65,6 +67,15 @@ def test_keys_that_were_half_made_by_who_was_killed_are_not_kept(tmp_path: Path)
     open_signer(tmp_path / "keys", Purpose.BUILD)
 
     assert not half.exists()
+
+
+def test_nobody_may_override_the_gate_by_the_way(tmp_path: Path) -> None:
+    open_signer(tmp_path / "keys", Purpose.BUILD)
+    for purpose in set(Purpose) - set(BUILDING):
+        assert read_trust(tmp_path / "keys" / TRUST_FILE).keys_for(
+            purpose, TrustRoot.PRODUCTION) == []  # fmt: skip
+        with pytest.raises(RecordNotFoundError, match="none is made by the way"):
+            open_signer(tmp_path / "keys", purpose)
 
 
 @pytest.mark.parametrize("purpose", list(Purpose))
@@ -107,12 +118,12 @@ def test_many_first_users_make_one_key(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: open_signer(tmp_path, Purpose.BUILD), range(8)))
     assert len({signer.public_key.keyid for signer in made}) == 1
-    assert len(read_trust(tmp_path / TRUST_FILE).keys) == len(Purpose)
+    assert len(read_trust(tmp_path / TRUST_FILE).keys) == len(BUILDING)
 
 
 def test_a_key_removed_from_the_trust_file_stays_removed(tmp_path: Path) -> None:
     signer = open_signer(tmp_path, Purpose.VERDICT)
-    (tmp_path / TRUST_FILE).write_text(json.dumps(Trust().as_dict()))
+    (tmp_path / TRUST_FILE).write_text(json.dumps(trust_as_dict(Trust())))
     with pytest.raises(IntegrityError, match="count for nothing") as caught:
         open_signer(tmp_path, Purpose.VERDICT)
     assert "trusted for nothing" in str(caught.value)
@@ -179,7 +190,7 @@ def test_a_key_can_be_trusted_for_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o646])
 def test_a_trust_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / TRUST_FILE
-    path.write_text(json.dumps(Trust().as_dict()))
+    path.write_text(json.dumps(trust_as_dict(Trust())))
     path.chmod(mode)
     with pytest.raises(InvalidRecordError, match="others on this host"):
         read_trust(path)
@@ -200,7 +211,7 @@ def test_a_wrong_entry_is_refused(change: dict[str, object]) -> None:
         TrustedKey.from_dict({**ENTRY, **change})
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema":2,"keys":[]}', '{"schema":1}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"schema":3,"keys":[]}', '{"schema":1}'])
 def test_what_is_no_trust_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / TRUST_FILE
     path.write_text(text)

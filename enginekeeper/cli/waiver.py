@@ -1,0 +1,174 @@
+"""`waiver`: who lets an engine run in spite of a rule of the gate, why, and until when."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import Moment, NamedPath, json_option
+from enginekeeper.cli._output import Output
+
+if TYPE_CHECKING:
+    from enginekeeper.orchestration.bench import Bench
+    from registry.types import Engine, Waiver
+    from registry.waivers import WaiverGrant
+
+
+@click.group()
+def waiver() -> None:
+    """Grant, list and revoke waivers; an approver's key signs them (`ek key create approver`)."""
+
+
+@waiver.command()
+@click.argument("engine_id", metavar="ENGINE")
+@click.option(
+    "--rule", "rules", multiple=True, required=True, metavar="RULE",
+    help="Rule of the gate to pass over; may be given several times.",
+)  # fmt: skip
+@click.option("--reason", required=True, help="Why; shown wherever the engine is shown.")
+@click.option("--until", type=Moment(), required=True, help="When it ends.")
+@click.option(
+    "--environment", type=NamedPath(),
+    help="JSON file of the environment it counts in; this node's if left out.",
+)  # fmt: skip
+@click.option("--everywhere", is_flag=True, help="It counts in every environment.")
+@click.option(
+    "--to", "draft", type=click.Path(path_type=Path),
+    help="Write the signed waiver to a file and record nothing: others are to sign it, too.",
+)  # fmt: skip
+@json_option
+def grant(
+    engine_id: str, rules: tuple[str, ...], reason: str, until: datetime, environment: Path | None,
+    everywhere: bool, draft: Path | None, as_json: bool,
+) -> int:  # fmt: skip
+    """Let ENGINE run in spite of RULE until a time.
+
+    Rules that can be waived: stale-snapshot, incompatible, never-judged, not-qualified-here,
+    verdict-failed, verdict-inconclusive. What is not signed, revoked or simulated never runs.
+    """
+    from enginekeeper.cli.gate import read_environment
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.attestations import sign
+    from registry.trust import Purpose, utc_now
+    from registry.waivers import WaiverGrant, waiver_statement
+
+    bench = open_bench()
+    engine = bench.registry.engine(engine_id)
+    where = bench.environment if environment is None else read_environment(environment)
+    granted = WaiverGrant(
+        tuple(sorted(set(rules))), None if everywhere else where, reason, getpass.getuser(),
+        utc_now(), until, engine.simulated,
+    )  # fmt: skip
+    signers = bench.signers(Purpose.WAIVER)
+    envelope = sign(waiver_statement(engine.digest, granted), *signers)
+    if draft is not None:
+        return _handed_on(draft, envelope, engine, granted, as_json)
+    return _told(bench, bench.registry.grant_waiver(engine.digest, envelope), as_json)
+
+
+@waiver.command()
+@click.argument("draft", metavar="FILE", type=NamedPath())
+@json_option
+def add(draft: Path, as_json: bool) -> int:
+    """Sign the waiver in FILE, too, and record it as soon as enough approvers have.
+
+    Shows what it says first; how many must sign is in the trust file (`thresholds`).
+    """
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.envelopes import countersign, signers_of
+    from registry.trust import Purpose
+    from registry.waivers import read_draft
+
+    bench, envelope = open_bench(), _read(draft)
+    digest, granted = read_draft(envelope, bench.trust)
+    engine = bench.registry.engine(digest)
+    for signer in bench.signers(Purpose.WAIVER):
+        if signer.public_key.keyid not in signers_of(envelope):
+            envelope = countersign(envelope, signer)
+    missing = bench.trust.threshold(Purpose.WAIVER) - len(signers_of(envelope))
+    if missing > 0:
+        return _handed_on(draft, envelope, engine, granted, as_json)
+    return _told(bench, bench.registry.grant_waiver(engine.digest, envelope), as_json)
+
+
+@waiver.command("list")
+@click.option("--engine", "engine_id", help="Only waivers of this engine.")
+@json_option
+def list_command(engine_id: str | None, as_json: bool) -> int:
+    """List waivers, newest first, those that have ended too."""
+    from enginekeeper.orchestration.bench import open_bench
+
+    bench = open_bench()
+    rows = [_row(bench, one) for one in bench.registry.waivers(engine_id)]
+    columns = ("waiver", "engine_id", "rules", "where", "granted_by", "expires_at", "state",
+               "reason")  # fmt: skip
+    Output(as_json).table(rows, columns)
+    return ExitCode.OK
+
+
+@waiver.command()
+@click.argument("waiver_id", metavar="WAIVER")
+@click.option("--reason", required=True, help="Why.")
+@click.option("--dry-run", is_flag=True, help="Only show which waiver it is.")
+@json_option
+def revoke(waiver_id: str, reason: str, dry_run: bool, as_json: bool) -> int:
+    """End WAIVER before its time; an approver signs that, too."""
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.attestations import sign
+    from registry.trust import Purpose, utc_now
+    from registry.waivers import ending_statement
+
+    bench = open_bench()
+    found = bench.registry.waiver(waiver_id)
+    if not dry_run:
+        statement = ending_statement(found, reason=reason, ended_by=getpass.getuser(), at=utc_now())
+        envelope = sign(statement, *bench.signers(Purpose.WAIVER))
+        found = bench.registry.end_waiver(found.digest, envelope)
+    return _told(bench, found, as_json)
+
+
+def _row(bench: Bench, one: Waiver) -> dict[str, Any]:
+    from enginekeeper.cli._engine_text import waiver_row
+
+    return waiver_row(bench.registry, bench.registry.engine(one.engine), one)
+
+
+def _told(bench: Bench, one: Waiver, as_json: bool) -> int:
+    row = _row(bench, one)
+    text = f"waiver {row['waiver']} of engine {row['engine_id']}: {row['rules']}, {row['where']}, "
+    text += f"by {one.granted_by} until {one.expires_at.isoformat()}: {one.reason}"
+    output = Output(as_json)
+    output.document(row, text)
+    output.note(f"state: {row['state']}")
+    if bench.trust.snapshot_required:
+        output.note("machines that ask for snapshots see it after: enginekeeper snapshot publish")
+    return ExitCode.OK
+
+
+def _handed_on(
+    draft: Path, envelope: bytes, engine: Engine, granted: WaiverGrant, as_json: bool
+) -> int:
+    from registry.envelopes import signers_of
+
+    draft.write_bytes(envelope)
+    output = Output(as_json)
+    document = {**granted.as_dict(), "engine": str(engine.digest), "path": str(draft),
+                "signers": list(signers_of(envelope))}  # fmt: skip
+    lines = [f"{name:<12}{value}" for name, value in document.items()]
+    output.document(document, "\n".join(lines))
+    output.note(f"not recorded; others sign it with: enginekeeper waiver add {draft}")
+    return ExitCode.OK
+
+
+def _read(path: Path) -> bytes:
+    from enginekeeper.errors import InputError
+
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error

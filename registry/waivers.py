@@ -1,0 +1,172 @@
+"""Waivers: who lets an engine run in spite of which rule, why, where, and until when.
+
+Rules:
+
+- an approver signs a waiver, with a key of that purpose; the gate asks for it by rule, engine and
+  environment, and for nothing else;
+- only rules that say "not proven" or "not known to work" can be waived: no signature that does not
+  count, no revocation, no simulated engine on a real node, ever;
+- it ends at the time that was signed, by this machine's clock, or before that by a statement that
+  an approver signed; a row that says it has ended is believed without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from registry.attestations import (
+    PREDICATES,
+    Statement,
+    malformed,
+    read_statement,
+    timestamp,
+    verify,
+)
+from registry.digests import Digest, digest_bytes
+from registry.envelopes import Asked, signed_payload
+from registry.environments import Environment, environment_from_dict
+from registry.errors import IntegrityError, InvalidRecordError
+from registry.trust import Purpose, Trust, TrustRoot
+from registry.types import Engine, Waiver
+
+WAIVABLE = (
+    "stale-snapshot",
+    "incompatible",
+    "never-judged",
+    "not-qualified-here",
+    "verdict-failed",
+    "verdict-inconclusive",
+)
+"""The rules of the gate that a waiver may name."""
+ENDING_TYPE = "urn:enginekeeper:waiver-end:v1"
+
+
+@dataclass(frozen=True)
+class WaiverGrant:
+    """What an approver says."""
+
+    rules: tuple[str, ...]
+    environment: Environment | None
+    reason: str
+    granted_by: str
+    issued_at: datetime
+    expires_at: datetime
+    simulated: bool = False
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.rules) - set(WAIVABLE)):
+            raise InvalidRecordError(
+                f"cannot be waived: {', '.join(unknown)}", expected=f"some of {', '.join(WAIVABLE)}"
+            )
+        if not self.rules or not self.reason.strip() or self.expires_at <= self.issued_at:
+            raise InvalidRecordError(
+                "a waiver names a rule and a reason, and ends after it begins",
+                actual=f"rules {list(self.rules)}, reason {self.reason!r}, "
+                f"{self.issued_at.isoformat()} to {self.expires_at.isoformat()}",
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the predicate that is signed."""
+        where = self.environment
+        return {
+            "rules": sorted(self.rules),
+            "environment": None if where is None else where.as_dict(),
+            "reason": self.reason,
+            "grantedBy": self.granted_by,
+            "issuedAt": timestamp(self.issued_at),
+            "expiresAt": timestamp(self.expires_at),
+            "simulated": self.simulated,
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> WaiverGrant:
+        """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
+        where = document["environment"]
+        return cls(
+            rules=tuple(sorted(document["rules"])),
+            environment=None if where is None else environment_from_dict(where),
+            reason=document["reason"],
+            granted_by=document["grantedBy"],
+            issued_at=datetime.fromisoformat(document["issuedAt"]),
+            expires_at=datetime.fromisoformat(document["expiresAt"]),
+            simulated=document["simulated"],
+        )
+
+
+def waiver_statement(engine: Digest, grant: WaiverGrant) -> Statement:
+    """States that an engine may run in spite of rules of the gate."""
+    return Statement(engine, Purpose.WAIVER, grant.as_dict())
+
+
+def ending_statement(waiver: Waiver, *, reason: str, ended_by: str, at: datetime) -> Statement:
+    """States that a waiver does not count any more."""
+    predicate = {
+        "waiver": str(waiver.digest), "reason": reason, "endedBy": ended_by,
+        "issuedAt": timestamp(at), "simulated": waiver.simulated,
+    }  # fmt: skip
+    return Statement(waiver.engine, Purpose.WAIVER, predicate, predicate_type=ENDING_TYPE)
+
+
+def verify_grant(envelope: bytes, engine: Engine, trust: Trust) -> WaiverGrant:
+    """Returns what approvers signed of exactly this engine; raises IntegrityError."""
+    statement = verify(
+        envelope, trust, Purpose.WAIVER, subject=engine.digest, simulated=engine.simulated
+    )
+    return _grant(statement)
+
+
+def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
+    """Raises IntegrityError unless approvers signed that exactly this waiver has ended."""
+    statement = verify(
+        envelope, trust, Purpose.WAIVER,
+        subject=waiver.engine, simulated=waiver.simulated, predicate_type=ENDING_TYPE,
+    )  # fmt: skip
+    if statement.predicate.get("waiver") != str(waiver.digest):
+        raise IntegrityError(
+            "the statement ends another waiver",
+            where=f"waiver {waiver.digest.short}",
+            actual=statement.predicate.get("waiver"),
+            expected=waiver.digest,
+        )
+
+
+def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
+    """Returns what was granted; raises IntegrityError unless the row says what was signed."""
+    envelope = waiver.envelope.encode()
+    grant = verify_grant(envelope, engine, trust)
+    recorded = (waiver.engine, waiver.digest, *_facts(waiver))
+    if recorded != (engine.digest, digest_bytes(envelope), *_facts(grant)):
+        raise IntegrityError(
+            "what the catalogue says is not what was signed",
+            where=f"waiver {waiver.digest.short}",
+            remedy="do not use it; find out who changed the catalogue, and restore it",
+        )
+    return grant
+
+
+def read_draft(envelope: bytes, trust: Trust) -> tuple[Digest, WaiverGrant]:
+    """Returns engine and grant of a waiver that at least one approver signed.
+
+    Not enough of them may have; it is for whoever is asked to sign it too.
+    """
+    asked = Asked(Purpose.WAIVER, TrustRoot.PRODUCTION)
+    payload, _ = signed_payload(envelope, trust, asked)
+    statement = read_statement(payload, Purpose.WAIVER, PREDICATES[Purpose.WAIVER])
+    return statement.subject, _grant(statement)
+
+
+def _grant(statement: Statement) -> WaiverGrant:
+    try:
+        return WaiverGrant.from_dict(statement.predicate)
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidRecordError) as error:
+        raise malformed(statement.purpose, str(error)) from error
+
+
+def _facts(one: Waiver | WaiverGrant) -> tuple[object, ...]:
+    return (
+        tuple(sorted(one.rules)), one.environment, one.reason, one.granted_by, one.issued_at,
+        one.expires_at, one.simulated,
+    )  # fmt: skip

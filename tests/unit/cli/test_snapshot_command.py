@@ -1,0 +1,79 @@
+"""`ek snapshot`: off by default, on when the trust file says so, and then everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from registry.signing import TRUST_FILE
+from registry.types import Engine
+from tests.factories.benches import Site, variants_of
+
+Ek = Callable[..., Any]
+
+
+@pytest.fixture
+def engine(ek: Ek, site: Site, tmp_path: Path) -> Engine:
+    """A proven engine, in a home whose trust file asks for snapshots."""
+    (variant,) = variants_of(tmp_path)
+    found = site.publish(variant)
+    site.judge(found, variant)
+    ek("key", "create", "keeper")
+    ek("key", "trust", "keeper")
+    path = site.bench.keys / TRUST_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "snapshot": "required"}))
+    return found
+
+
+def test_the_gate_opens_under_a_fresh_snapshot_only(ek: Ek, engine: Engine) -> None:
+    closed = ek("gate", engine.digest.short, "--json")
+    assert (closed.code, closed.json["rule"]) == (ExitCode.FAIL, "stale-snapshot")
+    made = ek("snapshot", "publish", "--json")
+    assert (made.code, made.json["version"]) == (ExitCode.OK, 1)
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+    assert ek("snapshot", "verify").code == ExitCode.OK
+
+
+def test_what_runs_is_only_reported(ek: Ek, engine: Engine, tmp_path: Path) -> None:
+    ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "here")
+    said = ek("where")
+    assert (said.code, "stale-snapshot" in said.out) == (ExitCode.OK, True)
+
+
+def test_a_snapshot_that_was_set_back_is_refused(ek: Ek, site: Site, engine: Engine) -> None:
+    ek("snapshot", "publish")
+    store = Path(site.bench.settings.store_url.removeprefix("file://"))
+    document = store / "snapshot" / "current.dsse.json"
+    old = document.read_bytes()
+    assert ek("snapshot", "publish", "--json").json["version"] == 2
+    document.chmod(0o644)
+    document.write_bytes(old)
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    assert ek("snapshot", "verify").code == ExitCode.INTEGRITY
+    assert ek("snapshot", "show").code == ExitCode.INTEGRITY
+    assert ek("snapshot", "publish", "--json").json["version"] == 3
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+
+
+def test_what_changed_since_is_told(ek: Ek, engine: Engine) -> None:
+    ek("snapshot", "publish")
+    ek("channel", "set", "prod", engine.digest.short)
+    said = ek("snapshot", "verify", "--json")
+    assert said.code == ExitCode.DRIFT
+    (row,) = said.json["differences"]
+    assert row == {"what": "channel prod of tiny on cpu", "signed": "-",
+                   "found": engine.digest.short}  # fmt: skip
+    ek("snapshot", "publish")
+    assert engine.digest.short in ek("snapshot", "show").out
+
+
+@pytest.mark.usefixtures("site")
+def test_a_home_without_a_snapshot_says_so(ek: Ek) -> None:
+    assert ek("snapshot", "show").code == ExitCode.NOT_FOUND
+    assert ek("snapshot", "verify").code == ExitCode.INTEGRITY
+    assert ek("snapshot", "publish").code == ExitCode.NOT_FOUND

@@ -1,0 +1,124 @@
+"""`ek waiver`: granted by name only, shown wherever the engine is shown, ended by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from registry.environments import CpuEnvironment
+from registry.signing import TRUST_FILE, create_key
+from registry.trust import Purpose
+from registry.types import Engine
+from tests.factories.benches import Site, variants_of
+
+Ek = Callable[..., Any]
+UNTIL = (datetime.now(UTC) + timedelta(days=2)).isoformat()
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    return site.publish(variants_of(tmp_path)[0])
+
+
+@pytest.fixture
+def approver(ek: Ek, engine: Engine) -> str:
+    """Makes an approver here; the first signature made the other keys."""
+    assert ek("engine", "show", engine.digest.short).code == ExitCode.OK
+    made = ek("key", "create", "approver", "--json").json
+    assert ek("key", "trust", "approver").code == ExitCode.OK
+    return str(made["keyid"])
+
+
+def grant(ek: Ek, engine: Engine, *more: object) -> Any:  # noqa: ANN401 - what was said
+    return ek(
+        "waiver", "grant", engine.digest.short, "--rule", "never-judged", "--reason", "demo today",
+        "--until", UNTIL, *more,
+    )  # fmt: skip
+
+
+def test_nobody_grants_a_waiver_by_the_way(ek: Ek, engine: Engine) -> None:
+    said = grant(ek, engine)
+    assert (said.code, "key create approver" in said.err) == (ExitCode.NOT_FOUND, True)
+
+
+@pytest.mark.usefixtures("approver")
+def test_a_waiver_is_shown_wherever_the_engine_is_shown(
+    ek: Ek, engine: Engine, tmp_path: Path
+) -> None:
+    ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "here")
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    assert grant(ek, engine).code == ExitCode.OK
+    said = ek("gate", engine.digest.short)
+    assert said.code == ExitCode.OK
+    for shown in (said.out, ek("engine", "show", engine.digest.short).out, ek("where").out,
+                  ek("waiver", "list").out):  # fmt: skip
+        assert "demo today" in shown
+        assert "never-judged" in shown
+    assert "never-judged" in ek("engine", "list").out
+    assert ek("gate", engine.digest.short, "--json").json["rule"] == "waived"
+
+
+@pytest.mark.usefixtures("approver")
+def test_a_waiver_counts_here_unless_it_says_elsewhere(
+    ek: Ek, engine: Engine, tmp_path: Path
+) -> None:
+    node = tmp_path / "node.json"
+    node.write_text(json.dumps(CpuEnvironment(("avx2",), "2.12.0").as_dict()))
+    grant(ek, engine, "--environment", node)
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    grant(ek, engine, "--everywhere")
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+
+
+@pytest.mark.usefixtures("approver")
+def test_a_revoked_waiver_closes_the_gate(ek: Ek, engine: Engine) -> None:
+    waiver = grant(ek, engine, "--json").json["waiver"]
+    dry = ek("waiver", "revoke", waiver, "--reason", "fixed", "--dry-run", "--json")
+    assert (dry.json["state"], ek("gate", engine.digest.short).code) == ("in force", ExitCode.OK)
+    said = ek("waiver", "revoke", waiver, "--reason", "fixed", "--json")
+    assert (said.code, said.json["state"]) == (ExitCode.OK, "revoked")
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    (row,) = ek("waiver", "list", "--engine", engine.digest.short, "--json").json
+    assert row["state"] == "revoked"
+
+
+@pytest.mark.usefixtures("approver")
+@pytest.mark.parametrize("rule", ["build-not-attested", "simulated-on-real-node", "nonsense"])
+def test_what_cannot_be_waived_is_refused(ek: Ek, engine: Engine, rule: str) -> None:
+    said = ek("waiver", "grant", engine.digest.short, "--rule", rule, "--reason", "x",
+              "--until", UNTIL)  # fmt: skip
+    assert said.code == ExitCode.INVALID_INPUT
+    assert ek("waiver", "list", "--json").json == []
+
+
+def test_two_approvers_sign_one_waiver(
+    ek: Ek, site: Site, engine: Engine, approver: str, tmp_path: Path
+) -> None:
+    other = create_key(tmp_path / "other", Purpose.WAIVER)
+    path, draft = site.bench.keys / TRUST_FILE, tmp_path / "waiver.json"
+    document = json.loads(path.read_text())
+    document["thresholds"] = {"waiver": 2}
+    document["keys"].append(other.as_dict())
+    path.write_text(json.dumps(document))
+    assert grant(ek, engine).code == ExitCode.INTEGRITY
+    assert grant(ek, engine, "--to", draft).code == ExitCode.OK
+    alone = ek("waiver", "add", draft, "--json").json
+    assert (alone["signers"], ek("waiver", "list", "--json").json) == ([approver], [])
+    (tmp_path / "other" / "approver.pem").replace(site.bench.keys / "approver.pem")
+    assert ek("waiver", "add", draft).code == ExitCode.OK
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+
+
+@pytest.mark.usefixtures("approver")
+@pytest.mark.parametrize("text", ["", "{}", '{"payload":"","payloadType":"x","signatures":[]}'])
+def test_what_is_no_waiver_is_not_signed(ek: Ek, tmp_path: Path, text: str) -> None:
+    draft = tmp_path / "waiver.json"
+    draft.write_text(text)
+    assert ek("waiver", "add", draft).code == ExitCode.INTEGRITY
+    assert draft.read_text() == text

@@ -1,0 +1,302 @@
+"""Snapshots: what is old, foreign or set back opens nothing, and what was revoked stays so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import delete
+
+from registry.attestations import Statement, sign
+from registry.blobs.interface import BlobStore
+from registry.digests import digest_bytes
+from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RecordNotFoundError
+from registry.freshness import Freshness, Memory, SnapshotReader, differences, is_set_back
+from registry.lifecycle import revoke
+from registry.models import StandingRow, WaiverRow
+from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
+from registry.trust import KeyRevocation, Purpose
+from tests.factories.registry import CPU, START, Workbench, with_registry
+
+HOUR = timedelta(hours=1)
+WEEK = timedelta(days=7)
+
+
+@pytest.fixture
+def strict(bench: Workbench, tmp_path: Path) -> Workbench:
+    """A registry whose trust asks for snapshots, an hour before they would expire."""
+    trust = replace(bench.signers.trust, snapshot_required=True, clock=lambda: START + HOUR)
+    return with_registry(bench, trust=trust, snapshots=reader(tmp_path / "seen.json"))
+
+
+def reader(path: Path) -> SnapshotReader:
+    return SnapshotReader(Memory(path))
+
+
+def publish(bench: Workbench, lifetime: timedelta = WEEK) -> Snapshot:
+    registry = bench.registry
+    assert registry.snapshots is not None
+    return registry.snapshots.publish(
+        registry.store, registry.trust, registry.state, lifetime, (bench.signers.keeper,)
+    )
+
+
+def later(bench: Workbench, by: timedelta) -> Workbench:
+    trust = replace(bench.registry.trust, clock=lambda: START + by)
+    return with_registry(bench, trust=trust)
+
+
+def put_back(store: BlobStore, data: bytes) -> None:
+    store.put_document(SNAPSHOT, data, if_absent=False)
+
+
+def rule(bench: Workbench, engine: Any) -> str:  # noqa: ANN401 - an engine
+    return bench.registry.gate(engine.digest, CPU).rule
+
+
+def test_a_registry_that_asks_for_none_opens_without_one(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    assert bench.registry.freshness() is None
+    assert rule(bench, engine) == "qualified"
+
+
+def test_without_a_snapshot_nothing_new_is_deployed(strict: Workbench) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    assert rule(strict, engine) == "stale-snapshot"
+    publish(strict)
+    assert rule(strict, engine) == "qualified"
+
+
+def test_a_process_that_remembers_nothing_deploys_nothing(strict: Workbench) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    assert rule(with_registry(strict, snapshots=None), engine) == "stale-snapshot"
+
+
+@pytest.mark.parametrize(("by", "expected"), [(WEEK, "qualified"), (WEEK + HOUR, "stale-snapshot")])
+def test_an_expired_snapshot_opens_nothing(strict: Workbench, by: timedelta, expected: str) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    assert rule(later(strict, by), engine) == expected
+
+
+def test_an_old_snapshot_is_refused_by_whoever_has_seen_a_newer_one(
+    strict: Workbench, tmp_path: Path
+) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    old = strict.registry.store.get_document(SNAPSHOT)
+    publish(strict)
+    put_back(strict.registry.store, old)
+    decision = strict.registry.gate(engine.digest, CPU)
+    assert decision.rule == "stale-snapshot"
+    assert "version 2" in "\n".join(decision.evidence)
+    newcomer = with_registry(strict, snapshots=reader(tmp_path / "another machine.json"))
+    assert rule(newcomer, engine) == "qualified"  # what it has never seen it cannot miss
+
+
+def test_two_snapshots_of_one_version_are_not_both_believed(strict: Workbench) -> None:
+    made = publish(strict)
+    trust = strict.registry.trust
+    other = sealed(RegistryState(), made.version, START, START + 2 * WEEK, strict.signers.keeper)
+    put_back(strict.registry.store, other)
+    assert strict.registry.snapshots is not None
+    with pytest.raises(IntegrityError, match="another than"):
+        strict.registry.snapshots.snapshot(strict.registry.store, trust)
+
+
+def test_a_snapshot_that_is_gone_opens_nothing(strict: Workbench) -> None:
+    publish(strict)
+    path = Path(strict.registry.store.url.removeprefix("file://")) / SNAPSHOT
+    path.unlink()
+    fresh = strict.registry.freshness()
+    assert fresh is not None
+    assert fresh.fault is not None
+
+
+def test_publishing_mends_a_store_that_was_set_back(strict: Workbench) -> None:
+    first = publish(strict)
+    old = strict.registry.store.get_document(SNAPSHOT)
+    publish(strict)
+    publish(strict)
+    put_back(strict.registry.store, old)
+    assert (first.version, publish(strict).version) == (1, 4)
+
+
+@pytest.mark.parametrize("role", ["builder", "validator", "approver", "simulated_keeper"])
+def test_only_a_keeper_signs_snapshots(strict: Workbench, role: str) -> None:
+    forged = sealed(RegistryState(), 9, START, START + WEEK, getattr(strict.signers, role))
+    put_back(strict.registry.store, forged)
+    with pytest.raises(IntegrityError, match="signature does not count"):
+        read_snapshot(forged, strict.registry.trust)
+    fresh = strict.registry.freshness()
+    assert fresh is not None
+    assert fresh.snapshot is None
+
+
+@pytest.mark.parametrize(
+    "change", [{"version": 0}, {"version": True}, {"version": "1"}, {"expiresAt": 5},
+               {"expiresAt": "2026-12-24"}, {"state": {}}, {"state": None}],
+)  # fmt: skip
+def test_a_malformed_snapshot_is_refused_though_well_signed(
+    strict: Workbench, change: dict[str, Any]
+) -> None:
+    predicate = {
+        "version": 1, "issuedAt": START.isoformat(), "expiresAt": (START + WEEK).isoformat(),
+        "state": RegistryState().as_dict(), **change,
+    }  # fmt: skip
+    statement = Statement(digest_bytes(b"s"), Purpose.SNAPSHOT, predicate, "snapshot")
+    with pytest.raises(IntegrityError, match="malformed"):
+        read_snapshot(sign(statement, strict.signers.keeper), strict.registry.trust)
+
+
+def test_a_key_that_the_snapshot_revokes_opens_nothing_even_where_the_trust_file_is_old(
+    strict: Workbench,
+) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    gone = KeyRevocation(strict.signers.builder.public_key.keyid, "stolen", START)
+    trust = strict.registry.trust
+    publish(with_registry(strict, trust=trust.revoking(gone)))
+    assert rule(strict, engine) == "build-not-attested"
+
+
+def test_an_engine_that_the_snapshot_revokes_stays_closed_without_its_row(
+    strict: Workbench,
+) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    strict.waive(engine, "stale-snapshot", "verdict-failed")
+    state = replace(strict.registry.state(), revoked_engines=frozenset({engine.digest}))
+    put_back(strict.registry.store, sealed(state, 1, START, START + WEEK, strict.signers.keeper))
+    assert rule(strict, engine) == "revoked"
+    assert rule(later(strict, 2 * WEEK), engine) == "revoked"
+
+
+def test_a_catalogue_from_before_a_revocation_opens_nothing(strict: Workbench) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    revoke(strict.registry, engine, "wrong answers", strict.signers.revoker)
+    made = publish(strict)
+    assert made.state.revoked_engines == {engine.digest}
+    with strict.registry.catalogue.edit() as draft:
+        draft._session.execute(delete(StandingRow))
+    assert rule(strict, engine) == "revoked"
+    assert is_set_back(made.state, strict.registry.state())
+
+
+def test_a_waiver_counts_once_a_snapshot_has_it(strict: Workbench) -> None:
+    engine = strict.publish()
+    publish(strict)
+    strict.waive(engine, "never-judged")
+    assert rule(strict, engine) == "never-judged"
+    publish(strict)
+    assert rule(strict, engine) == "waived"
+
+
+def test_a_waiver_whose_end_was_taken_from_the_catalogue_does_not_come_back(
+    strict: Workbench,
+) -> None:
+    engine = strict.publish()
+    waiver = strict.waive(engine, "never-judged")
+    publish(strict)
+    ended = strict.end(waiver)
+    publish(strict)
+    with strict.registry.catalogue.edit() as draft:
+        draft._row(WaiverRow, ended.digest).ending = None
+    assert rule(strict, engine) == "never-judged"
+
+
+def test_break_glass_opens_without_a_snapshot_and_lets_nothing_else_through(
+    strict: Workbench,
+) -> None:
+    engine, failed = strict.publish(), strict.publish(content=b"failed")
+    strict.judge(engine)
+    strict.waive(engine, "stale-snapshot")
+    strict.waive(failed, "stale-snapshot", "never-judged")
+    assert rule(strict, engine) == "waived"
+    assert rule(strict, failed) == "never-judged"
+
+
+def test_of_two_publishers_the_slower_one_begins_again(strict: Workbench, tmp_path: Path) -> None:
+    registry = strict.registry
+    calls: list[int] = []
+
+    def state() -> RegistryState:
+        if not calls:
+            calls.append(1)
+            publish(with_registry(strict, snapshots=reader(tmp_path / "other.json")), 2 * WEEK)
+        return registry.state()
+
+    mine = reader(tmp_path / "mine.json").publish(
+        registry.store, registry.trust, state, WEEK, (strict.signers.keeper,)
+    )
+    assert mine.version == 2
+
+
+def test_a_publisher_gives_up_in_the_end(strict: Workbench, tmp_path: Path) -> None:
+    def state() -> RegistryState:
+        publish(strict, 2 * WEEK)
+        return RegistryState()
+
+    with pytest.raises(ConflictError):
+        reader(tmp_path / "mine.json").publish(
+            strict.registry.store, strict.registry.trust, state, WEEK, (strict.signers.keeper,)
+        )
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=8))
+def test_what_was_seen_never_goes_back(versions: list[int]) -> None:
+    with TemporaryDirectory() as scratch:
+        memory = Memory(Path(scratch, "seen", "snapshots.json"))
+        for number in versions:
+            snapshot = Snapshot(
+                number, START, START + WEEK, RegistryState(), digest_bytes(bytes([number]))
+            )
+            memory.remember("file:///store", snapshot)
+        seen = memory.seen("file:///store")
+    assert seen == (max(versions), str(digest_bytes(bytes([max(versions)]))))
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"schema":1}', '{"schema":1,"stores":{"a":{}}}'])
+def test_a_memory_that_cannot_be_read_is_no_fresh_start(tmp_path: Path, text: str) -> None:
+    (tmp_path / "seen.json").write_text(text)
+    with pytest.raises(InvalidRecordError):
+        Memory(tmp_path / "seen.json").seen("file:///store")
+
+
+def test_a_snapshot_that_expires_before_it_begins_is_not_signed(bench: Workbench) -> None:
+    with pytest.raises(InvalidRecordError):
+        sealed(RegistryState(), 1, START, START, bench.signers.keeper)
+
+
+def test_a_reader_without_a_snapshot_is_told(bench: Workbench, tmp_path: Path) -> None:
+    with pytest.raises(RecordNotFoundError):
+        reader(tmp_path / "seen.json").snapshot(bench.registry.store, bench.signers.trust)
+    assert Freshness(None, "x").trusting(bench.signers.trust) == bench.signers.trust
+
+
+def test_a_catalogue_that_lost_a_revocation_was_set_back(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    before = bench.registry.state()
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    after = bench.registry.state()
+    (row,) = differences(before, after)
+    assert row["found"] == engine.digest.short
+    assert not is_set_back(before, after)
+    signed = replace(before, revoked_engines=frozenset({engine.digest}))
+    assert is_set_back(signed, after)
+    json.dumps(differences(signed, after))

@@ -1,0 +1,263 @@
+"""Waivers: what they open, what they never open, and who may say so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from registry.attestations import sign
+from registry.digests import digest_bytes
+from registry.envelopes import countersign
+from registry.environments import DriverScope
+from registry.errors import GateClosedError, IntegrityError, InvalidRecordError
+from registry.gate import Refusal
+from registry.lifecycle import quarantine, revoke
+from registry.trust import KeyRevocation, Purpose, Trust
+from registry.types import Engine, Result, Waiver
+from registry.waivers import (
+    WAIVABLE,
+    WaiverGrant,
+    ending_statement,
+    read_draft,
+    verify_waiver,
+    waiver_statement,
+)
+from tests.factories.registry import CPU, H100, START, Workbench, waiver_of, with_registry
+
+DAY = timedelta(days=1)
+
+
+def rule(bench: Workbench, engine: Engine, **node: Any) -> str:  # noqa: ANN401 - of the gate
+    return bench.registry.gate(engine.digest, CPU, **node).rule
+
+
+def later(bench: Workbench, by: timedelta) -> Workbench:
+    trust = replace(bench.signers.trust, clock=lambda: START + by)
+    return with_registry(bench, trust=trust)
+
+
+@pytest.mark.parametrize(
+    ("result", "closed_by"),
+    [
+        (None, "never-judged"),
+        (Result.FAIL, "verdict-failed"),
+        (Result.INCONCLUSIVE, "verdict-inconclusive"),
+    ],
+)
+def test_a_waived_rule_opens_the_gate_and_says_whose_waiver_it_was(
+    bench: Workbench, result: Result | None, closed_by: str
+) -> None:
+    engine = bench.publish()
+    if result is not None:
+        bench.judge(engine, result)
+    assert rule(bench, engine) == closed_by
+    bench.waive(engine, closed_by)
+    decision = bench.registry.gate(engine.digest, CPU)
+    assert (decision.is_open, decision.rule) == (True, "waived")
+    (said,) = decision.waived
+    for word in (closed_by, "anna", "the fleet is on fire", "2026-12-24"):
+        assert word in said
+        assert word in "\n".join(decision.evidence)
+    decision.require_open()
+
+
+def test_a_waived_engine_gets_into_a_channel(bench: Workbench) -> None:
+    engine = bench.publish()
+    with pytest.raises(GateClosedError):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    bench.waive(engine, "never-judged")
+    position = bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert position.engine == engine.digest
+
+
+def test_a_waiver_of_one_rule_leaves_the_others(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine, Result.FAIL)
+    refusing = with_registry(bench, compatibility=lambda _k, _e: Refusal("r", "too old"))
+    refusing.waive(engine, "incompatible")
+    assert rule(refusing, engine) == "verdict-failed"
+    refusing.waive(engine, "verdict-failed")
+    decision = refusing.registry.gate(engine.digest, CPU)
+    assert (decision.rule, len(decision.waived)) == ("waived", 2)
+
+
+def test_a_waiver_that_is_not_needed_is_not_mentioned(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    bench.waive(engine, "verdict-failed")
+    decision = bench.registry.gate(engine.digest, CPU)
+    assert (decision.rule, decision.waived) == ("qualified", ())
+
+
+@given(st.integers(-40, 40))
+def test_a_waiver_counts_from_its_first_second_to_its_last(days: int) -> None:
+    waiver = Waiver(
+        digest_bytes(b"w"), digest_bytes(b"e"), ("never-judged",), None, "r", "anna", START,
+        START + 30 * DAY, "p", "{}", simulated=False, recorded_at=START,
+    )  # fmt: skip
+    assert (waiver.state(START + days * DAY) == "in force") is (0 <= days < 30)
+
+
+@pytest.mark.parametrize(("by", "expected"), [(29 * DAY, "waived"), (30 * DAY, "never-judged")])
+def test_the_clock_ends_a_waiver(bench: Workbench, by: timedelta, expected: str) -> None:
+    engine = bench.publish()
+    bench.waive(engine, "never-judged")
+    assert rule(later(bench, by), engine) == expected
+
+
+def test_a_revoked_waiver_opens_nothing_and_cannot_be_granted_again(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    ended = bench.end(waiver)
+    assert ended.state(START) == "revoked"
+    assert rule(bench, engine) == "never-judged"
+    again = bench.registry.grant_waiver(engine.digest, waiver.envelope.encode())
+    assert again == bench.end(ended) == ended
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_a_waiver_counts_in_its_environment_and_driver_scope_only(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.waive(engine, "never-judged", environment=H100)
+    patched = replace(H100, driver="580.95.12")
+    wider = with_registry(bench, driver_scope=DriverScope.PATCH)
+    assert rule(bench, engine) == "never-judged"
+    assert bench.registry.gate(engine.digest, H100).rule == "waived"
+    assert bench.registry.gate(engine.digest, patched).rule == "never-judged"
+    assert wider.registry.gate(engine.digest, patched).rule == "waived"
+
+
+def test_another_engines_waiver_opens_nothing(bench: Workbench) -> None:
+    engine, other = bench.publish(), bench.publish(content=b"other")
+    envelope = bench.waive(other, "never-judged").envelope.encode()
+    assert rule(bench, engine) == "never-judged"
+    with pytest.raises(IntegrityError, match="another artifact"):
+        bench.registry.grant_waiver(engine.digest, envelope)
+
+
+def test_no_waiver_opens_for_what_is_not_signed_or_simulated(bench: Workbench) -> None:
+    simulated = bench.publish(content=b"double", simulated=True)
+    bench.waive(simulated, *WAIVABLE)
+    assert rule(bench, simulated) == "simulated-on-real-node"
+    assert rule(bench, simulated, simulated_node=True) == "waived"
+    engine = bench.publish()
+    bench.judge(engine, Result.FAIL)
+    bench.waive(engine, *WAIVABLE)
+    builders = tuple(one for one in bench.signers.trust.keys if Purpose.BUILD not in one.purposes)
+    unsigned = with_registry(bench, trust=replace(bench.signers.trust, keys=builders))
+    assert rule(unsigned, engine) == "build-not-attested"
+    judges = tuple(one for one in bench.signers.trust.keys if Purpose.VERDICT not in one.purposes)
+    unjudged = with_registry(bench, trust=replace(bench.signers.trust, keys=judges))
+    assert rule(unjudged, engine) == "verdict-not-attested"
+
+
+def test_no_waiver_opens_for_what_is_held(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.waive(engine, *WAIVABLE)
+    quarantine(bench.registry, engine, "looked odd")
+    assert rule(bench, engine) == "quarantined"
+    revoke(bench.registry, engine, "wrong answers", bench.signers.revoker)
+    assert rule(bench, engine) == "revoked"
+
+
+@pytest.mark.parametrize(
+    "never", ["build-not-attested", "verdict-not-attested", "simulated-on-real-node", "revoked",
+              "quarantined", "qualified", ""],
+)  # fmt: skip
+def test_what_must_never_be_waived_cannot_be_granted(never: str) -> None:
+    with pytest.raises(InvalidRecordError, match="cannot be waived"):
+        waiver_of("never-judged", never)
+
+
+@pytest.mark.parametrize(
+    "said", [{"reason": " "}, {"expires_at": START}, {"expires_at": START - DAY}]
+)
+def test_a_waiver_has_a_reason_and_an_end(said: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRecordError, match="ends after it begins"):
+        waiver_of("never-judged", **said)
+    with pytest.raises(InvalidRecordError):
+        waiver_of()
+
+
+def envelope_of(engine: Engine, grant: WaiverGrant, *signers: Any) -> bytes:  # noqa: ANN401
+    return sign(waiver_statement(engine.digest, grant), *signers)
+
+
+@pytest.mark.parametrize("role", ["builder", "validator", "simulated_approver", "keeper"])
+def test_only_an_approver_of_the_same_world_grants(bench: Workbench, role: str) -> None:
+    engine = bench.publish()
+    envelope = envelope_of(engine, waiver_of("never-judged"), getattr(bench.signers, role))
+    with pytest.raises(IntegrityError, match="signature does not count"):
+        bench.registry.grant_waiver(engine.digest, envelope)
+    assert bench.registry.waivers() == []
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "another rule": {"rules": ("verdict-failed",)},
+    "everywhere": {"environment": CPU},
+    "longer": {"expires_at": START + 90 * DAY},
+    "another reason": {"reason": "because"},
+    "somebody else": {"granted_by": "bob"},
+    "another engine": {"engine": digest_bytes(b"other")},
+    "another id": {"digest": digest_bytes(b"other")},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_that_is_not_what_was_signed_opens_nothing(bench: Workbench, change: str) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    with pytest.raises(IntegrityError, match="not what was signed"):
+        verify_waiver(engine, replace(waiver, **CHANGES[change]), bench.signers.trust)
+
+
+def test_waivers_take_as_many_approvers_as_the_policy_says(bench: Workbench) -> None:
+    engine, second = bench.publish(), bench.signers.simulated_approver
+    approvers = (*bench.signers.trust.keys, bench_key(bench, second))
+    trust = replace(bench.signers.trust, keys=approvers, thresholds={Purpose.WAIVER: 2})
+    strict = with_registry(bench, trust=trust)
+    envelope = envelope_of(engine, waiver_of("never-judged"), bench.signers.approver)
+    with pytest.raises(IntegrityError, match="not enough keys"):
+        strict.registry.grant_waiver(engine.digest, envelope)
+    assert read_draft(envelope, trust)[0] == engine.digest
+    strict.registry.grant_waiver(engine.digest, countersign(envelope, second))
+    assert rule(strict, engine) == "waived"
+
+
+def bench_key(bench: Workbench, signer: Any) -> Any:  # noqa: ANN401 - a signer and its entry
+    entry = next(one for one in bench.signers.trust.keys if one.keyid == signer.public_key.keyid)
+    return replace(entry, root=bench.signers.trust.keys[0].root)
+
+
+def test_a_waiver_falls_with_its_approvers_key(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    gone = KeyRevocation(bench.signers.approver.public_key.keyid, "left", START)
+    fallen = with_registry(bench, trust=bench.signers.trust.revoking(gone))
+    assert rule(fallen, engine) == "never-judged"
+    assert [one.name for one in bench.registry.losses(fallen.registry.trust)] == [
+        waiver.digest.short
+    ]
+
+
+def test_only_the_statement_about_a_waiver_ends_it(bench: Workbench) -> None:
+    engine = bench.publish()
+    first = bench.waive(engine, "never-judged")
+    second = bench.waive(engine, "verdict-failed")
+    statement = ending_statement(second, reason="r", ended_by="anna", at=START)
+    with pytest.raises(IntegrityError, match="ends another waiver"):
+        bench.registry.end_waiver(first.digest, sign(statement, bench.signers.approver))
+    with pytest.raises(IntegrityError, match="signature does not count"):
+        bench.registry.end_waiver(second.digest, sign(statement, bench.signers.builder))
+    assert rule(bench, engine) == "waived"
+
+
+def test_nobody_trusted_reads_no_draft(bench: Workbench) -> None:
+    envelope = envelope_of(bench.publish(), waiver_of("never-judged"), bench.signers.approver)
+    with pytest.raises(IntegrityError):
+        read_draft(envelope, Trust())
