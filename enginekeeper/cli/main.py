@@ -32,6 +32,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "gate": ("gate", "gate", "Decide whether an engine may be deployed on a node."),
     "where": ("where", "where", "Show which engines are on this node."),
     "agent": ("agent", "agent", "Say what is on this node: GPUs, driver, engines."),
+    "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),
