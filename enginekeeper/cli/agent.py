@@ -25,12 +25,13 @@ def agent() -> None:
     "--output", "file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Write the document there, whole or not at all; to stdout as JSON if left out.",
 )  # fmt: skip
+@click.option("--node", help="Name of the node, where it is not the host's: in a container.")
 @click.option(
     "--label", "labels", multiple=True, metavar="NAME=VALUE",
     help="What you call the node, such as pool=h100; may be given several times.",
 )  # fmt: skip
 @json_option
-def once(file: Path | None, labels: tuple[str, ...], as_json: bool) -> int:
+def once(file: Path | None, node: str | None, labels: tuple[str, ...], as_json: bool) -> int:
     """Take the inventory of this node once: GPUs, driver, machine, engines on disk.
 
     Engines are those that were fetched here; their bytes are hashed. What cannot be read is said
@@ -44,7 +45,7 @@ def once(file: Path | None, labels: tuple[str, ...], as_json: bool) -> int:
     from enginekeeper.settings import Settings
 
     settings = Settings.from_environment()
-    found = survey(settings.home, open_nvml, labels=dict(map(_label, labels)))
+    found = survey(settings.home, open_nvml, node=node, labels=dict(map(_label, labels)))
     output = Output(as_json)
     text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
     if file is None:

@@ -52,9 +52,7 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
         decision.require_open()
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
-    position = bench.registry.set_channel(
-        name, engine_id, environment, actor=bench.registry.actor
-    )
+    position = bench.registry.set_channel(name, engine_id, environment, actor=bench.registry.actor)
     output.outcome(
         position.as_dict(),
         f"{position.model_name} on {position.target}: {name} is now {position.engine.short}",

@@ -19,6 +19,7 @@ from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.interface import DriverState, Nvml, Scan
 from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory
 from enginekeeper.fleet.placements import Placement, bytes_now, placements
+from registry.names import check_component
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -28,14 +29,19 @@ def survey(
     home: Path,
     open_nvml: Callable[[], Nvml],
     *,
+    node: str | None = None,
     labels: Mapping[str, str] | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Inventory:
-    """Returns the inventory of this node; hashes every engine that was put here."""
+    """Returns the inventory of this node; hashes every engine that was put here.
+
+    Without a name the node goes by its host's. Raises InvalidRecordError for what is no name.
+    """
+    name = check_component(node or node_name(), where="node")
     driver, scan, simulated, problem = _gpus(open_nvml)
     engines, engines_problem = _engines(home)
     return Inventory(
-        node=node_name(),
+        node=name,
         boot_id=_first_line(_BOOT_ID),
         taken_at=now().isoformat(timespec="seconds"),
         agent=__version__,

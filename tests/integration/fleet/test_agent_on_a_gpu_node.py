@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,18 +12,10 @@ from enginekeeper.orchestration.placing import record
 from registry.types import Engine
 from tests.factories.benches import Site, make_site, variants_of
 from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.fakes.shell import ek
 from tests.fakes.simulated_nvml import SimulatedGpu, SimulatedNvml
 
 Environ = dict[str, str]
-
-
-def ek(environment: Environ, *arguments: object) -> tuple[int, Any, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "enginekeeper", *map(str, arguments), "--json"],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done.returncode, json.loads(done.stdout or "null"), done.stderr
 
 
 @pytest.fixture
@@ -155,3 +144,11 @@ def test_where_gates_each_engine_where_it_belongs_and_says_what_is_simulated(
     nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
     code, rows, _ = ek(environment, "where")
     assert (code, rows[0]["gate"], rows[0]["rule"]) == (0, "closed", "not-qualified-here")
+
+
+def test_a_channel_takes_an_engine_by_the_gpu_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, engine: Engine
+) -> None:
+    nvml.set(SimulatedGpu())
+    code, position, _ = ek(environment, "channel", "set", "prod", engine.digest.short)
+    assert (code, position["engine"]) == (0, str(engine.digest))

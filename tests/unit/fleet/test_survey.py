@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.errors import UnavailableError
+from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.interface import DriverState, LostDevice, NullNvml, Nvml, Scan
 from enginekeeper.fleet.inventories import parse_inventory
 from enginekeeper.fleet.placements import record_placement
 from enginekeeper.fleet.survey import survey
 from registry.digests import Digest
+from registry.errors import InvalidRecordError
 from registry.manifests import Manifest
 from tests.factories.inventories import R580, device
 
@@ -75,6 +77,13 @@ def test_a_node_whose_gpus_do_not_answer_still_has_an_inventory(
     found = survey(tmp_path, nvml)
     assert (found.driver, found.devices, found.problem) == (None, (), problem)
     assert found.host.cpus >= 1
+
+
+def test_a_node_goes_by_the_name_it_is_given_if_that_is_one(tmp_path: Path) -> None:
+    assert survey(tmp_path, NullNvml, node="gpu-7").node == "gpu-7"
+    assert survey(tmp_path, NullNvml).node == node_name()
+    with pytest.raises(InvalidRecordError, match="not usable as a name"):
+        survey(tmp_path, NullNvml, node="../gpu-7")
 
 
 def test_engines_are_verified_by_what_their_records_say(
