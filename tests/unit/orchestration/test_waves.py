@@ -124,6 +124,12 @@ def test_a_node_that_cannot_be_judged_is_held(fields: dict[str, Any], reason: st
     assert any(reason in one for one in held.reasons)
 
 
+def test_a_node_whose_nvml_does_not_start_is_held_and_not_taken_for_one_without_a_gpu() -> None:
+    silent = node("a", kinds=(), driver=None, problems=("NVML does not start",))
+    plan = planned([silent])
+    assert (plan.held[0].nodes, plan.untouched) == (("a",), ())
+
+
 def test_engines_that_are_unknown_or_withdrawn_hold_their_node() -> None:
     quarantined = replace(NEW, withdrawn="quarantined by anna: wrong answers")
     for known, word in (([], "not in the catalogue"), ([quarantined], "quarantined by anna")):
