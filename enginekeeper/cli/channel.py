@@ -42,17 +42,17 @@ def list_command(model: str | None, as_json: bool) -> int:
 def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     """Let CHANNEL resolve to ENGINE for its model and target, if it is qualified here."""
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
 
     bench, output = open_bench(), Output(as_json)
+    environment = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
     if dry_run:
         bench.registry.require_stored(bench.registry.engine(engine_id))
-        decision = bench.registry.gate(engine_id, bench.environment)
+        decision = bench.registry.gate(engine_id, environment)
         decision.require_open()
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
-    position = bench.registry.set_channel(
-        name, engine_id, bench.environment, actor=bench.registry.actor
-    )
+    position = bench.registry.set_channel(name, engine_id, environment, actor=bench.registry.actor)
     output.outcome(
         position.as_dict(),
         f"{position.model_name} on {position.target}: {name} is now {position.engine.short}",

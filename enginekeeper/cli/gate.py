@@ -34,12 +34,19 @@ CODES = {
 def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
     """Decide whether ENGINE may run on this node (or in another environment), and say why.
 
+    On this node an engine for a GPU is asked about under the driver that NVML names; where there
+    is no GPU, and for every other engine, about the CPU.
+
     Exits 0 open, 5 closed, 6 inconclusive, 8 refused by a rule, 11 signature failure.
     """
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
 
     bench = open_bench()
-    target = bench.environment if environment is None else read_environment(environment)
+    if environment is None:
+        target = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
+    else:
+        target = read_environment(environment)
     decision = bench.registry.gate(engine_id, target)
     text = f"{decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
     text += "".join(f"  evidence: {line}\n" for line in decision.evidence)

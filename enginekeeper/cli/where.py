@@ -13,8 +13,7 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.fleet.placements import Placement
-    from enginekeeper.orchestration.bench import Bench
-    from registry.types import Engine
+    from enginekeeper.orchestration.nodes import ThisNode
 
 
 @click.command()
@@ -29,15 +28,18 @@ def where(model: str | None, engine_id: str | None, forget: Path | None, as_json
     """Show the engines that were fetched to this node: path, bytes verified, gate.
 
     Exits 7 if one of them is CHANGED, UNREADABLE or MISSING where it was put; a closed gate alone
-    is no drift.
+    is no drift. The gate is asked of the GPU for an engine that was built for one, where NVML
+    finds a GPU; of the CPU for every other.
 
-    Other nodes are not asked: a node agent comes with the fleet.
+    Other nodes are not asked: `ek agent once` says the same of each.
     """
-    from enginekeeper.fleet.placements import placements
+    from enginekeeper.fleet.placements import INTACT, MISSING, placements
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
     from enginekeeper.orchestration.placing import forget as forget_it
 
     bench = open_bench()
+    node = ThisNode(bench)
     if forget is not None:
         forget_it(bench, forget)
     wanted = None if engine_id is None else bench.registry.engine(engine_id).digest
@@ -45,61 +47,45 @@ def where(model: str | None, engine_id: str | None, forget: Path | None, as_json
         (placement, row)
         for placement in placements(bench.settings.home)
         if wanted in (None, placement.engine)
-        for row in [_row(bench, placement)]
+        for row in [_row(node, placement)]
         if model in (None, row["model"])
     ]
     rows = [row for _, row in found]
     output = Output(as_json)
     output.table(rows, ("engine", "variant", "path", "bytes", "gate", "rule", "evidence", "waived"))
     for placement, row in found:
-        if row["bytes"] == _MISSING:
+        if row["bytes"] == MISSING:
             output.note(
                 f"{placement.path} is gone; if it should be: "
                 f"enginekeeper where --forget {placement.path}"
             )
-    output.note(f"this node: {bench.environment}")
-    drifted = any(row["bytes"] != _INTACT for row in rows)
+    for line in node.described():
+        output.note(f"this node: {line}")
+    drifted = any(row["bytes"] != INTACT for row in rows)
     return ExitCode.DRIFT if drifted else ExitCode.OK
 
 
-_INTACT, _MISSING = "verified", "MISSING"
-
-
-def _row(bench: Bench, placement: Placement) -> dict[str, Any]:
+def _row(node: ThisNode, placement: Placement) -> dict[str, Any]:
+    from enginekeeper.fleet.placements import MISSING, bytes_now
     from registry.errors import RecordNotFoundError
 
+    bench = node.bench
     try:
         engine = bench.registry.engine(placement.engine)
     except RecordNotFoundError:
         there = placement.path.is_dir()
         return {"engine": placement.engine.short, "model": None, "path": str(placement.path),
-                "bytes": "UNKNOWN" if there else _MISSING, "gate": "closed",
+                "bytes": "UNKNOWN" if there else MISSING, "gate": "closed",
                 "rule": "unknown-engine"}  # fmt: skip
-    decision = bench.registry.gate(engine.digest, bench.environment)
+    decision = bench.registry.gate(engine.digest, node.meets(engine.key))
     return {
         "engine": engine.digest.short,
         "model": engine.model_name,
         "variant": engine.variant,
         "path": str(placement.path),
-        "bytes": _bytes(placement, engine),
+        "bytes": bytes_now(placement, key=engine.key.digest(), simulated=engine.simulated),
         "gate": str(decision.outcome),
         "rule": decision.rule,
         "evidence": f"fetched {placement.placed_at.isoformat(timespec='seconds')}",
         "waived": "; ".join(decision.waived) or None,
     }
-
-
-def _bytes(placement: Placement, engine: Engine) -> str:
-    """Says in a word whether the engine's own bytes are where they were put."""
-    from registry.errors import IntegrityError, InvalidRecordError
-    from registry.manifests import Manifest
-
-    if not placement.path.is_dir():
-        return _MISSING
-    try:
-        found = Manifest.of_directory(
-            placement.path, "engine", key=engine.key.digest(), simulated=engine.simulated
-        )
-    except (IntegrityError, InvalidRecordError) as error:
-        return f"UNREADABLE: {error.what}"
-    return _INTACT if found.digest == engine.digest else "CHANGED"

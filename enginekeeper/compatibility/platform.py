@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginekeeper.compatibility.cuda import cuda_table, driver_floor
+from enginekeeper.compatibility.drivers import RUNS_CUDA, below_floor
 from enginekeeper.compatibility.facts import Facts, TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
-from enginekeeper.compatibility.versions import major, older
+from enginekeeper.compatibility.versions import major
 from enginekeeper.specs.form import did_you_mean
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.recipes import RecipeName
@@ -69,12 +71,12 @@ def _capability(variant: Variant, facts: TargetFacts) -> Finding | None:
 
 
 def _driver(variant: Variant, facts: TargetFacts) -> Finding | None:
-    driver, floor = variant.target.driver, facts.toolchain.driver_minimum
-    if driver is None or floor is None or not older(driver, floor):
+    driver, cuda = variant.target.driver, facts.toolchain.cuda
+    if driver is None or cuda is None or not below_floor(driver, cuda):
         return None
     return Finding(
         actual=f"driver {driver}",
-        expected=f"R{floor} or newer for {facts.toolchain.name} (CUDA {facts.toolchain.cuda})",
+        expected=f"R{driver_floor(cuda)} or newer for {facts.toolchain.name} (CUDA {cuda})",
         remedy="update the driver, or use a toolchain with an older CUDA",
     )
 
@@ -133,8 +135,8 @@ PLATFORM_RULES = (
     ),
     Rule(
         identifier="driver-runs-cuda",
-        statement="CUDA 13.x needs driver R580 or newer, CUDA 12.x R525 or newer.",
-        source="docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility",
+        statement=RUNS_CUDA,
+        source=cuda_table().sources["floors"],
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_driver,

@@ -27,3 +27,13 @@ def older(version: str, than: str) -> bool:
 def major(version: str) -> int:
     """Returns a version's first number."""
     return numbers(version)[0]
+
+
+def readable(version: object) -> bool:
+    """Returns whether something is a version that the functions here can compare."""
+    return isinstance(version, str) and _VERSION.fullmatch(version) is not None
+
+
+def same(a: str, b: str) -> bool:
+    """Returns whether two versions are one: `13.0` and `13.0.0` are."""
+    return numbers(a) == numbers(b)

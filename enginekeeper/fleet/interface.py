@@ -2,22 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
 @dataclass(frozen=True)
+class MigSlice:
+    """One MIG device of a GPU that is split."""
+
+    uuid: str
+    profile: str
+    """E.g. `1g.10gb`."""
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that computes on a GPU."""
+
+    pid: int
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
 class Device:
-    """One GPU as NVML names it; a value NVML does not support is None, never a guess."""
+    """One GPU as NVML names it; a value that could not be read is None, never a guess."""
 
     index: int
     uuid: str
     product: str
     compute_capability: str
     """`major.minor`, e.g. `9.0`."""
-    memory_bytes: int
+    memory_bytes: int | None
     mig: bool | None
     vbios: str | None
+    gsp_firmware: str | None = None
+    serial: str | None = None
+    pci: str | None = None
+    """Bus id, e.g. `00000000:18:00.0`."""
+    ecc: bool | None = None
+    ecc_errors: int | None = None
+    """Uncorrected ones since the driver was loaded."""
+    nvlinks: int | None = None
+    """Links that are up."""
+    slices: tuple[MigSlice, ...] = ()
+    processes: tuple[GpuProcess, ...] = ()
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Why each value that is None is: `vbios` to `Not Supported`, and so on."""
+
+
+@dataclass(frozen=True)
+class LostDevice:
+    """A GPU that is there and does not answer."""
+
+    index: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -27,27 +66,47 @@ class DriverState:
     version: str
     cuda: str
     """CUDA driver API version, `major.minor`."""
+    branch: str | None = None
+    """The branch as the driver names it, e.g. `r580_00`."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Every GPU of a node, in NVML's order."""
+
+    devices: tuple[Device, ...] = ()
+    lost: tuple[LostDevice, ...] = ()
 
 
 class Nvml(Protocol):
     """Reads a node's driver and devices."""
 
+    @property
+    def simulated(self) -> bool:
+        """True where a stand-in answers instead of a driver."""
+        ...
+
     def driver(self) -> DriverState | None:
         """Returns the driver, or None where there is no GPU."""
         ...
 
-    def devices(self) -> tuple[Device, ...]:
-        """Returns every GPU of the node, in NVML's order."""
+    def scan(self) -> Scan:
+        """Returns every GPU; one that does not answer is among the lost, and ends nothing."""
         ...
 
 
 class NullNvml:
     """Says that there is no GPU here."""
 
+    @property
+    def simulated(self) -> bool:
+        """Returns False: that there is nothing is no simulation."""
+        return False
+
     def driver(self) -> DriverState | None:
         """Returns None: no driver."""
         return None
 
-    def devices(self) -> tuple[Device, ...]:
+    def scan(self) -> Scan:
         """Returns no devices."""
-        return ()
+        return Scan()

@@ -1,6 +1,6 @@
 """The real NVML, through nvidia-ml-py; the only module that imports pynvml.
 
-Not run on a GPU yet: written against the documented calls (docs say where it has run).
+It has run against a C library that answers in NVML's place (tests/fakes/nvml), on no GPU yet.
 """
 
 from __future__ import annotations
@@ -11,7 +11,21 @@ from typing import Any
 import pynvml
 
 from enginekeeper.errors import UnavailableError
-from enginekeeper.fleet.interface import Device, DriverState, NullNvml, Nvml
+from enginekeeper.fleet.interface import (
+    Device,
+    DriverState,
+    GpuProcess,
+    LostDevice,
+    MigSlice,
+    NullNvml,
+    Nvml,
+    Scan,
+)
+
+SIMULATION_MARK = "enginekeeper_simulated_nvml"
+"""A symbol that the stand-in exports and NVIDIA's library does not."""
+
+_GONE = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 
 
 def open_nvml() -> Nvml:
@@ -35,6 +49,11 @@ def open_nvml() -> Nvml:
 class RealNvml:
     """Reads an initialized NVML."""
 
+    @property
+    def simulated(self) -> bool:
+        """True where the library that was loaded says that it is a stand-in."""
+        return hasattr(pynvml.nvmlLib, SIMULATION_MARK)
+
     def driver(self) -> DriverState | None:
         """Returns driver and CUDA version; raises UnavailableError when the driver is silent."""
         try:
@@ -45,37 +64,116 @@ class RealNvml:
                 f"the driver does not answer: {error}",
                 remedy="check `dmesg`, and reload the kernel module or reboot the node",
             ) from error
-        # 12040 means 12.4: nvml.h, NVML_CUDA_DRIVER_VERSION_MAJOR and _MINOR
-        return DriverState(version=version, cuda=f"{cuda // 1000}.{cuda % 1000 // 10}")
-
-    def devices(self) -> tuple[Device, ...]:
-        """Returns every GPU; raises UnavailableError for one that fell off the bus."""
         try:
-            return tuple(self._device(index) for index in range(pynvml.nvmlDeviceGetCount()))
+            branch = _text(pynvml.nvmlSystemGetDriverBranch().branch)
+        except pynvml.NVMLError:  # drivers before R555 do not know the call
+            branch = None
+        # 12040 means 12.4: nvml.h, NVML_CUDA_DRIVER_VERSION_MAJOR and _MINOR
+        return DriverState(version, f"{cuda // 1000}.{cuda % 1000 // 10}", branch)
+
+    def scan(self) -> Scan:
+        """Returns every GPU; raises UnavailableError where they cannot even be counted."""
+        try:
+            count = pynvml.nvmlDeviceGetCount()
         except pynvml.NVMLError as error:
             raise UnavailableError(
-                f"a GPU does not answer: {error}",
+                f"the GPUs cannot be counted: {error}",
                 remedy="check `dmesg` for an Xid and drain the node",
             ) from error
-
-    def _device(self, index: int) -> Device:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
-        mig = _supported(lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
-        vbios = _supported(lambda: pynvml.nvmlDeviceGetVbiosVersion(handle))
-        return Device(
-            index=index,
-            uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-            product=str(pynvml.nvmlDeviceGetName(handle)),
-            compute_capability=f"{major}.{minor}",
-            memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
-            mig=None if mig is None else bool(mig),
-            vbios=None if vbios is None else str(vbios),
+        found = [_device_or_lost(index) for index in range(count)]
+        return Scan(
+            tuple(one for one in found if isinstance(one, Device)),
+            tuple(one for one in found if isinstance(one, LostDevice)),
         )
 
 
-def _supported(call: Callable[[], Any]) -> Any:  # noqa: ANN401 - pynvml is untyped
+def _device_or_lost(index: int) -> Device | LostDevice:
     try:
-        return call()
-    except (pynvml.NVMLError_NotSupported, pynvml.NVMLError_FunctionNotFound):
-        return None
+        return _device(index, pynvml.nvmlDeviceGetHandleByIndex(index))
+    except pynvml.NVMLError as error:
+        return LostDevice(index, str(error))
+
+
+def _device(index: int, handle: object) -> Device:
+    read = _Reading()
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    mig = read("mig", lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    return Device(
+        index=index,
+        uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
+        product=_text(pynvml.nvmlDeviceGetName(handle)),
+        compute_capability=f"{major}.{minor}",
+        # a GPU that shares the CPU's memory says that this is not supported
+        memory_bytes=read("memory_bytes", lambda: _memory(handle)),
+        mig=None if mig is None else bool(mig),
+        vbios=read("vbios", lambda: _text(pynvml.nvmlDeviceGetVbiosVersion(handle))),
+        gsp_firmware=read(
+            "gsp_firmware", lambda: _text(pynvml.nvmlDeviceGetGspFirmwareVersion(handle))
+        ),
+        serial=read("serial", lambda: _text(pynvml.nvmlDeviceGetSerial(handle))),
+        pci=read("pci", lambda: _text(pynvml.nvmlDeviceGetPciInfo(handle).busId)),
+        ecc=read("ecc", lambda: bool(pynvml.nvmlDeviceGetEccMode(handle)[0])),
+        ecc_errors=read("ecc_errors", lambda: _uncorrected(handle)),
+        nvlinks=read("nvlinks", lambda: _links(handle)),
+        slices=read("slices", lambda: _slices(handle)) or () if mig else (),
+        processes=read("processes", lambda: _processes(handle)) or (),
+        unread=read.why,
+    )  # fmt: skip
+
+
+class _Reading:
+    """Makes calls that may fail; what failed is None, and why is kept."""
+
+    def __init__(self) -> None:
+        self.why: dict[str, str] = {}
+
+    def __call__(self, name: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - pynvml is untyped
+        try:
+            return call()
+        except pynvml.NVMLError as error:
+            if error.value in _GONE:
+                raise  # no value is missing: the whole device is
+            self.why[name] = str(error)
+            return None
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - pynvml is untyped
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _memory(handle: object) -> int:
+    return int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+def _uncorrected(handle: object) -> int:
+    kind, since = pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, pynvml.NVML_VOLATILE_ECC
+    return int(pynvml.nvmlDeviceGetTotalEccErrors(handle, kind, since))
+
+
+def _links(handle: object) -> int:
+    """Counts the NVLinks that are up; the numbers of a GPU's links end at an invalid one."""
+    active = 0
+    for link in range(pynvml.NVML_NVLINK_MAX_LINKS):
+        try:
+            active += int(pynvml.nvmlDeviceGetNvLinkState(handle, link))
+        except pynvml.NVMLError_InvalidArgument:
+            break
+    return active
+
+
+def _slices(handle: object) -> tuple[MigSlice, ...]:
+    found = []
+    for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
+        try:
+            one = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, index)
+        except pynvml.NVMLError_NotFound:
+            continue  # this place is empty
+        # NVML names a slice `NVIDIA A100-SXM4-40GB MIG 1g.5gb`
+        _, _, profile = _text(pynvml.nvmlDeviceGetName(one)).rpartition(" MIG ")
+        found.append(MigSlice(_text(pynvml.nvmlDeviceGetUUID(one)), profile))
+    return tuple(found)
+
+
+def _processes(handle: object) -> tuple[GpuProcess, ...]:
+    found = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
+    return tuple(GpuProcess(int(one.pid), one.usedGpuMemory) for one in found)

@@ -1,6 +1,6 @@
 """Which engines lie on this node: a record for each directory an engine was written into.
 
-The record says what was put there; `verify` says what is there now.
+The record says what was put there; `bytes_now` says what is there now.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from pathlib import Path
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from registry.digests import Digest, digest_bytes
-from registry.errors import InvalidRecordError
+from registry.errors import IntegrityError, InvalidRecordError
+from registry.manifests import Manifest
+
+INTACT, MISSING, CHANGED = "verified", "MISSING", "CHANGED"
+UNVERIFIABLE = "UNVERIFIABLE"
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,18 @@ class Placement:
     placed_at: datetime
     record: Path
     """The file that says so; without it nobody expects the engine here."""
+    key: Digest | None = None
+    """Of the engine's key; None in a record of an older version."""
+    simulated: bool = False
 
 
-def record_placement(home: Path, engine: Digest, path: Path) -> None:
-    """Records that an engine was written to a directory; the newest record of a path counts."""
+def record_placement(
+    home: Path, engine: Digest, path: Path, *, key: Digest | None = None, simulated: bool = False
+) -> None:
+    """Records that an engine was written to a directory; the newest record of a path counts.
+
+    With its key the node can tell whether the bytes are the engine's without asking a registry.
+    """
     path = path.resolve()
     folder = home / "placements"
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,6 +50,8 @@ def record_placement(home: Path, engine: Digest, path: Path) -> None:
         "engine": str(engine),
         "path": str(path),
         "placed_at": datetime.now(UTC).isoformat(),
+        "key": None if key is None else str(key),
+        "simulated": simulated,
     }
     name = digest_bytes(str(path).encode()).short
     draft = folder / f".{name}.{os.getpid()}"
@@ -58,11 +72,14 @@ def placements(home: Path) -> Iterator[Placement]:
     for file in sorted((home / "placements").glob("*.json")):
         try:
             document = read_json_object(file)
+            key = document.get("key")
             placement = Placement(
                 Digest.parse(document["engine"]),
                 Path(document["path"]),
                 datetime.fromisoformat(document["placed_at"]),
                 file,
+                None if key is None else Digest.parse(key),
+                document.get("simulated") is True,
             )
         except (
             InputError,
@@ -78,3 +95,22 @@ def placements(home: Path) -> Iterator[Placement]:
                 remedy="remove the file and fetch the engine again",
             ) from error
         yield placement
+
+
+def bytes_now(placement: Placement, *, key: Digest | None, simulated: bool) -> str:
+    """Says in a word whether the engine's own bytes are where they were put.
+
+    Key and kind are part of what the engine's digest covers, so a wrong one makes no other
+    engine pass. Without a key nothing can be told.
+    """
+    if not placement.path.is_dir():
+        return MISSING
+    if key is None:
+        return UNVERIFIABLE
+    try:
+        found = Manifest.of_directory(placement.path, "engine", key=key, simulated=simulated)
+    except (IntegrityError, InvalidRecordError) as error:
+        return f"UNREADABLE: {error.what}"
+    except OSError as error:
+        return f"UNREADABLE: {error.strerror}"
+    return INTACT if found.digest == placement.engine else CHANGED

@@ -15,7 +15,10 @@ from registry.types import Placement
 
 def record(bench: Bench, engine: Digest, directory: Path) -> None:
     """Records that an engine was written to a directory of this node."""
-    record_placement(bench.settings.home, engine, directory)
+    found = bench.registry.engine(engine)
+    record_placement(
+        bench.settings.home, engine, directory, key=found.key.digest(), simulated=found.simulated
+    )
     placement = Placement(node_name(), str(directory.resolve()), engine, datetime.now(UTC))
     with bench.registry.catalogue.edit(actor=bench.registry.actor) as draft:
         draft.add_placement(placement)

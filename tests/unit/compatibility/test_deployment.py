@@ -70,7 +70,16 @@ def test_a_refusal_names_its_rule_and_what_is_wrong(
     assert named in refused.reason
 
 
-def test_every_missing_cpu_feature_is_evidence() -> None:
+def test_every_missing_cpu_feature_is_named() -> None:
     refused = refusal(cpu_key(), CpuEnvironment((), "2.13.0+cpu"))
     assert refused is not None
-    assert refused.evidence == ("avx2", "fma")
+    assert "avx2, fma" in refused.reason
+
+
+def test_every_other_rule_that_stands_against_it_is_evidence() -> None:
+    refused = refusal(gpu_key(), replace(H100, product="NVIDIA L4", compute_capability="8.9"))
+    assert refused is not None
+    assert refused.rule == "compute-capability"
+    source, other = refused.evidence
+    assert source.startswith("source: NvInfer.h")
+    assert other.startswith("gpu-product: ")

@@ -10,7 +10,7 @@ import pytest
 
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet import nvml
-from enginekeeper.fleet.interface import Device, DriverState, NullNvml
+from enginekeeper.fleet.interface import Device, DriverState, LostDevice, NullNvml, Scan
 from enginekeeper.fleet.nvml import RealNvml, open_nvml
 
 pynvml: Any = vars(nvml)["pynvml"]  # imported in that one module only
@@ -47,7 +47,8 @@ def test_a_node_without_the_library_has_no_gpu(fake: Fake) -> None:
     found = open_nvml()
     assert isinstance(found, NullNvml)
     assert found.driver() is None
-    assert found.devices() == ()
+    assert found.scan() == Scan()
+    assert not found.simulated
 
 
 @pytest.mark.parametrize("code", ["DRIVER_NOT_LOADED", "LIB_RM_VERSION_MISMATCH", "UNKNOWN"])
@@ -62,7 +63,8 @@ def test_an_nvml_that_does_not_start_is_not_taken_for_no_gpu(fake: Fake, code: s
 )
 def test_the_cuda_version_is_read_from_its_number(fake: Fake, number: int, text: str) -> None:
     fake(Init=None, SystemGetCudaDriverVersion_v2=number, SystemGetDriverVersion="580.95.05")
-    assert open_nvml().driver() == DriverState("580.95.05", text)
+    fake(SystemGetDriverBranch=error("FUNCTION_NOT_FOUND"))
+    assert open_nvml().driver() == DriverState("580.95.05", text, branch=None)
 
 
 @pytest.mark.parametrize("call", ["SystemGetCudaDriverVersion_v2", "SystemGetDriverVersion"])
@@ -80,16 +82,31 @@ def test_what_a_device_does_not_support_is_none_and_never_a_guess(fake: Fake) ->
         DeviceGetMemoryInfo=SimpleNamespace(total=48_000_000_000),
         DeviceGetMigMode=error("NOT_SUPPORTED"),
         DeviceGetVbiosVersion=error("FUNCTION_NOT_FOUND"),
+        DeviceGetGspFirmwareVersion=error("NO_PERMISSION"), DeviceGetSerial=b"165",
+        DeviceGetPciInfo=error("UNKNOWN"), DeviceGetEccMode=[0, 0],
+        DeviceGetTotalEccErrors=error("NOT_SUPPORTED"),
+        DeviceGetNvLinkState=error("NOT_SUPPORTED"),
+        DeviceGetComputeRunningProcesses_v3=error("NOT_SUPPORTED"),
     )  # fmt: skip
-    assert RealNvml().devices() == (
-        Device(0, "GPU-1", "NVIDIA L40S", "8.9", 48_000_000_000, mig=None, vbios=None),
-    )
-    fake(DeviceGetMigMode=(1, 1), DeviceGetVbiosVersion="96.00")
-    (device,) = RealNvml().devices()
-    assert (device.mig, device.vbios) == (True, "96.00")
+    assert RealNvml().scan() == Scan((
+        Device(
+            0, "GPU-1", "NVIDIA L40S", "8.9", 48_000_000_000, mig=None, vbios=None, serial="165",
+            ecc=False, unread={
+                "mig": "Not Supported", "vbios": "Function Not Found",
+                "gsp_firmware": "Insufficient Permissions", "pci": "Unknown Error",
+                "ecc_errors": "Not Supported", "nvlinks": "Not Supported",
+                "processes": "Not Supported",
+            },
+        ),
+    ))  # fmt: skip
 
 
-def test_a_gpu_that_fell_off_the_bus_is_said_plainly(fake: Fake) -> None:
+def test_a_gpu_that_fell_off_the_bus_is_among_the_lost(fake: Fake) -> None:
     fake(DeviceGetCount=1, DeviceGetHandleByIndex=error("GPU_IS_LOST"))
-    with pytest.raises(UnavailableError, match="a GPU does not answer"):
-        RealNvml().devices()
+    assert RealNvml().scan() == Scan(lost=(LostDevice(0, "GPU is lost"),))
+
+
+def test_gpus_that_cannot_be_counted_are_said_plainly(fake: Fake) -> None:
+    fake(DeviceGetCount=error("UNKNOWN"))
+    with pytest.raises(UnavailableError, match="cannot be counted"):
+        RealNvml().scan()

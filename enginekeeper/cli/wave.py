@@ -1,0 +1,116 @@
+"""`wave`: what a driver change would break, before it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._output import Output
+
+if TYPE_CHECKING:
+    from enginekeeper.orchestration.waves import WaveGroup, WavePlan
+
+
+@click.group()
+def wave() -> None:
+    """Plan driver and CUDA changes over the fleet."""
+
+
+@wave.command()
+@click.option("--driver", required=True, help="The new driver, all of it, such as 595.71.05.")
+@click.option("--cuda", help="CUDA of the containers afterwards; as now if left out.")
+@click.option("--cuda-driver", help="CUDA API of the driver, where its branch is not known here.")
+@click.option(
+    "--inventory", "places", type=NamedPath(), multiple=True, required=True, metavar="PLACE",
+    help="File, lines or directory that `agent once` wrote; may be given several times.",
+)  # fmt: skip
+@click.option(
+    "--nodes", "selectors", multiple=True, metavar="SELECTOR",
+    help="Only nodes of this name, or LABEL=VALUE; both take globs and braces.",
+)  # fmt: skip
+@json_option
+def plan(
+    driver: str,
+    cuda: str | None,
+    cuda_driver: str | None,
+    places: tuple[Path, ...],
+    selectors: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    """Show what a driver would break: for each engine and GPU, not for each node.
+
+    Starts nothing and asks no node. Exits 0 if every node may be upgraded now; 7 if some must
+    wait, which is drift that has not happened yet: engines to be judged, built or found first;
+    8 if some engine is refused, since no wait helps there: it needs another toolchain, another
+    recipe, or the node stays where it is. 8 outweighs 7. An operator's script upgrades on 0 only.
+    """
+    from datetime import UTC, datetime
+
+    from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.wave_planning import plan_inventories
+    from enginekeeper.orchestration.waves import DriverChange, plan_document
+
+    today = datetime.now(UTC).date()
+    change = DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)
+    found = plan_inventories(open_bench().registry, places, selectors, change)
+    output = Output(as_json)
+    if as_json:
+        output.json(plan_document(found))
+    else:
+        output.table([_row(group) for group in found.groups], _COLUMNS)
+        for line in _notes(found):
+            output.note(line)
+    if found.refused:
+        return ExitCode.REFUSED
+    return ExitCode.DRIFT if found.held else ExitCode.OK
+
+
+_COLUMNS = ("action", "engine", "variant", "gpu", "nodes", "gpu_hours", "megabytes", "rules")
+_NAMED = 5
+"""How many nodes of a group are named; --json has all."""
+
+
+def _row(group: WaveGroup) -> dict[str, Any]:
+    mig = f" {group.kind.mig_profile}" if group.kind.mig_profile else ""
+    hours = group.gpu_hours
+    return {
+        "action": str(group.action),
+        "engine": group.engine.digest.partition(":")[2][:12],
+        "variant": group.engine.variant,
+        "gpu": f"{group.kind.product}{mig}",
+        "nodes": len(group.nodes),
+        "gpu_hours": None if hours is None else f"{hours:.2f}",
+        "megabytes": f"{group.bytes / 1e6:.0f}",
+        "rules": ", ".join(one.rule.identifier for one in group.decision.fired),
+    }
+
+
+def _notes(plan: WavePlan) -> list[str]:
+    change = plan.change
+    lines = ["SIMULATED: these nodes are no real ones"] if plan.simulated else []
+    lines.append(f"driver {change.driver.version}, CUDA {change.driver.cuda}")
+    for group in plan.groups:
+        for one in group.decision.deciding if group.action != "reuse" else ():
+            lines.append(f"{group.action} {group.engine.digest.partition(':')[2][:12]}: {one}")
+            lines += [f"  next:   {one.finding.remedy}"] if one.finding.remedy else []
+            lines.append(f"  source: {one.rule.source}")
+    for held in plan.held:
+        lines.append(f"HOLD {_some(held.nodes)}")
+        lines += [f"  {reason}" for reason in held.reasons]
+    waiting = sum(len(one.nodes) for one in plan.held)
+    hours = "-" if plan.gpu_hours is None else f"{plan.gpu_hours:.2f}"
+    lines.append(
+        f"{len(plan.ready)} nodes may be upgraded now, {waiting} must wait, {len(plan.untouched)} "
+        f"have no GPU; {plan.already} have this driver already"
+    )
+    lines.append(f"builds: {hours} GPU-hours, {plan.bytes / 1e6:.0f} MB to fetch")
+    return lines
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,105 @@
+"""What NVIDIA says of CUDA toolkits, drivers and their branches: one table, and questions to it.
+
+The table is `data/cuda.json`, with the source of each part. A version that is not in the table
+is not known: the answer is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.compatibility.versions import major, same
+from enginekeeper.documents import read_json_object
+from enginekeeper.specs.gpus import ComputeCapability
+
+_TABLE = Path(__file__).with_name("data") / "cuda.json"
+_MINOR = 2  # numbers of a CUDA version that name its API: `12.8` of `12.8.1`
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """One release of the CUDA toolkit, and the driver that was shipped with it."""
+
+    cuda: str
+    """`major.minor`."""
+    release: str
+    """`GA`, or `U1` and so on for an update."""
+    driver: str
+
+
+@dataclass(frozen=True)
+class CudaTable:
+    """The whole table, read once."""
+
+    sources: dict[str, str]
+    floors: dict[int, str]
+    """CUDA major to the oldest driver that runs it: minor version compatibility."""
+    toolkits: tuple[Toolkit, ...]
+    ends: dict[int, date | None]
+    """Driver branch to its last day; None for one that has ended, on a day not known here."""
+    feature_branches: frozenset[int]
+    not_forward_compatible: frozenset[int]
+    first_cuda: dict[ComputeCapability, str]
+    dropped_by_major: int
+    """CUDA major that dropped the capabilities below `lowest`."""
+    lowest: ComputeCapability
+    last_branch: int
+    """Last driver branch for the capabilities below `lowest`."""
+    product_drivers: dict[str, str]
+    """Product, as NVML names it, to its oldest driver."""
+    products_without_mig: frozenset[str]
+
+
+@cache
+def cuda_table() -> CudaTable:
+    """Returns the table."""
+    table = read_json_object(_TABLE)
+    capabilities, products = table["capabilities"], table["products"]
+    lowest = capabilities["lowest_under"]
+    return CudaTable(
+        sources=table["sources"],
+        floors={int(cuda): driver for cuda, driver in table["floors"].items()},
+        toolkits=tuple(Toolkit(**row) for row in table["toolkits"]),
+        ends={row["branch"]: _last_day(row) for row in table["branches"]},
+        feature_branches=frozenset(table["feature_branches"]),
+        not_forward_compatible=frozenset(table["not_forward_compatible"]),
+        first_cuda={
+            ComputeCapability.parse(text): cuda for text, cuda in capabilities["first_cuda"].items()
+        },
+        dropped_by_major=lowest["cuda_major"],
+        lowest=ComputeCapability.parse(lowest["compute_capability"]),
+        last_branch=lowest["last_branch"],
+        product_drivers={row["product"]: row["driver"] for row in products},
+        products_without_mig=frozenset(row["product"] for row in products if row.get("no_mig")),
+    )
+
+
+def _last_day(row: dict[str, Any]) -> date | None:
+    if "last_month" not in row:
+        return None
+    year, month = map(int, row["last_month"].split("-"))
+    return date(year, month, monthrange(year, month)[1])
+
+
+def driver_floor(cuda: str) -> str | None:
+    """Returns the oldest driver that runs any toolkit of a CUDA version's major."""
+    return cuda_table().floors.get(major(cuda))
+
+
+def toolkit_driver(cuda: str) -> str | None:
+    """Returns the driver that the first release of a CUDA version was shipped with."""
+    wanted = ".".join(cuda.split(".")[:_MINOR])
+    found = (one.driver for one in cuda_table().toolkits if same(one.cuda, wanted))
+    return next(found, None)
+
+
+def cuda_of_driver(driver: str) -> str | None:
+    """Returns the CUDA driver API that a driver's branch offers, `major.minor`."""
+    branch = major(driver)
+    found = (one.cuda for one in cuda_table().toolkits if major(one.driver) == branch)
+    return next(found, None)

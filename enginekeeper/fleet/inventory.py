@@ -1,0 +1,86 @@
+"""The inventory of a node: one document that says what is there, and how that is known.
+
+What could not be read is absent with its reason, never a guess. The document is the node's own
+word: it decides nothing by itself, and nothing in it is loaded or run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from enginekeeper.fleet.interface import Device, DriverState, LostDevice
+
+SCHEMA = 1
+
+
+class Evidence(StrEnum):
+    """How an engine is known to be on a node."""
+
+    DECLARED = "declared"
+    """A record on the node says so, and the bytes were looked at; whether it runs is not known."""
+
+    CONFIRMED = "confirmed"
+    """NVML shows a process that runs it. Nothing here gives this yet."""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """The machine and its operating system."""
+
+    os: str
+    """E.g. `linux`."""
+    release: str | None
+    """E.g. `Debian GNU/Linux 12 (bookworm)`."""
+    kernel: str
+    cpu_architecture: str
+    cpu_model: str | None
+    cpus: int
+    memory_bytes: int | None
+    instruction_set: tuple[str, ...]
+    """The flags that bind a compiled engine."""
+
+
+@dataclass(frozen=True)
+class EngineOnDisk:
+    """An engine that was put onto the node, and what its bytes are now."""
+
+    engine: str
+    """Digest of its manifest."""
+    path: str
+    placed_at: str
+    bytes: str
+    """`verified`, or in capitals what is wrong."""
+    evidence: Evidence = Evidence.DECLARED
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """Everything about one node at one time."""
+
+    node: str
+    boot_id: str | None
+    taken_at: str
+    """ISO 8601, UTC, by the node's own clock."""
+    agent: str
+    """Version of what took it."""
+    simulated: bool
+    """True where a stand-in answered in NVML's place."""
+    host: HostFacts
+    driver: DriverState | None
+    devices: tuple[Device, ...]
+    lost: tuple[LostDevice, ...]
+    problem: str | None
+    """Why driver and devices could not be read, where they could not."""
+    engines: tuple[EngineOnDisk, ...]
+    engines_problem: str | None
+    """Why the engines could not all be listed."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What the operator calls the node: pool, zone."""
+    schema: int = SCHEMA
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the document as JSON values."""
+        return asdict(self)

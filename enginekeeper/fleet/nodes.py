@@ -1,0 +1,79 @@
+"""What a wave needs to know of a node: a few words of its inventory.
+
+Nodes of the same shape share one object, so that a fleet of a hundred thousand stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from enginekeeper.fleet.environments import GpuKind, kinds_of
+from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.placements import INTACT
+from registry.digests import Digest
+
+
+@dataclass(frozen=True)
+class NodeShape:
+    """What engines can meet on a node, besides its driver."""
+
+    kinds: tuple[GpuKind, ...]
+    os: str
+    cpu_architecture: str
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # kept: a fleet asks for it a hundred thousand times
+        object.__setattr__(self, "_hash", hash((self.kinds, self.os, self.cpu_architecture)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """One node."""
+
+    name: str
+    driver: str | None
+    """Version of its driver; None where there is none or it does not answer."""
+    shape: NodeShape
+    engines: tuple[str, ...]
+    """Digests of the engines on it, each once, sorted."""
+    problems: tuple[str, ...] = ()
+    """Why nobody can tell what is on it, or what is on it is not what was put there."""
+    simulated: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def facts_of(inventory: Inventory) -> NodeFacts:
+    """Returns what an inventory says to a wave."""
+    host = inventory.host
+    return NodeFacts(
+        name=inventory.node,
+        driver=None if inventory.driver is None else inventory.driver.version,
+        shape=_shape(kinds_of(inventory.devices), host.os, host.cpu_architecture),
+        engines=tuple(sorted({one.engine for one in inventory.engines})),
+        problems=tuple(_problems(inventory)),
+        simulated=inventory.simulated,
+        labels=dict(inventory.labels),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _shape(kinds: tuple[GpuKind, ...], os: str, cpu_architecture: str) -> NodeShape:
+    return NodeShape(kinds, os, cpu_architecture)
+
+
+def _problems(inventory: Inventory) -> Iterator[str]:
+    if inventory.problem is not None:
+        yield inventory.problem
+    for lost in inventory.lost:
+        yield f"GPU {lost.index}: {lost.reason}"
+    if inventory.engines_problem is not None:
+        yield inventory.engines_problem
+    for one in inventory.engines:
+        if one.bytes != INTACT:
+            yield f"engine {Digest.parse(one.engine).short} at {one.path}: {one.bytes}"

@@ -1,0 +1,135 @@
+"""Takes the inventory of this node, by itself: no registry, no network, no other library.
+
+Whatever does not answer is said in the document; only what nobody can use (a home that cannot be
+read) is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from enginekeeper import __version__
+from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.fleet.cpu import host, instruction_set
+from enginekeeper.fleet.identity import node_name
+from enginekeeper.fleet.interface import DriverState, Nvml, Scan
+from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory
+from enginekeeper.fleet.placements import Placement, bytes_now, placements
+from registry.names import check_component
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def survey(
+    home: Path,
+    open_nvml: Callable[[], Nvml],
+    *,
+    node: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Inventory:
+    """Returns the inventory of this node; hashes every engine that was put here.
+
+    Without a name the node goes by its host's. Raises InvalidRecordError for what is no name.
+    """
+    name = check_component(node or node_name(), where="node")
+    driver, scan, simulated, problem = _gpus(open_nvml)
+    engines, engines_problem = _engines(home)
+    return Inventory(
+        node=name,
+        boot_id=_first_line(_BOOT_ID),
+        taken_at=now().isoformat(timespec="seconds"),
+        agent=__version__,
+        simulated=simulated,
+        host=host_facts(),
+        driver=driver,
+        devices=scan.devices,
+        lost=scan.lost,
+        problem=problem,
+        engines=engines,
+        engines_problem=engines_problem,
+        labels=dict(labels or {}),
+    )
+
+
+def host_facts() -> HostFacts:
+    """Returns what is known of this machine and its operating system."""
+    system, architecture = host()
+    return HostFacts(
+        os=system,
+        release=_release(),
+        kernel=platform.release(),
+        cpu_architecture=architecture,
+        cpu_model=_cpu_model(),
+        cpus=os.cpu_count() or 1,
+        memory_bytes=_memory(),
+        instruction_set=instruction_set(),
+    )
+
+
+def _gpus(
+    open_nvml: Callable[[], Nvml],
+) -> tuple[DriverState | None, Scan, bool, str | None]:
+    driver, simulated = None, False
+    try:
+        nvml = open_nvml()
+        simulated = nvml.simulated
+        driver = nvml.driver()
+        return driver, nvml.scan(), simulated, None
+    except UnavailableError as error:
+        return driver, Scan(), simulated, error.what
+
+
+def _engines(home: Path) -> tuple[tuple[EngineOnDisk, ...], str | None]:
+    """Returns the engines up to the first record that cannot be read, and what is wrong with it."""
+    found: list[EngineOnDisk] = []
+    try:
+        found.extend(_on_disk(placement) for placement in placements(home))
+    except InputError as error:
+        return tuple(found), f"{error.where}: {error.what}"
+    return tuple(found), None
+
+
+def _on_disk(placement: Placement) -> EngineOnDisk:
+    return EngineOnDisk(
+        engine=str(placement.engine),
+        path=str(placement.path),
+        placed_at=placement.placed_at.isoformat(timespec="seconds"),
+        bytes=bytes_now(placement, key=placement.key, simulated=placement.simulated),
+    )
+
+
+def _release() -> str | None:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME")
+    except OSError:  # not Linux, or an image without the file
+        return None
+
+
+def _cpu_model() -> str | None:
+    if not _CPUINFO.is_file():
+        return None
+    for line in _CPUINFO.read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return None
+
+
+def _memory() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):  # a system that does not say
+        return None
+
+
+def _first_line(path: Path) -> str | None:
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None

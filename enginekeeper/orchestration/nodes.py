@@ -1,0 +1,68 @@
+"""What this node is to an engine: its GPUs under their driver, or its CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from enginekeeper.errors import UnavailableError
+from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
+from enginekeeper.fleet.interface import DriverState, Nvml
+from enginekeeper.fleet.nvml import open_nvml
+from enginekeeper.orchestration.bench import Bench
+from registry.environments import Environment
+from registry.keys import EngineKey
+
+
+@dataclass(frozen=True)
+class ThisNode:
+    """This machine; NVML is asked once, and only if an engine for a GPU is asked about."""
+
+    bench: Bench
+
+    @cached_property
+    def nvml(self) -> Nvml:
+        """NVML, or the null one; raises UnavailableError when it is there and does not start."""
+        return open_nvml()
+
+    @cached_property
+    def driver(self) -> DriverState | None:
+        """The driver, or None where there is no GPU."""
+        return self.nvml.driver()
+
+    @cached_property
+    def kinds(self) -> tuple[GpuKind, ...]:
+        """The kinds of GPU that answer; raises UnavailableError where none of them does."""
+        scan = self.nvml.scan()
+        found = kinds_of(scan.devices)
+        if not found:
+            lost = "; ".join(f"GPU {one.index}: {one.reason}" for one in scan.lost)
+            raise UnavailableError(
+                "there is a driver and no GPU that engines can run on",
+                actual=lost or f"{len(scan.devices)} GPUs, split into no slices",
+                remedy="check `dmesg` for an Xid, drain the node; or make MIG devices",
+            )
+        return found
+
+    def meets(self, key: EngineKey) -> Environment:
+        """Returns the environment that an engine of a key meets here.
+
+        One for a GPU meets the GPU, if there is one; every other meets the CPU.
+        """
+        if "gpu_product" not in key.hard or self.driver is None:
+            return self.bench.environment
+        kind = meant_for(key, self.kinds)[0]
+        return kind.under(self.driver, runtime_of(key, self.driver))
+
+    def described(self) -> tuple[str, ...]:
+        """Returns a line for each thing an engine can meet here; says what cannot be read."""
+        lines = [str(self.bench.environment)]
+        try:
+            if self.driver is not None:
+                mark = " SIMULATED, not a real GPU" if self.nvml.simulated else ""
+                lines += [
+                    f"{kind.under(self.driver, self.driver.cuda)}{mark}" for kind in self.kinds
+                ]
+        except UnavailableError as error:
+            lines.append(f"{error.what} ({error.actual})" if error.actual else error.what)
+        return tuple(lines)

@@ -1,0 +1,154 @@
+"""The commands on a node whose NVML answers: the agent, `where` and `gate`, as processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.fleet.inventories import read_inventories
+from enginekeeper.orchestration.placing import record
+from registry.types import Engine
+from tests.factories.benches import Site, make_site, variants_of
+from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.fakes.shell import ek
+from tests.fakes.simulated_nvml import SimulatedGpu, SimulatedNvml
+
+Environ = dict[str, str]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return make_site(tmp_path, host=None)
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    """An engine for H100 that passed under R580."""
+    return publish_for_gpu(site, variants_of(tmp_path)[0], H100)
+
+
+def test_the_agent_writes_what_nvml_says(
+    nvml: SimulatedNvml, environment: Environ, tmp_path: Path
+) -> None:
+    nvml.set(SimulatedGpu(), SimulatedGpu(uuid="GPU-2", lost=79), driver="595.71.05", cuda=13020)
+    file = tmp_path / "node.json"
+    code, said, _ = ek(environment, "agent", "once", "--output", file, "--label", "pool=h100")
+    (found,) = read_inventories([file])
+    assert (code, said["node"]) == (0, found.node)
+    assert found.driver is not None
+    assert (found.simulated, found.driver.version, found.driver.cuda) == (True, "595.71.05", "13.2")
+    assert [one.product for one in found.devices] == ["NVIDIA H100 80GB HBM3"]
+    assert (found.lost[0].index, found.labels) == (1, {"pool": "h100"})
+
+
+def test_a_document_that_cannot_be_written_exits_10_and_leaves_nothing(
+    environment: Environ, tmp_path: Path
+) -> None:
+    code, _, said = ek(environment, "agent", "once", "--output", tmp_path / "gone" / "n.json")
+    assert code == 10
+    assert "gone" in said
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("label", ["pool", "=a", "a="])
+def test_what_is_no_label_exits_3(environment: Environ, label: str) -> None:
+    assert ek(environment, "agent", "once", "--label", label)[0] == 3
+
+
+def test_the_gate_follows_the_driver_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, engine: Engine
+) -> None:
+    nvml.set(SimulatedGpu())
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["rule"]) == (0, "qualified")
+    assert decision["environment"] == H100.as_dict()
+
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["rule"]) == (5, "not-qualified-here")
+
+    nvml.set(SimulatedGpu(), driver="570.124.06", cuda=12080)
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["rule"]) == (8, "incompatible")
+    assert "compatibility rule driver-runs-cuda" in decision["evidence"]
+
+
+def test_the_gate_is_asked_of_the_gpu_that_the_engine_was_built_for(
+    nvml: SimulatedNvml, environment: Environ, engine: Engine
+) -> None:
+    nvml.set(SimulatedGpu(uuid="GPU-1", name="NVIDIA L4", capability="8 9"), SimulatedGpu())
+    assert ek(environment, "gate", engine.digest.short)[0] == 0
+    split = SimulatedGpu(mig=1, slices=(("MIG-a", "3g.40gb"),))
+    nvml.set(split)
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["environment"]["mig_profile"]) == (8, "3g.40gb")
+
+
+def test_without_a_gpu_the_gate_is_asked_of_the_cpu(environment: Environ, engine: Engine) -> None:
+    environment["LD_LIBRARY_PATH"] = ""
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["environment"]["kind"]) == (8, "cpu")
+    assert "compatibility rule wrong-kind" in decision["evidence"]
+
+
+def test_an_engine_for_the_cpu_meets_the_cpu_of_a_gpu_node(
+    nvml: SimulatedNvml, environment: Environ, site: Site, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+    engine = site.publish(variant)
+    site.judge(engine, variant)
+    nvml.set(SimulatedGpu(), errors={"nvmlSystemGetDriverVersion": 999})
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["environment"]["kind"]) == (0, "cpu")
+
+
+SILENT = [
+    (SimulatedGpu(lost=79), {}, "GPU 0: GPU is lost"),
+    (SimulatedGpu(mig=1), {}, "split into no slices"),
+    (SimulatedGpu(), {"nvmlInitWithFlags": 18}, "NVML does not start"),
+    (SimulatedGpu(), {"nvmlSystemGetDriverVersion": 999}, "the driver does not answer"),
+]
+
+
+@pytest.mark.parametrize("silent", SILENT, ids=lambda silent: silent[2])
+def test_a_gpu_that_does_not_answer_is_unavailable_and_not_the_cpu(
+    nvml: SimulatedNvml,
+    environment: Environ,
+    engine: Engine,
+    silent: tuple[SimulatedGpu, dict[str, int], str],
+) -> None:
+    gpu, errors, words = silent
+    nvml.set(gpu, errors=errors)
+    code, _, said = ek(environment, "gate", engine.digest.short)
+    assert code == 10
+    assert words in json.loads(said)["what"] + str(json.loads(said)["found"])
+
+
+def test_where_gates_each_engine_where_it_belongs_and_says_what_is_simulated(
+    nvml: SimulatedNvml, environment: Environ, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    place = tmp_path / "engine"
+    site.bench.registry.fetch_engine(engine.digest, place)
+    record(site.bench, engine.digest, place)
+    nvml.set(SimulatedGpu())
+    code, rows, said = ek(environment, "where")
+    assert (code, rows[0]["gate"], rows[0]["bytes"]) == (0, "open", "verified")
+    assert "SIMULATED, not a real GPU" in said
+
+    code, document, _ = ek(environment, "agent", "once")
+    (on_disk,) = document["engines"]
+    assert (on_disk["engine"], on_disk["bytes"]) == (str(engine.digest), "verified")
+
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    code, rows, _ = ek(environment, "where")
+    assert (code, rows[0]["gate"], rows[0]["rule"]) == (0, "closed", "not-qualified-here")
+
+
+def test_a_channel_takes_an_engine_by_the_gpu_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, engine: Engine
+) -> None:
+    nvml.set(SimulatedGpu())
+    code, position, _ = ek(environment, "channel", "set", "prod", engine.digest.short)
+    assert (code, position["engine"]) == (0, str(engine.digest))

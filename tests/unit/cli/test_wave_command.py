@@ -1,0 +1,140 @@
+"""`ek wave plan`: exit codes, what is told, and what cannot be planned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from registry.types import Engine, Result
+from tests.factories.benches import Site, variants_of
+from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.inventories import inventory, on_disk, write_inventory
+
+Ek = Callable[..., Any]
+R595 = ("wave", "plan", "--driver", "595.71.05")
+ON_R595 = replace(H100, driver="595.71.05", cuda_driver="13.2")
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    return publish_for_gpu(site, variants_of(tmp_path)[0], H100)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, engine: Engine) -> Path:
+    """Three nodes with the engine and one with nothing on it."""
+    for name in ("gpu-1", "gpu-2", "gpu-3"):
+        found = inventory(name, [on_disk(engine.digest)], labels={"pool": f"pool-{name[-1]}"})
+        write_inventory(tmp_path / "fleet", found)
+    return write_inventory(tmp_path / "fleet", inventory("spare-1")).parent
+
+
+def test_what_must_be_judged_holds_its_nodes_and_exits_7(
+    ek: Ek, fleet: Path, engine: Engine
+) -> None:
+    said = ek(*R595, "--inventory", fleet, "--json")
+    assert said.code == ExitCode.DRIFT
+    (group,) = said.json["groups"]
+    assert (group["action"], group["engine"]) == ("revalidate", str(engine.digest))
+    assert [one["rule"] for one in group["rules"]] == ["not-judged-there"]
+    assert said.json["held"][0]["nodes"] == ["gpu-1", "gpu-2", "gpu-3"]
+    assert said.json["ready"] == ["spare-1"]
+    text = ek(*R595, "--inventory", fleet)
+    assert "HOLD gpu-1, gpu-2, gpu-3" in text.err
+    assert "1 nodes may be upgraded now, 3 must wait" in text.err
+    assert engine.digest.short in text.out
+
+
+def test_when_all_is_judged_it_exits_0(
+    ek: Ek, fleet: Path, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    said = ek(*R595, "--inventory", fleet, "--json")
+    assert (said.code, said.json["held"]) == (ExitCode.OK, [])
+
+
+def test_what_is_refused_exits_8_with_rule_and_source(ek: Ek, fleet: Path) -> None:
+    said = ek("wave", "plan", "--driver", "570.124.06", "--inventory", fleet)
+    assert said.code == ExitCode.REFUSED
+    assert "driver-runs-cuda" in said.out
+    assert "source: docs.nvidia.com/deploy/cuda-compatibility" in said.err
+
+
+def test_a_new_cuda_is_a_build_with_its_cost(ek: Ek, fleet: Path, engine: Engine) -> None:
+    said = ek(*R595, "--cuda", "13.2", "--inventory", fleet, "--json")
+    (group,) = said.json["groups"]
+    assert (said.code, group["action"]) == (ExitCode.DRIFT, "rebuild")
+    assert group["gpu_hours"] == pytest.approx(5 / 60)  # as its builder signed: five minutes
+    assert group["bytes"] == 3 * engine.size
+
+
+@pytest.mark.parametrize(
+    ("selector", "picked"),
+    [("gpu-{1,2}", 2), ("spare-*", 0), ("pool=pool-3", 1), ("pool=pool-[12]", 2)],
+)
+def test_selectors_pick_nodes_by_name_and_label(
+    ek: Ek, fleet: Path, selector: str, picked: int
+) -> None:
+    said = ek(*R595, "--inventory", fleet, "--nodes", selector, "--json")
+    assert sum(len(one["nodes"]) for one in said.json["held"]) == picked
+
+
+@pytest.mark.parametrize("selector", ["none-*", "zone=a"])
+def test_a_selector_that_picks_nothing_exits_4(ek: Ek, fleet: Path, selector: str) -> None:
+    said = ek(*R595, "--inventory", fleet, "--nodes", selector)
+    assert said.code == ExitCode.NOT_FOUND
+
+
+def test_a_quarantined_engine_holds_its_nodes(
+    ek: Ek, fleet: Path, engine: Engine, site: Site, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    asked = ("engine", "quarantine", engine.digest.short, "--reason", "odd answers", "--yes")
+    assert ek(*asked).code == ExitCode.OK
+    said = ek(*R595, "--inventory", fleet, "--json")
+    assert said.code == ExitCode.DRIFT
+    assert "odd answers" in said.json["held"][0]["reasons"][0]
+
+
+def test_an_engine_that_nobody_signed_exits_11(ek: Ek, fleet: Path, site: Site) -> None:
+    site.distrust("verdict")
+    assert ek(*R595, "--inventory", fleet).code == ExitCode.INTEGRITY
+
+
+def test_simulated_nodes_are_marked_and_not_mixed_with_real_ones(
+    ek: Ek, fleet: Path, engine: Engine
+) -> None:
+    write_inventory(fleet, inventory("sim-1", [on_disk(engine.digest)], simulated=True))
+    assert ek(*R595, "--inventory", fleet).code == ExitCode.INVALID_INPUT
+    said = ek(*R595, "--inventory", fleet, "--nodes", "sim-*")
+    assert said.code == ExitCode.DRIFT
+    assert said.err.startswith("SIMULATED")
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--driver", "R595"), ExitCode.INVALID_INPUT),
+        (("--driver", "620.10.01"), ExitCode.INVALID_INPUT),
+        (("--driver", "595.71.05", "--cuda", "x"), ExitCode.INVALID_INPUT),
+    ],
+)
+def test_what_is_no_change_exits_3(
+    ek: Ek, fleet: Path, options: tuple[str, ...], code: ExitCode
+) -> None:
+    said = ek("wave", "plan", *options, "--inventory", fleet, "--json")
+    assert (said.code, json.loads(said.err)["exit_code"]) == (code, code)
+
+
+def test_an_inventory_that_is_none_is_named(ek: Ek, fleet: Path) -> None:
+    (fleet / "gpu-9.json").write_text('{"schema": 1}')
+    said = ek(*R595, "--inventory", fleet)
+    assert said.code == ExitCode.INVALID_INPUT
+    assert "gpu-9.json" in said.err
+    assert ek(*R595, "--inventory", fleet / "gone").code == ExitCode.NOT_FOUND
