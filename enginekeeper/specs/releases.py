@@ -16,7 +16,7 @@ from pydantic.dataclasses import dataclass
 
 from enginekeeper.errors import InputError
 from enginekeeper.specs.form import FORM
-from enginekeeper.specs.tables import read_table
+from enginekeeper.tables import read_table
 
 _TABLE = Path(__file__).with_name("data") / "trtllm_releases.json"
 

@@ -15,7 +15,7 @@ from enginekeeper.specs import build_flags as table
 from enginekeeper.specs.build_flags import BuildFlag, FlagKind, Presence, build_flags, flag_source
 from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.releases import releases
-from enginekeeper.specs.tables import read_table
+from enginekeeper.tables import read_table
 
 FLAG: dict[str, Any] = {
     "name": "x", "kind": "int", "default": 1, "set_by": "spec", "has": ["1.2.1"], "source": "s"

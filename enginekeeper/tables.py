@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from enginekeeper.specs.problems import path_text
 
 Table = TypeVar("Table")
 
@@ -27,7 +26,7 @@ def read_table(path: Path, form: TypeAdapter[Table]) -> Table:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputError(
-            f"{path_text(first['loc'])}: {first['msg']}",
+            f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
             where=str(path),
             actual=repr(first["input"])[:200],
             remedy="correct the table",
