@@ -87,7 +87,10 @@ def _tool() -> Path:
 
 
 def _device(wanted: dict[str, str]) -> dict[str, str]:
-    """Returns the first GPU that is the one the engine is for; refuses before any work."""
+    """Returns the first GPU that is the one the engine is for; refuses before any work.
+
+    Numbers in CUDA_VISIBLE_DEVICES are taken in nvidia-smi's order, which is that of the bus.
+    """
     found = _devices()
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
@@ -132,7 +135,8 @@ def _build(
     command: list[str], folder: Path, device: dict[str, str], version: str, ranks: int
 ) -> dict[str, Any]:
     """Runs the tool to its end; returns what its log says of the build."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device["index"]}
+    # By its UUID: CUDA counts GPUs in an order of its own, unless it is told otherwise.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device["uuid"]}
     started, built = time.monotonic(), 0
     peak: dict[str, float] = {}
     with subprocess.Popen(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -130,6 +131,7 @@ class _Double:
             "pretrained_config": {name: it for name, it in model.items() if name != "rank"},
             "build_config": self._build_config(model, plugins),
             "simulated": True,
+            "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
         (output / "config.json").write_text(json.dumps(document, indent=1))
 

@@ -90,6 +90,8 @@ def test_a_build_ends_in_a_whole_engine_that_is_marked_as_simulated(
     assert built.simulated
     assert {it.name for it in built.directory.iterdir()} == {"config.json", "rank0.engine"}
     assert built.description["device"]["product"] == H100.product
+    config = json.loads((built.directory / "config.json").read_text())
+    assert config["visible_devices"] == "GPU-1"  # the second: the first is of another product
     assert "--gemm_plugin=auto" in built.description["arguments"]
     assert built.description["peak_memory"] == {"host_mb": 5800.25, "children_mb": 0.0}
     assert built.description["inspection"]["warnings"] == ()
