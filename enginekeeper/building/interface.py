@@ -4,7 +4,8 @@ Rules:
 
 - a builder reads the checkpoint as it is written and repairs nothing;
 - it works in a step, inside its own toolchain, and imports none of it here;
-- the engine appears whole or not at all, and says in `engine.json` what it is bound to.
+- the engine appears whole or not at all; what it is bound to is said in its `engine.json` (the
+  embedded builder) or by its key alone (TensorRT-LLM: its config.json names the release only).
 
 What a builder cannot build is a rule in `enginekeeper.compatibility`; what its engines are bound to
 is in `enginekeeper.orchestration.keys`.
@@ -17,7 +18,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +37,9 @@ class BuildRequest:
 
     limits: Mapping[str, int]
     """max_batch_size, max_input_len, max_seq_len and max_num_tokens."""
+
+    options: Mapping[str, bool | int | str] = field(default_factory=dict)
+    """What the spec asks of `trtllm-build` besides; other builders take none."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,12 @@ class BuiltEngine:
     directory: Path
     seconds: float
     description: Mapping[str, Any]
-    """The engine's `engine.json`."""
+    """The engine's `engine.json`, or what its step and its inspection say."""
 
     graphs: tuple[CompiledGraph, ...]
     versions: Mapping[str, str]
+    simulated: bool = False
+    """Whether a double made it: it proves nothing and is never deployed."""
 
 
 class RunStep(Protocol):

@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 @spec_argument
 @only_option
 @skip_option
+@click.option("--memory", is_flag=True, help="Show what fits on each GPU instead.")
 @json_option
-def plan(spec: Path, only: tuple[str, ...], skip: tuple[str, ...], as_json: bool) -> int:
+def plan(
+    spec: Path, only: tuple[str, ...], skip: tuple[str, ...], memory: bool, as_json: bool
+) -> int:
     """Show what would become of each variant of SPEC, and why.
 
     That is reuse, revalidate, build, export, elsewhere (this version has no such builder) or
@@ -40,6 +43,9 @@ def plan(spec: Path, only: tuple[str, ...], skip: tuple[str, ...], as_json: bool
     output = Output(as_json)
     if as_json:
         output.json([one.as_dict() for one in planned])
+    elif memory:
+        output.table([_memory_row(one) for one in planned], _MEMORY_COLUMNS)
+        output.note("activations and workspace are not computed: REST is what is left for them")
     else:
         output.table([_plan_row(one) for one in planned], _PLAN_COLUMNS)
         for one in planned:
@@ -95,6 +101,17 @@ def build(
 
 
 _PLAN_COLUMNS = ("variant", "action", "rule", "minutes", "megabytes", "engine", "verdict")
+_MEMORY_COLUMNS = (
+    "variant",
+    "gpu_gib",
+    "weights_gib",
+    "kv_gib",
+    "rest_gib",
+    "engine_tokens",
+    "vllm_tokens",
+    "largest_batch",
+    "longest_sequence",
+)
 _OUTCOME_COLUMNS = (
     "variant",
     "ending",
@@ -154,6 +171,26 @@ def _plan_row(one: PlannedVariant) -> dict[str, Any]:
         "megabytes": None if size is None else f"{size / 1e6:.0f}",
         "engine": None if known is None else known.engine.digest.short,
         "verdict": verdict,
+    }
+
+
+def _memory_row(one: PlannedVariant) -> dict[str, Any]:
+    plan = one.memory
+    if plan is None:
+        return {"variant": one.variant.identifier}
+    sizes = {
+        "gpu_gib": plan.memory,
+        "weights_gib": plan.weights,
+        "kv_gib": plan.kv_cache,
+        "rest_gib": plan.rest,
+    }
+    return {
+        "variant": one.variant.identifier,
+        **{name: f"{size / 2**30:.1f}" for name, size in sizes.items()},
+        "engine_tokens": plan.engine_tokens,
+        "vllm_tokens": plan.vllm_tokens,
+        "largest_batch": plan.largest_batch,
+        "longest_sequence": plan.longest_sequence,
     }
 
 

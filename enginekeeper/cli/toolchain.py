@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
+
+if TYPE_CHECKING:
+    from enginekeeper.specs.releases import Release
 
 
 @click.group()
 def toolchain() -> None:
-    """List, install, lock and check toolchains."""
+    """List, install, lock, check and describe toolchains."""
 
 
 @toolchain.command("list")
@@ -97,3 +102,53 @@ def doctor(deep: bool, as_json: bool) -> int:
     Output(as_json).table(rows, ("subject", "health", "detail", "next"))
     bad = any(row["health"] == "bad" for row in rows)
     return ExitCode.UNAVAILABLE if bad else ExitCode.OK
+
+
+@toolchain.command()
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> int:
+    """Show what is known of a release of TensorRT-LLM: versions, recipes, options of trtllm-build.
+
+    What nobody has verified is marked. Nothing of it has been run on a GPU by Enginekeeper.
+    """
+    from enginekeeper.cli._release_text import release_document, release_text
+    from enginekeeper.specs.profiles import toolchain_profiles
+
+    profile = toolchain_profiles()[_release(name).name]
+    document = release_document(profile, _release(name))
+    Output(as_json).document(document, release_text(document))
+    return ExitCode.OK
+
+
+@toolchain.command("compare-help")
+@click.argument("name")
+@click.argument("help_file", type=NamedPath())
+@json_option
+def compare_help(name: str, help_file: Path, as_json: bool) -> int:
+    """Compare the options known of a release with its own `trtllm-build --help`, in HELP_FILE.
+
+    Exits 7 where they contradict each other. Make the file in the release's container:
+    trtllm-build --help > help.txt
+    """
+    from enginekeeper.specs.flag_drift import flag_drift
+    from enginekeeper.specs.help_text import options_of_help
+
+    text = help_file.read_text(encoding="utf-8", errors="replace")
+    drift = flag_drift(_release(name).version, options_of_help(text, str(help_file)))
+    Output(as_json).table([one.as_dict() for one in drift], ("option", "what", "table", "tool"))
+    return ExitCode.OK if all(one.settles for one in drift) else ExitCode.DRIFT
+
+
+def _release(name: str) -> Release:
+    from enginekeeper.errors import MissingError
+    from enginekeeper.specs.form import did_you_mean
+    from enginekeeper.specs.releases import releases
+
+    if name not in releases():
+        raise MissingError(
+            f"there is no release of TensorRT-LLM called {name}",
+            expected=", ".join(releases()),
+            remedy=did_you_mean(name, releases()),
+        )
+    return releases()[name]

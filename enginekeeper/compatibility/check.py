@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginekeeper.compatibility.build_rules import BUILD_RULES
 from enginekeeper.compatibility.capacity import CAPACITY_RULES
 from enginekeeper.compatibility.formats import FORMAT_RULES
 from enginekeeper.compatibility.platform import PLATFORM_RULES
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
     from enginekeeper.compatibility.facts import TargetFacts
     from enginekeeper.specs.variants import Variant
 
-RULES: tuple[AnyRule, ...] = (*PLATFORM_RULES, *FORMAT_RULES, *STRUCTURE_RULES, *CAPACITY_RULES)
+RULES: tuple[AnyRule, ...] = (
+    *PLATFORM_RULES,
+    *BUILD_RULES,
+    *FORMAT_RULES,
+    *STRUCTURE_RULES,
+    *CAPACITY_RULES,
+)
 """All rules, in the order in which they are reported."""
 
 

@@ -43,7 +43,7 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
         repair_code=tools.repairs if variant.recipe.repair == "auto" else None,
         builder_lock=builder.lock,
         builder_code=builder.code,
-        build_config=str(digest_document(asdict(variant.limits), "ek-build-config-v1")),
+        build_config=str(digest_document(build_document(variant), "ek-build-config-v1")),
         tensor_parallel=variant.parallel.tensor,
         pipeline_parallel=variant.parallel.pipeline,
         os=host.system,
@@ -58,6 +58,15 @@ def external_key(key: EngineKey, checkpoint: Digest) -> EngineKey:
     ours = {"quantizer_lock", "quantizer_code", "repair_code"}
     rest = {name: value for name, value in key.hard.items() if name not in ours}
     return EngineKey({**rest, "quantizer": f"external {checkpoint}"})
+
+
+def build_document(variant: Variant) -> dict[str, Any]:
+    """Returns what is asked of the builder: the limits, and every option that the spec sets.
+
+    An option left to its default has no part in it, so that a new field changes no key.
+    """
+    given = variant.build.given
+    return {**asdict(variant.limits), **({"build": given} if given else {})}
 
 
 def recipe_document(variant: Variant) -> dict[str, Any]:

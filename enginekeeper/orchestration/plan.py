@@ -26,6 +26,7 @@ from typing import Any
 from enginekeeper.compatibility.check import check, unchecked
 from enginekeeper.compatibility.estimates import REFERENCE, Estimate, estimate
 from enginekeeper.compatibility.facts import Facts, ModelFacts, facts_of, target_facts
+from enginekeeper.compatibility.memory_plan import MemoryPlan, memory_plan
 from enginekeeper.compatibility.rules import RuleHit, Severity
 from enginekeeper.orchestration.exports import Export
 from enginekeeper.specs.profiles import BuilderKind
@@ -89,6 +90,9 @@ class PlannedVariant:
     unchecked: tuple[str, ...] = ()
     """Rules that are checked when the source model is here."""
 
+    memory: MemoryPlan | None = None
+    """What fits on each GPU; None on the CPU and while the model is not here."""
+
     exported: Export | None = None
     """The published checkpoint of a variant that nothing here can run."""
 
@@ -113,6 +117,7 @@ class PlannedVariant:
             "rules": [hit.as_dict() for hit in self.hits],
             "unchecked": list(self.unchecked),
             "estimate": None if self.estimate is None else self.estimate.as_dict(),
+            "memory": None if self.memory is None else self.memory.as_dict(),
         }
 
 
@@ -188,6 +193,7 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
         hits=hits,
         estimate=estimate(variant, facts) if made and isinstance(facts, Facts) else None,
         unchecked=unchecked(facts),
+        memory=memory_plan(variant, facts) if isinstance(facts, Facts) else None,
         exported=exported,
     )
 

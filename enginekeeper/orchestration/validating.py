@@ -33,6 +33,7 @@ from enginekeeper.orchestration.publication import (
 from enginekeeper.orchestration.stages import Made, Source
 from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.specs.acceptance import Acceptance
+from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
 from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.targets import Target
@@ -92,6 +93,7 @@ def _variant(request: ValidationRequest) -> Variant:
             max_input_len=min(512, longest), max_seq_len=min(1024, longest), max_batch_size=4
         ),
         toolchain="inductor",
+        build=Build(),
         acceptance=request.acceptance,
         suite=request.suite,
         reference=Reference(),

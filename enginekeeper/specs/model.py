@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
 from enginekeeper.specs.acceptance import Acceptance
+from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.form import FORM, did_you_mean, fault
 from enginekeeper.specs.profiles import toolchain_profiles
 from enginekeeper.specs.recipes import KvCache, RecipeEntry
@@ -211,6 +212,9 @@ class BuildSpec:
 
     toolchain: ToolchainName = "inductor"
     """What builds the engines: inductor, or a TensorRT-LLM release such as tensorrt-llm-1.2.1."""
+
+    build: Build = Build()
+    """Options of trtllm-build, for TensorRT-LLM toolchains."""
 
     acceptance: Acceptance = Acceptance()
     """How far an engine may be from its source and still be deployable."""

@@ -1,7 +1,8 @@
 """Toolchain profiles: what each release that builds engines needs and can do.
 
-The table is `data/toolchains.json`, with the source of each column. A profile says what is true
-of a release; it does not say that the release is installed anywhere.
+A profile is the part of a builder's facts that rules look at. Those of TensorRT-LLM come from its
+releases (`releases.py`), that of the embedded builder from `data/toolchains.json`. A profile says
+what is true of a release; it does not say that the release is installed anywhere.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.specs.gpus import ComputeCapability
+from enginekeeper.specs.releases import Release, releases
 
 _TABLE = Path(__file__).with_name("data") / "toolchains.json"
 
@@ -49,23 +51,35 @@ class ToolchainProfile:
     compute_capabilities: frozenset[ComputeCapability] = frozenset()
     """Compute capabilities the release has kernels for."""
 
+    release: Release | None = None
+    """The release of TensorRT-LLM, with the sources of all that is said here."""
+
 
 @cache
 def toolchain_profiles() -> dict[str, ToolchainProfile]:
-    """Returns the table by name, in its own order."""
-    table = read_json_object(_TABLE)
-    sets = table["architecture_sets"]
-    return {row["name"]: _profile(row, sets) for row in table["toolchains"]}
+    """Returns the profiles by name: the embedded builder, then the releases, the oldest first."""
+    own = [_own(row) for row in read_json_object(_TABLE)["toolchains"]]
+    theirs = [_of_release(release) for release in releases().values()]
+    return {profile.name: profile for profile in (*own, *theirs)}
 
 
-def _profile(row: dict[str, Any], sets: dict[str, list[str]]) -> ToolchainProfile:
-    capabilities = row.get("compute_capabilities", ())
+def _own(row: dict[str, Any]) -> ToolchainProfile:
     return ToolchainProfile(
         name=row["name"],
         builder=BuilderKind(row["builder"]),
-        architectures=frozenset(name for key in row["architecture_sets"] for name in sets[key]),
-        tensorrt=row.get("tensorrt"),
-        cuda=row.get("cuda"),
-        driver_minimum=row.get("driver_minimum"),
+        architectures=frozenset(row["architectures"]),
+    )
+
+
+def _of_release(release: Release) -> ToolchainProfile:
+    facts, capabilities = release.facts, release.compute_capabilities.value
+    return ToolchainProfile(
+        name=release.name,
+        builder=BuilderKind.TENSORRT_LLM,
+        architectures=release.architecture_names,
+        tensorrt=facts.tensorrt.value,
+        cuda=facts.cuda.value,
+        driver_minimum=facts.driver_minimum.value,
         compute_capabilities=frozenset(ComputeCapability.parse(text) for text in capabilities),
+        release=release,
     )

@@ -15,6 +15,7 @@ from enginekeeper.specs.profiles import ToolchainProfile, toolchain_profiles
 
 if TYPE_CHECKING:
     from enginekeeper.specs.acceptance import Acceptance
+    from enginekeeper.specs.build_options import Build
     from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
     from enginekeeper.specs.recipes import Recipe
     from enginekeeper.specs.source import ModelSource
@@ -35,6 +36,9 @@ class Variant:
     calibration: Calibration
     limits: Limits
     toolchain: str
+    build: Build
+    """Options of `trtllm-build` beyond the limits."""
+
     acceptance: Acceptance
     """The spec's policy with the recipe's own limits in place."""
 
@@ -56,4 +60,4 @@ class Variant:
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the variant as JSON values, identifier included."""
-        return {"identifier": self.identifier, **asdict(self)}
+        return {"identifier": self.identifier, **asdict(self), "build": self.build.given}

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enginekeeper.errors import StepError
+
+if TYPE_CHECKING:
+    from enginekeeper.toolchains.taxonomy import Diagnosis
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,29 @@ class FailedStepError(StepError):
 
 class StepCrashedError(FailedStepError):
     """The step ended with a status above 0 or by a signal other than SIGKILL."""
+
+
+class DiagnosedStepError(StepCrashedError):
+    """The step crashed, and its log says why; `group` names the kind of cause."""
+
+    def __init__(self, place: StepPlace, diagnosis: Diagnosis, remedy: str) -> None:
+        self.group = str(diagnosis.pattern.group)
+        self.pattern = diagnosis.pattern.id
+        self.log = list(diagnosis.evidence)
+        super().__init__(diagnosis.pattern.cause, place, actual=diagnosis.line, remedy=remedy)
+
+    def __str__(self) -> str:
+        """Adds the lines of the log that decided."""
+        return "\n".join([super().__str__(), *(f"  log:      {line}" for line in self.log)])
+
+    def as_dict(self) -> dict[str, object]:
+        """Adds the kind of cause, the pattern that knew it, and the lines that decided."""
+        return {
+            **super().as_dict(),
+            "group": self.group,
+            "pattern": self.pattern,
+            "log": self.log,
+        }
 
 
 class StepKilledError(FailedStepError):

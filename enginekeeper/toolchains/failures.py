@@ -7,14 +7,22 @@ import signal
 from pathlib import Path
 
 from enginekeeper.toolchains.errors import (
+    DiagnosedStepError,
     FailedStepError,
     StepCrashedError,
     StepDiskFullError,
     StepKilledError,
     StepPlace,
 )
+from enginekeeper.toolchains.taxonomy import diagnose
 
 _TAIL = 16 * 1024  # bytes; a traceback of torch is a few kilobytes
+
+_LOG = 4 * 1024 * 1024
+"""Bytes of a builder's log that are searched for a cause; a stack of TensorRT-LLM is long."""
+
+_DIAGNOSED = "tensorrt-llm-"
+"""Toolchains whose logs the table of patterns is about."""
 
 # Libraries turn the error number into text in their own way: safetensors writes
 # "I/O error: No space left on device (os error 28)", torch "[enforce fail at inline_container.cc"
@@ -55,6 +63,8 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
             actual=_last_line(tail),
             remedy="free some space and run again: finished stages are kept",
         )
+    if (error := _diagnosed(place)) is not None:
+        return error
     return StepCrashedError(
         f"crashed ({_describe(status)})",
         place,
@@ -64,11 +74,21 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
     )
 
 
-def _tail(log: Path) -> str:
+def _diagnosed(place: StepPlace) -> DiagnosedStepError | None:
+    if not place.toolchain.startswith(_DIAGNOSED):
+        return None
+    diagnosis = diagnose(_tail(place.log, _LOG).replace("\r", "\n"))
+    if diagnosis is None:
+        return None
+    remedy = diagnosis.pattern.remedy.replace("NAME", place.toolchain)
+    return DiagnosedStepError(place, diagnosis, remedy)
+
+
+def _tail(log: Path, most: int = _TAIL) -> str:
     try:
         with log.open("rb") as handle:
             size = handle.seek(0, 2)
-            handle.seek(max(0, size - _TAIL))
+            handle.seek(max(0, size - most))
             return handle.read().decode(errors="replace")
     except OSError:
         return ""

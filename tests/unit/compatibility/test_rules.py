@@ -85,7 +85,7 @@ def test_a_recipe_is_refused_exactly_where_it_has_no_kernels(
         ("h100-sxm", "nvfp4", ["nvfp4-needs-10.0"]),
         ("a100-sxm-80gb", "w4a8_awq", ["w4a8-needs-8.9-or-9.0"]),
         ("b200", "w4a8_awq", ["w4a8-needs-8.9-or-9.0", "int-weights-not-on-10.x"]),
-        ("b200", "w8a16", ["int-weights-not-on-10.x"]),
+        ("b200", "w8a16", ["int-weights-not-on-10.x", "w8a16-export-form"]),
         ("b300", "w8a8_sq", ["smoothquant-not-on-10.x"]),
         ("gb200", "fp8_per_channel_per_token", ["fp8-per-channel-not-on-10.x"]),
         ("rtx-pro-6000", "fp8_per_channel_per_token", ["fp8-rowwise-not-on-12.x"]),

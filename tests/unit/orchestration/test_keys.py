@@ -10,6 +10,7 @@ import pytest
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.keys import (
     Host,
+    build_document,
     calibration_path,
     engine_key,
     external_key,
@@ -72,6 +73,15 @@ def test_whatever_changes_the_checkpoint_changes_the_key(
 ) -> None:
     changed = one(tmp_path, "{recipe: " + recipe + "}", more)
     assert digest(changed) != digest(one(tmp_path))
+
+
+def test_an_option_of_the_builder_changes_the_key_only_if_it_is_given(tmp_path: Path) -> None:
+    plain, given = (
+        build_document(one(tmp_path, more=more)) for more in ("", "\nbuild: {reduce_fusion: false}")
+    )
+
+    assert "build" not in plain
+    assert given == {**plain, "build": {"reduce_fusion": False}}
 
 
 def test_limits_change_the_key(tmp_path: Path) -> None:

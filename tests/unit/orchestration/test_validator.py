@@ -17,7 +17,9 @@ from registry.digests import Digest, digest_bytes
 from tests.factories.benches import Site
 
 PACKAGE = workshop._PACKAGE
-MAKE_NO_NUMBER = {"check_toolchain", "compile_engine", "fetch_hub", "materialize", "quantize"}
+MAKE_NO_NUMBER = {
+    "build_trtllm", "check_toolchain", "compile_engine", "fetch_hub", "materialize", "quantize",
+}  # fmt: skip
 
 
 @pytest.fixture

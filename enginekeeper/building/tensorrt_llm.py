@@ -1,0 +1,78 @@
+"""The TensorRT-LLM builder: engines for one GPU product, made by `trtllm-build`.
+
+Written against the documented tool and proved against doubles of it; **it has not run on a GPU**.
+Nothing of the pipeline builds with it yet: there is nothing here that could run such an engine and
+judge it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from enginekeeper.building.engine_directory import Expected, inspect_engine
+from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
+from enginekeeper.building.trtllm_command import arguments
+from enginekeeper.errors import InputError
+from enginekeeper.specs.build_flags import FlagValue
+from enginekeeper.specs.gpus import GpuProduct
+from enginekeeper.specs.releases import Release
+
+__all__ = ["TensorrtLlmBuilder"]
+
+
+@dataclass(frozen=True)
+class TensorrtLlmBuilder:
+    """Builds engines of one release for one GPU product."""
+
+    release: Release
+    gpu: GpuProduct
+    kind: ClassVar[str] = "tensorrt_llm"
+    compile_step: ClassVar[str] = "build_trtllm"
+
+    @property
+    def toolchain(self) -> str:
+        """The release's own toolchain."""
+        return self.release.name
+
+    def requested(self, request: BuildRequest) -> dict[str, FlagValue]:
+        """Returns what is asked of the tool: the limits, and the options of the spec."""
+        return {**request.limits, **request.options}
+
+    def job(self, request: BuildRequest) -> dict[str, Any]:
+        """Returns the job of the step; raises InputError for what the release cannot be asked."""
+        if not self.release.builds_engines:
+            raise InputError(f"{self.release.name} has no trtllm-build", expected="up to 1.2.1")
+        return {
+            "checkpoint": str(request.checkpoint),
+            "output": str(request.output),
+            "version": self.release.version,
+            "arguments": list(arguments(self.release.version, self.requested(request))),
+            "gpu": {
+                "product": self.gpu.product,
+                "compute_capability": str(self.gpu.compute_capability),
+            },
+        }
+
+    def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
+        """Builds an engine and looks at what was built.
+
+        Raises a StepError when the step refuses or fails, InputError for an engine that is not the
+        one asked for.
+        """
+        outcome = run(self.toolchain, self.compile_step, self.job(request))
+        tensorrt = self.release.facts.tensorrt
+        expected = Expected(
+            version=self.release.version,
+            tensorrt=tensorrt.value if tensorrt.verified else None,
+            requested=self.requested(request),
+        )
+        report = inspect_engine(request.output, request.checkpoint, expected)
+        return BuiltEngine(
+            directory=request.output,
+            seconds=outcome.seconds,
+            description={**outcome.outputs, "inspection": asdict(report)},
+            graphs=(),
+            versions=outcome.versions,
+            simulated=report.simulated,
+        )

@@ -1,0 +1,27 @@
+"""Which recipes a release can build on which GPUs: the format rules, asked for every combination.
+
+It is computed from the rules that plans go by, so that what is shown is what is decided.
+"""
+
+from __future__ import annotations
+
+from enginekeeper.compatibility.formats import ROWS
+from enginekeeper.specs.profiles import ToolchainProfile
+from enginekeeper.specs.recipes import RecipeName
+
+
+def recipes_by_capability(profile: ToolchainProfile) -> dict[str, list[str]]:
+    """Returns, by a release's compute capabilities, the recipes that no format rule refuses."""
+    return {
+        str(capability): [
+            str(recipe)
+            for recipe in RecipeName
+            if not any(
+                recipe in row.recipes
+                and row.builder in {None, profile.builder}
+                and row.refused(capability)
+                for row in ROWS
+            )
+        ]
+        for capability in sorted(profile.compute_capabilities)
+    }

@@ -1,0 +1,144 @@
+"""The options of `trtllm-build`: what each takes, and which releases have it.
+
+The table is `data/trtllm_build_flags.json`. For every release an option is there, is not there,
+or nobody has looked: `unverified` is an answer of its own and is never taken for one of the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import field
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from enginekeeper.errors import InputError
+from enginekeeper.specs.form import FORM
+from enginekeeper.tables import read_table
+
+_TABLE = Path(__file__).with_name("data") / "trtllm_build_flags.json"
+
+FlagValue: TypeAlias = "bool | int | str | tuple[str, ...]"
+"""What an option can be set to."""
+
+
+class FlagKind(StrEnum):
+    """What an option takes on the command line."""
+
+    INT = "int"
+    TEXT = "text"
+    PATH = "path"
+    TEXTS = "texts"
+    """One text or more."""
+
+    CHOICE = "choice"
+    TOGGLE = "toggle"
+    """`enable` or `disable`; true and false here."""
+
+    SWITCH = "switch"
+    """Takes nothing: it is there or not."""
+
+
+class Presence(StrEnum):
+    """What is known of an option in one release."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNVERIFIED = "unverified"
+
+
+@dataclass(frozen=True, kw_only=True, config=FORM)
+class BuildFlag:
+    """One option of `trtllm-build`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    kind: FlagKind
+    default: bool | int | str | None
+    """What the tool takes without it; None where that depends on the model, or is nothing."""
+
+    set_by: Literal["spec", "limits", "builder", "never"]
+    """Who sets it: the spec's `build`, its `limits`, the builder itself, or nobody here."""
+
+    has: tuple[str, ...]
+    """Releases that have it."""
+
+    source: str
+    """Key of the table's list of sources."""
+
+    lacks: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    note: str | None = None
+
+    def presence(self, version: str) -> Presence:
+        """Returns what is known of the option in a release of TensorRT-LLM, such as `1.2.1`."""
+        if version in self.has:
+            return Presence.PRESENT
+        return Presence.ABSENT if version in self.lacks else Presence.UNVERIFIED
+
+    @property
+    def takes(self) -> str:
+        """What a person has to write behind it."""
+        match self.kind:
+            case FlagKind.CHOICE:
+                return "|".join(self.choices)
+            case FlagKind.TOGGLE:
+                return "enable|disable"
+            case FlagKind.SWITCH:
+                return ""
+            case FlagKind.TEXTS:
+                return "TEXT..."
+            case _:
+                return self.kind.upper()
+
+
+@dataclass(frozen=True, kw_only=True, config=FORM)
+class _Table:
+    schema: Literal[1]
+    tool: Literal["trtllm-build"]
+    sources: dict[str, str]
+    flags: tuple[BuildFlag, ...] = field(default=())
+
+
+@cache
+def build_flags() -> dict[str, BuildFlag]:
+    """Returns the table by name, in its own order; raises InputError if it contradicts itself."""
+    flags = _read().flags
+    for flag in flags:
+        if fault := _fault(flag):
+            raise InputError(f"{flag.name}: {fault}", where=str(_TABLE))
+    if len({flag.name for flag in flags}) != len(flags):
+        raise InputError("an option is there twice", where=str(_TABLE))
+    return {flag.name: flag for flag in flags}
+
+
+def flag_source(flag: BuildFlag) -> str:
+    """Returns who says what the table says of an option."""
+    return _read().sources[flag.source]
+
+
+@cache
+def _read() -> _Table:
+    return read_table(_TABLE, TypeAdapter(_Table))
+
+
+def _fault(flag: BuildFlag) -> str | None:
+    if flag.source not in _read().sources:
+        return f"no source is called {flag.source}"
+    if set(flag.has) & set(flag.lacks):
+        return "a release both has and lacks it"
+    if bool(flag.choices) is not (flag.kind is FlagKind.CHOICE):
+        return "choices are for the kind choice, and only for it"
+    if flag.default is None:
+        return None
+    fits: dict[FlagKind, bool] = {
+        FlagKind.INT: type(flag.default) is int,
+        FlagKind.TOGGLE: isinstance(flag.default, bool),
+        FlagKind.SWITCH: flag.default is False,
+        FlagKind.CHOICE: flag.default in flag.choices,
+        FlagKind.TEXTS: False,
+    }
+    return None if fits.get(flag.kind, isinstance(flag.default, str)) else "default of another kind"

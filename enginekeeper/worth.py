@@ -1,0 +1,96 @@
+"""Whether engines pay: arithmetic on the user's own figures, and on no others.
+
+Throughput is measured elsewhere, per GPU and at the same latency for both; prices are the user's.
+GPUs are counted whole: half a GPU cannot be given back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import ceil
+
+from enginekeeper.errors import InputError
+
+HOURS_PER_MONTH = 730.5
+"""A year's 8766 hours over twelve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What is served, at which rates, for which prices."""
+
+    tokens_per_second: float
+    """The traffic's peak, over the whole fleet."""
+
+    baseline: float
+    """Tokens per second of one GPU today, such as vLLM's."""
+
+    engine: float
+    """Tokens per second of one GPU with an engine."""
+
+    gpu_hour: float
+    """Price of one GPU for an hour."""
+
+    build_gpu_hours: float = 0.0
+    """GPU hours that one round of builds and judgements takes."""
+
+    rounds_per_month: float = 0.0
+    """How often everything is built again: drivers, models, releases."""
+
+    monthly_cost: float = 0.0
+    """What operating it costs a month besides: people, storage."""
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What comes of it."""
+
+    baseline_gpus: int
+    engine_gpus: int
+    gain: float
+    """Throughput over the baseline's, less one: 0.2 is a fifth more."""
+
+    gross_saving: float
+    """A month's price of the GPUs that are not needed."""
+
+    cost: float
+    """A month's builds and operation."""
+
+    net_saving: float
+    break_even_gain: float | None
+    """The gain from which it pays, GPUs not counted whole; None if no gain does."""
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Returns the answer as JSON values."""
+        return asdict(self)
+
+
+def worth(traffic: Traffic) -> Worth:
+    """Compares two ways to serve the same traffic; raises InputError for figures that are none."""
+    for name in ("tokens_per_second", "baseline", "engine", "gpu_hour"):
+        if not getattr(traffic, name) > 0:
+            raise InputError(f"{name} must be above 0", actual=getattr(traffic, name))
+    for name in ("build_gpu_hours", "rounds_per_month", "monthly_cost"):
+        if getattr(traffic, name) < 0:
+            raise InputError(f"{name} must not be below 0", actual=getattr(traffic, name))
+    month = traffic.gpu_hour * HOURS_PER_MONTH
+    before, after = (
+        ceil(traffic.tokens_per_second / rate) for rate in (traffic.baseline, traffic.engine)
+    )
+    gross = (before - after) * month
+    builds = traffic.build_gpu_hours * traffic.rounds_per_month * traffic.gpu_hour
+    cost = builds + traffic.monthly_cost
+    return Worth(
+        baseline_gpus=before,
+        engine_gpus=after,
+        gain=traffic.engine / traffic.baseline - 1,
+        gross_saving=gross,
+        cost=cost,
+        net_saving=gross - cost,
+        break_even_gain=_break_even(traffic.tokens_per_second / traffic.baseline * month, cost),
+    )
+
+
+def _break_even(spent: float, cost: float) -> float | None:
+    """A gain g saves spent x g / (1 + g) a month: all of it at most, however large the gain."""
+    return None if cost >= spent else cost / (spent - cost)

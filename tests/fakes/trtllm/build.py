@@ -1,0 +1,205 @@
+"""A stand-in for `trtllm-build`: refuses what a release refuses, in its words; builds nothing.
+
+It parses its arguments as the release does, checks what the release checks before and while it
+builds (tensorrt_llm/commands/build.py, builder.py, plugin/plugin.py), changes what it is asked for
+as the release does, and writes an engine directory of the same form. Its plans have the header of a
+plan and no kernels; its config.json says `"simulated": true`. It needs no GPU: which GPU it
+believes in, and whether it fails, stands in the file `double.json` beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.fakes.trtllm.parser import parser_of, plugin_fields
+
+ARCHITECTURES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "QWenForCausalLM"})
+"""A few of those that every release has a definition for."""
+
+TENSORRT = {
+    "0.18.2": (10, 9, 0, 34), "0.19.0": (10, 9, 0, 34), "0.20.0": (10, 10, 0, 31),
+    "0.21.0": (10, 11, 0, 33), "1.0.0": (10, 11, 0, 33), "1.1.0": (10, 13, 3, 9),
+    "1.2.0": (10, 14, 1, 48), "1.2.1": (10, 14, 1, 48),
+}  # fmt: skip
+"""From NVIDIA's requirements and the Triton images' release notes."""
+
+_INTEGER = frozenset({"W8A16", "W4A16", "W4A16_AWQ", "W4A8_AWQ", "W8A16_GPTQ", "W4A16_GPTQ"})
+_FP8_ATTENTION = frozenset({"FP8", "W4A8_AWQ", "NVFP4"})
+
+
+def main(version: str, settings: Path, argv: list[str] | None = None) -> None:
+    """Runs as the tool of a release would."""
+    says = settings_of(settings).get("says", version)
+    _print(f"[TensorRT-LLM] TensorRT-LLM version: {says}")
+    arguments = parser_of(version).parse_args(argv)
+    double = _Double(version, arguments, settings_of(settings))
+    double.run()
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """Returns what the double is told of its GPU and of how it is to end."""
+    settings: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    return settings
+
+
+class _Double:
+    def __init__(
+        self, version: str, arguments: argparse.Namespace, settings: dict[str, Any]
+    ) -> None:
+        self.version = version
+        self.release = tuple(int(part) for part in version.split(".")[:2])
+        self.arguments = arguments
+        self.settings = settings
+        self.sm = int(settings.get("sm", 90))
+
+    def run(self) -> None:
+        """Goes through the tool's own stages, in its order."""
+        self._say("W", "Option --gather_generation_logits is deprecated")
+        arguments = self.arguments
+        if arguments.gather_context_logits and arguments.max_draft_len > 0:
+            raise RuntimeError(
+                "Gather context logits is not support with draft len > 0. If want to get the "
+                "accepted tokens' logits from target model, please just enable "
+                "gather_generation_logits"
+            )
+        output = Path(arguments.output_dir)
+        output.mkdir(parents=True, exist_ok=True)
+        plugins = self._plugins()
+        self._refuse_plugins_on_100(plugins)
+        folder = arguments.checkpoint_dir or arguments.model_config
+        model = json.loads((Path(folder) / "config.json").read_text())
+        if arguments.multiple_profiles == "enable" and arguments.opt_num_tokens is not None:
+            raise RuntimeError(
+                "multiple_profiles is enabled, while opt_num_tokens is set. "
+                "They are not supposed to be working in the same time for now."
+            )
+        self._end_as_told()
+        self._build(model, plugins, Path(folder), output)
+        Path(arguments.output_timing_cache).write_bytes(b"simulated timing cache")
+        self._say("I", "Build phase peak memory: 5800.25 MB, children: 0.00 MB")
+        self._say("I", "Total time of building all engines: 00:00:01")
+
+    def _plugins(self) -> dict[str, Any]:
+        """Returns the plugin config as the tool makes it of its arguments."""
+        spelled = {"enable": True, "disable": None}
+        config = {}
+        for name, default in plugin_fields(self.version).items():
+            value = getattr(self.arguments, name)
+            config[name] = spelled.get(value, value)
+            if config[name] is None and isinstance(default, bool):
+                config[name] = False
+            prefix = "PluginConfig." if self.release >= (1, 2) else ""
+            self._say("I", f"Set {prefix}{name} to {config[name]}.")
+        return config
+
+    def _refuse_plugins_on_100(self, plugins: dict[str, Any]) -> None:
+        unsupported = (
+            "gemm_swiglu_plugin", "fp8_rowwise_gemm_plugin", "low_latency_gemm_plugin",
+            "low_latency_gemm_swiglu_plugin", "bert_context_fmha_fp32_acc",
+        )  # fmt: skip
+        for name in unsupported if self.sm == 100 else ():
+            value = plugins.get(name)
+            if value is not None and value is not False:
+                raise NotImplementedError(f"{name}={value} is not supported on SM {self.sm}.")
+
+    def _end_as_told(self) -> None:
+        """Ends with the log of a failure of the corpus, if the settings hold one."""
+        if lines := self.settings.get("fail"):
+            _print("\n".join(lines))
+            sys.exit(int(self.settings.get("status", 1)))
+
+    def _build(
+        self, model: dict[str, Any], plugins: dict[str, Any], folder: Path, output: Path
+    ) -> None:
+        self._check_model(model, plugins)
+        ranks = (model.get("mapping") or {}).get("world_size", 1)
+        for rank in range(ranks):
+            if not (folder / f"rank{rank}.safetensors").is_file():
+                raise FileNotFoundError(f"{folder}/rank{rank}.safetensors")
+            self._say("I", "Build TensorRT engine Unnamed Network 0")
+            if rank in self.settings.get("leave_out", []):
+                continue
+            head = b"ftrt" + bytes(20) + bytes(TENSORRT[self.version])
+            (output / f"rank{rank}.engine").write_bytes(head + b"SIMULATED: no kernels\n")
+        document = {
+            "version": self.version,
+            "pretrained_config": {name: it for name, it in model.items() if name != "rank"},
+            "build_config": self._build_config(model, plugins),
+            "simulated": True,
+            "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        }
+        (output / "config.json").write_text(json.dumps(document, indent=1))
+
+    def _check_model(self, model: dict[str, Any], plugins: dict[str, Any]) -> None:
+        architecture = model["architecture"]
+        algorithm = (model.get("quantization") or {}).get("quant_algo")
+        if plugins["streamingllm"]:
+            raise AssertionError(
+                "StreamingLLM is no longer supported because attention sink cannot work with the "
+                "non-cyclic kv cache kernel & runtime changes."
+            )
+        if plugins["pp_reduce_scatter"] and architecture != "MixtralForCausalLM":
+            raise AssertionError("PP reduce scatter is only supported in the mixtral model.")
+        if architecture not in ARCHITECTURES:
+            raise AssertionError(f"Unsupported model architecture: {architecture}")
+        if not 100 <= self.sm < 120 or algorithm is None:
+            return
+        if algorithm in _INTEGER:
+            raise NotImplementedError("INT8/INT4 quantization is not supported on SM>=100.")
+        if algorithm.startswith("W8A8_SQ"):
+            raise NotImplementedError("SmoothQuant is not supported on SM>=100.")
+        if algorithm == "FP8_PER_CHANNEL_PER_TOKEN":
+            raise NotImplementedError(
+                "Per-channel or per-token scaling is not supported on SM>=100."
+            )
+
+    def _build_config(self, model: dict[str, Any], plugins: dict[str, Any]) -> dict[str, Any]:
+        """Returns the effective config: what was asked for, as far as the release keeps to it."""
+        asked, effective = vars(self.arguments), dict(plugins)
+        quantization = model.get("quantization") or {}
+        if (model.get("mapping") or {}).get("tp_size", 1) == 1:
+            effective["reduce_fusion"] = False
+        fp8_keys = quantization.get("kv_cache_quant_algo") == "FP8"
+        if not (fp8_keys and quantization.get("quant_algo") in _FP8_ATTENTION and self.sm >= 89):
+            effective["use_fp8_context_fmha"] = False
+        if quantization.get("quant_algo") == "NVFP4" and effective["gemm_plugin"] is None:
+            effective["gemm_plugin"] = "nvfp4"
+        kept = (
+            "max_batch_size", "max_input_len", "max_beam_width", "max_num_tokens",
+            "opt_num_tokens", "max_prompt_embedding_table_size", "max_encoder_input_len",
+            "gather_context_logits", "profiling_verbosity", "enable_debug_output",
+            "weight_sparsity", "weight_streaming", "monitor_memory", "max_draft_len",
+            "input_timing_cache", "output_timing_cache",
+        )  # fmt: skip
+        longest = asked["max_seq_len"] or model.get("max_position_embeddings") or 2048
+        return {
+            **{name: asked[name] for name in kept},
+            "max_seq_len": longest + asked["max_draft_len"],
+            "kv_cache_type": asked.get("kv_cache_type", "PAGED"),
+            "use_strip_plan": asked["strip_plan"],
+            "strongly_typed": True,
+            "plugin_config": effective,
+        }
+
+    def _say(self, level: str, text: str) -> None:
+        _print(f"[11/26/2026-03:00:00] [TRT-LLM] [{level}] {text}")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def command_line() -> NoReturn:
+    """Runs from the command line: RELEASE SETTINGS ARGUMENTS..."""
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    command_line()

@@ -1,0 +1,170 @@
+"""What an engine directory is held against; the directories are the double's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.building.engine_directory import Difference, Expected, inspect_engine
+from enginekeeper.building.trtllm_command import arguments
+from enginekeeper.errors import InputError
+from tests.factories.trtllm_checkpoints import checkpoint_config
+from tests.fakes.trtllm.build import main
+
+EXPECTED = Expected(version="1.2.1", tensorrt="10.14.1", requested={"max_batch_size": 4})
+Build = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Returns an engine of the double and its checkpoint."""
+    monkeypatch.chdir(tmp_path)
+
+    def of(model: dict[str, Any] | None = None, /, **requested: Any) -> tuple[Path, Path]:  # noqa: ANN401 - options
+        checkpoint, engine = tmp_path / "checkpoint", tmp_path / "engine"
+        checkpoint.mkdir()
+        config = model or checkpoint_config()
+        (checkpoint / "config.json").write_text(json.dumps(config))
+        for rank in range(config["mapping"]["world_size"]):
+            (checkpoint / f"rank{rank}.safetensors").touch()
+        words = arguments(
+            "1.2.1",
+            {**requested, "checkpoint_dir": str(checkpoint), "output_dir": str(engine)},
+        )
+        main("1.2.1", tmp_path / "double.json", list(words))
+        return engine, checkpoint
+
+    return of
+
+
+def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_a_whole_engine_is_reported_and_stays_marked_as_simulated(build: Build) -> None:
+    report = inspect_engine(*build(max_batch_size=4), EXPECTED)
+
+    assert (report.ranks, report.tensorrt) == (1, "10.14.1.48")
+    assert (report.differences, report.warnings) == ((), ())
+    assert report.simulated
+
+
+def test_what_came_out_otherwise_than_asked_is_reported(build: Build) -> None:
+    asked: dict[str, Any] = {
+        "reduce_fusion": True,
+        "use_fp8_context_fmha": True,
+        "gemm_plugin": "auto",
+    }
+
+    report = inspect_engine(*build(**asked), replace(EXPECTED, requested=asked))
+
+    assert report.differences == (
+        Difference("reduce_fusion", True, False),  # noqa: FBT003 - a value
+        Difference("use_fp8_context_fmha", True, False),  # noqa: FBT003 - a value
+    )
+
+
+def test_draft_tokens_lengthen_the_sequence(build: Build) -> None:
+    asked = {"max_seq_len": 256, "max_draft_len": 8}
+
+    report = inspect_engine(*build(**asked), replace(EXPECTED, requested=asked))
+
+    assert report.differences == (Difference("max_seq_len", 256, 264),)
+
+
+def test_options_that_are_kept_elsewhere_or_spelled_otherwise_are_no_difference(
+    build: Build,
+) -> None:
+    asked: dict[str, Any] = {
+        "strip_plan": True, "kv_cache_type": "paged", "gemm_swiglu_plugin": "disable",
+        "context_fmha": True, "tokens_per_block": 32,
+    }  # fmt: skip
+
+    report = inspect_engine(*build(**asked), replace(EXPECTED, requested=asked))
+
+    assert report.differences == ()
+
+
+def test_a_rank_that_is_missing_empty_or_too_many_is_a_fault(build: Build) -> None:
+    mapping = {"world_size": 2, "tp_size": 2, "pp_size": 1}
+    engine, checkpoint = build(checkpoint_config(mapping=mapping))
+    assert inspect_engine(engine, checkpoint, EXPECTED).ranks == 2
+
+    (engine / "rank2.engine").write_bytes(b"one too many")
+    with pytest.raises(InputError, match="ranks"):
+        inspect_engine(engine, checkpoint, EXPECTED)
+    (engine / "rank2.engine").unlink()
+    (engine / "rank1.engine").write_bytes(b"")
+    with pytest.raises(InputError, match="ranks"):
+        inspect_engine(engine, checkpoint, EXPECTED)
+
+
+def test_another_release_is_a_fault(build: Build) -> None:
+    engine, checkpoint = build()
+
+    with pytest.raises(InputError, match="another release"):
+        inspect_engine(engine, checkpoint, replace(EXPECTED, version="1.2.0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda it: it["pretrained_config"].update(rotary_base=10000.0), "rotary_base"),
+        (lambda it: it["pretrained_config"].pop("norm_epsilon"), "norm_epsilon"),
+        (
+            lambda it: it["pretrained_config"]["quantization"].update(quant_algo="FP8"),
+            "quantization.quant_algo",
+        ),
+        (lambda it: it.pop("pretrained_config"), "producer.name"),
+    ],
+)
+def test_a_model_that_is_not_the_checkpoints_is_a_fault_that_names_the_field(
+    change: Callable[[dict[str, Any]], object], field: str, build: Build
+) -> None:
+    engine, checkpoint = build()
+    _edit(engine / "config.json", change)
+
+    with pytest.raises(InputError, match=f"{field}: "):
+        inspect_engine(engine, checkpoint, EXPECTED)
+
+
+def test_what_the_engine_adds_to_the_model_is_no_fault(build: Build) -> None:
+    engine, checkpoint = build()
+    _edit(engine / "config.json", lambda it: it["pretrained_config"].update(head_size_extra=1))
+    _edit(checkpoint / "config.json", lambda it: it.update(rank=0))
+
+    assert inspect_engine(engine, checkpoint, EXPECTED).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"ftrt" + bytes(20) + bytes((10, 13, 3, 9)), "says TensorRT 10.13.3.9"),
+        (b"ftrt" + bytes(20) + bytes((10, 14, 10, 0)), "says TensorRT 10.14.10.0"),
+        (b"vtrt" + bytes(24), "no header"),
+        (b"ftrt", "no header"),
+    ],
+)
+def test_a_plan_of_another_tensorrt_is_a_warning(head: bytes, said: str, build: Build) -> None:
+    engine, checkpoint = build()
+    (engine / "rank0.engine").write_bytes(head)
+
+    (warning,) = inspect_engine(engine, checkpoint, EXPECTED).warnings
+
+    assert said in warning
+
+
+@pytest.mark.parametrize("size", [0, True, "2", 4097, None])
+def test_a_number_of_ranks_that_is_none_is_a_fault(size: object, build: Build) -> None:
+    engine, checkpoint = build()
+    _edit(checkpoint / "config.json", lambda it: it["mapping"].update(world_size=size))
+
+    with pytest.raises(InputError, match="world_size"):
+        inspect_engine(engine, checkpoint, EXPECTED)

@@ -1,0 +1,57 @@
+"""`toolchain show` and `toolchain compare-help`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.cli._errors import ExitCode
+from tests.fakes.trtllm.parser import parser_of
+
+Ek = Callable[..., Any]
+NAME = "tensorrt-llm-1.2.1"
+
+
+def test_a_release_is_shown_with_what_is_not_verified(ek: Ek) -> None:
+    said = ek("toolchain", "show", NAME)
+
+    assert said.code == ExitCode.OK
+    assert "10.14.1" in said.out
+    assert "NOT VERIFIED" in said.out
+    assert "--gemm_plugin" in said.out
+    assert "-gpu" not in said.err
+
+
+def test_its_json_has_the_source_of_every_fact_and_option(ek: Ek) -> None:
+    document = ek("toolchain", "show", NAME, "--json").json
+
+    assert all(fact["source"] for fact in document["facts"].values())
+    assert all(option["source"] for option in document["options"])
+    assert document["recipes"]["10.0"] == ["none", "fp8", "nvfp4"]
+
+
+def test_a_release_without_engines_has_no_options_to_show(ek: Ek) -> None:
+    document = ek("toolchain", "show", "tensorrt-llm-1.3.0rc22", "--json").json
+
+    assert (document["options"], document["recipes"]) == ([], {})
+    assert document["facts"]["engines"]["value"] == "removed"
+
+
+def test_an_unknown_release_is_not_found(ek: Ek) -> None:
+    said = ek("toolchain", "show", "tensorrt-llm-1.2.2")
+
+    assert said.code == ExitCode.NOT_FOUND
+    assert NAME in said.err
+
+
+def test_a_release_is_compared_with_its_own_help(ek: Ek, tmp_path: Path) -> None:
+    path = tmp_path / "help.txt"
+    path.write_text(parser_of("1.2.1").format_help())
+
+    assert ek("toolchain", "compare-help", NAME, path, "--json").json == []
+
+    path.write_text(path.read_text().replace("--reduce_fusion", "--reduce_confusion"))
+    said = ek("toolchain", "compare-help", NAME, path)
+    assert said.code == ExitCode.DRIFT
+    assert "reduce_confusion" in said.out

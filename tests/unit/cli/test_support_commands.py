@@ -1,0 +1,72 @@
+"""`support`, `compare-cost` and `plan --memory`: what they print and how they exit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from tests.unit.cli.test_plan_command import have_source
+
+Ek = Callable[..., Any]
+FIGURES = ("--traffic", "100000", "--vllm", "2500", "--engine", "3125", "--gpu-hour", "2")
+
+
+def test_a_model_is_read_from_its_directory(ek: Ek, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["OlmoeForCausalLM"]}))
+
+    said = ek("support", tmp_path, "--json")
+
+    assert said.code == ExitCode.OK
+    assert (said.json["architecture"], said.json["route"]) == ("OlmoeForCausalLM", "vllm")
+    assert "vLLM meanwhile" in said.json["next"]
+
+
+def test_an_architecture_is_taken_by_its_name(ek: Ek) -> None:
+    said = ek("support", "Qwen3ForCausalLM")
+
+    assert "tensorrt-llm-1.0.0 to" in said.out
+    assert "not verified" in said.out
+    assert "next: set toolchain" in said.err
+
+
+def test_what_is_neither_is_not_found_and_what_has_no_architecture_is_invalid(
+    ek: Ek, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    assert ek("support", tmp_path / "gone").code == ExitCode.NOT_FOUND
+    assert ek("support", tmp_path).code == ExitCode.INVALID_INPUT
+
+
+def test_the_saving_is_told_in_words_and_in_numbers(ek: Ek) -> None:
+    assert "40 under vLLM, 32 with engines (+25.0%" in ek("compare-cost", *FIGURES).out
+    assert ek("compare-cost", *FIGURES, "--json").json["engine_gpus"] == 32
+
+
+def test_figures_that_are_none_are_invalid_input(ek: Ek) -> None:
+    assert ek("compare-cost", *FIGURES, "--engine", "0").code == ExitCode.INVALID_INPUT
+
+
+@pytest.mark.usefixtures("site")
+def test_a_plan_shows_what_fits_on_each_gpu(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "model: {name: tiny, path: /nowhere}\ntargets: [l4, cpu]\nrecipes: [none]\n"
+        "toolchain: tensorrt-llm-1.2.1\n"
+    )
+
+    said = ek("plan", spec, "--memory")
+
+    rows = said.out.splitlines()
+    assert rows[0].split()[:2] == ["VARIANT", "GPU"]
+    assert "22.5" in rows[1]
+    assert rows[2].split()[1:] == ["-"] * 8
+    assert "activations" in said.err

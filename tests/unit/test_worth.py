@@ -1,0 +1,64 @@
+"""What engines save: whole GPUs, less builds and operation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enginekeeper.errors import InputError
+from enginekeeper.worth import HOURS_PER_MONTH, Traffic, worth
+
+TRAFFIC = Traffic(tokens_per_second=100_000, baseline=2500, engine=3125, gpu_hour=2.0)
+
+
+def test_gpus_are_counted_whole_and_paid_by_the_hour() -> None:
+    found = worth(TRAFFIC)
+
+    assert (found.baseline_gpus, found.engine_gpus) == (40, 32)
+    assert found.gain == pytest.approx(0.25)
+    assert found.gross_saving == pytest.approx(8 * 2.0 * HOURS_PER_MONTH)
+
+
+def test_builds_and_operation_are_taken_off() -> None:
+    costly = replace(TRAFFIC, build_gpu_hours=10, rounds_per_month=3, monthly_cost=500)
+
+    found = worth(costly)
+
+    assert found.cost == 10 * 3 * 2.0 + 500
+    assert found.net_saving == pytest.approx(found.gross_saving - found.cost)
+
+
+def test_a_small_fleet_saves_no_whole_gpu() -> None:
+    found = worth(replace(TRAFFIC, tokens_per_second=2000))
+
+    assert (found.baseline_gpus, found.engine_gpus, found.gross_saving) == (1, 1, 0)
+
+
+def test_no_gain_pays_for_what_costs_more_than_the_fleet() -> None:
+    assert worth(replace(TRAFFIC, monthly_cost=1e9)).break_even_gain is None
+
+
+@given(st.floats(1, 1e5), st.floats(0.1, 50))
+def test_at_the_break_even_saving_and_cost_are_equal(cost: float, price: float) -> None:
+    asked = replace(TRAFFIC, monthly_cost=cost, gpu_hour=price)
+    gain = worth(asked).break_even_gain
+
+    if gain is not None:
+        spent = asked.tokens_per_second / asked.baseline * price * HOURS_PER_MONTH
+        assert spent - spent / (1 + gain) == pytest.approx(cost, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tokens_per_second", "baseline", "engine", "gpu_hour"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_figures_that_are_none_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=name):
+        worth(replace(TRAFFIC, **{name: value}))
+
+
+@pytest.mark.parametrize("name", ["build_gpu_hours", "rounds_per_month", "monthly_cost"])
+def test_costs_are_not_negative(name: str) -> None:
+    with pytest.raises(InputError, match=name):
+        worth(replace(TRAFFIC, **{name: -1.0}))
