@@ -23,6 +23,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": ("build", "plan", "Show what a build spec would reuse, build or refuse, and why."),
     "build": ("build", "build", "Build, prove and publish the engines of a build spec."),
     "checkpoint": ("checkpoint", "checkpoint", "Audit and repair TensorRT-LLM checkpoints."),
+    "faults": ("faults", "faults", "Put known faults into copies of a checkpoint and audit them."),
     "validate": ("validate", "validate", "Judge a checkpoint against its source model."),
     "engine": ("engine", "engine", "List, show, fetch, quarantine and revoke engines."),
     "channel": ("channel", "channel", "Show channels, fill them, roll them back."),
