@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._options import NamedPath, json_option, model_option
 from enginekeeper.cli._output import Output
 
 _LAYERS = ("first", "middle", "last", "all")
@@ -72,4 +72,33 @@ def inject_command(
     record = inject(checkpoint, injection, copy, model_dir)
     culprits = ", ".join(record["culprits"][:4]) or "nothing"
     Output(as_json).outcome(record, f"written to {copy}; an audit should name {culprits}")
+    return ExitCode.OK
+
+
+@faults.command("run")
+@click.argument("checkpoints", type=NamedPath(), nargs=-1, required=True)
+@model_option
+@click.option(
+    "--grid", "grid_file", type=NamedPath(),
+    help="Which faults in which doses; by default the newest grid that comes with Enginekeeper.",
+)  # fmt: skip
+@json_option
+def run_command(
+    checkpoints: tuple[Path, ...], model_dir: Path, grid_file: Path | None, as_json: bool
+) -> int:
+    """Audit every fault and control of a grid on each of CHECKPOINTS; print what was found.
+
+    Each trial is recorded when it is done: interrupted, the command goes on where it was.
+    """
+    from enginekeeper.faults.campaign import run
+    from enginekeeper.faults.detection import document, render
+    from enginekeeper.faults.grid import bundled_grid, load_grid
+    from enginekeeper.settings import Settings
+
+    records = Settings.from_environment().cache / "faults"
+    path = grid_file or bundled_grid()
+    grid, output = load_grid(path), Output(as_json)
+    campaigns = [run(one, model_dir, grid, records, output.note) for one in checkpoints]
+    found = document(campaigns, f"{path.stem} ({grid.digest.short})")
+    output.document(found, render(found))
     return ExitCode.OK

@@ -5,6 +5,7 @@ A published grid never changes: another choice is another version in the file's 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +33,11 @@ class _Entry(Form):
     fault: str
     doses: _Numbers | None = None
     """At or above the stated detection limit; the fault's usual one if it has no dose."""
-    below: tuple[float, ...] = ()
+    below: list[float] | None = None
     """Doses below the limit: counted in a row of their own, never dropped."""
-    layers: tuple[Layers, ...] = ("middle",)
-    linears: tuple[Linear, ...] = ("mlp.proj",)
-    seeds: tuple[int, ...] = (0,)
+    layers: list[Layers] | None = None
+    linears: list[Linear] | None = None
+    seeds: list[int] | None = None
 
 
 class _Document(Form):
@@ -88,12 +89,17 @@ def load_grid(path: Path) -> Grid:
 def _cases(entry: _Entry) -> Iterator[Case]:
     fault = named(entry.fault)
     doses = [(dose, False) for dose in entry.doses or [fault.usual]]
-    doses += [(dose, True) for dose in entry.below]
+    doses += [(dose, True) for dose in entry.below or ()]
     for dose, below in doses:
-        for layers in entry.layers:
-            for linear in entry.linears:
-                for seed in entry.seeds:
-                    yield Case(Injection(fault, dose, Target(layers, linear, seed)), below)
+        for target in _targets(entry):
+            yield Case(Injection(fault, dose, target), below)
+
+
+def _targets(entry: _Entry) -> Iterator[Target]:
+    usual = Target()
+    layers, linears = entry.layers or [usual.layers], entry.linears or [usual.linear]
+    for where, linear, seed in itertools.product(layers, linears, entry.seeds or [usual.seed]):
+        yield Target(where, linear, seed)
 
 
 def describe(fault: Fault) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class WeightAudit:
         """Reads every tensor once and returns what is wrong."""
         findings = list(census(self.checkpoint, self.geometry, self.source))
         for place in self.places():
-            findings.extend(self._linear(place))
+            findings.extend(self.linear(place))
         findings = copied_layers(findings)
         findings.extend(self._not_compared())
         findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
@@ -136,7 +136,8 @@ class WeightAudit:
             return PLAIN
         return self.checkpoint.quantization.recipe(place.name)
 
-    def _linear(self, place: LinearPlace) -> Iterator[Finding]:
+    def linear(self, place: LinearPlace) -> Iterator[Finding]:
+        """Yields what is wrong with one matrix."""
         try:
             recipe = self.recipe(place)
             stored = self.checkpoint.linear(place)
