@@ -88,7 +88,7 @@ class _Remembering(WeightAudit):
             return None
         _, local = checkpoint.stage(place.layer, f"{place.name}.")
         files = checkpoint.shards(place.layer, place.name)
-        own = [file[name] for file in files for name in file if name.startswith(local)]
+        own = [file[n] for file in files for n in sorted(file) if n.startswith(local)]
         norm = checkpoint.tensors(place.layer, f"{place.norm[0]}.weight") if place.norm else []
         tensors: tuple[StoredTensor, ...] = (*own, *norm)
         if any(tensor.file not in self.healthy for tensor in tensors):
