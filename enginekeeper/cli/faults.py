@@ -82,15 +82,23 @@ def inject_command(
     "--grid", "grid_file", type=NamedPath(),
     help="Which faults in which doses; by default the newest grid that comes with Enginekeeper.",
 )  # fmt: skip
+@click.option(
+    "--part", type=(click.IntRange(min=1), click.IntRange(min=1)), default=(1, 1), metavar="I N",
+    help="Only every N-th case, from the I-th on; what other parts found is counted too.",
+)  # fmt: skip
 @json_option
 def run_command(
-    checkpoints: tuple[Path, ...], model_dir: Path, grid_file: Path | None, as_json: bool
+    checkpoints: tuple[Path, ...],
+    model_dir: Path,
+    grid_file: Path | None,
+    part: tuple[int, int],
+    as_json: bool,
 ) -> int:
     """Audit every fault and control of a grid on each of CHECKPOINTS; print what was found.
 
     Each trial is recorded when it is done: interrupted, the command goes on where it was.
     """
-    from enginekeeper.faults.campaign import run
+    from enginekeeper.faults.campaign import Part, run
     from enginekeeper.faults.detection import document, render
     from enginekeeper.faults.grid import bundled_grid, load_grid
     from enginekeeper.settings import Settings
@@ -98,7 +106,9 @@ def run_command(
     records = Settings.from_environment().cache / "faults"
     path = grid_file or bundled_grid()
     grid, output = load_grid(path), Output(as_json)
-    campaigns = [run(one, model_dir, grid, records, output.note) for one in checkpoints]
+    campaigns = [
+        run(one, model_dir, grid, records, output.note, part=Part(*part)) for one in checkpoints
+    ]
     found = document(campaigns, f"{path.stem} ({grid.digest.short})")
     output.document(found, render(found))
     return ExitCode.OK

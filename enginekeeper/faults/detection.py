@@ -79,6 +79,7 @@ def document(campaigns: Sequence[Campaign], grid: str) -> dict[str, Any]:
             if is_wrong(trial)
         ],
         "not_applicable": sum(trial.outcome == "not applicable" for trial in trials),
+        "not_run": sum(one.not_run for one in campaigns),
     }
 
 
@@ -133,7 +134,8 @@ def _row(name: str, trials: Sequence[Trial]) -> Iterator[Row]:
 
 def render(found: dict[str, Any]) -> str:
     """Lays the table out as Markdown, what went wrong below it."""
-    lines = [f"grid {found['grid']}, {found['not_applicable']} cases not applicable", ""]
+    counts = f"{found['not_applicable']} cases not applicable, {found['not_run']} not run"
+    lines = [f"grid {found['grid']}, {counts}", ""]
     columns = ("cases", "found", "doubt", "95 % interval", "culprit right", "class right")
     lines += _table("class", columns, [(row["row"], row) for row in found["classes"]])
     lines += _table("check that was first", columns, [(row["row"], row) for row in found["checks"]])

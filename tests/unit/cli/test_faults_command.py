@@ -34,3 +34,16 @@ def test_inject_never_writes_over_something(ek: Ek, tmp_path: Path) -> None:
     said = ek("faults", "inject", checkpoint, "rope-base", "--to", checkpoint)
     assert said.code == 3
     assert "the output exists" in said.err
+
+
+def test_run_prints_the_table_and_goes_on_from_its_records(ek: Ek, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    grid = tmp_path / "grid-v9.json"
+    entries = '[{"fault": "rope-base", "doses": [1.01, 2]}, {"fault": "tensor-order"}]'
+    grid.write_text(f'{{"version": 9, "entries": {entries}}}')
+    command = ("faults", "run", checkpoint, "--model", checkpoints.SOURCE, "--grid", grid)
+    first, second = ek(*command), ek(*command, "--json")
+    assert "| T15 positions: rope base, scaling, window | 2 | 2 | 0 |" in first.out
+    assert "3/3 tensor-order" in first.err
+    assert second.err == ""
+    assert second.json["wrong"] == []

@@ -92,6 +92,16 @@ def test_a_campaign_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [text.partition(" ")[0] for text in said] == ["1/2", "2/2", "2/2"]
 
 
+def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    cases = grid("rope-base", "epsilon", "window")
+    arguments = (checkpoint, checkpoints.SOURCE, cases, tmp_path / "r", ignore)
+    one = campaign.run(*arguments, part=campaign.Part(1, 2))
+    both = campaign.run(*arguments, part=campaign.Part(2, 2))
+    assert [(len(done.trials), done.not_run) for done in (one, both)] == [(2, 1), (3, 0)]
+    assert [trial.fault for trial in both.trials] == ["rope-base", "epsilon", "window"]
+
+
 def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     arguments = (checkpoint, checkpoints.SOURCE, grid("rope-base"), tmp_path / "r", ignore)
