@@ -5,10 +5,10 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev format lint test e2e test-fast demo demo-all bench lock clean
+.PHONY: help dev format lint test e2e test-fast demo demo-all bench bench-faults lock clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 dev: $(READY) ## Create the virtual environment with all tools
 
@@ -49,6 +49,9 @@ demo-all: dev ## The same for every recipe that the CPU can score
 
 bench: dev ## Measure what benchmarks/README.md reports
 	@$(BIN)/python benchmarks/help_time.py
+
+bench-faults: dev ## Put known faults into the exports of make demo-all and count what the audits find
+	@$(BIN)/python benchmarks/detection.py
 
 lock: dev ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --generate-hashes \

@@ -1,8 +1,10 @@
 """What can be said of calibrated activation scales without the calibration data.
 
-Most of a static activation scale cannot be checked against the source: behaviour has to. Two
-things can: linears that read the same input and smooth nothing share one scale, and SmoothQuant
-with alpha 1 divides every channel by its own maximum, so that the scale is 1/127.
+Most of a static activation scale cannot be checked against the source: behaviour has to. Three
+things can: linears that read the same input and smooth nothing share one scale; SmoothQuant with
+alpha 1 divides every channel by its own maximum, so that the scale is 1/127; and what an RMS norm
+gives out is bounded. Of x normalized to n numbers the squares add up to n, so that the largest
+magnitude of x·w lies between sqrt(n / sum(1/w²)) and sqrt(n) max|w|, whatever x is.
 """
 
 from __future__ import annotations
@@ -10,10 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import Finding
-from enginekeeper.validation.numerics.formats import INT8_MAX, widen
-from enginekeeper.validation.numerics.mapping import Geometry
+from enginekeeper.validation.numerics.formats import E2M1_MAX, E4M3_MAX, INT8_MAX, widen
+from enginekeeper.validation.numerics.mapping import Geometry, LinearPlace, VectorPlace
+
+_ROOM = 4.0
+"""What an exporter may leave above the largest activation, or an epsilon take away below."""
+
+_LARGEST = {"fp8_static": E4M3_MAX, "int8_static": INT8_MAX, "nvfp4": E4M3_MAX * E2M1_MAX}
+"""Largest activation over its scale, by the kind of activation."""
 
 _ROUNDING = 2.0**-7
 """ModelOpt rounds the largest smoothed activation, which is 1, to bfloat16."""
@@ -61,5 +71,34 @@ def smoothed_input(stored: AssembledLinear) -> Iterator[Finding]:
             "reciprocal of the largest activations gives",
             activation.scale,
             expected,
+            "T13",
+        )
+
+
+def normed_input(
+    checkpoint: Checkpoint, place: LinearPlace, stored: AssembledLinear
+) -> Iterator[Finding]:
+    """Yields a finding where a scale is beyond what the norm before the linear can give out."""
+    activation = stored.first.activation
+    if place.norm is None or activation is None or activation.scale is None:
+        return
+    norm = checkpoint.vector(VectorPlace(f"{place.norm[0]}.weight", (), place.layer, None))
+    if norm is None or len(norm) != place.columns:
+        return  # The census says so.
+    weight = norm.astype(np.float64) * (1.0 if stored.prequant is None else stored.prequant)
+    size = math.sqrt(len(weight))
+    with np.errstate(divide="ignore"):
+        smallest = size / math.sqrt(float((1 / weight**2).sum()))
+    largest = size * float(np.abs(weight).max())
+    found = activation.scale * _LARGEST[activation.kind]
+    if not smallest / _ROOM <= found <= largest * _ROOM:
+        yield Finding(
+            "weights.activation_scale",
+            "fail",
+            f"{place.name}.activation_scaling_factor",
+            f"the scale is for activations of up to {found:.4g}; the norm before the linear gives "
+            f"out {smallest:.4g} to {largest:.4g} at most",
+            activation.scale,
+            [bound / _LARGEST[activation.kind] for bound in (smallest, largest)],
             "T13",
         )

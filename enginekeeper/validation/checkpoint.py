@@ -8,9 +8,11 @@ one rank: layer numbers over the whole model, rows and columns of the whole line
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,20 +95,27 @@ class Checkpoint:
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
         """Reads the config and every rank's header; raises InputError for what cannot be used."""
-        where = directory / "config.json"
-        config = TrtConfig.of(read_json_object(where), str(where))
+        document = read_json_object(directory / "config.json")
+        config = TrtConfig.of(document, str(directory / "config.json"))
         world = config.tensor_parallel * config.pipeline_parallel
-        ranks = []
-        for rank in range(world):
-            path = directory / f"rank{rank}.safetensors"
-            if not path.is_file():
-                raise UnusableCheckpointError(
-                    "the tensors of a rank are missing",
-                    where=str(path),
-                    expected=f"{world} ranks: mapping.tp_size x mapping.pp_size in config.json",
-                )
-            ranks.append(TensorFile.open(path))
-        return cls(directory, config, _quantization(directory, config), tuple(ranks))
+        paths = (directory / f"rank{rank}.safetensors" for rank in range(world))
+        found = list(itertools.takewhile(Path.is_file, paths))
+        return cls.of(directory, document, [TensorFile.open(path) for path in found])
+
+    @classmethod
+    def of(
+        cls, directory: Path, document: Mapping[str, Any], ranks: Sequence[TensorFile]
+    ) -> Checkpoint:
+        """Puts a checkpoint together from a config and ranks that were read; raises InputError."""
+        config = TrtConfig.of(document, str(directory / "config.json"))
+        world = config.tensor_parallel * config.pipeline_parallel
+        if len(ranks) < world:
+            raise UnusableCheckpointError(
+                "the tensors of a rank are missing",
+                where=str(directory / f"rank{len(ranks)}.safetensors"),
+                expected=f"{world} ranks: mapping.tp_size x mapping.pp_size in config.json",
+            )
+        return cls(directory, config, _quantization(directory, config), tuple(ranks[:world]))
 
     @property
     def tensor_parallel(self) -> int:

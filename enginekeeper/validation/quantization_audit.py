@@ -15,6 +15,7 @@ from enginekeeper.validation.numerics.linears import (
 )
 from enginekeeper.validation.numerics.mapping import Geometry, layer_linears
 from enginekeeper.validation.numerics.recipes import (
+    NVFP4_BLOCK,
     LinearRecipe,
     UnknownRecipeError,
     WeightFormat,
@@ -47,7 +48,7 @@ def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
         return
     modules = list(_modules(checkpoint, geometry))
     yield from _formats(modules)
-    yield from _groups(modules)
+    yield from _groups(modules, block.group_size)
     yield from _prequant(checkpoint, modules)
     if block.zero_point:
         yield _finding(
@@ -96,7 +97,16 @@ def _formats(modules: list[_Module]) -> Iterator[Finding]:
         )
 
 
-def _groups(modules: list[_Module]) -> Iterator[Finding]:
+def _groups(modules: list[_Module], stated: int | None) -> Iterator[Finding]:
+    nvfp4 = [m for m in modules if m.stored.format is m.recipe.format is WeightFormat.NVFP4]
+    if nvfp4 and stated not in (None, NVFP4_BLOCK):
+        yield _finding(
+            "group_size",
+            f"group_size: {stated}; the blocks of NVFP4 have {NVFP4_BLOCK} columns",
+            stated,
+            NVFP4_BLOCK,
+            "T3",
+        )
     wrong = [
         m
         for m in modules

@@ -221,10 +221,12 @@ class PlannedTensor:
     """Consecutive arrays of the format `dtype` whose bytes, joined, are the tensor."""
 
 
-def write_tensors(path: Path, tensors: Iterable[PlannedTensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Iterable[PlannedTensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes a safetensors file piece by piece, holding one piece at a time."""
     plan = list(tensors)
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for tensor in plan:
         nbytes = math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize

@@ -83,7 +83,7 @@ class WeightAudit:
         """Reads every tensor once and returns what is wrong."""
         findings = list(census(self.checkpoint, self.geometry, self.source))
         for place in self.places():
-            findings.extend(self._linear(place))
+            findings.extend(self.linear(place))
         findings = copied_layers(findings)
         findings.extend(self._not_compared())
         findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
@@ -136,7 +136,8 @@ class WeightAudit:
             return PLAIN
         return self.checkpoint.quantization.recipe(place.name)
 
-    def _linear(self, place: LinearPlace) -> Iterator[Finding]:
+    def linear(self, place: LinearPlace) -> Iterator[Finding]:
+        """Yields what is wrong with one matrix."""
         try:
             recipe = self.recipe(place)
             stored = self.checkpoint.linear(place)
@@ -149,7 +150,12 @@ class WeightAudit:
         if stored.first.format is not recipe.format:
             yield _wrong_format(place, stored, recipe)
             return
+        if stored.grouped and stored.first.group != recipe.group_size:
+            yield _wrong_groups(place, stored, recipe)
+            return
         problems = list(scale_findings(stored, recipe))
+        if not problems:
+            yield from activation_scales.normed_input(self.checkpoint, place, stored)
         yield from problems
         if any(finding.result == "fail" for finding in problems):
             return
@@ -189,7 +195,8 @@ class WeightAudit:
                 yield _not_finite(place, part, stats)
                 continue
             plain = recipe.format is WeightFormat.PLAIN
-            judgement = judge_plain(stats) if plain else judge(stats)
+            settled = reproduction.divisors[index] is None
+            judgement = judge_plain(stats) if plain else judge(stats, settled=settled)
             if judgement.honest:
                 continue
             suspect = Suspect(
@@ -258,4 +265,16 @@ def _wrong_format(place: LinearPlace, stored: AssembledLinear, recipe: LinearRec
         actual=stored.first.format.value,
         expected=recipe.format.value,
         taxonomy="T8",
+    )
+
+
+def _wrong_groups(place: LinearPlace, stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
+    return Finding(
+        check="weights.layout",
+        result="fail",
+        where=f"{place.name}.weights_scaling_factor",
+        message="the scales are for groups of another size than the quantization block says",
+        actual=stored.first.group,
+        expected=recipe.group_size,
+        taxonomy="T3",
     )

@@ -92,7 +92,7 @@ def _activation(stored: AssembledLinear, name: str) -> Iterator[Finding]:
         )
         return
     yield from _numbers(where, numbers, "T13")
-    if (numbers != numbers[0]).any():
+    if not np.array_equal(numbers, np.full_like(numbers, numbers[0]), equal_nan=True):
         yield Finding(
             "weights.scale",
             "fail",

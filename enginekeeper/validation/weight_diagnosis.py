@@ -36,6 +36,18 @@ _FEW = 0.1
 _SPREAD = 0.5
 """Relative spread of a column's gain over the rows when it is one factor and not a few rows."""
 
+_ALIKE = 0.8
+"""Cosine above which a stored column is taken to be the source's, times a factor."""
+
+_ROUNDED_ANEW = 1.5
+"""Error, gain apart, of another rounding as a multiple of the honest one's."""
+
+_HALF_STEP = 2.0**-8
+"""Of bfloat16, relative: the error of an unquantized weight that was multiplied."""
+
+_SAME_VECTOR = 0.02
+"""Spread of the columns' factors that rounding explains."""
+
 _WHOLE_LAYER = 7
 """Parts of a layer: q, k, v, dense, fc, gate, proj."""
 
@@ -57,11 +69,79 @@ class Diagnosis:
 
 def diagnose(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis:
     """Returns the first hypothesis that explains the damage."""
-    for hypothesis in (_one_factor, _columns, _scales, _zeros, _elsewhere, _codes):
+    for hypothesis in _HYPOTHESES:
         diagnosis = hypothesis(suspect, stats, judgement)
         if diagnosis is not None:
             return diagnosis
     return _described(stats, judgement)
+
+
+def _ones(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """All scales are 1: what is assumed where there is none."""
+    del suspect
+    if judgement.scales is None or not (stats.scales == 1).all():
+        return None
+    return Diagnosis(
+        "T2",
+        "every scale is 1, as where none was stored",
+        1.0,
+        float(np.median(stats.honest_scales)),
+    )
+
+
+def _vector(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The columns are the right ones, each with a factor of its own: another pre-quant vector."""
+    vector = suspect.stored.prequant
+    if vector is None or (judgement.blocks is None and judgement.columns is None):
+        return None
+    ratio, cosine = suspect.column_fit()
+    known = cosine > _ALIKE
+    if known.mean() <= _MOST:
+        return None
+    # A wrong scale moves all columns it is for alike; only a wrong vector tells them apart.
+    groups = np.where(known, np.log(np.abs(ratio)), np.nan).reshape(stats.scales.shape[1], -1)
+    groups = groups[np.isfinite(groups).sum(axis=1) > 1]
+    if not len(groups) or float(np.median(np.nanstd(groups, axis=1))) <= _SAME_VECTOR:
+        return None
+    off = np.flatnonzero(known & (np.abs(ratio - 1) > _SAME_VECTOR))
+    if not _one_factor_each(suspect.column_gains(off)):
+        return None
+    typical = float(np.median(np.abs(ratio[off])))
+    return Diagnosis(
+        "T9",
+        f"the pre-quant vector does not fit {len(off)} of {stats.columns} columns of the weight's "
+        f"input: what it leaves is typically {typical:.4g} times what it should be",
+        f"x {typical:.4g}",
+        "x 1",
+    )
+
+
+def _gain(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The weight is the right one times a factor, rounded anew: quantized with another scale."""
+    if judgement.gain is None or suspect.stored.prequant is not None:
+        return None
+    gain, blocks = stats.gain, stats.blocks
+    energy = float(blocks.energy.sum())
+    rounding = max(float(blocks.honest.sum()), _HALF_STEP**2 * energy)
+    rest = float(blocks.error.sum()) - gain**2 * energy
+    if not rest <= (_ROUNDED_ANEW * (1 + abs(gain))) ** 2 * rounding:
+        return None
+    shared = suspect.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4)
+    fused = len(suspect.place.scale_group) > 1 and shared
+    return Diagnosis(
+        "T6" if fused else "T1",
+        f"the weight is {1 + gain:.4g} times what it should be: it was rounded with another scale "
+        "than the one that is stored",
+        f"x {1 + gain:.4g}",
+        "x 1",
+    )
+
+
+def _one_factor_each(gains: Floats) -> bool:
+    """Says whether most columns are off by a factor that is the same in all quarters of rows."""
+    middle = gains.mean(axis=0)
+    steady = (np.abs(gains - middle) <= _SPREAD * np.abs(middle)).all(axis=0)
+    return bool(steady.mean() > _MOST)
 
 
 def _columns(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
@@ -277,3 +357,17 @@ def copied_layers(findings: list[Finding]) -> list[Finding]:
     ]
     rest = [f for f in findings if not any(f.where.startswith(layer) for layer in whole)]
     return named + rest
+
+
+_HYPOTHESES = (
+    _ones,
+    _one_factor,
+    _gain,
+    _columns,
+    _zeros,
+    _elsewhere,
+    _vector,
+    _scales,
+    _codes,
+)
+"""In this order: the first that explains the damage is told."""

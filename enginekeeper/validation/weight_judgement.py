@@ -5,19 +5,20 @@ Rules:
 - reproduced bit for bit: honest, nothing else is asked;
 - the same codes but other scales: the scale is wrong, unless it is the honest one rounded to
   half precision, which is a valid way to store it;
-- nearly the same codes (95 %): rounded as the recipe says, judged by the tight limits;
+- nearly the same codes (95 %): rounded as the recipe says, judged by the tight limits; where what
+  was rounded is known exactly, a code that no tie explains is damage;
 - other codes: perhaps another valid rounding (GPTQ, clipping), judged by the wide limits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats, round_to
-from enginekeeper.validation.weight_statistics import Comparison, PartStatistics
+from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, Sums
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -75,6 +76,14 @@ _ONE_UNIT = 2.0**-7
 _SAME_SCALE = 1e-5
 """Relative; float32 arithmetic done in another order."""
 
+_FOLLOWS = 0.5
+"""Share of a common scale error that shows as gain: near 1 if the codes are those of the honest
+scale, near 0 if the weight was rounded with the scale that is stored."""
+
+_SMALLEST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
+"""Of a scale to the honest one, whatever the rounding: clipping halves a scale at most, powers of
+two and sharing with other linears enlarge it a few times."""
+
 _HONEST_FLOOR = 0.25
 """Of the part's mean honest squared error: blocks that happen to round well are not held to it."""
 
@@ -101,31 +110,75 @@ class Judgement:
         return all(item is None for item in found)
 
 
-def judge(stats: PartStatistics) -> Judgement:
-    """Holds a part against the limits that fit how it was rounded."""
+def judge(stats: PartStatistics, *, settled: bool = True) -> Judgement:
+    """Holds a part against the limits that fit how it was rounded.
+
+    `settled` says that what was rounded is known exactly, which it is not of AWQ.
+    """
     if stats.exact:
         return Judgement(TIGHT)
-    deviation = np.abs(scale_ratio(stats) - 1)
+    ratio = scale_ratio(stats)
+    deviation = np.abs(ratio - 1)
     if stats.same_codes == 1.0:
         if _rounded_to_half(stats, deviation):
             return Judgement(TIGHT)
         return Judgement(TIGHT, scales=_any(~(deviation <= _SAME_SCALE)))
     limits = TIGHT if stats.same_codes >= SAME_ROUNDING else WIDE
     gain, error = stats.gain, stats.error_ratio
-    blocks = _any(_worse(stats.blocks, limits.block))
+    blocks = _damaged(stats, limits)
+    if limits is TIGHT and settled:
+        blocks |= stats.blocks.strays > 0
+    absurd = ~((ratio >= _SMALLEST_RATIO) & (ratio <= _LARGEST_RATIO))
     if limits is WIDE and error <= _NO_WORSE and gain <= limits.gain:
-        return Judgement(limits, blocks=blocks)
-    off = ~(deviation <= limits.scale)
-    if np.median(deviation) > limits.scale_median:
-        off = deviation > limits.scale_median
-    return Judgement(
+        return _or_absurd(Judgement(limits, blocks=_any(blocks)), absurd)
+    judgement = Judgement(
         limits,
         gain=gain if not abs(gain) <= limits.gain else None,
         error=error if not error <= limits.error else None,
-        blocks=blocks,
+        blocks=_any(blocks),
         columns=_any(_worse(stats.per_column, limits.column) & _moved(stats.per_column)),
-        scales=_any(off),
+        scales=_any(_wrong_scales(stats, deviation, limits)),
     )
+    return _or_absurd(judgement, absurd)
+
+
+def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
+    """Blocks worse than the limit, but for those that another valid rounding may have made so.
+
+    Those whose scale is no worse over all it is for (clipping trades one weight for many), and,
+    of another rounding, those within a step of the source.
+    """
+    blocks = stats.blocks
+    traded = _per_scale(stats, blocks.error) <= _NO_WORSE**2 * _per_scale(stats, blocks.honest)
+    worse = _worse(blocks, limits.block)
+    worse &= ~np.repeat(traded, worse.shape[1] // traded.shape[1], axis=1)
+    if limits is WIDE:
+        worse &= ~(blocks.error <= blocks.coarsest)
+    return worse
+
+
+def _or_absurd(judgement: Judgement, absurd: Mask) -> Judgement:
+    """Blames scales that no rounding explains: all of them, or where nothing else is wrong."""
+    blamed = judgement.honest or absurd.all()
+    return replace(judgement, scales=_any(absurd)) if blamed else judgement
+
+
+def _wrong_scales(stats: PartStatistics, deviation: Floats, limits: Limits) -> Mask:
+    """Scales that are off and that the codes do not follow: what they scale is worse for it."""
+    error, honest = (
+        _per_scale(stats, cells) for cells in (stats.blocks.error, stats.blocks.honest)
+    )
+    off: Mask = ~(deviation <= limits.scale) & ~(error <= _NO_WORSE**2 * honest)
+    # Signed: rounding to half precision moves scales both ways, a factor all of them one way.
+    middle = abs(float(np.median(scale_ratio(stats))) - 1)
+    if middle > limits.scale_median and abs(stats.gain) > _FOLLOWS * middle:
+        off = deviation > limits.scale_median
+    return off
+
+
+def _per_scale(stats: PartStatistics, cells: Sums) -> Sums:
+    sums: Sums = cells.reshape(*stats.scales.shape, -1).sum(axis=2)
+    return sums
 
 
 def judge_plain(stats: PartStatistics) -> Judgement:

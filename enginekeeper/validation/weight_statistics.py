@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.mapping import Part
+from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 
 Sums = npt.NDArray[np.float64]
@@ -23,13 +25,22 @@ Sums = npt.NDArray[np.float64]
 _BLOCK_COLUMNS = 64
 """Columns per block where the format has no groups: enough for a stable error, few for a place."""
 
+_E4M3_STEP = np.float32(2.0**-4)
+"""Half of a step of three mantissa bits, relative to the smallest number it is for."""
+
+_E2M1_STEP = np.float32(2.0**-2)
+"""The same of one mantissa bit."""
+
+_TIE = np.float32(2.0**-9)
+"""How near to a tie, relative to the code, other arithmetic may decide it the other way."""
+
 _CODE_TOLERANCE = np.float32(1e-5)
 """Relative; neighbouring codes of every format differ by more than 5 %."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Four sums over the same cells: blocks of rows and columns, or whole columns."""
+    """Six sums over the same cells: blocks of rows and columns, or whole columns."""
 
     error: Sums
     """Squared error of the stored weight."""
@@ -39,6 +50,11 @@ class Comparison:
     """Squared source weight."""
     excess: Sums
     """(stored - honest) x source; over the energy it is the gain the export added."""
+    strays: Sums
+    """How many codes differ from the honest ones and are not a neighbour that a tie, or another
+    order of arithmetic, could have chosen."""
+    coarsest: Sums
+    """The largest squared error that rounding each weight to either neighbour makes."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ def measure(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> PartStatistics:
     """Reads the part `index` of a linear once, chunk by chunk, and returns its statistics."""
-    running = _Running(part, columns)
+    running = _Running(part, columns, reproduction.recipe.format)
     for start, stop in row_chunks(part.rows, columns):
         weight = reproduction.weight(part, index, start, stop)
         honest = reproduction.quantize(weight)
@@ -122,6 +138,7 @@ class _Running:
 
     part: Part
     columns: int
+    kind: WeightFormat
     exact_rows: npt.NDArray[np.bool_] = field(init=False)
     differing: int = 0
     not_finite: int = 0
@@ -142,7 +159,8 @@ class _Running:
             shape = (self.part.rows, self.columns // block)
             self.blocks = {name: np.zeros(shape) for name in _SUMS}
             self.per_column = {name: np.zeros(self.columns) for name in _SUMS}
-        self.differing += _differing_codes(rows, scales)
+        differing = _differing_codes(rows, scales)
+        self.differing += int(differing.sum())
         self.not_finite += int((~np.isfinite(rows.stored)).sum())
         honest_error = rows.honest - rows.source
         error = rows.stored - rows.source
@@ -151,6 +169,8 @@ class _Running:
             "honest": honest_error * honest_error,
             "energy": rows.source * rows.source,
             "excess": (rows.stored - rows.honest) * rows.source,
+            "strays": _strays(differing, rows, scales),
+            "coarsest": _coarsest(self.kind, rows, scales),
         }
         for name, values in cells.items():
             grouped = values.reshape(len(values), -1, block)
@@ -171,7 +191,7 @@ class _Running:
         )
 
 
-_SUMS = ("error", "honest", "energy", "excess")
+_SUMS = ("error", "honest", "energy", "excess", "strays", "coarsest")
 _NOTHING: dict[str, Sums] = {name: np.zeros((0, 0)) for name in _SUMS}
 
 
@@ -185,11 +205,51 @@ def _block_columns(columns: int, groups: int) -> int:
     return columns
 
 
-def _differing_codes(rows: _Rows, scales: _Scales) -> int:
+def _differing_codes(rows: _Rows, scales: _Scales) -> npt.NDArray[np.bool_]:
     honest = _codes(rows.honest, scales.honest)
     stored = _codes(rows.stored, scales.stored)
-    same = np.abs(stored - honest) <= np.abs(honest) * _CODE_TOLERANCE  # NaN is never the same
-    return int((~same).sum())
+    # Written so that NaN differs.
+    differing: npt.NDArray[np.bool_] = ~(
+        np.abs(stored - honest) <= np.abs(honest) * _CODE_TOLERANCE
+    )
+    return differing
+
+
+def _strays(differing: npt.NDArray[np.bool_], rows: _Rows, scales: _Scales) -> Floats:
+    """Marks codes further from weight / scale than the honest code is, by more than arithmetic."""
+    strays = np.zeros(differing.shape, np.float32)
+    if not differing.any():
+        return strays
+    honest = _codes(rows.source, scales.honest)
+    stored = _codes(rows.source, scales.stored)
+    honest_distance = np.abs(_codes(rows.honest, scales.honest) - honest)
+    distance = np.abs(_codes(rows.stored, scales.stored) - stored)
+    allowed = honest_distance + np.abs(honest) * _TIE + _TIE
+    same_scale: npt.NDArray[np.bool_] = (
+        np.abs(scales.stored - scales.honest) <= scales.honest * _CODE_TOLERANCE
+    )
+    columns = strays.size // same_scale.size
+    comparable = np.repeat(same_scale, columns, axis=1)
+    # Written so that NaN is a stray.
+    strays[differing & comparable & ~(distance <= allowed)] = 1
+    return strays
+
+
+def _coarsest(kind: WeightFormat, rows: _Rows, scales: _Scales) -> Floats:
+    """Returns the largest squared error that rounding to either neighbour makes of a weight."""
+    columns = rows.source.shape[-1]
+    match kind:
+        case WeightFormat.INT4_GROUP | WeightFormat.INT8_CHANNEL:
+            step = np.repeat(scales.stored, columns // scales.stored.shape[-1], axis=1)
+        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
+            step = rows.source * _E4M3_STEP
+        case WeightFormat.NVFP4:
+            step = rows.source * _E2M1_STEP
+        case WeightFormat.PLAIN:
+            step = np.zeros_like(rows.source)
+        case _:
+            assert_never(kind)
+    return step * step
 
 
 def _codes(values: Floats, scales: Floats) -> Floats:

@@ -82,6 +82,20 @@ class Suspect:
                 energy[quarter] += (source * source)[quarter::_QUARTERS].sum(axis=0)
         return (dot / np.maximum(energy, np.finfo(np.float64).tiny)).astype(np.float32)
 
+    def column_fit(self) -> tuple[Floats, Floats]:
+        """Returns per column what the stored one is of the right one, and their cosine."""
+        dot, stored_energy, energy = (np.zeros(self.place.columns) for _ in range(3))
+        for start, stop in row_chunks(self.part.rows, self.place.columns):
+            source = self.reproduction.weight(self.part, self.index, start, stop)
+            stored = self.stored.part_rows(self.part, start, stop)
+            dot += (stored * source).sum(axis=0)
+            stored_energy += (stored * stored).sum(axis=0)
+            energy += (source * source).sum(axis=0)
+        tiny = np.finfo(np.float64).tiny
+        ratio = dot / np.maximum(energy, tiny)
+        cosine = dot / np.sqrt(np.maximum(stored_energy * energy, tiny))
+        return ratio.astype(np.float32), cosine.astype(np.float32)
+
 
 def other_heads(suspect: Suspect, bad_rows: Mask) -> list[tuple[int, int]]:
     """Returns (head, head whose rows it holds) when that explains every damaged head."""

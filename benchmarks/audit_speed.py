@@ -1,0 +1,226 @@
+"""What the static audits cost: against reading the files and dequantizing them once, and in memory.
+
+    python benchmarks/audit_speed.py MODEL CHECKPOINT...       one line for each checkpoint
+    python benchmarks/audit_speed.py --synthetic DIRECTORY     an 8B-shaped pair, written there
+
+*Once through* reads every tensor of source and checkpoint and widens or dequantizes it to float32,
+chunk by chunk: nobody who compares the two can do without it. Times are processor time. Memory is
+the largest anonymous size above what was there before, sampled every 10 ms; maps of files are the
+kernel's to drop.
+
+The synthetic pair has the shapes of Llama-3.1-8B (hidden 4096, inner 14336, 32 heads of which 8 for
+keys, 128,256 rows in both tables) and one layer, INT8 weight-only; its weights are random blocks
+of 256 rows, repeated. It is audited as it is, and with every weight of the head moved, so that the
+sums of the largest tensor are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enginekeeper.faults.campaign import label
+from enginekeeper.validation.audits import audit
+from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.numerics.formats import narrow
+from enginekeeper.validation.numerics.linears import read_linear
+from enginekeeper.validation.numerics.mapping import Geometry, layer_linears
+from enginekeeper.validation.numerics.recipes import quantize_rows, recipe_for
+from enginekeeper.validation.numerics.reproduction import row_chunks
+from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.tensor_files import PlannedTensor, write_tensors
+
+Array = np.ndarray[Any, Any]
+
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_hidden_layers": 1,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+}
+_BLOCK = 256
+"""Rows that are random; the others repeat them."""
+
+
+def once_through(model: Path, checkpoint: Path) -> None:
+    """Reads everything and turns it into float32."""
+    source, stored = SourceModel.open(model), Checkpoint.open(checkpoint)
+    for name, tensor in source.tensors.items():
+        columns = tensor.shape[-1]
+        for start, stop in row_chunks(tensor.shape[0], columns):
+            source.rows(name, start, stop)
+    for file in stored.ranks:
+        for name in file:
+            module = name.removesuffix(".weight")
+            if name.endswith(".weight") and len(file[name].shape) > 1:
+                linear = read_linear(file, module)
+                for start, stop in row_chunks(linear.rows, linear.columns):
+                    linear.dequantize(start, stop)
+
+
+def measured(work: Callable[[], object]) -> tuple[float, float, float]:
+    """Returns processor seconds, wall seconds and the largest anonymous memory in MB."""
+    largest, running = 0, True
+
+    def watch() -> None:
+        nonlocal largest
+        while running:
+            largest = max(largest, _anonymous())
+            time.sleep(0.01)
+
+    before = _anonymous()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    processor, wall = time.process_time(), time.perf_counter()
+    work()
+    times = time.process_time() - processor, time.perf_counter() - wall
+    running = False
+    watcher.join()
+    return (*times, (largest - before) / 1024)
+
+
+def _anonymous() -> int:
+    """Anonymous resident memory in KB."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("RssAnon:")[2].split()[0])
+
+
+def report(name: str, model: Path, checkpoint: Path) -> None:
+    """Prints one row: the second of two passes each, so that the files are in memory."""
+    once_through(model, checkpoint)
+    bare, _, _ = measured(lambda: once_through(model, checkpoint))
+    reports: list[Any] = []
+    full, wall, memory = measured(lambda: reports.extend(audit(model, checkpoint)))
+    findings = sum(len(one.findings) for one in reports)
+    print(
+        f"| {name} | {bare:.2f} | {full:.2f} | {full / bare:.1f} | {wall:.1f} | {memory:.0f} | "
+        f"{findings} |",
+        flush=True,
+    )
+
+
+def write_synthetic(directory: Path, *, moved_head: bool) -> tuple[Path, Path]:
+    """Writes the pair and returns source and checkpoint."""
+    model, checkpoint = directory / "source", directory / ("moved" if moved_head else "healthy")
+    source_config = Path(model / "config.json")
+    if not source_config.exists():
+        model.mkdir(parents=True)
+        source_config.write_text(json.dumps(LLAMA_8B))
+        write_tensors(model / "model.safetensors", _source_tensors())
+    checkpoint.mkdir()
+    geometry = Geometry.of(SourceModel.open(model).config)
+    (checkpoint / "config.json").write_text(json.dumps(_checkpoint_config(geometry)))
+    tensors = _checkpoint_tensors(SourceModel.open(model), geometry, moved_head=moved_head)
+    write_tensors(checkpoint / "rank0.safetensors", list(tensors))
+    return model, checkpoint
+
+
+def _block(columns: int, seed: int) -> Array:
+    values = np.random.default_rng(seed).standard_normal((_BLOCK, columns), np.float32)
+    return narrow(values / np.sqrt(np.float32(columns)), "bfloat16")
+
+
+def _repeated(block: Array, rows: int) -> Iterator[Array]:
+    for start in range(0, rows, len(block)):
+        yield block[: min(len(block), rows - start)]
+
+
+def _source_tensors() -> list[PlannedTensor]:
+    size: dict[str, Any] = LLAMA_8B
+    hidden, inner, key = size["hidden_size"], size["intermediate_size"], 1024
+    layer = "model.layers.0"
+    shapes = {
+        "model.embed_tokens": (size["vocab_size"], hidden),
+        "lm_head": (size["vocab_size"], hidden),
+        f"{layer}.self_attn.q_proj": (hidden, hidden),
+        f"{layer}.self_attn.k_proj": (key, hidden),
+        f"{layer}.self_attn.v_proj": (key, hidden),
+        f"{layer}.self_attn.o_proj": (hidden, hidden),
+        f"{layer}.mlp.gate_proj": (inner, hidden),
+        f"{layer}.mlp.up_proj": (inner, hidden),
+        f"{layer}.mlp.down_proj": (hidden, inner),
+    }
+    tensors = [
+        PlannedTensor(f"{name}.weight", "BF16", (rows, columns), _repeated(
+            _block(columns, seed), rows))
+        for seed, (name, (rows, columns)) in enumerate(shapes.items())
+    ]  # fmt: skip
+    ones = narrow(np.ones(hidden, np.float32), "bfloat16")
+    norms = ("model.norm", f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm")
+    return [*tensors, *(PlannedTensor(f"{n}.weight", "BF16", (hidden,), [ones]) for n in norms)]
+
+
+def _checkpoint_config(geometry: Geometry) -> dict[str, Any]:
+    return {
+        "architecture": "LlamaForCausalLM", "dtype": "bfloat16", "num_hidden_layers": 1,
+        "num_attention_heads": geometry.heads, "num_key_value_heads": geometry.kv_heads,
+        "hidden_size": geometry.hidden, "head_size": geometry.head_size,
+        "intermediate_size": geometry.intermediate, "norm_epsilon": 1e-5,
+        "vocab_size": geometry.vocabulary, "max_position_embeddings": 8192, "hidden_act": "silu",
+        "position_embedding_type": "rope_gpt_neox", "rotary_base": 500000.0,
+        "share_embedding_table": False,
+        "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
+        "quantization": {"quant_algo": "W8A16", "exclude_modules": ["lm_head"]},
+    }  # fmt: skip
+
+
+def _checkpoint_tensors(
+    source: SourceModel, geometry: Geometry, *, moved_head: bool
+) -> Iterator[PlannedTensor]:
+    recipe = recipe_for("W8A16")
+    for place in layer_linears(0, geometry):
+        weight = np.concatenate([source.rows(f"{part.module}.weight") for part in place.parts])
+        made = quantize_rows(recipe, weight, 0.0)
+        codes = np.rint(made.values / made.scales).astype(np.int8)
+        yield PlannedTensor(f"{place.name}.weight", "I8", codes.shape, [codes])
+        scales = made.scales.reshape(-1)
+        yield PlannedTensor(f"{place.name}.weights_scaling_factor", "F32", scales.shape, [scales])
+    layer, shape = "transformer.layers.0", (geometry.vocabulary, geometry.hidden)
+    tables = {"transformer.vocab_embedding": "model.embed_tokens", "lm_head": "lm_head"}
+    for name, module in tables.items():
+        block = np.array(source.tensor(f"{module}.weight").rows(0, _BLOCK))
+        if moved_head and name == "lm_head":
+            block = narrow(block.astype(np.float32) * np.float32(1.01), "bfloat16")
+        yield PlannedTensor(f"{name}.weight", "BF16", shape, _repeated(block, shape[0]))
+    ones = narrow(np.ones(geometry.hidden, np.float32), "bfloat16")
+    for name in ("transformer.ln_f", f"{layer}.input_layernorm", f"{layer}.post_layernorm"):
+        yield PlannedTensor(f"{name}.weight", "BF16", ones.shape, [ones])
+
+
+def main() -> None:
+    """Prints a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("checkpoints", type=Path, nargs="*")
+    parser.add_argument("--synthetic", type=Path)
+    options = parser.parse_args()
+    columns = ("once through, s", "audits, s", "ratio", "wall, s", "more memory, MB", "findings")
+    print(f"| checkpoint | {' | '.join(columns)} |")
+    print("|---|--:|--:|--:|--:|--:|--:|")
+    for checkpoint in options.checkpoints:
+        report(label(Checkpoint.open(checkpoint)), options.model, checkpoint)
+    if options.synthetic:
+        for moved in (False, True):
+            model, checkpoint = write_synthetic(options.synthetic, moved_head=moved)
+            name = f"8B-shaped, one layer{', every weight of the head 1 % off' if moved else ''}"
+            report(name, model, checkpoint)
+
+
+if __name__ == "__main__":
+    main()
