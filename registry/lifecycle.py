@@ -75,8 +75,7 @@ def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
 
 def quarantine(registry: Registry, engine: Engine, reason: str) -> StandingChange:
     """Closes the gate on an engine until it is released; again changes nothing."""
-    with registry.catalogue.read() as view:
-        held = held_by(view.standing(engine.digest))
+    held = registry.held(engine)
     if held is not None and held.kind is Standing.QUARANTINED:
         return held
     return _change(registry, engine, Standing.QUARANTINED, reason)
@@ -92,8 +91,7 @@ def revoke(registry: Registry, engine: Engine, reason: str, signer: Signer) -> S
 
     Raises IntegrityError when the signer is not trusted to revoke.
     """
-    with registry.catalogue.read() as view:
-        held = held_by(view.standing(engine.digest))
+    held = registry.held(engine)
     if held is not None and held.kind is Standing.REVOKED:
         return held
     said = Revocation(_checked(reason), registry.actor, registry.clock())

@@ -312,8 +312,12 @@ class Draft(View):
         return placement
 
     def remove_engine(self, digest: Digest) -> None:
-        """Removes an engine and what is known of it; a channel's history keeps its id."""
-        engine_id = self._id(EngineRow, digest)
+        """Removes an engine and what is known of it, and its key if no other engine has it.
+
+        A channel's history keeps its id.
+        """
+        row = self._row(EngineRow, digest)
+        engine_id, key_id = row.id, row.key_id
         for column, kept in (
             (ChannelMoveRow.engine_id, ChannelMoveRow.swept_engine),
             (ChannelMoveRow.previous_id, ChannelMoveRow.swept_previous),
@@ -326,6 +330,8 @@ class Draft(View):
         for table in (QualificationRow, VerdictRow, StandingRow):
             self._session.execute(delete(table).where(table.engine_id == engine_id))
         self._session.execute(delete(EngineRow).where(EngineRow.id == engine_id))
+        others = select(EngineRow.id).where(EngineRow.key_id == key_id)
+        self._session.execute(delete(KeyRow).where(KeyRow.id == key_id, ~others.exists()))
 
     def remove_checkpoint(self, digest: Digest) -> None:
         """Removes a checkpoint and its repairs; a conflict while an engine names it."""

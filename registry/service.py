@@ -53,7 +53,7 @@ from registry.queries import View
 from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
 from registry.revocations import found_beside, revocations_beside
-from registry.standing import Standing, held_by
+from registry.standing import Standing, StandingChange, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (
@@ -240,6 +240,11 @@ class Registry:
         """Returns the engines that fit a filter, newest first."""
         with self.catalogue.read() as view:
             return view.engines(wanted)
+
+    def held(self, engine: Engine) -> StandingChange | None:
+        """Returns the quarantine or revocation that closes the gate on an engine, or None."""
+        with self.catalogue.read() as view:
+            return held_by(view.standing(engine.digest))
 
     def checkpoint(self, reference: str | Digest) -> Checkpoint:
         """Returns the checkpoint with an id or an unambiguous start of one."""

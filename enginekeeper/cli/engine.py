@@ -44,7 +44,9 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
 
     registry = open_bench().registry
     rows = [_row(registry, one) for one in registry.engines(wanted)]
-    columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated")
+    columns = (
+        "engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated", "held",
+    )  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
 
@@ -160,6 +162,7 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
     latest = next(iter(registry.verdicts(one.digest)), None)
     signatures = registry.signatures(one, [] if latest is None else [latest])
     fault = next((found.fault for found in signatures if found.fault is not None), None)
+    held = registry.held(one)
     row = {
         "engine": one.digest.short,
         "variant": one.variant,
@@ -172,6 +175,7 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
         "stored": registry.locate(one.path),
         "summary": None if latest is None else latest.summary,
         "fault": fault,
+        "held": None if held is None else str(held.kind),
     }
     if fault is None:
         return row

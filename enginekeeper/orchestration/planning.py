@@ -31,6 +31,8 @@ from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
 from registry.keys import EngineKey
+from registry.service import Registry
+from registry.standing import Standing
 from registry.types import Engine, EngineFilter, Verdict
 
 
@@ -128,11 +130,17 @@ def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | U
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None:
     """Returns the newest engine of a key, one with a verdict before one without.
 
+    One that was revoked is passed over: it is built anew.
+
     Raises IntegrityError when an engine or a verdict is recorded otherwise than it was signed:
     what somebody changed is neither reused nor passed over.
     """
     registry = bench.registry
-    engines = registry.engines(EngineFilter(key=key.digest()))
+    engines = [
+        one
+        for one in registry.engines(EngineFilter(key=key.digest()))
+        if not _is_revoked(registry, one)
+    ]
     asked = str(acceptance_digest(bench, variant))
     for engine in engines:
         registry.verify_engine(engine)
@@ -142,6 +150,11 @@ def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | None
     ]
     judged = [one for one in known if one.verdict is not None]
     return next(iter(judged or known), None)
+
+
+def _is_revoked(registry: Registry, engine: Engine) -> bool:
+    held = registry.held(engine)
+    return held is not None and held.kind is Standing.REVOKED
 
 
 def _verdict(bench: Bench, engine: Engine, asked: str) -> Verdict | None:

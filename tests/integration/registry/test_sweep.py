@@ -146,6 +146,16 @@ def test_a_revocation_outlives_its_engine(bench: Workbench) -> None:
     assert bench.registry.gate(engine.digest, CPU).rule == "revoked"
 
 
+def test_a_key_goes_with_its_last_engine(bench: Workbench) -> None:
+    gone = bench.publish(content=b"one")
+    bench.registry.publish_engine(bench.publication(content=b"two", calibration="sha256:1"))
+    sweep(bench.registry, plan_sweep(bench.registry, replace(NOW, per_key=0)))
+    assert bench.registry.engines() == []
+    assert bench.registry.nearest(gone.key) == []
+    assert bench.publish(content=b"one").key == gone.key
+    check(bench.registry)
+
+
 def test_a_checkpoint_is_swept_after_its_engines(bench: Workbench) -> None:
     def published(name: bytes) -> Engine:
         directory = bench.publication(content=b"c" + name).directory

@@ -61,6 +61,8 @@ def test_a_quarantined_engine_is_closed_until_it_is_released(ek: Ek, engines: li
     assert (held.code, held.json["kind"], held.json["actor"]) == (0, "quarantined", actor())
     gate = ek("gate", name, "--json")
     assert (gate.code, gate.json["rule"]) == (ExitCode.FAIL, "quarantined")
+    assert [one["held"] for one in ek("engine", "list", "--json").json] == [None, "quarantined"]
+    assert "odd answers" in ek("engine", "show", name).out
     assert ek("engine", "release", name, "--reason", "was the client").code == ExitCode.OK
     assert ek("gate", name).code == ExitCode.OK
     assert ek("engine", "release", name, "--reason", "again").code == ExitCode.UNAVAILABLE
