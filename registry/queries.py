@@ -52,9 +52,11 @@ from registry.types import (
     EngineFilter,
     Holding,
     Model,
+    Place,
     Placement,
     Qualification,
     Reference,
+    Step,
     Verdict,
 )
 
@@ -307,13 +309,25 @@ class View:
             found.setdefault(engine, set()).add(environment)
         return found
 
-    def histories(self) -> list[list[ChannelMove]]:
-        """Returns the moves of each channel, model and target, newest first."""
-        rows = self._session.scalars(select(ChannelMoveRow).order_by(ChannelMoveRow.id.desc()))
-        found: dict[tuple[str, str, str], list[ChannelMove]] = {}
-        for move in map(to_move, rows.unique()):
-            found.setdefault((move.channel, move.model_name, move.target), []).append(move)
-        return list(found.values())
+    def steps(self, model_name: str | None = None) -> dict[Place, list[Step]]:
+        """Returns the moves of each place of the channels of one model, or of all, newest first."""
+        query = (
+            select(
+                ChannelRow.name, ChannelRow.model_name, ChannelMoveRow.target,
+                func.coalesce(EngineRow.digest, ChannelMoveRow.swept_engine),
+                ChannelMoveRow.rollback,
+            )
+            .join(ChannelRow, ChannelMoveRow.channel_id == ChannelRow.id)
+            .outerjoin(EngineRow, ChannelMoveRow.engine_id == EngineRow.id)
+            .order_by(ChannelMoveRow.id.desc())
+        )  # fmt: skip
+        if model_name is not None:
+            query = query.where(ChannelRow.model_name == model_name)
+        found: dict[Place, list[Step]] = {}
+        for channel, model, target, engine, rollback in self._session.execute(query):
+            place = Place(channel, model, target)
+            found.setdefault(place, []).append(Step(engine, rollback))
+        return found
 
     def standing(self, engine: Digest) -> list[StandingChange]:
         """Returns every change of an engine's standing, newest first."""

@@ -345,7 +345,12 @@ class Draft(View):
             self.note(action, subject, {"path": path})
 
     def _lock(self, name: str, *, shared: bool = False) -> None:
-        """Takes a lock that the end of the unit of work gives back."""
+        """Takes a lock that the end of the unit of work gives back.
+
+        On SQLite that is the one of all writers, which a unit of work has not taken before its
+        first statement.
+        """
+        self._session.connection()
         if self._session.get_bind().dialect.name == "postgresql":
             kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
             self._session.execute(text(f"SELECT {kind}(hashtext(:name))"), {"name": name})

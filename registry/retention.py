@@ -111,8 +111,8 @@ def _reached(
 
 def _rollbacks(view: View, good: set[Digest], depth: int) -> Iterator[Digest]:
     """Yields what rollbacks lead to; an engine that was revoked or swept is none of them."""
-    for moves in view.histories():
-        yield from [one for one in way_back(moves) if one in good][:depth]
+    for steps in view.steps().values():
+        yield from [one for one in way_back(steps) if one in good][:depth]
 
 
 def _newest(holdings: list[Holding], count: int) -> Iterator[Digest]:

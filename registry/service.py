@@ -27,7 +27,6 @@ from registry.attestations import Statement, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.channels import (
-    Place,
     earlier_engines,
     moves_at,
     position_at,
@@ -63,6 +62,7 @@ from registry.types import (
     Engine,
     EngineFilter,
     Model,
+    Place,
     Qualification,
     Reference,
     Verdict,

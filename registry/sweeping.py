@@ -46,7 +46,9 @@ from registry.types import Holding
 
 _FOLDERS = ("engines", "checkpoints", "references")
 _BATCH = 100
-"""Blobs that are removed while publishers wait: at most some seconds."""
+"""Blobs, or folders, that are removed while publishers wait: some seconds at most."""
+_ROWS = 1000
+"""Rows that are removed in one unit of work: each begins with a look at the whole catalogue."""
 _READERS = 8
 _ARTIFACT = re.compile(r"(.*/[0-9a-f]{12})/.+")
 _STAYS = f"/attestations/{Purpose.REVOCATION}-"
@@ -170,7 +172,9 @@ def sweep(registry: Registry, plan: SweepPlan) -> SweepReport:
     """Removes what was planned, except what is reached by now."""
     report = SweepReport()
     removed = [
-        one for batch in _batches(plan.condemned) for one in _remove_rows(registry, plan, batch)
+        one
+        for batch in _batches(plan.condemned, _ROWS)
+        for one in _remove_rows(registry, plan, batch)
     ]
     for one in removed:
         group = report.engines if one.kind is Kind.ENGINE else report.checkpoints
@@ -306,6 +310,6 @@ def _named_by_unknown(store: BlobStore, orphans: Iterable[Orphan]) -> set[Digest
     return named
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
+def _batches(items: Sequence[Item], size: int = _BATCH) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

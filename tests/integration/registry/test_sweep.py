@@ -282,6 +282,27 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     return f"sqlite:///{tmp_path}/shared.db", (tmp_path / "shared").as_uri()
 
 
+def test_a_sweep_waits_for_whoever_makes_an_artifact_count(
+    urls: tuple[str, str], tmp_path: Path
+) -> None:
+    bench = make_workbench(tmp_path / "bench", url=urls[0])
+    other = open_catalogue(urls[0])
+
+    def begin() -> None:
+        with other.edit() as draft:
+            draft.lock_for_sweep()
+
+    with ThreadPoolExecutor(1) as pool:
+        with bench.registry.catalogue.edit() as draft:
+            draft.hold_sweep()
+            waiting = pool.submit(begin)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+        waiting.result()
+    for catalogue in (other, bench.registry.catalogue):
+        catalogue.close()
+
+
 def test_sweeps_and_publishes_at_once_lose_nothing(urls: tuple[str, str], tmp_path: Path) -> None:
     """Publishers of few contents and sweepers without any grace: the worst that may happen."""
     bench = make_workbench(tmp_path / "bench", url=urls[0], store=open_store(urls[1]))

@@ -191,7 +191,11 @@ def test_the_log_says_who_did_what_and_a_broken_link_exits_11(
     assert (last["action"], last["actor"]) == ("engine quarantine", actor())
     of_channels = ek("audit", "log", "--action", "channel", "--json").json
     assert [one["actor"] for one in of_channels] == ["anna", "anna"]
-    assert ek("audit", "log", "--subject", "nothing").out.count("\n") == 1
+    assert ek("audit", "log", "--about", "nothing").out.count("\n") == 1
+    about = ek("audit", "log", "--about", engines[0].digest.short, "--json").json
+    assert [one["action"] for one in about] == [
+        "engine publish", "verdict", "channel set", "channel set", "engine quarantine",
+    ]  # fmt: skip
     whole = ek("audit", "verify", "--json")
     assert (whole.code, whole.json["entries"]) == (ExitCode.OK, len(entries))
     assert ek("audit", "verify", "--known", whole.json["head"]).code == ExitCode.OK
