@@ -34,7 +34,6 @@ from registry.models import (
     ChannelRow,
     CheckpointRow,
     EngineRow,
-    EnvironmentRow,
     KeyRow,
     ModelRow,
     PlacementRow,
@@ -292,21 +291,16 @@ class View:
                 held[digest] = Standing(kind)
         return {digest: kind for digest, kind in held.items() if kind is not Standing.RELEASED}
 
-    def qualified_environments(self) -> dict[Digest, set[Digest]]:
-        """Returns where engines are qualified now, by the digests of the environments."""
+    def qualified_rows(self) -> dict[int, list[int]]:
+        """Returns where engines are qualified now, by rows of engines and of environments."""
         latest = select(func.max(VerdictRow.id)).group_by(
             VerdictRow.engine_id, VerdictRow.environment_id
         )
-        rows = self._session.execute(
-            select(EngineRow.digest, EnvironmentRow.digest)
-            .select_from(QualificationRow)
-            .join(EngineRow, QualificationRow.engine_id == EngineRow.id)
-            .join(EnvironmentRow, QualificationRow.environment_id == EnvironmentRow.id)
-            .where(QualificationRow.verdict_id.in_(latest))
-        )
-        found: dict[Digest, set[Digest]] = {}
+        query = select(QualificationRow.engine_id, QualificationRow.environment_id)
+        found: dict[int, list[int]] = {}
+        rows = self._session.execute(query.where(QualificationRow.verdict_id.in_(latest)))
         for engine, environment in rows:
-            found.setdefault(engine, set()).add(environment)
+            found.setdefault(engine, []).append(environment)
         return found
 
     def steps(self, model_name: str | None = None) -> dict[Place, list[Step]]:

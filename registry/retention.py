@@ -125,10 +125,10 @@ def _newest(holdings: list[Holding], count: int) -> Iterator[Digest]:
 
 
 def _qualified(view: View, engines: list[Holding], count: int) -> Iterator[Digest]:
-    where = view.qualified_environments()
+    where = view.qualified_rows()
     seen: defaultdict[object, int] = defaultdict(int)
     for one in engines:
-        for environment in where.get(one.digest, ()):
+        for environment in where.get(one.row, ()):
             seen[one.identity, environment] += 1
             if seen[one.identity, environment] <= count:
                 yield one.digest
