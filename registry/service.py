@@ -195,8 +195,9 @@ class Registry:
             move.channel, move.model_name, move.target, move.engine, engine.simulated, move.moved_at
         )
 
-    def take_in_revocations(self, engine: Engine) -> None:
-        """Records the revocations that lie beside an engine and that the catalogue lost."""
+    def take_in_revocations(self, engine: Engine) -> int:
+        """Records the revocation that lies beside an engine if the catalogue lost it; says so."""
+        taken = 0
         with self.catalogue.read() as view:
             recorded = {one.envelope for one in view.standing(engine.digest)}
         for envelope in revocations_beside(self.store, engine):
@@ -207,6 +208,8 @@ class Registry:
                 held = held_by(draft.standing(engine.digest))
                 if held is None or held.kind is not Standing.REVOKED:
                     draft.add_standing(change)
+                    taken += 1
+        return taken
 
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
