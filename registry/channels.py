@@ -10,25 +10,12 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from registry.digests import Digest
 from registry.errors import InvalidRecordError, RecordNotFoundError
 from registry.gate import GateDecision
 from registry.queries import View
-from registry.types import ChannelMove, ChannelPosition, Engine
-
-
-@dataclass(frozen=True)
-class Place:
-    """One slot of a channel: what resolves to one engine."""
-
-    channel: str
-    model: str
-    target: str
-
-    def __str__(self) -> str:
-        return f"channel {self.channel} of {self.model} on {self.target}"
+from registry.types import ChannelMove, ChannelPosition, Engine, Place, Step
 
 
 def find_place(
@@ -124,7 +111,7 @@ def require_next_open(place: Place, choices: Sequence[GateDecision]) -> None:
     choices[0].require_open(remedy=remedy)
 
 
-def way_back(moves: Sequence[ChannelMove]) -> list[Digest]:
+def way_back(moves: Sequence[ChannelMove | Step]) -> list[Digest]:
     """Returns the engines that rollbacks lead to, one after the other, given moves newest first.
 
     A rollback takes the engines off the way that it went back over; what was put in since lies on

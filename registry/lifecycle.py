@@ -27,7 +27,7 @@ from registry.revocations import Revocation, revocation, verify_revocation
 from registry.service import Registry
 from registry.standing import Standing, StandingChange, check_may_follow, held_by
 from registry.trust import Purpose
-from registry.types import ChannelPosition, Engine, EngineFilter, Entity, Placement
+from registry.types import ChannelPosition, Engine, EngineFilter, Entity, Place, Placement
 
 _MAX_REASON = 1000  # characters
 
@@ -54,9 +54,9 @@ def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
     with registry.catalogue.read() as view:
         positions = view.channels(engine.model_name)
         back = {
-            (moves[0].channel, moves[0].model_name, moves[0].target)
-            for moves in view.histories()
-            if engine.digest in way_back(moves)
+            place
+            for place, steps in view.steps(engine.model_name).items()
+            if engine.digest in way_back(steps)
         }
         siblings: list[Engine] = []
         if engine.checkpoint is not None:
@@ -66,7 +66,7 @@ def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
             held=held_by(view.standing(engine.digest)),
             channels=tuple(one for one in positions if one.engine == engine.digest),
             rollbacks=tuple(
-                one for one in positions if (one.channel, one.model_name, one.target) in back
+                one for one in positions if Place(one.channel, one.model_name, one.target) in back
             ),
             placements=tuple(view.placements(engine.digest)),
             siblings=tuple(one for one in siblings if one.digest != engine.digest),
@@ -75,8 +75,7 @@ def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
 
 def quarantine(registry: Registry, engine: Engine, reason: str) -> StandingChange:
     """Closes the gate on an engine until it is released; again changes nothing."""
-    with registry.catalogue.read() as view:
-        held = held_by(view.standing(engine.digest))
+    held = registry.held(engine)
     if held is not None and held.kind is Standing.QUARANTINED:
         return held
     return _change(registry, engine, Standing.QUARANTINED, reason)
@@ -92,8 +91,7 @@ def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) ->
 
     Raises IntegrityError when the signers are not trusted to revoke.
     """
-    with registry.catalogue.read() as view:
-        held = held_by(view.standing(engine.digest))
+    held = registry.held(engine)
     if held is not None and held.kind is Standing.REVOKED:
         return held
     said = Revocation(_checked(reason), registry.actor, registry.clock())

@@ -35,7 +35,6 @@ from registry.models import (
     ChannelRow,
     CheckpointRow,
     EngineRow,
-    EnvironmentRow,
     KeyRow,
     ModelRow,
     PlacementRow,
@@ -54,9 +53,11 @@ from registry.types import (
     EngineFilter,
     Holding,
     Model,
+    Place,
     Placement,
     Qualification,
     Reference,
+    Step,
     Verdict,
     Waiver,
 )
@@ -307,30 +308,37 @@ class View:
                 held[digest] = Standing(kind)
         return {digest: kind for digest, kind in held.items() if kind is not Standing.RELEASED}
 
-    def qualified_environments(self) -> dict[Digest, set[Digest]]:
-        """Returns where engines are qualified now, by the digests of the environments."""
+    def qualified_rows(self) -> dict[int, list[int]]:
+        """Returns where engines are qualified now, by rows of engines and of environments."""
         latest = select(func.max(VerdictRow.id)).group_by(
             VerdictRow.engine_id, VerdictRow.environment_id
         )
-        rows = self._session.execute(
-            select(EngineRow.digest, EnvironmentRow.digest)
-            .select_from(QualificationRow)
-            .join(EngineRow, QualificationRow.engine_id == EngineRow.id)
-            .join(EnvironmentRow, QualificationRow.environment_id == EnvironmentRow.id)
-            .where(QualificationRow.verdict_id.in_(latest))
-        )
-        found: dict[Digest, set[Digest]] = {}
+        query = select(QualificationRow.engine_id, QualificationRow.environment_id)
+        found: dict[int, list[int]] = {}
+        rows = self._session.execute(query.where(QualificationRow.verdict_id.in_(latest)))
         for engine, environment in rows:
-            found.setdefault(engine, set()).add(environment)
+            found.setdefault(engine, []).append(environment)
         return found
 
-    def histories(self) -> list[list[ChannelMove]]:
-        """Returns the moves of each channel, model and target, newest first."""
-        rows = self._session.scalars(select(ChannelMoveRow).order_by(ChannelMoveRow.id.desc()))
-        found: dict[tuple[str, str, str], list[ChannelMove]] = {}
-        for move in map(to_move, rows.unique()):
-            found.setdefault((move.channel, move.model_name, move.target), []).append(move)
-        return list(found.values())
+    def steps(self, model_name: str | None = None) -> dict[Place, list[Step]]:
+        """Returns the moves of each place of the channels of one model, or of all, newest first."""
+        query = (
+            select(
+                ChannelRow.name, ChannelRow.model_name, ChannelMoveRow.target,
+                func.coalesce(EngineRow.digest, ChannelMoveRow.swept_engine),
+                ChannelMoveRow.rollback,
+            )
+            .join(ChannelRow, ChannelMoveRow.channel_id == ChannelRow.id)
+            .outerjoin(EngineRow, ChannelMoveRow.engine_id == EngineRow.id)
+            .order_by(ChannelMoveRow.id.desc())
+        )  # fmt: skip
+        if model_name is not None:
+            query = query.where(ChannelRow.model_name == model_name)
+        found: dict[Place, list[Step]] = {}
+        for channel, model, target, engine, rollback in self._session.execute(query):
+            place = Place(channel, model, target)
+            found.setdefault(place, []).append(Step(engine, rollback))
+        return found
 
     def standing(self, engine: Digest) -> list[StandingChange]:
         """Returns every change of an engine's standing, newest first."""

@@ -352,8 +352,12 @@ class Draft(View):
         return placement
 
     def remove_engine(self, digest: Digest) -> None:
-        """Removes an engine and what is known of it; a channel's history keeps its id."""
-        engine_id = self._id(EngineRow, digest)
+        """Removes an engine and what is known of it, and its key if no other engine has it.
+
+        A channel's history keeps its id.
+        """
+        row = self._row(EngineRow, digest)
+        engine_id, key_id = row.id, row.key_id
         for column, kept in (
             (ChannelMoveRow.engine_id, ChannelMoveRow.swept_engine),
             (ChannelMoveRow.previous_id, ChannelMoveRow.swept_previous),
@@ -366,6 +370,8 @@ class Draft(View):
         for table in (QualificationRow, VerdictRow, WaiverRow, StandingRow):
             self._session.execute(delete(table).where(table.engine_id == engine_id))
         self._session.execute(delete(EngineRow).where(EngineRow.id == engine_id))
+        others = select(EngineRow.id).where(EngineRow.key_id == key_id)
+        self._session.execute(delete(KeyRow).where(KeyRow.id == key_id, ~others.exists()))
 
     def remove_checkpoint(self, digest: Digest) -> None:
         """Removes a checkpoint and its repairs; a conflict while an engine names it."""
@@ -379,7 +385,12 @@ class Draft(View):
             self.note(action, subject, {"path": path})
 
     def _lock(self, name: str, *, shared: bool = False) -> None:
-        """Takes a lock that the end of the unit of work gives back."""
+        """Takes a lock that the end of the unit of work gives back.
+
+        On SQLite that is the one of all writers, which a unit of work has not taken before its
+        first statement.
+        """
+        self._session.connection()
         if self._session.get_bind().dialect.name == "postgresql":
             kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
             self._session.execute(text(f"SELECT {kind}(hashtext(:name))"), {"name": name})

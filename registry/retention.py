@@ -111,8 +111,8 @@ def _reached(
 
 def _rollbacks(view: View, good: set[Digest], depth: int) -> Iterator[Digest]:
     """Yields what rollbacks lead to; an engine that was revoked or swept is none of them."""
-    for moves in view.histories():
-        yield from [one for one in way_back(moves) if one in good][:depth]
+    for steps in view.steps().values():
+        yield from [one for one in way_back(steps) if one in good][:depth]
 
 
 def _newest(holdings: list[Holding], count: int) -> Iterator[Digest]:
@@ -125,10 +125,10 @@ def _newest(holdings: list[Holding], count: int) -> Iterator[Digest]:
 
 
 def _qualified(view: View, engines: list[Holding], count: int) -> Iterator[Digest]:
-    where = view.qualified_environments()
+    where = view.qualified_rows()
     seen: defaultdict[object, int] = defaultdict(int)
     for one in engines:
-        for environment in where.get(one.digest, ()):
+        for environment in where.get(one.row, ()):
             seen[one.identity, environment] += 1
             if seen[one.identity, environment] <= count:
                 yield one.digest

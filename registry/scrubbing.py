@@ -5,7 +5,8 @@ Rules:
 - every manifest of a row is held against the row, every blob that a manifest names is read once,
   whoever shares it, and so is every verdict document;
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
-- what stays wrong is told with those who need it.
+- what stays wrong is told with those who need it;
+- a revocation that lies beside an engine and that the catalogue lost is recorded again.
 
 Example:
     report = scrub(registry, copy=StoreCopy(open_store("s3://mirror/engines")))
@@ -73,6 +74,8 @@ class ScrubReport:
     blobs: int = 0
     size: int = 0
     """Bytes of the blobs that were read."""
+    revocations: int = 0
+    """How many the catalogue had lost and has again."""
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -87,6 +90,7 @@ class ScrubReport:
             "documents": self.documents,
             "blobs": self.blobs,
             "bytes": self.size,
+            "revocations": self.revocations,
             "findings": [one.as_dict() for one in self.findings],
         }
 
@@ -123,6 +127,8 @@ def scrub(
     for name, digest, user in list(_verdict_documents(registry)):
         report.documents += 1
         scrubber.check_document(name, digest, user)
+    for engine in registry.engines():
+        report.revocations += registry.take_in_revocations(engine)
     return report
 
 

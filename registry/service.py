@@ -27,7 +27,6 @@ from registry.attestations import Statement
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.channels import (
-    Place,
     earlier_engines,
     moves_at,
     position_at,
@@ -55,7 +54,7 @@ from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
 from registry.revocations import found_beside, revocations_beside
 from registry.snapshots import RegistryState, state_of
-from registry.standing import Standing, held_by
+from registry.standing import Standing, StandingChange, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust
 from registry.types import (
@@ -65,6 +64,7 @@ from registry.types import (
     Engine,
     EngineFilter,
     Model,
+    Place,
     Qualification,
     Reference,
     Verdict,
@@ -258,8 +258,9 @@ class Registry:
             move.channel, move.model_name, move.target, move.engine, engine.simulated, move.moved_at
         )
 
-    def take_in_revocations(self, engine: Engine) -> None:
-        """Records the revocations that lie beside an engine and that the catalogue lost."""
+    def take_in_revocations(self, engine: Engine) -> int:
+        """Records the revocation that lies beside an engine if the catalogue lost it; says so."""
+        taken = 0
         with self.catalogue.read() as view:
             recorded = {one.envelope for one in view.standing(engine.digest)}
         for envelope in revocations_beside(self.store, engine):
@@ -270,6 +271,8 @@ class Registry:
                 held = held_by(draft.standing(engine.digest))
                 if held is None or held.kind is not Standing.REVOKED:
                     draft.add_standing(change)
+                    taken += 1
+        return taken
 
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
@@ -303,6 +306,11 @@ class Registry:
         """Returns the engines that fit a filter, newest first."""
         with self.catalogue.read() as view:
             return view.engines(wanted)
+
+    def held(self, engine: Engine) -> StandingChange | None:
+        """Returns the quarantine or revocation that closes the gate on an engine, or None."""
+        with self.catalogue.read() as view:
+            return held_by(view.standing(engine.digest))
 
     def checkpoint(self, reference: str | Digest) -> Checkpoint:
         """Returns the checkpoint with an id or an unambiguous start of one."""

@@ -46,10 +46,14 @@ from registry.types import Holding
 
 _FOLDERS = ("engines", "checkpoints", "references")
 _BATCH = 100
-"""Blobs that are removed while publishers wait: at most some seconds."""
+"""Blobs, or folders, that are removed while publishers wait: some seconds at most."""
+_ROWS = 1000
+"""Rows that are removed in one unit of work: each begins with a look at the whole catalogue."""
 _READERS = 8
 _ARTIFACT = re.compile(r"(.*/[0-9a-f]{12})/.+")
-_STAYS = f"/attestations/{Purpose.REVOCATION}-"
+_STAYS = tuple(f"/attestations/{kind}-" for kind in (Purpose.REVOCATION, layout.WAIVER_END))
+"""Statements that count again when the same bytes are published again."""
+
 Item = TypeVar("Item")
 
 
@@ -170,7 +174,9 @@ def sweep(registry: Registry, plan: SweepPlan) -> SweepReport:
     """Removes what was planned, except what is reached by now."""
     report = SweepReport()
     removed = [
-        one for batch in _batches(plan.condemned) for one in _remove_rows(registry, plan, batch)
+        one
+        for batch in _batches(plan.condemned, _ROWS)
+        for one in _remove_rows(registry, plan, batch)
     ]
     for one in removed:
         group = report.engines if one.kind is Kind.ENGINE else report.checkpoints
@@ -213,7 +219,7 @@ def _remove_documents(registry: Registry, folders: Sequence[str]) -> int:
         for folder in folders:
             if folder in taken:  # published again meanwhile
                 continue
-            names = [one for one in store.list_documents(f"{folder}/") if _STAYS not in one]
+            names = [one for one in store.list_documents(f"{folder}/") if not _stays(one)]
             for name in sorted(names, key=lambda one: not one.endswith(f"/{layout.MANIFEST}")):
                 store.remove_document(name)
                 removed += 1
@@ -275,7 +281,7 @@ def _orphans(store: BlobStore, taken: set[str]) -> list[Orphan]:
     for root in _FOLDERS:
         for one in store.stored(root):
             match = _ARTIFACT.fullmatch(one.name)
-            if match is None or match[1] in taken or _STAYS in one.name:
+            if match is None or match[1] in taken or _stays(one.name):
                 continue
             sizes[match[1]] += one.size
             ages[match[1]] = min(one.age, ages.get(match[1], one.age))
@@ -306,6 +312,10 @@ def _named_by_unknown(store: BlobStore, orphans: Iterable[Orphan]) -> set[Digest
     return named
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    for start in range(0, len(items), _BATCH):
-        yield items[start : start + _BATCH]
+def _batches(items: Sequence[Item], size: int = _BATCH) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _stays(document: str) -> bool:
+    return any(kind in document for kind in _STAYS)

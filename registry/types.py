@@ -228,6 +228,26 @@ class ChannelMove(Entity):
 
 
 @dataclass(frozen=True)
+class Place:
+    """One slot of a channel: what resolves to one engine."""
+
+    channel: str
+    model: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"channel {self.channel} of {self.model} on {self.target}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """As much of a move as it takes to tell the way back."""
+
+    engine: Digest
+    rollback: bool
+
+
+@dataclass(frozen=True)
 class Placement(Entity):
     """An engine that was written to a directory of a node."""
 

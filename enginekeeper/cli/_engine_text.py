@@ -25,6 +25,7 @@ def described(registry: Registry, engine: Engine) -> dict[str, Any]:
     return {
         **engine.as_dict(),
         "stored": registry.locate(engine.path),
+        "held": None if (held := registry.held(engine)) is None else str(held),
         "files": _files(registry, engine),
         "repairs": _repairs(registry, engine),
         "verdicts": [{**one.as_dict(), "reference": _reference(registry, one)} for one in verdicts],
@@ -43,6 +44,8 @@ def describe(document: Mapping[str, Any]) -> str:
     lines = [f"engine    {document['digest']}", f"variant   {document['variant']}"]
     if document["simulated"]:
         lines.append("SIMULATED made by a double: never deployable on a real node")
+    if document["held"] is not None:
+        lines.append(f"HELD      {document['held']}")
     lines += [
         f"key       {document['key_digest']}",
         f"stored    {document['stored']}",

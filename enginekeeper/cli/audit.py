@@ -15,11 +15,11 @@ def audit() -> None:
 
 
 @audit.command()
-@click.option("--subject", metavar="TEXT", help="Only what is about this: the start of an id, …")
+@click.option("--about", metavar="TEXT", help="Only entries that name this: an id, a channel, …")
 @click.option("--action", metavar="TEXT", help="Only actions that start so, e.g. `channel`.")
 @click.option("--last", type=click.IntRange(min=1), metavar="N", help="Only the last N of them.")
 @json_option
-def log(subject: str | None, action: str | None, last: int | None, as_json: bool) -> int:
+def log(about: str | None, action: str | None, last: int | None, as_json: bool) -> int:
     """List the entries, oldest first: number, time, who, what, on what.
 
     Says nothing about whether the log is whole: `audit verify` does.
@@ -33,7 +33,7 @@ def log(subject: str | None, action: str | None, last: int | None, as_json: bool
             (
                 one
                 for one in view.audit_entries()
-                if (subject is None or subject in one.subject)
+                if (about is None or about in one.subject or about in one.details)
                 and (action is None or one.action.startswith(action))
             ),
             maxlen=last,

@@ -45,8 +45,10 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
 
     registry = open_bench().registry
     rows = [_row(registry, one) for one in registry.engines(wanted)]
-    columns = ("engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated",
-               "waived")  # fmt: skip
+    columns = (
+        "engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated", "held",
+        "waived",
+    )  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
 
@@ -235,6 +237,7 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
     latest = next(iter(registry.verdicts(one.digest)), None)
     signatures = registry.signatures(one, [] if latest is None else [latest])
     fault = next((found.fault for found in signatures if found.fault is not None), None)
+    held = registry.held(one)
     row = {
         "engine": one.digest.short,
         "variant": one.variant,
@@ -249,6 +252,7 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
         "fault": fault,
         "waived": ", ".join(rule for one in registry.waivers_in_force(one) for rule in one.rules)
         or None,
+        "held": None if held is None else str(held.kind),
     }
     if fault is None:
         return row

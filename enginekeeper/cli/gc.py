@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,8 +49,6 @@ def gc(
 
     Shows what would go, with bytes, and asks. References and revocations are never removed.
     """
-    from datetime import timedelta
-
     from enginekeeper.orchestration.bench import open_bench
     from registry.retention import RetentionPolicy
     from registry.sweeping import plan_sweep, sweep

@@ -96,6 +96,8 @@ def scrub(repair_from: str | None, as_json: bool) -> int:
         f"{report.blobs} blobs ({report.size} bytes): {len(report.findings)} were lost or damaged, "
         f"{len(report.wrong)} still are"
     )
+    if report.revocations:
+        output.note(f"{report.revocations} revocations that the catalogue had lost were recorded")
     if report.wrong:
         output.note("next: enginekeeper store scrub --repair-from URL|DIR, or publish again")
     return ExitCode.INTEGRITY if report.wrong else ExitCode.OK

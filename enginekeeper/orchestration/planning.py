@@ -33,6 +33,8 @@ from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
 from registry.errors import WithdrawnError
 from registry.keys import EngineKey
+from registry.service import Registry
+from registry.standing import Standing
 from registry.types import Engine, EngineFilter, Verdict
 
 
@@ -130,6 +132,8 @@ def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | U
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | WithdrawnEngine | None:
     """Returns the newest engine of a key, one with a verdict before one without.
 
+    One that was revoked is passed over: it is built anew.
+
     Raises IntegrityError when an engine or a verdict is recorded otherwise than it was signed:
     what somebody changed is neither reused nor passed over. What a key signed that is not trusted
     any more, as the trust file says, is passed over: that was somebody's decision.
@@ -139,6 +143,8 @@ def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | With
     known: list[KnownEngine] = []
     withdrawn: list[WithdrawnEngine] = []
     for engine in registry.engines(EngineFilter(key=key.digest())):
+        if _is_revoked(registry, engine):
+            continue
         try:
             registry.verify_engine(engine)
         except WithdrawnError as error:
@@ -149,6 +155,11 @@ def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | With
     judged = [one for one in known if one.verdict is not None]
     found: list[KnownEngine] | list[WithdrawnEngine] = judged or known or withdrawn
     return found[0] if found else None
+
+
+def _is_revoked(registry: Registry, engine: Engine) -> bool:
+    held = registry.held(engine)
+    return held is not None and held.kind is Standing.REVOKED
 
 
 def _verdict(bench: Bench, engine: Engine, asked: str) -> tuple[Verdict | None, str | None]:

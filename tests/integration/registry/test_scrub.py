@@ -15,10 +15,11 @@ from registry.blobs.local import LocalBlobStore
 from registry.blobs.select import open_store
 from registry.copies import Copy, DirectoryCopy, StoreCopy
 from registry.digests import Digest
+from registry.lifecycle import revoke
 from registry.publishing import CheckpointPublication
 from registry.scrubbing import Fault, scrub
 from registry.types import Engine
-from tests.factories.registry import WEIGHTS, Workbench, make_workbench
+from tests.factories.registry import CPU, WEIGHTS, Workbench, make_workbench
 from tests.fakes.damage import overwrite
 
 
@@ -69,6 +70,22 @@ def test_what_is_lost_or_damaged_is_told_with_all_who_need_it(bench: Workbench) 
         ),
         lost: (Fault.MISSING, (f"engine {two.digest.short}: graphs/prefill.pt2",)),
     }
+
+
+def test_a_revocation_that_the_catalogue_lost_is_recorded_again(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
+    restored = make_workbench(tmp_path / "restored", store=bench.registry.store).registry
+    restored = replace(restored, trust=bench.registry.trust)
+    with restored.catalogue.edit() as draft:
+        draft.add_engine(engine)
+    assert restored.gate(engine.digest, CPU).rule == "never-judged"
+    assert [scrub(restored).revocations for _ in range(2)] == [1, 0]
+    assert restored.gate(engine.digest, CPU).rule == "revoked"
+    restored.catalogue.close()
 
 
 @pytest.fixture(params=["another store", "its directory", "a fetched copy"])

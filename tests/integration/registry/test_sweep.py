@@ -146,6 +146,16 @@ def test_a_revocation_outlives_its_engine(bench: Workbench) -> None:
     assert bench.registry.gate(engine.digest, CPU).rule == "revoked"
 
 
+def test_a_key_goes_with_its_last_engine(bench: Workbench) -> None:
+    gone = bench.publish(content=b"one")
+    bench.registry.publish_engine(bench.publication(content=b"two", calibration="sha256:1"))
+    sweep(bench.registry, plan_sweep(bench.registry, replace(NOW, per_key=0)))
+    assert bench.registry.engines() == []
+    assert bench.registry.nearest(gone.key) == []
+    assert bench.publish(content=b"one").key == gone.key
+    check(bench.registry)
+
+
 def test_a_checkpoint_is_swept_after_its_engines(bench: Workbench) -> None:
     def published(name: bytes) -> Engine:
         directory = bench.publication(content=b"c" + name).directory
@@ -270,6 +280,27 @@ def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
         url: str = request.getfixturevalue("postgresql_url")
         return url, server.url(f"tests/{uuid.uuid4().hex}")
     return f"sqlite:///{tmp_path}/shared.db", (tmp_path / "shared").as_uri()
+
+
+def test_a_sweep_waits_for_whoever_makes_an_artifact_count(
+    urls: tuple[str, str], tmp_path: Path
+) -> None:
+    bench = make_workbench(tmp_path / "bench", url=urls[0])
+    other = open_catalogue(urls[0])
+
+    def begin() -> None:
+        with other.edit() as draft:
+            draft.lock_for_sweep()
+
+    with ThreadPoolExecutor(1) as pool:
+        with bench.registry.catalogue.edit() as draft:
+            draft.hold_sweep()
+            waiting = pool.submit(begin)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.5)
+        waiting.result()
+    for catalogue in (other, bench.registry.catalogue):
+        catalogue.close()
 
 
 def test_sweeps_and_publishes_at_once_lose_nothing(urls: tuple[str, str], tmp_path: Path) -> None:

@@ -207,8 +207,10 @@ def test_a_copy_that_is_gone_is_missing_and_drift(
     said = ek("where", "--json")
     assert (said.code, said.json[0]["bytes"]) == (ExitCode.DRIFT, "MISSING")
     assert f"{place} is gone" in said.err
-    next((tmp_path / "home" / "placements").iterdir()).unlink()
-    assert ek("where").code == ExitCode.OK
+    assert f"where --forget {place}" in said.err
+    forgotten = ek("where", "--forget", place, "--json")
+    assert (forgotten.code, forgotten.json) == (ExitCode.OK, [])
+    assert ek("where", "--forget", place).code == ExitCode.NOT_FOUND
 
 
 def test_a_closed_gate_alone_is_no_drift(

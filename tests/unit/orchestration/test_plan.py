@@ -16,6 +16,8 @@ from enginekeeper.specs.variants import Variant
 from registry.digests import digest_bytes
 from registry.environments import CpuEnvironment
 from registry.errors import IntegrityError
+from registry.lifecycle import revoke
+from registry.signing import open_signer
 from registry.trust import Purpose
 from registry.types import Result
 from tests.factories.benches import TOOLS, Site, variants_of
@@ -110,6 +112,20 @@ def test_a_verdict_is_reused_whatever_it_says(site: Site, variant: Variant, resu
     assert outcome.engine == str(engine.digest)
     assert outcome.path == site.bench.registry.locate(engine.path)
     assert outcome.summary.endswith(f"{result}: as tested")
+
+
+def test_a_revoked_engine_is_passed_over(site: Site, variant: Variant) -> None:
+    old, new = site.publish(variant, b"old"), site.publish(variant, b"new")
+    for engine in (old, new):
+        site.judge(engine, variant)
+    signer = open_signer(site.bench.keys, Purpose.REVOCATION)
+    revoke(site.bench.registry, new, "wrong tokens", signer)
+    planned = decided(site, variant)
+    assert planned.known is not None
+    assert (planned.action, planned.known.engine) == (Action.REUSE, old)
+    revoke(site.bench.registry, old, "wrong tokens, too", signer)
+    planned = decided(site, variant)
+    assert (planned.action, planned.known) == (Action.BUILD, None)
 
 
 def test_a_verdict_by_another_acceptance_does_not_answer(

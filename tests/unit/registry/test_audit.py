@@ -135,6 +135,14 @@ def test_a_log_whose_end_was_cut_off_is_told_by_who_kept_its_head(bench: Workben
         verify_chain(log(bench), known=head)
 
 
+def test_an_entry_that_was_made_anew_breaks_the_one_after_it() -> None:
+    first, second, third = chain("a", "b", "c")
+    event = Event("verdict", "b", {"n": 1})
+    forged = AuditEntry.of(event, actor="eve", at=second.at, after=first)
+    with pytest.raises(IntegrityError, match="entry 3 does not follow the one before"):
+        verify_chain([first, forged, third])
+
+
 def test_an_empty_log_is_whole(bench: Workbench) -> None:
     assert verify_chain(log(bench)) is None
 

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from registry.attestations import sign
 from registry.catalogue import connect, parse_url
-from registry.channels import Place, find_place, way_back
+from registry.channels import find_place, way_back
 from registry.digests import digest_bytes
 from registry.errors import (
     ConflictError,
@@ -26,7 +26,7 @@ from registry.publishing import CheckpointPublication
 from registry.revocations import Revocation, revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
-from registry.types import ChannelMove, Engine, Placement, Result
+from registry.types import ChannelMove, Engine, Place, Placement, Result
 from tests.factories.registry import CPU, H100, START, WEIGHTS, Workbench, with_registry
 
 PLACE = Place("prod", "smollm2-135m", "cpu")
