@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from registry.digests import Digest
-from registry.errors import ConflictError
+from registry.errors import ConflictError, DiagnosedError
 from registry.publishing import EnginePublication
 from registry.service import Registry
 from tests.drills.ground import CHANNEL, MODEL, Ground, make_ground
@@ -21,7 +21,7 @@ from tests.factories.registry import CPU
 from tests.fakes import servers
 from tests.fakes.servers import S3Server
 
-PUBLISHERS, KEYS, CONTENTS = 200, 20, 5
+PUBLISHERS, KEYS, CONTENTS, PROCESSES = 200, 20, 5, 4
 """Each content of a key is published by two of its ten publishers."""
 
 pytestmark = pytest.mark.usefixtures("s3_credentials")
@@ -63,20 +63,34 @@ def publish(ground: Ground, publication: EnginePublication, registry: Registry) 
         return
 
 
-def start(ground: Ground, publication: EnginePublication, begin: float, log: Path) -> int:
-    """Starts one publisher: a process with a catalogue and a store of its own."""
+def publish_all(ground: Ground, publications: list[EnginePublication], begin: float) -> list[str]:
+    """Publishes at one moment, each in a thread with a catalogue and a store of its own."""
+    registries = [ground.opened() for _ in publications]
+
+    def one(publication: EnginePublication, registry: Registry) -> str | None:
+        time.sleep(max(0.0, begin - time.time()))
+        try:
+            publish(ground, publication, registry)
+        except DiagnosedError as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            registry.catalogue.close()
+        return None
+
+    with ThreadPoolExecutor(len(publications)) as pool:
+        return [said for said in pool.map(one, publications, registries) if said is not None]
+
+
+def start(ground: Ground, publications: list[EnginePublication], begin: float, log: Path) -> int:
+    """Starts a process with some of the publishers; what they say goes to a file."""
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        registry = ground.opened()
-        time.sleep(max(0.0, begin - time.time()))
-        publish(ground, publication, registry)
-        status = 0
-    except BaseException as error:  # noqa: BLE001 - the outermost frame of a process
-        with log.open("a") as file:
-            file.write(f"{type(error).__name__}: {error}\n")
+        errors = publish_all(ground, publications, begin)
+        log.write_text("\n".join(errors))
+        status = 0 if not errors else 2
     finally:
         os._exit(status)
     return pid
@@ -87,16 +101,19 @@ def test_two_hundred_publishers_of_twenty_keys(
 ) -> None:
     drill = ledger.drill(
         f"{PUBLISHERS} publishers of {KEYS} keys at once",
-        f"{PUBLISHERS} processes on PostgreSQL and SeaweedFS: each publishes, records a verdict "
-        f"and moves its key's channel; {CONTENTS} contents of each key, each by two",
+        f"on PostgreSQL and SeaweedFS, {PROCESSES} processes of {PUBLISHERS // PROCESSES} threads, "
+        "each with a connection and a client of its own: publishes, records a verdict, moves its "
+        f"key's channel; {CONTENTS} contents of each key, each by two",
     )
-    made = publications(crowded)
-    log, begin = tmp_path / "errors", time.time() + 5
-    children = [start(crowded, one, begin, log) for one in made]
-    statuses = Counter(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children)
+    made, begin = publications(crowded), time.time() + 10
+    logs = [tmp_path / f"said-{number}" for number in range(PROCESSES)]
+    children = [
+        start(crowded, made[number::PROCESSES], begin, log) for number, log in enumerate(logs)
+    ]
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
     seconds = time.time() - begin
-    assert not log.exists(), log.read_text()
-    assert statuses == {0: PUBLISHERS}
+    assert [log.read_text() for log in logs if log.exists() and log.read_text()] == []
+    assert statuses == [0] * PROCESSES
     for one in made:
         crowded.acknowledged[one.manifest.digest] = one.manifest
         crowded.passed.add(one.manifest.digest)
