@@ -7,10 +7,12 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from registry.blobs.select import open_store
 from registry.digests import Digest
 from registry.errors import ConflictError, DiagnosedError
 from registry.publishing import EnginePublication
@@ -63,12 +65,32 @@ def publish(ground: Ground, publication: EnginePublication, registry: Registry) 
         return
 
 
-def publish_all(ground: Ground, publications: list[EnginePublication], begin: float) -> list[str]:
-    """Publishes at one moment, each in a thread with a catalogue and a store of its own."""
-    registries = [ground.opened() for _ in publications]
+@dataclass(frozen=True)
+class Gate:
+    """Lets processes begin at one moment: each says that it is ready, and waits for the end."""
+
+    ready: tuple[int, int] = field(default_factory=os.pipe)
+    begin: tuple[int, int] = field(default_factory=os.pipe)
+
+    def wait(self) -> None:
+        os.close(self.begin[1])
+        os.write(self.ready[1], b".")
+        os.read(self.begin[0], 1)
+
+    def open(self, processes: int) -> None:
+        waiting = processes
+        while waiting:
+            waiting -= len(os.read(self.ready[0], waiting))
+        os.close(self.begin[1])
+
+
+def publish_all(ground: Ground, publications: list[EnginePublication], gate: Gate) -> list[str]:
+    """Publishes from one moment on, each in a thread with a catalogue of its own."""
+    store = open_store(ground.store_url)
+    registries = [ground.opened(store) for _ in publications]
+    gate.wait()
 
     def one(publication: EnginePublication, registry: Registry) -> str | None:
-        time.sleep(max(0.0, begin - time.time()))
         try:
             publish(ground, publication, registry)
         except DiagnosedError as error:
@@ -81,14 +103,14 @@ def publish_all(ground: Ground, publications: list[EnginePublication], begin: fl
         return [said for said in pool.map(one, publications, registries) if said is not None]
 
 
-def start(ground: Ground, publications: list[EnginePublication], begin: float, log: Path) -> int:
+def start(ground: Ground, publications: list[EnginePublication], gate: Gate, log: Path) -> int:
     """Starts a process with some of the publishers; what they say goes to a file."""
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
-        errors = publish_all(ground, publications, begin)
+        errors = publish_all(ground, publications, gate)
         log.write_text("\n".join(errors))
         status = 0 if not errors else 2
     finally:
@@ -102,16 +124,18 @@ def test_two_hundred_publishers_of_twenty_keys(
     drill = ledger.drill(
         f"{PUBLISHERS} publishers of {KEYS} keys at once",
         f"on PostgreSQL and SeaweedFS, {PROCESSES} processes of {PUBLISHERS // PROCESSES} threads, "
-        "each with a connection and a client of its own: publishes, records a verdict, moves its "
-        f"key's channel; {CONTENTS} contents of each key, each by two",
+        "each with a connection of its own: publishes, records a verdict, moves its key's channel; "
+        f"{CONTENTS} contents of each key, each by two",
     )
-    made, begin = publications(crowded), time.time() + 10
+    made, gate = publications(crowded), Gate()
     logs = [tmp_path / f"said-{number}" for number in range(PROCESSES)]
     children = [
-        start(crowded, made[number::PROCESSES], begin, log) for number, log in enumerate(logs)
+        start(crowded, made[number::PROCESSES], gate, log) for number, log in enumerate(logs)
     ]
+    gate.open(PROCESSES)
+    begin = time.monotonic()
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    seconds = time.time() - begin
+    seconds = time.monotonic() - begin
     assert [log.read_text() for log in logs if log.exists() and log.read_text()] == []
     assert statuses == [0] * PROCESSES
     for one in made:
