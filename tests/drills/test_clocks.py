@@ -6,13 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from registry.errors import ConflictError
+from registry.errors import ConflictError, IntegrityError
 from registry.types import Engine, Result
 from tests.drills.ground import Ground
 from tests.drills.ledger import Drill, Ledger
 from tests.factories.registry import CPU
 
-SKEWS = (timedelta(days=-3650), timedelta(hours=-1), timedelta(hours=1), timedelta(days=3650))
+SKEWS = (timedelta(days=-3650), timedelta(hours=-1), timedelta(hours=1))
+FUTURE = timedelta(days=3650)
+"""Ahead of the clock of whoever records it, too."""
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def drill(ledger: Ledger) -> Drill:
     return ledger.drill(
         "clock skew",
         "a validator an hour or ten years ahead or behind: its pass before a right fail, its fail "
-        "before a right pass, its pass after a right fail",
+        "before a right pass, its pass after a right fail; a verdict from the future",
     )
 
 
@@ -82,3 +84,16 @@ def test_a_failure_of_a_clock_that_is_ahead_holds_the_gate_shut_and_says_why(
     with pytest.raises(ConflictError, match="clocks of the validators"):
         judge(local_ground, engine, Result.PASS)
     drill.ran(local_ground.look(), f"fail at {skew}")
+
+
+@pytest.mark.parametrize("result", [Result.PASS, Result.FAIL])
+def test_a_verdict_from_the_future_is_not_recorded_and_changes_nothing(
+    local_ground: Ground, drill: Drill, result: Result
+) -> None:
+    engine = local_ground.publish(local_ground.publication())
+    with pytest.raises(IntegrityError, match="clocks"):
+        judge(local_ground, engine, result, FUTURE)
+    assert local_ground.registry.verdicts(engine.digest) == []
+    judge(local_ground, engine, Result.PASS)
+    local_ground.passed.add(engine.digest)
+    drill.ran(local_ground.look(), f"{result} from the future")
