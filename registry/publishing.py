@@ -338,7 +338,8 @@ def signed_waiver(engine: Engine, envelope: bytes, trust: Trust, at: datetime) -
 def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
     """Returns a recorded verdict that a pass must not be recorded after; None if it may.
 
-    An old pass that is recorded late would otherwise open a gate that a newer verdict closed.
+    An old pass that is recorded late would otherwise open a gate that a newer verdict closed. Two
+    validators who pass an engine at once do not stand in each other's way.
     """
     if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
         return None
@@ -346,7 +347,9 @@ def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
         (
             one
             for one in recorded
-            if one.environment == verdict.environment and one.issued_at > verdict.issued_at
+            if one.environment == verdict.environment
+            and one.result is not Result.PASS
+            and one.issued_at > verdict.issued_at
         ),
         None,
     )

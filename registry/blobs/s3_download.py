@@ -19,6 +19,7 @@ from registry.blobs.partial import PIECE, write_at
 from registry.blobs.s3_client import THREADS, S3Object, translated
 from registry.errors import StoreUnavailableError
 
+_PAUSE = 5.0  # seconds at most between two attempts
 _CUT_SHORT = (
     IncompleteReadError,
     ReadTimeoutError,
@@ -31,7 +32,7 @@ def read_again() -> Retrying:
     """Returns attempts at reading an answer that go on while it is cut short."""
     return Retrying(
         retry=retry_if_exception_type(_CUT_SHORT),
-        wait=wait_random_exponential(multiplier=0.1, max=5),
+        wait=wait_random_exponential(multiplier=0.1, max=_PAUSE),
         stop=stop_after_attempt(5),
         reraise=True,
     )

@@ -18,7 +18,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +32,70 @@ _CHECKOUT = Path(__file__).parents[2]
 _QUIET = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
+@dataclass
+class PostgreSQL:
+    """A PostgreSQL of our own, that can be stopped as a power cut does and started again."""
+
+    url: str
+    """Of its `postgres` database."""
+    command: Sequence[str]
+    scratch: Path
+    account: str | None
+    _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        log = self.scratch / "log"
+        environment = {**os.environ, "LC_ALL": "C"}
+        alive = self._stack.enter_context(
+            _running(
+                self.command, log=log, account=self.account, env=environment, stop=signal.SIGQUIT
+            )
+        )
+        _wait_until(lambda: _postgres_answers(self.url), alive, log)
+
+    def stop(self) -> None:
+        """Ends it at once, whatever it was doing: it recovers when it starts."""
+        self._stack.close()
+
+    def restart(self) -> None:
+        """Does both."""
+        self.stop()
+        self.start()
+
+
 @contextlib.contextmanager
-def postgresql() -> Iterator[str]:
+def postgresql(connections: int = 150) -> Iterator[str]:
     """Starts a PostgreSQL of its own and gives the address of its `postgres` database."""
+    with postgresql_server(connections) as server:
+        yield server.url
+
+
+@contextlib.contextmanager
+def postgresql_server(connections: int = 150) -> Iterator[PostgreSQL]:
+    """Starts a PostgreSQL of its own and gives its handle."""
     with _scratch("pg") as scratch:
         binaries, account = _binaries(scratch)
-        data, log = scratch / "data", scratch / "log"
+        data = scratch / "data"
         initdb = [
-            str(binaries / "initdb"),
-            "-D",
-            str(data),
-            "-U",
-            "postgres",
-            "--no-sync",
-            "-E",
-            "UTF8",
-            "-A",
-            "trust",
-        ]
+            str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "--no-sync", "-E", "UTF8",
+            "-A", "trust",
+        ]  # fmt: skip
         environment = {**os.environ, "LC_ALL": "C"}
         subprocess.run(
             initdb, check=True, capture_output=True, user=account, env=environment, cwd=scratch
         )
-        server = [
-            str(binaries / "postgres"), "-D", str(data), "-k", str(scratch),
-            "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=150",
+        command = [
+            str(binaries / "postgres"), "-D", str(data), "-k", str(scratch), "-c",
+            "listen_addresses=", "-c", "fsync=off", "-c", f"max_connections={connections}",
         ]  # fmt: skip
         url = f"postgresql://postgres@/postgres?host={scratch}"
-        with _running(
-            server, log=log, account=account, env=environment, stop=signal.SIGINT
-        ) as alive:
-            _wait_until(lambda: _postgres_answers(url), alive, log)
-            yield url
+        server = PostgreSQL(url, command, scratch, account)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @contextlib.contextmanager

@@ -136,6 +136,14 @@ def test_of_equally_near_engines_the_newest_comes_first(bench: Workbench) -> Non
     assert [one.engine for one in bench.registry.nearest(wanted, limit=9)] == engines[::-1]
 
 
+def test_with_a_limit_the_nearest_is_kept_though_others_are_newer(bench: Workbench) -> None:
+    near = gpu(bench, "9.0", "12.9")
+    for one in CAPABILITIES[2:]:
+        gpu(bench, one, "12.4")
+    wanted = EngineKey.of(**{**near.key.hard, "tensorrt": "10.14.1.48"})
+    assert [one.engine for one in bench.registry.nearest(wanted, limit=1)] == [near]
+
+
 def test_without_an_engine_of_these_weights_any_is_compared(bench: Workbench) -> None:
     engine = gpu(bench, "9.0", "12.9")
     wanted = cpu_key(weights=f"sha256:{'7' * 64}")

@@ -258,6 +258,15 @@ def test_a_pass_cannot_be_backdated_over_a_later_verdict(bench: Workbench) -> No
         bench.registry.record_verdict(engine.digest, document, envelope)
 
 
+def test_passes_of_two_validators_at_once_are_recorded_in_any_order(bench: Workbench) -> None:
+    engine = bench.publish()
+    first, second = bench.verdict_on(engine), bench.verdict_on(engine)
+    for document, envelope in (second, first):
+        bench.registry.record_verdict(engine.digest, document, envelope)
+    assert len(bench.registry.verdicts(engine.digest)) == 2
+    assert bench.registry.gate(engine.digest, CPU).is_open
+
+
 def test_a_channel_takes_only_what_the_gate_lets_through(bench: Workbench) -> None:
     engine = bench.publish()
     with pytest.raises(GateClosedError, match="no verdict"):
