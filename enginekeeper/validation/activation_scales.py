@@ -83,8 +83,8 @@ def normed_input(
     if place.norm is None or activation is None or activation.scale is None:
         return
     norm = checkpoint.vector(VectorPlace(f"{place.norm[0]}.weight", (), place.layer, None))
-    if norm is None or len(norm) != place.columns:
-        return  # The census says so.
+    if norm is None or len(norm) != place.columns or not np.isfinite(norm).all():
+        return  # The census or the norm's own check says so.
     weight = norm.astype(np.float64) * (1.0 if stored.prequant is None else stored.prequant)
     size = math.sqrt(len(weight))
     with np.errstate(divide="ignore"):

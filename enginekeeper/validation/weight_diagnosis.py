@@ -99,7 +99,9 @@ def _vector(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Di
     if known.mean() <= _MOST:
         return None
     # A wrong scale moves all columns it is for alike; only a wrong vector tells them apart.
-    groups = np.where(known, np.log(np.abs(ratio)), np.nan).reshape(stats.scales.shape[1], -1)
+    with np.errstate(divide="ignore"):
+        logs = np.where(known, np.log(np.abs(ratio)), np.nan)
+    groups = logs.reshape(stats.scales.shape[1], -1)
     groups = groups[np.isfinite(groups).sum(axis=1) > 1]
     if not len(groups) or float(np.median(np.nanstd(groups, axis=1))) <= _SAME_VECTOR:
         return None

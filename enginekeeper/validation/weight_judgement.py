@@ -76,6 +76,9 @@ _ONE_UNIT = 2.0**-7
 _SAME_SCALE = 1e-5
 """Relative; float32 arithmetic done in another order."""
 
+_RANDOM = 0.25
+"""Largest variance of rounding to one of two neighbours, in squared steps."""
+
 _FOLLOWS = 0.5
 """Share of a common scale error that shows as gain: near 1 if the codes are those of the honest
 scale, near 0 if the weight was rounded with the scale that is stored."""
@@ -134,9 +137,9 @@ def judge(stats: PartStatistics, *, settled: bool = True) -> Judgement:
     judgement = Judgement(
         limits,
         gain=gain if not abs(gain) <= limits.gain else None,
-        error=error if not error <= limits.error else None,
+        error=None if error <= limits.error or _random(stats, limits) else error,
         blocks=_any(blocks),
-        columns=_any(_worse(stats.per_column, limits.column) & _moved(stats.per_column)),
+        columns=_any(_worn(stats.per_column, limits) & _moved(stats.per_column)),
         scales=_any(_wrong_scales(stats, deviation, limits)),
     )
     return _or_absurd(judgement, absurd)
@@ -152,9 +155,24 @@ def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
     traded = _per_scale(stats, blocks.error) <= _NO_WORSE**2 * _per_scale(stats, blocks.honest)
     worse = _worse(blocks, limits.block)
     worse &= ~np.repeat(traded, worse.shape[1] // traded.shape[1], axis=1)
-    if limits is WIDE:
-        worse &= ~(blocks.error <= blocks.coarsest)
-    return worse
+    return worse & ~_within_steps(blocks) if limits is WIDE else worse
+
+
+def _worn(columns: Comparison, limits: Limits) -> Mask:
+    """Columns worse than the limit, but for those another rounding may have made so."""
+    worse = _worse(columns, limits.column)
+    return worse & ~_within_steps(columns) if limits is WIDE else worse
+
+
+def _within_steps(cells: Comparison) -> Mask:
+    within: Mask = cells.error <= cells.coarsest
+    return within
+
+
+def _random(stats: PartStatistics, limits: Limits) -> bool:
+    """Says whether rounding at random explains the error: a quarter of a squared step at most."""
+    error, coarsest = stats.blocks.error.sum(), stats.blocks.coarsest.sum()
+    return bool(limits is WIDE and error <= _RANDOM * coarsest)
 
 
 def _or_absurd(judgement: Judgement, absurd: Mask) -> Judgement:

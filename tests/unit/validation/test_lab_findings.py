@@ -115,6 +115,12 @@ def test_halves_rounded_up_are_honest(recipe: str, tmp_path: Path) -> None:
     assert found(recipe, "rounding-half-up", tmp_path) == []
 
 
+@pytest.mark.parametrize("recipe", ["w8a16", "w8a8_sq", "w4a16", "w4a16_awq"])
+@pytest.mark.parametrize("linear", ["attention.dense", "mlp.proj"])
+def test_rounding_at_random_is_honest(recipe: str, linear: Linear, tmp_path: Path) -> None:
+    assert found(recipe, "rounding-random", tmp_path, linear=linear) == []
+
+
 def test_scales_of_one_are_said_to_be_that(tmp_path: Path) -> None:
     (finding,) = found("w8a16", "scale-one", tmp_path)
     assert (finding.taxonomy, finding.actual) == ("T2", 1.0)

@@ -88,3 +88,11 @@ def test_e2m1_columns_survive_packing(codes: np.ndarray) -> None:
     packed = formats.pack_e2m1_columns(codes)
     assert packed.shape == (len(codes), codes.shape[1] // 2)
     assert np.array_equal(formats.unpack_e2m1_columns(packed), codes)
+
+
+@settings(deadline=None)
+@given(floats(2.0**100))
+def test_what_is_bfloat16_already_is_left_as_it_is(values: Floats) -> None:
+    rounded = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+    assert np.array_equal(formats.round_to(values, "bfloat16"), rounded)
+    assert formats.round_to(rounded, "bfloat16") is rounded
