@@ -244,7 +244,7 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
         "result": "unjudged" if latest is None else str(latest.result),
         "fidelity": None if latest is None else latest.fidelity,
         "quality": None if latest is None else latest.quality,
-        "megabytes": f"{one.size / 1e6:.0f}",
+        "megabytes": round(one.size / 1e6),
         "simulated": "SIMULATED" if one.simulated else None,
         "digest": str(one.digest),
         "stored": registry.locate(one.path),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +34,7 @@ def list_command(as_json: bool) -> int:
         {
             "toolchain": one.name,
             "state": state_of(one, settings).value,
-            "gigabytes": f"{one.disk_bytes / 1e9:.1f}",
+            "gigabytes": round(one.disk_bytes / 1e9, 1),
             "purpose": one.purpose,
         }
         for one in TOOLCHAINS.values()
@@ -47,7 +46,8 @@ def list_command(as_json: bool) -> int:
 @toolchain.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--prune", is_flag=True, help="Then remove their installations from other locks.")
-def sync(names: tuple[str, ...], prune: bool) -> int:
+@json_option
+def sync(names: tuple[str, ...], prune: bool, as_json: bool) -> int:
     """Install toolchains from their lock files; what is installed already is left alone."""
     from enginekeeper.settings import Settings
     from enginekeeper.toolchains.catalogue import find_toolchain
@@ -58,11 +58,17 @@ def sync(names: tuple[str, ...], prune: bool) -> int:
     show_progress()
     settings = Settings.from_environment()
     check_prerequisites([find_toolchain(name) for name in names], settings)
+    output, ready = Output(as_json), []
     for name in names:
-        ensure(name, settings)
-        sys.stderr.write(f"{name}: ready\n")
-        for path in remove_leftovers(find_toolchain(name), settings) if prune else ():
-            sys.stderr.write(f"{name}: removed {path}\n")
+        python = ensure(name, settings)
+        output.note(f"{name}: ready")
+        gone = remove_leftovers(find_toolchain(name), settings) if prune else ()
+        removed = [str(path) for path in gone]
+        for path in removed:
+            output.note(f"{name}: removed {path}")
+        ready.append({"toolchain": name, "python": str(python), "removed": removed})
+    if as_json:
+        output.json(ready)
     return ExitCode.OK
 
 

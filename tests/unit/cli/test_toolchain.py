@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,15 @@ def test_an_unknown_toolchain_cannot_be_locked() -> None:
 
     assert isinstance(result.exception, MissingError)
     assert "did you mean inductor" in str(result.exception)
+
+
+def test_sync_says_as_json_where_a_toolchain_is_and_what_went(present: Path, old: Path) -> None:
+    arguments = ["sync", "inductor", "--prune", "--json"]
+    result = CliRunner().invoke(toolchain, arguments, catch_exceptions=False)
+    (told,) = json.loads(result.stdout)
+    assert told["toolchain"] == "inductor"
+    assert told["python"].startswith(str(present))
+    assert told["removed"] == [str(old)]
 
 
 @pytest.mark.parametrize("arguments", [["lock"], ["lock", "a", "b"], ["sync", "--prune"]])
