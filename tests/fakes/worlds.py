@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,14 @@ def wait_for(started: subprocess.Popen[str], text: str) -> None:
         if text in line:
             return
     raise AssertionError("".join(said))
+
+
+def eventually(ready: Callable[[], bool]) -> bool:
+    """Waits up to a minute for what happens by and by, such as what Prefect writes down."""
+    deadline = time.monotonic() + 60
+    while not ready() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return ready()
 
 
 @contextmanager
@@ -148,13 +157,22 @@ class World:
         finally:
             hold.unlink()
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        """Starts `ek build` as a shell would, without a zygote; its stderr is a pipe."""
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        """Starts `ek build` as a shell would, without a zygote; its stderr is a pipe.
+
+        What still runs when the block ends, because a test failed in it, is killed.
+        """
+        with subprocess.Popen(
             [sys.executable, "-m", "enginekeeper", "build", f"{self.root}/spec.yaml", *arguments],
             env={**os.environ, **self.environ, **environment},
             stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def check(self) -> None:
         """Raises AssertionError unless everything that an interruption may not break holds."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from enginekeeper.orchestration.remote import OUTCOMES
 from tests.fakes.servers import PrefectServer
-from tests.fakes.worlds import VARIANT, Ended, World, Zygote, wait_for
+from tests.fakes.worlds import VARIANT, Ended, World, Zygote, eventually, wait_for
 from tests.integration.flows.test_interruptions import STAGES, STATUS, without_times
 
 pytestmark = pytest.mark.xdist_group("prefect")
@@ -23,14 +22,6 @@ TASKS = {
     "make_engine", "publish_engine", "score_engine", "judge_engine",
 }  # fmt: skip
 DEPLOYMENT = "enginekeeper-build/local"
-
-
-def eventually(ready: Callable[[], bool]) -> bool:
-    """Waits for what Prefect does or writes down by and by."""
-    deadline = time.monotonic() + 60
-    while not ready() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return ready()
 
 
 def newest_run(server: PrefectServer) -> Any:  # noqa: ANN401 - the server's JSON
