@@ -46,15 +46,8 @@ def load_variants(path: Path) -> tuple[Variant, ...]:
         raise SpecError(str(path), (problem,)) from error
 
 
-def load_spec(path: Path) -> BuildSpec:
-    """Reads a spec file; its relative paths are made relative to the file's folder.
-
-    Raises SpecError for what is wrong with the contents, MissingError if there is no file.
-    """
-    return _beside_file(parse_spec(_read(path), str(path)), path)
-
-
 def _beside_file(spec: BuildSpec, path: Path) -> BuildSpec:
+    """Makes a spec's relative paths relative to its file's folder."""
     folder = path.parent
     model, calibration = spec.model, spec.calibration
     if model.path is not None:

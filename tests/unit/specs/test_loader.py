@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.specs.document import MAX_BYTES
-from enginekeeper.specs.loader import load_spec, load_variants, parse_spec
+from enginekeeper.specs.loader import load_variants, parse_spec
 from enginekeeper.specs.problems import SpecError
 from enginekeeper.specs.recipes import KvCache, RecipeName
 from enginekeeper.specs.source import SourceKind
@@ -69,10 +69,10 @@ def test_relative_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(MINIMAL + "calibration: {data: text.jsonl}\n", encoding="utf-8")
 
-    spec = load_spec(file)
+    (variant,) = load_variants(file)
 
-    assert spec.model.path == str(tmp_path / "weights")
-    assert spec.calibration.data == str(tmp_path / "text.jsonl")
+    assert variant.model.path == str(tmp_path / "weights")
+    assert variant.calibration.data == str(tmp_path / "text.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_a_matrix_that_makes_no_sense_has_its_line(more: str, said: str, tmp_pat
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match=r"nowhere\.yaml"):
-        load_spec(tmp_path / "nowhere.yaml")
+        load_variants(tmp_path / "nowhere.yaml")
 
 
 def test_a_folder_is_no_spec(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        load_spec(tmp_path)
+        load_variants(tmp_path)
 
 
 def test_a_problem_has_its_line_and_column() -> None:
