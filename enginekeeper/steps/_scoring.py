@@ -64,7 +64,6 @@ class Greedy:
     prefix: int
     tokens: int
     batch_size: int
-    eos: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ def parse_job(job: Mapping[str, Any], vocabulary: int) -> ScoreJob:
             prefix=prefix,
             tokens=int(greedy["tokens"]),
             batch_size=int(greedy.get("batch_size", GREEDY_BATCH)),
-            eos=frozenset(greedy.get("eos", ())),
         ),
     )
 
@@ -184,9 +182,9 @@ def _fill(columns: _Columns, logits: Tensor, following: Tensor) -> None:
 def continue_greedily(arm: Arm, request: ScoreJob) -> tuple[Any, Any]:
     """Returns the greedy continuation of each prompt's first tokens and its log-probabilities.
 
-    No arm stops at an end of text unless the job names one: the more decode steps, the better.
+    No arm stops at an end of text: the more decode steps, the better.
     All but the last token of the prefix are read at once; the last one, and every token after it,
-    goes through the decode path. Ends of text are followed by -1.
+    goes through the decode path.
     """
     greedy, prompts = request.greedy, request.tokens.ids
     ids = np.full((len(prompts), greedy.tokens), -1, np.int32)
@@ -206,14 +204,9 @@ def _continue_batch(arm: Arm, greedy: Greedy, prefixes: Prompts, out: tuple[Any,
     ids, logprobs = out
     decoding = arm.decode([prefix[:-1] for prefix in prefixes], greedy.tokens + 1)
     tokens = torch.tensor([prefix[-1] for prefix in prefixes])
-    running = np.ones(len(prefixes), bool)
     for position in range(greedy.tokens):
         logits = decoding.step(tokens).to(torch.float32)
         values, tokens = logits.log_softmax(dim=-1).max(dim=-1)
         # a row of logits that are not all finite is marked by NaN, as prefill marks it by `finite`
         values = values.where(logits.isfinite().all(dim=-1), torch.nan)
-        ids[running, position] = tokens.numpy()[running]
-        logprobs[running, position] = values.numpy()[running]
-        running &= ~np.isin(tokens.numpy(), list(greedy.eos))
-        if not running.any():
-            return
+        ids[:, position], logprobs[:, position] = tokens.numpy(), values.numpy()

@@ -86,18 +86,6 @@ def test_prompts_of_different_lengths_share_a_batch_without_touching(
     assert np.array_equal(alone["offsets"], together["offsets"])
 
 
-def test_an_end_of_text_is_followed_by_minus_one(bench: Bench, engine: Path) -> None:
-    free = _scores(bench, engine, "free")
-    stop = int(free["greedy_ids"][0, 3])
-    first = int(np.flatnonzero(free["greedy_ids"][0] == stop)[0])
-
-    greedy = {"prefix": 8, "tokens": 12, "eos": [stop]}
-    stopped = _scores(bench, engine, "stopped", greedy=greedy)["greedy_ids"][0]
-
-    assert stopped[first] == stop
-    assert (stopped[first + 1 :] == -1).all()
-
-
 def test_what_is_no_number_is_marked_in_prefill_and_decode(bench: Bench, checkpoint: Path) -> None:
     broken = bench.folder / "broken"
     shutil.copytree(checkpoint, broken)
