@@ -18,7 +18,6 @@ sys.path.append(str(Path(__file__).parents[2] / "enginekeeper" / "steps"))
 import torch
 from _scoring import score
 from _step import main
-from _threads import wait_without_spinning
 from _twin import LoadedModel, load_weights
 from modelopt.torch.quantization.config import QuantizerAttributeConfig
 from modelopt.torch.quantization.nn import TensorQuantizer
@@ -36,7 +35,6 @@ KINDS: dict[str, tuple[Any, float]] = {
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Installs the quantizers and scores the suite."""
-    wait_without_spinning()
     directory = Path(job["twin"])
     model = load_weights(directory)
     twin = json.loads((directory / "twin.json").read_text(encoding="utf-8"))

@@ -21,7 +21,6 @@ from _layer_plan import Plan, plan_engine
 from _model_config import load_config
 from _step import Refusal, main
 from _tensor_index import read_index
-from _threads import wait_without_spinning
 
 if TYPE_CHECKING:
     from _graphs import BuiltGraph
@@ -42,7 +41,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     limits = _limits(job["limits"], config.rope.max_positions)
     plan = plan_engine(config, read_index(checkpoint / CHECKPOINT_FILES[1]))
     _check_absent(output)
-    wait_without_spinning()
     graphs.mkdir(parents=True, exist_ok=True)
     _sweep(graphs)
     output.parent.mkdir(parents=True, exist_ok=True)

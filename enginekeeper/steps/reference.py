@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from _score_file import write_scores
 from _step import Refusal, main
-from _threads import wait_without_spinning
 from _vllm_logprobs import Rows, greedy_row, prompt_rows
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -50,7 +49,6 @@ class _Job:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Writes the score file of the source model and returns what was counted."""
     request = _parse(job)
-    wait_without_spinning()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     engine = _load(request)

@@ -1,7 +1,7 @@
 """The step `score_engine`: an engine directory scores a tokenized suite.
 
 Job: `{"engine", "tokens", "targets": {name: score file}, "output", "top_k", "batch_size",
-"greedy": {"prefix", "tokens", "batch_size"?, "eos"?}, "chunk_tokens"?}`. With `chunk_tokens`
+"greedy": {"prefix", "tokens", "batch_size"?}, "chunk_tokens"?}`. With `chunk_tokens`
 prompts are read in chunks of that size; 1 scores everything through the decode graph.
 """
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import main
-from _threads import wait_without_spinning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +75,6 @@ class EngineDecoding:
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the engine and scores the suite with it."""
-    wait_without_spinning()
     from _engine import Engine  # noqa: PLC0415 - torch takes seconds to import
     from _scoring import score  # noqa: PLC0415
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import main
-from _threads import wait_without_spinning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +101,6 @@ def left_padded(prompts: Prompts) -> tuple[Tensor, Tensor]:
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the model, installs the twin's hooks if it has any, and scores the suite."""
-    wait_without_spinning()
     from _scoring import score  # noqa: PLC0415 - torch takes seconds to import
     from _twin import load_model, nudge  # noqa: PLC0415
 

@@ -48,3 +48,7 @@ def test_uv_hears_what_pip_was_told_but_its_own_variables_win() -> None:
 
     assert uv_environment(env) == {"UV_DEFAULT_INDEX": "https://a", "SSL_CERT_FILE": "/ca"}
     assert uv_environment({**env, "UV_INDEX_URL": "https://b"})["UV_DEFAULT_INDEX"] == "https://b"
+
+
+def test_no_thread_of_a_step_spins_while_it_waits() -> None:
+    assert step_environment({}, PYTHON)["OMP_WAIT_POLICY"] == "PASSIVE"
