@@ -7,7 +7,7 @@ the recipe's price, for quality to judge, and no fault of an engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,17 +60,16 @@ def stored_step(scales: dict[str, float]) -> float:
     return max(own) if own else scales.get("kv", 1.0)
 
 
-def coarsening(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None:
+def coarsest(layers: Sequence[dict[str, float]]) -> dict[str, Any] | None:
     """Returns the layer that suffers most from the shared step: whose is it, how much coarser."""
-    worst: dict[str, Any] | None = None
-    for layer in range(geometry.layers):
-        scales = layer_scales(checkpoint, layer)
-        own = {key: scales[key] for key in ("k", "v") if scales.get(key, 0.0) > 0}
-        for key, value in own.items():
-            times = stored_step(scales) / value
-            if times > 1 and (worst is None or times > worst["times"]):
-                worst = {"layer": layer, "of": key, "times": times}
-    return worst
+    shared = [
+        (stored_step(scales) / scales[key], layer, key)
+        for layer, scales in enumerate(layers)
+        for key in ("k", "v")
+        if scales.get(key, 0.0) > 0
+    ]
+    times, layer, key = max(shared, default=(1.0, 0, ""))
+    return {"layer": layer, "of": key, "times": times} if times > 1 else None
 
 
 def twin_document(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None:
@@ -90,17 +89,14 @@ def summary(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None
     kind = checkpoint.quantization.kv_cache
     if kind is None:
         return None
-    values = [
-        value
-        for layer in range(geometry.layers)
-        for value in layer_scales(checkpoint, layer).values()
-    ]
+    layers = [layer_scales(checkpoint, layer) for layer in range(geometry.layers)]
+    values = [value for scales in layers for value in scales.values()]
     return {
         "format": kind,
         "smallest_scale": min(values, default=None),
         "largest_scale": max(values, default=None),
         "all_exactly_one": bool(values) and all(value == 1.0 for value in values),
-        "coarsest": coarsening(checkpoint, geometry),
+        "coarsest": coarsest(layers),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -447,6 +448,15 @@ def test_a_missing_cache_scale_is_found(key: str, tmp_path: Path) -> None:
     checkpoints.edit_tensors(checkpoint, remove)
     finding = only_finding(checkpoint)
     assert (finding.where, finding.taxonomy) == (f"{prefix}.{key}_cache_scaling_factor", "T10")
+
+
+def test_what_the_shared_step_of_a_cache_costs_most_is_told(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
+    for key, step in (("k", 0.5), ("v", 0.03125), ("kv", 0.5)):
+        name = f"{LAYER}.attention.{key}_cache_scaling_factor"
+        checkpoints.edit_tensor(checkpoint, name, partial(np.full_like, fill_value=step))
+    cache = audited(checkpoint).examined["kv_cache"]
+    assert cache["coarsest"] == {"layer": 1, "of": "v", "times": 16.0}
 
 
 def test_a_merged_cache_scale_that_is_not_the_larger_is_found(tmp_path: Path) -> None:
