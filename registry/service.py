@@ -153,13 +153,20 @@ class Registry:
         with self.catalogue.read() as view:
             return view.waivers(None if engine is None else view.engine(engine).digest)
 
-    def waivers_in_force(self, engine: Engine) -> list[Waiver]:
-        """Returns an engine's waivers that count now, wherever they do, newest first."""
+    def waivers_in_force(
+        self, engine: Engine, recorded: Sequence[Waiver] | None = None
+    ) -> list[Waiver]:
+        """Returns an engine's waivers that count now, wherever they do, newest first.
+
+        Whoever asks for many engines reads what is `recorded` of all at once, and gives it here.
+        """
         now = self.trust.clock()
         return [
             one
-            for one in self.waivers(engine.digest)
-            if one.state(now) == "in force" and self.waiver_signature(engine, one).fault is None
+            for one in (self.waivers(engine.digest) if recorded is None else recorded)
+            if one.engine == engine.digest
+            and one.state(now) == "in force"
+            and self.waiver_signature(engine, one).fault is None
         ]
 
     def waiver_signature(self, engine: Engine, waiver: Waiver) -> Signature:
@@ -306,6 +313,11 @@ class Registry:
         """Returns the engines that fit a filter, newest first."""
         with self.catalogue.read() as view:
             return view.engines(wanted)
+
+    def held_engines(self) -> dict[Digest, Standing]:
+        """Returns every engine that is quarantined or revoked."""
+        with self.catalogue.read() as view:
+            return view.held_engines()
 
     def held(self, engine: Engine) -> StandingChange | None:
         """Returns the quarantine or revocation that closes the gate on an engine, or None."""

@@ -19,7 +19,7 @@ from enginekeeper.cli._standing import engine_argument, quarantine, release, rev
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
     from registry.service import Registry
-    from registry.types import Engine, EngineFilter, Verdict
+    from registry.types import Engine, EngineFilter, Verdict, Waiver
 
 
 @click.group()
@@ -44,7 +44,12 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
 
     registry = open_bench().registry
-    rows = [_row(registry, one) for one in registry.engines(wanted)]
+    held, waivers = registry.held_engines(), registry.waivers()
+    rows = [
+        {**_row(registry, one), "held": held.get(one.digest),
+         "waived": _waived(registry.waivers_in_force(one, waivers))}
+        for one in registry.engines(wanted)
+    ]  # fmt: skip
     columns = (
         "engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated", "held",
         "waived",
@@ -233,11 +238,14 @@ def _latest(bench: Bench, found: Engine) -> Verdict:
     return verdicts[0]
 
 
+def _waived(waivers: list[Waiver]) -> str | None:
+    return ", ".join(rule for one in waivers for rule in one.rules) or None
+
+
 def _row(registry: Registry, one: Engine) -> dict[str, Any]:
     latest = next(iter(registry.verdicts(one.digest)), None)
     signatures = registry.signatures(one, [] if latest is None else [latest])
     fault = next((found.fault for found in signatures if found.fault is not None), None)
-    held = registry.held(one)
     row = {
         "engine": one.digest.short,
         "variant": one.variant,
@@ -250,9 +258,6 @@ def _row(registry: Registry, one: Engine) -> dict[str, Any]:
         "stored": registry.locate(one.path),
         "summary": None if latest is None else latest.summary,
         "fault": fault,
-        "waived": ", ".join(rule for one in registry.waivers_in_force(one) for rule in one.rules)
-        or None,
-        "held": None if held is None else str(held.kind),
     }
     if fault is None:
         return row
