@@ -1,9 +1,10 @@
 """How far an engine is from the checkpoint it was built from, recipe by recipe.
 
-    python benchmarks/engine_accuracy.py SOURCE WORK CHECKPOINT... [--tokens FILE]
+    python benchmarks/engine_accuracy.py SOURCE WORK CHECKPOINT... --tokens FILE
 
 SOURCE is the Hugging Face directory the checkpoints were made from. Every arm scores the same
-tokens over the whole vocabulary:
+tokens over the whole vocabulary: of the suite in FILE those prompts that `--prompts` numbers, cut
+to `--length` ids.
 
 - *dequantized*: the checkpoint, dequantized by the core's numpy code, run by transformers in
   float32, inputs rounded as the recipe says. The engine's distance from it is the builder's error.
@@ -126,6 +127,13 @@ def _with_rest(rows: Any) -> Any:  # noqa: ANN401 - arrays of float64
     return np.concatenate([rows, rest[:, None]], axis=1)
 
 
+def excerpt(tokens: Path, numbers: list[int], length: int) -> dict[str, Any]:
+    """Returns some prompts of a tokens file, cut to a number of ids."""
+    suite = json.loads(tokens.read_text(encoding="utf-8"))
+    chosen = [suite["prompts"][number] for number in numbers]
+    return {**suite, "prompts": [{**one, "ids": one["ids"][:length]} for one in chosen]}
+
+
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -133,7 +141,13 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     parser.add_argument("--tokens", type=Path, required=True)
+    parser.add_argument("--prompts", default="0,5,9,13,17,21")
+    parser.add_argument("--length", type=int, default=64)
     options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    tokens = options.work / "tokens.json"
+    numbers = [int(number) for number in options.prompts.split(",")]
+    tokens.write_text(json.dumps(excerpt(options.tokens, numbers, options.length)))
     costs = ("tokens/s", "GB", "compile s")
     print(f"| checkpoint | {' | '.join((*COLUMNS, *costs))} |")
     print(f"|---|{'--:|' * (len(COLUMNS) + len(costs))}")
@@ -141,7 +155,7 @@ def main() -> None:
         work = options.work / checkpoint.name
         work.mkdir(parents=True)
         settings = Settings.from_environment()
-        row = measure(Bench(options.source, checkpoint, work, options.tokens, settings))
+        row = measure(Bench(options.source, checkpoint, work, tokens, settings))
         cells = [f"{row[name]:.1e}" if name in row else "" for name in COLUMNS]
         cells += [f"{row[name]:.3g}" for name in costs]
         print(f"| {checkpoint.name} | {' | '.join(cells)} |", flush=True)

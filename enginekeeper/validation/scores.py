@@ -58,9 +58,9 @@ class Scores:
     target_logprobs: Floats
     finite: NDArray[np.bool_]
     greedy_ids: Ids
-    """[P, G]; -1 after the end-of-sequence token."""
+    """[P, G]; -1 after the last token of an arm that ended early, which none of ours does."""
     greedy_logprobs: Floats
-    """NaN where the logits were not all finite; 0 after the end-of-sequence token."""
+    """NaN where the logits were not all finite; 0 after the last token."""
     at: Mapping[str, Floats]
     """This arm's log-probabilities at another arm's best tokens, by that arm's name."""
     meta: Mapping[str, Any]
