@@ -156,9 +156,10 @@ class Draft:
     def overlay(self, directory: Path) -> Checkpoint:
         """Writes what was edited into an existing directory, and opens it over the original.
 
-        The same checkpoint as `write` gives, without copying what no edit touched.
+        The same checkpoint as `write` gives, without copying what no edit touched. What an edit
+        does to the files themselves is written in full, so that they are what is read.
         """
-        if self.cut_bytes or self.metadata:
+        if self._rewrites_files():
             self.write(directory)
             return Checkpoint.open(directory)
         self._write_config(directory)
@@ -172,9 +173,21 @@ class Draft:
             files.append(TensorFile(path, merged))
         return Checkpoint.of(directory, self.config, files)
 
+    def _rewrites_files(self) -> bool:
+        """Whether the files differ in more than the tensors that were edited."""
+        pairs = zip(self.ranks, self.base.ranks, strict=True)
+        reordered = any(_in_another_order(ours, theirs) for ours, theirs in pairs)
+        return reordered or bool(self.cut_bytes or self.metadata)
+
     def _write_config(self, directory: Path) -> None:
         text = json.dumps(self.config, indent=4, allow_nan=False)
         (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+def _in_another_order(ours: Iterable[str], theirs: Iterable[str]) -> bool:
+    """Whether the names that both have are listed in another order."""
+    one, other = dict.fromkeys(ours), dict.fromkeys(theirs)
+    return [name for name in one if name in other] != [name for name in other if name in one]
 
 
 def _differs(ours: Mapping[str, StoredTensor | Array], theirs: TensorFile) -> bool:

@@ -129,6 +129,14 @@ def test_an_overlay_is_the_checkpoint_that_is_written(exported: Path, tmp_path: 
     assert all(a.read().tobytes() == b.read().tobytes() for a, b in pairs)
 
 
+def test_a_reordered_file_is_what_an_overlay_reads(exported: Path, tmp_path: Path) -> None:
+    draft = Draft.open(exported)
+    injection("tensor-order").apply(draft)
+    thin = draft.overlay(tmp_path).ranks[0]
+    assert {tensor.file.parent for tensor in thin.values()} == {tmp_path}
+    assert sorted(thin, key=lambda name: thin[name].start) == list(draft.ranks[0])
+
+
 def test_tensor_parallel_slices_are_all_edited(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
     inject(checkpoint, injection("scale-gain", 1.1), tmp_path / "out")
