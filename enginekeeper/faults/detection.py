@@ -67,7 +67,6 @@ def document(campaigns: Sequence[Campaign], grid: str) -> dict[str, Any]:
             {
                 "recipe": one.recipe,
                 "seconds": round(one.seconds, 2),
-                "healthy_findings": list(one.healthy_findings),
                 "rows": [row.as_dict() for row in recipe_rows(one.trials)],
             }
             for one in campaigns
@@ -145,8 +144,6 @@ def render(found: dict[str, Any]) -> str:
         for row in one["rows"]
     ]
     lines += _table("recipe", columns, recipes)
-    for one in found["recipes"]:
-        lines += [f"healthy {one['recipe']}: {text}" for text in one["healthy_findings"]]
     for trial in found["wrong"]:
         said = trial["told"][0] if trial["told"] else "nothing"
         lines.append(f"{trial['recipe']} {trial['case']}: {trial['outcome']}: {said}")

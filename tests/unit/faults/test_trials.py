@@ -92,6 +92,14 @@ def test_a_campaign_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [text.partition(" ")[0] for text in said] == ["1/2", "2/2", "2/2"]
 
 
+def test_a_checkpoint_that_is_not_healthy_is_refused(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    checkpoints.edit_config(checkpoint, rotary_base=1.0)
+    with pytest.raises(InputError, match="faults in it prove nothing") as raised:
+        campaign.run(checkpoint, checkpoints.SOURCE, grid("epsilon"), tmp_path / "r", ignore)
+    assert "rotary_base" in str(raised.value)
+
+
 def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     cases = grid("rope-base", "epsilon", "window")
@@ -140,7 +148,7 @@ def test_the_interval_is_wilsons() -> None:
 
 def test_misses_and_alarms_are_listed_by_name() -> None:
     trials = (trial("miss"), trial("alarm", None, told=("fail here: because",)))
-    found = document([campaign.Campaign("w8a16", trials, 1.0, ())], "grid-v1")
+    found = document([campaign.Campaign("w8a16", trials, 1.0)], "grid-v1")
     text = render(found)
     assert [one["outcome"] for one in found["wrong"]] == ["miss", "alarm"]
     assert "w8a16 case: alarm: fail here: because" in text
