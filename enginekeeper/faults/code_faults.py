@@ -70,10 +70,18 @@ def _rows(linear: LinearEdit, dose: float, random: Generator) -> None:
     linear.codes = codes
 
 
+def _two_heads(linear: LinearEdit) -> slice:
+    """Returns the rows of v, or of q where v has one head only."""
+    parts, size = part_rows(linear), linear.draft.geometry.head_size
+    part = next((p for p in (parts["v"], parts["q"]) if p.stop - p.start >= 2 * size), None)
+    if part is None:
+        raise InapplicableError("there are no two heads on a rank", where=linear.name)
+    return part
+
+
 def _heads(linear: LinearEdit, _dose: float, _random: Generator) -> None:
     """Exchanges two heads of v, or of q where there is one of v, codes and scales alike."""
-    parts, size = part_rows(linear), linear.draft.geometry.head_size
-    part = next(p for p in (parts["v"], parts["q"]) if p.stop - p.start >= 2 * size)
+    part, size = _two_heads(linear), linear.draft.geometry.head_size
     first, second = (slice(part.start + n * size, part.start + (n + 1) * size) for n in (0, 1))
     codes = linear.codes
     codes[first], codes[second] = codes[second].copy(), codes[first].copy()
@@ -86,8 +94,7 @@ def _heads(linear: LinearEdit, _dose: float, _random: Generator) -> None:
 
 def _key_head_repeated(linear: LinearEdit, _dose: float, _random: Generator) -> None:
     """The last head of v is a copy of the one before: a grouped head given to the wrong rank."""
-    parts, size = part_rows(linear), linear.draft.geometry.head_size
-    part = next(p for p in (parts["v"], parts["q"]) if p.stop - p.start >= 2 * size)
+    part, size = _two_heads(linear), linear.draft.geometry.head_size
     last, before = (slice(part.stop - n * size, part.stop - (n - 1) * size) for n in (1, 2))
     codes = linear.codes
     codes[last] = codes[before]
@@ -101,7 +108,7 @@ def _key_head_repeated(linear: LinearEdit, _dose: float, _random: Generator) -> 
 def _tail(linear: LinearEdit, dose: float, _random: Generator) -> None:
     """The last bytes of the tensor are zero: a shard that was cut short and filled up."""
     weight = linear.tensor("weight")
-    weight.reshape(-1).view(np.uint8)[-round(weight.nbytes * dose) :] = 0
+    weight.reshape(-1).view(np.uint8)[-max(round(weight.nbytes * dose), 1) :] = 0
 
 
 def _repeated_tail(linear: LinearEdit, dose: float, _random: Generator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,10 @@ def _field(name: str, change: Callable[[Any, float], object], culprit: str | Non
 def _times(value: Any, dose: float) -> object:  # noqa: ANN401 - JSON
     if not isinstance(value, int | float):
         raise InapplicableError("the config does not state the field", actual=value)
-    return type(value)(value * dose)
+    product = type(value)(value * dose)
+    if not math.isfinite(product):
+        raise InapplicableError("the config cannot state the product", actual=dose)
+    return product
 
 
 def _gone(_value: object, _dose: float) -> object:

@@ -97,6 +97,37 @@ def test_what_a_format_cannot_express_is_refused(
         inject(checkpoint, injection(fault), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("fault", "dose"),
+    [
+        ("bit-flip", 9.0),
+        ("bit-flip", -1.0),
+        ("rows-zero", 100000.0),
+        ("columns-permuted", 5.0),
+        ("tail-repeated", 0.9),
+        ("scale-tiled", 0.2),
+        ("head-quantized", 0.2),
+        ("rope-base", float("inf")),
+        ("rope-base", 1e308),
+        ("scale-gain", float("nan")),
+    ],
+)
+def test_a_dose_that_does_not_fit_is_refused(fault: str, dose: float, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16", tmp_path)
+    with pytest.raises(InapplicableError):
+        inject(checkpoint, injection(fault, dose), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_smallest_tail_is_one_byte(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    inject(checkpoint, injection("tail-zero", 1e-5), tmp_path / "out")
+    before, after = (
+        LinearEdit(Draft.open(p), 0, PROJ).codes for p in (checkpoint, tmp_path / "out")
+    )
+    assert (before != after).sum() == 1
+
+
 def test_injections_compose_and_are_all_recorded(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     inject(checkpoint, injection("rope-base", 2.0), tmp_path / "one")
