@@ -67,6 +67,7 @@ def test_what_the_audits_refuse_to_read_is_a_hit(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     found = Bench.open(checkpoint, checkpoints.SOURCE).run(case("file-cut-short"))
     assert (found.outcome, found.check, found.culprit_right) == ("hit", "refused", True)
+    assert found.class_right is None
 
 
 def test_what_cannot_be_expressed_is_not_applicable(tmp_path: Path) -> None:
