@@ -20,6 +20,10 @@ from enginekeeper.validation.findings import TAXONOMY
 
 _CONFIDENCE = 0.95
 
+_INTERVAL = "95 % interval"
+_NAMED = ("culprit right", "class right")
+"""Columns of the tables: a key of the row with spaces, or the interval."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -55,6 +59,15 @@ class Row:
             "class_right": self.named,
         }
 
+    def hits_as_dict(self) -> dict[str, Any]:
+        """Returns a row of which every trial is a hit as JSON values."""
+        return {
+            "row": self.name,
+            "hits": self.found,
+            "culprit_right": self.culprit,
+            "class_right": self.named,
+        }
+
 
 def document(campaigns: Sequence[Campaign], grid: str) -> dict[str, Any]:
     """Returns everything that was found as JSON values."""
@@ -62,7 +75,7 @@ def document(campaigns: Sequence[Campaign], grid: str) -> dict[str, Any]:
     return {
         "grid": grid,
         "classes": [row.as_dict() for row in class_rows(trials)],
-        "checks": [row.as_dict() for row in check_rows(trials)],
+        "checks": [row.hits_as_dict() for row in check_rows(trials)],
         "recipes": [
             {
                 "recipe": one.recipe,
@@ -95,7 +108,7 @@ def class_rows(trials: Iterable[Trial]) -> Iterator[Row]:
 
 
 def check_rows(trials: Iterable[Trial]) -> Iterator[Row]:
-    """Yields for each check how many faults it was the first to find."""
+    """Yields for each check how many faults it was the first to find: hits only, so no rate."""
     hits = [trial for trial in trials if trial.outcome == "hit" and trial.check]
     for check in sorted({str(trial.check) for trial in hits}):
         yield from _row(check, [trial for trial in hits if trial.check == check])
@@ -135,15 +148,16 @@ def render(found: dict[str, Any]) -> str:
     """Lays the table out as Markdown, what went wrong below it."""
     counts = f"{found['not_applicable']} cases not applicable, {found['not_run']} not run"
     lines = [f"grid {found['grid']}, {counts}", ""]
-    columns = ("cases", "found", "doubt", "95 % interval", "culprit right", "class right")
-    lines += _table("class", columns, [(row["row"], row) for row in found["classes"]])
-    lines += _table("check that was first", columns, [(row["row"], row) for row in found["checks"]])
+    rates = ("cases", "found", "doubt", _INTERVAL, *_NAMED)
+    lines += _table("class", rates, [(row["row"], row) for row in found["classes"]])
+    hits = [(row["row"], row) for row in found["checks"]]
+    lines += _table("check that was first", ("hits", *_NAMED), hits)
     recipes = [
         (f"{one['recipe']}: {row['row']} (audits {one['seconds']} s)", row)
         for one in found["recipes"]
         for row in one["rows"]
     ]
-    lines += _table("recipe", columns, recipes)
+    lines += _table("recipe", rates, recipes)
     for trial in found["wrong"]:
         said = trial["told"][0] if trial["told"] else "nothing"
         lines.append(f"{trial['recipe']} {trial['case']}: {trial['outcome']}: {said}")
@@ -155,8 +169,12 @@ def _table(
 ) -> list[str]:
     lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for name, row in rows:
-        interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-        right = ["" if row[key] is None else row[key] for key in ("culprit_right", "class_right")]
-        cells = (row["cases"], row["found"], row["doubt"], interval, *right)
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
+        lines.append(f"| {name} | {' | '.join(_cell(row, column) for column in columns)} |")
     return [*lines, ""]
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    if column == _INTERVAL:
+        return f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+    value = row[column.replace(" ", "_")]
+    return "" if value is None else str(value)

@@ -155,6 +155,15 @@ def test_misses_and_alarms_are_listed_by_name() -> None:
     assert "w8a16 case: alarm: fail here: because" in text
 
 
+def test_the_checks_that_were_first_have_counts_and_no_rates() -> None:
+    trials = (trial("hit", check="weights.scale", culprit_right=True), trial("miss"))
+    found = document([campaign.Campaign("w8a16", trials, 1.0)], "grid-v1")
+    expected = {"row": "weights.scale", "hits": 1, "culprit_right": 1, "class_right": 0}
+    assert found["checks"] == [expected]
+    assert "| check that was first | hits | culprit right | class right |" in render(found)
+    assert "| weights.scale | 1 | 1 | 0 |" in render(found)
+
+
 def test_the_bundled_grid_is_known_and_half_of_it_is_healthy() -> None:
     cases = load_grid(bundled_grid()).cases
     names = {one.fault.name for one in cases}
