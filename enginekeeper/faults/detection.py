@@ -1,8 +1,10 @@
 """The detection table: what was found, what was missed, what was stopped for nothing.
 
-Rates have 95 % Wilson intervals (Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212). Doubt is no hit
-and, for a control, no pass. Doses below the stated limit and faults that only behaviour can show
-have rows of their own; cases that a checkpoint cannot express are counted nowhere else.
+Rates are over trials: a case counts once for each recipe it was tried on, and the distinct cases
+stand beside them. They have 95 % Wilson intervals (Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212).
+Doubt is no hit and, for a control, no pass. Doses below the stated limit and faults that only
+behaviour can show have rows of their own; cases that a checkpoint cannot express are counted
+nowhere else.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Row:
     """Hits among faults, or alarms among controls."""
 
     name: str
+    trials: int
     cases: int
+    """Distinct cases of the grid: one is tried on each recipe, and those are not independent."""
     found: int
     culprit: int | None = None
     """Hits whose first finding names the culprit."""
@@ -41,7 +45,7 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """The rate's Wilson interval."""
-        result = stats.binomtest(self.found, self.cases).proportion_ci(_CONFIDENCE, "wilson")
+        result = stats.binomtest(self.found, self.trials).proportion_ci(_CONFIDENCE, "wilson")
         return float(result.low), float(result.high)
 
     def as_dict(self) -> dict[str, Any]:
@@ -49,10 +53,11 @@ class Row:
         low, high = self.interval
         return {
             "row": self.name,
+            "trials": self.trials,
             "cases": self.cases,
             "found": self.found,
             "doubt": self.doubts,
-            "rate": round(self.found / self.cases, 4),
+            "rate": round(self.found / self.trials, 4),
             "low": round(low, 4),
             "high": round(high, 4),
             "culprit_right": self.culprit,
@@ -137,6 +142,7 @@ def _row(name: str, trials: Sequence[Trial]) -> Iterator[Row]:
     yield Row(
         name,
         len(trials),
+        len({trial.case for trial in trials}),
         outcomes["alarm" if healthy else "hit"],
         None if healthy else sum(bool(trial.culprit_right) for trial in trials),
         None if healthy else sum(bool(trial.class_right) for trial in trials),
@@ -148,7 +154,7 @@ def render(found: dict[str, Any]) -> str:
     """Lays the table out as Markdown, what went wrong below it."""
     counts = f"{found['not_applicable']} cases not applicable, {found['not_run']} not run"
     lines = [f"grid {found['grid']}, {counts}", ""]
-    rates = ("cases", "found", "doubt", _INTERVAL, *_NAMED)
+    rates = ("trials", "cases", "found", "doubt", _INTERVAL, *_NAMED)
     lines += _table("class", rates, [(row["row"], row) for row in found["classes"]])
     hits = [(row["row"], row) for row in found["checks"]]
     lines += _table("check that was first", ("hits", *_NAMED), hits)

@@ -43,7 +43,7 @@ def test_run_prints_the_table_and_goes_on_from_its_records(ek: Ek, tmp_path: Pat
     grid.write_text(f'{{"version": 9, "entries": {entries}}}')
     command = ("faults", "run", checkpoint, "--model", checkpoints.SOURCE, "--grid", grid)
     first, second = ek(*command), ek(*command, "--json")
-    assert "| T15 positions: rope base, scaling, window | 2 | 2 | 0 |" in first.out
+    assert "| T15 positions: rope base, scaling, window | 2 | 2 | 2 | 0 |" in first.out
     assert "3/3 tensor-order" in first.err
     assert second.err == ""
     assert second.json["wrong"] == []

@@ -38,9 +38,11 @@ def grid(*names: str) -> Grid:
     return Grid(digest_document({"names": list(names)}, "ek-faults-v1"), tuple(map(case, names)))
 
 
-def trial(outcome: str, taxonomy: str | None = "T1", **details: object) -> Trial:
+def trial(
+    outcome: str, taxonomy: str | None = "T1", case_name: str = "case", **details: object
+) -> Trial:
     fields = {"in_files": True, "below_limit": False, **details}
-    return Trial("case", "fault", taxonomy, outcome=outcome, **fields)  # type: ignore[arg-type]
+    return Trial(case_name, "fault", taxonomy, outcome=outcome, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("recipe", ["w8a16", "w4a16_awq"], indirect=True)
@@ -132,7 +134,7 @@ def test_the_table_keeps_apart_what_is_below_the_limit_and_what_files_cannot_sho
         trial("alarm", None),
         trial("not applicable"),
     ])  # fmt: skip
-    counted = {row.name.partition(":")[0]: (row.cases, row.found, row.doubts) for row in rows}
+    counted = {row.name.partition(":")[0]: (row.trials, row.found, row.doubts) for row in rows}
     assert counted == {
         "T1 scale value wrong": (3, 1, 1),
         "all above the limit": (3, 1, 1),
@@ -140,6 +142,11 @@ def test_the_table_keeps_apart_what_is_below_the_limit_and_what_files_cannot_sho
         "not in the files": (1, 0, 0),
         "healthy controls": (2, 1, 0),
     }
+
+
+def test_a_case_tried_on_two_recipes_is_two_trials_and_one_case() -> None:
+    trials = [trial("hit", case_name=name) for name in ("a", "a", "b")]
+    assert {(row.trials, row.cases) for row in class_rows(trials)} == {(3, 2)}
 
 
 def test_the_interval_is_wilsons() -> None:
