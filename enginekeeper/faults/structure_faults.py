@@ -163,7 +163,9 @@ def _cache_unannounced(draft: Draft, _target: Target, _dose: float) -> tuple[str
     """Scales are in the files, and the config says that the cache is not quantized."""
     announce_cache(draft, "FP8", 0.06)
     draft.quantization["kv_cache_quant_algo"] = None
-    return ("transformer.layers.", "quantization.kv_cache_quant_algo")
+    layers = range(draft.geometry.layers)
+    scales = [f"{layer_name(layer)}.attention" for layer in layers]
+    return ("quantization.kv_cache_quant_algo", *scales)
 
 
 def _layer_copied(draft: Draft, target: Target, _dose: float) -> tuple[str, ...]:

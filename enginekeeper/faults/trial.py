@@ -175,7 +175,9 @@ def _judged(
 
 
 def _names(finding: Finding, culprits: tuple[str, ...]) -> bool:
-    return any(finding.where.startswith(culprit) for culprit in culprits)
+    """Says whether a finding names a culprit, or what is in it: `layers.1` is not `layers.10`."""
+    where = finding.where
+    return any(where == one or where.startswith((f"{one}.", f"{one} ")) for one in culprits)
 
 
 def _trial(case: Case, outcome: Outcome, **details: Any) -> Trial:  # noqa: ANN401 - fields of Trial

@@ -12,11 +12,13 @@ from enginekeeper.errors import InputError, MissingError
 from enginekeeper.faults import campaign
 from enginekeeper.faults.catalogue import FAULTS, named
 from enginekeeper.faults.detection import class_rows, document, render
+from enginekeeper.faults.draft import Draft
 from enginekeeper.faults.fault import Target
 from enginekeeper.faults.grid import Case, Grid, bundled_grid, load_grid
 from enginekeeper.faults.injection import Injection, inject
-from enginekeeper.faults.trial import Bench, Trial
+from enginekeeper.faults.trial import Bench, Trial, _names
 from enginekeeper.validation.audits import audit
+from enginekeeper.validation.findings import Finding
 from registry.digests import digest_document
 from tests.factories import checkpoints
 
@@ -63,6 +65,29 @@ def test_a_found_fault_is_a_hit_with_its_culprit_and_class(tmp_path: Path) -> No
     found = Bench.open(checkpoint, checkpoints.SOURCE).run(case("scale-gain", 1.01))
     assert (found.outcome, found.check) == ("hit", "weights.fidelity")
     assert (found.culprit_right, found.class_right, found.innocents) == (True, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("where", "right"),
+    [
+        ("transformer.layers.1", True),
+        ("transformer.layers.1.mlp.proj", True),
+        ("transformer.layers.1 (q)", True),
+        ("transformer.layers.10.mlp.proj", False),
+        ("transformer.layers", False),
+    ],
+)
+def test_a_culprit_is_named_as_itself_or_by_what_is_in_it(where: str, right: bool) -> None:  # noqa: FBT001
+    finding = Finding("weights.fidelity", "fail", where, "wrong")
+    assert _names(finding, ("transformer.layers.1",)) is right
+
+
+def test_a_layer_that_the_config_did_not_touch_is_innocent(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16", tmp_path)
+    draft = Draft.open(checkpoint)
+    for name in ("algorithm", "group-size", "cache-announced", "layers-fewer"):
+        culprits = case(name).injection.apply(draft.fork())
+        assert not _names(Finding("", "fail", "transformer.layers.0.mlp.proj", ""), culprits)
 
 
 def test_what_the_audits_refuse_to_read_is_a_hit(tmp_path: Path) -> None:
