@@ -133,9 +133,9 @@ class Draft:
         )  # fmt: skip
 
     def differs(self) -> bool:
-        """Says whether anything a reader of numbers could notice is not as in the original."""
+        """Says whether the config, the tensors, their order or the notes are not the original's."""
         original = read_json_object(self.base.directory / "config.json")
-        if self.config != original or self.cut_bytes:
+        if self.config != original or self._rewrites_files():
             return True
         pairs = zip(self.ranks, self.base.ranks, strict=True)
         return any(_differs(ours, theirs) for ours, theirs in pairs)

@@ -47,7 +47,7 @@ class Injection:
                 expected=self.fault.dose,
                 remedy="see `ek faults list`",
             ) from error
-        if not self.fault.healthy and not draft.differs():
+        if not draft.differs():
             raise InapplicableError(f"{self.fault.name} changes nothing here", where=where)
         return culprits
 

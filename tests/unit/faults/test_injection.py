@@ -85,6 +85,23 @@ def test_a_fault_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_control_that_changes_nothing_is_refused_too(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("fp8", tmp_path)
+    with pytest.raises(InapplicableError, match="changes nothing here"):
+        inject(checkpoint, injection("cache-scales-one"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["tensor-order", "file-notes"])
+def test_another_order_and_notes_of_their_own_are_a_change(
+    name: str, exported: Path, tmp_path: Path
+) -> None:
+    inject(exported, injection(name), tmp_path / "out")
+    one, other = (
+        (path / "rank0.safetensors").read_bytes() for path in (exported, tmp_path / "out")
+    )
+    assert one != other
+
+
 @pytest.mark.parametrize(
     ("recipe_name", "fault"),
     [("none", "scale-zero"), ("w8a16", "nibbles-swapped"), ("fp8", "zero-shift")],

@@ -98,7 +98,7 @@ def test_rounded_scales_of_awq_are_honest(recipe: str, dtype: str, tmp_path: Pat
     assert found(recipe, f"scales-{dtype}", tmp_path, linear="attention.qkv") == []
 
 
-@pytest.mark.parametrize("recipe", ["fp8_per_channel_per_token", "nvfp4", "w4a16", "w8a16"])
+@pytest.mark.parametrize("recipe", ["nvfp4", "w4a16"])  # the others clip nothing here
 @pytest.mark.parametrize("linear", ["attention.qkv", "mlp.proj"])
 def test_scales_clipped_for_the_smallest_error_are_honest(
     recipe: str, linear: Linear, tmp_path: Path
