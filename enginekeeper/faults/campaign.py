@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper import faults, validation
 from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
 from enginekeeper.faults.grid import Grid
 from enginekeeper.faults.trial import Bench, Trial
+from enginekeeper.own_code import code_digest
 from enginekeeper.validation.checkpoint import Checkpoint
 from registry.digests import Digest, digest_document, digest_file
 from registry.disks import full_disk_said
@@ -97,13 +97,11 @@ def run(
 
 def _identity(checkpoint: Path, source: Path, grid: Grid) -> dict[str, str]:
     """Names what a trial depends on."""
-    packages = [Path(package.__path__[0]) for package in (faults, validation)]
-    code = [path for package in packages for path in sorted(package.rglob("*.py"))]
     return {
         "grid": str(grid.digest),
         "checkpoint": str(_digest(sorted(checkpoint.iterdir()))),
         "source": str(_digest([source / "config.json", *sorted(source.glob("*.safetensors"))])),
-        "code": str(_digest(code)),
+        "code": code_digest("configs", "validation", "faults", "data/faults"),
     }
 
 

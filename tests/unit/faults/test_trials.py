@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from enginekeeper import own_code
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.faults import campaign
 from enginekeeper.faults.catalogue import FAULTS, named
@@ -136,6 +138,21 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     both = campaign.run(*arguments, part=campaign.Part(2, 2))
     assert [(len(done.trials), done.not_run) for done in (one, both)] == [(2, 1), (3, 0)]
     assert [trial.fault for trial in both.trials] == ["rope-base", "epsilon", "window"]
+
+
+def test_other_code_that_judges_begins_the_record_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    arguments = (checkpoint, checkpoints.SOURCE, grid("rope-base"), tmp_path / "r", ignore)
+    campaign.run(*arguments)
+    package = tmp_path / "package"
+    shutil.copytree(own_code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    form = package / "configs" / "form.py"
+    form.write_text(form.read_text() + "\n")
+    monkeypatch.setattr(own_code, "PACKAGE", package)
+    campaign.run(*arguments)
+    assert len(list((tmp_path / "r").iterdir())) == 2
 
 
 def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
