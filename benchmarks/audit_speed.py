@@ -163,7 +163,7 @@ def _source_tensors() -> list[PlannedTensor]:
     ]  # fmt: skip
     ones = narrow(np.ones(hidden, np.float32), "bfloat16")
     norms = ("model.norm", f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm")
-    return [*tensors, *(PlannedTensor(f"{n}.weight", "BF16", (hidden,), [ones]) for n in norms)]
+    return [*tensors, *(PlannedTensor.of(f"{n}.weight", ones) for n in norms)]
 
 
 def _checkpoint_config(geometry: Geometry) -> dict[str, Any]:
@@ -188,9 +188,9 @@ def _checkpoint_tensors(
         weight = np.concatenate([source.rows(f"{part.module}.weight") for part in place.parts])
         made = quantize_rows(recipe, weight, 0.0)
         codes = np.rint(made.values / made.scales).astype(np.int8)
-        yield PlannedTensor(f"{place.name}.weight", "I8", codes.shape, [codes])
+        yield PlannedTensor.of(f"{place.name}.weight", codes)
         scales = made.scales.reshape(-1)
-        yield PlannedTensor(f"{place.name}.weights_scaling_factor", "F32", scales.shape, [scales])
+        yield PlannedTensor.of(f"{place.name}.weights_scaling_factor", scales)
     layer, shape = "transformer.layers.0", (geometry.vocabulary, geometry.hidden)
     tables = {"transformer.vocab_embedding": "model.embed_tokens", "lm_head": "lm_head"}
     for name, module in tables.items():
@@ -200,7 +200,7 @@ def _checkpoint_tensors(
         yield PlannedTensor(f"{name}.weight", "BF16", shape, _repeated(block, shape[0]))
     ones = narrow(np.ones(geometry.hidden, np.float32), "bfloat16")
     for name in ("transformer.ln_f", f"{layer}.input_layernorm", f"{layer}.post_layernorm"):
-        yield PlannedTensor(f"{name}.weight", "BF16", ones.shape, [ones])
+        yield PlannedTensor.of(f"{name}.weight", ones)
 
 
 def main() -> None:

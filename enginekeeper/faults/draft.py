@@ -25,7 +25,7 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.numerics.mapping import Geometry
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tensor_files import (
-    DTYPES,
+    NAMES,
     PlannedTensor,
     StoredTensor,
     TensorFile,
@@ -33,8 +33,6 @@ from enginekeeper.validation.tensor_files import (
 )
 
 Array = npt.NDArray[Any]
-
-_NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class InapplicableError(InputError):
@@ -198,7 +196,7 @@ def _differs(ours: Mapping[str, StoredTensor | Array], theirs: TensorFile) -> bo
 
 
 def _same_bytes(array: Array, stored: StoredTensor) -> bool:
-    if (_NAMES[array.dtype], array.shape) != (stored.dtype, stored.shape):
+    if (NAMES[array.dtype], array.shape) != (stored.dtype, stored.shape):
         return False
     return array.tobytes() == stored.read().tobytes()
 
@@ -206,7 +204,7 @@ def _same_bytes(array: Array, stored: StoredTensor) -> bool:
 def _planned(name: str, tensor: StoredTensor | Array) -> PlannedTensor:
     if isinstance(tensor, StoredTensor):
         return PlannedTensor(name, tensor.dtype, tensor.shape, _pieces(tensor))
-    return PlannedTensor(name, _NAMES[tensor.dtype], tensor.shape, [tensor])
+    return PlannedTensor.of(name, tensor)
 
 
 def _pieces(tensor: StoredTensor) -> Iterator[Array]:
