@@ -4,7 +4,7 @@ Rules:
 
 - the checkpoint that is edited is opened for reading and never written to;
 - a tensor is loaded when an edit asks for it; what no edit touched is read from the original;
-- edits compose: each sees what the ones before it did.
+- a draft takes one edit: faults compose by injecting into a copy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class InapplicableError(InputError):
 
 @dataclass
 class Draft:
-    """What a checkpoint would be after the edits so far."""
+    """What a checkpoint would be after an edit."""
 
     base: Checkpoint
     config: dict[str, Any]
