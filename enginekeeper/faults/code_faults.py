@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from enginekeeper.faults.draft import Draft, InapplicableError
 from enginekeeper.faults.fault import Fault, Target
 from enginekeeper.faults.linear_edit import LinearEdit, each_linear, part_rows
-from enginekeeper.validation.numerics.formats import Floats
-from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.numerics.recipes import LinearRecipe, WeightFormat, quantize_rows
 
 Generator = np.random.Generator
+Indices = npt.NDArray[np.intp]
 
 _INTEGERS = (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL)
 _TABLES = ("transformer.vocab_embedding", "lm_head")
@@ -79,30 +80,29 @@ def _two_heads(linear: LinearEdit) -> slice:
     return part
 
 
-def _heads(linear: LinearEdit, _dose: float, _random: Generator) -> None:
-    """Exchanges two heads of v, or of q where there is one of v, codes and scales alike."""
-    part, size = _two_heads(linear), linear.draft.geometry.head_size
-    first, second = (slice(part.start + n * size, part.start + (n + 1) * size) for n in (0, 1))
+def _take_rows(linear: LinearEdit, here: Indices, there: Indices) -> None:
+    """Gives rows the codes, and the scales where each row has its own, of other rows."""
     codes = linear.codes
-    codes[first], codes[second] = codes[second].copy(), codes[first].copy()
+    codes[here] = codes[there]
     linear.codes = codes
     if linear.format is not WeightFormat.PLAIN and len(linear.scales) > 1:
         scales = linear.scales
-        scales[first], scales[second] = scales[second].copy(), scales[first].copy()
+        scales[here] = scales[there]
         linear.scales = scales
+
+
+def _heads(linear: LinearEdit, _dose: float, _random: Generator) -> None:
+    """Exchanges two heads of v, or of q where there is one of v, codes and scales alike."""
+    part, size = _two_heads(linear), linear.draft.geometry.head_size
+    two = np.arange(part.start, part.start + 2 * size)
+    _take_rows(linear, two, np.roll(two, size))
 
 
 def _key_head_repeated(linear: LinearEdit, _dose: float, _random: Generator) -> None:
     """The last head of v is a copy of the one before: a grouped head given to the wrong rank."""
     part, size = _two_heads(linear), linear.draft.geometry.head_size
-    last, before = (slice(part.stop - n * size, part.stop - (n - 1) * size) for n in (1, 2))
-    codes = linear.codes
-    codes[last] = codes[before]
-    linear.codes = codes
-    if linear.format is not WeightFormat.PLAIN and len(linear.scales) > 1:
-        scales = linear.scales
-        scales[last] = scales[before]
-        linear.scales = scales
+    last = np.arange(part.stop - size, part.stop)
+    _take_rows(linear, last, last - size)
 
 
 def _tail(linear: LinearEdit, dose: float, _random: Generator) -> None:
@@ -176,19 +176,14 @@ def _file_cut(draft: Draft, _target: Target, dose: float) -> tuple[str, ...]:
     return (f"rank{len(draft.ranks) - 1}.safetensors",)
 
 
-def _to_grid(values: Floats, group: int) -> Floats:
-    """Quantizes to INT4 in groups and dequantizes again."""
-    grouped = values.reshape(len(values), -1, group)
-    scale = np.maximum(np.abs(grouped).max(axis=2, keepdims=True) / 7, np.float32(1e-12))
-    rounded: Floats = (np.rint(grouped / scale) * scale).reshape(values.shape)
-    return rounded
-
-
 def _head_quantized(draft: Draft, _target: Target, dose: float) -> tuple[str, ...]:
     """Rounds the head, which every recipe excludes, to INT4 groups; its format stays."""
+    recipe = LinearRecipe(WeightFormat.INT4_GROUP, group_size=round(dose))
     for rank in range(len(draft.ranks)):
         weight = draft.get(rank, "lm_head.weight")
-        rounded = _to_grid(weight.astype(np.float32), round(dose))
+        if round(dose) < 1 or weight.shape[1] % round(dose):
+            raise InapplicableError("no such groups divide the head's columns", actual=dose)
+        rounded = quantize_rows(recipe, weight.astype(np.float32), 0.0).values
         draft.put(rank, "lm_head.weight", rounded.astype(weight.dtype))
     return ("lm_head",)
 
