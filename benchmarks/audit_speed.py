@@ -87,11 +87,13 @@ def measured(work: Callable[[], object]) -> tuple[float, float, float]:
     before = _anonymous()
     watcher = threading.Thread(target=watch)
     watcher.start()
-    processor, wall = time.process_time(), time.perf_counter()
-    work()
-    times = time.process_time() - processor, time.perf_counter() - wall
-    running = False
-    watcher.join()
+    try:
+        processor, wall = time.process_time(), time.perf_counter()
+        work()
+        times = time.process_time() - processor, time.perf_counter() - wall
+    finally:
+        running = False
+        watcher.join()
     return (*times, (largest - before) / 1024)
 
 
@@ -120,10 +122,10 @@ def write_synthetic(directory: Path, *, moved_head: bool) -> tuple[Path, Path]:
     model, checkpoint = directory / "source", directory / ("moved" if moved_head else "healthy")
     source_config = Path(model / "config.json")
     if not source_config.exists():
-        model.mkdir(parents=True)
-        source_config.write_text(json.dumps(LLAMA_8B))
+        model.mkdir(parents=True, exist_ok=True)
         write_tensors(model / "model.safetensors", _source_tensors())
-    checkpoint.mkdir()
+        source_config.write_text(json.dumps(LLAMA_8B))  # last: it says that the source is whole
+    checkpoint.mkdir(exist_ok=True)
     geometry = Geometry.of(SourceModel.open(model).config)
     (checkpoint / "config.json").write_text(json.dumps(_checkpoint_config(geometry)))
     tensors = _checkpoint_tensors(SourceModel.open(model), geometry, moved_head=moved_head)
