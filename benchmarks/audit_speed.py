@@ -87,11 +87,13 @@ def measured(work: Callable[[], object]) -> tuple[float, float, float]:
     before = _anonymous()
     watcher = threading.Thread(target=watch)
     watcher.start()
-    processor, wall = time.process_time(), time.perf_counter()
-    work()
-    times = time.process_time() - processor, time.perf_counter() - wall
-    running = False
-    watcher.join()
+    try:
+        processor, wall = time.process_time(), time.perf_counter()
+        work()
+        times = time.process_time() - processor, time.perf_counter() - wall
+    finally:
+        running = False
+        watcher.join()
     return (*times, (largest - before) / 1024)
 
 
@@ -120,10 +122,10 @@ def write_synthetic(directory: Path, *, moved_head: bool) -> tuple[Path, Path]:
     model, checkpoint = directory / "source", directory / ("moved" if moved_head else "healthy")
     source_config = Path(model / "config.json")
     if not source_config.exists():
-        model.mkdir(parents=True)
-        source_config.write_text(json.dumps(LLAMA_8B))
+        model.mkdir(parents=True, exist_ok=True)
         write_tensors(model / "model.safetensors", _source_tensors())
-    checkpoint.mkdir()
+        source_config.write_text(json.dumps(LLAMA_8B))  # last: it says that the source is whole
+    checkpoint.mkdir(exist_ok=True)
     geometry = Geometry.of(SourceModel.open(model).config)
     (checkpoint / "config.json").write_text(json.dumps(_checkpoint_config(geometry)))
     tensors = _checkpoint_tensors(SourceModel.open(model), geometry, moved_head=moved_head)
@@ -163,7 +165,7 @@ def _source_tensors() -> list[PlannedTensor]:
     ]  # fmt: skip
     ones = narrow(np.ones(hidden, np.float32), "bfloat16")
     norms = ("model.norm", f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm")
-    return [*tensors, *(PlannedTensor(f"{n}.weight", "BF16", (hidden,), [ones]) for n in norms)]
+    return [*tensors, *(PlannedTensor.of(f"{n}.weight", ones) for n in norms)]
 
 
 def _checkpoint_config(geometry: Geometry) -> dict[str, Any]:
@@ -188,9 +190,9 @@ def _checkpoint_tensors(
         weight = np.concatenate([source.rows(f"{part.module}.weight") for part in place.parts])
         made = quantize_rows(recipe, weight, 0.0)
         codes = np.rint(made.values / made.scales).astype(np.int8)
-        yield PlannedTensor(f"{place.name}.weight", "I8", codes.shape, [codes])
+        yield PlannedTensor.of(f"{place.name}.weight", codes)
         scales = made.scales.reshape(-1)
-        yield PlannedTensor(f"{place.name}.weights_scaling_factor", "F32", scales.shape, [scales])
+        yield PlannedTensor.of(f"{place.name}.weights_scaling_factor", scales)
     layer, shape = "transformer.layers.0", (geometry.vocabulary, geometry.hidden)
     tables = {"transformer.vocab_embedding": "model.embed_tokens", "lm_head": "lm_head"}
     for name, module in tables.items():
@@ -200,7 +202,7 @@ def _checkpoint_tensors(
         yield PlannedTensor(f"{name}.weight", "BF16", shape, _repeated(block, shape[0]))
     ones = narrow(np.ones(geometry.hidden, np.float32), "bfloat16")
     for name in ("transformer.ln_f", f"{layer}.input_layernorm", f"{layer}.post_layernorm"):
-        yield PlannedTensor(f"{name}.weight", "BF16", ones.shape, [ones])
+        yield PlannedTensor.of(f"{name}.weight", ones)
 
 
 def main() -> None:

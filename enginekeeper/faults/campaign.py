@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper import faults, validation
 from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
 from enginekeeper.faults.grid import Grid
 from enginekeeper.faults.trial import Bench, Trial
+from enginekeeper.own_code import code_digest
 from enginekeeper.validation.checkpoint import Checkpoint
 from registry.digests import Digest, digest_document, digest_file
 from registry.disks import full_disk_said
@@ -33,8 +33,6 @@ class Campaign:
     trials: tuple[Trial, ...]
     seconds: float
     """Processor time of the audits of the healthy checkpoint, nothing looked up."""
-    healthy_findings: tuple[str, ...]
-    """What the audits say of the checkpoint as it is: it ought to be nothing."""
     not_run: int = 0
     """Cases of the grid that no part has run yet."""
 
@@ -65,7 +63,8 @@ def run(
 ) -> Campaign:
     """Runs what of a part the record does not have yet, and returns all that it has then.
 
-    Raises InputError for what cannot be audited.
+    Raises InputError for what cannot be audited, and for a checkpoint in which the audits find
+    something as it is: whatever was put into it would count as found.
     """
     bench = Bench.open(checkpoint, source)
     identity = _identity(checkpoint, source, grid)
@@ -74,6 +73,13 @@ def run(
         record = records / f"{digest_document(identity, 'ek-faults-v1').value[:32]}.jsonl"
         known = {trial.case: trial for trial in _read(record)}
         findings, seconds = bench.healthy()
+        if findings:
+            raise InputError(
+                "the audits find something in the checkpoint as it is: faults in it prove nothing",
+                where=str(checkpoint),
+                actual=f"{findings[0].where}: {findings[0].message}",
+                remedy="see `ek checkpoint repair`",
+            )
         with record.open("a", encoding="utf-8") as handle:
             for number, case in enumerate(grid.cases, 1):
                 if part.has(number) and case.name not in known:
@@ -85,20 +91,17 @@ def run(
         recipe=label(Checkpoint.open(checkpoint)),
         trials=tuple(known[case.name] for case in grid.cases if case.name in known),
         seconds=seconds,
-        healthy_findings=tuple(f"{f.where}: {f.message}" for f in findings),
         not_run=len(grid.cases) - len(known),
     )
 
 
 def _identity(checkpoint: Path, source: Path, grid: Grid) -> dict[str, str]:
     """Names what a trial depends on."""
-    packages = [Path(package.__path__[0]) for package in (faults, validation)]
-    code = [path for package in packages for path in sorted(package.rglob("*.py"))]
     return {
         "grid": str(grid.digest),
         "checkpoint": str(_digest(sorted(checkpoint.iterdir()))),
         "source": str(_digest([source / "config.json", *sorted(source.glob("*.safetensors"))])),
-        "code": str(_digest(code)),
+        "code": code_digest("configs", "validation", "faults", "data/faults"),
     }
 
 

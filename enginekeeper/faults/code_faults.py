@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from enginekeeper.faults.draft import Draft, InapplicableError
 from enginekeeper.faults.fault import Fault, Target
 from enginekeeper.faults.linear_edit import LinearEdit, each_linear, part_rows
-from enginekeeper.validation.numerics.formats import Floats
-from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.numerics.recipes import LinearRecipe, WeightFormat, quantize_rows
 
 Generator = np.random.Generator
+Indices = npt.NDArray[np.intp]
 
 _INTEGERS = (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL)
 _TABLES = ("transformer.vocab_embedding", "lm_head")
@@ -70,38 +71,44 @@ def _rows(linear: LinearEdit, dose: float, random: Generator) -> None:
     linear.codes = codes
 
 
-def _heads(linear: LinearEdit, _dose: float, _random: Generator) -> None:
-    """Exchanges two heads of v, or of q where there is one of v, codes and scales alike."""
+def _two_heads(linear: LinearEdit) -> slice:
+    """Returns the rows of v, or of q where v has one head only."""
     parts, size = part_rows(linear), linear.draft.geometry.head_size
-    part = next(p for p in (parts["v"], parts["q"]) if p.stop - p.start >= 2 * size)
-    first, second = (slice(part.start + n * size, part.start + (n + 1) * size) for n in (0, 1))
+    part = next((p for p in (parts["v"], parts["q"]) if p.stop - p.start >= 2 * size), None)
+    if part is None:
+        raise InapplicableError("there are no two heads on a rank", where=linear.name)
+    return part
+
+
+def _take_rows(linear: LinearEdit, here: Indices, there: Indices) -> None:
+    """Gives rows the codes, and the scales where each row has its own, of other rows."""
     codes = linear.codes
-    codes[first], codes[second] = codes[second].copy(), codes[first].copy()
+    codes[here] = codes[there]
     linear.codes = codes
     if linear.format is not WeightFormat.PLAIN and len(linear.scales) > 1:
         scales = linear.scales
-        scales[first], scales[second] = scales[second].copy(), scales[first].copy()
+        scales[here] = scales[there]
         linear.scales = scales
+
+
+def _heads(linear: LinearEdit, _dose: float, _random: Generator) -> None:
+    """Exchanges two heads of v, or of q where there is one of v, codes and scales alike."""
+    part, size = _two_heads(linear), linear.draft.geometry.head_size
+    two = np.arange(part.start, part.start + 2 * size)
+    _take_rows(linear, two, np.roll(two, size))
 
 
 def _key_head_repeated(linear: LinearEdit, _dose: float, _random: Generator) -> None:
     """The last head of v is a copy of the one before: a grouped head given to the wrong rank."""
-    parts, size = part_rows(linear), linear.draft.geometry.head_size
-    part = next(p for p in (parts["v"], parts["q"]) if p.stop - p.start >= 2 * size)
-    last, before = (slice(part.stop - n * size, part.stop - (n - 1) * size) for n in (1, 2))
-    codes = linear.codes
-    codes[last] = codes[before]
-    linear.codes = codes
-    if linear.format is not WeightFormat.PLAIN and len(linear.scales) > 1:
-        scales = linear.scales
-        scales[last] = scales[before]
-        linear.scales = scales
+    part, size = _two_heads(linear), linear.draft.geometry.head_size
+    last = np.arange(part.stop - size, part.stop)
+    _take_rows(linear, last, last - size)
 
 
 def _tail(linear: LinearEdit, dose: float, _random: Generator) -> None:
     """The last bytes of the tensor are zero: a shard that was cut short and filled up."""
     weight = linear.tensor("weight")
-    weight.reshape(-1).view(np.uint8)[-round(weight.nbytes * dose) :] = 0
+    weight.reshape(-1).view(np.uint8)[-max(round(weight.nbytes * dose), 1) :] = 0
 
 
 def _repeated_tail(linear: LinearEdit, dose: float, _random: Generator) -> None:
@@ -169,19 +176,14 @@ def _file_cut(draft: Draft, _target: Target, dose: float) -> tuple[str, ...]:
     return (f"rank{len(draft.ranks) - 1}.safetensors",)
 
 
-def _to_grid(values: Floats, group: int) -> Floats:
-    """Quantizes to INT4 in groups and dequantizes again."""
-    grouped = values.reshape(len(values), -1, group)
-    scale = np.maximum(np.abs(grouped).max(axis=2, keepdims=True) / 7, np.float32(1e-12))
-    rounded: Floats = (np.rint(grouped / scale) * scale).reshape(values.shape)
-    return rounded
-
-
 def _head_quantized(draft: Draft, _target: Target, dose: float) -> tuple[str, ...]:
     """Rounds the head, which every recipe excludes, to INT4 groups; its format stays."""
+    recipe = LinearRecipe(WeightFormat.INT4_GROUP, group_size=round(dose))
     for rank in range(len(draft.ranks)):
         weight = draft.get(rank, "lm_head.weight")
-        rounded = _to_grid(weight.astype(np.float32), round(dose))
+        if round(dose) < 1 or weight.shape[1] % round(dose):
+            raise InapplicableError("no such groups divide the head's columns", actual=dose)
+        rounded = quantize_rows(recipe, weight.astype(np.float32), 0.0).values
         draft.put(rank, "lm_head.weight", rounded.astype(weight.dtype))
     return ("lm_head",)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from enginekeeper.faults.draft import Draft, InapplicableError
+from enginekeeper.faults.draft import Draft, InapplicableError, layer_name
 from enginekeeper.faults.fault import Edit, Fault, Target
 
 Config = dict[str, Any]
@@ -28,7 +29,10 @@ def _field(name: str, change: Callable[[Any, float], object], culprit: str | Non
 def _times(value: Any, dose: float) -> object:  # noqa: ANN401 - JSON
     if not isinstance(value, int | float):
         raise InapplicableError("the config does not state the field", actual=value)
-    return type(value)(value * dose)
+    product = type(value)(value * dose)
+    if not math.isfinite(product):
+        raise InapplicableError("the config cannot state the product", actual=dose)
+    return product
 
 
 def _gone(_value: object, _dose: float) -> object:
@@ -42,7 +46,7 @@ def _quantized(name: str, change: Callable[[Draft, float], object]) -> Edit:
         if draft.quantization.get("quant_algo") is None:
             raise InapplicableError("the checkpoint is not quantized")
         draft.quantization[name] = change(draft, dose)
-        return ("quantization.", "transformer.layers.", "lm_head")
+        return (f"quantization.{name}",)
 
     return edit
 
@@ -60,8 +64,9 @@ def _window(draft: Draft, _target: Target, dose: float) -> tuple[str, ...]:
 
 
 def _fewer_layers(draft: Draft, _target: Target, dose: float) -> tuple[str, ...]:
-    draft.config["num_hidden_layers"] = draft.geometry.layers - round(dose)
-    return ("num_hidden_layers", "transformer.layers.")
+    layers, left = draft.geometry.layers, draft.geometry.layers - round(dose)
+    draft.config["num_hidden_layers"] = left
+    return ("num_hidden_layers", *(layer_name(layer) for layer in range(max(left, 0), layers)))
 
 
 def _more_ranks(draft: Draft, _target: Target, _dose: float) -> tuple[str, ...]:
@@ -187,4 +192,4 @@ def _announced(draft: Draft) -> tuple[str, ...]:
     if any(name.endswith("cache_scaling_factor") for rank in draft.ranks for name in rank):
         raise InapplicableError("there are cache scales")
     draft.quantization["kv_cache_quant_algo"] = "INT8"
-    return ("quantization.kv_cache_quant_algo", "transformer.layers.")
+    return ("quantization.kv_cache_quant_algo",)

@@ -1,8 +1,10 @@
 """The detection table: what was found, what was missed, what was stopped for nothing.
 
-Rates have 95 % Wilson intervals (Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212). Doubt is no hit
-and, for a control, no pass. Doses below the stated limit and faults that only behaviour can show
-have rows of their own; cases that a checkpoint cannot express are counted nowhere else.
+Rates are over trials: a case counts once for each recipe it was tried on, and the distinct cases
+stand beside them. They have 95 % Wilson intervals (Wilson, J. Am. Stat. Assoc. 22 (1927) 209-212).
+Doubt is no hit and, for a control, no pass. Doses below the stated limit and faults that only
+behaviour can show have rows of their own; cases that a checkpoint cannot express are counted
+nowhere else.
 """
 
 from __future__ import annotations
@@ -20,13 +22,19 @@ from enginekeeper.validation.findings import TAXONOMY
 
 _CONFIDENCE = 0.95
 
+_INTERVAL = "95 % interval"
+_NAMED = ("culprit right", "class right")
+"""Columns of the tables: a key of the row with spaces, or the interval."""
+
 
 @dataclass(frozen=True)
 class Row:
     """Hits among faults, or alarms among controls."""
 
     name: str
+    trials: int
     cases: int
+    """Distinct cases of the grid: one is tried on each recipe, and those are not independent."""
     found: int
     culprit: int | None = None
     """Hits whose first finding names the culprit."""
@@ -37,7 +45,7 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """The rate's Wilson interval."""
-        result = stats.binomtest(self.found, self.cases).proportion_ci(_CONFIDENCE, "wilson")
+        result = stats.binomtest(self.found, self.trials).proportion_ci(_CONFIDENCE, "wilson")
         return float(result.low), float(result.high)
 
     def as_dict(self) -> dict[str, Any]:
@@ -45,12 +53,22 @@ class Row:
         low, high = self.interval
         return {
             "row": self.name,
+            "trials": self.trials,
             "cases": self.cases,
             "found": self.found,
             "doubt": self.doubts,
-            "rate": round(self.found / self.cases, 4),
+            "rate": round(self.found / self.trials, 4),
             "low": round(low, 4),
             "high": round(high, 4),
+            "culprit_right": self.culprit,
+            "class_right": self.named,
+        }
+
+    def hits_as_dict(self) -> dict[str, Any]:
+        """Returns a row of which every trial is a hit as JSON values."""
+        return {
+            "row": self.name,
+            "hits": self.found,
             "culprit_right": self.culprit,
             "class_right": self.named,
         }
@@ -62,12 +80,11 @@ def document(campaigns: Sequence[Campaign], grid: str) -> dict[str, Any]:
     return {
         "grid": grid,
         "classes": [row.as_dict() for row in class_rows(trials)],
-        "checks": [row.as_dict() for row in check_rows(trials)],
+        "checks": [row.hits_as_dict() for row in check_rows(trials)],
         "recipes": [
             {
                 "recipe": one.recipe,
                 "seconds": round(one.seconds, 2),
-                "healthy_findings": list(one.healthy_findings),
                 "rows": [row.as_dict() for row in recipe_rows(one.trials)],
             }
             for one in campaigns
@@ -96,7 +113,7 @@ def class_rows(trials: Iterable[Trial]) -> Iterator[Row]:
 
 
 def check_rows(trials: Iterable[Trial]) -> Iterator[Row]:
-    """Yields for each check how many faults it was the first to find."""
+    """Yields for each check how many faults it was the first to find: hits only, so no rate."""
     hits = [trial for trial in trials if trial.outcome == "hit" and trial.check]
     for check in sorted({str(trial.check) for trial in hits}):
         yield from _row(check, [trial for trial in hits if trial.check == check])
@@ -125,6 +142,7 @@ def _row(name: str, trials: Sequence[Trial]) -> Iterator[Row]:
     yield Row(
         name,
         len(trials),
+        len({trial.case for trial in trials}),
         outcomes["alarm" if healthy else "hit"],
         None if healthy else sum(bool(trial.culprit_right) for trial in trials),
         None if healthy else sum(bool(trial.class_right) for trial in trials),
@@ -136,17 +154,16 @@ def render(found: dict[str, Any]) -> str:
     """Lays the table out as Markdown, what went wrong below it."""
     counts = f"{found['not_applicable']} cases not applicable, {found['not_run']} not run"
     lines = [f"grid {found['grid']}, {counts}", ""]
-    columns = ("cases", "found", "doubt", "95 % interval", "culprit right", "class right")
-    lines += _table("class", columns, [(row["row"], row) for row in found["classes"]])
-    lines += _table("check that was first", columns, [(row["row"], row) for row in found["checks"]])
+    rates = ("trials", "cases", "found", "doubt", _INTERVAL, *_NAMED)
+    lines += _table("class", rates, [(row["row"], row) for row in found["classes"]])
+    hits = [(row["row"], row) for row in found["checks"]]
+    lines += _table("check that was first", ("hits", *_NAMED), hits)
     recipes = [
         (f"{one['recipe']}: {row['row']} (audits {one['seconds']} s)", row)
         for one in found["recipes"]
         for row in one["rows"]
     ]
-    lines += _table("recipe", columns, recipes)
-    for one in found["recipes"]:
-        lines += [f"healthy {one['recipe']}: {text}" for text in one["healthy_findings"]]
+    lines += _table("recipe", rates, recipes)
     for trial in found["wrong"]:
         said = trial["told"][0] if trial["told"] else "nothing"
         lines.append(f"{trial['recipe']} {trial['case']}: {trial['outcome']}: {said}")
@@ -158,8 +175,12 @@ def _table(
 ) -> list[str]:
     lines = [f"| {title} | {' | '.join(columns)} |", f"|---|{'--:|' * len(columns)}"]
     for name, row in rows:
-        interval = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-        right = ["" if row[key] is None else row[key] for key in ("culprit_right", "class_right")]
-        cells = (row["cases"], row["found"], row["doubt"], interval, *right)
-        lines.append(f"| {name} | {' | '.join(map(str, cells))} |")
+        lines.append(f"| {name} | {' | '.join(_cell(row, column) for column in columns)} |")
     return [*lines, ""]
+
+
+def _cell(row: dict[str, Any], column: str) -> str:
+    if column == _INTERVAL:
+        return f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+    value = row[column.replace(" ", "_")]
+    return "" if value is None else str(value)

@@ -4,7 +4,7 @@ Rules:
 
 - the checkpoint that is edited is opened for reading and never written to;
 - a tensor is loaded when an edit asks for it; what no edit touched is read from the original;
-- edits compose: each sees what the ones before it did.
+- a draft takes one edit: faults compose by injecting into a copy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.numerics.mapping import Geometry
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tensor_files import (
-    DTYPES,
+    NAMES,
     PlannedTensor,
     StoredTensor,
     TensorFile,
@@ -34,8 +34,6 @@ from enginekeeper.validation.tensor_files import (
 
 Array = npt.NDArray[Any]
 
-_NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
-
 
 class InapplicableError(InputError):
     """A fault cannot be expressed in this checkpoint, or would change nothing in it."""
@@ -43,7 +41,7 @@ class InapplicableError(InputError):
 
 @dataclass
 class Draft:
-    """What a checkpoint would be after the edits so far."""
+    """What a checkpoint would be after an edit."""
 
     base: Checkpoint
     config: dict[str, Any]
@@ -133,9 +131,9 @@ class Draft:
         )  # fmt: skip
 
     def differs(self) -> bool:
-        """Says whether anything a reader of numbers could notice is not as in the original."""
+        """Says whether the config, the tensors, their order or the notes are not the original's."""
         original = read_json_object(self.base.directory / "config.json")
-        if self.config != original or self.cut_bytes:
+        if self.config != original or self._rewrites_files():
             return True
         pairs = zip(self.ranks, self.base.ranks, strict=True)
         return any(_differs(ours, theirs) for ours, theirs in pairs)
@@ -156,9 +154,10 @@ class Draft:
     def overlay(self, directory: Path) -> Checkpoint:
         """Writes what was edited into an existing directory, and opens it over the original.
 
-        The same checkpoint as `write` gives, without copying what no edit touched.
+        The same checkpoint as `write` gives, without copying what no edit touched. What an edit
+        does to the files themselves is written in full, so that they are what is read.
         """
-        if self.cut_bytes or self.metadata:
+        if self._rewrites_files():
             self.write(directory)
             return Checkpoint.open(directory)
         self._write_config(directory)
@@ -172,9 +171,21 @@ class Draft:
             files.append(TensorFile(path, merged))
         return Checkpoint.of(directory, self.config, files)
 
+    def _rewrites_files(self) -> bool:
+        """Whether the files differ in more than the tensors that were edited."""
+        pairs = zip(self.ranks, self.base.ranks, strict=True)
+        reordered = any(_in_another_order(ours, theirs) for ours, theirs in pairs)
+        return reordered or bool(self.cut_bytes or self.metadata)
+
     def _write_config(self, directory: Path) -> None:
         text = json.dumps(self.config, indent=4, allow_nan=False)
         (directory / "config.json").write_text(text, encoding="utf-8")
+
+
+def _in_another_order(ours: Iterable[str], theirs: Iterable[str]) -> bool:
+    """Whether the names that both have are listed in another order."""
+    one, other = dict.fromkeys(ours), dict.fromkeys(theirs)
+    return [name for name in one if name in other] != [name for name in other if name in one]
 
 
 def _differs(ours: Mapping[str, StoredTensor | Array], theirs: TensorFile) -> bool:
@@ -185,7 +196,7 @@ def _differs(ours: Mapping[str, StoredTensor | Array], theirs: TensorFile) -> bo
 
 
 def _same_bytes(array: Array, stored: StoredTensor) -> bool:
-    if (_NAMES[array.dtype], array.shape) != (stored.dtype, stored.shape):
+    if (NAMES[array.dtype], array.shape) != (stored.dtype, stored.shape):
         return False
     return array.tobytes() == stored.read().tobytes()
 
@@ -193,7 +204,7 @@ def _same_bytes(array: Array, stored: StoredTensor) -> bool:
 def _planned(name: str, tensor: StoredTensor | Array) -> PlannedTensor:
     if isinstance(tensor, StoredTensor):
         return PlannedTensor(name, tensor.dtype, tensor.shape, _pieces(tensor))
-    return PlannedTensor(name, _NAMES[tensor.dtype], tensor.shape, [tensor])
+    return PlannedTensor.of(name, tensor)
 
 
 def _pieces(tensor: StoredTensor) -> Iterator[Array]:

@@ -41,7 +41,7 @@ class Target:
 
 
 Edit = Callable[[Draft, Target, float], tuple[str, ...]]
-"""Changes a draft and returns the culprits: prefixes of what a finding should name."""
+"""Changes a draft and returns the culprits: a finding should name one, or something in it."""
 
 
 @dataclass(frozen=True)

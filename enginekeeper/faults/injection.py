@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -29,12 +30,25 @@ class Injection:
     target: Target
 
     def apply(self, draft: Draft) -> tuple[str, ...]:
-        """Edits a draft and returns the culprits; raises InapplicableError if nothing changes."""
-        culprits = self.fault.edit(draft, self.target, self.dose)
-        if not self.fault.healthy and not draft.differs():
+        """Edits a draft and returns the culprits.
+
+        Raises InapplicableError if nothing changes, or if the dose does not fit.
+        """
+        where = str(draft.base.directory)
+        if not math.isfinite(self.dose):
+            raise InapplicableError("a dose is a finite number", where=where, actual=self.dose)
+        try:
+            culprits = self.fault.edit(draft, self.target, self.dose)
+        except (ValueError, ArithmeticError) as error:
             raise InapplicableError(
-                f"{self.fault.name} changes nothing here", where=str(draft.base.directory)
-            )
+                "the fault cannot have this dose here",
+                where=where,
+                actual=f"{self.fault.name} {self.dose:g}",
+                expected=self.fault.dose,
+                remedy="see `ek faults list`",
+            ) from error
+        if not draft.differs():
+            raise InapplicableError(f"{self.fault.name} changes nothing here", where=where)
         return culprits
 
     def as_dict(self) -> dict[str, Any]:

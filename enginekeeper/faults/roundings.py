@@ -18,6 +18,7 @@ from enginekeeper.validation.numerics import formats
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import LinearPlace
 from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.numerics.reproduction import source_rows
 from enginekeeper.validation.numerics.smoothing import smooth_by
 
 Generator = np.random.Generator
@@ -59,8 +60,9 @@ def _source_weight(draft: Draft, place: LinearPlace) -> Floats:
         raise InapplicableError("the control quantizes the source anew", remedy="give --model")
     if len(draft.ranks) > 1:
         raise InapplicableError("the control is for checkpoints of one rank")
-    parts = [draft.source.rows(f"{part.module}.weight") for part in place.parts]
-    return round_to(np.concatenate(parts), draft.base.dtype)
+    dtype = draft.base.dtype
+    parts = [source_rows(draft.source, part, 0, part.rows, dtype) for part in place.parts]
+    return np.concatenate(parts)
 
 
 def _smoothed(linear: LinearEdit, weight: Floats, share: float, random: Generator) -> Floats:

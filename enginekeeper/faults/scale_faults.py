@@ -86,9 +86,10 @@ def _transposed(linear: LinearEdit, _dose: float, _random: Generator) -> None:
 
 def _tiled(linear: LinearEdit, dose: float, _random: Generator) -> None:
     """Every `dose` neighbouring groups use the first one's scale: a tile wider than a group."""
-    scales = _grouped(linear)
-    first = np.arange(scales.shape[1]) // round(dose) * round(dose)
-    linear.scales = scales[:, first]
+    scales, tile = _grouped(linear), round(dose)
+    if tile < 1:
+        raise InapplicableError("a tile has one group at least", actual=dose)
+    linear.scales = scales[:, np.arange(scales.shape[1]) // tile * tile]
 
 
 def _rolled_groups(linear: LinearEdit, dose: float, _random: Generator) -> None:

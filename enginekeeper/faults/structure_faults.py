@@ -163,7 +163,16 @@ def _cache_unannounced(draft: Draft, _target: Target, _dose: float) -> tuple[str
     """Scales are in the files, and the config says that the cache is not quantized."""
     announce_cache(draft, "FP8", 0.06)
     draft.quantization["kv_cache_quant_algo"] = None
-    return ("transformer.layers.", "quantization.kv_cache_quant_algo")
+    layers = range(draft.geometry.layers)
+    scales = [f"{layer_name(layer)}.attention" for layer in layers]
+    return ("quantization.kv_cache_quant_algo", *scales)
+
+
+def _copied(draft: Draft, original: Draft, there: str, here: str) -> None:
+    """Puts all that is below a name in the original below another, on every rank."""
+    for rank, tensors in enumerate(original.ranks):
+        for name in [name for name in tensors if name.startswith(f"{there}.")]:
+            draft.put(rank, here + name.removeprefix(there), original.get(rank, name))
 
 
 def _layer_copied(draft: Draft, target: Target, _dose: float) -> tuple[str, ...]:
@@ -176,10 +185,7 @@ def _layers_from(draft: Draft, target: Target, offset: int) -> tuple[str, ...]:
     names = []
     for layer in target.numbers(count):
         other = layer + offset if 0 <= layer + offset < count else layer - offset
-        here, there = f"{layer_name(layer)}.", f"{layer_name(other)}."
-        for rank, tensors in enumerate(original.ranks):
-            for name in [name for name in tensors if name.startswith(there)]:
-                draft.put(rank, name.replace(there, here), original.get(rank, name))
+        _copied(draft, original, layer_name(other), layer_name(layer))
         names.append(layer_name(layer))
     return tuple(names)
 
@@ -191,10 +197,7 @@ def _layers_swapped(draft: Draft, target: Target, _dose: float) -> tuple[str, ..
     there = here + 1 if here + 1 < count else here - 1
     original = draft.fork()
     for one, other in ((here, there), (there, here)):
-        for rank, tensors in enumerate(original.ranks):
-            for name in [name for name in tensors if name.startswith(f"{layer_name(other)}.")]:
-                moved = name.replace(f"{layer_name(other)}.", f"{layer_name(one)}.")
-                draft.put(rank, moved, original.get(rank, name))
+        _copied(draft, original, layer_name(other), layer_name(one))
     return (layer_name(here), layer_name(there))
 
 
@@ -204,9 +207,7 @@ def _linear_of_neighbour(draft: Draft, target: Target, _dose: float) -> tuple[st
     for place in places(draft, target):
         here = int(place.layer or 0)
         other = place.name.replace(layer_name(here), layer_name((here + 1) % draft.geometry.layers))
-        for rank, tensors in enumerate(original.ranks):
-            for name in [name for name in tensors if name.startswith(f"{other}.")]:
-                draft.put(rank, name.replace(other, place.name), original.get(rank, name))
+        _copied(draft, original, other, place.name)
         names.append(place.name)
     return tuple(names)
 
@@ -218,9 +219,7 @@ def _gate_swapped(draft: Draft, target: Target, _dose: float) -> tuple[str, ...]
     for layer in target.numbers(draft.geometry.layers):
         pair = (f"{layer_name(layer)}.mlp.fc", f"{layer_name(layer)}.mlp.gate")
         for one, other in (pair, pair[::-1]):
-            for rank, tensors in enumerate(original.ranks):
-                for name in [name for name in tensors if name.startswith(f"{other}.")]:
-                    draft.put(rank, name.replace(other, one), original.get(rank, name))
+            _copied(draft, original, other, one)
         names.extend(pair)
     return tuple(names)
 

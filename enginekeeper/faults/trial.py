@@ -29,6 +29,9 @@ from enginekeeper.validation.weight_audit import WeightAudit
 Outcome = Literal["hit", "miss", "doubt", "alarm", "clear", "not applicable"]
 """Of a fault: hit, miss, or doubt (inconclusive); of a control: clear, alarm or doubt."""
 
+_REFUSED = "refused"
+"""The check of what the audits would not read: it names a place and no class."""
+
 _TOLD = 3
 """Findings that a trial keeps."""
 
@@ -50,6 +53,7 @@ class Trial:
     culprit_right: bool | None = None
     """Whether the first finding names the culprit; None where nothing failed."""
     class_right: bool | None = None
+    """Whether the first finding names the class; None where nothing failed, or was refused."""
     innocents: int = 0
     """Failed findings that name something else."""
     told: tuple[str, ...] = ()
@@ -135,7 +139,7 @@ class Bench:
             return self._audit(draft.overlay(place))
         except InputError as error:
             where = (error.where or "").removeprefix(f"{place}/")
-            return [Finding("refused", "fail", where, error.what, error.actual, error.expected)]
+            return [Finding(_REFUSED, "fail", where, error.what, error.actual, error.expected)]
 
     def _audit(self, checkpoint: Checkpoint) -> list[Finding]:
         healthy = frozenset(file.path for file in Checkpoint.open(self.checkpoint).ranks)
@@ -163,7 +167,7 @@ def _judged(
         "hit",
         check=first.check,
         culprit_right=named[0],
-        class_right=first.check == "refused" or first.taxonomy in case.fault.classes,
+        class_right=None if first.check == _REFUSED else first.taxonomy in case.fault.classes,
         innocents=named.count(False),
         told=told,
         seconds=seconds,
@@ -171,7 +175,9 @@ def _judged(
 
 
 def _names(finding: Finding, culprits: tuple[str, ...]) -> bool:
-    return any(finding.where.startswith(culprit) for culprit in culprits)
+    """Says whether a finding names a culprit, or what is in it: `layers.1` is not `layers.10`."""
+    where = finding.where
+    return any(where == one or where.startswith((f"{one}.", f"{one} ")) for one in culprits)
 
 
 def _trial(case: Case, outcome: Outcome, **details: Any) -> Trial:  # noqa: ANN401 - fields of Trial

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.own_code import code_digest
 from enginekeeper.toolchains.runner import StepOutcome, StepRun, run_step
 from enginekeeper.toolchains.step_code import step_digest
 from enginekeeper.work import WorkStore
-from registry.digests import Digest, digest_document, digest_file
+from registry.digests import Digest
 
 progress = logging.getLogger("enginekeeper.progress")
-
-_PACKAGE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,7 @@ class Workshop:
 
     def code(self, *paths: str) -> str:
         """Names our own code that something depends on: files, or all below a folder."""
-        package = _PACKAGE
-        files = [
-            file
-            for path in paths
-            for file in (sorted((package / path).rglob("*.py")) or [package / path])
-        ]
-        digests = {str(file.relative_to(package)): str(digest_file(file)) for file in files}
-        return str(digest_document(digests, "ek-code-v1"))
+        return code_digest(*paths)
 
     def _directory(self, name: str, step: str) -> Path:
         for attempt in range(1, 1000):

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import Finding
@@ -75,6 +76,14 @@ def smoothed_input(stored: AssembledLinear) -> Iterator[Finding]:
         )
 
 
+def norm_bounds(weight: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Returns what the largest magnitude that an RMS norm gives out lies between, for any input."""
+    size = math.sqrt(len(weight))
+    with np.errstate(divide="ignore"):
+        smallest = size / math.sqrt(float((1 / weight**2).sum()))
+    return smallest, size * float(np.abs(weight).max())
+
+
 def normed_input(
     checkpoint: Checkpoint, place: LinearPlace, stored: AssembledLinear
 ) -> Iterator[Finding]:
@@ -86,10 +95,7 @@ def normed_input(
     if norm is None or len(norm) != place.columns or not np.isfinite(norm).all():
         return  # The census or the norm's own check says so.
     weight = norm.astype(np.float64) * (1.0 if stored.prequant is None else stored.prequant)
-    size = math.sqrt(len(weight))
-    with np.errstate(divide="ignore"):
-        smallest = size / math.sqrt(float((1 / weight**2).sum()))
-    largest = size * float(np.abs(weight).max())
+    smallest, largest = norm_bounds(weight)
     found = activation.scale * _LARGEST[activation.kind]
     if not smallest / _ROOM <= found <= largest * _ROOM:
         yield Finding(

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.validation import quantization_audit
 from enginekeeper.validation.checkpoint import Checkpoint
@@ -25,6 +27,7 @@ from enginekeeper.validation.config_rules import (
 )
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.tensor_files import NAMES
 from enginekeeper.validation.unknown_fields import unknown_fields
 
 _CHECKPOINT_NEUTRAL: Mapping[str, object] = {
@@ -41,10 +44,6 @@ _CHECKPOINT_NEUTRAL: Mapping[str, object] = {
     "clip_qkv": None,
 }
 """Fields of the checkpoint that change the mathematics, and the value Llama-family models need."""
-
-
-_STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""What safetensors calls a dtype."""
 
 
 def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
@@ -241,7 +240,7 @@ def _dtype(checkpoint: Checkpoint) -> Iterator[Finding]:
         for name in ("transformer.vocab_embedding.weight", "transformer.ln_f.weight")
         for tensor in checkpoint.tensors(None, name)
     }
-    wanted = _STORED_AS[checkpoint.dtype]
+    wanted = NAMES[np.dtype(checkpoint.dtype)]
     if stored - {wanted, "F32"}:
         yield Finding(
             "config.dtype",

@@ -49,6 +49,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 """The names safetensors gives to number formats, and how numpy holds them."""
 
+NAMES: Mapping[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+"""The same the other way."""
+
 _HEADER_LIMIT = 100_000_000
 """Bytes; the limit of the reference implementation, so that a broken length cannot fill memory."""
 
@@ -219,6 +222,11 @@ class PlannedTensor:
     shape: tuple[int, ...]
     pieces: Iterable[npt.NDArray[Any]]
     """Consecutive arrays of the format `dtype` whose bytes, joined, are the tensor."""
+
+    @classmethod
+    def of(cls, name: str, array: npt.NDArray[Any]) -> PlannedTensor:
+        """Plans a whole array, in its own format."""
+        return cls(name, NAMES[array.dtype], array.shape, [array])
 
 
 def write_tensors(

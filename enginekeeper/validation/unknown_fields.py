@@ -48,7 +48,7 @@ _CHECKPOINT_HARMLESS = frozenset(
 `bias` is ModelOpt's own; what TensorRT-LLM reads is `attn_bias` and `mlp_bias`.
 """
 
-_CHECKPOINT_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+_CONVERTER_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "use_input_layernorm_in_first_layer": (True,),
     "use_last_layernorm": (True,),
 }
@@ -74,7 +74,7 @@ def unknown_fields(source: HfConfig, checkpoint: TrtConfig) -> Iterator[Finding]
     for name, value in _others(checkpoint.model_extra):
         if name in _CHECKPOINT_HARMLESS or _has_no_experts(name, value):
             continue
-        if value not in _CHECKPOINT_NEUTRAL.get(name, ()):
+        if value not in _CONVERTER_NEUTRAL.get(name, ()):
             yield _doubt(name, value, "checkpoint's config", "this audit does not know it")
     block = checkpoint.quantization
     for name, value in _others(None if block is None else block.model_extra):

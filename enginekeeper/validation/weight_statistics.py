@@ -9,6 +9,7 @@ averaged away. Rows that an honest export reproduces bit for bit are only counte
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -40,7 +41,10 @@ _CODE_TOLERANCE = np.float32(1e-5)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Six sums over the same cells: blocks of rows and columns, or whole columns."""
+    """Six sums over the same cells: blocks of rows and columns, or whole columns.
+
+    `strays` and `coarsest` say something of roundings: those of an unquantized part have no cells.
+    """
 
     error: Sums
     """Squared error of the stored weight."""
@@ -52,7 +56,7 @@ class Comparison:
     """(stored - honest) x source; over the energy it is the gain the export added."""
     strays: Sums
     """How many codes differ from the honest ones and are not a neighbour that a tie, or another
-    order of arithmetic, could have chosen."""
+    order of arithmetic, could have chosen. Of blocks only."""
     coarsest: Sums
     """The largest squared error that rounding each weight to either neighbour makes."""
 
@@ -157,8 +161,9 @@ class _Running:
         block = _block_columns(self.columns, scales.honest.shape[1])
         if not self.blocks:
             shape = (self.part.rows, self.columns // block)
-            self.blocks = {name: np.zeros(shape) for name in _SUMS}
-            self.per_column = {name: np.zeros(self.columns) for name in _SUMS}
+            plain = self.kind is WeightFormat.PLAIN
+            self.blocks = _zeros(_SUMS if plain else (*_SUMS, "coarsest", "strays"), shape)
+            self.per_column = _zeros(_SUMS if plain else (*_SUMS, "coarsest"), (self.columns,))
         differing = _differing_codes(rows, scales)
         self.differing += int(differing.sum())
         self.not_finite += int((~np.isfinite(rows.stored)).sum())
@@ -169,9 +174,11 @@ class _Running:
             "honest": honest_error * honest_error,
             "energy": rows.source * rows.source,
             "excess": (rows.stored - rows.honest) * rows.source,
-            "strays": _strays(differing, rows, scales),
-            "coarsest": _coarsest(self.kind, rows, scales),
         }
+        if self.kind is not WeightFormat.PLAIN:
+            cells["coarsest"] = _coarsest(self.kind, rows, scales)
+            strays = _strays(differing, rows, scales).reshape(len(rows.source), -1, block)
+            self.blocks["strays"][where] = strays.sum(axis=2)
         for name, values in cells.items():
             grouped = values.reshape(len(values), -1, block)
             self.blocks[name][where] = grouped.sum(axis=2)
@@ -184,15 +191,21 @@ class _Running:
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
-            blocks=Comparison(**(self.blocks or _NOTHING)),
-            per_column=Comparison(**(self.per_column or _NOTHING)),
+            blocks=Comparison(**{**_NOTHING, **self.blocks}),
+            per_column=Comparison(**{**_NOTHING, **self.per_column}),
             scales=np.concatenate([scales.stored for scales in self.scales]),
             honest_scales=np.concatenate([scales.honest for scales in self.scales]),
         )
 
 
-_SUMS = ("error", "honest", "energy", "excess", "strays", "coarsest")
-_NOTHING: dict[str, Sums] = {name: np.zeros((0, 0)) for name in _SUMS}
+_SUMS = ("error", "honest", "energy", "excess")
+
+
+def _zeros(names: Iterable[str], shape: tuple[int, ...]) -> dict[str, Sums]:
+    return {name: np.zeros(shape) for name in names}
+
+
+_NOTHING = _zeros((*_SUMS, "coarsest", "strays"), (0, 0))
 
 
 def _block_columns(columns: int, groups: int) -> int:
@@ -246,7 +259,7 @@ def _coarsest(kind: WeightFormat, rows: _Rows, scales: _Scales) -> Floats:
         case WeightFormat.NVFP4:
             step = rows.source * _E2M1_STEP
         case WeightFormat.PLAIN:
-            step = np.zeros_like(rows.source)
+            raise AssertionError("nothing was rounded")
         case _:
             assert_never(kind)
     return step * step

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.tensor_files import DTYPES, PlannedTensor, TensorFile, write_tensors
+from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
 
 EXPORTS = Path(__file__).parents[1] / "assets" / "modelopt-0.47-tiny"
 SOURCE = EXPORTS / "source"
@@ -71,11 +71,8 @@ def edit_tensors(
     file = TensorFile.open(path)
     arrays = {name: np.array(tensor.read()) for name, tensor in file.items()}
     edit(arrays)
-    names = {dtype: name for name, dtype in DTYPES.items()}
     written = path.with_suffix(".edited")
-    write_tensors(
-        written, [PlannedTensor(n, names[a.dtype], a.shape, [a]) for n, a in arrays.items()]
-    )
+    write_tensors(written, [PlannedTensor.of(name, array) for name, array in arrays.items()])
     written.replace(path)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.cli.faults import _LAYERS, _LINEARS
+from enginekeeper.faults.fault import LAYERS, LINEARS
 from tests.factories import checkpoints
 
 Ek = Callable[..., Any]
@@ -16,6 +18,10 @@ def test_list_tells_class_and_dose(ek: Ek) -> None:
     assert rows["scale-gain"]["class"] == "T1"
     assert rows["scale-gain"]["dose"] == "factor"
     assert rows["rounding-clipped"]["class"] == "healthy"
+
+
+def test_the_choices_of_the_command_line_are_the_laboratorys() -> None:
+    assert (_LAYERS, _LINEARS) == (LAYERS, LINEARS)
 
 
 def test_inject_writes_a_copy_that_the_audit_stops(ek: Ek, tmp_path: Path) -> None:
@@ -43,7 +49,7 @@ def test_run_prints_the_table_and_goes_on_from_its_records(ek: Ek, tmp_path: Pat
     grid.write_text(f'{{"version": 9, "entries": {entries}}}')
     command = ("faults", "run", checkpoint, "--model", checkpoints.SOURCE, "--grid", grid)
     first, second = ek(*command), ek(*command, "--json")
-    assert "| T15 positions: rope base, scaling, window | 2 | 2 | 0 |" in first.out
+    assert "| T15 positions: rope base, scaling, window | 2 | 2 | 2 | 0 |" in first.out
     assert "3/3 tensor-order" in first.err
     assert second.err == ""
     assert second.json["wrong"] == []

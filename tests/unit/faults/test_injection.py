@@ -85,6 +85,23 @@ def test_a_fault_that_changes_nothing_is_refused_and_leaves_nothing(tmp_path: Pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_control_that_changes_nothing_is_refused_too(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("fp8", tmp_path)
+    with pytest.raises(InapplicableError, match="changes nothing here"):
+        inject(checkpoint, injection("cache-scales-one"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["tensor-order", "file-notes"])
+def test_another_order_and_notes_of_their_own_are_a_change(
+    name: str, exported: Path, tmp_path: Path
+) -> None:
+    inject(exported, injection(name), tmp_path / "out")
+    one, other = (
+        (path / "rank0.safetensors").read_bytes() for path in (exported, tmp_path / "out")
+    )
+    assert one != other
+
+
 @pytest.mark.parametrize(
     ("recipe_name", "fault"),
     [("none", "scale-zero"), ("w8a16", "nibbles-swapped"), ("fp8", "zero-shift")],
@@ -95,6 +112,37 @@ def test_what_a_format_cannot_express_is_refused(
     checkpoint = checkpoints.exported(recipe_name, tmp_path)
     with pytest.raises(InapplicableError):
         inject(checkpoint, injection(fault), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("fault", "dose"),
+    [
+        ("bit-flip", 9.0),
+        ("bit-flip", -1.0),
+        ("rows-zero", 100000.0),
+        ("columns-permuted", 5.0),
+        ("tail-repeated", 0.9),
+        ("scale-tiled", 0.2),
+        ("head-quantized", 0.2),
+        ("rope-base", float("inf")),
+        ("rope-base", 1e308),
+        ("scale-gain", float("nan")),
+    ],
+)
+def test_a_dose_that_does_not_fit_is_refused(fault: str, dose: float, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16", tmp_path)
+    with pytest.raises(InapplicableError):
+        inject(checkpoint, injection(fault, dose), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_smallest_tail_is_one_byte(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    inject(checkpoint, injection("tail-zero", 1e-5), tmp_path / "out")
+    before, after = (
+        LinearEdit(Draft.open(p), 0, PROJ).codes for p in (checkpoint, tmp_path / "out")
+    )
+    assert (before != after).sum() == 1
 
 
 def test_injections_compose_and_are_all_recorded(tmp_path: Path) -> None:
@@ -127,6 +175,14 @@ def test_an_overlay_is_the_checkpoint_that_is_written(exported: Path, tmp_path: 
     assert list(thin.names()) == list(whole.names())
     pairs = [(thin.ranks[0][name], whole.ranks[0][name]) for name in whole.ranks[0]]
     assert all(a.read().tobytes() == b.read().tobytes() for a, b in pairs)
+
+
+def test_a_reordered_file_is_what_an_overlay_reads(exported: Path, tmp_path: Path) -> None:
+    draft = Draft.open(exported)
+    injection("tensor-order").apply(draft)
+    thin = draft.overlay(tmp_path).ranks[0]
+    assert {tensor.file.parent for tensor in thin.values()} == {tmp_path}
+    assert sorted(thin, key=lambda name: thin[name].start) == list(draft.ranks[0])
 
 
 def test_tensor_parallel_slices_are_all_edited(tmp_path: Path) -> None:

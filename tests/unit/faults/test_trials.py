@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from enginekeeper import own_code
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.faults import campaign
 from enginekeeper.faults.catalogue import FAULTS, named
 from enginekeeper.faults.detection import class_rows, document, render
+from enginekeeper.faults.draft import Draft
 from enginekeeper.faults.fault import Target
 from enginekeeper.faults.grid import Case, Grid, bundled_grid, load_grid
 from enginekeeper.faults.injection import Injection, inject
-from enginekeeper.faults.trial import Bench, Trial
+from enginekeeper.faults.trial import Bench, Trial, _names
 from enginekeeper.validation.audits import audit
+from enginekeeper.validation.findings import Finding
 from registry.digests import digest_document
 from tests.factories import checkpoints
 
@@ -38,9 +42,11 @@ def grid(*names: str) -> Grid:
     return Grid(digest_document({"names": list(names)}, "ek-faults-v1"), tuple(map(case, names)))
 
 
-def trial(outcome: str, taxonomy: str | None = "T1", **details: object) -> Trial:
+def trial(
+    outcome: str, taxonomy: str | None = "T1", case_name: str = "case", **details: object
+) -> Trial:
     fields = {"in_files": True, "below_limit": False, **details}
-    return Trial("case", "fault", taxonomy, outcome=outcome, **fields)  # type: ignore[arg-type]
+    return Trial(case_name, "fault", taxonomy, outcome=outcome, **fields)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("recipe", ["w8a16", "w4a16_awq"], indirect=True)
@@ -63,10 +69,34 @@ def test_a_found_fault_is_a_hit_with_its_culprit_and_class(tmp_path: Path) -> No
     assert (found.culprit_right, found.class_right, found.innocents) == (True, True, 0)
 
 
+@pytest.mark.parametrize(
+    ("where", "right"),
+    [
+        ("transformer.layers.1", True),
+        ("transformer.layers.1.mlp.proj", True),
+        ("transformer.layers.1 (q)", True),
+        ("transformer.layers.10.mlp.proj", False),
+        ("transformer.layers", False),
+    ],
+)
+def test_a_culprit_is_named_as_itself_or_by_what_is_in_it(where: str, right: bool) -> None:  # noqa: FBT001
+    finding = Finding("weights.fidelity", "fail", where, "wrong")
+    assert _names(finding, ("transformer.layers.1",)) is right
+
+
+def test_a_layer_that_the_config_did_not_touch_is_innocent(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16", tmp_path)
+    draft = Draft.open(checkpoint)
+    for name in ("algorithm", "group-size", "cache-announced", "layers-fewer"):
+        culprits = case(name).injection.apply(draft.fork())
+        assert not _names(Finding("", "fail", "transformer.layers.0.mlp.proj", ""), culprits)
+
+
 def test_what_the_audits_refuse_to_read_is_a_hit(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     found = Bench.open(checkpoint, checkpoints.SOURCE).run(case("file-cut-short"))
     assert (found.outcome, found.check, found.culprit_right) == ("hit", "refused", True)
+    assert found.class_right is None
 
 
 def test_what_cannot_be_expressed_is_not_applicable(tmp_path: Path) -> None:
@@ -92,6 +122,14 @@ def test_a_campaign_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [text.partition(" ")[0] for text in said] == ["1/2", "2/2", "2/2"]
 
 
+def test_a_checkpoint_that_is_not_healthy_is_refused(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    checkpoints.edit_config(checkpoint, rotary_base=1.0)
+    with pytest.raises(InputError, match="faults in it prove nothing") as raised:
+        campaign.run(checkpoint, checkpoints.SOURCE, grid("epsilon"), tmp_path / "r", ignore)
+    assert "rotary_base" in str(raised.value)
+
+
 def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     cases = grid("rope-base", "epsilon", "window")
@@ -100,6 +138,21 @@ def test_parts_add_up_to_the_whole(tmp_path: Path) -> None:
     both = campaign.run(*arguments, part=campaign.Part(2, 2))
     assert [(len(done.trials), done.not_run) for done in (one, both)] == [(2, 1), (3, 0)]
     assert [trial.fault for trial in both.trials] == ["rope-base", "epsilon", "window"]
+
+
+def test_other_code_that_judges_begins_the_record_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    arguments = (checkpoint, checkpoints.SOURCE, grid("rope-base"), tmp_path / "r", ignore)
+    campaign.run(*arguments)
+    package = tmp_path / "package"
+    shutil.copytree(own_code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    form = package / "configs" / "form.py"
+    form.write_text(form.read_text() + "\n")
+    monkeypatch.setattr(own_code, "PACKAGE", package)
+    campaign.run(*arguments)
+    assert len(list((tmp_path / "r").iterdir())) == 2
 
 
 def test_a_record_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -123,7 +176,7 @@ def test_the_table_keeps_apart_what_is_below_the_limit_and_what_files_cannot_sho
         trial("alarm", None),
         trial("not applicable"),
     ])  # fmt: skip
-    counted = {row.name.partition(":")[0]: (row.cases, row.found, row.doubts) for row in rows}
+    counted = {row.name.partition(":")[0]: (row.trials, row.found, row.doubts) for row in rows}
     assert counted == {
         "T1 scale value wrong": (3, 1, 1),
         "all above the limit": (3, 1, 1),
@@ -133,6 +186,11 @@ def test_the_table_keeps_apart_what_is_below_the_limit_and_what_files_cannot_sho
     }
 
 
+def test_a_case_tried_on_two_recipes_is_two_trials_and_one_case() -> None:
+    trials = [trial("hit", case_name=name) for name in ("a", "a", "b")]
+    assert {(row.trials, row.cases) for row in class_rows(trials)} == {(3, 2)}
+
+
 def test_the_interval_is_wilsons() -> None:
     rows = list(class_rows([trial("hit")] * 300))
     assert rows[0].interval == pytest.approx((0.9874, 1.0), abs=1e-4)
@@ -140,10 +198,19 @@ def test_the_interval_is_wilsons() -> None:
 
 def test_misses_and_alarms_are_listed_by_name() -> None:
     trials = (trial("miss"), trial("alarm", None, told=("fail here: because",)))
-    found = document([campaign.Campaign("w8a16", trials, 1.0, ())], "grid-v1")
+    found = document([campaign.Campaign("w8a16", trials, 1.0)], "grid-v1")
     text = render(found)
     assert [one["outcome"] for one in found["wrong"]] == ["miss", "alarm"]
     assert "w8a16 case: alarm: fail here: because" in text
+
+
+def test_the_checks_that_were_first_have_counts_and_no_rates() -> None:
+    trials = (trial("hit", check="weights.scale", culprit_right=True), trial("miss"))
+    found = document([campaign.Campaign("w8a16", trials, 1.0)], "grid-v1")
+    expected = {"row": "weights.scale", "hits": 1, "culprit_right": 1, "class_right": 0}
+    assert found["checks"] == [expected]
+    assert "| check that was first | hits | culprit right | class right |" in render(found)
+    assert "| weights.scale | 1 | 1 | 0 |" in render(found)
 
 
 def test_the_bundled_grid_is_known_and_half_of_it_is_healthy() -> None:

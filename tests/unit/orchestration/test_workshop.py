@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from enginekeeper import own_code
 from enginekeeper.errors import StepError
 from enginekeeper.orchestration import workshop
 from enginekeeper.orchestration.stages import made_once
@@ -52,7 +53,7 @@ def test_our_own_code_has_a_name_that_follows_its_bytes(
     (tmp_path / "numerics").mkdir()
     for name in ("twin.py", "numerics/a.py", "numerics/b.py", "numerics/notes.md"):
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(workshop, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(own_code, "PACKAGE", tmp_path)
     code = site.bench.shop.code
     before = code("twin.py", "numerics")
     (tmp_path / "numerics" / "notes.md").write_text("changed")

@@ -11,18 +11,17 @@ import pytest
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import AuditReport
 from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.tensor_files import DTYPES, PlannedTensor, TensorFile, write_tensors
+from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
 from enginekeeper.validation.twin import write_checkpoint_twin
 from enginekeeper.validation.weight_audit import audit_weights
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
 
-FORMATS = {dtype: name for name, dtype in DTYPES.items()}
 QKV = "transformer.layers.1.attention.qkv"
 
 
 def write_rank(checkpoint: Path, rank: int, tensors: dict[str, Array]) -> None:
-    planned = [PlannedTensor(n, FORMATS[a.dtype], a.shape, [a]) for n, a in tensors.items()]
+    planned = [PlannedTensor.of(name, array) for name, array in tensors.items()]
     write_tensors(checkpoint / f"rank{rank}.safetensors", planned)
 
 

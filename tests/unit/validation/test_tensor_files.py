@@ -16,7 +16,6 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import load_file, save_file
 
 from enginekeeper.validation.tensor_files import (
-    DTYPES,
     MalformedTensorsError,
     PlannedTensor,
     TensorFile,
@@ -48,10 +47,7 @@ def test_what_is_written_is_what_the_reference_reads(
     tmp_path_factory: pytest.TempPathFactory, tensors: dict[str, np.ndarray]
 ) -> None:
     path = tmp_path_factory.mktemp("files") / "x.safetensors"
-    names = {dtype: name for name, dtype in DTYPES.items()}
-    write_tensors(
-        path, [PlannedTensor(n, names[a.dtype], a.shape, [a]) for n, a in tensors.items()]
-    )
+    write_tensors(path, [PlannedTensor.of(name, array) for name, array in tensors.items()])
     loaded = load_file(path)
     assert loaded.keys() == tensors.keys()
     ours = TensorFile.open(path)
