@@ -35,6 +35,7 @@ from registry.models import (
     ChannelRow,
     CheckpointRow,
     EngineRow,
+    EnvironmentRow,
     KeyRow,
     ModelRow,
     PlacementRow,
@@ -113,10 +114,13 @@ class View:
         """Returns the checkpoint with an id or an unambiguous start of one."""
         return to_checkpoint(self._find(CheckpointRow, "checkpoint", reference))
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Returns all checkpoints, newest first."""
-        rows = self._session.scalars(select(CheckpointRow).order_by(CheckpointRow.id.desc()))
-        return [to_checkpoint(row) for row in rows.unique()]
+    def checkpoints(self, model: Digest | None = None) -> list[Checkpoint]:
+        """Returns the checkpoints of one model, or all, newest first."""
+        query = select(CheckpointRow).order_by(CheckpointRow.id.desc())
+        if model is not None:
+            weights = select(ModelRow.id).where(ModelRow.digest == model)
+            query = query.where(CheckpointRow.model_id.in_(weights))
+        return [to_checkpoint(row) for row in self._session.scalars(query).unique()]
 
     def model(self, reference: str | Digest) -> Model:
         """Returns the model with a digest or an unambiguous start of one."""
@@ -149,6 +153,14 @@ class View:
                 actual=str(reference),
             )
         return to_reference(row)
+
+    def known_reference(self, digest: Digest) -> Reference | None:
+        """Returns the signed reference with exactly this id, or None."""
+        query = select(ReferenceRow).where(
+            ReferenceRow.digest == digest, ReferenceRow.provenance.is_not(None)
+        )
+        row = self._session.scalars(query).unique().one_or_none()
+        return None if row is None else to_reference(row)
 
     def verdict(self, reference: str | Digest) -> Verdict:
         """Returns the verdict with an id or an unambiguous start of one."""
@@ -204,6 +216,25 @@ class View:
             query = query.where(ChannelRow.model_name == model_name)
         query = query.order_by(ChannelRow.name, ChannelRow.model_name, ChannelPositionRow.target)
         return [to_position(row) for row in self._session.scalars(query).unique()]
+
+    def admitted(self, model_name: str) -> dict[Place, Environment]:
+        """Returns what the gate was asked about at the latest move of each place of a model."""
+        latest = (
+            select(func.max(ChannelMoveRow.id))
+            .join(ChannelMoveRow.channel)
+            .where(ChannelRow.model_name == model_name)
+            .group_by(ChannelMoveRow.channel_id, ChannelMoveRow.target)
+        )
+        query = (
+            select(ChannelRow.name, ChannelMoveRow.target, EnvironmentRow.document)
+            .join(ChannelRow, ChannelMoveRow.channel_id == ChannelRow.id)
+            .join(EnvironmentRow, ChannelMoveRow.environment_id == EnvironmentRow.id)
+            .where(ChannelMoveRow.id.in_(latest))
+        )
+        return {
+            Place(row.name, model_name, row.target): environment_from_dict(row.document)
+            for row in self._session.execute(query)
+        }
 
     def positioned(self, channel: str, model_name: str, environment: Environment) -> list[Engine]:
         """Returns what a channel resolves to on a model's targets of an environment's hardware."""

@@ -283,6 +283,11 @@ class ChannelPosition(Entity):
     simulated: bool
     moved_at: datetime
 
+    @property
+    def place(self) -> Place:
+        """The slot that it resolves."""
+        return Place(self.channel, self.model_name, self.target)
+
 
 @dataclass(frozen=True)
 class EngineFilter:
