@@ -60,6 +60,7 @@ from registry.types import (
     Reference,
     Step,
     Verdict,
+    VerdictDocument,
     Waiver,
 )
 
@@ -174,6 +175,15 @@ class View:
         query = query.options(digest.options(lazyload("*")))
         rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
         return [to_verdict(row) for row in rows]
+
+    def verdict_documents(self) -> list[VerdictDocument]:
+        """Returns the document of every verdict, newest first."""
+        query = (
+            select(VerdictRow.path, VerdictRow.document, VerdictRow.digest, EngineRow.digest)
+            .join(EngineRow, VerdictRow.engine_id == EngineRow.id)
+            .order_by(VerdictRow.id.desc())
+        )
+        return [VerdictDocument(*row) for row in self._session.execute(query)]
 
     def qualifications(self, engine: Digest | None = None) -> list[Qualification]:
         """Returns the qualifications of one engine or of all, newest first."""

@@ -167,6 +167,16 @@ class Verdict(Entity):
 
 
 @dataclass(frozen=True)
+class VerdictDocument:
+    """Where the evidence of a verdict lies, and what it must be."""
+
+    path: str
+    digest: Digest
+    verdict: Digest
+    engine: Digest
+
+
+@dataclass(frozen=True)
 class Qualification(Entity):
     """A signed passing verdict of one engine in one environment."""
 
