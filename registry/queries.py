@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, contains_eager, lazyload
 
 from registry.audit import AuditEntry
@@ -70,6 +70,7 @@ Identified = TypeVar(
 
 _PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _COMPARED = 5000  # keys; a hundred thousand would take seconds
+_TOGETHER = 10_000  # engines that one query names; SQLite takes 32766 parameters
 _SHOWN = 5  # how many candidates an ambiguous id lists
 
 
@@ -169,9 +170,25 @@ class View:
 
     def verdicts(self, engine: Digest) -> list[Verdict]:
         """Returns every verdict on an engine, newest first."""
+        return self._verdicts(EngineRow.digest == engine)
+
+    def latest_verdicts(self, engines: Sequence[Digest]) -> dict[Digest, Verdict]:
+        """Returns the newest verdict on each of some engines, in whatever environment.
+
+        An engine that was never judged is left out.
+        """
+        found: dict[Digest, Verdict] = {}
+        for start in range(0, len(engines), _TOGETHER):
+            wanted = EngineRow.digest.in_(engines[start : start + _TOGETHER])
+            latest = select(func.max(VerdictRow.id)).join(VerdictRow.engine).where(wanted)
+            newest = VerdictRow.id.in_(latest.group_by(VerdictRow.engine_id))
+            found.update((one.engine, one) for one in self._verdicts(newest))
+        return found
+
+    def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
         # Of the engine only its digest is looked at: not its key, its model and its statement.
         digest = contains_eager(VerdictRow.engine).load_only(EngineRow.digest)
-        query = select(VerdictRow).join(VerdictRow.engine).where(EngineRow.digest == engine)
+        query = select(VerdictRow).join(VerdictRow.engine).where(wanted)
         query = query.options(digest.options(lazyload("*")))
         rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
         return [to_verdict(row) for row in rows]
