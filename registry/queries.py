@@ -425,6 +425,12 @@ class View:
         for row in rows:
             yield to_audit_entry(row)
 
+    def newest_audit_entries(self, limit: int | None = None) -> Iterator[AuditEntry]:
+        """Yields the audit log from its last entry back, at most so many of them."""
+        query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+        for row in self._session.scalars(query.execution_options(yield_per=1000)):
+            yield to_audit_entry(row)
+
     def last_audit_entry(self) -> AuditEntry | None:
         """Returns the latest entry of the audit log, or None for an empty one."""
         row = self._session.scalar(select(AuditRow).order_by(AuditRow.id.desc()).limit(1))
