@@ -26,7 +26,7 @@ def find_place(
     Raises RecordNotFoundError for none, InvalidRecordError for several.
     """
     found = [
-        Place(one.channel, one.model_name, one.target)
+        one.place
         for one in view.channels(model)
         if one.channel == channel and target in (None, one.target)
     ]
@@ -50,7 +50,7 @@ def find_place(
 def position_at(view: View, place: Place) -> ChannelPosition | None:
     """Returns what a place resolves to, or None for one that nothing was ever put into."""
     for position in view.channels(place.model):
-        if (position.channel, position.target) == (place.channel, place.target):
+        if position.place == place:
             return position
     return None
 

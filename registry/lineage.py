@@ -20,11 +20,18 @@ from enum import StrEnum
 from typing import Any
 
 from registry.digests import Digest
-from registry.errors import AmbiguousIdError, IntegrityError, RecordNotFoundError
+from registry.environments import Environment
+from registry.errors import (
+    AmbiguousIdError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+)
 from registry.queries import View
 from registry.service import Registry
 from registry.standing import held_by
 from registry.types import (
+    ChannelPosition,
     Checkpoint,
     Engine,
     EngineFilter,
@@ -153,6 +160,23 @@ def _kind(found: Found) -> str:
     return "weights" if isinstance(found, Model) else type(found).__name__.lower()
 
 
+@dataclass(frozen=True)
+class _Stand:
+    """An engine's place in a channel."""
+
+    position: ChannelPosition
+    admitted: Environment
+    """What the gate was asked about when it got there."""
+
+
+@dataclass(frozen=True)
+class _Life:
+    """What became of an engine: where it passed, and where it stands."""
+
+    qualifications: list[Qualification]
+    stands: list[_Stand]
+
+
 @dataclass
 class _Weaver:
     """Adds nodes, each with the edge from what it was made from."""
@@ -160,6 +184,8 @@ class _Weaver:
     registry: Registry
     view: View
     graph: Lineage
+    channels: dict[str, list[_Stand]] = field(default_factory=dict)
+    """What every channel of a model resolves to, asked for once."""
 
     def around(self, found: Found) -> Lineage:
         """Adds what something came from and what came of it."""
@@ -174,8 +200,9 @@ class _Weaver:
             self._down_from_engine(found, references=True)
         elif isinstance(found, Verdict):
             engine = self.view.engine(found.engine)
-            self.graph.root = self._verdict(engine, found, self._engine(engine), references=True)
-            self._down_from_verdict(engine, found)
+            compared = self._compared_with(found)
+            self.graph.root = self._verdict(engine, found, self._engine(engine), compared)
+            self._down_from_verdict(found, self._life(engine))
         else:
             self.graph.root = self._reference(found)
             self._down_from_reference(found)
@@ -184,9 +211,8 @@ class _Weaver:
     def _down_from_weights(self, model: Model) -> None:
         for reference in self.view.references(model.digest):
             self._reference(reference)
-        for checkpoint in self.view.checkpoints():
-            if checkpoint.model == model.digest:
-                self._checkpoint(checkpoint)
+        for checkpoint in self.view.checkpoints(model.digest):
+            self._checkpoint(checkpoint)
         self._engines(EngineFilter(weights=model.digest))
 
     def _engines(self, wanted: EngineFilter) -> None:
@@ -195,49 +221,75 @@ class _Weaver:
             self._down_from_engine(engine)
 
     def _down_from_engine(self, engine: Engine, *, references: bool = False) -> None:
-        above = _id(NodeKind.ENGINE, engine.digest)
+        above, life = _id(NodeKind.ENGINE, engine.digest), self._life(engine)
         for verdict in self.view.verdicts(engine.digest):
-            self._verdict(engine, verdict, above, references=references)
-            self._down_from_verdict(engine, verdict)
-        self._channels(engine, above)
+            compared = self._compared_with(verdict) if references else None
+            self._verdict(engine, verdict, above, compared)
+            self._down_from_verdict(verdict, life)
+        self._channels(life, above)
         for placement in self.view.placements(engine.digest):
             name = f"{placement.node}:{placement.path}"
             self.graph.add(Node(f"placement {name}", NodeKind.PLACEMENT, name), above)
 
-    def _down_from_verdict(self, engine: Engine, verdict: Verdict) -> None:
-        for one in self._qualifications(engine):
+    def _down_from_verdict(self, verdict: Verdict, life: _Life) -> None:
+        for one in life.qualifications:
             if one.verdict == verdict.digest:
-                self._channels(engine, self._qualification(one), one)
+                self._channels(life, self._qualification(one), one)
 
     def _down_from_reference(self, reference: Reference) -> None:
         """Adds the verdicts that compared with a reference: their documents say so."""
         for engine in self.view.engines(EngineFilter(weights=reference.model)):
-            for verdict in self.view.verdicts(engine.digest):
-                if self._compared_with(verdict) == str(reference.digest):
-                    self._verdict(engine, verdict, self._engine(engine), references=True)
-                    self._down_from_verdict(engine, verdict)
+            verdicts = [
+                one
+                for one in self.view.verdicts(engine.digest)
+                if self._compared_with(one) == reference.digest
+            ]
+            life = self._life(engine) if verdicts else _Life([], [])
+            for verdict in verdicts:
+                self._verdict(engine, verdict, self._engine(engine), reference.digest)
+                self._down_from_verdict(verdict, life)
+
+    def _life(self, engine: Engine) -> _Life:
+        if engine.model_name not in self.channels:
+            admitted = self.view.admitted(engine.model_name)
+            self.channels[engine.model_name] = [
+                _Stand(one, admitted[one.place]) for one in self.view.channels(engine.model_name)
+            ]
+        stands = self.channels[engine.model_name]
+        return _Life(
+            self.view.qualifications(engine.digest),
+            [one for one in stands if one.position.engine == engine.digest],
+        )
 
     def _weights(self, model: Model) -> str:
         name = f"{model.name} ({model.source})"
         return self.graph.add(_node(NodeKind.WEIGHTS, model.digest, name))
 
+    def _weights_of(self, made: Checkpoint | Engine | Reference) -> str:
+        known = _id(NodeKind.WEIGHTS, made.model)
+        return known if known in self.graph.nodes else self._weights(self.view.model(made.model))
+
     def _checkpoint(self, checkpoint: Checkpoint) -> str:
-        above = self._weights(self.view.model(checkpoint.model))
+        above = self._weights_of(checkpoint)
         repaired = f", {len(checkpoint.repairs)} repairs" if checkpoint.repairs else ""
         return self.graph.add(
             _node(NodeKind.CHECKPOINT, checkpoint.digest, f"{checkpoint.recipe}{repaired}"), above
         )
 
     def _reference(self, reference: Reference) -> str:
-        above = self._weights(self.view.model(reference.model))
+        above = self._weights_of(reference)
         name = f"{reference.runtime}, {reference.dtype}"
         return self.graph.add(_node(NodeKind.REFERENCE, reference.digest, name), above)
 
     def _engine(self, engine: Engine) -> str:
+        if _id(NodeKind.ENGINE, engine.digest) in self.graph.nodes:
+            return _id(NodeKind.ENGINE, engine.digest)
         if engine.checkpoint is None:
-            above = self._weights(self.view.model(engine.model))
+            above = self._weights_of(engine)
         else:
-            above = self._checkpoint(self.view.checkpoint(engine.checkpoint))
+            above = _id(NodeKind.CHECKPOINT, engine.checkpoint)
+            if above not in self.graph.nodes:
+                self._checkpoint(self.view.checkpoint(engine.checkpoint))
         held = held_by(self.view.standing(engine.digest))
         signed = self.registry.signatures(engine, [])[0]
         state = None if held is None else str(held.kind)
@@ -249,19 +301,28 @@ class _Weaver:
             above,
         )  # fmt: skip
 
-    def _verdict(self, engine: Engine, verdict: Verdict, above: str, *, references: bool) -> str:
+    def _verdict(
+        self, engine: Engine, verdict: Verdict, above: str, compared: Digest | None
+    ) -> str:
+        """Adds a verdict, below the reference that it compared with as well, if that is given."""
         _, signed = self.registry.signatures(engine, [verdict])
         state = str(verdict.result) if signed.fault is None else "unverified"
         name = f"on {verdict.environment}"
-        node = self.graph.add(_node(NodeKind.VERDICT, verdict.digest, name, state), above)
-        compared = self._compared_with(verdict) if references else None
-        for one in self.view.references(engine.model) if compared is not None else ():
-            if str(one.digest) == compared:
-                self.graph.add(self.graph.nodes[node], self._reference(one))
-        return node
+        node = _node(NodeKind.VERDICT, verdict.digest, name, state)
+        self.graph.add(node, above)
+        if compared is not None and self._has_reference(compared, engine):
+            self.graph.add(node, _id(NodeKind.REFERENCE, compared))
+        return node.id
 
-    def _qualifications(self, engine: Engine) -> list[Qualification]:
-        return self.view.qualifications(engine.digest)
+    def _has_reference(self, digest: Digest, engine: Engine) -> bool:
+        """Says whether a reference of an engine's weights is in the graph, where it can be."""
+        if _id(NodeKind.REFERENCE, digest) in self.graph.nodes:
+            return True
+        found = self.view.known_reference(digest)
+        if found is None or found.model != engine.model:
+            return False
+        self._reference(found)
+        return True
 
     def _qualification(self, one: Qualification) -> str:
         node = Node(
@@ -270,31 +331,28 @@ class _Weaver:
         )  # fmt: skip
         return self.graph.add(node, _id(NodeKind.VERDICT, one.verdict))
 
-    def _channels(self, engine: Engine, above: str, by: Qualification | None = None) -> None:
+    def _channels(self, life: _Life, above: str, by: Qualification | None = None) -> None:
         """Adds the channels that an engine stands in: below the qualification that lets it.
 
         Or below the engine itself, when it is not qualified for just that environment (any more).
         """
-        qualified = {one.environment for one in self._qualifications(engine) if one.current}
-        for position in self.view.channels(engine.model_name):
-            if position.engine != engine.digest:
-                continue
-            moves = self.view.moves(position.channel, position.model_name)
-            admitted = next(one.environment for one in moves if one.target == position.target)
-            lets = by is not None and by.current and by.environment == admitted
-            if lets or (by is None and admitted not in qualified):
-                name = f"{position.channel} of {position.model_name} on {position.target}"
+        qualified = {one.environment for one in life.qualifications if one.current}
+        for stand in life.stands:
+            lets = by is not None and by.current and by.environment == stand.admitted
+            if lets or (by is None and stand.admitted not in qualified):
+                place = stand.position.place
+                name = f"{place.channel} of {place.model} on {place.target}"
                 self.graph.add(Node(f"channel {name}", NodeKind.CHANNEL, name), above)
 
-    def _compared_with(self, verdict: Verdict) -> str | None:
+    def _compared_with(self, verdict: Verdict) -> Digest | None:
         """Returns the reference that a verdict's document names; None for one that is lost."""
         try:
             document = self.registry.verdict_document(verdict)
-        except (IntegrityError, RecordNotFoundError):
+            evidence = document.get("evidence")
+            named = evidence.get("reference") if isinstance(evidence, dict) else None
+            return Digest.parse(named) if isinstance(named, str) else None
+        except (IntegrityError, InvalidRecordError, RecordNotFoundError):
             return None
-        evidence = document.get("evidence")
-        named = evidence.get("reference") if isinstance(evidence, dict) else None
-        return named if isinstance(named, str) else None
 
 
 def _id(kind: NodeKind, digest: Digest) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session, contains_eager, lazyload
 
 from registry.audit import AuditEntry
@@ -35,6 +35,7 @@ from registry.models import (
     ChannelRow,
     CheckpointRow,
     EngineRow,
+    EnvironmentRow,
     KeyRow,
     ModelRow,
     PlacementRow,
@@ -59,6 +60,7 @@ from registry.types import (
     Reference,
     Step,
     Verdict,
+    VerdictDocument,
     Waiver,
 )
 
@@ -68,6 +70,7 @@ Identified = TypeVar(
 
 _PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _COMPARED = 5000  # keys; a hundred thousand would take seconds
+_TOGETHER = 10_000  # engines that one query names; SQLite takes 32766 parameters
 _SHOWN = 5  # how many candidates an ambiguous id lists
 
 
@@ -113,10 +116,13 @@ class View:
         """Returns the checkpoint with an id or an unambiguous start of one."""
         return to_checkpoint(self._find(CheckpointRow, "checkpoint", reference))
 
-    def checkpoints(self) -> list[Checkpoint]:
-        """Returns all checkpoints, newest first."""
-        rows = self._session.scalars(select(CheckpointRow).order_by(CheckpointRow.id.desc()))
-        return [to_checkpoint(row) for row in rows.unique()]
+    def checkpoints(self, model: Digest | None = None) -> list[Checkpoint]:
+        """Returns the checkpoints of one model, or all, newest first."""
+        query = select(CheckpointRow).order_by(CheckpointRow.id.desc())
+        if model is not None:
+            weights = select(ModelRow.id).where(ModelRow.digest == model)
+            query = query.where(CheckpointRow.model_id.in_(weights))
+        return [to_checkpoint(row) for row in self._session.scalars(query).unique()]
 
     def model(self, reference: str | Digest) -> Model:
         """Returns the model with a digest or an unambiguous start of one."""
@@ -150,18 +156,51 @@ class View:
             )
         return to_reference(row)
 
+    def known_reference(self, digest: Digest) -> Reference | None:
+        """Returns the signed reference with exactly this id, or None."""
+        query = select(ReferenceRow).where(
+            ReferenceRow.digest == digest, ReferenceRow.provenance.is_not(None)
+        )
+        row = self._session.scalars(query).unique().one_or_none()
+        return None if row is None else to_reference(row)
+
     def verdict(self, reference: str | Digest) -> Verdict:
         """Returns the verdict with an id or an unambiguous start of one."""
         return to_verdict(self._find(VerdictRow, "verdict", reference))
 
     def verdicts(self, engine: Digest) -> list[Verdict]:
         """Returns every verdict on an engine, newest first."""
+        return self._verdicts(EngineRow.digest == engine)
+
+    def latest_verdicts(self, engines: Sequence[Digest]) -> dict[Digest, Verdict]:
+        """Returns the newest verdict on each of some engines, in whatever environment.
+
+        An engine that was never judged is left out.
+        """
+        found: dict[Digest, Verdict] = {}
+        for start in range(0, len(engines), _TOGETHER):
+            wanted = EngineRow.digest.in_(engines[start : start + _TOGETHER])
+            latest = select(func.max(VerdictRow.id)).join(VerdictRow.engine).where(wanted)
+            newest = VerdictRow.id.in_(latest.group_by(VerdictRow.engine_id))
+            found.update((one.engine, one) for one in self._verdicts(newest))
+        return found
+
+    def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
         # Of the engine only its digest is looked at: not its key, its model and its statement.
         digest = contains_eager(VerdictRow.engine).load_only(EngineRow.digest)
-        query = select(VerdictRow).join(VerdictRow.engine).where(EngineRow.digest == engine)
+        query = select(VerdictRow).join(VerdictRow.engine).where(wanted)
         query = query.options(digest.options(lazyload("*")))
         rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
         return [to_verdict(row) for row in rows]
+
+    def verdict_documents(self) -> list[VerdictDocument]:
+        """Returns the document of every verdict, newest first."""
+        query = (
+            select(VerdictRow.path, VerdictRow.document, VerdictRow.digest, EngineRow.digest)
+            .join(EngineRow, VerdictRow.engine_id == EngineRow.id)
+            .order_by(VerdictRow.id.desc())
+        )
+        return [VerdictDocument(*row) for row in self._session.execute(query)]
 
     def qualifications(self, engine: Digest | None = None) -> list[Qualification]:
         """Returns the qualifications of one engine or of all, newest first."""
@@ -204,6 +243,25 @@ class View:
             query = query.where(ChannelRow.model_name == model_name)
         query = query.order_by(ChannelRow.name, ChannelRow.model_name, ChannelPositionRow.target)
         return [to_position(row) for row in self._session.scalars(query).unique()]
+
+    def admitted(self, model_name: str) -> dict[Place, Environment]:
+        """Returns what the gate was asked about at the latest move of each place of a model."""
+        latest = (
+            select(func.max(ChannelMoveRow.id))
+            .join(ChannelMoveRow.channel)
+            .where(ChannelRow.model_name == model_name)
+            .group_by(ChannelMoveRow.channel_id, ChannelMoveRow.target)
+        )
+        query = (
+            select(ChannelRow.name, ChannelMoveRow.target, EnvironmentRow.document)
+            .join(ChannelRow, ChannelMoveRow.channel_id == ChannelRow.id)
+            .join(EnvironmentRow, ChannelMoveRow.environment_id == EnvironmentRow.id)
+            .where(ChannelMoveRow.id.in_(latest))
+        )
+        return {
+            Place(row.name, model_name, row.target): environment_from_dict(row.document)
+            for row in self._session.execute(query)
+        }
 
     def positioned(self, channel: str, model_name: str, environment: Environment) -> list[Engine]:
         """Returns what a channel resolves to on a model's targets of an environment's hardware."""
@@ -365,6 +423,12 @@ class View:
             select(AuditRow).order_by(AuditRow.id).execution_options(yield_per=1000)
         )
         for row in rows:
+            yield to_audit_entry(row)
+
+    def newest_audit_entries(self, limit: int | None = None) -> Iterator[AuditEntry]:
+        """Yields the audit log from its last entry back, at most so many of them."""
+        query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
+        for row in self._session.scalars(query.execution_options(yield_per=1000)):
             yield to_audit_entry(row)
 
     def last_audit_entry(self) -> AuditEntry | None:

@@ -15,7 +15,6 @@ Example:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -23,16 +22,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from registry import layout
-from registry.blobs.interface import blob_name
+from registry.blobs.interface import Progress, blob_name
 from registry.copies import Copy
 from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, RecordNotFoundError
 from registry.manifests import FileEntry, Manifest
+from registry.revocations import revocations_beside
 from registry.service import Registry
 from registry.transfer import put_back
-
-Progress = Callable[[str, int], None]
-"""Hears of each blob by its path, and of its bytes, before it is read."""
+from registry.types import Engine, VerdictDocument
 
 
 class Fault(StrEnum):
@@ -110,25 +108,32 @@ class _Artifact:
 def scrub(
     registry: Registry, *, copy: Copy | None = None, progress: Progress | None = None
 ) -> ScrubReport:
-    """Reads everything that is recorded, and puts back from a copy what is lost or damaged."""
-    scrubber = _Scrubber(registry, copy)
+    """Reads everything that is recorded, and puts back from a copy what is lost or damaged.
+
+    Progress, where given, hears of the bytes of blobs: how many are read, and of how many.
+    """
+    scrubber, recorded = _Scrubber(registry, copy), _recorded(registry)
     report = scrubber.report
+    for engine in recorded.engines:  # first, as the rest takes long: who revokes is in a hurry
+        if next(revocations_beside(registry.store, engine), None) is not None:
+            report.revocations += registry.take_in_revocations(engine)
     needed: dict[Digest, FileEntry] = {}
     users: defaultdict[Digest, list[str]] = defaultdict(list)
-    for artifact in list(_recorded(registry)):
+    for artifact in recorded.artifacts:
         report.manifests += 1
         for entry in scrubber.files_of(artifact):
             needed[entry.digest] = entry
             users[entry.digest].append(f"{artifact}: {entry.path}")
-    for digest, entry in sorted(needed.items()):
-        if progress is not None:
-            progress(entry.path, entry.size)
-        scrubber.check_blob(entry, tuple(users[digest]))
-    for name, digest, user in list(_verdict_documents(registry)):
+    for one in recorded.documents:
         report.documents += 1
-        scrubber.check_document(name, digest, user)
-    for engine in registry.engines():
-        report.revocations += registry.take_in_revocations(engine)
+        user = f"verdict {one.verdict.short} on engine {one.engine.short}"
+        scrubber.check_document(one.path, one.digest, user)
+    done, total = 0, sum(entry.size for entry in needed.values())
+    for digest, entry in sorted(needed.items()):
+        scrubber.check_blob(entry, tuple(users[digest]))
+        done += entry.size
+        if progress is not None:
+            progress("scrub", done, total)
     return report
 
 
@@ -209,23 +214,34 @@ class _Scrubber:
             return Fault.MISSING
 
 
-def _recorded(registry: Registry) -> Iterator[_Artifact]:
-    with registry.catalogue.read() as view:
-        for engine in view.engines():
-            yield _Artifact(
-                "engine", engine.digest, engine.path, engine.key.digest(), engine.simulated
-            )
-        for one in view.checkpoints():
-            yield _Artifact("checkpoint", one.digest, one.path, None, one.simulated)
-        for reference in view.references():
-            yield _Artifact(
-                "reference", reference.digest, reference.path, reference.key, reference.simulated
-            )
+@dataclass(frozen=True)
+class _Recorded:
+    """What the catalogue names, at one moment."""
+
+    engines: list[Engine]
+    artifacts: list[_Artifact]
+    documents: list[VerdictDocument]
 
 
-def _verdict_documents(registry: Registry) -> Iterator[tuple[str, Digest, str]]:
+def _recorded(registry: Registry) -> _Recorded:
     with registry.catalogue.read() as view:
-        for engine in view.engines():
-            for verdict in view.verdicts(engine.digest):
-                user = f"verdict {verdict.digest.short} on engine {engine.digest.short}"
-                yield verdict.path, verdict.document, user
+        engines, documents = view.engines(), view.verdict_documents()
+        checkpoints, references = view.checkpoints(), view.references()
+    return _Recorded(
+        engines,
+        [
+            *(
+                _Artifact("engine", one.digest, one.path, one.key.digest(), one.simulated)
+                for one in engines
+            ),
+            *(
+                _Artifact("checkpoint", one.digest, one.path, None, one.simulated)
+                for one in checkpoints
+            ),
+            *(
+                _Artifact("reference", one.digest, one.path, one.key, one.simulated)
+                for one in references
+            ),
+        ],
+        documents,
+    )

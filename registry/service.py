@@ -153,21 +153,17 @@ class Registry:
         with self.catalogue.read() as view:
             return view.waivers(None if engine is None else view.engine(engine).digest)
 
-    def waivers_in_force(
-        self, engine: Engine, recorded: Sequence[Waiver] | None = None
-    ) -> list[Waiver]:
-        """Returns an engine's waivers that count now, wherever they do, newest first.
-
-        Whoever asks for many engines reads what is `recorded` of all at once, and gives it here.
-        """
-        now = self.trust.clock()
-        return [
-            one
-            for one in (self.waivers(engine.digest) if recorded is None else recorded)
-            if one.engine == engine.digest
-            and one.state(now) == "in force"
-            and self.waiver_signature(engine, one).fault is None
-        ]
+    def waivers_in_force(self, engines: Sequence[Engine]) -> dict[Digest, list[Waiver]]:
+        """Returns the waivers of each engine that count now, wherever they do, newest first."""
+        now, known = self.trust.clock(), {one.digest: one for one in engines}
+        found: dict[Digest, list[Waiver]] = {digest: [] for digest in known}
+        for one in self.waivers():
+            engine = known.get(one.engine)
+            if engine is None or one.state(now) != "in force":
+                continue
+            if self.waiver_signature(engine, one).fault is None:
+                found[one.engine].append(one)
+        return found
 
     def waiver_signature(self, engine: Engine, waiver: Waiver) -> Signature:
         """Says who signed a waiver, and whether it counts."""
@@ -340,6 +336,11 @@ class Registry:
         """Returns every verdict on an engine, newest first."""
         with self.catalogue.read() as view:
             return view.verdicts(view.engine(engine).digest)
+
+    def latest_verdicts(self, engines: Sequence[Engine]) -> dict[Digest, Verdict]:
+        """Returns the newest verdict on each engine, wherever; none for one never judged."""
+        with self.catalogue.read() as view:
+            return view.latest_verdicts([one.digest for one in engines])
 
     def qualifications(self, engine: str | Digest | None = None) -> list[Qualification]:
         """Returns where one engine, or any, passed, newest first."""

@@ -167,6 +167,16 @@ class Verdict(Entity):
 
 
 @dataclass(frozen=True)
+class VerdictDocument:
+    """Where the evidence of a verdict lies, and what it must be."""
+
+    path: str
+    digest: Digest
+    verdict: Digest
+    engine: Digest
+
+
+@dataclass(frozen=True)
 class Qualification(Entity):
     """A signed passing verdict of one engine in one environment."""
 
@@ -282,6 +292,11 @@ class ChannelPosition(Entity):
     engine: Digest
     simulated: bool
     moved_at: datetime
+
+    @property
+    def place(self) -> Place:
+        """The slot that it resolves."""
+        return Place(self.channel, self.model_name, self.target)
 
 
 @dataclass(frozen=True)

@@ -24,20 +24,19 @@ def log(about: str | None, action: str | None, last: int | None, as_json: bool) 
 
     Says nothing about whether the log is whole: `audit verify` does.
     """
-    from collections import deque
+    from itertools import islice
 
     from enginekeeper.orchestration.bench import open_bench
 
+    limit = last if about is None and action is None else None
     with open_bench().registry.catalogue.read() as view:
-        entries = deque(
-            (
-                one
-                for one in view.audit_entries()
-                if (about is None or about in one.subject or about in one.details)
-                and (action is None or one.action.startswith(action))
-            ),
-            maxlen=last,
+        wanted = (
+            one
+            for one in view.newest_audit_entries(limit)
+            if (about is None or about in one.subject or about in one.details)
+            and (action is None or one.action.startswith(action))
         )
+        entries = list(islice(wanted, last))[::-1]
     rows = [one.as_dict() for one in entries]
     if not as_json:
         rows = [{**row, "details": entry.details} for row, entry in zip(rows, entries, strict=True)]

@@ -44,11 +44,12 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
 
     registry = open_bench().registry
-    held, waivers = registry.held_engines(), registry.waivers()
+    engines, held = registry.engines(wanted), registry.held_engines()
+    latest, waivers = registry.latest_verdicts(engines), registry.waivers_in_force(engines)
     rows = [
-        {**_row(registry, one), "held": held.get(one.digest),
-         "waived": _waived(registry.waivers_in_force(one, waivers))}
-        for one in registry.engines(wanted)
+        {**_row(registry, one, latest.get(one.digest)), "held": held.get(one.digest),
+         "waived": _waived(waivers[one.digest])}
+        for one in engines
     ]  # fmt: skip
     columns = (
         "engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated", "held",
@@ -242,8 +243,7 @@ def _waived(waivers: list[Waiver]) -> str | None:
     return ", ".join(rule for one in waivers for rule in one.rules) or None
 
 
-def _row(registry: Registry, one: Engine) -> dict[str, Any]:
-    latest = next(iter(registry.verdicts(one.digest)), None)
+def _row(registry: Registry, one: Engine, latest: Verdict | None) -> dict[str, Any]:
     signatures = registry.signatures(one, [] if latest is None else [latest])
     fault = next((found.fault for found in signatures if found.fault is not None), None)
     row = {

@@ -76,11 +76,12 @@ def scrub(repair_from: str | None, as_json: bool) -> int:
     """
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.transfers import TransferLog
     from registry.scrubbing import scrub as read_all
 
     show_progress()
     copy = None if repair_from is None else _copy(repair_from)
-    report = read_all(open_bench().registry, copy=copy)
+    report = read_all(open_bench().registry, copy=copy, progress=TransferLog())
     rows = [
         {**one.as_dict(), "state": "mended" if one.mended else str(one.fault), "used by": user}
         for one in report.findings

@@ -13,7 +13,9 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.fleet.placements import Placement
+    from enginekeeper.orchestration.bench import Bench
     from enginekeeper.orchestration.nodes import ThisNode
+    from registry.types import Engine
 
 
 @click.command()
@@ -44,11 +46,11 @@ def where(model: str | None, engine_id: str | None, forget: Path | None, as_json
         forget_it(bench, forget)
     wanted = None if engine_id is None else bench.registry.engine(engine_id).digest
     found = [
-        (placement, row)
+        (placement, _row(node, placement, engine))
         for placement in placements(bench.settings.home)
         if wanted in (None, placement.engine)
-        for row in [_row(node, placement)]
-        if model in (None, row["model"])
+        for engine in [_recorded(bench, placement)]
+        if model is None or (engine is not None and engine.model_name == model)
     ]
     rows = [row for _, row in found]
     output = Output(as_json)
@@ -65,19 +67,24 @@ def where(model: str | None, engine_id: str | None, forget: Path | None, as_json
     return ExitCode.DRIFT if drifted else ExitCode.OK
 
 
-def _row(node: ThisNode, placement: Placement) -> dict[str, Any]:
-    from enginekeeper.fleet.placements import MISSING, bytes_now
+def _recorded(bench: Bench, placement: Placement) -> Engine | None:
     from registry.errors import RecordNotFoundError
 
-    bench = node.bench
     try:
-        engine = bench.registry.engine(placement.engine)
+        return bench.registry.engine(placement.engine)
     except RecordNotFoundError:
+        return None
+
+
+def _row(node: ThisNode, placement: Placement, engine: Engine | None) -> dict[str, Any]:
+    from enginekeeper.fleet.placements import MISSING, bytes_now
+
+    if engine is None:
         there = placement.path.is_dir()
         return {"engine": placement.engine.short, "model": None, "path": str(placement.path),
                 "bytes": "UNKNOWN" if there else MISSING, "gate": "closed",
                 "rule": "unknown-engine"}  # fmt: skip
-    decision = bench.registry.gate(engine.digest, node.meets(engine.key))
+    decision = node.bench.registry.gate(engine.digest, node.meets(engine.key))
     return {
         "engine": engine.digest.short,
         "model": engine.model_name,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from securesystemslib.signer import CryptoSigner
@@ -19,29 +21,19 @@ from registry.attestations import (
 )
 from registry.attestations import test_result as verdict_statement
 from registry.blobs.interface import blob_name
-from registry.blobs.s3 import S3BlobStore
+from registry.bundles import write_bundle
 from registry.digests import canonical_json, digest_bytes
 from registry.errors import GateClosedError, IntegrityError, InvalidRecordError
+from registry.evidence import Evidence, ModelFacts
+from registry.exchange import import_bundle
 from registry.manifests import Manifest
 from registry.publishing import EnginePublication
 from registry.types import Engine, EngineNames, Result
 from registry.verification import build_parameters
-from tests.drills.ground import CHANNEL, Ground
+from tests.drills.ground import CHANNEL, MODEL, Ground
 from tests.drills.ledger import Ledger
 from tests.factories.registry import CPU, START, WEIGHTS
-
-
-def write(ground: Ground, name: str, data: bytes) -> None:
-    """Writes over what lies in the store, as its administrator could."""
-    store = ground.registry.store
-    if isinstance(store, S3BlobStore):
-        root = store._root
-        root.client.put_object(Bucket=root.bucket, Key=root.key + name, Body=data)
-        return
-    path = Path(store.url.removeprefix("file://"), name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)
-    path.write_bytes(data)
+from tests.fakes.damage import overwrite
 
 
 def change(ground: Ground, statement: str) -> None:
@@ -58,12 +50,18 @@ def refuses(ground: Ground, engine: Engine, tmp_path: Path) -> str:
     return str(caught.value)
 
 
-EDITS: dict[str, Callable[[dict[str, object]], object]] = {
-    "a digest exchanged": lambda manifest: {**manifest, "simulated": True},
+def exchanged(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Gives the first file the digest of the second, whose bytes the store has."""
+    first, second, *others = manifest["files"]
+    return {**manifest, "files": [{**first, "digest": second["digest"]}, second, *others]}
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a digest exchanged": exchanged,
     "a path that climbs out": lambda manifest: {
-        **manifest, "files": [{**one, "path": "../../escaped"} for one in manifest["files"]],  # type: ignore[attr-defined]
+        **manifest, "files": [{**one, "path": "../../escaped"} for one in manifest["files"]],
     },
-    "a file left out": lambda manifest: {**manifest, "files": manifest["files"][:1]},  # type: ignore[index]
+    "a file left out": lambda manifest: {**manifest, "files": manifest["files"][:1]},
     "no JSON at all": lambda _manifest: [],
 }  # fmt: skip
 
@@ -76,10 +74,12 @@ def test_a_manifest_that_was_edited_is_not_used(
     victim = ground.live(ground.publication())
     name = f"{victim.path}/manifest.json"
     good = ground.registry.store.get_document(name)
-    write(ground, name, canonical_json(EDITS[edit](json.loads(good))))
+    edited = canonical_json(EDITS[edit](json.loads(good)))
+    assert edited != good
+    overwrite(ground.registry.store, name, edited)
     assert "not the one that was signed" in refuses(ground, victim, tmp_path)
     assert not (tmp_path.parent / "escaped").exists()
-    write(ground, name, good)
+    overwrite(ground.registry.store, name, good)
     drill.ran(ground.look(), edit)
 
 
@@ -94,13 +94,14 @@ def test_a_blob_that_was_swapped_is_not_used(
     victim = ground.live(publication)
     (entry, *_) = [one for one in publication.manifest.files if one.path.endswith("pt2")]
     forged = bytes(entry.size) if size == "the same size" else b"malicious code"
-    write(ground, blob_name(entry.digest), forged)
+    overwrite(ground.registry.store, blob_name(entry.digest), forged)
     assert "not those the digest names" in refuses(ground, victim, tmp_path)
     assert ground.registry.heal_engine(victim.digest, publication.directory) == [entry.path]
     drill.ran(ground.look(), size)
 
 
-def forged_build(signer: CryptoSigner, publication: EnginePublication) -> bytes:
+def signed_build(signer: CryptoSigner, publication: EnginePublication) -> bytes:
+    """Returns the build statement on a publication's manifest, whoever signs it."""
     names = EngineNames("smollm2-135m", publication.recipe, publication.target, publication.variant)
     record = BuildRecord(
         "urn:evil", "run", START, START, parameters=build_parameters(names, WEIGHTS)
@@ -124,7 +125,7 @@ def test_a_build_that_no_builder_signed_does_not_enter(
         "the simulated builder": signers.simulated_builder,
     }[who]
     publication = ground.publication()
-    forged = replace(publication, provenance=forged_build(signer, publication))
+    forged = replace(publication, provenance=signed_build(signer, publication))
     with pytest.raises(IntegrityError, match="trusted"):
         ground.registry.publish_engine(forged)
     drill.ran(ground.look(), who)
@@ -179,19 +180,62 @@ def test_a_verdict_that_no_validator_signed_opens_no_gate(
 PATHS = ("../escaped", "/etc/escaped", "a/../../escaped", "a//b", "a\\..\\b", "a/./b", "a\x00b")
 
 
+def crooked(ground: Ground, path: str) -> EnginePublication:
+    """Returns what a trusted builder that was taken over signs: a manifest with such a path."""
+    publication = ground.publication()
+    manifest = deepcopy(publication.manifest)
+    object.__setattr__(manifest.files[0], "path", path)  # no FileEntry would be made with it
+    unsigned = replace(publication, manifest=manifest)
+    return replace(unsigned, provenance=signed_build(ground.bench.signers.builder, unsigned))
+
+
+def evidence(publication: EnginePublication) -> Evidence:
+    names = EngineNames(MODEL, publication.recipe, publication.target, publication.variant)
+    facts = ModelFacts(WEIGHTS, MODEL, "test", "LlamaForCausalLM")
+    envelope = publication.provenance.decode()
+    return Evidence(publication.manifest, publication.key, facts, names, envelope)
+
+
+def plant(ground: Ground, publication: EnginePublication) -> Engine:
+    """Puts an engine into store and catalogue past everything that looks at it on the way in."""
+    engine = evidence(publication).engine(START)
+    good = ground.bench.registry.store
+    for path in publication.directory.rglob("*"):
+        if path.is_file():
+            good.put_file(path)
+    good.put_document(f"{engine.path}/manifest.json", publication.manifest.to_bytes())
+    with ground.registry.catalogue.edit() as draft:
+        return draft.add_engine(engine)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_path_that_leaves_its_directory_is_refused_even_signed(
-    local_ground: Ground, ledger: Ledger, path: str
+    local_ground: Ground, ledger: Ledger, tmp_path: Path, path: str
 ) -> None:
     drill = ledger.drill(
-        "path traversal in a manifest", f"a manifest of a trusted builder, {len(PATHS)} paths"
+        "path traversal in a manifest",
+        f"a manifest that the trusted builder signed, {len(PATHS)} paths: in a bundle that is "
+        "imported; and planted in store and catalogue, fetched and put into a channel",
     )
-    publication = local_ground.publication()
-    document = publication.manifest.as_dict()
-    document["files"][0]["path"] = path
+    registry = local_ground.registry
+    local_ground.live(local_ground.publication())
+    publication = crooked(local_ground, path)
+    planted = plant(local_ground, publication)
+    registry.verify_engine(planted)  # the signature is good
+    before = sorted(tmp_path.rglob("*"))
+    assert "the path" in refuses(local_ground, planted, tmp_path)
     with pytest.raises(InvalidRecordError, match="the path"):
-        Manifest.from_dict(document)
-    drill.ran(local_ground.look(), repr(path))
+        registry.set_channel(CHANNEL, planted.digest, CPU, actor="mallory")
+    assert not registry.gate(planted.digest, CPU).is_open
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/etc/escaped").exists()
+    write_bundle(registry.store, evidence(publication), tmp_path / "bundle")
+    change(local_ground, f"DELETE FROM engines WHERE digest = '{planted.digest}'")  # noqa: S608
+    drill.ran(local_ground.look(), f"{path!r}, planted")
+    with pytest.raises(InvalidRecordError, match="the path"):
+        import_bundle(registry, tmp_path / "bundle", tmp_path / "scratch")
+    assert list((tmp_path / "scratch").iterdir()) == []
+    drill.ran(local_ground.look(), f"{path!r}, in a bundle")
 
 
 LINKS = {
@@ -208,15 +252,20 @@ def test_a_symbolic_link_is_neither_listed_nor_published(
     drill = ledger.drill(
         "symbolic links in an engine", "to a file, to a directory, in place of a listed file"
     )
+    victim = local_ground.live(local_ground.publication())
     publication = local_ground.publication()
     name, target = LINKS[link]
     (publication.directory / name).unlink(missing_ok=True)
     (publication.directory / name).symlink_to(target)
     with pytest.raises(InvalidRecordError, match="neither a regular file"):
         Manifest.of_directory(publication.directory, "engine", key=publication.key.digest())
+    with pytest.raises(InvalidRecordError, match="neither a regular file"):
+        local_ground.registry.heal_engine(victim.digest, publication.directory)
     if link == "in place of a file":
         with pytest.raises(IntegrityError):
             local_ground.registry.publish_engine(publication)
+    else:  # its builder did not list the link: the engine is published without it
+        local_ground.live(publication)
     drill.ran(local_ground.look(), link)
 
 

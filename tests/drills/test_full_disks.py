@@ -54,6 +54,8 @@ def test_no_room_at_any_place_that_writes(local_ground: Ground, ledger: Ledger) 
         drill.ran(local_ground.look(digest), f"again after {at}")
         if status == 0:
             break
+    else:
+        pytest.fail(f"place {_MOST - 1} was starved as well: raise _MOST")
     assert at > 10
     drill.ran(local_ground.look(), "at the end")
 

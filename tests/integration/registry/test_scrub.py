@@ -21,6 +21,7 @@ from registry.scrubbing import Fault, scrub
 from registry.types import Engine
 from tests.factories.registry import CPU, WEIGHTS, Workbench, make_workbench
 from tests.fakes.damage import overwrite
+from tests.fakes.statements import asked
 
 
 @pytest.fixture(params=["local", "seaweedfs", "moto"])
@@ -55,6 +56,28 @@ def test_a_whole_store_is_read_and_found_whole(bench: Workbench) -> None:
     assert (report.manifests, report.documents, report.blobs) == (3, 1, 3)
     assert report.size == len(b'{"version": 1}') + len(b"engine") + len(b"scores")
     assert report.findings == []
+
+
+def test_whoever_listens_hears_of_all_bytes(bench: Workbench) -> None:
+    for content in (b"one", b"three"):
+        bench.publish(content=content)
+    heard: list[tuple[str, int, int]] = []
+    report = scrub(bench.registry, progress=lambda *said: heard.append(said))
+    assert [total for _, _, total in heard] == [report.size] * report.blobs
+    assert [done for _, done, _ in heard] == sorted({done for _, done, _ in heard})
+    assert heard[-1][1] == report.size
+
+
+def test_the_catalogue_is_asked_once_however_much_it_has(bench: Workbench) -> None:
+    costs = set()
+    for number in range(1, 4):
+        content = f"engine {number}"
+        bench.judge(bench.publish(content=content.encode()), more={"about": content})
+        with asked() as statements:
+            report = scrub(bench.registry)
+        assert (report.manifests, report.documents) == (number, number)
+        costs.add(len(statements))
+    assert len(costs) == 1
 
 
 def test_what_is_lost_or_damaged_is_told_with_all_who_need_it(bench: Workbench) -> None:

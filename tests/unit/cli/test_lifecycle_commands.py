@@ -14,10 +14,13 @@ import pytest
 
 from enginekeeper.cli import _lineage_text
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.fleet import placements
 from enginekeeper.fleet.identity import actor, node_name
+from registry.digests import Digest
 from registry.lineage import Lineage, Node, NodeKind
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
+from tests.fakes.statements import asked
 
 Ek = Callable[..., Any]
 
@@ -181,6 +184,33 @@ def test_a_scrub_tells_what_is_wrong_and_mends_it(
     assert ek("store", "scrub", "--repair-from", tmp_path / "no").code == ExitCode.NOT_FOUND
 
 
+@pytest.mark.usefixtures("engines")
+def test_the_end_of_the_log_is_all_that_is_asked_for(ek: Ek) -> None:
+    with asked() as statements:
+        assert len(ek("audit", "log", "--last", 2, "--json").json) == 2
+    (query,) = [one for one in statements if "FROM audit_log" in one]
+    assert "DESC" in query
+    assert "LIMIT" in query
+
+
+def test_engines_of_other_models_are_not_read(
+    ek: Ek, engines: list[Engine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ek("engine", "fetch", engines[0].digest.short, "--to", tmp_path / "here").code == 0
+    read: list[Path] = []
+    hash_all = placements.bytes_now
+
+    def noted(placement: placements.Placement, *, key: Digest | None, simulated: bool) -> str:
+        read.append(placement.path)
+        return hash_all(placement, key=key, simulated=simulated)
+
+    monkeypatch.setattr(placements, "bytes_now", noted)
+    assert ek("where", "--model", "another", "--json").json == []
+    assert read == []
+    (row,) = ek("where", "--model", "tiny", "--json").json
+    assert (row["engine"], read) == (engines[0].digest.short, [tmp_path / "here"])
+
+
 def test_the_log_says_who_did_what_and_a_broken_link_exits_11(
     ek: Ek, site: Site, engines: list[Engine]
 ) -> None:
@@ -189,8 +219,12 @@ def test_the_log_says_who_did_what_and_a_broken_link_exits_11(
     assert [one["number"] for one in entries] == list(range(1, len(entries) + 1))
     (last,) = ek("audit", "log", "--last", 1, "--json").json
     assert (last["action"], last["actor"]) == ("engine quarantine", actor())
+    assert ek("audit", "log", "--last", 3, "--json").json == entries[-3:]
+    assert ek("audit", "log", "--last", 1000, "--json").json == entries
     of_channels = ek("audit", "log", "--action", "channel", "--json").json
     assert [one["actor"] for one in of_channels] == ["anna", "anna"]
+    newest = ek("audit", "log", "--action", "channel", "--last", 1, "--json").json
+    assert newest == of_channels[-1:]
     assert ek("audit", "log", "--about", "nothing").out.count("\n") == 1
     about = ek("audit", "log", "--about", engines[0].digest.short, "--json").json
     assert [one["action"] for one in about] == [

@@ -19,6 +19,7 @@ from registry.environments import CpuEnvironment
 from registry.trust import Purpose
 from registry.types import Engine, Repair, Result
 from tests.factories.benches import Site, variants_of
+from tests.fakes.statements import asked
 
 Ek = Callable[..., Any]
 
@@ -116,6 +117,22 @@ def test_an_empty_registry_is_an_empty_list(ek: Ek, command: tuple[str, ...]) ->
     for option in (["--json"], ["-o", "json"]):
         said = ek(*command, *option)
         assert (said.code, said.json) == (0, [])
+
+
+def test_a_list_costs_as_many_statements_however_many_engines_there_are(
+    ek: Ek, site: Site, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+    costs = set()
+    for number in range(1, 4):
+        engine = site.publish(variant, f"engine {number}".encode())
+        site.judge(engine, variant, Result.FAIL)
+        site.judge(engine, variant)
+        with asked() as statements:
+            rows = ek("engine", "list", "--json").json
+        assert [row["result"] for row in rows] == ["pass"] * number
+        costs.add(len(statements))
+    assert len(costs) == 1
 
 
 def test_every_query_prints_json(ek: Ek, site: Site, engine: Engine, tmp_path: Path) -> None:

@@ -58,6 +58,16 @@ def test_what_is_no_address_is_invalid_input(ek: Ek, command: str) -> None:
     assert ek("store", command, "--url", "ftp://x").code == ExitCode.INVALID_INPUT
 
 
+def test_a_scrub_shows_how_far_it_is(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.publish(variants_of(tmp_path)[0])
+    monkeypatch.setattr(transfers, "_QUIET", 0)
+    said = ek("store", "scrub")
+    assert said.code == ExitCode.OK
+    assert "scrub: 100 % of " in said.err
+
+
 def test_a_fetch_shows_how_far_it_is(
     ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from registry.digests import canonical_json
+from registry.blobs.local import LocalBlobStore
+from registry.digests import canonical_json, digest_bytes
 from registry.errors import AmbiguousIdError, RecordNotFoundError
 from registry.lifecycle import quarantine
 from registry.lineage import Lineage, NodeKind, lineage
@@ -15,6 +16,7 @@ from registry.publishing import CheckpointPublication
 from registry.trust import Trust
 from registry.types import Checkpoint, Engine, Placement, Reference, Result, Verdict
 from tests.factories.registry import CPU, START, WEIGHTS, Workbench, with_registry
+from tests.fakes.statements import asked
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,66 @@ def test_the_start_of_several_ids_names_them(house: House) -> None:
         draft.add_checkpoint(twin)
     with pytest.raises(AmbiguousIdError, match=f"engine {house.engine.digest.short}, checkpoint"):
         house.of(house.engine.digest.short)
+
+
+def test_a_reference_of_other_weights_is_not_what_a_verdict_compared_with(house: House) -> None:
+    other = digest_bytes(b"other weights")
+    registry = house.bench.registry
+    registry.record_model(other, "other", source="test", architecture="LlamaForCausalLM")
+    stranger = registry.record_reference(
+        replace(house.bench.reference(b"other scores"), model=other)
+    )
+    house.bench.judge(house.engine, more={"evidence": {"reference": str(stranger.digest)}})
+    house.bench.judge(house.engine, more={"evidence": {"reference": "no digest at all"}})
+    graph = house.of(house.engine.digest)
+    assert named(graph, NodeKind.REFERENCE) == [str(house.reference.digest)]
+    assert len(named(graph, NodeKind.VERDICT)) == 3
+
+
+def judge_often(house: House, times: int = 5) -> None:
+    """Judges the engine again and again, each time with another document."""
+    for number in range(times):
+        evidence = {"reference": str(house.reference.digest)}
+        house.bench.judge(house.engine, more={"evidence": evidence, "number": number})
+
+
+def test_statements_do_not_grow_with_verdicts(house: House) -> None:
+    with asked() as before:
+        house.of(house.engine.digest)
+    judge_often(house)
+    with asked() as after:
+        graph = house.of(house.engine.digest)
+    assert len(named(graph, NodeKind.VERDICT)) == 6
+    assert len(after) == len(before) <= 25
+
+
+def test_each_document_is_read_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge_often(house)
+    read: list[str] = []
+    get = LocalBlobStore.get_document
+
+    def noted(store: LocalBlobStore, name: str) -> bytes:
+        read.append(name)
+        return get(store, name)
+
+    monkeypatch.setattr(LocalBlobStore, "get_document", noted)
+    for root, documents in ((house.engine, 6), (house.reference, 7), (house.verdict, 1)):
+        read.clear()
+        house.of(root.digest)
+        assert len(read) == len(set(read)) == documents
+
+
+def test_weights_cost_a_few_statements_for_each_engine(house: House) -> None:
+    costs = []
+    for content in (b"3", b"4", b"5"):
+        with asked() as statements:
+            house.of("smollm2-135m")
+        costs.append(len(statements))
+        engine = house.bench.publish(content=content)
+        house.bench.judge(engine)
+        house.bench.registry.set_channel(f"ring-{content.decode()}", engine.digest, CPU, actor="a")
+    assert costs[1] - costs[0] == costs[2] - costs[1] <= 6
+    assert costs[0] <= 30
 
 
 def test_evidence_that_is_lost_costs_an_edge_and_nothing_else(house: House) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from registry import queries
 from registry.blobs.interface import blob_name
 from registry.digests import Digest
-from registry.environments import DriverScope
+from registry.environments import CpuEnvironment, DriverScope
 from registry.errors import (
     AmbiguousIdError,
     ConflictError,
@@ -434,3 +435,28 @@ def test_a_recorded_engine_without_its_manifest_is_an_integrity_failure(bench: W
     (folder / "manifest.json").unlink()
     with pytest.raises(IntegrityError, match="the manifest is recorded"):
         bench.registry.manifest(engine)
+
+
+@pytest.mark.parametrize("together", [1, 2, 10_000])
+def test_of_each_engine_the_newest_verdict_counts_wherever_it_was_judged(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    monkeypatch.setattr(queries, "_TOGETHER", together)
+    engines = [bench.publish(content=content) for content in (b"1", b"2", b"3", b"4")]
+    older = CpuEnvironment(("avx2",), "2.12.0")
+    for engine in engines[:3]:
+        bench.judge(engine)
+        bench.judge(engine, Result.FAIL, older)
+    expected = {one.digest: bench.registry.verdicts(one.digest)[0] for one in engines[:3]}
+    assert bench.registry.latest_verdicts(engines) == expected
+    assert {one.environment for one in expected.values()} == {older}
+    assert bench.registry.latest_verdicts([]) == {}
+
+
+def test_each_engine_has_its_own_waivers_that_are_in_force(bench: Workbench) -> None:
+    one, two, three = (bench.publish(content=content) for content in (b"1", b"2", b"3"))
+    bench.end(bench.waive(one, "verdict-inconclusive"))
+    first, second = (bench.waive(one, rule) for rule in ("verdict-failed", "never-judged"))
+    bench.waive(two, "never-judged")
+    found = bench.registry.waivers_in_force([one, three])
+    assert found == {one.digest: [second, first], three.digest: []}
