@@ -23,7 +23,7 @@ from enginekeeper.compatibility.places import BOUND, Case, Place, Portability
 from enginekeeper.compatibility.placing import Effect, Fired, PlaceRule, fired, unasked
 from enginekeeper.compatibility.plans import PLAN_RULES
 from enginekeeper.compatibility.rules import Finding
-from registry.environments import DriverScope, Environment, covers
+from registry.environments import DriverScope, Environment, judged_there
 from registry.keys import EngineKey
 from registry.types import Result
 
@@ -90,14 +90,12 @@ def blocking(key: EngineKey, environment: Environment) -> tuple[Fired, ...]:
 
 
 def _judged(judgements: Sequence[Judgement], environment: Environment, scope: DriverScope) -> Fired:
-    exact = [one for one in judgements if one.environment == environment]
-    wider = [one for one in judgements if covers(one.environment, environment, scope)]
-    here = next(iter(exact or wider), None)
+    here = next(iter(judged_there(judgements, environment, scope)), None)
     if here is None:
         elsewhere = sorted({f"{one.result} on {one.environment}" for one in judgements})
         found = "; ".join(elsewhere) or "no verdict at all"
         return _fired(NOT_JUDGED, found, f"a verdict on {environment} (driver scope: {scope})")
-    if here.result is Result.PASS and not exact:
+    if here.result is Result.PASS and here.environment != environment:
         return _fired(QUALIFIED_IN_SCOPE, f"pass on {here.environment}", f"driver scope {scope}")
     rule = {
         Result.PASS: QUALIFIED,
