@@ -40,6 +40,8 @@ class Judgement:
 
     environment: Environment
     result: Result
+    fault: str | None = None
+    """Why its signature does not count; None for one that does."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ def _judged(judgements: Sequence[Judgement], environment: Environment, scope: Dr
         elsewhere = sorted({f"{one.result} on {one.environment}" for one in judgements})
         found = "; ".join(elsewhere) or "no verdict at all"
         return _fired(NOT_JUDGED, found, f"a verdict on {environment} (driver scope: {scope})")
+    if here.fault is not None:
+        return _fired(NOT_ATTESTED, here.fault, f"a verdict on {environment} that counts")
     if here.result is Result.PASS and here.environment != environment:
         return _fired(QUALIFIED_IN_SCOPE, f"pass on {here.environment}", f"driver scope {scope}")
     rule = {
@@ -114,7 +118,7 @@ def _by_verdict(identifier: str, statement: str, effect: Effect) -> PlaceRule:
     return PlaceRule(
         identifier=identifier,
         statement=statement,
-        source="registry/gate.py, rules 4 to 7: what the latest verdict there says",
+        source="registry/gate.py, rules 6 to 9: what the latest verdict there says",
         effect=effect,
         predicate=lambda _case: None,
     )
@@ -131,18 +135,26 @@ NOT_JUDGED = _by_verdict(
     "An engine is judged anew where driver, CUDA API, product or MIG profile differ.",
     Effect.REVALIDATE,
 )
+NOT_ATTESTED = _by_verdict(
+    "verdict-not-attested",
+    "A verdict whose signature does not count is none, and none older stands in for it.",
+    Effect.REVALIDATE,
+)
 INCONCLUSIVE = _by_verdict(
     "inconclusive-there", "A verdict that could not decide is no pass.", Effect.REVALIDATE
 )
 FAILED = _by_verdict("failed-there", "What failed there does not run there.", Effect.REFUSE)
 
-VERDICT_RULES = (QUALIFIED, QUALIFIED_IN_SCOPE, NOT_JUDGED, INCONCLUSIVE, FAILED)
+VERDICT_RULES = (
+    QUALIFIED, QUALIFIED_IN_SCOPE, NOT_JUDGED, NOT_ATTESTED, INCONCLUSIVE, FAILED,
+)  # fmt: skip
 """The rules of which exactly one fires when nothing about key and place stands against it."""
 
 _REMEDIES = {
     QUALIFIED.identifier: None,
     QUALIFIED_IN_SCOPE.identifier: None,
     NOT_JUDGED.identifier: "judge it on a drained node that has this environment",
+    NOT_ATTESTED.identifier: "judge it again there, by a validator that is trusted",
     INCONCLUSIVE.identifier: "judge it again with more prompts",
     FAILED.identifier: "enginekeeper engine explain; then another recipe or toolchain",
 }
