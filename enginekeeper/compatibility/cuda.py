@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.compatibility.versions import major, same
+from enginekeeper.compatibility.versions import has_minor, major, same
 from enginekeeper.documents import read_json_object
 from enginekeeper.specs.gpus import ComputeCapability
 
@@ -92,7 +92,12 @@ def driver_floor(cuda: str) -> str | None:
 
 
 def toolkit_driver(cuda: str) -> str | None:
-    """Returns the driver that the first release of a CUDA version was shipped with."""
+    """Returns the driver that the first release of a CUDA version was shipped with.
+
+    None, too, for a version whose minor is not known.
+    """
+    if not has_minor(cuda):
+        return None
     wanted = ".".join(cuda.split(".")[:_MINOR])
     found = (one.driver for one in cuda_table().toolkits if same(one.cuda, wanted))
     return next(found, None)

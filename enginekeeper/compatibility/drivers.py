@@ -13,7 +13,7 @@ from enginekeeper.compatibility.places import Case
 from enginekeeper.compatibility.placing import Effect, PlaceRule
 from enginekeeper.compatibility.plans import capability
 from enginekeeper.compatibility.rules import Finding
-from enginekeeper.compatibility.versions import major, older, readable
+from enginekeeper.compatibility.versions import has_minor, major, older, readable
 from enginekeeper.specs.gpus import gpu_products
 from registry.environments import GpuEnvironment
 
@@ -146,7 +146,9 @@ def _first_cuda(case: Case) -> Finding | None:
     gpu = _gpu(case)
     offered = None if gpu is None else capability(gpu.compute_capability)
     first = None if offered is None else cuda_table().first_cuda.get(offered)
-    if gpu is None or first is None or not older(gpu.cuda_runtime, first):
+    if gpu is None or first is None:
+        return None
+    if not older(gpu.cuda_runtime, first if has_minor(gpu.cuda_runtime) else str(major(first))):
         return None
     return Finding(actual=f"CUDA {gpu.cuda_runtime}", expected=f"{first} or newer for {offered}")
 

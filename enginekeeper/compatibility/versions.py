@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enginekeeper.errors import InputError
-from registry.versions import version_parts
+from registry.versions import STARTS, Bound, version_parts
 
 
 def numbers(version: str) -> tuple[int, ...]:
@@ -34,3 +34,17 @@ def readable(version: object) -> bool:
 def same(a: str, b: str) -> bool:
     """Returns whether two versions are one: `13.0` and `13.0.0` are."""
     return numbers(a) == numbers(b)
+
+
+def known_alike(built: object, offered: object) -> bool:
+    """Says whether all that is known of one version is so in another: `10.13` in `10.13.3.9`.
+
+    What is no version is alike to nothing.
+    """
+    parts, found = version_parts(built), version_parts(offered)
+    return parts is not None and found is not None and Bound(STARTS, parts).holds(found)
+
+
+def has_minor(version: str) -> bool:
+    """Says whether a version has more than its first number: of `13` the minor is not known."""
+    return "." in version

@@ -93,6 +93,13 @@ def test_every_toolkit_runs_on_the_drivers_it_was_shipped_with(cuda: str, driver
         assert cuda_of_driver(driver) == cuda
 
 
+@pytest.mark.parametrize("cuda", ["12", "13"])
+def test_of_a_cuda_without_a_minor_no_toolkit_is_known(cuda: str) -> None:
+    assert toolkit_driver(cuda) is None
+    gpu = replace(A100, cuda_runtime=cuda, cuda_driver="13.3", driver="610.43.02")
+    assert not names(on(gpu)) & {"cuda-minor-compatibility", "gpu-needs-cuda"}
+
+
 @pytest.mark.parametrize(("cuda", "drivers"), TOOLKITS)
 def test_below_its_own_driver_a_toolkit_is_limited_and_below_its_major_refused(
     cuda: str, drivers: str
