@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from enginekeeper.compatibility.drivers import DRIVER_RULES
 from enginekeeper.compatibility.machines import MACHINE_RULES
 from enginekeeper.compatibility.places import BOUND, Case, Place, Portability
 from enginekeeper.compatibility.placing import Effect, Fired, PlaceRule, fired, unasked
@@ -26,9 +26,6 @@ from enginekeeper.compatibility.rules import Finding
 from registry.environments import DriverScope, Environment, judged_there
 from registry.keys import EngineKey
 from registry.types import Result
-
-PLACE_RULES: tuple[PlaceRule, ...] = (*MACHINE_RULES, *PLAN_RULES, *DRIVER_RULES)
-"""All rules about an engine in a place, in the order in which they are told."""
 
 _GRAVITY = {effect: rank for rank, effect in enumerate(Effect)}
 _BLOCKING = (Effect.REBUILD, Effect.REFUSE)
@@ -69,6 +66,15 @@ class Decision:
         }
 
 
+@cache
+def place_rules() -> tuple[PlaceRule, ...]:
+    """Returns all rules about an engine in a place, in the order in which they are told."""
+    # they read their table, and whoever only opens a bench needs neither it nor pydantic
+    from enginekeeper.compatibility.drivers import DRIVER_RULES  # noqa: PLC0415
+
+    return (*MACHINE_RULES, *PLAN_RULES, *DRIVER_RULES)
+
+
 def decide(
     key: EngineKey,
     judgements: Sequence[Judgement],
@@ -78,16 +84,16 @@ def decide(
     portability: Portability = BOUND,
 ) -> Decision:
     """Decides about an engine in a place; judgements come newest first. Pure and total."""
-    found = list(fired(PLACE_RULES, Case(key, place, portability)))
+    found = list(fired(place_rules(), Case(key, place, portability)))
     if not any(one.rule.effect in _BLOCKING for one in found):
         found.append(_judged(judgements, place.environment, scope))
     action = max((one.rule.effect for one in found), key=_GRAVITY.__getitem__)
-    return Decision(action, tuple(found), unasked(PLACE_RULES, place))
+    return Decision(action, tuple(found), unasked(place_rules(), place))
 
 
 def blocking(key: EngineKey, environment: Environment) -> tuple[Fired, ...]:
     """Returns the rules by which an engine cannot work in an environment as it is."""
-    found = fired(PLACE_RULES, Case(key, Place(environment)))
+    found = fired(place_rules(), Case(key, Place(environment)))
     return tuple(one for one in found if one.rule.effect in _BLOCKING)
 
 

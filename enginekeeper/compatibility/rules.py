@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from enginekeeper.compatibility.facts import TargetFacts
-
 if TYPE_CHECKING:
+    from enginekeeper.compatibility.facts import TargetFacts
     from enginekeeper.specs.variants import Variant
 
-Needed = TypeVar("Needed", bound=TargetFacts)
+Needed = TypeVar("Needed", bound="TargetFacts")
 
 
 class Severity(StrEnum):

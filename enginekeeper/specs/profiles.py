@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.specs.gpus import ComputeCapability
-from enginekeeper.specs.releases import Release, releases
+
+if TYPE_CHECKING:
+    from enginekeeper.specs.releases import Release
 
 _TABLE = Path(__file__).with_name("data") / "toolchains.json"
 
@@ -58,6 +60,8 @@ class ToolchainProfile:
 @cache
 def toolchain_profiles() -> dict[str, ToolchainProfile]:
     """Returns the profiles by name: the embedded builder, then the releases, the oldest first."""
+    from enginekeeper.specs.releases import releases  # noqa: PLC0415 - pydantic takes a while
+
     own = [_own(row) for row in read_json_object(_TABLE)["toolchains"]]
     theirs = [_of_release(release) for release in releases().values()]
     return {profile.name: profile for profile in (*own, *theirs)}

@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from enginekeeper.compatibility.decision import (
-    PLACE_RULES,
     VERDICT_RULES,
     Judgement,
     blocking,
     decide,
+    place_rules,
 )
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.compatibility.places import HardwareLevel, Place, Portability
@@ -115,7 +115,7 @@ def test_it_is_total_and_the_same_twice(question: Any) -> None:  # noqa: ANN401 
     assert decision == decide(key, judgements, place, **options)
     assert decision.action is not Effect.NOTE
     assert decision.deciding
-    known = {rule.identifier for rule in (*PLACE_RULES, *VERDICT_RULES)}
+    known = {rule.identifier for rule in (*place_rules(), *VERDICT_RULES)}
     assert {one.rule.identifier for one in decision.fired} | set(decision.unchecked) <= known
     for one in decision.fired:
         assert one.finding.actual
@@ -158,7 +158,7 @@ def test_what_is_not_known_fires_nothing_and_is_named(question: Any, field: str)
     key, judgements, place, options = question
     full = decide(key, judgements, place, **options)
     less = decide(key, judgements, replace(place, **{field: None}), **options)
-    of_place = {rule.identifier for rule in PLACE_RULES}
+    of_place = {rule.identifier for rule in place_rules()}
     lost = {one.rule.identifier for one in full.fired} & of_place
     lost -= {one.rule.identifier for one in less.fired}
     assert lost <= set(less.unchecked)
