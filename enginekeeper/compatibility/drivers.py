@@ -20,7 +20,11 @@ from registry.environments import GpuEnvironment
 _DATA_CENTER_FORMS = frozenset({"sxm", "pcie", "superchip"})
 _DROPS_CUDA_11 = "10.13.2"
 
-RUNS_CUDA = "CUDA 13.x needs driver R580 or newer, CUDA 12.x R525 or newer, CUDA 11.x R450."
+_FLOORS = ", ".join(
+    f"CUDA {cuda}.x needs R{driver} or newer"
+    for cuda, driver in sorted(cuda_table().floors.items(), reverse=True)
+)
+RUNS_CUDA = f"A CUDA major needs a driver: {_FLOORS}."
 """What `driver-runs-cuda` says, of a build's target and of an engine's place."""
 
 

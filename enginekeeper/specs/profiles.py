@@ -47,9 +47,6 @@ class ToolchainProfile:
     cuda: str | None = None
     """CUDA runtime, `major.minor`, or `major` where only that is known."""
 
-    driver_minimum: str | None = None
-    """Oldest NVIDIA driver that can run this CUDA major at all."""
-
     compute_capabilities: frozenset[ComputeCapability] = frozenset()
     """Compute capabilities the release has kernels for."""
 
@@ -83,7 +80,6 @@ def _of_release(release: Release) -> ToolchainProfile:
         architectures=release.architecture_names,
         tensorrt=facts.tensorrt.value,
         cuda=facts.cuda.value,
-        driver_minimum=facts.driver_minimum.value,
         compute_capabilities=frozenset(ComputeCapability.parse(text) for text in capabilities),
         release=release,
     )

@@ -57,9 +57,6 @@ class ReleaseFacts:
     cuda: Fact[str | None]
     """CUDA runtime, `major.minor`, or `major` where only that is known."""
 
-    driver_minimum: Fact[str]
-    """Oldest NVIDIA driver that can run this CUDA major at all."""
-
     torch: Fact[str | None]
     transformers: Fact[str | None]
     modelopt: Fact[str | None]
