@@ -124,6 +124,7 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=Facts,
         predicate=_architecture,
+        fact="architectures",
     ),
     Rule(
         identifier="toolchain-knows-gpu",
@@ -132,6 +133,7 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_capability,
+        fact="compute_capabilities",
     ),
     Rule(
         identifier="driver-runs-cuda",
@@ -140,6 +142,7 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_driver,
+        fact="cuda",
     ),
     Rule(
         identifier="cuda-major-is-the-toolchains",
@@ -148,5 +151,6 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_cuda,
+        fact="cuda",
     ),
 )

@@ -60,6 +60,9 @@ class Rule(Generic[Needed]):
 
     predicate: Callable[[Variant, Needed], Finding | None]
 
+    fact: str | None = None
+    """The fact of a release that it goes by; where nobody has verified it, it warns at most."""
+
 
 AnyRule: TypeAlias = Rule[Any]
 """A rule, whatever it needs; `check` applies it only to facts that suffice."""
