@@ -6,10 +6,10 @@ is a `DriverScope`: the exact version by default, wider only where the operator 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from registry.digests import Digest, digest_bytes, digest_document
 from registry.errors import InvalidRecordError
@@ -131,6 +131,26 @@ def covers(qualified: Environment, asked: Environment, scope: DriverScope) -> bo
         same_driver = _within(qualified.driver, asked.driver, scope)
         return same_driver and replace(qualified, driver=asked.driver) == asked
     return qualified == asked
+
+
+class Judged(Protocol):
+    """What somebody said of an engine in an environment."""
+
+    @property
+    def environment(self) -> Environment:
+        """Where it was judged."""
+
+
+Said = TypeVar("Said", bound=Judged)
+
+
+def judged_there(said: Sequence[Said], asked: Environment, scope: DriverScope) -> list[Said]:
+    """Returns what counts in an environment, in its order.
+
+    That is what was said of exactly this one; where there is none, what the driver scope lets in.
+    """
+    exact = [one for one in said if one.environment == asked]
+    return exact or [one for one in said if covers(one.environment, asked, scope)]
 
 
 def _within(a: str, b: str, scope: DriverScope) -> bool:

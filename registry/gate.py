@@ -32,7 +32,7 @@ from functools import partial
 from typing import Any
 
 from registry.digests import Digest
-from registry.environments import DriverScope, Environment, covers
+from registry.environments import DriverScope, Environment, covers, judged_there
 from registry.errors import (
     GateClosedError,
     GateInconclusiveError,
@@ -202,7 +202,7 @@ def _decisions(
 def _judged(case: _Case, verdicts: Sequence[Verdict]) -> GateDecision:
     if not verdicts:
         return case.decide(GateFamily.CLOSED, "never-judged", "no verdict on it is recorded")
-    here = _judged_here(case, verdicts)
+    here = judged_there(verdicts, case.environment, case.policy.driver_scope)
     if not here:
         judged = sorted({f"{verdict.result} on {verdict.environment}" for verdict in verdicts})
         scope = case.policy.driver_scope
@@ -319,13 +319,6 @@ def _compatible(case: _Case) -> GateDecision | None:
         return None
     evidence = (f"compatibility rule {refusal.rule}", *refusal.evidence)
     return case.decide(GateFamily.REFUSED, "incompatible", refusal.reason, evidence)
-
-
-def _judged_here(case: _Case, verdicts: Sequence[Verdict]) -> list[Verdict]:
-    exact = [verdict for verdict in verdicts if verdict.environment == case.environment]
-    scope = case.policy.driver_scope
-    wider = [v for v in verdicts if covers(v.environment, case.environment, scope)]
-    return exact or wider
 
 
 def _by_verdict(case: _Case, verdict: Verdict) -> GateDecision:

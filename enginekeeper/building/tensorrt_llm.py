@@ -16,7 +16,7 @@ from enginekeeper.building.trtllm_command import arguments
 from enginekeeper.errors import InputError
 from enginekeeper.specs.build_flags import FlagValue
 from enginekeeper.specs.gpus import GpuProduct
-from enginekeeper.specs.releases import Release
+from enginekeeper.specs.releases import Release, releases_with_engines
 
 __all__ = ["TensorrtLlmBuilder"]
 
@@ -42,7 +42,9 @@ class TensorrtLlmBuilder:
     def job(self, request: BuildRequest) -> dict[str, Any]:
         """Returns the job of the step; raises InputError for what the release cannot be asked."""
         if not self.release.builds_engines:
-            raise InputError(f"{self.release.name} has no trtllm-build", expected="up to 1.2.1")
+            raise InputError(
+                f"{self.release.name} has no trtllm-build", expected=releases_with_engines()
+            )
         return {
             "checkpoint": str(request.checkpoint),
             "output": str(request.output),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from enginekeeper.cli._output import render_table
+from enginekeeper.compatibility.cuda import cuda_table, driver_floor
 from enginekeeper.compatibility.recipe_support import recipes_by_capability
 from enginekeeper.specs.build_flags import Presence, build_flags, flag_source
 from enginekeeper.specs.profiles import ToolchainProfile
@@ -25,7 +26,8 @@ def release_document(profile: ToolchainProfile, release: Release) -> dict[str, A
                 "note": fact.note,
             }
             for name, fact in release.every_fact().items()
-        },
+        }
+        | _driver(profile, release),
         "recipes": recipes_by_capability(profile) if release.builds_engines else {},
         "architectures": sorted(profile.architectures),
         "options": [
@@ -44,6 +46,19 @@ def release_document(profile: ToolchainProfile, release: Release) -> dict[str, A
             for flag in shown
         ],
     }
+
+
+def _driver(profile: ToolchainProfile, release: Release) -> dict[str, Any]:
+    """Says which driver the release's CUDA needs at all, by the table about CUDA."""
+    if profile.cuda is None:
+        return {}
+    said = {
+        "value": driver_floor(profile.cuda),
+        "verified": release.facts.cuda.verified,
+        "source": cuda_table().sources["floors"],
+        "note": f"the oldest for CUDA {profile.cuda}",
+    }
+    return {"driver_minimum": said}
 
 
 def release_text(document: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from enginekeeper.compatibility.rules import Finding, Rule, Severity
 from enginekeeper.specs.build_flags import BuildFlag, Presence, build_flags
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.recipes import RecipeName
-from enginekeeper.specs.releases import releases
+from enginekeeper.specs.releases import newest_stable_with_engines, releases_with_engines
 
 if TYPE_CHECKING:
     from enginekeeper.specs.variants import Variant
@@ -39,11 +39,11 @@ def _has_engines(_variant: Variant, facts: TargetFacts) -> Finding | None:
     release = facts.toolchain.release
     if release is None or release.builds_engines:
         return None
-    last = [one.name for one in releases().values() if one.builds_engines and "rc" not in one.name]
     return Finding(
         actual=f"{release.name}, which has no trtllm-build",
-        expected="a release up to 1.2.1 (pre-releases: up to 1.3.0rc20)",
-        remedy=f"set toolchain: {last[-1]}, or serve the model by the PyTorch backend or vLLM",
+        expected=f"a release {releases_with_engines()}",
+        remedy=f"set toolchain: {newest_stable_with_engines().name}, or serve the model by the "
+        "PyTorch backend or vLLM",
     )
 
 
@@ -146,7 +146,7 @@ BUILD_RULES = (
     ),
     Rule(
         identifier="release-builds-engines",
-        statement="TensorRT-LLM builds engines up to 1.2.1; later the PyTorch backend is the only.",
+        statement="Later releases of TensorRT-LLM have the PyTorch backend alone, and no trtllm-build.",
         source="github.com/NVIDIA/TensorRT-LLM/releases/tag/v1.3.0rc20",
         severity=Severity.REFUSE,
         needs=TargetFacts,

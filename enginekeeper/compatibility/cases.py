@@ -110,7 +110,9 @@ def _environment(base: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:  #
 def _judgement(base: Mapping[str, Any], said: Any) -> Judgement:  # noqa: ANN401 - any JSON value
     if isinstance(said, str):
         return Judgement(_environment(base, {}), Result(said))
-    return Judgement(_environment(base, said["environment"]), Result(said["result"]))
+    return Judgement(
+        _environment(base, said.get("environment", {})), Result(said["result"]), said.get("fault")
+    )
 
 
 def _portability(said: Mapping[str, Any]) -> Portability:

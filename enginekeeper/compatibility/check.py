@@ -44,12 +44,22 @@ def _applied(rule: AnyRule, variant: Variant, facts: TargetFacts) -> RuleHit | N
     finding = rule.predicate(variant, facts)
     if finding is None:
         return None
+    doubt = _doubt(rule, facts)
+    refused = rule.severity is Severity.REFUSE
     return RuleHit(
         rule=rule.identifier,
-        severity=rule.severity,
+        severity=Severity.WARN if refused and doubt else rule.severity,
         statement=rule.statement,
-        source=rule.source,
+        source="; ".join(filter(None, (rule.source, doubt))),
         actual=finding.actual,
         expected=finding.expected,
         remedy=finding.remedy,
     )
+
+
+def _doubt(rule: AnyRule, facts: TargetFacts) -> str | None:
+    """Says that nobody has verified the fact that a rule goes by; None where somebody has."""
+    release = facts.toolchain.release
+    if rule.fact is None or release is None or release.every_fact()[rule.fact].verified:
+        return None
+    return f"{rule.fact.replace('_', ' ')} of {release.name}: not verified, so no refusal"

@@ -7,14 +7,12 @@ is not known: the answer is None, never a guess.
 from __future__ import annotations
 
 from calendar import monthrange
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-from enginekeeper.compatibility.versions import major, same
-from enginekeeper.documents import read_json_object
+from enginekeeper.compatibility.versions import has_minor, major, same
 from enginekeeper.specs.gpus import ComputeCapability
 
 _TABLE = Path(__file__).with_name("data") / "cuda.json"
@@ -27,8 +25,6 @@ class Toolkit:
 
     cuda: str
     """`major.minor`."""
-    release: str
-    """`GA`, or `U1` and so on for an update."""
     driver: str
 
 
@@ -58,32 +54,40 @@ class CudaTable:
 @cache
 def cuda_table() -> CudaTable:
     """Returns the table."""
-    table = read_json_object(_TABLE)
-    capabilities, products = table["capabilities"], table["products"]
-    lowest = capabilities["lowest_under"]
+    return read_table_at(_TABLE)
+
+
+def read_table_at(path: Path) -> CudaTable:
+    """Reads a table of this form; raises InputError that names the field that is wrong."""
+    # pydantic is not for those who only import the rules
+    from enginekeeper.compatibility.cuda_form import read_cuda  # noqa: PLC0415
+
+    table = read_cuda(path)
+    lowest = table.capabilities.lowest_under
     return CudaTable(
-        sources=table["sources"],
-        floors={int(cuda): driver for cuda, driver in table["floors"].items()},
-        toolkits=tuple(Toolkit(**row) for row in table["toolkits"]),
-        ends={row["branch"]: _last_day(row) for row in table["branches"]},
-        feature_branches=frozenset(table["feature_branches"]),
-        not_forward_compatible=frozenset(table["not_forward_compatible"]),
+        sources=asdict(table.sources),
+        floors={int(cuda): driver for cuda, driver in table.floors.items()},
+        toolkits=tuple(Toolkit(row.cuda, row.driver) for row in table.toolkits),
+        ends={row.branch: _last_day(row.last_month) for row in table.branches},
+        feature_branches=frozenset(table.feature_branches),
+        not_forward_compatible=frozenset(table.not_forward_compatible),
         first_cuda={
-            ComputeCapability.parse(text): cuda for text, cuda in capabilities["first_cuda"].items()
+            ComputeCapability.parse(text): cuda
+            for text, cuda in table.capabilities.first_cuda.items()
         },
-        dropped_by_major=lowest["cuda_major"],
-        lowest=ComputeCapability.parse(lowest["compute_capability"]),
-        last_branch=lowest["last_branch"],
-        product_drivers={row["product"]: row["driver"] for row in products},
-        products_without_mig=frozenset(row["product"] for row in products if row.get("no_mig")),
+        dropped_by_major=lowest.cuda_major,
+        lowest=ComputeCapability.parse(lowest.compute_capability),
+        last_branch=lowest.last_branch,
+        product_drivers={row.product: row.driver for row in table.products},
+        products_without_mig=frozenset(row.product for row in table.products if row.no_mig),
     )
 
 
-def _last_day(row: dict[str, Any]) -> date | None:
-    if "last_month" not in row:
+def _last_day(month: str | None) -> date | None:
+    if month is None:
         return None
-    year, month = map(int, row["last_month"].split("-"))
-    return date(year, month, monthrange(year, month)[1])
+    year, number = map(int, month.split("-"))
+    return date(year, number, monthrange(year, number)[1])
 
 
 def driver_floor(cuda: str) -> str | None:
@@ -92,7 +96,12 @@ def driver_floor(cuda: str) -> str | None:
 
 
 def toolkit_driver(cuda: str) -> str | None:
-    """Returns the driver that the first release of a CUDA version was shipped with."""
+    """Returns the driver that the first release of a CUDA version was shipped with.
+
+    None, too, for a version whose minor is not known.
+    """
+    if not has_minor(cuda):
+        return None
     wanted = ".".join(cuda.split(".")[:_MINOR])
     found = (one.driver for one in cuda_table().toolkits if same(one.cuda, wanted))
     return next(found, None)

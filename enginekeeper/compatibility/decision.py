@@ -15,20 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from enginekeeper.compatibility.drivers import DRIVER_RULES
 from enginekeeper.compatibility.machines import MACHINE_RULES
 from enginekeeper.compatibility.places import BOUND, Case, Place, Portability
 from enginekeeper.compatibility.placing import Effect, Fired, PlaceRule, fired, unasked
 from enginekeeper.compatibility.plans import PLAN_RULES
 from enginekeeper.compatibility.rules import Finding
-from registry.environments import DriverScope, Environment, covers
+from registry.environments import DriverScope, Environment, judged_there
 from registry.keys import EngineKey
 from registry.types import Result
-
-PLACE_RULES: tuple[PlaceRule, ...] = (*MACHINE_RULES, *PLAN_RULES, *DRIVER_RULES)
-"""All rules about an engine in a place, in the order in which they are told."""
 
 _GRAVITY = {effect: rank for rank, effect in enumerate(Effect)}
 _BLOCKING = (Effect.REBUILD, Effect.REFUSE)
@@ -40,6 +37,8 @@ class Judgement:
 
     environment: Environment
     result: Result
+    fault: str | None = None
+    """Why its signature does not count; None for one that does."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,15 @@ class Decision:
         }
 
 
+@cache
+def place_rules() -> tuple[PlaceRule, ...]:
+    """Returns all rules about an engine in a place, in the order in which they are told."""
+    # they read their table, and whoever only opens a bench needs neither it nor pydantic
+    from enginekeeper.compatibility.drivers import DRIVER_RULES  # noqa: PLC0415
+
+    return (*MACHINE_RULES, *PLAN_RULES, *DRIVER_RULES)
+
+
 def decide(
     key: EngineKey,
     judgements: Sequence[Judgement],
@@ -76,28 +84,28 @@ def decide(
     portability: Portability = BOUND,
 ) -> Decision:
     """Decides about an engine in a place; judgements come newest first. Pure and total."""
-    found = list(fired(PLACE_RULES, Case(key, place, portability)))
+    found = list(fired(place_rules(), Case(key, place, portability)))
     if not any(one.rule.effect in _BLOCKING for one in found):
         found.append(_judged(judgements, place.environment, scope))
     action = max((one.rule.effect for one in found), key=_GRAVITY.__getitem__)
-    return Decision(action, tuple(found), unasked(PLACE_RULES, place))
+    return Decision(action, tuple(found), unasked(place_rules(), place))
 
 
 def blocking(key: EngineKey, environment: Environment) -> tuple[Fired, ...]:
     """Returns the rules by which an engine cannot work in an environment as it is."""
-    found = fired(PLACE_RULES, Case(key, Place(environment)))
+    found = fired(place_rules(), Case(key, Place(environment)))
     return tuple(one for one in found if one.rule.effect in _BLOCKING)
 
 
 def _judged(judgements: Sequence[Judgement], environment: Environment, scope: DriverScope) -> Fired:
-    exact = [one for one in judgements if one.environment == environment]
-    wider = [one for one in judgements if covers(one.environment, environment, scope)]
-    here = next(iter(exact or wider), None)
+    here = next(iter(judged_there(judgements, environment, scope)), None)
     if here is None:
         elsewhere = sorted({f"{one.result} on {one.environment}" for one in judgements})
         found = "; ".join(elsewhere) or "no verdict at all"
         return _fired(NOT_JUDGED, found, f"a verdict on {environment} (driver scope: {scope})")
-    if here.result is Result.PASS and not exact:
+    if here.fault is not None:
+        return _fired(NOT_ATTESTED, here.fault, f"a verdict on {environment} that counts")
+    if here.result is Result.PASS and here.environment != environment:
         return _fired(QUALIFIED_IN_SCOPE, f"pass on {here.environment}", f"driver scope {scope}")
     rule = {
         Result.PASS: QUALIFIED,
@@ -116,7 +124,7 @@ def _by_verdict(identifier: str, statement: str, effect: Effect) -> PlaceRule:
     return PlaceRule(
         identifier=identifier,
         statement=statement,
-        source="registry/gate.py, rules 4 to 7: what the latest verdict there says",
+        source="registry/gate.py, rules 6 to 9: what the latest verdict there says",
         effect=effect,
         predicate=lambda _case: None,
     )
@@ -133,18 +141,26 @@ NOT_JUDGED = _by_verdict(
     "An engine is judged anew where driver, CUDA API, product or MIG profile differ.",
     Effect.REVALIDATE,
 )
+NOT_ATTESTED = _by_verdict(
+    "verdict-not-attested",
+    "A verdict whose signature does not count is none, and none older stands in for it.",
+    Effect.REVALIDATE,
+)
 INCONCLUSIVE = _by_verdict(
     "inconclusive-there", "A verdict that could not decide is no pass.", Effect.REVALIDATE
 )
 FAILED = _by_verdict("failed-there", "What failed there does not run there.", Effect.REFUSE)
 
-VERDICT_RULES = (QUALIFIED, QUALIFIED_IN_SCOPE, NOT_JUDGED, INCONCLUSIVE, FAILED)
+VERDICT_RULES = (
+    QUALIFIED, QUALIFIED_IN_SCOPE, NOT_JUDGED, NOT_ATTESTED, INCONCLUSIVE, FAILED,
+)  # fmt: skip
 """The rules of which exactly one fires when nothing about key and place stands against it."""
 
 _REMEDIES = {
     QUALIFIED.identifier: None,
     QUALIFIED_IN_SCOPE.identifier: None,
     NOT_JUDGED.identifier: "judge it on a drained node that has this environment",
+    NOT_ATTESTED.identifier: "judge it again there, by a validator that is trusted",
     INCONCLUSIVE.identifier: "judge it again with more prompts",
     FAILED.identifier: "enginekeeper engine explain; then another recipe or toolchain",
 }

@@ -13,14 +13,18 @@ from enginekeeper.compatibility.places import Case
 from enginekeeper.compatibility.placing import Effect, PlaceRule
 from enginekeeper.compatibility.plans import capability
 from enginekeeper.compatibility.rules import Finding
-from enginekeeper.compatibility.versions import major, older, readable
+from enginekeeper.compatibility.versions import has_minor, major, older, readable
 from enginekeeper.specs.gpus import gpu_products
 from registry.environments import GpuEnvironment
 
 _DATA_CENTER_FORMS = frozenset({"sxm", "pcie", "superchip"})
 _DROPS_CUDA_11 = "10.13.2"
 
-RUNS_CUDA = "CUDA 13.x needs driver R580 or newer, CUDA 12.x R525 or newer, CUDA 11.x R450."
+_FLOORS = ", ".join(
+    f"CUDA {cuda}.x needs R{driver} or newer"
+    for cuda, driver in sorted(cuda_table().floors.items(), reverse=True)
+)
+RUNS_CUDA = f"A CUDA major needs a driver: {_FLOORS}."
 """What `driver-runs-cuda` says, of a build's target and of an engine's place."""
 
 
@@ -146,7 +150,9 @@ def _first_cuda(case: Case) -> Finding | None:
     gpu = _gpu(case)
     offered = None if gpu is None else capability(gpu.compute_capability)
     first = None if offered is None else cuda_table().first_cuda.get(offered)
-    if gpu is None or first is None or not older(gpu.cuda_runtime, first):
+    if gpu is None or first is None:
+        return None
+    if not older(gpu.cuda_runtime, first if has_minor(gpu.cuda_runtime) else str(major(first))):
         return None
     return Finding(actual=f"CUDA {gpu.cuda_runtime}", expected=f"{first} or newer for {offered}")
 

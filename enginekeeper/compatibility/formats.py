@@ -43,6 +43,11 @@ class FormatRow:
 
     severity: Severity = Severity.REFUSE
 
+    def hits(self, recipe: RecipeName, builder: BuilderKind, capability: ComputeCapability) -> bool:
+        """Says whether the row speaks against a recipe."""
+        concerned = recipe in self.recipes and self.builder in {None, builder}
+        return concerned and self.refused(capability)
+
 
 def _below(major: int, minor: int) -> Callable[[ComputeCapability], bool]:
     return lambda capability: capability < ComputeCapability(major, minor)
@@ -132,11 +137,8 @@ ROWS = (
 def _rule(row: FormatRow) -> Rule[TargetFacts]:
     def predicate(variant: Variant, facts: TargetFacts) -> Finding | None:
         gpu = facts.gpu
-        if gpu is None or variant.recipe.recipe not in row.recipes:
-            return None
-        if row.builder not in {None, facts.toolchain.builder}:
-            return None
-        if not row.refused(gpu.compute_capability):
+        recipe, builder = variant.recipe.recipe, facts.toolchain.builder
+        if gpu is None or not row.hits(recipe, builder, gpu.compute_capability):
             return None
         return Finding(
             actual=f"{variant.recipe.recipe} on {gpu.name}, {gpu.compute_capability}",

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from enginekeeper.compatibility.check import RULES
-from enginekeeper.compatibility.decision import PLACE_RULES, VERDICT_RULES
+from enginekeeper.compatibility.decision import VERDICT_RULES, place_rules
 from enginekeeper.compatibility.facts import Facts
 from enginekeeper.compatibility.placing import PlaceRule
 from enginekeeper.compatibility.rules import AnyRule
@@ -37,7 +37,7 @@ def listed_rules() -> tuple[ListedRule, ...]:
     """Returns all rules; one that builds and places share is there once for each."""
     return (
         *map(_of_build, RULES),
-        *(_of_place(rule, "place") for rule in PLACE_RULES),
+        *(_of_place(rule, "place") for rule in place_rules()),
         *(_of_place(rule, "verdict") for rule in VERDICT_RULES),
     )
 

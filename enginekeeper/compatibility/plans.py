@@ -9,7 +9,14 @@ from __future__ import annotations
 from enginekeeper.compatibility.places import Case, HardwareLevel
 from enginekeeper.compatibility.placing import Effect, PlaceRule
 from enginekeeper.compatibility.rules import Finding
-from enginekeeper.compatibility.versions import major, older, readable, same
+from enginekeeper.compatibility.versions import (
+    has_minor,
+    known_alike,
+    major,
+    older,
+    readable,
+    same,
+)
 from enginekeeper.specs.gpus import ComputeCapability
 from registry.environments import CpuEnvironment, GpuEnvironment
 
@@ -82,8 +89,11 @@ def _cuda_runtime(case: Case) -> Finding | None:
     gpu, built = _on_gpu(case), case.key.hard.get("cuda_runtime")
     if gpu is None:
         return None
-    if readable(built) and readable(gpu.cuda_runtime) and same(str(built), gpu.cuda_runtime):
-        return None
+    if readable(built) and readable(gpu.cuda_runtime):
+        built_with, offered = str(built), gpu.cuda_runtime
+        same_major = not has_minor(built_with) and major(built_with) == major(offered)
+        if same_major or same(built_with, offered):
+            return None
     return _bound(case, "cuda_runtime", gpu.cuda_runtime, movable=False)
 
 
@@ -104,7 +114,7 @@ def _tensorrt(case: Case) -> Finding | None:
         return None
     if readable(built) and readable(offered):
         moves = case.portability.versions and versions_compatible(str(built), offered)
-        if moves or same(str(built), offered):
+        if moves or known_alike(built, offered):
             return None
     return Finding(actual=f"TensorRT {offered}", expected=f"TensorRT {built}")
 
@@ -113,7 +123,7 @@ def _newer_tensorrt(case: Case) -> Finding | None:
     built, offered = case.key.hard.get("tensorrt"), case.place.tensorrt
     if offered is None or not (case.portability.versions and readable(built) and readable(offered)):
         return None
-    if same(str(built), offered) or not versions_compatible(str(built), offered):
+    if known_alike(built, offered) or not versions_compatible(str(built), offered):
         return None
     return Finding(actual=f"TensorRT {offered}", expected=f"TensorRT {built}, or slower")
 
@@ -163,7 +173,7 @@ PLAN_RULES = (
     ),
     PlaceRule(
         identifier="tensorrt-version",
-        statement="A plan loads in exactly the TensorRT that built it, all four numbers.",
+        statement="A plan loads in exactly the TensorRT that built it, by all numbers known.",
         source=f"{_COMPATIBILITY}; only 8 to 10 and 10 to 11 across majors, never to an older",
         effect=Effect.REBUILD,
         predicate=_tensorrt,

@@ -12,6 +12,7 @@ from enginekeeper.compatibility.versions import major
 from enginekeeper.specs.form import did_you_mean
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.recipes import RecipeName
+from enginekeeper.specs.releases import newest_stable_with_engines
 
 if TYPE_CHECKING:
     from enginekeeper.specs.variants import Variant
@@ -21,10 +22,11 @@ def _builder_target(variant: Variant, facts: TargetFacts) -> Finding | None:
     for_cpu = facts.toolchain.builder is BuilderKind.INDUCTOR
     if for_cpu == (facts.gpu is None):
         return None
+    wanted = newest_stable_with_engines().name if for_cpu else "inductor"
     return Finding(
         actual=f"{facts.toolchain.name} for {variant.target.gpu}",
         expected="target cpu" if for_cpu else "a GPU target",
-        remedy="set toolchain: tensorrt-llm-1.2.1" if for_cpu else "set toolchain: inductor",
+        remedy=f"set toolchain: {wanted}",
     )
 
 
@@ -124,6 +126,7 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=Facts,
         predicate=_architecture,
+        fact="architectures",
     ),
     Rule(
         identifier="toolchain-knows-gpu",
@@ -132,6 +135,7 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_capability,
+        fact="compute_capabilities",
     ),
     Rule(
         identifier="driver-runs-cuda",
@@ -140,6 +144,7 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_driver,
+        fact="cuda",
     ),
     Rule(
         identifier="cuda-major-is-the-toolchains",
@@ -148,5 +153,6 @@ PLATFORM_RULES = (
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_cuda,
+        fact="cuda",
     ),
 )

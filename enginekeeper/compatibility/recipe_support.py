@@ -6,6 +6,7 @@ It is computed from the rules that plans go by, so that what is shown is what is
 from __future__ import annotations
 
 from enginekeeper.compatibility.formats import ROWS
+from enginekeeper.compatibility.rules import Severity
 from enginekeeper.specs.profiles import ToolchainProfile
 from enginekeeper.specs.recipes import RecipeName
 
@@ -17,9 +18,7 @@ def recipes_by_capability(profile: ToolchainProfile) -> dict[str, list[str]]:
             str(recipe)
             for recipe in RecipeName
             if not any(
-                recipe in row.recipes
-                and row.builder in {None, profile.builder}
-                and row.refused(capability)
+                row.severity is Severity.REFUSE and row.hits(recipe, profile.builder, capability)
                 for row in ROWS
             )
         ]

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from enginekeeper.compatibility.facts import TargetFacts
-
 if TYPE_CHECKING:
+    from enginekeeper.compatibility.facts import TargetFacts
     from enginekeeper.specs.variants import Variant
 
-Needed = TypeVar("Needed", bound=TargetFacts)
+Needed = TypeVar("Needed", bound="TargetFacts")
 
 
 class Severity(StrEnum):
@@ -60,6 +59,9 @@ class Rule(Generic[Needed]):
     """The facts without which it cannot be checked: of the target alone, or of the model too."""
 
     predicate: Callable[[Variant, Needed], Finding | None]
+
+    fact: str | None = None
+    """The fact of a release that it goes by; where nobody has verified it, it warns at most."""
 
 
 AnyRule: TypeAlias = Rule[Any]

@@ -127,8 +127,9 @@ def _hardware(variant: Variant, host: Host, tools: Tools) -> dict[str, Any]:
     if product is None:
         return {"instruction_set": list(host.instruction_set), "torch": tools.torch}
     profile = variant.profile
+    release = profile.release
     return {
-        "tensorrt_llm": variant.toolchain,
+        "tensorrt_llm": None if release is None else release.version,
         "tensorrt": profile.tensorrt,
         "compute_capability": str(product.compute_capability),
         "gpu_product": product.product,

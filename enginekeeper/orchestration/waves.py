@@ -76,7 +76,7 @@ class FleetEngine:
     build_gpu_seconds: float | None = None
     """What its build took, times its GPUs."""
     withdrawn: str | None = None
-    """Why it must run nowhere: quarantined, revoked, or simulated on a real node."""
+    """Why the gate is closed on it everywhere, as `was ...` goes on."""
 
 
 @dataclass(frozen=True)

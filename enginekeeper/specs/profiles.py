@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.specs.gpus import ComputeCapability
-from enginekeeper.specs.releases import Release, releases
+
+if TYPE_CHECKING:
+    from enginekeeper.specs.releases import Release
 
 _TABLE = Path(__file__).with_name("data") / "toolchains.json"
 
@@ -45,9 +47,6 @@ class ToolchainProfile:
     cuda: str | None = None
     """CUDA runtime, `major.minor`, or `major` where only that is known."""
 
-    driver_minimum: str | None = None
-    """Oldest NVIDIA driver that can run this CUDA major at all."""
-
     compute_capabilities: frozenset[ComputeCapability] = frozenset()
     """Compute capabilities the release has kernels for."""
 
@@ -58,6 +57,8 @@ class ToolchainProfile:
 @cache
 def toolchain_profiles() -> dict[str, ToolchainProfile]:
     """Returns the profiles by name: the embedded builder, then the releases, the oldest first."""
+    from enginekeeper.specs.releases import releases  # noqa: PLC0415 - pydantic takes a while
+
     own = [_own(row) for row in read_json_object(_TABLE)["toolchains"]]
     theirs = [_of_release(release) for release in releases().values()]
     return {profile.name: profile for profile in (*own, *theirs)}
@@ -79,7 +80,6 @@ def _of_release(release: Release) -> ToolchainProfile:
         architectures=release.architecture_names,
         tensorrt=facts.tensorrt.value,
         cuda=facts.cuda.value,
-        driver_minimum=facts.driver_minimum.value,
         compute_capabilities=frozenset(ComputeCapability.parse(text) for text in capabilities),
         release=release,
     )

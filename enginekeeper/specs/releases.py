@@ -57,9 +57,6 @@ class ReleaseFacts:
     cuda: Fact[str | None]
     """CUDA runtime, `major.minor`, or `major` where only that is known."""
 
-    driver_minimum: Fact[str]
-    """Oldest NVIDIA driver that can run this CUDA major at all."""
-
     torch: Fact[str | None]
     transformers: Fact[str | None]
     modelopt: Fact[str | None]
@@ -86,6 +83,11 @@ class Release:
     def builds_engines(self) -> bool:
         """Says whether the release has `trtllm-build` at all."""
         return self.engines.value is not EngineBackend.REMOVED
+
+    @property
+    def is_prerelease(self) -> bool:
+        """Says whether it is a release candidate."""
+        return "rc" in self.version
 
     @property
     def architecture_names(self) -> frozenset[str]:
@@ -122,6 +124,23 @@ def releases() -> dict[str, Release]:
         if unknown := set(release.architectures.value) - set(table.architecture_sets):
             raise InputError(f"{release.name}: no set is called {unknown}", where=str(_TABLE))
     return {release.name: release for release in table.releases}
+
+
+def newest_stable_with_engines() -> Release:
+    """Returns the last release that builds engines and is no pre-release."""
+    return _with_engines(prerelease=False)[-1]
+
+
+def releases_with_engines() -> str:
+    """Says which releases build engines: `up to 1.2.1 (pre-releases: up to 1.3.0rc20)`."""
+    stable = newest_stable_with_engines().version
+    early = _with_engines(prerelease=True)
+    return f"up to {stable}" + (f" (pre-releases: up to {early[-1].version})" if early else "")
+
+
+def _with_engines(*, prerelease: bool) -> list[Release]:
+    building = [one for one in releases().values() if one.builds_engines]
+    return [one for one in building if one.is_prerelease is prerelease]
 
 
 def fact_source(fact: Fact[object]) -> str:

@@ -75,7 +75,9 @@ class ModelSupport:
         """What to do."""
         match self.route:
             case Route.ENGINE:
-                stable = [name for name in self.engine_releases if "rc" not in name]
+                stable = [
+                    name for name in self.engine_releases if not releases()[name].is_prerelease
+                ]
                 return f"set toolchain: {(stable or self.engine_releases)[-1]}"
             case Route.PYTORCH | Route.AUTODEPLOY:
                 return (

@@ -14,7 +14,6 @@ from enginekeeper.toolchains.errors import (
     StepKilledError,
     StepPlace,
 )
-from enginekeeper.toolchains.taxonomy import diagnose
 
 _TAIL = 16 * 1024  # bytes; a traceback of torch is a few kilobytes
 
@@ -77,6 +76,8 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
 def _diagnosed(place: StepPlace) -> DiagnosedStepError | None:
     if not place.toolchain.startswith(_DIAGNOSED):
         return None
+    from enginekeeper.toolchains.taxonomy import diagnose  # noqa: PLC0415 - pydantic takes a while
+
     diagnosis = diagnose(_tail(place.log, _LOG).replace("\r", "\n"))
     if diagnosis is None:
         return None

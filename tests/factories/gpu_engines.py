@@ -19,7 +19,7 @@ def gpu_key(weights: object, **fields: Any) -> EngineKey:  # noqa: ANN401 - key 
     """Returns the key of an engine for H100 under CUDA 13.0."""
     base = {
         "builder": "tensorrt_llm", "weights": str(weights), "recipe": "fp8",
-        "tensorrt_llm": "1.1.0", "tensorrt": "10.13.3.9", "gpu_product": H100.product,
+        "tensorrt_llm": "1.1.0", "tensorrt": "10.13.3", "gpu_product": H100.product,
         "compute_capability": H100.compute_capability, "cuda_runtime": H100.cuda_runtime,
         "tensor_parallel": 1, "pipeline_parallel": 1, "os": "linux", "cpu_architecture": "x86_64",
     }  # fmt: skip

@@ -10,14 +10,14 @@ from typing import Any
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.compatibility.cases import SHIPPED, read_cases
 from enginekeeper.compatibility.check import RULES
-from enginekeeper.compatibility.decision import PLACE_RULES, VERDICT_RULES
+from enginekeeper.compatibility.decision import VERDICT_RULES, place_rules
 
 Ek = Callable[..., Any]
 
 
 def test_every_rule_is_listed_with_statement_and_source(ek: Ek) -> None:
     rows = ek("rules", "list", "--json").json
-    assert len(rows) == len(RULES) + len(PLACE_RULES) + len(VERDICT_RULES)
+    assert len(rows) == len(RULES) + len(place_rules()) + len(VERDICT_RULES)
     assert all(row["statement"].endswith(".") and row["source"] for row in rows)
     text = ek("rules", "list", "--asked", "verdict").out
     assert "failed-there" in text

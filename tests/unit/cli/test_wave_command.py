@@ -103,7 +103,7 @@ def test_a_quarantined_engine_holds_its_nodes(
 
 
 def test_an_engine_that_nobody_signed_exits_11(ek: Ek, fleet: Path, site: Site) -> None:
-    site.distrust("verdict")
+    site.distrust("build")
     assert ek(*R595, "--inventory", fleet).code == ExitCode.INTEGRITY
 
 

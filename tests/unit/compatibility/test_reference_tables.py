@@ -10,8 +10,9 @@ from datetime import date, timedelta
 
 import pytest
 
+from enginekeeper.cli._release_text import release_document
 from enginekeeper.compatibility.cuda import cuda_of_driver, driver_floor, toolkit_driver
-from enginekeeper.compatibility.decision import Decision, decide
+from enginekeeper.compatibility.decision import Decision, decide, place_rules
 from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.versions import older
 from enginekeeper.specs.gpus import gpu_products
@@ -91,6 +92,13 @@ def test_every_toolkit_runs_on_the_drivers_it_was_shipped_with(cuda: str, driver
         fired = names(on(environment))
         assert not fired & {"driver-runs-cuda", "cuda-minor-compatibility"}
         assert cuda_of_driver(driver) == cuda
+
+
+@pytest.mark.parametrize("cuda", ["12", "13"])
+def test_of_a_cuda_without_a_minor_no_toolkit_is_known(cuda: str) -> None:
+    assert toolkit_driver(cuda) is None
+    gpu = replace(A100, cuda_runtime=cuda, cuda_driver="13.3", driver="610.43.02")
+    assert not names(on(gpu)) & {"cuda-minor-compatibility", "gpu-needs-cuda"}
 
 
 @pytest.mark.parametrize(("cuda", "drivers"), TOOLKITS)
@@ -194,7 +202,18 @@ def test_what_cuda_13_dropped_keeps_cuda_12_up_to_r580(capability: str) -> None:
     )
 
 
-def test_the_table_says_of_toolchains_what_their_profiles_say() -> None:
+def test_every_toolchain_has_a_driver_floor_and_the_rule_names_each() -> None:
+    said = {row.identifier: row.statement for row in place_rules()}["driver-runs-cuda"]
     for profile in toolchain_profiles().values():
         if profile.cuda is not None:
-            assert driver_floor(profile.cuda) == profile.driver_minimum
+            floor = driver_floor(profile.cuda)
+            assert floor == ("580" if profile.cuda.startswith("13") else "525")
+            assert f"CUDA {profile.cuda.partition('.')[0]}.x needs R{floor} or newer" in said
+
+
+def test_a_release_is_shown_with_the_driver_its_cuda_needs() -> None:
+    profile = toolchain_profiles()["tensorrt-llm-1.3.0rc20"]
+    assert profile.release is not None
+    shown = release_document(profile, profile.release)["facts"]["driver_minimum"]
+    assert (shown["value"], shown["verified"]) == ("580", False)
+    assert "cuda-compatibility" in shown["source"]

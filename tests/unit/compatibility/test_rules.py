@@ -10,6 +10,7 @@ from enginekeeper.compatibility.check import RULES, check
 from enginekeeper.compatibility.facts import Facts, target_facts
 from enginekeeper.compatibility.rules import RuleHit, Severity
 from enginekeeper.specs.gpus import gpu_products
+from enginekeeper.specs.releases import releases
 from enginekeeper.specs.variants import Variant
 
 
@@ -277,7 +278,6 @@ def test_a_release_knows_its_gpus(
         ("LlamaForCausalLM", "cpu", "inductor", False),
         ("Qwen3ForCausalLM", "cpu", "inductor", False),
         ("MixtralForCausalLM", "cpu", "inductor", True),
-        ("Qwen3ForCausalLM", "l4", "tensorrt-llm-0.21.0", True),
         ("Qwen3ForCausalLM", "l4", "tensorrt-llm-1.2.1", False),
         ("GptOssForCausalLM", "l4", "tensorrt-llm-1.2.1", True),
         ("Llama4ForConditionalGeneration", "l4", "tensorrt-llm-1.2.1", True),
@@ -295,6 +295,36 @@ def test_a_builder_knows_its_architectures(
     ]
 
     assert refusals == (["architecture-known-to-builder"] if fires else [])
+
+
+UNVERIFIED = "tensorrt-llm-1.3.0rc20"
+
+
+@pytest.mark.parametrize(
+    ("target", "architecture", "toolchain", "rule"),
+    [
+        ({"gpu": "l4", "driver": "570.124.06"}, "LlamaForCausalLM", UNVERIFIED, "driver-runs-cuda"),
+        ({"gpu": "l4", "cuda": "12.9"}, "LlamaForCausalLM", UNVERIFIED,
+         "cuda-major-is-the-toolchains"),
+        ({"gpu": "l4"}, "GptOssForCausalLM", UNVERIFIED, "architecture-known-to-builder"),
+        ({"gpu": "l4"}, "Qwen3ForCausalLM", "tensorrt-llm-0.21.0", "architecture-known-to-builder"),
+    ],
+)  # fmt: skip
+def test_what_nobody_has_verified_warns_and_refuses_nothing(
+    target: dict[str, str], architecture: str, toolchain: str, rule: str, make_case: MakeCase
+) -> None:
+    config = {**SMOLLM2, "architectures": [architecture], "head_dim": 64}
+    hits = {one.rule: one for one in check(*make_case(target, "none", config, toolchain=toolchain))}
+
+    assert hits[rule].severity is Severity.WARN
+    assert f"of {toolchain}: not verified" in hits[rule].source
+    assert Severity.REFUSE not in {one.severity for one in hits.values()}
+
+
+def test_every_fact_that_a_rule_names_is_one_of_a_release() -> None:
+    names = {name for release in releases().values() for name in release.every_fact()}
+
+    assert {rule.fact for rule in RULES if rule.fact is not None} <= names
 
 
 LLAMA_70B = {

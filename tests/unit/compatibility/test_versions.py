@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enginekeeper.compatibility.versions import major, numbers, older
+from enginekeeper.compatibility.versions import major, numbers, older, readable
 from enginekeeper.errors import InputError
 
 _NUMBERS = st.lists(st.integers(0, 999), min_size=1, max_size=4)
@@ -38,7 +38,23 @@ def test_order_is_that_of_the_numbers(first: list[int], second: list[int]) -> No
     assert major(a) == first[0]
 
 
-@pytest.mark.parametrize("text", ["", "R580", "580.", ".1", "5 8", "\uff11.0"])
+@pytest.mark.parametrize(
+    "text", ["", "R580", "580.", ".1", "5 8", "\uff11.0", "9" * 5000, "1." * 20 + "1"]
+)
 def test_what_is_no_version_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="not a version"):
         numbers(text)
+
+
+@settings(deadline=None)
+@given(
+    st.text()
+    | st.from_regex(r"[0-9.]{1,40}", fullmatch=True)
+    | st.integers(1, 5000).map("9".__mul__)
+)
+def test_what_is_readable_can_be_compared(text: str) -> None:
+    if readable(text):
+        assert not older(text, text)
+    else:
+        with pytest.raises(InputError):
+            numbers(text)

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper.compatibility.decision import Judgement, decide
+from enginekeeper.compatibility.places import Place
+from enginekeeper.compatibility.placing import Effect
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.keys import (
     Host,
@@ -19,6 +22,8 @@ from enginekeeper.orchestration.keys import (
 from enginekeeper.orchestration.tools import Maker, Tools
 from enginekeeper.specs.variants import Variant
 from registry.digests import Digest, digest_bytes
+from registry.environments import GpuEnvironment
+from registry.types import Result
 from tests.factories.benches import HOST, TOOLS, variants_of
 from tests.factories.registry import WEIGHTS
 
@@ -150,10 +155,33 @@ def test_a_gpu_engine_is_bound_to_its_gpu_and_its_driver_is_soft(tmp_path: Path)
     tools = built_by("tensorrt-llm-1.2.1", Maker("sha256:trtllm", None))
     key = engine_key(one(tmp_path, more=GPU), WEIGHTS, HOST, tools)
     assert key.hard["compute_capability"] == "9.0"
-    assert key.hard["tensorrt_llm"] == "tensorrt-llm-1.2.1"
+    assert (key.hard["tensorrt_llm"], key.hard["tensorrt"]) == ("1.2.1", "10.14.1")
     assert "torch" not in key.hard
     assert "instruction_set" not in key.hard
     assert key.soft == {"driver": "580.95.05"}
+
+
+@pytest.mark.parametrize(
+    ("release", "tensorrt", "expected"),
+    [
+        ("1.2.1", "10.14.1.48", Effect.REUSE), ("1.2.1", "10.14.1", Effect.REUSE),
+        ("1.2.1", "10.13.3.9", Effect.REBUILD), ("1.1.0", "10.14.1.48", Effect.REBUILD),
+    ],
+)  # fmt: skip
+def test_the_toolchain_that_built_an_engine_is_a_place_for_it(
+    tmp_path: Path, release: str, tensorrt: str, expected: Effect
+) -> None:
+    tools = built_by("tensorrt-llm-1.2.1", Maker("sha256:trtllm", None))
+    key = engine_key(one(tmp_path, more=GPU), WEIGHTS, HOST, tools)
+    gpu = GpuEnvironment(
+        str(key.hard["gpu_product"]), "9.0", str(key.hard["cuda_runtime"]), "13.0", "580.95.05"
+    )
+    place = Place(
+        gpu, os=HOST.system, cpu_architecture=HOST.architecture, tensorrt=tensorrt,
+        tensorrt_llm=release,
+    )  # fmt: skip
+    decision = decide(key, [Judgement(gpu, Result.PASS)], place)
+    assert decision.action is expected, decision.as_dict()
 
 
 def test_a_gpu_engine_is_bound_to_what_made_it(tmp_path: Path) -> None:

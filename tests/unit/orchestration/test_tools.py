@@ -10,7 +10,7 @@ import pytest
 
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.interface import DriverState, NullNvml
-from enginekeeper.orchestration import stages, tools, workshop
+from enginekeeper.orchestration import stages, workshop
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.stages import Checkpoint
 from enginekeeper.orchestration.tools import locked_version, read_tools, reference_toolchain
@@ -94,5 +94,5 @@ def test_the_reference_is_scored_on_a_gpu_where_there_is_one_and_its_toolchain(
     if resolved:
         (settings.home / "locks").mkdir()
         (settings.home / "locks" / "vllm.lock").write_text("vllm==0.32.0\n")
-    monkeypatch.setattr(tools, "open_nvml", OneGpu if gpu else NullNvml)
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", OneGpu if gpu else NullNvml)
     assert reference_toolchain(settings) == expected

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from enginekeeper.specs.profiles import toolchain_profiles
-from enginekeeper.specs.releases import EngineBackend, fact_source, releases
+from enginekeeper.specs.releases import (
+    EngineBackend,
+    fact_source,
+    newest_stable_with_engines,
+    releases,
+    releases_with_engines,
+)
 
 
 def test_every_fact_has_a_source() -> None:
@@ -43,3 +53,16 @@ def test_a_model_is_there_from_the_release_that_brought_it() -> None:
     assert "Gemma3ForCausalLM" in table["tensorrt-llm-0.19.0"].architecture_names
     assert "Qwen3ForCausalLM" not in table["tensorrt-llm-0.21.0"].architecture_names
     assert "Qwen3ForCausalLM" in table["tensorrt-llm-1.0.0"].architecture_names
+
+
+def test_which_releases_build_engines_is_read_from_the_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert newest_stable_with_engines().name == "tensorrt-llm-1.2.1"
+    assert releases_with_engines() == "up to 1.2.1 (pre-releases: up to 1.3.0rc20)"
+
+    newer = replace(newest_stable_with_engines(), name="tensorrt-llm-1.2.2", version="1.2.2")
+    table = {**releases(), newer.name: newer}
+    monkeypatch.setattr("enginekeeper.specs.releases.releases", lambda: table)
+    assert newest_stable_with_engines() is newer
+    assert releases_with_engines().startswith("up to 1.2.2 ")

@@ -119,7 +119,6 @@ def test_a_profile_of_tensorrt_llm_says_what_it_needs() -> None:
         assert ("LlamaForCausalLM" in profile.architectures) is builds
         if profile.builder is BuilderKind.TENSORRT_LLM:
             assert profile.cuda is not None
-            assert profile.driver_minimum == ("580" if profile.cuda.startswith("13") else "525")
             assert profile.compute_capabilities
 
 

@@ -1,0 +1,131 @@
+"""What a wave believes of the catalogue: what the gate believes, waivers left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from sqlalchemy import event
+
+from enginekeeper.compatibility.placing import Effect
+from enginekeeper.orchestration.wave_planning import known_engines, plan_inventories
+from enginekeeper.orchestration.waves import DriverChange, WavePlan
+from registry.errors import IntegrityError
+from registry.freshness import Freshness
+from registry.service import Registry
+from registry.signing import TRUST_FILE
+from registry.snapshots import RegistryState, Snapshot
+from registry.trust import Purpose
+from registry.types import Engine, Result
+from tests.factories.benches import Site, variants_of
+from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.inventories import inventory, on_disk, write_inventory
+
+R595 = DriverChange.to("595.71.05", on=datetime(2026, 11, 26, tzinfo=UTC).date())
+ON_R595 = replace(H100, driver="595.71.05", cuda_driver="13.2")
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    """An engine that passed on both drivers."""
+    return publish_for_gpu(site, variants_of(tmp_path)[0], H100, ON_R595)
+
+
+def planned(
+    site: Site, engine: Engine, tmp_path: Path, registry: Registry | None = None
+) -> WavePlan:
+    place = write_inventory(tmp_path / "fleet", inventory("gpu-1", [on_disk(engine.digest)]))
+    return plan_inventories(registry or site.bench.registry, [place], (), R595)
+
+
+def reasons(plan: WavePlan) -> str:
+    return " ".join(reason for held in plan.held for reason in held.reasons)
+
+
+def test_a_revoked_validator_holds_the_node_until_it_is_judged_again(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.revoke(Purpose.VERDICT)
+    plan = planned(site, engine, tmp_path)
+    assert [group.action for group in plan.groups] == [Effect.REVALIDATE]
+    assert "verdict-not-attested" in reasons(plan)
+    assert "stolen laptop" in plan.groups[0].decision.deciding[0].finding.actual
+    assert site.bench.registry.gate(engine.digest, ON_R595).rule == "verdict-not-attested"
+
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    assert planned(site, engine, tmp_path).ready == ("gpu-1",)
+    assert site.bench.registry.gate(engine.digest, ON_R595).is_open
+
+
+def test_a_revoked_builder_holds_the_engine_and_the_rest_is_planned(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.revoke(Purpose.BUILD)
+    plan = planned(site, engine, tmp_path)
+    assert (plan.groups, plan.ready) == ((), ())
+    assert "not trusted any more" in reasons(plan)
+    assert "stolen laptop" in reasons(plan)
+    found = known_engines(site.bench.registry, [str(engine.digest)], simulated_nodes=False)
+    assert found[str(engine.digest)].build_gpu_seconds is None
+
+
+def test_an_engine_that_is_not_what_was_signed_stops_the_plan(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.tamper("update engines set target='l40s'")
+    with pytest.raises(IntegrityError, match="is not what was signed"):
+        planned(site, engine, tmp_path)
+
+
+def test_a_trust_that_asks_for_a_snapshot_holds_what_none_vouches_for(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    path = site.bench.keys / TRUST_FILE
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "snapshot": "required"}))
+    assert site.bench.registry.gate(engine.digest, ON_R595).rule == "stale-snapshot"
+    assert "no fresh snapshot" in reasons(planned(site, engine, tmp_path))
+
+
+def test_what_the_snapshot_revokes_is_held_whatever_the_catalogue_says(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = RegistryState(revoked_engines=frozenset({engine.digest}))
+    now = datetime.now(UTC)
+    fresh = Freshness(Snapshot(1, now, now, state, engine.digest), None)
+    asked: list[Freshness] = []
+
+    def freshness(_registry: Registry) -> Freshness:
+        asked.append(fresh)
+        return fresh
+
+    monkeypatch.setattr(Registry, "freshness", freshness)
+    found = known_engines(site.bench.registry, [str(engine.digest)], simulated_nodes=False)
+    assert found[str(engine.digest)].withdrawn == "revoked, as the registry's signed snapshot says"
+    assert len(asked) == 1
+
+
+def statements_of(registry: Registry, digests: list[str]) -> int:
+    seen: list[object] = []
+
+    def count(*arguments: object) -> None:
+        seen.append(arguments)
+
+    event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
+    try:
+        assert len(known_engines(registry, digests, simulated_nodes=False)) == len(digests)
+    finally:
+        event.remove(sqlalchemy.Engine, "before_cursor_execute", count)
+    return len(seen)
+
+
+def test_one_more_engine_costs_four_statements_more(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    more = publish_for_gpu(site, variants_of(tmp_path)[0], H100, content=b"other", recipe="w8a16")
+    registry, both = site.bench.registry, [str(engine.digest), str(more.digest)]
+    assert statements_of(registry, both) - statements_of(registry, both[:1]) == 4
