@@ -146,7 +146,7 @@ BUILD_RULES = (
     ),
     Rule(
         identifier="release-builds-engines",
-        statement="Later releases of TensorRT-LLM have the PyTorch backend alone, and no trtllm-build.",
+        statement="Later releases of TensorRT-LLM have no trtllm-build, only the PyTorch backend.",
         source="github.com/NVIDIA/TensorRT-LLM/releases/tag/v1.3.0rc20",
         severity=Severity.REFUSE,
         needs=TargetFacts,

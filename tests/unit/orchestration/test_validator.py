@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper import own_code
 from enginekeeper.orchestration import workshop
 from enginekeeper.orchestration.validator import SCORING, validator_digest
 from enginekeeper.orchestration.workshop import Workshop
@@ -16,7 +17,7 @@ from enginekeeper.toolchains.step_code import step_digest
 from registry.digests import Digest, digest_bytes
 from tests.factories.benches import Site
 
-PACKAGE = workshop._PACKAGE
+PACKAGE = own_code.PACKAGE
 MAKE_NO_NUMBER = {
     "build_trtllm", "check_toolchain", "compile_engine", "fetch_hub", "materialize", "quantize",
 }  # fmt: skip
@@ -28,7 +29,7 @@ def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worksho
     copy = tmp_path / "enginekeeper"
     for folder in ("configs", "validation", "orchestration", "specs", "steps"):
         shutil.copytree(PACKAGE / folder, copy / folder)
-    monkeypatch.setattr(workshop, "_PACKAGE", copy)
+    monkeypatch.setattr(own_code, "PACKAGE", copy)
     monkeypatch.setattr(workshop, "step_digest", lambda step: step_digest(step, copy / "steps"))
     return site.bench.shop
 
