@@ -119,7 +119,9 @@ class _Growing:
 
     def verify(self, end: int) -> None:
         """Hashes up to where the file is there; notes it in the journal, unless that is the end."""
+        begin = self.done
         self._hash(end)
+        _begin_writing_back(self._handle.fileno(), begin, self.done - begin)
         if self.done < self._source.size:
             with self._journal.open("a") as journal:
                 if journal.tell() == 0:
@@ -140,7 +142,7 @@ class _Growing:
         if lines[:1] == [str(self._source.digest)]:
             kept = 1 + sum(1 for _ in takewhile(self._agrees, lines[1:]))
         self._handle.truncate(self.done)
-        _allocate(self._handle.fileno(), self._source.size)
+        _require_room(self._handle.fileno(), self._source.size - self.done)
         if kept > 1:
             self._journal.write_text("".join(f"{line}\n" for line in lines[:kept]))
         else:
@@ -173,12 +175,21 @@ class _Growing:
             return []
 
 
-def _allocate(descriptor: int, size: int) -> None:
-    """Claims the room that a file needs: a full disk is noticed now, and writing is cheaper."""
-    if size == 0:
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not to be had there
-            raise
+def _require_room(descriptor: int, count: int) -> None:
+    """Raises what a full disk raises, before it is full: where there is less room than is needed.
+
+    Room is not reserved: writing into what was reserved took ext4 half as much processor time
+    again as writing into what was not.
+    """
+    disk = os.fstatvfs(descriptor)
+    if disk.f_bavail * disk.f_frsize < count:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _begin_writing_back(descriptor: int, begin: int, count: int) -> None:
+    """Lets the kernel begin to write what it still holds in memory, and waits for nothing.
+
+    Otherwise gigabytes wait for the `fsync` at the end, and the disk idles until then. The advice
+    is meant to drop pages; those not written yet are only sent on their way.
+    """
+    os.posix_fadvise(descriptor, begin, count, os.POSIX_FADV_DONTNEED)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.blobs.interface import blob_name
+from registry.blobs.interface import PART, blob_name
 from registry.blobs.local import LocalBlobStore
 from registry.blobs.select import open_store
 from registry.digests import Digest, digest_bytes
@@ -67,6 +67,18 @@ def test_a_sweep_names_what_it_removes(store: LocalBlobStore, tmp_path: Path) ->
     assert left.exists()
     assert store.sweep(timedelta(seconds=-60)) == ["tmp/left"]
     assert not left.exists()
+
+
+def _up_to(end: int) -> Callable[[int, bytes, int], int]:
+    """Returns a `pwrite` that is interrupted where it would write behind an offset."""
+    write = os.pwrite
+
+    def interrupted(descriptor: int, data: bytes, offset: int) -> int:
+        if offset >= end:
+            raise KeyboardInterrupt
+        return write(descriptor, data, offset)
+
+    return interrupted
 
 
 def _raising(code: int) -> Callable[..., None]:
@@ -127,19 +139,30 @@ def test_room_that_is_not_there_is_noticed_before_anything_is_written(
     store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = store.put_file(source)
-    monkeypatch.setattr(os, "posix_fallocate", _raising(errno.ENOSPC))
+    room = list(os.statvfs(tmp_path))
+    room[4] = 0  # f_bavail
+    monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result(room))
+    monkeypatch.setattr(os, "pwrite", _raising(errno.EIO))
     with pytest.raises(DiskFullError):
         store.fetch(digest, tmp_path / "out")
     assert list(tmp_path.glob("out*")) == []
 
 
-def test_a_file_system_without_reservations_will_do(
-    store: LocalBlobStore, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_room_for_what_is_there_already_is_not_asked_for_again(
+    store: LocalBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    source = tmp_path / "large"
+    source.write_bytes(os.urandom(PART + 1))
     digest = store.put_file(source)
-    monkeypatch.setattr(os, "posix_fallocate", _raising(errno.EOPNOTSUPP))
+    with monkeypatch.context() as context:
+        context.setattr(os, "pwrite", _up_to(PART))
+        with pytest.raises(KeyboardInterrupt):
+            store.fetch(digest, tmp_path / "out")
+    room = list(os.statvfs(tmp_path))
+    room[1], room[4] = 1, 1  # f_frsize, f_bavail: one byte
+    monkeypatch.setattr(os, "fstatvfs", lambda _: os.statvfs_result(room))
     store.fetch(digest, tmp_path / "out")
-    assert (tmp_path / "out").read_bytes() == b"some bytes"
+    assert (tmp_path / "out").read_bytes() == source.read_bytes()
 
 
 def test_a_store_that_cannot_be_made_is_unavailable(source: Path) -> None:
