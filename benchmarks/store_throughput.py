@@ -3,7 +3,8 @@
     python benchmarks/store_throughput.py [MEGABYTES] [ROUNDS] [--s5cmd PATH] [--directory DIR]
 
 SeaweedFS on this host. Every contender moves the same MEGABYTES (default 1024 MiB) ROUNDS times
-(default 5), the order turning from round to round, each in a process of its own:
+(default 5), in another order each round - who comes after whom decides whose memory is warm -, each
+in a process of its own, when nothing waits to be written to the disk:
 
 - ours: `put_file` and `fetch` as everybody uses them, SHA-256, fsync and rename included;
 - boto3: the classic client at the fastest of the settings tried (below), then SHA-256 of the file;
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import re
 import resource
 import shutil
@@ -165,6 +167,7 @@ def work(name: str, job: Job) -> Run:
 
 def run(name: str, job: Job) -> Run:
     """Runs a contender in a process of its own."""
+    os.sync()
     command = [sys.executable, __file__, "--work", name, json.dumps(asdict(job))]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return Run(**json.loads(done.stdout))
@@ -174,8 +177,9 @@ def measure(way: str, server: servers.S3Server, source: Path, options: argparse.
     """Prints the table of one way; says whether what is promised holds."""
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
     digest, names = str(digest_file(source)), list(CONTENDERS)
+    order = random.Random(way)  # noqa: S311 - no secret
     for turn in range(options.rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        for name in order.sample(names, len(names)):
             prefix = uuid.uuid4().hex if way == UP else "shared"
             file = source if way == UP or name == "copy" else source.with_name("out")
             job = Job(way, server.endpoint, server.bucket, prefix, str(file), digest, options.s5cmd)

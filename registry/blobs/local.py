@@ -24,7 +24,7 @@ from typing import BinaryIO
 from registry.blobs.interface import (
     BLOB_ROOT,
     MAX_DOCUMENT,
-    PART,
+    RANGE,
     Document,
     Feature,
     Progress,
@@ -94,9 +94,9 @@ class LocalBlobStore:
 
             def fill(descriptor: int, start: int) -> Iterator[int]:
                 handle.seek(start)
-                for begin in range(start, size, PART):
+                for begin in range(start, size, RANGE):
                     end = begin
-                    while end < begin + PART and (piece := handle.read(PIECE)):
+                    while end < begin + RANGE and (piece := handle.read(PIECE)):
                         end += write_at(descriptor, end, piece)
                     yield end
 

@@ -14,7 +14,7 @@ from botocore.exceptions import (
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from registry.blobs.in_order import in_order
-from registry.blobs.interface import PART
+from registry.blobs.interface import RANGE
 from registry.blobs.partial import PIECE, write_at
 from registry.blobs.s3_client import THREADS, S3Object, translated
 from registry.errors import StoreUnavailableError
@@ -44,7 +44,8 @@ def write_ranges(source: S3Object, size: int, descriptor: int, start: int = 0) -
     Yields up to where the file is complete. Raises StoreUnavailableError when the server keeps
     cutting its answers short, or ignores ranges.
     """
-    ranges = [_Range(source, begin, min(begin + PART, size)) for begin in range(start, size, PART)]
+    begins = range(start, size, RANGE)
+    ranges = [_Range(source, begin, min(begin + RANGE, size)) for begin in begins]
     with translated(source.url):
         write = partial(_Range.write, descriptor=descriptor)
         yield from in_order(write, ranges, threads=THREADS, ahead=2 * THREADS)

@@ -18,6 +18,7 @@ from registry.blobs.interface import (
     BLOB_ROOT,
     MAX_DOCUMENT,
     PART,
+    RANGE,
     BlobStore,
     Progress,
     blob_name,
@@ -35,7 +36,7 @@ from tests.fakes.damage import overwrite
 from tests.fakes.servers import S3Server
 from tests.fakes.stores import Killed
 
-LARGE = 2 * PART + 7
+LARGE = 2 * RANGE + 7
 """Bytes: two full parts and a bit."""
 
 _NO_LOCK = "looks and then writes, without a lock: two racers may win there"
@@ -268,13 +269,13 @@ class TestBlobStore:
         (tmp_path / "in").write_bytes(os.urandom(LARGE))
         digest = store.put_file(tmp_path / "in")
         with pytest.raises(Killed):
-            open_store(address, progress=killed_at(PART)).fetch(digest, tmp_path / "out")
+            open_store(address, progress=killed_at(RANGE)).fetch(digest, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         ends: list[int] = []
         open_store(address, progress=lambda _name, done, _total: ends.append(done)).fetch(
             digest, tmp_path / "out"
         )
-        assert ends == [2 * PART, LARGE]
+        assert ends == [2 * RANGE, LARGE]
         assert (tmp_path / "out").read_bytes() == (tmp_path / "in").read_bytes()
         assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
 
@@ -300,7 +301,7 @@ class TestBlobStore:
         assert heard[-1] == ("in", LARGE, LARGE)
         heard.clear()
         store.fetch(digest, tmp_path / "out")
-        assert heard == [("out", end, LARGE) for end in (PART, 2 * PART, LARGE)]
+        assert heard == [("out", end, LARGE) for end in (RANGE, 2 * RANGE, LARGE)]
 
     def test_a_document_is_removed_and_may_be_created_again(self, store: BlobStore) -> None:
         store.put_document("a/b.json", b"one")

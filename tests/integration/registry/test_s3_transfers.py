@@ -33,8 +33,9 @@ SIZE = 4 * PART + 7
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (s3, s3_upload, s3_download):
+    for module in (s3, s3_upload):
         monkeypatch.setattr(module, "PART", PART)
+    monkeypatch.setattr(s3_download, "RANGE", PART)
 
 
 @pytest.fixture

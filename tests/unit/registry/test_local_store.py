@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.blobs.interface import PART, blob_name
+from registry.blobs.interface import RANGE, blob_name
 from registry.blobs.local import LocalBlobStore
 from registry.blobs.select import open_store
 from registry.digests import Digest, digest_bytes
@@ -152,10 +152,10 @@ def test_room_for_what_is_there_already_is_not_asked_for_again(
     store: LocalBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "large"
-    source.write_bytes(os.urandom(PART + 1))
+    source.write_bytes(os.urandom(RANGE + 1))
     digest = store.put_file(source)
     with monkeypatch.context() as context:
-        context.setattr(os, "pwrite", _up_to(PART))
+        context.setattr(os, "pwrite", _up_to(RANGE))
         with pytest.raises(KeyboardInterrupt):
             store.fetch(digest, tmp_path / "out")
     room = list(os.statvfs(tmp_path))
