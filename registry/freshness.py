@@ -25,6 +25,7 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
+from registry.queries import View
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
 from registry.trust import Trust
 from registry.trust_file import locked
@@ -155,13 +156,16 @@ class SnapshotReader:
         """Signs and writes the next snapshot; the state is asked for again when others were faster.
 
         The next version is above everything that this machine has seen, so that a store that was
-        set back is mended by publishing.
+        set back is mended by publishing. An engine that the last snapshot revokes is revoked in the
+        next, whatever the state says: a catalogue that was set back is not signed.
         """
         for attempt in range(_TRIES):
             current = _current(store)
-            version = 1 + max(self._seen(store), _version(current, trust))
+            last = _believed(current, trust)
+            version = 1 + max(self._seen(store), 0 if last is None else last.version)
+            following = state() if last is None else state().revoking(last.state.revoked_engines)
             issued_at = trust.clock()
-            envelope = sealed(state(), version, issued_at, issued_at + lifetime, *signers)
+            envelope = sealed(following, version, issued_at, issued_at + lifetime, *signers)
             snapshot = read_snapshot(envelope, trust)
             try:
                 store.put_document(
@@ -178,6 +182,16 @@ class SnapshotReader:
     def _seen(self, store: BlobStore) -> int:
         seen = self.memory.seen(store.url)
         return 0 if seen is None else seen[0]
+
+
+def with_swept(found: RegistryState, signed: RegistryState, view: View) -> RegistryState:
+    """Returns a catalogue's state and the signed revocations of engines that have no row now.
+
+    A sweep takes the row of a revoked engine, and its revocation stays in the snapshots: nothing
+    was set back by that, and there is nothing left to open.
+    """
+    lost = signed.revoked_engines - found.revoked_engines
+    return found.revoking(one for one in lost if view.known_engine(one) is None)
 
 
 def differences(signed: RegistryState, found: RegistryState) -> list[dict[str, str]]:
@@ -215,14 +229,14 @@ def _current(store: BlobStore) -> Document | None:
         return None
 
 
-def _version(current: Document | None, trust: Trust) -> int:
-    """Returns the version of what lies there; 0 for what nobody trusted signed."""
+def _believed(current: Document | None, trust: Trust) -> Snapshot | None:
+    """Returns the snapshot that lies there; None for what nobody trusted signed."""
     if current is None:
-        return 0
+        return None
     try:
-        return read_snapshot(current.data, trust).version
+        return read_snapshot(current.data, trust)
     except IntegrityError:
-        return 0
+        return None
 
 
 def _is_entry(entry: object) -> bool:

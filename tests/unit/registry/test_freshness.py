@@ -18,7 +18,14 @@ from registry.attestations import Statement, sign
 from registry.blobs.interface import BlobStore
 from registry.digests import digest_bytes
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RecordNotFoundError
-from registry.freshness import Freshness, Memory, SnapshotReader, differences, is_set_back
+from registry.freshness import (
+    Freshness,
+    Memory,
+    SnapshotReader,
+    differences,
+    is_set_back,
+    with_swept,
+)
 from registry.lifecycle import revoke
 from registry.models import StandingRow, WaiverRow
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
@@ -194,7 +201,28 @@ def test_a_catalogue_from_before_a_revocation_opens_nothing(strict: Workbench) -
     with strict.registry.catalogue.edit() as draft:
         draft._session.execute(delete(StandingRow))
     assert rule(strict, engine) == "revoked"
-    assert is_set_back(made.state, strict.registry.state())
+    assert is_set_back(made.state, found(strict, made))
+    again = publish(strict)
+    assert (again.version, again.state.revoked_engines) == (2, {engine.digest})
+    assert rule(strict, engine) == "revoked"
+    assert is_set_back(again.state, found(strict, again))
+
+
+def test_a_revoked_engine_that_was_swept_is_no_catalogue_set_back(strict: Workbench) -> None:
+    engine = strict.publish()
+    revoke(strict.registry, engine, "wrong answers", strict.signers.revoker)
+    publish(strict)
+    with strict.registry.catalogue.edit() as draft:
+        draft.remove_engine(engine.digest)
+    again = publish(strict)
+    assert again.state.revoked_engines == {engine.digest}
+    assert not is_set_back(again.state, found(strict, again))
+    assert differences(again.state, found(strict, again)) == []
+
+
+def found(bench: Workbench, signed: Snapshot) -> RegistryState:
+    with bench.registry.catalogue.read() as view:
+        return with_swept(bench.registry.state(), signed.state, view)
 
 
 def test_a_waiver_counts_once_a_snapshot_has_it(strict: Workbench) -> None:
