@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.attestations import Statement
+from registry.beside import find_lost, take_in
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.channels import (
@@ -52,7 +53,6 @@ from registry.publishing import (
 from registry.queries import View
 from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
-from registry.revocations import found_beside, revocations_beside
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
@@ -262,20 +262,15 @@ class Registry:
         )
 
     def take_in_revocations(self, engine: Engine) -> int:
-        """Records the revocation that lies beside an engine if the catalogue lost it; says so."""
-        taken = 0
-        with self.catalogue.read() as view:
-            recorded = {one.envelope for one in view.standing(engine.digest)}
-        for envelope in revocations_beside(self.store, engine):
-            change = found_beside(engine, envelope, self.trust, self.clock())
-            if change.envelope in recorded:
-                continue
-            with self.catalogue.edit(actor=change.actor) as draft:
-                held = held_by(draft.standing(engine.digest))
-                if held is None or held.kind is not Standing.REVOKED:
-                    draft.add_standing(change)
-                    taken += 1
-        return taken
+        """Records what lies beside an engine and the catalogue lost; says how many revocations.
+
+        The ends of waivers are taken in, too.
+        """
+        lost = find_lost(self.catalogue, self.store, engine, self.trust, self.clock())
+        if not lost:
+            return 0
+        with self.catalogue.edit(actor=self.actor) as draft:
+            return take_in(draft, lost)
 
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False

@@ -7,16 +7,18 @@ Rules:
 - only rules that say "not proven" or "not known to work" can be waived: no signature that does not
   count, no revocation, no simulated engine on a real node, ever;
 - it ends at the time that was signed, by this machine's clock, or before that by a statement that
-  an approver signed; a row that says it has ended is believed without one.
+  an approver signed; a row that says it has ended is believed without one. The statement lies
+  beside the engine, too, and ends the waiver again when the catalogue lost that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from registry import layout
 from registry.attestations import (
     PREDICATES,
     Statement,
@@ -25,6 +27,7 @@ from registry.attestations import (
     timestamp,
     verify,
 )
+from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
 from registry.envelopes import Asked, signed_payload
 from registry.environments import Environment, environment_from_dict
@@ -131,6 +134,26 @@ def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
             actual=statement.predicate.get("waiver"),
             expected=waiver.digest,
         )
+
+
+def endings_beside(store: BlobStore, engine: Engine) -> tuple[bytes, ...]:
+    """Returns the envelopes of the ends of waivers that lie beside an engine in the store."""
+    names = store.list_documents(layout.attestation_prefix(engine.path, layout.WAIVER_END))
+    return tuple(store.get_document(name) for name in names)
+
+
+def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> str | None:
+    """Returns the statement by which approvers ended a waiver; None where there is none.
+
+    One that does not verify ends nothing: else whoever writes the store could end every waiver.
+    """
+    for envelope in envelopes:
+        try:
+            verify_ending(envelope, waiver, trust)
+        except IntegrityError:
+            continue
+        return envelope.decode()
+    return None
 
 
 def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:

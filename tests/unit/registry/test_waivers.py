@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import layout
 from registry.attestations import sign
 from registry.digests import digest_bytes
 from registry.envelopes import countersign
@@ -17,6 +18,8 @@ from registry.environments import DriverScope
 from registry.errors import GateClosedError, IntegrityError, InvalidRecordError
 from registry.gate import Refusal
 from registry.lifecycle import quarantine, revoke
+from registry.models import WaiverRow
+from registry.scrubbing import scrub
 from registry.trust import KeyRevocation, Purpose, Trust
 from registry.types import Engine, Result, Waiver
 from registry.waivers import (
@@ -119,6 +122,53 @@ def test_a_revoked_waiver_opens_nothing_and_cannot_be_granted_again(bench: Workb
     again = bench.registry.grant_waiver(engine.digest, waiver.envelope.encode())
     assert again == bench.end(ended) == ended
     assert rule(bench, engine) == "never-judged"
+
+
+def forget_end(bench: Workbench, waiver: Waiver) -> None:
+    with bench.registry.catalogue.edit() as draft:
+        draft._row(WaiverRow, waiver.digest).ending = None
+
+
+def test_a_waiver_whose_end_the_catalogue_lost_moves_no_channel(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.end(bench.waive(engine, "never-judged"))
+    forget_end(bench, waiver)
+    with pytest.raises(GateClosedError, match="no verdict"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert bench.registry.waiver(waiver.digest) == waiver
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_a_scrub_takes_in_the_end_of_a_waiver(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.end(bench.waive(engine, "never-judged"))
+    forget_end(bench, waiver)
+    assert rule(bench, engine) == "waived"  # the gate alone does not look into the store
+    assert scrub(bench.registry).revocations == 0
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_a_revoked_waiver_of_a_swept_engine_is_not_granted_again(bench: Workbench) -> None:
+    engine = bench.publish()
+    ended = bench.end(bench.waive(engine, "never-judged"))
+    with bench.registry.catalogue.edit() as draft:
+        draft.remove_engine(engine.digest)
+    assert bench.publish().digest == engine.digest
+    again = bench.registry.grant_waiver(engine.digest, ended.envelope.encode())
+    assert again.ending == ended.ending
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_what_nobody_trusted_signed_ends_no_waiver(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    statement = ending_statement(waiver, reason="mine", ended_by="mallory", at=START)
+    envelope = sign(statement, bench.signers.builder)
+    for data in (envelope, b"{}"):
+        name = layout.attestation_name(engine.path, layout.WAIVER_END, digest_bytes(data))
+        bench.registry.store.put_document(name, data)
+    assert scrub(bench.registry).wrong == []
+    assert rule(bench, engine) == "waived"
 
 
 def test_a_waiver_counts_in_its_environment_and_driver_scope_only(bench: Workbench) -> None:

@@ -1,0 +1,71 @@
+"""What lies signed beside an engine in the store, and counts again where the catalogue lost it.
+
+Revocations, and the ends of waivers: a catalogue that was restored, edited or swept may lack their
+rows. They are looked for before an engine gets anywhere: when it, or a waiver for it, is published,
+when a channel is moved to it, and by a scrub. The gate alone does not look into the store.
+
+Example:
+    lost = find_lost(catalogue, store, engine, trust, now)
+    with catalogue.edit() as draft:
+        take_in(draft, lost)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from registry.blobs.interface import BlobStore
+from registry.catalogue import Catalogue
+from registry.digests import Digest
+from registry.records import Draft
+from registry.revocations import found_beside, revocations_beside
+from registry.standing import Standing, StandingChange, held_by
+from registry.trust import Trust
+from registry.types import Engine
+from registry.waivers import ending_among, endings_beside
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What the catalogue does not have of what lies beside an engine."""
+
+    revocations: tuple[StandingChange, ...] = ()
+    endings: tuple[tuple[Digest, str], ...] = ()
+    """Waivers that have ended, each with the envelope that says so."""
+
+    def __bool__(self) -> bool:
+        """Says whether there is anything to take in."""
+        return bool(self.revocations or self.endings)
+
+
+def find_lost(
+    catalogue: Catalogue, store: BlobStore, engine: Engine, trust: Trust, now: datetime
+) -> Lost:
+    """Returns what a catalogue lost of what lies beside an engine; changes nothing."""
+    with catalogue.read() as view:
+        changes = view.standing(engine.digest)
+        waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
+    recorded = {one.envelope for one in changes}
+    found = [
+        found_beside(engine, envelope, trust, now) for envelope in revocations_beside(store, engine)
+    ]
+    envelopes = endings_beside(store, engine) if waivers else ()
+    endings = ((one.digest, ending_among(envelopes, one, trust)) for one in waivers)
+    return Lost(
+        tuple(one for one in found if one.envelope not in recorded),
+        tuple((digest, ending) for digest, ending in endings if ending is not None),
+    )
+
+
+def take_in(draft: Draft, lost: Lost) -> int:
+    """Records what was lost; returns how many revocations, of which one is enough."""
+    taken = 0
+    for change in lost.revocations:
+        held = held_by(draft.standing(change.engine))
+        if held is None or held.kind is not Standing.REVOKED:
+            draft.add_standing(change)
+            taken += 1
+    for waiver, ending in lost.endings:
+        draft.end_waiver(waiver, ending)
+    return taken
