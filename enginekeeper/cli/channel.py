@@ -81,12 +81,14 @@ def rollback(
     with --to. --dry-run lists where it can go, and what the gate says of each.
     """
     from enginekeeper.orchestration.bench import open_bench
-    from registry.channels import find_place
+    from enginekeeper.orchestration.nodes import ThisNode
+    from registry.channels import find_place, moves_at, rollback_target
 
     bench, output = open_bench(), Output(as_json)
-    environment = bench.environment if here else None
     with bench.registry.catalogue.read() as view:
         place = find_place(view, name, model=model, target=target)
+        wanted = rollback_target(view, place, moves_at(view, place), engine_id) if here else None
+    environment = None if wanted is None else ThisNode(bench).meets(wanted.key)
     if dry_run:
         rows = [_choice(one) for one in bench.registry.rollback_choices(place, environment)]
         output.table(rows, ("engine", "gate", "rule", "reason"))
@@ -120,10 +122,13 @@ def resolve(model: str, name: str, environment: Path | None, as_json: bool) -> i
     """
     from enginekeeper.cli.gate import CODES, read_environment
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
 
     bench = open_bench()
-    where = bench.environment if environment is None else read_environment(environment)
-    found = bench.registry.resolve(name, model, where)
+    if environment is None:
+        found = ThisNode(bench).resolve(name, model)
+    else:
+        found = bench.registry.resolve(name, model, read_environment(environment))
     decision = found.decision
     text = (
         f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"

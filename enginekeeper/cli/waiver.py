@@ -53,13 +53,17 @@ def grant(
     """
     from enginekeeper.cli.gate import read_environment
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
     from registry.attestations import sign
     from registry.trust import Purpose, utc_now
     from registry.waivers import WaiverGrant, waiver_statement
 
     bench = open_bench()
     engine = bench.registry.engine(engine_id)
-    where = bench.environment if environment is None else read_environment(environment)
+    if environment is None:
+        where = ThisNode(bench).meets(engine.key)
+    else:
+        where = read_environment(environment)
     granted = WaiverGrant(
         tuple(sorted(set(rules))), None if everywhere else where, reason, getpass.getuser(),
         utc_now(), until, engine.simulated,
