@@ -5,24 +5,27 @@ rows. They are looked for before an engine gets anywhere: when it, or a waiver f
 when a channel is moved to it, and by a scrub. The gate alone does not look into the store.
 
 Example:
-    lost = find_lost(catalogue, store, engine, trust, now)
+    with catalogue.read() as view:
+        lost = find_lost(view, store, engine, trust, now)
     with catalogue.edit() as draft:
         take_in(draft, lost)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 
+from registry import layout
 from registry.blobs.interface import BlobStore
-from registry.catalogue import Catalogue
 from registry.digests import Digest
+from registry.queries import View
 from registry.records import Draft
 from registry.revocations import found_beside, revocations_beside
 from registry.standing import Standing, StandingChange, held_by
-from registry.trust import Trust
-from registry.types import Engine
+from registry.trust import Purpose, Trust
+from registry.types import Engine, Waiver
 from registry.waivers import ending_among, endings_beside
 
 
@@ -38,14 +41,30 @@ class Lost:
         """Says whether there is anything to take in."""
         return bool(self.revocations or self.endings)
 
+    def among_waivers(self, waivers: Iterable[Waiver]) -> Iterator[Waiver]:
+        """Yields recorded waivers, those that were ended with the statement that ended them."""
+        ended = dict(self.endings)
+        for one in waivers:
+            yield replace(one, ending=ended[one.digest]) if one.digest in ended else one
 
-def find_lost(
-    catalogue: Catalogue, store: BlobStore, engine: Engine, trust: Trust, now: datetime
-) -> Lost:
+
+NOTHING_LOST = Lost()
+
+
+def anything_beside(store: BlobStore, engine: Engine) -> bool:
+    """Says whether there is anything that `find_lost` would look at: one listing, nothing read."""
+    wanted = tuple(
+        layout.attestation_prefix(engine.path, kind)
+        for kind in (Purpose.REVOCATION, layout.WAIVER_END)
+    )
+    names = store.list_documents(layout.attestation_folder(engine.path))
+    return any(name.startswith(wanted) for name in names)
+
+
+def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: datetime) -> Lost:
     """Returns what a catalogue lost of what lies beside an engine; changes nothing."""
-    with catalogue.read() as view:
-        changes = view.standing(engine.digest)
-        waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
+    changes = view.standing(engine.digest)
+    waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
     recorded = {one.envelope for one in changes}
     found = [
         found_beside(engine, envelope, trust, now) for envelope in revocations_beside(store, engine)

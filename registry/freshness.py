@@ -94,18 +94,19 @@ class Memory:
 
     def _read(self) -> dict[str, Any]:
         try:
-            document = read_object(self.path.read_bytes(), where=str(self.path))
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return {}
-        check_schema(document, _SEEN, where=str(self.path))
-        stores = document.get("stores")
-        if not isinstance(stores, dict) or not all(_is_entry(one) for one in stores.values()):
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        try:
+            return _stores(read_object(data, where=str(self.path)))
+        except InvalidRecordError as error:
             raise InvalidRecordError(
                 "what was seen of the registry cannot be read",
-                where=str(self.path),
+                where=str(self.path), actual=error.what,
                 remedy="restore it; without it this machine can be fed an old snapshot once",
-            )
-        return stores
+            ) from error  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,14 @@ class SnapshotReader:
         """Says what the store's snapshot is worth.
 
         None at all, one that is older than what was seen, that nobody trusted signed or that has
-        expired, and a store that does not answer, are faults and are not raised.
+        expired, a store that does not answer, and a memory that cannot be read, are faults and are
+        not raised.
         """
         try:
             snapshot = self.snapshot(store, trust)
-        except (IntegrityError, RecordNotFoundError, StoreUnavailableError) as error:
+        except (
+            IntegrityError, InvalidRecordError, RecordNotFoundError, StoreUnavailableError,
+        ) as error:  # fmt: skip
             return Freshness(None, str(error))
         if snapshot.expires_at <= trust.clock():
             fault = f"snapshot {snapshot.version} expired at {snapshot.expires_at.isoformat()}"
@@ -237,6 +241,14 @@ def _believed(current: Document | None, trust: Trust) -> Snapshot | None:
         return read_snapshot(current.data, trust)
     except IntegrityError:
         return None
+
+
+def _stores(document: Mapping[str, Any]) -> dict[str, Any]:
+    check_schema(document, _SEEN, where="what was seen")
+    stores = document.get("stores")
+    if not isinstance(stores, dict) or not all(_is_entry(one) for one in stores.values()):
+        raise InvalidRecordError("not a version and a digest for each store", actual=stores)
+    return stores
 
 
 def _is_entry(entry: object) -> bool:

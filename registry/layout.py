@@ -56,7 +56,12 @@ def attestation_name(folder: str, purpose: str, envelope: Digest) -> str:
 
 def attestation_prefix(folder: str, purpose: str) -> str:
     """Returns how the names of a purpose's statements about the artifact in a folder begin."""
-    return f"{folder}/attestations/{purpose}-"
+    return f"{attestation_folder(folder)}{purpose}-"
+
+
+def attestation_folder(folder: str) -> str:
+    """Returns where the signed statements about the artifact in a folder lie."""
+    return f"{folder}/attestations/"
 
 
 def verdict_name(folder: str, document: Digest) -> str:

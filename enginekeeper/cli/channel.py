@@ -37,7 +37,7 @@ def list_command(model: str | None, as_json: bool) -> int:
 @channel.command("set")
 @click.argument("name", metavar="CHANNEL")
 @click.argument("engine_id", metavar="ENGINE")
-@click.option("--dry-run", is_flag=True, help="Only ask the gate.")
+@click.option("--dry-run", is_flag=True, help="Only say whether it would; exits as it would.")
 @json_option
 def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     """Let CHANNEL resolve to ENGINE for its model and target, if it is qualified here."""
@@ -47,9 +47,7 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     bench, output = open_bench(), Output(as_json)
     environment = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
     if dry_run:
-        bench.registry.require_stored(bench.registry.engine(engine_id))
-        decision = bench.registry.gate(engine_id, environment)
-        decision.require_open()
+        decision = bench.registry.rehearse_channel(name, engine_id, environment)
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
     position = bench.registry.set_channel(name, engine_id, environment, actor=bench.registry.actor)
@@ -69,7 +67,7 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     "--here", is_flag=True,
     help="Ask the gate for this node, not for the environment of the channel's latest move.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only say where it would lead, and ask the gate.")
+@click.option("--dry-run", is_flag=True, help="Only say where it would lead, and whether it may.")
 @json_option
 def rollback(
     name: str, model: str | None, target: str | None, engine_id: str | None, here: bool,
@@ -78,7 +76,8 @@ def rollback(
     """Let CHANNEL resolve to the engine before, through the gate; again goes back one more.
 
     An engine that was quarantined, revoked or lost its qualification is refused: name another one
-    with --to. --dry-run lists where it can go, and what the gate says of each.
+    with --to. --dry-run lists where it can go, and what the gate says of each; it exits as the
+    rollback would.
     """
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.nodes import ThisNode
@@ -93,6 +92,7 @@ def rollback(
         rows = [_choice(one) for one in bench.registry.rollback_choices(place, environment)]
         output.table(rows, ("engine", "gate", "rule", "reason"))
         output.note(f"{place}: nothing was changed")
+        bench.registry.rehearse_rollback(place, to=engine_id, environment=environment)
         return ExitCode.OK
     position = bench.registry.roll_back(
         place, actor=bench.registry.actor, to=engine_id, environment=environment

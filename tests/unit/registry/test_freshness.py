@@ -203,7 +203,7 @@ def test_a_catalogue_from_before_a_revocation_opens_nothing(strict: Workbench) -
     assert rule(strict, engine) == "revoked"
     assert is_set_back(made.state, found(strict, made))
     again = publish(strict)
-    assert (again.version, again.state.revoked_engines) == (2, {engine.digest})
+    assert (again.version, set(again.state.revoked_engines)) == (2, {engine.digest})
     assert rule(strict, engine) == "revoked"
     assert is_set_back(again.state, found(strict, again))
 
@@ -328,3 +328,30 @@ def test_a_catalogue_that_lost_a_revocation_was_set_back(bench: Workbench) -> No
     signed = replace(before, revoked_engines=frozenset({engine.digest}))
     assert is_set_back(signed, after)
     json.dumps(differences(signed, after))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"\xff\xfe", b"[]", b'{"schema": 2, "stores": {}}', b'{"schema": 1}',
+     b'{"schema": 1, "stores": {"STORE": {"version": "1", "digest": "x"}}}'],
+)  # fmt: skip
+def test_a_damaged_memory_closes_the_gate_and_says_so(
+    strict: Workbench, tmp_path: Path, damage: bytes
+) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    (tmp_path / "seen.json").write_bytes(damage)
+    decision = strict.registry.gate(engine.digest, CPU)
+    assert (decision.rule, decision.is_open) == ("stale-snapshot", False)
+    assert "what was seen of the registry cannot be read" in "\n".join(decision.evidence)
+    assert (tmp_path / "seen.json").read_bytes() == damage  # evidence: nothing writes over it
+
+
+def test_a_memory_that_is_no_file_closes_the_gate(strict: Workbench, tmp_path: Path) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    (tmp_path / "seen.json").unlink()
+    (tmp_path / "seen.json").mkdir()
+    assert rule(strict, engine) == "stale-snapshot"
