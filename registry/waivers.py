@@ -29,7 +29,7 @@ from registry.attestations import (
 )
 from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
-from registry.envelopes import Asked, signed_payload
+from registry.envelopes import Asked, count_signers, signed_payload
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.trust import Purpose, Trust, TrustRoot
@@ -170,15 +170,52 @@ def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
     return grant
 
 
-def read_draft(envelope: bytes, trust: Trust) -> tuple[Digest, WaiverGrant]:
-    """Returns engine and grant of a waiver that at least one approver signed.
+@dataclass(frozen=True)
+class WaiverDraft:
+    """A waiver that approvers are still to sign."""
+
+    engine: Digest
+    grant: WaiverGrant
+    signers: tuple[str, ...]
+    """The keys trusted for waivers that signed it, whatever else the envelope names."""
+    missing: int
+    """How many different keys must still sign it; none where it can be recorded."""
+
+    def require_about(self, engine: Engine) -> None:
+        """Raises IntegrityError unless draft and engine are of one world, real or simulated."""
+        if engine.simulated is not self.grant.simulated:
+            raise IntegrityError(
+                "the waiver and the engine do not agree on whether it is simulated",
+                where=f"waiver of engine {engine.digest.short}",
+                actual=self.grant.simulated,
+                expected=engine.simulated,
+                remedy="do not sign it; find out who made it",
+            )
+
+
+def read_draft(envelope: bytes, trust: Trust) -> WaiverDraft:
+    """Returns what a waiver says that at least one approver signed, of the real world or the other.
 
     Not enough of them may have; it is for whoever is asked to sign it too.
     """
-    asked = Asked(Purpose.WAIVER, TrustRoot.PRODUCTION)
-    payload, _ = signed_payload(envelope, trust, asked)
+    faults = []
+    for root in TrustRoot:
+        try:
+            return _draft(envelope, trust, Asked(Purpose.WAIVER, root))
+        except IntegrityError as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def _draft(envelope: bytes, trust: Trust, asked: Asked) -> WaiverDraft:
+    payload, signers = signed_payload(envelope, trust, asked)
     statement = read_statement(payload, Purpose.WAIVER, PREDICATES[Purpose.WAIVER])
-    return statement.subject, _grant(statement)
+    grant = _grant(statement)
+    if TrustRoot.of(simulated=grant.simulated) is not asked.root:
+        raise malformed(Purpose.WAIVER, f"simulated is {grant.simulated}, its signers {asked.root}")
+    counting = count_signers(signers, trust, asked, grant.issued_at)
+    missing = max(0, trust.threshold(Purpose.WAIVER) - counting)
+    return WaiverDraft(statement.subject, grant, signers, missing)
 
 
 def _grant(statement: Statement) -> WaiverGrant:

@@ -15,8 +15,7 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
-    from registry.types import Engine, Waiver
-    from registry.waivers import WaiverGrant
+    from registry.types import Waiver
 
 
 @click.group()
@@ -68,10 +67,10 @@ def grant(
         tuple(sorted(set(rules))), None if everywhere else where, reason, getpass.getuser(),
         utc_now(), until, engine.simulated,
     )  # fmt: skip
-    signers = bench.signers(Purpose.WAIVER)
+    signers = bench.signers(Purpose.WAIVER, simulated=engine.simulated)
     envelope = sign(waiver_statement(engine.digest, granted), *signers)
     if draft is not None:
-        return _handed_on(draft, envelope, engine, granted, as_json)
+        return _handed_on(bench, draft, envelope, as_json)
     return _told(bench, bench.registry.grant_waiver(engine.digest, envelope), as_json)
 
 
@@ -84,19 +83,19 @@ def add(draft: Path, as_json: bool) -> int:
     Shows what it says first; how many must sign is in the trust file (`thresholds`).
     """
     from enginekeeper.orchestration.bench import open_bench
-    from registry.envelopes import countersign, signers_of
+    from registry.envelopes import countersign
     from registry.trust import Purpose
     from registry.waivers import read_draft
 
     bench, envelope = open_bench(), _read(draft)
-    digest, granted = read_draft(envelope, bench.trust)
-    engine = bench.registry.engine(digest)
-    for signer in bench.signers(Purpose.WAIVER):
-        if signer.public_key.keyid not in signers_of(envelope):
+    found = read_draft(envelope, bench.trust)
+    engine = bench.registry.engine(found.engine)
+    found.require_about(engine)
+    for signer in bench.signers(Purpose.WAIVER, simulated=engine.simulated):
+        if signer.public_key.keyid not in found.signers:
             envelope = countersign(envelope, signer)
-    missing = bench.trust.threshold(Purpose.WAIVER) - len(signers_of(envelope))
-    if missing > 0:
-        return _handed_on(draft, envelope, engine, granted, as_json)
+    if read_draft(envelope, bench.trust).missing:
+        return _handed_on(bench, draft, envelope, as_json)
     return _told(bench, bench.registry.grant_waiver(engine.digest, envelope), as_json)
 
 
@@ -131,7 +130,8 @@ def revoke(waiver_id: str, reason: str, dry_run: bool, as_json: bool) -> int:
     found = bench.registry.waiver(waiver_id)
     if not dry_run:
         statement = ending_statement(found, reason=reason, ended_by=getpass.getuser(), at=utc_now())
-        envelope = sign(statement, *bench.signers(Purpose.WAIVER))
+        signers = bench.signers(Purpose.WAIVER, simulated=found.simulated)
+        envelope = sign(statement, *signers)
         found = bench.registry.end_waiver(found.digest, envelope)
     return _told(bench, found, as_json)
 
@@ -154,18 +154,20 @@ def _told(bench: Bench, one: Waiver, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _handed_on(
-    draft: Path, envelope: bytes, engine: Engine, granted: WaiverGrant, as_json: bool
-) -> int:
-    from registry.envelopes import signers_of
+def _handed_on(bench: Bench, draft: Path, envelope: bytes, as_json: bool) -> int:
+    from registry.waivers import read_draft
 
+    found = read_draft(envelope, bench.trust)
     draft.write_bytes(envelope)
     output = Output(as_json)
-    document = {**granted.as_dict(), "engine": str(engine.digest), "path": str(draft),
-                "signers": list(signers_of(envelope))}  # fmt: skip
+    document = {**found.grant.as_dict(), "engine": str(found.engine), "path": str(draft),
+                "signers": list(found.signers), "missing": found.missing}  # fmt: skip
     lines = [f"{name:<12}{value}" for name, value in document.items()]
     output.document(document, "\n".join(lines))
-    output.note(f"not recorded; others sign it with: enginekeeper waiver add {draft}")
+    output.note(
+        f"not recorded, {found.missing} signatures are missing; others sign it, and record it, "
+        f"with: enginekeeper waiver add {draft}"
+    )
     return ExitCode.OK
 
 

@@ -274,7 +274,7 @@ def test_waivers_take_as_many_approvers_as_the_policy_says(bench: Workbench) -> 
     envelope = envelope_of(engine, waiver_of("never-judged"), bench.signers.approver)
     with pytest.raises(IntegrityError, match="not enough keys"):
         strict.registry.grant_waiver(engine.digest, envelope)
-    assert read_draft(envelope, trust)[0] == engine.digest
+    assert read_draft(envelope, trust).engine == engine.digest
     strict.registry.grant_waiver(engine.digest, countersign(envelope, second))
     assert rule(strict, engine) == "waived"
 
@@ -311,3 +311,28 @@ def test_nobody_trusted_reads_no_draft(bench: Workbench) -> None:
     envelope = envelope_of(bench.publish(), waiver_of("never-judged"), bench.signers.approver)
     with pytest.raises(IntegrityError):
         read_draft(envelope, Trust())
+
+
+def test_only_approvers_whose_signature_counts_are_counted(bench: Workbench) -> None:
+    engine, signers = bench.publish(), bench.signers
+    trust = replace(signers.trust, thresholds={Purpose.WAIVER: 2})
+    envelope = envelope_of(engine, waiver_of("never-judged"), signers.approver)
+    for stranger in (signers.builder, signers.simulated_approver):
+        envelope = countersign(envelope, stranger)
+    draft = read_draft(envelope, trust)
+    assert (draft.signers, draft.missing) == ((signers.approver.public_key.keyid,), 1)
+    ended = trust.ending(draft.signers, START - timedelta(days=1))
+    assert read_draft(envelope, ended).missing == 2
+
+
+def test_a_draft_is_of_its_signers_world(bench: Workbench) -> None:
+    real, simulated = bench.publish(), bench.publish(content=b"2", simulated=True)
+    said = waiver_of("never-judged", simulated=True)
+    draft = read_draft(
+        envelope_of(simulated, said, bench.signers.simulated_approver), bench.signers.trust
+    )
+    draft.require_about(simulated)
+    with pytest.raises(IntegrityError, match="do not agree"):
+        draft.require_about(real)
+    with pytest.raises(IntegrityError, match="simulated is True"):
+        read_draft(envelope_of(simulated, said, bench.signers.approver), bench.signers.trust)
