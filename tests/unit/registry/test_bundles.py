@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from securesystemslib.signer import CryptoSigner
 
+from registry.attestations import sign
 from registry.bundles import (
     check_digest,
     directory_checks,
@@ -29,6 +31,7 @@ from registry.evidence import EVIDENCE, Evidence
 from registry.exchange import evidence_of, import_bundle, recorded_checks
 from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
+from registry.revocations import Revocation, revocation
 from registry.trust import KeyRevocation, Trust
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, START, Workbench, make_workbench, with_registry
@@ -386,17 +389,33 @@ def test_sizes_that_contradict_each_other_are_refused(
     assert not (tmp_path / "x.bundle").exists()
 
 
-def test_an_engine_that_was_revoked_says_so_wherever_it_goes(
+def test_what_claims_to_be_a_revocation_is_a_fault_of_a_directory(
     bench: Workbench, engine: Engine, tmp_path: Path
 ) -> None:
     evidence = replace(evidence_of(bench.registry, engine), revocations=("{}",))
     write_directory(bench.registry.store, evidence, tmp_path / "out")
     assert faults(tmp_path / "out", bench.signers.trust) == ["revocation"]
+
+
+@pytest.mark.parametrize("forger", ["nobody", "stranger", "validator", "simulated_revoker"])
+def test_a_revocation_that_nobody_trusted_signed_is_not_taken_in(
+    bench: Workbench, engine: Engine, tmp_path: Path, forger: str
+) -> None:
+    forged = b"{}"
+    if forger != "nobody":
+        said = revocation(engine, Revocation("sabotage", "eve", START))
+        stranger = CryptoSigner.generate_ed25519()
+        forged = sign(said, getattr(bench.signers, forger, stranger))
+    evidence = replace(evidence_of(bench.registry, engine), revocations=(forged.decode(),))
     write_bundle(bench.registry.store, evidence, tmp_path / "x.bundle")
     other = elsewhere(bench, tmp_path / "other")
-    import_bundle(other.registry, tmp_path / "x.bundle", tmp_path / "scratch")
-    found = other.registry.engine(engine.digest)
-    assert evidence_of(other.registry, found).revocations == ("{}",)
+    other.publish(content=b"another")
+    before = sorted(other.registry.store.list_documents())
+    for place in (bench, other):  # where the engine is, and where it is not
+        with pytest.raises(IntegrityError, match="revocation does not verify"):
+            import_bundle(place.registry, tmp_path / "x.bundle", tmp_path / "scratch")
+    assert sorted(other.registry.store.list_documents()) == before
+    assert bench.registry.gate(engine.digest, CPU).rule == "qualified"
 
 
 def test_a_revoked_engine_is_revoked_where_it_is_taken_in(
