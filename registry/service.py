@@ -29,7 +29,7 @@ from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
-from registry.environments import DriverScope, Environment
+from registry.environments import DriverScope, Environment, judged_there
 from registry.errors import IntegrityError
 from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision
@@ -306,6 +306,11 @@ class Registry:
         """Returns every verdict on an engine, newest first."""
         with self.catalogue.read() as view:
             return view.verdicts(view.engine(engine).digest)
+
+    def verdict_there(self, engine: Engine, environment: Environment) -> Verdict | None:
+        """Returns the verdict that decides in an environment; None where there is none."""
+        there = judged_there(self.verdicts(engine.digest), environment, self.driver_scope)
+        return there[0] if there else None
 
     def latest_verdicts(self, engines: Sequence[Engine]) -> dict[Digest, Verdict]:
         """Returns the newest verdict on each engine, wherever; none for one never judged."""

@@ -6,6 +6,7 @@ Rules:
   environment, and for nothing else;
 - only rules that say "not proven" or "not known to work" can be waived: no signature that does not
   count, no revocation, no simulated engine on a real node, ever;
+- one that names a verdict waives what that verdict says, and nothing that is said later;
 - it ends at the time that was signed, by this machine's clock, or before that by a statement that
   an approver signed; a row that says it has ended is believed without one. The statement lies
   beside the engine, too, and ends the waiver again when the catalogue lost that.
@@ -44,6 +45,8 @@ WAIVABLE = (
     "verdict-inconclusive",
 )
 """The rules of the gate that a waiver may name."""
+ABOUT_VERDICT = frozenset({"verdict-failed", "verdict-inconclusive"})
+"""Those that say what one verdict says; a waiver of them can be bound to that verdict."""
 ENDING_TYPE = "urn:enginekeeper:waiver-end:v1"
 
 
@@ -58,6 +61,8 @@ class WaiverGrant:
     issued_at: datetime
     expires_at: datetime
     simulated: bool = False
+    verdict: Digest | None = None
+    """The only verdict that is waived, by its envelope; None for whatever is said later, too."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.rules) - set(WAIVABLE)):
@@ -70,6 +75,16 @@ class WaiverGrant:
                 actual=f"rules {list(self.rules)}, reason {self.reason!r}, "
                 f"{self.issued_at.isoformat()} to {self.expires_at.isoformat()}",
             )
+        if self.verdict is not None and not ABOUT_VERDICT.intersection(self.rules):
+            raise InvalidRecordError(
+                "a waiver that names a verdict waives what a verdict says",
+                actual=", ".join(self.rules), expected=f"one of {', '.join(sorted(ABOUT_VERDICT))}",
+            )  # fmt: skip
+
+    def covers(self, rule: str, verdict: Digest | None) -> bool:
+        """Says whether it waives a rule that was decided by a verdict, or by none."""
+        bound = self.verdict is not None and rule in ABOUT_VERDICT
+        return rule in self.rules and not (bound and verdict != self.verdict)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the predicate that is signed."""
@@ -82,12 +97,16 @@ class WaiverGrant:
             "issuedAt": timestamp(self.issued_at),
             "expiresAt": timestamp(self.expires_at),
             "simulated": self.simulated,
+            "verdict": None if self.verdict is None else str(self.verdict),
         }
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> WaiverGrant:
-        """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
-        where = document["environment"]
+        """Reads what `as_dict` wrote; raises InvalidRecordError on anything else.
+
+        Waivers from before they could name a verdict name none.
+        """
+        where, verdict = document["environment"], document.get("verdict")
         return cls(
             rules=tuple(sorted(document["rules"])),
             environment=None if where is None else environment_from_dict(where),
@@ -96,6 +115,7 @@ class WaiverGrant:
             issued_at=datetime.fromisoformat(document["issuedAt"]),
             expires_at=datetime.fromisoformat(document["expiresAt"]),
             simulated=document["simulated"],
+            verdict=None if verdict is None else Digest.parse(verdict),
         )
 
 

@@ -15,7 +15,9 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
-    from registry.types import Waiver
+    from registry.digests import Digest
+    from registry.environments import Environment
+    from registry.types import Engine, Waiver
 
 
 @click.group()
@@ -37,35 +39,42 @@ def waiver() -> None:
 )  # fmt: skip
 @click.option("--everywhere", is_flag=True, help="It counts in every environment.")
 @click.option(
+    "--verdict", "verdict_id", metavar="VERDICT",
+    help="Of verdict-failed and -inconclusive: this one; left out, the one that decides there now.",
+)  # fmt: skip
+@click.option("--any-verdict", is_flag=True, help="Of these two: later verdicts as well.")
+@click.option(
     "--to", "draft", type=click.Path(path_type=Path),
     help="Write the signed waiver to a file and record nothing: others are to sign it, too.",
 )  # fmt: skip
 @json_option
 def grant(
     engine_id: str, rules: tuple[str, ...], reason: str, until: datetime, environment: Path | None,
-    everywhere: bool, draft: Path | None, as_json: bool,
+    everywhere: bool, verdict_id: str | None, any_verdict: bool, draft: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Let ENGINE run in spite of RULE until a time.
+
+    A waiver of what a verdict says is for that verdict alone: one that comes later closes the gate.
 
     Rules that can be waived: stale-snapshot, incompatible, never-judged, not-qualified-here,
     verdict-failed, verdict-inconclusive. What is not signed, revoked or simulated never runs.
     """
-    from enginekeeper.cli.gate import read_environment
     from enginekeeper.orchestration.bench import open_bench
-    from enginekeeper.orchestration.nodes import ThisNode
     from registry.attestations import sign
     from registry.trust import Purpose, utc_now
-    from registry.waivers import WaiverGrant, waiver_statement
+    from registry.waivers import ABOUT_VERDICT, WaiverGrant, waiver_statement
 
+    if verdict_id is not None and any_verdict:
+        raise click.UsageError("--verdict names one, --any-verdict none: give one of them")
     bench = open_bench()
     engine = bench.registry.engine(engine_id)
-    if environment is None:
-        where = ThisNode(bench).meets(engine.key)
-    else:
-        where = read_environment(environment)
+    where = None if everywhere else _where(bench, engine, environment)
+    verdict = None
+    if verdict_id is not None or (ABOUT_VERDICT.intersection(rules) and not any_verdict):
+        verdict = _verdict(bench, engine, where, verdict_id)
     granted = WaiverGrant(
-        tuple(sorted(set(rules))), None if everywhere else where, reason, getpass.getuser(),
-        utc_now(), until, engine.simulated,
+        tuple(sorted(set(rules))), where, reason, getpass.getuser(), utc_now(), until,
+        engine.simulated, verdict,
     )  # fmt: skip
     signers = bench.signers(Purpose.WAIVER, simulated=engine.simulated)
     envelope = sign(waiver_statement(engine.digest, granted), *signers)
@@ -108,8 +117,10 @@ def list_command(engine_id: str | None, as_json: bool) -> int:
 
     bench = open_bench()
     rows = [_row(bench, one) for one in bench.registry.waivers(engine_id)]
-    columns = ("waiver", "engine_id", "rules", "where", "granted_by", "expires_at", "state",
-               "reason")  # fmt: skip
+    columns = (
+        "waiver", "engine_id", "rules", "verdict", "where", "granted_by", "expires_at", "state",
+        "reason",
+    )  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
 
@@ -136,6 +147,33 @@ def revoke(waiver_id: str, reason: str, dry_run: bool, as_json: bool) -> int:
     return _told(bench, found, as_json)
 
 
+def _where(bench: Bench, engine: Engine, path: Path | None) -> Environment:
+    from enginekeeper.cli.gate import read_environment
+    from enginekeeper.orchestration.nodes import ThisNode
+
+    return ThisNode(bench).meets(engine.key) if path is None else read_environment(path)
+
+
+def _verdict(bench: Bench, engine: Engine, where: Environment | None, named: str | None) -> Digest:
+    """Returns the verdict that a waiver is for; raises MissingError where that is not told."""
+    from enginekeeper.errors import MissingError
+
+    found = None if where is None else bench.registry.verdict_there(engine, where)
+    if named is not None:
+        with bench.registry.catalogue.read() as view:
+            found = view.verdict(named)
+    if found is None or found.engine != engine.digest:
+        there = "everywhere" if where is None else f"on {where}"
+        raise MissingError(
+            "there is no such verdict to waive",
+            where=f"engine {engine.digest.short} {there}",
+            actual=None if found is None else f"verdict {found.digest.short} is on another engine",
+            remedy=f"name one with --verdict (enginekeeper engine show {engine.digest.short}), "
+            "or waive whatever is said, with --any-verdict",
+        )
+    return found.digest
+
+
 def _row(bench: Bench, one: Waiver) -> dict[str, Any]:
     from enginekeeper.cli._engine_text import waiver_row
 
@@ -144,7 +182,9 @@ def _row(bench: Bench, one: Waiver) -> dict[str, Any]:
 
 def _told(bench: Bench, one: Waiver, as_json: bool) -> int:
     row = _row(bench, one)
-    text = f"waiver {row['waiver']} of engine {row['engine_id']}: {row['rules']}, {row['where']}, "
+    of = "" if row["verdict"] is None else f" (verdict {row['verdict']})"
+    text = f"waiver {row['waiver']} of engine {row['engine_id']}: {row['rules']}{of}, "
+    text += f"{row['where']}, "
     text += f"by {one.granted_by} until {one.expires_at.isoformat()}: {one.reason}"
     output = Output(as_json)
     output.document(row, text)

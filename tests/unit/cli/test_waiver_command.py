@@ -21,7 +21,7 @@ from registry.publishing import EnginePublication
 from registry.signing import TRUST_FILE, create_key, open_signer
 from registry.trust import Purpose
 from registry.trust_file import change_trust
-from registry.types import Engine, EngineNames
+from registry.types import Engine, EngineNames, Result
 from registry.verification import build_parameters
 from tests.factories.benches import RUN, Site, variants_of
 from tests.factories.registry import WEIGHTS, cpu_key
@@ -82,6 +82,32 @@ def test_a_waiver_counts_here_unless_it_says_elsewhere(
     grant(ek, engine, "--environment", node)
     assert ek("gate", engine.digest.short).code == ExitCode.FAIL
     grant(ek, engine, "--everywhere")
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+
+
+@pytest.mark.usefixtures("approver")
+def test_a_failure_that_comes_after_the_waived_one_closes_the_gate(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+
+    def waived(*more: object) -> Any:  # noqa: ANN401 - what was said
+        return ek("waiver", "grant", engine.digest.short, "--rule", "verdict-failed", "--reason",
+                  "demo today", "--until", UNTIL, "--json", *more)  # fmt: skip
+
+    assert waived().code == ExitCode.NOT_FOUND  # it was not judged here
+    first = site.judge(engine, variant, Result.FAIL)
+    assert waived("--everywhere").code == ExitCode.NOT_FOUND  # which of them?
+    assert waived().json["verdict"] == first.digest.short
+    assert first.digest.short in ek("waiver", "list").out
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+    second = site.judge(engine, variant, Result.FAIL, run=2)
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    named = waived("--everywhere", "--verdict", second.digest.short)
+    assert (named.json["verdict"], named.json["where"]) == (second.digest.short, "everywhere")
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+    site.judge(engine, variant, Result.FAIL, run=3)
+    assert waived("--any-verdict").json["verdict"] is None
     assert ek("gate", engine.digest.short).code == ExitCode.OK
 
 

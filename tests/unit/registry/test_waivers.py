@@ -89,6 +89,44 @@ def test_a_waiver_of_one_rule_leaves_the_others(bench: Workbench) -> None:
     assert (decision.rule, len(decision.waived)) == ("waived", 2)
 
 
+@pytest.mark.parametrize("later_result", [Result.FAIL, Result.INCONCLUSIVE])
+def test_a_waiver_of_one_verdict_does_not_cover_a_later_one(
+    bench: Workbench, later_result: Result
+) -> None:
+    engine = bench.publish()
+    first = bench.judge(engine, Result.INCONCLUSIVE)
+    bench.waive(engine, "verdict-failed", "verdict-inconclusive", verdict=first.digest)
+    assert rule(bench, engine) == "waived"
+    second = bench.judge(engine, later_result, more={"run": 2})
+    decision = bench.registry.gate(engine.digest, CPU)
+    assert (decision.is_open, decision.verdict) == (False, second.digest)
+    bench.waive(engine, decision.rule)  # of whatever is said
+    assert rule(bench, engine) == "waived"
+
+
+def test_a_waiver_of_an_inconclusive_verdict_does_not_cover_a_failure(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine, Result.INCONCLUSIVE)
+    bench.waive(engine, "verdict-inconclusive")
+    bench.judge(engine, Result.FAIL)
+    assert rule(bench, engine) == "verdict-failed"
+
+
+def test_a_waiver_that_names_a_verdict_waives_other_rules_as_ever(bench: Workbench) -> None:
+    engine = bench.publish()
+    failed = bench.judge(engine, Result.FAIL)
+    refusing = with_registry(bench, compatibility=lambda _k, _e: Refusal("r", "too old"))
+    refusing.waive(engine, "incompatible", "verdict-failed", verdict=failed.digest)
+    assert rule(refusing, engine) == "waived"
+    with pytest.raises(InvalidRecordError, match="waives what a verdict says"):
+        waiver_of("incompatible", verdict=failed.digest)
+
+
+def test_a_waiver_from_before_verdicts_were_named_names_none() -> None:
+    old = {k: v for k, v in waiver_of("verdict-failed").as_dict().items() if k != "verdict"}
+    assert WaiverGrant.from_dict(old) == waiver_of("verdict-failed")
+
+
 def test_a_waiver_that_is_not_needed_is_not_mentioned(bench: Workbench) -> None:
     engine = bench.publish()
     bench.judge(engine)
