@@ -2,7 +2,8 @@
 
 Revocations, and the ends of waivers: a catalogue that was restored, edited or swept may lack their
 rows. They are looked for before an engine gets anywhere: when it, or a waiver for it, is published,
-when a channel is moved to it, and by a scrub. The gate alone does not look into the store.
+when a channel is moved to it, and by a scrub. The gate looks while the catalogue says that it was
+restored from a backup and nobody has scrubbed since; it records nothing.
 
 Example:
     with catalogue.read() as view:
@@ -36,6 +37,8 @@ class Lost:
     revocations: tuple[StandingChange, ...] = ()
     endings: tuple[tuple[Digest, str], ...] = ()
     """Waivers that have ended, each with the envelope that says so."""
+    unread: str | None = None
+    """Why it could not be told; None where it could."""
 
     def __bool__(self) -> bool:
         """Says whether there is anything to take in."""

@@ -7,6 +7,8 @@ The rules, in the order they are tried; the first that applies decides:
 2. `revoked`: somebody who may revoke signed that it must not run any more → closed;
    `revocation-not-attested`: a revocation is recorded whose signature does not count → closed, too
    (integrity); `quarantined`: an operator holds it → closed;
+   `restored-unchecked`: the catalogue was restored from a backup, and the store cannot say whether
+   the engine was revoked since → closed;
 3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
 4. `stale-snapshot`: the trust asks for a fresh signed snapshot of the registry, and there is none;
    `revoked`, too, where that snapshot says so → closed;
@@ -96,6 +98,9 @@ class GatePolicy:
 
     freshness: Freshness | None = None
     """What the registry's snapshot is worth, where one is asked for."""
+
+    unread: str | None = None
+    """Why it is not known what a restored catalogue lacks about the engine, if it is not."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ def _decisions(
 ) -> Iterator[GateDecision]:
     """Yields what each rule that applies decides, in order; the last one stands for the verdict."""
     stands = partial(_standing, changes=standing)
-    for rule in (_attested, stands, _simulated, _fresh, _compatible):
+    for rule in (_attested, stands, _known, _simulated, _fresh, _compatible):
         if (refused := rule(case)) is not None:
             yield refused
     yield _judged(case, verdicts)
@@ -289,6 +294,14 @@ def _standing(case: _Case, changes: Sequence[StandingChange]) -> GateDecision | 
         )  # fmt: skip
     signed = replace(held, reason=said.reason, actor=said.actor, changed_at=said.revoked_at)
     return case.decide(GateFamily.CLOSED, "revoked", "it was revoked", [str(signed)])
+
+
+def _known(case: _Case) -> GateDecision | None:
+    if case.policy.unread is None:
+        return None
+    reason = "the catalogue was restored, and it cannot be told whether it was revoked since"
+    evidence = case.policy.unread.splitlines()
+    return case.decide(GateFamily.CLOSED, "restored-unchecked", reason, evidence)
 
 
 def _simulated(case: _Case) -> GateDecision | None:

@@ -41,7 +41,7 @@ class Judge:
         policy = GatePolicy(
             self.trust if fresh is None else fresh.trusting(self.trust),
             self.compatibility, self.driver_scope, simulated_node,
-            tuple(lost.among_waivers(view.waivers(engine.digest))), fresh,
+            tuple(lost.among_waivers(view.waivers(engine.digest))), fresh, lost.unread,
         )  # fmt: skip
         standing = (*lost.revocations, *view.standing(engine.digest))
         verdicts = view.verdicts(engine.digest)

@@ -7,7 +7,7 @@ Rules:
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
 - what stays wrong is told with those who need it;
 - what lies signed beside an engine (a revocation, the end of a waiver) and that the catalogue lost
-  is recorded again.
+  is recorded again; a catalogue that was restored is checked by that.
 
 Example:
     report = scrub(registry, copy=StoreCopy(open_store("s3://mirror/engines")))
@@ -118,6 +118,7 @@ def scrub(
     for engine in recorded.engines:  # first, as the rest takes long: who revokes is in a hurry
         if anything_beside(registry.store, engine):
             report.revocations += registry.take_in_revocations(engine)
+    registry.mark_checked()
     needed: dict[Digest, FileEntry] = {}
     users: defaultdict[Digest, list[str]] = defaultdict(list)
     for artifact in recorded.artifacts:

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from registry.attestations import Statement
-from registry.beside import find_lost, take_in
+from registry.beside import NOTHING_LOST, Lost, find_lost, take_in
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment, judged_there
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, StoreUnavailableError
 from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision
 from registry.judge import Judge
@@ -45,6 +45,7 @@ from registry.publishing import (
     Publisher,
     ReferencePublication,
 )
+from registry.queries import View
 from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
 from registry.snapshots import RegistryState, state_of
@@ -245,6 +246,11 @@ class Registry:
         with self.catalogue.edit(actor=self.actor) as draft:
             return take_in(draft, lost)
 
+    def mark_checked(self) -> None:
+        """Records that what lies beside every engine was taken in since the last restoration."""
+        with self.catalogue.edit(actor=self.actor) as draft:
+            draft.end_restorations(self.clock())
+
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
     ) -> GateDecision:
@@ -252,7 +258,10 @@ class Registry:
         judge = self._judge()
         with self.catalogue.read() as view:
             found = view.engine(engine)
-            return judge.decide(view, found, environment, simulated_node=simulated_node)
+            return judge.decide(
+                view, found, environment,
+                simulated_node=simulated_node, lost=self._lost(view, found),
+            )  # fmt: skip
 
     def resolve(
         self, channel: str, model: str, environment: Environment, *, simulated_node: bool = False
@@ -262,7 +271,10 @@ class Registry:
         with self.catalogue.read() as view:
             return resolve(
                 view, channel, model, environment,
-                lambda one: judge.decide(view, one, environment, simulated_node=simulated_node),
+                lambda one: judge.decide(
+                    view, one, environment,
+                    simulated_node=simulated_node, lost=self._lost(view, one),
+                ),
             )  # fmt: skip
 
     def nearest(self, wanted: EngineKey, *, limit: int = 3) -> list[Neighbour]:
@@ -429,6 +441,15 @@ class Registry:
     def locate(self, path: str) -> str:
         """Returns the full address of a path in the store, for a person to look at."""
         return f"{self.store.url}/{path}"
+
+    def _lost(self, view: View, engine: Engine) -> Lost:
+        """Returns what a restored catalogue lacks about an engine; nothing for one that was not."""
+        if not view.is_unchecked():
+            return NOTHING_LOST
+        try:
+            return find_lost(view, self.store, engine, self.trust, self.clock())
+        except StoreUnavailableError as error:
+            return Lost(unread=str(error))
 
     def _judge(self) -> Judge:
         return Judge(self.trust, self.compatibility, self.driver_scope, self.freshness())

@@ -1,8 +1,9 @@
 """Backups of a PostgreSQL catalogue, by its own `pg_dump`, `pg_restore` and `psql`.
 
 The dump and the count of rows beside it are of one snapshot. It is put back in one transaction,
-which first drops the catalogue's tables: whole, or not at all. `pg_restore --clean` would drop only
-what the dump has, and fail where a later revision's tables refer to it.
+which first drops the catalogue's tables and in the end notes that it was: whole, or not at all.
+`pg_restore --clean` would drop only what the dump has, and fail where a later revision's tables
+refer to it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL, Connection
 
-from registry.backups.record import VERSIONS, Content, check_content
+from registry.backups.record import MARK, VERSIONS, Content, check_content
 from registry.catalogue import connect, translated
 from registry.errors import ConflictError, StoreUnavailableError
 from registry.models import Row
@@ -58,9 +59,13 @@ def copy_in(backup: Path, url: URL, expected: Content) -> None:
             options = ["--no-owner", "--no-privileges", f"--file={script}"]
             _run(url, [restoring, *options, str(backup)])
             options = ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"]
-            _run(url, [running, *options, f"--command={dropping}", f"--file={script}", *_to(url)])
+            steps = [f"--command={dropping}", f"--file={script}"]
+            if expected.has_marks:  # the script empties the search path
+                steps += ["--command=RESET search_path", f"--command={MARK}"]
+            _run(url, [running, *options, *steps, *_to(url)])
         with translated(url.render_as_string()), engine.connect() as connection:
-            check_content(Content.of(connection), expected, where=url.render_as_string())
+            found = Content.of(connection)
+        check_content(found, expected.marked(), where=url.render_as_string())
     finally:
         engine.dispose()
 

@@ -24,7 +24,8 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
-from registry.lifecycle import quarantine
+from registry.lifecycle import quarantine, revoke
+from registry.scrubbing import scrub
 from tests.factories.registry import CPU, Workbench, make_workbench
 from tests.fakes.servers import postgresql_programs
 
@@ -81,6 +82,26 @@ def test_what_was_there_is_there_again(url: str, filled: Workbench, tmp_path: Pa
     assert record.content.rows["engines"] == record.content.rows["qualifications"] == 1
     assert state(filled) == before
     migrate.check(url)
+
+
+def unchecked(bench: Workbench) -> bool:
+    with bench.registry.catalogue.read() as view:
+        return view.is_unchecked()
+
+
+def test_a_restored_catalogue_says_so_until_it_was_scrubbed(
+    url: str, filled: Workbench, tmp_path: Path
+) -> None:
+    backup(url, tmp_path / "kept")
+    (engine,) = filled.registry.engines()
+    revoke(filled.registry, engine, "wrong tokens", filled.signers.revoker)
+    assert not unchecked(filled)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert unchecked(filled)
+    assert filled.registry.gate(engine.digest, CPU).rule == "revoked"
+    scrub(filled.registry)
+    assert not unchecked(filled)
+    assert filled.registry.gate(engine.digest, CPU).rule == "revoked"
 
 
 def test_a_restored_catalogue_goes_on(url: str, filled: Workbench, tmp_path: Path) -> None:
@@ -165,6 +186,7 @@ def test_a_backup_of_an_older_revision_is_restored_as_it_is(
     migrate.check(url)
     assert filled.registry.engines() == [engine]
     assert filled.registry.waivers() == []
+    assert unchecked(filled)  # the older one could not say so: the migration does
 
 
 @pytest.mark.usefixtures("programs")
