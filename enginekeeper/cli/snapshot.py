@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def snapshot() -> None:
     """Publish, show and verify the registry's signed snapshot.
 
-    Off unless the trust file says `"snapshot": "required"`; then the gate opens only under a fresh
-    one, which a keeper's key signs (`ek key create keeper`). What runs already is only reported.
+    Off until `ek trust snapshots required`; then the gate opens only under a fresh one, which a
+    keeper's key signs (`ek key create keeper`). What runs already is only reported.
     """
 
 
