@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import tarfile
 from collections.abc import Callable
@@ -35,6 +34,7 @@ from registry.revocations import Revocation, revocation
 from registry.trust import KeyRevocation, Trust
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, START, Workbench, make_workbench, with_registry
+from tests.fakes.bundles import ATTACKS, member, members_of, packed
 
 
 @pytest.fixture
@@ -215,68 +215,6 @@ def test_files_of_one_content_are_carried_once(bench: Workbench, tmp_path: Path)
         assert len(archive.getnames()) == 2
     unpack(path, bench.signers.trust, tmp_path / "out")
     assert faults(tmp_path / "out", bench.signers.trust) == []
-
-
-Members = list[tuple[tarfile.TarInfo, bytes]]
-
-
-def members_of(bundle: Path) -> Members:
-    with tarfile.open(bundle) as archive:
-        found = []
-        for one in archive:
-            handle = archive.extractfile(one)
-            assert handle is not None
-            found.append((one, handle.read()))
-        return found
-
-
-def packed(members: Members, path: Path, form: int = tarfile.GNU_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=form) as archive:
-        for info, data in members:
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> Any:  # noqa: ANN401
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.linkname = len(data), kind, link
-    return info, data
-
-
-def with_size(one: tuple[tarfile.TarInfo, bytes], data: bytes) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(one[0].name)
-    info.size = len(data)
-    return info, data
-
-
-ATTACKS: dict[str, Callable[[Members], Members]] = {
-    "a path that climbs": lambda m: [*m, member("../../etc/cron.d/x", b"x")],
-    "an absolute path": lambda m: [*m, member("/etc/cron.d/x", b"x")],
-    "a climbing path first": lambda m: [member("../x", b"x"), *m],
-    "a symbolic link": lambda m: [m[0], member(m[1][0].name, b"", tarfile.SYMTYPE, "/etc"), *m[1:]],
-    "a link with the right bytes": lambda m: [
-        m[0], member(m[1][0].name, m[1][1], tarfile.SYMTYPE, "/etc/passwd"), *m[2:],
-    ],
-    "a hard link": lambda m: [*m[:-1], member(m[-1][0].name, b"", tarfile.LNKTYPE, "/etc/passwd")],
-    "a device": lambda m: [m[0], member(m[1][0].name, b"", tarfile.CHRTYPE), *m[1:]],
-    "a pipe": lambda m: [m[0], member(m[1][0].name, b"", tarfile.FIFOTYPE), *m[1:]],
-    "a directory": lambda m: [m[0], member("blobs", b"", tarfile.DIRTYPE), *m[1:]],
-    "a sparse file": lambda m: [m[0], member(m[1][0].name, b"", tarfile.GNUTYPE_SPARSE), *m[2:]],
-    "a member twice": lambda m: [*m, m[-1]],
-    "the evidence twice": lambda m: [m[0], *m],
-    "a member more": lambda m: [*m, member("plugin.so", b"x")],
-    "a member less": lambda m: m[:-1],
-    "nothing but evidence": lambda m: m[:1],
-    "no evidence": lambda m: m[1:],
-    "another order": lambda m: [m[0], *reversed(m[1:])],
-    "a blob that is too long": lambda m: [*m[:-1], with_size(m[-1], m[-1][1] + b"x" * 10_000)],
-    "a blob that is too short": lambda m: [*m[:-1], with_size(m[-1], m[-1][1][:-1])],
-    "a swapped blob": lambda m: [*m[:-1], with_size(m[-1], bytes(len(m[-1][1])))],
-    "evidence that is too long": lambda m: [member(EVIDENCE, b" " * (17 << 20)), *m[1:]],
-    "a name that only looks like it": lambda m: [
-        member("./evidence.json", m[0][1]), *m[1:],
-    ],
-}  # fmt: skip
 
 
 def left(directory: Path) -> list[str]:
