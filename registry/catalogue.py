@@ -65,16 +65,19 @@ class Catalogue:
         return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
-    def edit(self, *, actor: str = UNNAMED) -> Iterator[Draft]:
+    def edit(self, *, actor: str = UNNAMED, dry_run: bool = False) -> Iterator[Draft]:
         """Gives a draft of changes; commits them when the block ends, or leaves nothing.
 
-        The audit log names the actor, unless a change names its own.
+        The audit log names the actor, unless a change names its own. A dry run fails where the
+        change would, and leaves nothing either way.
         """
         writer = self._engine.execution_options(**{_WRITES: True})
-        with translated(self.url), Session(writer) as session, session.begin():
+        with translated(self.url), Session(writer) as session, session.begin() as changes:
             draft = Draft(session, actor)
             yield draft
             draft.write_log()
+            if dry_run:
+                changes.rollback()
 
     @contextmanager
     def read(self) -> Iterator[View]:

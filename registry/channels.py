@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from registry.digests import Digest
 from registry.errors import InvalidRecordError, RecordNotFoundError
@@ -96,19 +96,22 @@ def rollback_target(
     return engines[0]
 
 
-def require_next_open(place: Place, choices: Sequence[GateDecision]) -> None:
+def require_next_open(place: Place, decision: GateDecision, behind: Iterable[GateDecision]) -> None:
     """Raises the gate's error if it is closed for the next engine back, and names one further on.
 
-    It is never taken by itself: who skips an engine should know that.
+    It is never taken by itself: who skips an engine should know that. Of those behind it only as
+    many are asked about as it takes to find one.
     """
-    further = next((one for one in choices if one.is_open), None)
+    if decision.is_open:
+        return
+    further = next((one for one in behind if one.is_open), None)
     remedy = f"build one: no engine that {place} had before is let through"
     if further is not None:
         remedy = (
             f"enginekeeper channel rollback {place.channel} --model {place.model} "
             f"--target {place.target} --to {further.engine.short}"
         )
-    choices[0].require_open(remedy=remedy)
+    decision.require_open(remedy=remedy)
 
 
 def way_back(moves: Sequence[ChannelMove | Step]) -> list[Digest]:

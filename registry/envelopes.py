@@ -99,10 +99,10 @@ def require_signers(
             expected=f"not after {trust.clock().isoformat(timespec='seconds')}",
             remedy="set the clocks of this machine and of the signer right, and sign again",
         )
-    doubts = {keyid: trust.doubt(keyid, asked.root, signed_at) for keyid in signers}
     needed = trust.threshold(asked.purpose)
-    if _different(trust, [keyid for keyid, doubt in doubts.items() if doubt is None]) >= needed:
+    if count_signers(signers, trust, asked, signed_at) >= needed:
         return
+    doubts = {keyid: trust.doubt(keyid, asked.root, signed_at) for keyid in signers}
     if _different(trust, signers) < needed:
         raise WithdrawnError(
             "not enough keys signed it",
@@ -112,6 +112,12 @@ def require_signers(
             remedy="let others sign it too; the trust file says how many must",
         )
     raise _withdrawn(asked, {keyid: doubt for keyid, doubt in doubts.items() if doubt})
+
+
+def count_signers(signers: tuple[str, ...], trust: Trust, asked: Asked, signed_at: datetime) -> int:
+    """Returns how many different keys among the signers counted when the statement was signed."""
+    counting = [key for key in signers if trust.doubt(key, asked.root, signed_at) is None]
+    return _different(trust, counting)
 
 
 def read_envelope(data: bytes) -> Envelope:

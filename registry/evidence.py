@@ -5,6 +5,7 @@ Rules:
 - nothing in it is believed but what the signatures in it cover: the names, the key and the
   weights are those that the builder signed, a verdict is what the validator signed;
 - envelopes are kept to the byte, since their digests are what they are known by;
+- whoever takes it in takes all of it or nothing: one statement that does not verify is enough;
 - what a document leaves out cannot be told from it: a verdict that was taken out is not missed.
 """
 
@@ -13,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from registry import layout
-from registry.attestations import verify
 from registry.digests import Digest, canonical_json
 from registry.documents import check_schema, read_object
 from registry.envelopes import signers_of
@@ -24,8 +25,9 @@ from registry.errors import IntegrityError, InvalidRecordError, RegistryError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.publishing import signed_verdict, signed_waiver
+from registry.revocations import verify_revocation
 from registry.summaries import verify_summary
-from registry.trust import Purpose, Trust
+from registry.trust import Trust
 from registry.types import Engine, EngineNames, Verdict
 from registry.verification import verify_engine
 from registry.waivers import verify_ending
@@ -182,19 +184,24 @@ def checks(evidence: Evidence, trust: Trust) -> Iterator[Check]:
     for envelope in evidence.revocations:
         fault = "it was revoked: do not load it"
         try:
-            statement = verify(
-                envelope.encode(), trust, Purpose.REVOCATION,
-                subject=engine.digest, simulated=engine.simulated,
-            )  # fmt: skip
-            fault = f"{fault}: {statement.predicate.get('reason')}"
+            fault = f"{fault}: {verify_revocation(engine, envelope.encode(), trust).reason}"
         except IntegrityError as error:
             fault = f"{fault}, though nobody trusted signed that: {error.what}"
         yield Check("revocation", fault, signers_of(envelope.encode()))
 
 
 def require(evidence: Evidence, trust: Trust) -> Engine:
-    """Returns the engine; raises IntegrityError unless all but its revocations verifies."""
-    for check in checks(replace(evidence, revocations=()), trust):
+    """Returns the engine; raises IntegrityError unless everything in the evidence verifies.
+
+    A revocation that verifies is no fault here, one that does not is: taken in, it would hold the
+    engine for good, and whoever carries the evidence could have put it there.
+    """
+    engine = evidence.engine(trust.clock())
+    signed = [
+        _check("revocation", one, partial(verify_revocation, engine, one.encode(), trust))
+        for one in evidence.revocations
+    ]
+    for check in (*checks(replace(evidence, revocations=()), trust), *signed):
         if check.fault is not None:
             raise IntegrityError(
                 f"the {check.what} does not verify",
@@ -202,7 +209,7 @@ def require(evidence: Evidence, trust: Trust) -> Engine:
                 remedy="do not load it; ask its sender, and look at your trust file: "
                 "enginekeeper key list",
             )  # fmt: skip
-    return evidence.engine(trust.clock())
+    return engine
 
 
 def _judged(engine: Engine, one: Judgement, trust: Trust, now: datetime) -> Iterator[Check]:

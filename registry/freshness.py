@@ -25,6 +25,7 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
+from registry.queries import View
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
 from registry.trust import Trust
 from registry.trust_file import locked
@@ -93,18 +94,19 @@ class Memory:
 
     def _read(self) -> dict[str, Any]:
         try:
-            document = read_object(self.path.read_bytes(), where=str(self.path))
+            data = self.path.read_bytes()
         except FileNotFoundError:
             return {}
-        check_schema(document, _SEEN, where=str(self.path))
-        stores = document.get("stores")
-        if not isinstance(stores, dict) or not all(_is_entry(one) for one in stores.values()):
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        try:
+            return _stores(read_object(data, where=str(self.path)))
+        except InvalidRecordError as error:
             raise InvalidRecordError(
                 "what was seen of the registry cannot be read",
-                where=str(self.path),
+                where=str(self.path), actual=error.what,
                 remedy="restore it; without it this machine can be fed an old snapshot once",
-            )
-        return stores
+            ) from error  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,11 +119,14 @@ class SnapshotReader:
         """Says what the store's snapshot is worth.
 
         None at all, one that is older than what was seen, that nobody trusted signed or that has
-        expired, and a store that does not answer, are faults and are not raised.
+        expired, a store that does not answer, and a memory that cannot be read, are faults and are
+        not raised.
         """
         try:
             snapshot = self.snapshot(store, trust)
-        except (IntegrityError, RecordNotFoundError, StoreUnavailableError) as error:
+        except (
+            IntegrityError, InvalidRecordError, RecordNotFoundError, StoreUnavailableError,
+        ) as error:  # fmt: skip
             return Freshness(None, str(error))
         if snapshot.expires_at <= trust.clock():
             fault = f"snapshot {snapshot.version} expired at {snapshot.expires_at.isoformat()}"
@@ -155,13 +160,16 @@ class SnapshotReader:
         """Signs and writes the next snapshot; the state is asked for again when others were faster.
 
         The next version is above everything that this machine has seen, so that a store that was
-        set back is mended by publishing.
+        set back is mended by publishing. An engine that the last snapshot revokes is revoked in the
+        next, whatever the state says: a catalogue that was set back is not signed.
         """
         for attempt in range(_TRIES):
             current = _current(store)
-            version = 1 + max(self._seen(store), _version(current, trust))
+            last = _believed(current, trust)
+            version = 1 + max(self._seen(store), 0 if last is None else last.version)
+            following = state() if last is None else state().revoking(last.state.revoked_engines)
             issued_at = trust.clock()
-            envelope = sealed(state(), version, issued_at, issued_at + lifetime, *signers)
+            envelope = sealed(following, version, issued_at, issued_at + lifetime, *signers)
             snapshot = read_snapshot(envelope, trust)
             try:
                 store.put_document(
@@ -178,6 +186,16 @@ class SnapshotReader:
     def _seen(self, store: BlobStore) -> int:
         seen = self.memory.seen(store.url)
         return 0 if seen is None else seen[0]
+
+
+def with_swept(found: RegistryState, signed: RegistryState, view: View) -> RegistryState:
+    """Returns a catalogue's state and the signed revocations of engines that have no row now.
+
+    A sweep takes the row of a revoked engine, and its revocation stays in the snapshots: nothing
+    was set back by that, and there is nothing left to open.
+    """
+    lost = signed.revoked_engines - found.revoked_engines
+    return found.revoking(one for one in lost if view.known_engine(one) is None)
 
 
 def differences(signed: RegistryState, found: RegistryState) -> list[dict[str, str]]:
@@ -215,14 +233,22 @@ def _current(store: BlobStore) -> Document | None:
         return None
 
 
-def _version(current: Document | None, trust: Trust) -> int:
-    """Returns the version of what lies there; 0 for what nobody trusted signed."""
+def _believed(current: Document | None, trust: Trust) -> Snapshot | None:
+    """Returns the snapshot that lies there; None for what nobody trusted signed."""
     if current is None:
-        return 0
+        return None
     try:
-        return read_snapshot(current.data, trust).version
+        return read_snapshot(current.data, trust)
     except IntegrityError:
-        return 0
+        return None
+
+
+def _stores(document: Mapping[str, Any]) -> dict[str, Any]:
+    check_schema(document, _SEEN, where="what was seen")
+    stores = document.get("stores")
+    if not isinstance(stores, dict) or not all(_is_entry(one) for one in stores.values()):
+        raise InvalidRecordError("not a version and a digest for each store", actual=stores)
+    return stores
 
 
 def _is_entry(entry: object) -> bool:

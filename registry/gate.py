@@ -7,6 +7,8 @@ The rules, in the order they are tried; the first that applies decides:
 2. `revoked`: somebody who may revoke signed that it must not run any more → closed;
    `revocation-not-attested`: a revocation is recorded whose signature does not count → closed, too
    (integrity); `quarantined`: an operator holds it → closed;
+   `restored-unchecked`: the catalogue was restored from a backup, and the store cannot say whether
+   the engine was revoked since → closed;
 3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
 4. `stale-snapshot`: the trust asks for a fresh signed snapshot of the registry, and there is none;
    `revoked`, too, where that snapshot says so → closed;
@@ -46,8 +48,8 @@ from registry.revocations import verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
 from registry.types import Engine, Result, Verdict, Waiver
-from registry.verification import verify_engine, verify_verdict, waiver_signature
-from registry.waivers import WAIVABLE
+from registry.verification import verify_engine, verify_verdict
+from registry.waivers import WAIVABLE, verify_waiver
 
 
 class GateOutcome(StrEnum):
@@ -97,6 +99,9 @@ class GatePolicy:
     freshness: Freshness | None = None
     """What the registry's snapshot is worth, where one is asked for."""
 
+    unread: str | None = None
+    """Why it is not known what a restored catalogue lacks about the engine, if it is not."""
+
 
 @dataclass(frozen=True)
 class GateDecision:
@@ -111,6 +116,8 @@ class GateDecision:
     evidence: tuple[str, ...] = ()
     waived: tuple[str, ...] = ()
     """The rules that a waiver passed over, each with whose it was, why and until when."""
+    verdict: Digest | None = None
+    """The verdict that decided, if one did."""
 
     @property
     def is_open(self) -> bool:
@@ -128,6 +135,7 @@ class GateDecision:
             "environment": self.environment.as_dict(),
             "evidence": list(self.evidence),
             "waived": list(self.waived),
+            "verdict": None if self.verdict is None else str(self.verdict),
         }
 
     def require_open(self, *, remedy: str | None = None) -> None:
@@ -155,15 +163,16 @@ class _Case:
     policy: GatePolicy
 
     def decide(
-        self, family: GateFamily, rule: str, reason: str, evidence: Sequence[str] = ()
-    ) -> GateDecision:
+        self, family: GateFamily, rule: str, reason: str, evidence: Sequence[str] = (), *,
+        verdict: Digest | None = None,
+    ) -> GateDecision:  # fmt: skip
         outcomes = {
             GateFamily.OK: GateOutcome.OPEN,
             GateFamily.INCONCLUSIVE: GateOutcome.INCONCLUSIVE,
         }
         return GateDecision(
             outcomes.get(family, GateOutcome.CLOSED), rule, reason, family,
-            self.engine.digest, self.environment, tuple(evidence),
+            self.engine.digest, self.environment, tuple(evidence), verdict=verdict,
         )  # fmt: skip
 
 
@@ -193,7 +202,7 @@ def _decisions(
 ) -> Iterator[GateDecision]:
     """Yields what each rule that applies decides, in order; the last one stands for the verdict."""
     stands = partial(_standing, changes=standing)
-    for rule in (_attested, stands, _simulated, _fresh, _compatible):
+    for rule in (_attested, stands, _known, _simulated, _fresh, _compatible):
         if (refused := rule(case)) is not None:
             yield refused
     yield _judged(case, verdicts)
@@ -215,27 +224,24 @@ def _waiver_for(case: _Case, decision: GateDecision) -> Waiver | None:
     """Returns the waiver in force that passes over what a rule decided, or None."""
     if decision.rule not in WAIVABLE:
         return None
-    now, scope = case.policy.trust.clock(), case.policy.driver_scope
-    for waiver in case.policy.waivers:
-        where = waiver.environment
-        fits = where is None or covers(where, case.environment, scope)
-        if decision.rule not in waiver.rules or not fits or waiver.state(now) != "in force":
-            continue
-        if not _vouched_for(case, decision, waiver):
-            continue
-        if waiver_signature(case.engine, waiver, case.policy.trust).fault is None:
-            return waiver
-    return None
+    return next((one for one in case.policy.waivers if _waives(case, decision, one)), None)
 
 
-def _vouched_for(case: _Case, decision: GateDecision, waiver: Waiver) -> bool:
-    """Says whether the snapshot has a waiver, where one is asked for.
-
-    The one for a missing snapshot cannot be in it.
-    """
-    freshness = case.policy.freshness
-    alone = freshness is None or decision.rule == "stale-snapshot"
-    return alone or (freshness is not None and freshness.counts(waiver.digest))
+def _waives(case: _Case, decision: GateDecision, waiver: Waiver) -> bool:
+    """Says whether a waiver that counts passes over what a rule decided here and now."""
+    policy, where = case.policy, waiver.environment
+    here = where is None or covers(where, case.environment, policy.driver_scope)
+    if not here or waiver.state(policy.trust.clock()) != "in force":
+        return False
+    # The waiver for a missing snapshot cannot be in it; every other one must be.
+    vouched = policy.freshness is None or policy.freshness.counts(waiver.digest)
+    if not vouched and decision.rule != "stale-snapshot":
+        return False
+    try:
+        grant = verify_waiver(case.engine, waiver, policy.trust)
+    except IntegrityError:
+        return False
+    return grant.covers(decision.rule, decision.verdict)
 
 
 def _passed_over(decision: GateDecision, waiver: Waiver) -> GateDecision:
@@ -290,6 +296,14 @@ def _standing(case: _Case, changes: Sequence[StandingChange]) -> GateDecision | 
     return case.decide(GateFamily.CLOSED, "revoked", "it was revoked", [str(signed)])
 
 
+def _known(case: _Case) -> GateDecision | None:
+    if case.policy.unread is None:
+        return None
+    reason = "the catalogue was restored, and it cannot be told whether it was revoked since"
+    evidence = case.policy.unread.splitlines()
+    return case.decide(GateFamily.CLOSED, "restored-unchecked", reason, evidence)
+
+
 def _simulated(case: _Case) -> GateDecision | None:
     if case.engine.simulated and not case.policy.simulated_node:
         return case.decide(
@@ -327,16 +341,17 @@ def _by_verdict(case: _Case, verdict: Verdict) -> GateDecision:
         f"judged on {verdict.environment}",
         verdict.summary,
     ]
+    decided = partial(case.decide, evidence=evidence, verdict=verdict.digest)
     try:
         verify_verdict(case.engine, verdict, case.policy.trust)
     except IntegrityError as error:
         reason = "the latest verdict is not what a trusted validator signed"
         evidence += str(error).splitlines()
-        return case.decide(GateFamily.INTEGRITY, "verdict-not-attested", reason, evidence)
+        return decided(GateFamily.INTEGRITY, "verdict-not-attested", reason)
     if verdict.result is Result.FAIL:
         reason = "the latest verdict on it here failed"
-        return case.decide(GateFamily.CLOSED, "verdict-failed", reason, evidence)
+        return decided(GateFamily.CLOSED, "verdict-failed", reason)
     if verdict.result is Result.INCONCLUSIVE:
         reason = "the latest verdict on it here is inconclusive"
-        return case.decide(GateFamily.INCONCLUSIVE, "verdict-inconclusive", reason, evidence)
-    return case.decide(GateFamily.OK, "qualified", "a trusted validator passed it here", evidence)
+        return decided(GateFamily.INCONCLUSIVE, "verdict-inconclusive", reason)
+    return decided(GateFamily.OK, "qualified", "a trusted validator passed it here")

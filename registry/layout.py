@@ -7,11 +7,13 @@
                                                          /attestations/revocation-<envelope>.dsse.json
                                                          /attestations/summary-<envelope>.dsse.json
                                                          /attestations/waiver-<envelope>.dsse.json
+                                                         /attestations/waiver-end-<envelope>.dsse.json
                                                          /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
                                           /attestations/reference-<envelope>.dsse.json
-    blobs/sha256/<first two digits>/<digest>
+    snapshot/current.dsse.json
+    blobs/sha256/<first two digits>/<all 64 digits>
 
 The platform is `cuda-<version>/driver-<version>`, as far as the engine's key has them: an engine
 for a CPU has neither. What stands in angle brackets for a digest is its first twelve digits; the
@@ -56,7 +58,12 @@ def attestation_name(folder: str, purpose: str, envelope: Digest) -> str:
 
 def attestation_prefix(folder: str, purpose: str) -> str:
     """Returns how the names of a purpose's statements about the artifact in a folder begin."""
-    return f"{folder}/attestations/{purpose}-"
+    return f"{attestation_folder(folder)}{purpose}-"
+
+
+def attestation_folder(folder: str) -> str:
+    """Returns where the signed statements about the artifact in a folder lie."""
+    return f"{folder}/attestations/"
 
 
 def verdict_name(folder: str, document: Digest) -> str:

@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "a8d5e0b47c19"
+REVISION = "c6b4f1e83a52"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -442,3 +442,15 @@ class AuditRow(Row):
         DigestText, unique=True, comment="digest of the entry before: the chain has no fork"
     )
     digest: Mapped[UniqueDigest] = mapped_column(comment="ek-audit-v1 of everything else here")
+
+
+class RestorationRow(Row):
+    """Every time the catalogue was put back from a backup, which may lack what was signed since."""
+
+    __tablename__ = "restorations"
+
+    id: Mapped[Id]
+    restored_at: Mapped[Moment]
+    checked_at: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, comment="when what lies signed beside every engine was taken in"
+    )

@@ -31,7 +31,7 @@ from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict, Waiver
 from registry.verification import is_withdrawn, verify_engine, verify_recorded
-from registry.waivers import verify_ending, verify_grant
+from registry.waivers import ending_among, endings_beside, verify_ending, verify_grant
 
 Recorded = TypeVar("Recorded")
 Signed = TypeVar("Signed", Engine, Reference)
@@ -263,11 +263,16 @@ class Publisher:
         )
 
     def waiver(self, engine: Engine, envelope: bytes) -> Waiver:
-        """Publishes a waiver that approvers signed; the same envelope again returns it."""
+        """Publishes a waiver that approvers signed; the same envelope again returns it.
+
+        One that approvers ended before is recorded as ended, whatever became of its row.
+        """
         waiver = signed_waiver(engine, envelope, self.trust, self.clock())
         self._attest(engine.path, Purpose.WAIVER, envelope)
+        ending = ending_among(endings_beside(self.store, engine), waiver, self.trust)
         with self.catalogue.edit(actor=self.actor) as draft:
-            return draft.add_waiver(waiver)
+            recorded = draft.add_waiver(waiver)
+            return recorded if ending is None else draft.end_waiver(waiver.digest, ending)
 
     def waiver_end(self, engine: Engine, waiver: Waiver, envelope: bytes) -> Waiver:
         """Publishes that approvers ended a waiver; an ended one stays as it is."""

@@ -41,6 +41,7 @@ from registry.models import (
     PlacementRow,
     QualificationRow,
     ReferenceRow,
+    RestorationRow,
     StandingRow,
     VerdictRow,
     WaiverRow,
@@ -408,6 +409,11 @@ class View:
         """Returns every engine that was revoked."""
         query = select(EngineRow.digest).join(StandingRow, StandingRow.engine_id == EngineRow.id)
         return set(self._session.scalars(query.where(StandingRow.kind == Standing.REVOKED)))
+
+    def is_unchecked(self) -> bool:
+        """Says whether the catalogue was restored, and may lack what was signed since."""
+        waiting = select(RestorationRow.id).where(RestorationRow.checked_at.is_(None))
+        return self._session.scalar(waiting.limit(1)) is not None
 
     def placements(self, engine: Digest | None = None) -> list[Placement]:
         """Returns where one engine lies, or any, by node and directory."""

@@ -47,6 +47,7 @@ from registry.models import (
     QualificationRow,
     ReferenceRow,
     RepairRow,
+    RestorationRow,
     Row,
     StandingRow,
     VerdictRow,
@@ -318,6 +319,13 @@ class Draft(View):
         said = {"reason": change.reason}
         self.note(_STANDING[change.kind], change.engine, said, actor=change.actor)
         return change
+
+    def end_restorations(self, at: datetime) -> None:
+        """Records that what lies signed beside every engine was taken in; again does nothing."""
+        waiting = update(RestorationRow).where(RestorationRow.checked_at.is_(None))
+        ended = self._session.execute(waiting.values(checked_at=at).returning(RestorationRow.id))
+        for number in ended.scalars():
+            self.note("catalogue check", f"restoration {number}", {})
 
     def add_placement(self, placement: Placement) -> None:
         """Records that an engine lies on a node; the latest one of a directory counts."""

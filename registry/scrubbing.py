@@ -6,7 +6,8 @@ Rules:
   whoever shares it, and so is every verdict document;
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
 - what stays wrong is told with those who need it;
-- a revocation that lies beside an engine and that the catalogue lost is recorded again.
+- what lies signed beside an engine (a revocation, the end of a waiver) and that the catalogue lost
+  is recorded again; a catalogue that was restored is checked by that.
 
 Example:
     report = scrub(registry, copy=StoreCopy(open_store("s3://mirror/engines")))
@@ -22,12 +23,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from registry import layout
+from registry.beside import anything_beside
 from registry.blobs.interface import Progress, blob_name
 from registry.copies import Copy
 from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, RecordNotFoundError
 from registry.manifests import FileEntry, Manifest
-from registry.revocations import revocations_beside
 from registry.service import Registry
 from registry.transfer import put_back
 from registry.types import Engine, VerdictDocument
@@ -115,8 +116,9 @@ def scrub(
     scrubber, recorded = _Scrubber(registry, copy), _recorded(registry)
     report = scrubber.report
     for engine in recorded.engines:  # first, as the rest takes long: who revokes is in a hurry
-        if next(revocations_beside(registry.store, engine), None) is not None:
+        if anything_beside(registry.store, engine):
             report.revocations += registry.take_in_revocations(engine)
+    registry.mark_checked()
     needed: dict[Digest, FileEntry] = {}
     users: defaultdict[Digest, list[str]] = defaultdict(list)
     for artifact in recorded.artifacts:

@@ -24,23 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from registry.attestations import Statement
+from registry.beside import NOTHING_LOST, Lost, find_lost, take_in
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
-from registry.channels import (
-    earlier_engines,
-    moves_at,
-    position_at,
-    require_next_open,
-    rollback_target,
-)
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
-from registry.environments import DriverScope, Environment
-from registry.errors import IntegrityError
+from registry.environments import DriverScope, Environment, judged_there
+from registry.errors import IntegrityError, StoreUnavailableError
 from registry.freshness import Freshness, SnapshotReader
-from registry.gate import Compatibility, GateDecision, GatePolicy, decide
+from registry.gate import Compatibility, GateDecision
+from registry.judge import Judge
 from registry.keys import EngineKey
 from registry.manifests import Manifest
+from registry.moving import Mover
 from registry.names import check_component
 from registry.nearest import Neighbour, nearest
 from registry.publishing import (
@@ -52,7 +48,6 @@ from registry.publishing import (
 from registry.queries import View
 from registry.records import UNNAMED
 from registry.resolution import Resolution, resolve
-from registry.revocations import found_beside, revocations_beside
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
@@ -196,9 +191,16 @@ class Registry:
         is set already changes nothing.
         """
         check_component(channel, where="channel")
+        return self._mover().set(channel, self.engine(engine), environment, actor=actor).position
+
+    def rehearse_channel(
+        self, channel: str, engine: str | Digest, environment: Environment
+    ) -> GateDecision:
+        """Returns what opens the gate to `set_channel`; raises what that would, keeps nothing."""
+        check_component(channel, where="channel")
         found = self.engine(engine)
-        place = Place(channel, found.model_name, found.target)
-        return self._move(place, found.digest, environment, actor=actor, rollback=False)
+        done = self._mover().set(channel, found, environment, actor=self.actor, dry_run=True)
+        return done.decision
 
     def roll_back(
         self,
@@ -213,86 +215,66 @@ class Registry:
         Back to the one before, or to another one of its history. The gate is asked for the
         environment that the channel's latest move was for, unless told otherwise.
         """
-        with self.catalogue.read() as view:
-            moves = moves_at(view, place)
-            engine = rollback_target(view, place, moves, to)
-        where = environment or moves[0].environment
-        self.take_in_revocations(engine)
-        if to is None:
-            require_next_open(place, self.rollback_choices(place, where))
-        return self._move(place, engine.digest, where, actor=actor, rollback=True)
+        return self._mover().roll_back(place, to, environment, actor=actor).position
+
+    def rehearse_rollback(
+        self,
+        place: Place,
+        *,
+        to: str | Digest | None = None,
+        environment: Environment | None = None,
+    ) -> GateDecision:
+        """Returns what opens the gate to `roll_back`; raises what that would, keeps nothing."""
+        mover = self._mover()
+        return mover.roll_back(place, to, environment, actor=self.actor, dry_run=True).decision
 
     def rollback_choices(
         self, place: Place, environment: Environment | None = None
     ) -> list[GateDecision]:
         """Returns what the gate says of every engine a channel can go back to, the next first."""
-        with self.catalogue.read() as view:
-            moves = moves_at(view, place)
-            where = environment or moves[0].environment
-            return [
-                self._decide(view, engine, where, simulated=engine.simulated)
-                for engine in earlier_engines(view, moves)
-            ]
-
-    def _move(
-        self, place: Place, wanted: Digest, environment: Environment, *, actor: str, rollback: bool
-    ) -> ChannelPosition:
-        engine = self.engine(wanted)
-        self.require_stored(engine)
-        self.take_in_revocations(engine)
-        with self.catalogue.edit(actor=actor) as draft:
-            self._decide(draft, engine, environment, simulated=engine.simulated).require_open()
-            before = position_at(draft, place)
-            if before is not None and before.engine == engine.digest:
-                return before
-            move = ChannelMove(
-                channel=place.channel,
-                model_name=place.model,
-                target=place.target,
-                engine=engine.digest,
-                previous=None if before is None else before.engine,
-                environment=environment,
-                actor=actor,
-                moved_at=self.clock(),
-                rollback=rollback,
-            )
-            draft.move_channel(move, simulated=engine.simulated)
-        return ChannelPosition(
-            move.channel, move.model_name, move.target, move.engine, engine.simulated, move.moved_at
-        )
+        return self._mover().choices(place, environment)
 
     def take_in_revocations(self, engine: Engine) -> int:
-        """Records the revocation that lies beside an engine if the catalogue lost it; says so."""
-        taken = 0
+        """Records what lies beside an engine and the catalogue lost; says how many revocations.
+
+        The ends of waivers are taken in, too.
+        """
         with self.catalogue.read() as view:
-            recorded = {one.envelope for one in view.standing(engine.digest)}
-        for envelope in revocations_beside(self.store, engine):
-            change = found_beside(engine, envelope, self.trust, self.clock())
-            if change.envelope in recorded:
-                continue
-            with self.catalogue.edit(actor=change.actor) as draft:
-                held = held_by(draft.standing(engine.digest))
-                if held is None or held.kind is not Standing.REVOKED:
-                    draft.add_standing(change)
-                    taken += 1
-        return taken
+            lost = find_lost(view, self.store, engine, self.trust, self.clock())
+        if not lost:
+            return 0
+        with self.catalogue.edit(actor=self.actor) as draft:
+            return take_in(draft, lost)
+
+    def mark_checked(self) -> None:
+        """Records that what lies beside every engine was taken in since the last restoration."""
+        with self.catalogue.edit(actor=self.actor) as draft:
+            draft.end_restorations(self.clock())
 
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
     ) -> GateDecision:
         """Decides whether an engine may run in an environment; raises nothing for a closed gate."""
+        judge = self._judge()
         with self.catalogue.read() as view:
             found = view.engine(engine)
-            return self._decide(view, found, environment, simulated=simulated_node)
+            return judge.decide(
+                view, found, environment,
+                simulated_node=simulated_node, lost=self._lost(view, found),
+            )  # fmt: skip
 
     def resolve(
         self, channel: str, model: str, environment: Environment, *, simulated_node: bool = False
     ) -> Resolution:
         """Returns the engine that a channel means for a node, and what the gate says of it."""
+        judge = self._judge()
         with self.catalogue.read() as view:
             return resolve(
                 view, channel, model, environment,
-                lambda one: self._decide(view, one, environment, simulated=simulated_node),
+                lambda one: judge.decide(
+                    view, one, environment,
+                    simulated_node=simulated_node, lost=self._lost(view, one),
+                ),
             )  # fmt: skip
 
     def nearest(self, wanted: EngineKey, *, limit: int = 3) -> list[Neighbour]:
@@ -336,6 +318,11 @@ class Registry:
         """Returns every verdict on an engine, newest first."""
         with self.catalogue.read() as view:
             return view.verdicts(view.engine(engine).digest)
+
+    def verdict_there(self, engine: Engine, environment: Environment) -> Verdict | None:
+        """Returns the verdict that decides in an environment; None where there is none."""
+        there = judged_there(self.verdicts(engine.digest), environment, self.driver_scope)
+        return there[0] if there else None
 
     def latest_verdicts(self, engines: Sequence[Engine]) -> dict[Digest, Verdict]:
         """Returns the newest verdict on each engine, wherever; none for one never judged."""
@@ -455,19 +442,20 @@ class Registry:
         """Returns the full address of a path in the store, for a person to look at."""
         return f"{self.store.url}/{path}"
 
-    def _decide(
-        self, view: View, engine: Engine, environment: Environment, *, simulated: bool
-    ) -> GateDecision:
-        freshness = self.freshness()
-        policy = GatePolicy(
-            self.trust if freshness is None else freshness.trusting(self.trust),
-            self.compatibility, self.driver_scope, simulated,
-            tuple(view.waivers(engine.digest)), freshness,
-        )  # fmt: skip
-        return decide(
-            engine, view.verdicts(engine.digest), environment, policy,
-            standing=view.standing(engine.digest),
-        )  # fmt: skip
+    def _lost(self, view: View, engine: Engine) -> Lost:
+        """Returns what a restored catalogue lacks about an engine; nothing for one that was not."""
+        if not view.is_unchecked():
+            return NOTHING_LOST
+        try:
+            return find_lost(view, self.store, engine, self.trust, self.clock())
+        except StoreUnavailableError as error:
+            return Lost(unread=str(error))
+
+    def _judge(self) -> Judge:
+        return Judge(self.trust, self.compatibility, self.driver_scope, self.freshness())
+
+    def _mover(self) -> Mover:
+        return Mover(self.catalogue, self.store, self._judge(), self.clock)
 
     def _publisher(self) -> Publisher:
         return Publisher(self.catalogue, self.store, self.trust, self.clock, self.actor)

@@ -67,10 +67,11 @@ def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -
     path = key_path(directory, purpose, simulated=simulated)
     role = _ROLE_OF[purpose]
     if not path.exists():
+        named = _as_option(role, TrustRoot.of(simulated=simulated))
         raise RecordNotFoundError(
             f"there is no {role}'s key here, and none is made by the way",
             where=str(path),
-            remedy=f"enginekeeper key create {role}, then enginekeeper key trust {role}",
+            remedy=f"enginekeeper key create {named}, then enginekeeper key trust {named}",
         )
     signer = load_signer(path)
     _require_trusted(directory / TRUST_FILE, trusted(signer, purpose, simulated=simulated), role)
@@ -200,7 +201,7 @@ def _fill(directory: Path, *, simulated: bool) -> None:
 
 def _require_trusted(path: Path, key: TrustedKey, role: str) -> None:
     trust = read_trust(path)
-    doubt = trust.doubt(key.keyid, key.root, utc_now())
+    doubt, named = trust.doubt(key.keyid, key.root, utc_now()), _as_option(role, key.root)
     for purpose in key.purposes:
         listed = key.keyid in {one.keyid for one in trust.keys_for(purpose, key.root)}
         if listed and doubt is None:
@@ -212,10 +213,15 @@ def _require_trusted(path: Path, key: TrustedKey, role: str) -> None:
             f"{', '.join(trust.purposes_of([key.keyid])) or 'nothing'}"
             f"{f', {doubt}' if doubt and trust.purposes_of([key.keyid]) else ''}",
             expected=f"{purpose} ({key.root})",
-            remedy=f"enginekeeper key rotate {role}"
+            remedy=f"enginekeeper key rotate {named}"
             if doubt and trust.purposes_of([key.keyid])
-            else f"enginekeeper key trust {role}, unless its entry was taken out on purpose",
+            else f"enginekeeper key trust {named}, unless its entry was taken out on purpose",
         )
+
+
+def _as_option(role: str, root: TrustRoot) -> str:
+    """Returns how a command is told which key of a role is meant."""
+    return f"{role} --simulated" if root is TrustRoot.SIMULATED else role
 
 
 def _write_key(path: Path, signer: CryptoSigner) -> None:

@@ -3,7 +3,7 @@
 Rules:
 
 - a keeper signs version, expiry and state: where channels point, which engines and keys are
-  revoked, which waivers are in force;
+  revoked, which waivers are in force; an engine that one of them revokes, all later ones do;
 - the version only grows; the document moves by compare-and-swap, so that of two who publish at
   once one begins again with what the other wrote;
 - a reader remembers the highest version it has seen of a store, and refuses an older one, another
@@ -14,8 +14,8 @@ What stays open: a reader that has never seen a snapshot believes the first, unt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -52,6 +52,10 @@ class RegistryState:
     key_revocations: tuple[KeyRevocation, ...] = ()
     waivers: frozenset[Digest] = frozenset()
     """In force when it was signed; one that is not here does not count."""
+
+    def revoking(self, engines: Iterable[Digest]) -> RegistryState:
+        """Returns the same state, in which these engines are revoked, too."""
+        return replace(self, revoked_engines=self.revoked_engines.union(engines))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the state as a JSON object."""

@@ -219,6 +219,18 @@ class Trust:
         """Returns how many different keys must have signed for a purpose."""
         return self.thresholds.get(purpose, 1)
 
+    def requiring(self, purpose: Purpose, many: int) -> Trust:
+        """Returns the same trust, in which that many different keys must sign for a purpose."""
+        others = {one: needed for one, needed in self.thresholds.items() if one is not purpose}
+        return replace(self, thresholds=others if many == 1 else {**others, purpose: many})
+
+    def signers_now(self, purpose: Purpose, root: TrustRoot) -> int:
+        """Returns how many different keys can sign for a purpose what counts now."""
+        now = self.clock()
+        able = {key.keyid for key in self.keys_for(purpose, root)}
+        able = {keyid for keyid in able if self.doubt(keyid, root, now) is None}
+        return len({key.public for key in self.keys if key.keyid in able})
+
     def purposes_of(self, keyids: Iterable[str]) -> list[str]:
         """Says for a person what keys are trusted for: `build (production)` and the like."""
         wanted = set(keyids)

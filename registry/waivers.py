@@ -6,17 +6,20 @@ Rules:
   environment, and for nothing else;
 - only rules that say "not proven" or "not known to work" can be waived: no signature that does not
   count, no revocation, no simulated engine on a real node, ever;
+- one that names a verdict waives what that verdict says, and nothing that is said later;
 - it ends at the time that was signed, by this machine's clock, or before that by a statement that
-  an approver signed; a row that says it has ended is believed without one.
+  an approver signed; a row that says it has ended is believed without one. The statement lies
+  beside the engine, too, and ends the waiver again when the catalogue lost that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from registry import layout
 from registry.attestations import (
     PREDICATES,
     Statement,
@@ -25,8 +28,9 @@ from registry.attestations import (
     timestamp,
     verify,
 )
+from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
-from registry.envelopes import Asked, signed_payload
+from registry.envelopes import Asked, count_signers, signed_payload
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.trust import Purpose, Trust, TrustRoot
@@ -41,6 +45,8 @@ WAIVABLE = (
     "verdict-inconclusive",
 )
 """The rules of the gate that a waiver may name."""
+ABOUT_VERDICT = frozenset({"verdict-failed", "verdict-inconclusive"})
+"""Those that say what one verdict says; a waiver of them can be bound to that verdict."""
 ENDING_TYPE = "urn:enginekeeper:waiver-end:v1"
 
 
@@ -55,6 +61,8 @@ class WaiverGrant:
     issued_at: datetime
     expires_at: datetime
     simulated: bool = False
+    verdict: Digest | None = None
+    """The only verdict that is waived, by its envelope; None for whatever is said later, too."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.rules) - set(WAIVABLE)):
@@ -67,6 +75,16 @@ class WaiverGrant:
                 actual=f"rules {list(self.rules)}, reason {self.reason!r}, "
                 f"{self.issued_at.isoformat()} to {self.expires_at.isoformat()}",
             )
+        if self.verdict is not None and not ABOUT_VERDICT.intersection(self.rules):
+            raise InvalidRecordError(
+                "a waiver that names a verdict waives what a verdict says",
+                actual=", ".join(self.rules), expected=f"one of {', '.join(sorted(ABOUT_VERDICT))}",
+            )  # fmt: skip
+
+    def covers(self, rule: str, verdict: Digest | None) -> bool:
+        """Says whether it waives a rule that was decided by a verdict, or by none."""
+        bound = self.verdict is not None and rule in ABOUT_VERDICT
+        return rule in self.rules and not (bound and verdict != self.verdict)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the predicate that is signed."""
@@ -79,12 +97,16 @@ class WaiverGrant:
             "issuedAt": timestamp(self.issued_at),
             "expiresAt": timestamp(self.expires_at),
             "simulated": self.simulated,
+            "verdict": None if self.verdict is None else str(self.verdict),
         }
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> WaiverGrant:
-        """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
-        where = document["environment"]
+        """Reads what `as_dict` wrote; raises InvalidRecordError on anything else.
+
+        Waivers from before they could name a verdict name none.
+        """
+        where, verdict = document["environment"], document.get("verdict")
         return cls(
             rules=tuple(sorted(document["rules"])),
             environment=None if where is None else environment_from_dict(where),
@@ -93,6 +115,7 @@ class WaiverGrant:
             issued_at=datetime.fromisoformat(document["issuedAt"]),
             expires_at=datetime.fromisoformat(document["expiresAt"]),
             simulated=document["simulated"],
+            verdict=None if verdict is None else Digest.parse(verdict),
         )
 
 
@@ -133,6 +156,26 @@ def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
         )
 
 
+def endings_beside(store: BlobStore, engine: Engine) -> tuple[bytes, ...]:
+    """Returns the envelopes of the ends of waivers that lie beside an engine in the store."""
+    names = store.list_documents(layout.attestation_prefix(engine.path, layout.WAIVER_END))
+    return tuple(store.get_document(name) for name in names)
+
+
+def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> str | None:
+    """Returns the statement by which approvers ended a waiver; None where there is none.
+
+    One that does not verify ends nothing: else whoever writes the store could end every waiver.
+    """
+    for envelope in envelopes:
+        try:
+            verify_ending(envelope, waiver, trust)
+        except IntegrityError:
+            continue
+        return envelope.decode()
+    return None
+
+
 def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
     """Returns what was granted; raises IntegrityError unless the row says what was signed."""
     envelope = waiver.envelope.encode()
@@ -147,15 +190,52 @@ def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
     return grant
 
 
-def read_draft(envelope: bytes, trust: Trust) -> tuple[Digest, WaiverGrant]:
-    """Returns engine and grant of a waiver that at least one approver signed.
+@dataclass(frozen=True)
+class WaiverDraft:
+    """A waiver that approvers are still to sign."""
+
+    engine: Digest
+    grant: WaiverGrant
+    signers: tuple[str, ...]
+    """The keys trusted for waivers that signed it, whatever else the envelope names."""
+    missing: int
+    """How many different keys must still sign it; none where it can be recorded."""
+
+    def require_about(self, engine: Engine) -> None:
+        """Raises IntegrityError unless draft and engine are of one world, real or simulated."""
+        if engine.simulated is not self.grant.simulated:
+            raise IntegrityError(
+                "the waiver and the engine do not agree on whether it is simulated",
+                where=f"waiver of engine {engine.digest.short}",
+                actual=self.grant.simulated,
+                expected=engine.simulated,
+                remedy="do not sign it; find out who made it",
+            )
+
+
+def read_draft(envelope: bytes, trust: Trust) -> WaiverDraft:
+    """Returns what a waiver says that at least one approver signed, of the real world or the other.
 
     Not enough of them may have; it is for whoever is asked to sign it too.
     """
-    asked = Asked(Purpose.WAIVER, TrustRoot.PRODUCTION)
-    payload, _ = signed_payload(envelope, trust, asked)
+    faults = []
+    for root in TrustRoot:
+        try:
+            return _draft(envelope, trust, Asked(Purpose.WAIVER, root))
+        except IntegrityError as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def _draft(envelope: bytes, trust: Trust, asked: Asked) -> WaiverDraft:
+    payload, signers = signed_payload(envelope, trust, asked)
     statement = read_statement(payload, Purpose.WAIVER, PREDICATES[Purpose.WAIVER])
-    return statement.subject, _grant(statement)
+    grant = _grant(statement)
+    if TrustRoot.of(simulated=grant.simulated) is not asked.root:
+        raise malformed(Purpose.WAIVER, f"simulated is {grant.simulated}, its signers {asked.root}")
+    counting = count_signers(signers, trust, asked, grant.issued_at)
+    missing = max(0, trust.threshold(Purpose.WAIVER) - counting)
+    return WaiverDraft(statement.subject, grant, signers, missing)
 
 
 def _grant(statement: Statement) -> WaiverGrant:

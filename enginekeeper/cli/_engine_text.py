@@ -12,9 +12,10 @@ from registry.keys import EngineKey
 from registry.service import Registry
 from registry.types import Engine, Verdict, Waiver
 from registry.verification import parameters_of
+from registry.waivers import verify_waiver
 
 _REPAIR = ("field", "before", "after", "reason")
-_WAIVER = ("waiver", "rules", "where", "granted_by", "expires_at", "state", "reason")
+_WAIVER = ("waiver", "rules", "verdict", "where", "granted_by", "expires_at", "state", "reason")
 
 
 def described(registry: Registry, engine: Engine) -> dict[str, Any]:
@@ -101,12 +102,17 @@ def _summaries(
 
 def waiver_row(registry: Registry, engine: Engine, one: Waiver) -> dict[str, Any]:
     """Returns a waiver as a row: what it is, and whether it counts."""
-    fault = registry.waiver_signature(engine, one).fault
+    fault, verdict = None, None
+    try:
+        verdict = verify_waiver(engine, one, registry.trust).verdict
+    except IntegrityError as error:
+        fault = str(error)
     return {
         "waiver": one.digest.short,
         "digest": str(one.digest),
         "engine_id": engine.digest.short,
         "rules": ", ".join(one.rules),
+        "verdict": None if verdict is None else verdict.short,
         "where": "everywhere" if one.environment is None else str(one.environment),
         "environment": None if one.environment is None else one.environment.as_dict(),
         "reason": one.reason,

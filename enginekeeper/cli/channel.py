@@ -37,7 +37,7 @@ def list_command(model: str | None, as_json: bool) -> int:
 @channel.command("set")
 @click.argument("name", metavar="CHANNEL")
 @click.argument("engine_id", metavar="ENGINE")
-@click.option("--dry-run", is_flag=True, help="Only ask the gate.")
+@click.option("--dry-run", is_flag=True, help="Only say whether it would; exits as it would.")
 @json_option
 def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     """Let CHANNEL resolve to ENGINE for its model and target, if it is qualified here."""
@@ -47,9 +47,7 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     bench, output = open_bench(), Output(as_json)
     environment = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
     if dry_run:
-        bench.registry.require_stored(bench.registry.engine(engine_id))
-        decision = bench.registry.gate(engine_id, environment)
-        decision.require_open()
+        decision = bench.registry.rehearse_channel(name, engine_id, environment)
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
     position = bench.registry.set_channel(name, engine_id, environment, actor=bench.registry.actor)
@@ -69,7 +67,7 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     "--here", is_flag=True,
     help="Ask the gate for this node, not for the environment of the channel's latest move.",
 )  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Only say where it would lead, and ask the gate.")
+@click.option("--dry-run", is_flag=True, help="Only say where it would lead, and whether it may.")
 @json_option
 def rollback(
     name: str, model: str | None, target: str | None, engine_id: str | None, here: bool,
@@ -78,19 +76,23 @@ def rollback(
     """Let CHANNEL resolve to the engine before, through the gate; again goes back one more.
 
     An engine that was quarantined, revoked or lost its qualification is refused: name another one
-    with --to. --dry-run lists where it can go, and what the gate says of each.
+    with --to. --dry-run lists where it can go, and what the gate says of each; it exits as the
+    rollback would.
     """
     from enginekeeper.orchestration.bench import open_bench
-    from registry.channels import find_place
+    from enginekeeper.orchestration.nodes import ThisNode
+    from registry.channels import find_place, moves_at, rollback_target
 
     bench, output = open_bench(), Output(as_json)
-    environment = bench.environment if here else None
     with bench.registry.catalogue.read() as view:
         place = find_place(view, name, model=model, target=target)
+        wanted = rollback_target(view, place, moves_at(view, place), engine_id) if here else None
+    environment = None if wanted is None else ThisNode(bench).meets(wanted.key)
     if dry_run:
         rows = [_choice(one) for one in bench.registry.rollback_choices(place, environment)]
         output.table(rows, ("engine", "gate", "rule", "reason"))
         output.note(f"{place}: nothing was changed")
+        bench.registry.rehearse_rollback(place, to=engine_id, environment=environment)
         return ExitCode.OK
     position = bench.registry.roll_back(
         place, actor=bench.registry.actor, to=engine_id, environment=environment
@@ -120,10 +122,13 @@ def resolve(model: str, name: str, environment: Path | None, as_json: bool) -> i
     """
     from enginekeeper.cli.gate import CODES, read_environment
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
 
     bench = open_bench()
-    where = bench.environment if environment is None else read_environment(environment)
-    found = bench.registry.resolve(name, model, where)
+    if environment is None:
+        found = ThisNode(bench).resolve(name, model)
+    else:
+        found = bench.registry.resolve(name, model, read_environment(environment))
     decision = found.decision
     text = (
         f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"

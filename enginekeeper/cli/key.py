@@ -22,6 +22,11 @@ role_argument = click.argument(
     type=click.Choice(("builder", "validator", "recorder", "approver", "keeper", "revoker")),
 )
 
+simulated_option = click.option(
+    "--simulated", is_flag=True,
+    help="The key of ROLE for what doubles made: under a trust root of its own.",
+)  # fmt: skip
+
 
 @click.group()
 def key() -> None:
@@ -69,13 +74,14 @@ def list_command(as_json: bool) -> int:
 
 @key.command()
 @role_argument
+@simulated_option
 @json_option
-def create(role: str, as_json: bool) -> int:
+def create(role: str, simulated: bool, as_json: bool) -> int:
     """Make the private key of ROLE; nobody trusts it yet. Exits 10 if there is one."""
     from enginekeeper.orchestration.bench import open_bench
     from registry.signing import ROLES, create_key
 
-    made = create_key(open_bench().keys, ROLES[role])
+    made = create_key(open_bench().keys, ROLES[role], simulated=simulated)
     _show(made, f"made the {role}'s key {made.keyid[:12]}; it is not trusted yet", as_json)
     return ExitCode.OK
 
@@ -87,14 +93,12 @@ def create(role: str, as_json: bool) -> int:
 )
 @click.option("--not-before", type=Moment(), help="What it signs before that does not count.")
 @click.option("--not-after", type=Moment(), help="What it signs after that does not count.")
+@simulated_option
 @json_option
 def trust(
-    role: str,
-    public: Path | None,
-    not_before: datetime | None,
-    not_after: datetime | None,
-    as_json: bool,
-) -> int:
+    role: str, public: Path | None, not_before: datetime | None, not_after: datetime | None,
+    simulated: bool, as_json: bool,
+) -> int:  # fmt: skip
     """Add the public half of ROLE's own key, or another one, to this home's trust file."""
     from enginekeeper.orchestration.bench import open_bench
     from registry.signers import public_key_in
@@ -103,12 +107,14 @@ def trust(
 
     keys, purpose = open_bench().keys, ROLES[role]
     if public is None:
-        entry = trusted(load_signer(key_path(keys, purpose)), purpose)
+        own = load_signer(key_path(keys, purpose, simulated=simulated))
+        entry = trusted(own, purpose, simulated=simulated)
     else:
-        entry = public_key_in(public, purpose)
+        entry = public_key_in(public, purpose, simulated=simulated)
     entry = replace(entry, not_before=not_before, not_after=not_after)
     add_trusted_key(keys / TRUST_FILE, entry)
-    _show(entry, f"the {role}'s key {entry.keyid[:12]} is trusted for {purpose}", as_json)
+    said = f"the {role}'s key {entry.keyid[:12]} is trusted for {purpose} ({entry.root})"
+    _show(entry, said, as_json)
     return ExitCode.OK
 
 
@@ -117,8 +123,9 @@ def trust(
 @click.option(
     "--until", type=Moment(), help="What the old key signs until then still counts; default: now."
 )
+@simulated_option
 @json_option
-def rotate(role: str, until: datetime | None, as_json: bool) -> int:
+def rotate(role: str, until: datetime | None, simulated: bool, as_json: bool) -> int:
     """Give ROLE a new key, trusted here at once; the old one keeps what it signed.
 
     Other machines need the new public key in their trust files. Run again after an interruption,
@@ -128,7 +135,8 @@ def rotate(role: str, until: datetime | None, as_json: bool) -> int:
     from registry.signing import ROLES, rotate_key
     from registry.trust import utc_now
 
-    old, new = rotate_key(open_bench().keys, ROLES[role], until or utc_now())
+    keys, ends = open_bench().keys, until or utc_now()
+    old, new = rotate_key(keys, ROLES[role], ends, simulated=simulated)
     said = f"the {role} signs with {new.keyid[:12]} from now on; key {old.keyid[:12]} has ended"
     _show(new, said, as_json)
     return ExitCode.OK

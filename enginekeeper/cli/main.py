@@ -43,6 +43,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),
     "key": ("key", "key", "List, make, trust, revoke signing keys; explain keys of engines."),
+    "trust": ("trust", "trust", "Show and change how many must sign, and the snapshot policy."),
     "db": ("db", "db", "Migrate, check, back up and restore the catalogue."),
 }
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def snapshot() -> None:
     """Publish, show and verify the registry's signed snapshot.
 
-    Off unless the trust file says `"snapshot": "required"`; then the gate opens only under a fresh
-    one, which a keeper's key signs (`ek key create keeper`). What runs already is only reported.
+    Off until `ek trust snapshots required`; then the gate opens only under a fresh one, which a
+    keeper's key signs (`ek key create keeper`). What runs already is only reported.
     """
 
 
@@ -68,13 +68,16 @@ def verify(as_json: bool) -> int:
     7 when they merely differ: publish again, if the catalogue is right.
     """
     from enginekeeper.orchestration.bench import open_bench
-    from registry.freshness import differences, is_set_back
+    from registry.freshness import differences, is_set_back, with_swept
 
     bench = open_bench()
     registry = bench.registry
     fresh = bench.snapshots.freshness(registry.store, bench.trust)
     signed = None if fresh.snapshot is None else fresh.snapshot.state
     found = registry.state_under(fresh.trusting(bench.trust))
+    if signed is not None:
+        with registry.catalogue.read() as view:
+            found = with_swept(found, signed, view)
     rows = [] if signed is None else differences(signed, found)
     set_back = signed is not None and is_set_back(signed, found)
     document: dict[str, Any] = {

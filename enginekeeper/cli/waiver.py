@@ -15,8 +15,9 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
+    from registry.digests import Digest
+    from registry.environments import Environment
     from registry.types import Engine, Waiver
-    from registry.waivers import WaiverGrant
 
 
 @click.group()
@@ -38,36 +39,47 @@ def waiver() -> None:
 )  # fmt: skip
 @click.option("--everywhere", is_flag=True, help="It counts in every environment.")
 @click.option(
+    "--verdict", "verdict_id", metavar="VERDICT",
+    help="Of verdict-failed and -inconclusive: this one; left out, the one that decides there now.",
+)  # fmt: skip
+@click.option("--any-verdict", is_flag=True, help="Of these two: later verdicts as well.")
+@click.option(
     "--to", "draft", type=click.Path(path_type=Path),
     help="Write the signed waiver to a file and record nothing: others are to sign it, too.",
 )  # fmt: skip
 @json_option
 def grant(
     engine_id: str, rules: tuple[str, ...], reason: str, until: datetime, environment: Path | None,
-    everywhere: bool, draft: Path | None, as_json: bool,
+    everywhere: bool, verdict_id: str | None, any_verdict: bool, draft: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Let ENGINE run in spite of RULE until a time.
+
+    A waiver of what a verdict says is for that verdict alone: one that comes later closes the gate.
 
     Rules that can be waived: stale-snapshot, incompatible, never-judged, not-qualified-here,
     verdict-failed, verdict-inconclusive. What is not signed, revoked or simulated never runs.
     """
-    from enginekeeper.cli.gate import read_environment
     from enginekeeper.orchestration.bench import open_bench
     from registry.attestations import sign
     from registry.trust import Purpose, utc_now
-    from registry.waivers import WaiverGrant, waiver_statement
+    from registry.waivers import ABOUT_VERDICT, WaiverGrant, waiver_statement
 
+    if verdict_id is not None and any_verdict:
+        raise click.UsageError("--verdict names one, --any-verdict none: give one of them")
     bench = open_bench()
     engine = bench.registry.engine(engine_id)
-    where = bench.environment if environment is None else read_environment(environment)
+    where = None if everywhere else _where(bench, engine, environment)
+    verdict = None
+    if verdict_id is not None or (ABOUT_VERDICT.intersection(rules) and not any_verdict):
+        verdict = _verdict(bench, engine, where, verdict_id)
     granted = WaiverGrant(
-        tuple(sorted(set(rules))), None if everywhere else where, reason, getpass.getuser(),
-        utc_now(), until, engine.simulated,
+        tuple(sorted(set(rules))), where, reason, getpass.getuser(), utc_now(), until,
+        engine.simulated, verdict,
     )  # fmt: skip
-    signers = bench.signers(Purpose.WAIVER)
+    signers = bench.signers(Purpose.WAIVER, simulated=engine.simulated)
     envelope = sign(waiver_statement(engine.digest, granted), *signers)
     if draft is not None:
-        return _handed_on(draft, envelope, engine, granted, as_json)
+        return _handed_on(bench, draft, envelope, as_json)
     return _told(bench, bench.registry.grant_waiver(engine.digest, envelope), as_json)
 
 
@@ -80,19 +92,19 @@ def add(draft: Path, as_json: bool) -> int:
     Shows what it says first; how many must sign is in the trust file (`thresholds`).
     """
     from enginekeeper.orchestration.bench import open_bench
-    from registry.envelopes import countersign, signers_of
+    from registry.envelopes import countersign
     from registry.trust import Purpose
     from registry.waivers import read_draft
 
     bench, envelope = open_bench(), _read(draft)
-    digest, granted = read_draft(envelope, bench.trust)
-    engine = bench.registry.engine(digest)
-    for signer in bench.signers(Purpose.WAIVER):
-        if signer.public_key.keyid not in signers_of(envelope):
+    found = read_draft(envelope, bench.trust)
+    engine = bench.registry.engine(found.engine)
+    found.require_about(engine)
+    for signer in bench.signers(Purpose.WAIVER, simulated=engine.simulated):
+        if signer.public_key.keyid not in found.signers:
             envelope = countersign(envelope, signer)
-    missing = bench.trust.threshold(Purpose.WAIVER) - len(signers_of(envelope))
-    if missing > 0:
-        return _handed_on(draft, envelope, engine, granted, as_json)
+    if read_draft(envelope, bench.trust).missing:
+        return _handed_on(bench, draft, envelope, as_json)
     return _told(bench, bench.registry.grant_waiver(engine.digest, envelope), as_json)
 
 
@@ -105,8 +117,10 @@ def list_command(engine_id: str | None, as_json: bool) -> int:
 
     bench = open_bench()
     rows = [_row(bench, one) for one in bench.registry.waivers(engine_id)]
-    columns = ("waiver", "engine_id", "rules", "where", "granted_by", "expires_at", "state",
-               "reason")  # fmt: skip
+    columns = (
+        "waiver", "engine_id", "rules", "verdict", "where", "granted_by", "expires_at", "state",
+        "reason",
+    )  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
 
@@ -127,9 +141,37 @@ def revoke(waiver_id: str, reason: str, dry_run: bool, as_json: bool) -> int:
     found = bench.registry.waiver(waiver_id)
     if not dry_run:
         statement = ending_statement(found, reason=reason, ended_by=getpass.getuser(), at=utc_now())
-        envelope = sign(statement, *bench.signers(Purpose.WAIVER))
+        signers = bench.signers(Purpose.WAIVER, simulated=found.simulated)
+        envelope = sign(statement, *signers)
         found = bench.registry.end_waiver(found.digest, envelope)
     return _told(bench, found, as_json)
+
+
+def _where(bench: Bench, engine: Engine, path: Path | None) -> Environment:
+    from enginekeeper.cli.gate import read_environment
+    from enginekeeper.orchestration.nodes import ThisNode
+
+    return ThisNode(bench).meets(engine.key) if path is None else read_environment(path)
+
+
+def _verdict(bench: Bench, engine: Engine, where: Environment | None, named: str | None) -> Digest:
+    """Returns the verdict that a waiver is for; raises MissingError where that is not told."""
+    from enginekeeper.errors import MissingError
+
+    found = None if where is None else bench.registry.verdict_there(engine, where)
+    if named is not None:
+        with bench.registry.catalogue.read() as view:
+            found = view.verdict(named)
+    if found is None or found.engine != engine.digest:
+        there = "everywhere" if where is None else f"on {where}"
+        raise MissingError(
+            "there is no such verdict to waive",
+            where=f"engine {engine.digest.short} {there}",
+            actual=None if found is None else f"verdict {found.digest.short} is on another engine",
+            remedy=f"name one with --verdict (enginekeeper engine show {engine.digest.short}), "
+            "or waive whatever is said, with --any-verdict",
+        )
+    return found.digest
 
 
 def _row(bench: Bench, one: Waiver) -> dict[str, Any]:
@@ -140,7 +182,9 @@ def _row(bench: Bench, one: Waiver) -> dict[str, Any]:
 
 def _told(bench: Bench, one: Waiver, as_json: bool) -> int:
     row = _row(bench, one)
-    text = f"waiver {row['waiver']} of engine {row['engine_id']}: {row['rules']}, {row['where']}, "
+    of = "" if row["verdict"] is None else f" (verdict {row['verdict']})"
+    text = f"waiver {row['waiver']} of engine {row['engine_id']}: {row['rules']}{of}, "
+    text += f"{row['where']}, "
     text += f"by {one.granted_by} until {one.expires_at.isoformat()}: {one.reason}"
     output = Output(as_json)
     output.document(row, text)
@@ -150,18 +194,20 @@ def _told(bench: Bench, one: Waiver, as_json: bool) -> int:
     return ExitCode.OK
 
 
-def _handed_on(
-    draft: Path, envelope: bytes, engine: Engine, granted: WaiverGrant, as_json: bool
-) -> int:
-    from registry.envelopes import signers_of
+def _handed_on(bench: Bench, draft: Path, envelope: bytes, as_json: bool) -> int:
+    from registry.waivers import read_draft
 
+    found = read_draft(envelope, bench.trust)
     draft.write_bytes(envelope)
     output = Output(as_json)
-    document = {**granted.as_dict(), "engine": str(engine.digest), "path": str(draft),
-                "signers": list(signers_of(envelope))}  # fmt: skip
+    document = {**found.grant.as_dict(), "engine": str(found.engine), "path": str(draft),
+                "signers": list(found.signers), "missing": found.missing}  # fmt: skip
     lines = [f"{name:<12}{value}" for name, value in document.items()]
     output.document(document, "\n".join(lines))
-    output.note(f"not recorded; others sign it with: enginekeeper waiver add {draft}")
+    output.note(
+        f"not recorded, {found.missing} signatures are missing; others sign it, and record it, "
+        f"with: enginekeeper waiver add {draft}"
+    )
     return ExitCode.OK
 
 

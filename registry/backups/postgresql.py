@@ -1,7 +1,9 @@
-"""Backups of a PostgreSQL catalogue, by its own `pg_dump` and `pg_restore`.
+"""Backups of a PostgreSQL catalogue, by its own `pg_dump`, `pg_restore` and `psql`.
 
-The dump and the count of rows beside it are of one snapshot. It is put back in one transaction:
-whole, or not at all.
+The dump and the count of rows beside it are of one snapshot. It is put back in one transaction,
+which first drops the catalogue's tables and in the end notes that it was: whole, or not at all.
+`pg_restore --clean` would drop only what the dump has, and fail where a later revision's tables
+refer to it.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import inspect, text
 from sqlalchemy.engine import URL, Connection
 
-from registry.backups.record import Content, check_content
+from registry.backups.record import MARK, VERSIONS, Content, check_content
 from registry.catalogue import connect, translated
-from registry.errors import StoreUnavailableError
+from registry.errors import ConflictError, StoreUnavailableError
+from registry.models import Row
 
 _HOURS = 4 * 3600.0  # seconds; a tool that takes longer waits for something that does not come
 
@@ -32,21 +37,35 @@ def copy_out(url: URL, target: Path) -> Content:
         ):
             snapshot = connection.scalar(text("SELECT pg_export_snapshot()"))
             content = Content.of(connection)
-            _run(url, [tool, "--format=custom", f"--snapshot={snapshot}", f"--file={target}"])
+            options = ["--format=custom", f"--snapshot={snapshot}", f"--file={target}"]
+            _run(url, [tool, *options, *_to(url)])
             return content
     finally:
         engine.dispose()
 
 
 def copy_in(backup: Path, url: URL, expected: Content) -> None:
-    """Puts a dump back whole, in one transaction; then counts what is there."""
-    tool = _tool("pg_restore")
-    options = ["--single-transaction", "--exit-on-error", "--clean", "--if-exists", "--no-owner"]
-    _run(url, [tool, *options, "--no-privileges", str(backup)])
+    """Puts a dump back whole, in one transaction; then counts what is there.
+
+    Raises ConflictError, and changes nothing, where there are tables that are not a catalogue's.
+    """
+    restoring, running = _tool("pg_restore"), _tool("psql")
     engine = connect(url)
     try:
         with translated(url.render_as_string()), engine.connect() as connection:
-            check_content(Content.of(connection), expected, where=url.render_as_string())
+            dropping = _dropping(connection, {*expected.rows, VERSIONS})
+        with TemporaryDirectory(prefix="enginekeeper-restore-") as scratch:
+            script = Path(scratch, "catalogue.sql")
+            options = ["--no-owner", "--no-privileges", f"--file={script}"]
+            _run(url, [restoring, *options, str(backup)])
+            options = ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"]
+            steps = [f"--command={dropping}", f"--file={script}"]
+            if expected.has_marks:  # the script empties the search path
+                steps += ["--command=RESET search_path", f"--command={MARK}"]
+            _run(url, [running, *options, *steps, *_to(url)])
+        with translated(url.render_as_string()), engine.connect() as connection:
+            found = Content.of(connection)
+        check_content(found, expected.marked(), where=url.render_as_string())
     finally:
         engine.dispose()
 
@@ -65,6 +84,25 @@ def _tables(connection: Connection) -> list[str]:
     return inspect(connection).get_table_names()
 
 
+def _dropping(connection: Connection, restored: Iterable[str]) -> str:
+    """Returns the statement that drops the catalogue that is there, of whatever revision.
+
+    All tables at once, so that none holds another; what somebody hung on them stops it.
+    """
+    found = set(_tables(connection))
+    if strange := found - {*restored, *Row.metadata.tables}:
+        raise ConflictError(
+            "the database holds tables that are not those of a catalogue this version knows",
+            where=connection.engine.url.render_as_string(),
+            actual=", ".join(sorted(strange)),
+            remedy="restore into an empty database; nothing was changed here",
+        )
+    inspector, quoted = inspect(connection), connection.dialect.identifier_preparer.quote_identifier
+    schema = quoted(str(inspector.default_schema_name))
+    names = ", ".join(f"{schema}.{quoted(name)}" for name in sorted(found))
+    return f"DROP TABLE {names}" if names else "SELECT 1"
+
+
 def _tool(name: str) -> str:
     found = shutil.which(name)
     if found is None:
@@ -77,17 +115,25 @@ def _tool(name: str) -> str:
     return found
 
 
+def _bare(url: URL) -> str:
+    return url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+
+
+def _to(url: URL) -> list[str]:
+    """Returns the options that name a database."""
+    return [f"--dbname={_bare(url)}", "--no-password"]
+
+
 def _run(url: URL, command: list[str]) -> None:
-    """Runs a tool on a database; the password goes by the environment, not the command line."""
-    bare = url.set(drivername="postgresql", password=None).render_as_string(hide_password=False)
+    """Runs a tool for a database; the password goes by the environment, not the command line."""
+    bare = _bare(url)
     environment = {**os.environ, "LC_ALL": "C"}
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     try:
         done = subprocess.run(
-            [*command, f"--dbname={bare}", "--no-password"],
-            env=environment, capture_output=True, text=True, check=False, timeout=_HOURS,
-        )  # fmt: skip
+            command, env=environment, capture_output=True, text=True, check=False, timeout=_HOURS
+        )
     except subprocess.TimeoutExpired as error:
         raise StoreUnavailableError(
             f"{Path(command[0]).name} did not end within four hours", where=bare

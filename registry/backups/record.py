@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from registry.errors import IntegrityError, InvalidRecordError, RecordNotFoundEr
 
 SCHEMA = 1
 VERSIONS = "alembic_version"
+RESTORATIONS = "restorations"
+MARK = f"INSERT INTO {RESTORATIONS} DEFAULT VALUES"
+"""Notes in a restored catalogue that it was, where its revision has a place for that."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,17 @@ class Content:
             for name in names
         }
         return cls(revision, counts)
+
+    @property
+    def has_marks(self) -> bool:
+        """Says whether a catalogue of this revision can say that it was restored."""
+        return RESTORATIONS in self.rows
+
+    def marked(self) -> Content:
+        """Returns what is there after that was noted."""
+        if not self.has_marks:
+            return self
+        return replace(self, rows={**self.rows, RESTORATIONS: self.rows[RESTORATIONS] + 1})
 
 
 @dataclass(frozen=True)

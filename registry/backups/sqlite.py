@@ -7,15 +7,17 @@ one, and who has it open would go on in the old one.
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import URL
 
-from registry.backups.record import Content, check_content
+from registry.backups.record import MARK, Content, check_content
 from registry.catalogue import translated
 from registry.errors import DiskFullError, IntegrityError, StoreUnavailableError
 
@@ -40,14 +42,26 @@ def copy_in(backup: Path, url: URL, expected: Content) -> None:
     check_content(verify(backup), expected, where=str(backup))
     target = Path(str(url.database))
     target.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        _translated(target),
-        closing(_open(backup)) as reader,
-        closing(sqlite3.connect(target, timeout=_WAIT)) as writer,
-    ):
-        reader.backup(writer)
-        writer.execute("PRAGMA journal_mode = WAL")
-    check_content(verify(target), expected, where=str(target))
+    with TemporaryDirectory(prefix=f".{target.name}.restoring-", dir=target.parent) as scratch:
+        marked = Path(scratch, "catalogue.sqlite")
+        shutil.copyfile(backup, marked)
+        with _translated(target):
+            _mark(marked, expected)
+            with (
+                closing(_open(marked)) as reader,
+                closing(sqlite3.connect(target, timeout=_WAIT)) as writer,
+            ):
+                reader.backup(writer)
+                writer.execute("PRAGMA journal_mode = WAL")
+    check_content(verify(target), expected.marked(), where=str(target))
+
+
+def _mark(draft: Path, content: Content) -> None:
+    """Notes in a copy that it is a restored one, before it is the catalogue: both in one step."""
+    if not content.has_marks:
+        return
+    with closing(sqlite3.connect(draft)) as writer, writer:
+        writer.execute(MARK)
 
 
 def is_empty(url: URL) -> bool:

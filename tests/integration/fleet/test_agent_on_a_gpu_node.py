@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,41 @@ def test_a_channel_takes_an_engine_by_the_gpu_of_the_node(
     nvml.set(SimulatedGpu())
     code, position, _ = ek(environment, "channel", "set", "prod", engine.digest.short)
     assert (code, position["engine"]) == (0, str(engine.digest))
+
+
+def test_a_channel_resolves_and_rolls_back_by_the_gpu_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, engine: Engine, site: Site, tmp_path: Path
+) -> None:
+    later = publish_for_gpu(site, variants_of(tmp_path)[0], H100, content=b"later")
+    nvml.set(SimulatedGpu())
+    for one in (engine, later):
+        assert ek(environment, "channel", "set", "prod", one.digest.short)[0] == 0
+    code, resolved, _ = ek(environment, "channel", "resolve", "tiny", "prod")
+    assert (code, resolved["engine"]) == (0, str(later.digest))
+
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    code, resolved, _ = ek(environment, "channel", "resolve", "tiny", "prod")
+    assert (code, resolved["decision"]["rule"]) == (5, "not-qualified-here")
+    back = ("channel", "rollback", "prod", "--here")
+    _, (choice,), _ = ek(environment, *back, "--dry-run")
+    assert choice["environment"]["driver"] == "595.71.05"
+    code, _, said = ek(environment, *back)
+    assert (code, "595.71.05" in said) == (5, True)
+
+    nvml.set(SimulatedGpu(name="NVIDIA L4", capability="8 9"))
+    assert ek(environment, "channel", "resolve", "tiny", "prod")[0] == 4
+
+
+def test_a_waiver_counts_on_the_gpu_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, engine: Engine
+) -> None:
+    assert ek(environment, "key", "create", "approver")[0] == 0
+    assert ek(environment, "key", "trust", "approver")[0] == 0
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    code, said, _ = ek(
+        environment, "waiver", "grant", engine.digest.short, "--rule", "not-qualified-here",
+        "--reason", "demo", "--until", (datetime.now(UTC) + timedelta(days=2)).isoformat(),
+    )  # fmt: skip
+    assert (code, "595.71.05" in said["where"]) == (0, True)
+    code, decision, _ = ek(environment, "gate", engine.digest.short)
+    assert (code, decision["rule"]) == (0, "waived")

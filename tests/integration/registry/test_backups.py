@@ -24,8 +24,13 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
+from registry.lifecycle import quarantine, revoke
+from registry.scrubbing import scrub
 from tests.factories.registry import CPU, Workbench, make_workbench
 from tests.fakes.servers import postgresql_programs
+
+OLDER = "e0a95c3f7d14"
+"""A revision from before waivers, standings and the audit log."""
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -77,6 +82,26 @@ def test_what_was_there_is_there_again(url: str, filled: Workbench, tmp_path: Pa
     assert record.content.rows["engines"] == record.content.rows["qualifications"] == 1
     assert state(filled) == before
     migrate.check(url)
+
+
+def unchecked(bench: Workbench) -> bool:
+    with bench.registry.catalogue.read() as view:
+        return view.is_unchecked()
+
+
+def test_a_restored_catalogue_says_so_until_it_was_scrubbed(
+    url: str, filled: Workbench, tmp_path: Path
+) -> None:
+    backup(url, tmp_path / "kept")
+    (engine,) = filled.registry.engines()
+    revoke(filled.registry, engine, "wrong tokens", filled.signers.revoker)
+    assert not unchecked(filled)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert unchecked(filled)
+    assert filled.registry.gate(engine.digest, CPU).rule == "revoked"
+    scrub(filled.registry)
+    assert not unchecked(filled)
+    assert filled.registry.gate(engine.digest, CPU).rule == "revoked"
 
 
 def test_a_restored_catalogue_goes_on(url: str, filled: Workbench, tmp_path: Path) -> None:
@@ -142,6 +167,51 @@ def test_a_backup_is_refused_that_a_newer_version_made(url: str, tmp_path: Path)
     backup(url, tmp_path / "kept")
     with pytest.raises(CatalogueOutdatedError, match="newer version"):
         restore(tmp_path / "kept", url, overwrite=True)
+
+
+def test_a_backup_of_an_older_revision_is_restored_as_it_is(
+    url: str, filled: Workbench, tmp_path: Path
+) -> None:
+    migrate.downgrade(url, OLDER)
+    backup(url, tmp_path / "kept")
+    migrate.upgrade(url)
+    (engine,) = filled.registry.engines()
+    filled.waive(engine, "verdict-failed")  # its table, and others, point to what is restored
+    quarantine(filled.registry, engine, "odd")
+
+    record = restore(tmp_path / "kept", url, overwrite=True)
+
+    assert (migrate.current(url), record.content.revision) == (OLDER, OLDER)
+    migrate.upgrade(url)
+    migrate.check(url)
+    assert filled.registry.engines() == [engine]
+    assert filled.registry.waivers() == []
+    assert unchecked(filled)  # the older one could not say so: the migration does
+
+
+@pytest.mark.usefixtures("programs")
+def test_tables_of_somebody_else_are_not_dropped(postgresql_url: str, tmp_path: Path) -> None:
+    make_workbench(tmp_path / "other", url=postgresql_url).registry.catalogue.close()
+    backup(postgresql_url, tmp_path / "kept")
+    execute(postgresql_url, "CREATE TABLE dear (id INTEGER)")
+    with pytest.raises(ConflictError, match="not those of a catalogue"):
+        restore(tmp_path / "kept", postgresql_url, overwrite=True)
+    execute(postgresql_url, "INSERT INTO dear VALUES (1)")
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_restore_that_fails_halfway_leaves_what_was_there(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    bench = make_workbench(tmp_path / "other", url=postgresql_url)
+    engine = bench.publish()
+    backup(postgresql_url, tmp_path / "kept")
+    execute(postgresql_url, "DROP TABLE waivers")
+    execute(postgresql_url, "CREATE VIEW waivers AS SELECT 1 AS one")
+    with pytest.raises(StoreUnavailableError, match="waivers"):
+        restore(tmp_path / "kept", postgresql_url, overwrite=True)
+    assert bench.registry.engines() == [engine]
+    bench.registry.catalogue.close()
 
 
 @pytest.mark.usefixtures("filled")

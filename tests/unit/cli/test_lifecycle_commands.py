@@ -114,8 +114,9 @@ def test_a_rollback_leads_to_another_engine_of_the_history_by_name(
     site.judge(third, variant)
     assert ek("channel", "set", "prod", third.digest.short).code == ExitCode.OK
     site.judge(engines[1], variant, Result.FAIL)
-    refused = ek("channel", "rollback", "prod")
-    assert refused.code == ExitCode.FAIL
+    rehearsed, refused = (ek("channel", "rollback", "prod", *dry) for dry in (["--dry-run"], []))
+    assert (rehearsed.code, refused.code) == (ExitCode.FAIL, ExitCode.FAIL)
+    assert refused.err in rehearsed.err
     further = f"--to {engines[0].digest.short}"
     assert further in refused.err
     said = ek("channel", "rollback", "prod", *further.split(), "--here", "--json")

@@ -72,6 +72,28 @@ def test_what_changed_since_is_told(ek: Ek, engine: Engine) -> None:
     assert engine.digest.short in ek("snapshot", "show").out
 
 
+def test_a_revoked_engine_that_was_swept_is_no_alarm(ek: Ek, site: Site, engine: Engine) -> None:
+    ek("engine", "revoke", engine.digest.short, "--reason", "wrong tokens", "--yes")
+    ek("snapshot", "publish")
+    assert ek("snapshot", "verify").code == ExitCode.OK
+    with site.bench.registry.catalogue.edit() as draft:
+        draft.remove_engine(engine.digest)
+    said = ek("snapshot", "verify", "--json")
+    assert (said.code, said.json["set_back"]) == (ExitCode.OK, False)
+
+
+def test_a_catalogue_without_a_signed_revocation_stays_an_alarm(
+    ek: Ek, site: Site, engine: Engine
+) -> None:
+    ek("engine", "revoke", engine.digest.short, "--reason", "wrong tokens", "--yes")
+    ek("snapshot", "publish")
+    site.tamper("delete from standings")
+    assert ek("snapshot", "verify").code == ExitCode.INTEGRITY
+    assert ek("snapshot", "publish").code == ExitCode.OK
+    assert ek("snapshot", "verify").code == ExitCode.INTEGRITY
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+
+
 @pytest.mark.usefixtures("site")
 def test_a_home_without_a_snapshot_says_so(ek: Ek) -> None:
     assert ek("snapshot", "show").code == ExitCode.NOT_FOUND

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from enginekeeper.cli._errors import ExitCode
+from registry.attestations import BuildRecord, provenance, sign
+from registry.envelopes import countersign
 from registry.environments import CpuEnvironment
-from registry.signing import TRUST_FILE, create_key
+from registry.manifests import Manifest
+from registry.publishing import EnginePublication
+from registry.signing import TRUST_FILE, create_key, open_signer
 from registry.trust import Purpose
-from registry.types import Engine
-from tests.factories.benches import Site, variants_of
+from registry.trust_file import change_trust
+from registry.types import Engine, EngineNames, Result
+from registry.verification import build_parameters
+from tests.factories.benches import RUN, Site, variants_of
+from tests.factories.registry import WEIGHTS, cpu_key
 
 Ek = Callable[..., Any]
 UNTIL = (datetime.now(UTC) + timedelta(days=2)).isoformat()
@@ -77,6 +86,32 @@ def test_a_waiver_counts_here_unless_it_says_elsewhere(
 
 
 @pytest.mark.usefixtures("approver")
+def test_a_failure_that_comes_after_the_waived_one_closes_the_gate(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+
+    def waived(*more: object) -> Any:  # noqa: ANN401 - what was said
+        return ek("waiver", "grant", engine.digest.short, "--rule", "verdict-failed", "--reason",
+                  "demo today", "--until", UNTIL, "--json", *more)  # fmt: skip
+
+    assert waived().code == ExitCode.NOT_FOUND  # it was not judged here
+    first = site.judge(engine, variant, Result.FAIL)
+    assert waived("--everywhere").code == ExitCode.NOT_FOUND  # which of them?
+    assert waived().json["verdict"] == first.digest.short
+    assert first.digest.short in ek("waiver", "list").out
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+    second = site.judge(engine, variant, Result.FAIL, run=2)
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    named = waived("--everywhere", "--verdict", second.digest.short)
+    assert (named.json["verdict"], named.json["where"]) == (second.digest.short, "everywhere")
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+    site.judge(engine, variant, Result.FAIL, run=3)
+    assert waived("--any-verdict").json["verdict"] is None
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
+
+
+@pytest.mark.usefixtures("approver")
 def test_a_revoked_waiver_closes_the_gate(ek: Ek, engine: Engine) -> None:
     waiver = grant(ek, engine, "--json").json["waiver"]
     dry = ek("waiver", "revoke", waiver, "--reason", "fixed", "--dry-run", "--json")
@@ -113,6 +148,64 @@ def test_two_approvers_sign_one_waiver(
     (tmp_path / "other" / "approver.pem").replace(site.bench.keys / "approver.pem")
     assert ek("waiver", "add", draft).code == ExitCode.OK
     assert ek("gate", engine.digest.short).code == ExitCode.OK
+
+
+@pytest.mark.usefixtures("approver")
+def test_only_approvers_make_a_waiver_enough(ek: Ek, site: Site, engine: Engine) -> None:
+    change_trust(
+        site.bench.keys / TRUST_FILE, lambda now: replace(now, thresholds={Purpose.WAIVER: 2})
+    )
+    draft = site.directory / "waiver.json"
+    assert grant(ek, engine, "--to", draft, "--json").json["missing"] == 1
+    stranger = CryptoSigner.generate_ed25519()
+    draft.write_bytes(countersign(draft.read_bytes(), stranger))
+    said = ek("waiver", "add", draft, "--json")
+    assert (said.code, said.json["missing"]) == (ExitCode.OK, 1)
+    assert stranger.public_key.keyid not in said.json["signers"]
+    assert ek("waiver", "list", "--json").json == []
+
+
+def publish_simulated(site: Site) -> Engine:
+    built = site.built(variants_of(site.directory)[0])
+    key = cpu_key(builder="simulated")
+    manifest = Manifest.of_directory(built.directory, "engine", key=key.digest(), simulated=True)
+    names = EngineNames("tiny", "none", "cpu", "tiny.none.tp1.cpu")
+    record = BuildRecord(
+        "urn:test:builder", "run-1", RUN.started_at, RUN.finished_at,
+        parameters=build_parameters(names, WEIGHTS),
+    )  # fmt: skip
+    signer = open_signer(site.bench.keys, Purpose.BUILD, simulated=True)
+    envelope = sign(provenance(manifest, key, record), signer)
+    return site.bench.registry.publish_engine(
+        EnginePublication(
+            built.directory, manifest, key, envelope, WEIGHTS, names.recipe, names.target,
+            names.variant,
+        )
+    )  # fmt: skip
+
+
+def test_a_waiver_of_a_simulated_engine_is_of_the_simulated_world(ek: Ek, site: Site) -> None:
+    engine, draft = publish_simulated(site), site.directory / "waiver.json"
+    made, _ = (
+        ek("key", "create", "approver", *options, "--json").json
+        for options in (("--simulated",), ())
+    )
+    for options in (("--simulated",), ()):
+        assert ek("key", "trust", "approver", *options).code == ExitCode.OK
+    assert made["root"] == "simulated"
+    assert grant(ek, engine, "--to", draft, "--json").json["signers"] == [made["keyid"]]
+    added = ek("waiver", "add", draft, "--json")
+    assert (added.code, added.json["state"]) == (ExitCode.OK, "in force")
+    ended = ek("waiver", "revoke", added.json["waiver"], "--reason", "done", "--json")
+    assert (ended.code, ended.json["state"]) == (ExitCode.OK, "revoked")
+
+
+def test_without_an_approver_of_the_simulated_world_the_error_says_how_to_make_one(
+    ek: Ek, site: Site
+) -> None:
+    said = grant(ek, publish_simulated(site))
+    assert said.code == ExitCode.NOT_FOUND
+    assert "key create approver --simulated" in said.err
 
 
 @pytest.mark.usefixtures("approver")

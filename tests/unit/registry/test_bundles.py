@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import tarfile
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from securesystemslib.signer import CryptoSigner
 
+from registry.attestations import sign
 from registry.bundles import (
     check_digest,
     directory_checks,
@@ -29,9 +30,11 @@ from registry.evidence import EVIDENCE, Evidence
 from registry.exchange import evidence_of, import_bundle, recorded_checks
 from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
+from registry.revocations import Revocation, revocation
 from registry.trust import KeyRevocation, Trust
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, START, Workbench, make_workbench, with_registry
+from tests.fakes.bundles import ATTACKS, member, members_of, packed
 
 
 @pytest.fixture
@@ -214,68 +217,6 @@ def test_files_of_one_content_are_carried_once(bench: Workbench, tmp_path: Path)
     assert faults(tmp_path / "out", bench.signers.trust) == []
 
 
-Members = list[tuple[tarfile.TarInfo, bytes]]
-
-
-def members_of(bundle: Path) -> Members:
-    with tarfile.open(bundle) as archive:
-        found = []
-        for one in archive:
-            handle = archive.extractfile(one)
-            assert handle is not None
-            found.append((one, handle.read()))
-        return found
-
-
-def packed(members: Members, path: Path, form: int = tarfile.GNU_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=form) as archive:
-        for info, data in members:
-            archive.addfile(info, io.BytesIO(data))
-    return path
-
-
-def member(name: str, data: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> Any:  # noqa: ANN401
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.linkname = len(data), kind, link
-    return info, data
-
-
-def with_size(one: tuple[tarfile.TarInfo, bytes], data: bytes) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(one[0].name)
-    info.size = len(data)
-    return info, data
-
-
-ATTACKS: dict[str, Callable[[Members], Members]] = {
-    "a path that climbs": lambda m: [*m, member("../../etc/cron.d/x", b"x")],
-    "an absolute path": lambda m: [*m, member("/etc/cron.d/x", b"x")],
-    "a climbing path first": lambda m: [member("../x", b"x"), *m],
-    "a symbolic link": lambda m: [m[0], member(m[1][0].name, b"", tarfile.SYMTYPE, "/etc"), *m[1:]],
-    "a link with the right bytes": lambda m: [
-        m[0], member(m[1][0].name, m[1][1], tarfile.SYMTYPE, "/etc/passwd"), *m[2:],
-    ],
-    "a hard link": lambda m: [*m[:-1], member(m[-1][0].name, b"", tarfile.LNKTYPE, "/etc/passwd")],
-    "a device": lambda m: [m[0], member(m[1][0].name, b"", tarfile.CHRTYPE), *m[1:]],
-    "a pipe": lambda m: [m[0], member(m[1][0].name, b"", tarfile.FIFOTYPE), *m[1:]],
-    "a directory": lambda m: [m[0], member("blobs", b"", tarfile.DIRTYPE), *m[1:]],
-    "a sparse file": lambda m: [m[0], member(m[1][0].name, b"", tarfile.GNUTYPE_SPARSE), *m[2:]],
-    "a member twice": lambda m: [*m, m[-1]],
-    "the evidence twice": lambda m: [m[0], *m],
-    "a member more": lambda m: [*m, member("plugin.so", b"x")],
-    "a member less": lambda m: m[:-1],
-    "nothing but evidence": lambda m: m[:1],
-    "no evidence": lambda m: m[1:],
-    "another order": lambda m: [m[0], *reversed(m[1:])],
-    "a blob that is too long": lambda m: [*m[:-1], with_size(m[-1], m[-1][1] + b"x" * 10_000)],
-    "a blob that is too short": lambda m: [*m[:-1], with_size(m[-1], m[-1][1][:-1])],
-    "a swapped blob": lambda m: [*m[:-1], with_size(m[-1], bytes(len(m[-1][1])))],
-    "evidence that is too long": lambda m: [member(EVIDENCE, b" " * (17 << 20)), *m[1:]],
-    "a name that only looks like it": lambda m: [
-        member("./evidence.json", m[0][1]), *m[1:],
-    ],
-}  # fmt: skip
-
-
 def left(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
@@ -386,17 +327,33 @@ def test_sizes_that_contradict_each_other_are_refused(
     assert not (tmp_path / "x.bundle").exists()
 
 
-def test_an_engine_that_was_revoked_says_so_wherever_it_goes(
+def test_what_claims_to_be_a_revocation_is_a_fault_of_a_directory(
     bench: Workbench, engine: Engine, tmp_path: Path
 ) -> None:
     evidence = replace(evidence_of(bench.registry, engine), revocations=("{}",))
     write_directory(bench.registry.store, evidence, tmp_path / "out")
     assert faults(tmp_path / "out", bench.signers.trust) == ["revocation"]
+
+
+@pytest.mark.parametrize("forger", ["nobody", "stranger", "validator", "simulated_revoker"])
+def test_a_revocation_that_nobody_trusted_signed_is_not_taken_in(
+    bench: Workbench, engine: Engine, tmp_path: Path, forger: str
+) -> None:
+    forged = b"{}"
+    if forger != "nobody":
+        said = revocation(engine, Revocation("sabotage", "eve", START))
+        stranger = CryptoSigner.generate_ed25519()
+        forged = sign(said, getattr(bench.signers, forger, stranger))
+    evidence = replace(evidence_of(bench.registry, engine), revocations=(forged.decode(),))
     write_bundle(bench.registry.store, evidence, tmp_path / "x.bundle")
     other = elsewhere(bench, tmp_path / "other")
-    import_bundle(other.registry, tmp_path / "x.bundle", tmp_path / "scratch")
-    found = other.registry.engine(engine.digest)
-    assert evidence_of(other.registry, found).revocations == ("{}",)
+    other.publish(content=b"another")
+    before = sorted(other.registry.store.list_documents())
+    for place in (bench, other):  # where the engine is, and where it is not
+        with pytest.raises(IntegrityError, match="revocation does not verify"):
+            import_bundle(place.registry, tmp_path / "x.bundle", tmp_path / "scratch")
+    assert sorted(other.registry.store.list_documents()) == before
+    assert bench.registry.gate(engine.digest, CPU).rule == "qualified"
 
 
 def test_a_revoked_engine_is_revoked_where_it_is_taken_in(

@@ -18,7 +18,14 @@ from registry.attestations import Statement, sign
 from registry.blobs.interface import BlobStore
 from registry.digests import digest_bytes
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RecordNotFoundError
-from registry.freshness import Freshness, Memory, SnapshotReader, differences, is_set_back
+from registry.freshness import (
+    Freshness,
+    Memory,
+    SnapshotReader,
+    differences,
+    is_set_back,
+    with_swept,
+)
 from registry.lifecycle import revoke
 from registry.models import StandingRow, WaiverRow
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
@@ -194,7 +201,28 @@ def test_a_catalogue_from_before_a_revocation_opens_nothing(strict: Workbench) -
     with strict.registry.catalogue.edit() as draft:
         draft._session.execute(delete(StandingRow))
     assert rule(strict, engine) == "revoked"
-    assert is_set_back(made.state, strict.registry.state())
+    assert is_set_back(made.state, found(strict, made))
+    again = publish(strict)
+    assert (again.version, set(again.state.revoked_engines)) == (2, {engine.digest})
+    assert rule(strict, engine) == "revoked"
+    assert is_set_back(again.state, found(strict, again))
+
+
+def test_a_revoked_engine_that_was_swept_is_no_catalogue_set_back(strict: Workbench) -> None:
+    engine = strict.publish()
+    revoke(strict.registry, engine, "wrong answers", strict.signers.revoker)
+    publish(strict)
+    with strict.registry.catalogue.edit() as draft:
+        draft.remove_engine(engine.digest)
+    again = publish(strict)
+    assert again.state.revoked_engines == {engine.digest}
+    assert not is_set_back(again.state, found(strict, again))
+    assert differences(again.state, found(strict, again)) == []
+
+
+def found(bench: Workbench, signed: Snapshot) -> RegistryState:
+    with bench.registry.catalogue.read() as view:
+        return with_swept(bench.registry.state(), signed.state, view)
 
 
 def test_a_waiver_counts_once_a_snapshot_has_it(strict: Workbench) -> None:
@@ -300,3 +328,30 @@ def test_a_catalogue_that_lost_a_revocation_was_set_back(bench: Workbench) -> No
     signed = replace(before, revoked_engines=frozenset({engine.digest}))
     assert is_set_back(signed, after)
     json.dumps(differences(signed, after))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"\xff\xfe", b"[]", b'{"schema": 2, "stores": {}}', b'{"schema": 1}',
+     b'{"schema": 1, "stores": {"STORE": {"version": "1", "digest": "x"}}}'],
+)  # fmt: skip
+def test_a_damaged_memory_closes_the_gate_and_says_so(
+    strict: Workbench, tmp_path: Path, damage: bytes
+) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    (tmp_path / "seen.json").write_bytes(damage)
+    decision = strict.registry.gate(engine.digest, CPU)
+    assert (decision.rule, decision.is_open) == ("stale-snapshot", False)
+    assert "what was seen of the registry cannot be read" in "\n".join(decision.evidence)
+    assert (tmp_path / "seen.json").read_bytes() == damage  # evidence: nothing writes over it
+
+
+def test_a_memory_that_is_no_file_closes_the_gate(strict: Workbench, tmp_path: Path) -> None:
+    engine = strict.publish()
+    strict.judge(engine)
+    publish(strict)
+    (tmp_path / "seen.json").unlink()
+    (tmp_path / "seen.json").mkdir()
+    assert rule(strict, engine) == "stale-snapshot"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry import layout
 from registry.attestations import sign
 from registry.digests import digest_bytes
 from registry.envelopes import countersign
@@ -17,6 +18,8 @@ from registry.environments import DriverScope
 from registry.errors import GateClosedError, IntegrityError, InvalidRecordError
 from registry.gate import Refusal
 from registry.lifecycle import quarantine, revoke
+from registry.models import WaiverRow
+from registry.scrubbing import scrub
 from registry.trust import KeyRevocation, Purpose, Trust
 from registry.types import Engine, Result, Waiver
 from registry.waivers import (
@@ -86,6 +89,44 @@ def test_a_waiver_of_one_rule_leaves_the_others(bench: Workbench) -> None:
     assert (decision.rule, len(decision.waived)) == ("waived", 2)
 
 
+@pytest.mark.parametrize("later_result", [Result.FAIL, Result.INCONCLUSIVE])
+def test_a_waiver_of_one_verdict_does_not_cover_a_later_one(
+    bench: Workbench, later_result: Result
+) -> None:
+    engine = bench.publish()
+    first = bench.judge(engine, Result.INCONCLUSIVE)
+    bench.waive(engine, "verdict-failed", "verdict-inconclusive", verdict=first.digest)
+    assert rule(bench, engine) == "waived"
+    second = bench.judge(engine, later_result, more={"run": 2})
+    decision = bench.registry.gate(engine.digest, CPU)
+    assert (decision.is_open, decision.verdict) == (False, second.digest)
+    bench.waive(engine, decision.rule)  # of whatever is said
+    assert rule(bench, engine) == "waived"
+
+
+def test_a_waiver_of_an_inconclusive_verdict_does_not_cover_a_failure(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine, Result.INCONCLUSIVE)
+    bench.waive(engine, "verdict-inconclusive")
+    bench.judge(engine, Result.FAIL)
+    assert rule(bench, engine) == "verdict-failed"
+
+
+def test_a_waiver_that_names_a_verdict_waives_other_rules_as_ever(bench: Workbench) -> None:
+    engine = bench.publish()
+    failed = bench.judge(engine, Result.FAIL)
+    refusing = with_registry(bench, compatibility=lambda _k, _e: Refusal("r", "too old"))
+    refusing.waive(engine, "incompatible", "verdict-failed", verdict=failed.digest)
+    assert rule(refusing, engine) == "waived"
+    with pytest.raises(InvalidRecordError, match="waives what a verdict says"):
+        waiver_of("incompatible", verdict=failed.digest)
+
+
+def test_a_waiver_from_before_verdicts_were_named_names_none() -> None:
+    old = {k: v for k, v in waiver_of("verdict-failed").as_dict().items() if k != "verdict"}
+    assert WaiverGrant.from_dict(old) == waiver_of("verdict-failed")
+
+
 def test_a_waiver_that_is_not_needed_is_not_mentioned(bench: Workbench) -> None:
     engine = bench.publish()
     bench.judge(engine)
@@ -119,6 +160,53 @@ def test_a_revoked_waiver_opens_nothing_and_cannot_be_granted_again(bench: Workb
     again = bench.registry.grant_waiver(engine.digest, waiver.envelope.encode())
     assert again == bench.end(ended) == ended
     assert rule(bench, engine) == "never-judged"
+
+
+def forget_end(bench: Workbench, waiver: Waiver) -> None:
+    with bench.registry.catalogue.edit() as draft:
+        draft._row(WaiverRow, waiver.digest).ending = None
+
+
+def test_a_waiver_whose_end_the_catalogue_lost_moves_no_channel(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.end(bench.waive(engine, "never-judged"))
+    forget_end(bench, waiver)
+    with pytest.raises(GateClosedError, match="no verdict"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert bench.registry.waiver(waiver.digest) == waiver
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_a_scrub_takes_in_the_end_of_a_waiver(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.end(bench.waive(engine, "never-judged"))
+    forget_end(bench, waiver)
+    assert rule(bench, engine) == "waived"  # the gate alone does not look into the store
+    assert scrub(bench.registry).revocations == 0
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_a_revoked_waiver_of_a_swept_engine_is_not_granted_again(bench: Workbench) -> None:
+    engine = bench.publish()
+    ended = bench.end(bench.waive(engine, "never-judged"))
+    with bench.registry.catalogue.edit() as draft:
+        draft.remove_engine(engine.digest)
+    assert bench.publish().digest == engine.digest
+    again = bench.registry.grant_waiver(engine.digest, ended.envelope.encode())
+    assert again.ending == ended.ending
+    assert rule(bench, engine) == "never-judged"
+
+
+def test_what_nobody_trusted_signed_ends_no_waiver(bench: Workbench) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    statement = ending_statement(waiver, reason="mine", ended_by="mallory", at=START)
+    envelope = sign(statement, bench.signers.builder)
+    for data in (envelope, b"{}"):
+        name = layout.attestation_name(engine.path, layout.WAIVER_END, digest_bytes(data))
+        bench.registry.store.put_document(name, data)
+    assert scrub(bench.registry).wrong == []
+    assert rule(bench, engine) == "waived"
 
 
 def test_a_waiver_counts_in_its_environment_and_driver_scope_only(bench: Workbench) -> None:
@@ -224,7 +312,7 @@ def test_waivers_take_as_many_approvers_as_the_policy_says(bench: Workbench) -> 
     envelope = envelope_of(engine, waiver_of("never-judged"), bench.signers.approver)
     with pytest.raises(IntegrityError, match="not enough keys"):
         strict.registry.grant_waiver(engine.digest, envelope)
-    assert read_draft(envelope, trust)[0] == engine.digest
+    assert read_draft(envelope, trust).engine == engine.digest
     strict.registry.grant_waiver(engine.digest, countersign(envelope, second))
     assert rule(strict, engine) == "waived"
 
@@ -261,3 +349,28 @@ def test_nobody_trusted_reads_no_draft(bench: Workbench) -> None:
     envelope = envelope_of(bench.publish(), waiver_of("never-judged"), bench.signers.approver)
     with pytest.raises(IntegrityError):
         read_draft(envelope, Trust())
+
+
+def test_only_approvers_whose_signature_counts_are_counted(bench: Workbench) -> None:
+    engine, signers = bench.publish(), bench.signers
+    trust = replace(signers.trust, thresholds={Purpose.WAIVER: 2})
+    envelope = envelope_of(engine, waiver_of("never-judged"), signers.approver)
+    for stranger in (signers.builder, signers.simulated_approver):
+        envelope = countersign(envelope, stranger)
+    draft = read_draft(envelope, trust)
+    assert (draft.signers, draft.missing) == ((signers.approver.public_key.keyid,), 1)
+    ended = trust.ending(draft.signers, START - timedelta(days=1))
+    assert read_draft(envelope, ended).missing == 2
+
+
+def test_a_draft_is_of_its_signers_world(bench: Workbench) -> None:
+    real, simulated = bench.publish(), bench.publish(content=b"2", simulated=True)
+    said = waiver_of("never-judged", simulated=True)
+    draft = read_draft(
+        envelope_of(simulated, said, bench.signers.simulated_approver), bench.signers.trust
+    )
+    draft.require_about(simulated)
+    with pytest.raises(IntegrityError, match="do not agree"):
+        draft.require_about(real)
+    with pytest.raises(IntegrityError, match="simulated is True"):
+        read_draft(envelope_of(simulated, said, bench.signers.approver), bench.signers.trust)

@@ -1,0 +1,48 @@
+"""Asks the gate about what is recorded, all of one question by one look at the snapshot.
+
+The snapshot is read when the judge is made: once, however many engines are asked about, and before
+a unit of work holds the catalogue while a store is slow.
+
+Example:
+    judge = Judge(trust, compatibility, DriverScope.EXACT, freshness)
+    with catalogue.read() as view:
+        judge.decide(view, engine, environment, simulated_node=False).is_open
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from registry.beside import NOTHING_LOST, Lost
+from registry.environments import DriverScope, Environment
+from registry.freshness import Freshness
+from registry.gate import Compatibility, GateDecision, GatePolicy, decide
+from registry.queries import View
+from registry.trust import Trust
+from registry.types import Engine
+
+
+@dataclass(frozen=True)
+class Judge:
+    """By what the gate decides, but for the engine and the place."""
+
+    trust: Trust
+    compatibility: Compatibility
+    driver_scope: DriverScope
+    freshness: Freshness | None
+    """What the snapshot is worth; None where the trust asks for none."""
+
+    def decide(
+        self, view: View, engine: Engine, environment: Environment, *, simulated_node: bool,
+        lost: Lost = NOTHING_LOST,
+    ) -> GateDecision:  # fmt: skip
+        """Returns what the gate says of a recorded engine, and of what its records lack."""
+        fresh = self.freshness
+        policy = GatePolicy(
+            self.trust if fresh is None else fresh.trusting(self.trust),
+            self.compatibility, self.driver_scope, simulated_node,
+            tuple(lost.among_waivers(view.waivers(engine.digest))), fresh, lost.unread,
+        )  # fmt: skip
+        standing = (*lost.revocations, *view.standing(engine.digest))
+        verdicts = view.verdicts(engine.digest)
+        return decide(engine, verdicts, environment, policy, standing=standing)
