@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "a8d5e0b47c19"
+REVISION = "c5d1f8a02b6e"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")

@@ -27,6 +27,7 @@ from registry.entities import (
 from registry.environments import Environment, GpuEnvironment, environment_from_dict
 from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
 from registry.filters import filtered, is_latest
+from registry.fleet.queries import FleetView
 from registry.keys import EngineKey
 from registry.models import (
     AuditRow,
@@ -79,6 +80,11 @@ class View:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    @property
+    def fleet(self) -> FleetView:
+        """The nodes of this state: what they reported, and what should run on them."""
+        return FleetView(self._session)
 
     def engine(self, reference: str | Digest) -> Engine:
         """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""
