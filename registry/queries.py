@@ -290,6 +290,17 @@ class View:
             query = query.where(KeyRow.gpu_product.is_(None))
         return [to_engine(row) for row in self._session.scalars(query).unique()]
 
+    def on_channel(self, channel: str, model_name: str) -> list[Engine]:
+        """Returns the engines that a channel resolves to, one for each target, by target."""
+        query = (
+            select(EngineRow)
+            .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
+            .join(ChannelPositionRow.channel)
+            .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
+            .order_by(ChannelPositionRow.target)
+        )
+        return [to_engine(row) for row in self._session.scalars(query).unique()]
+
     def moves(self, channel: str, model_name: str) -> list[ChannelMove]:
         """Returns a channel's history, newest first."""
         query = (

@@ -35,6 +35,7 @@ from registry.fleet.types import (
     PlacedEngine,
     WhereFilter,
 )
+from registry.models import AuditRow
 
 TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
 
@@ -211,6 +212,16 @@ class FleetView:
             )
             for row in self._session.scalars(query)
         ]
+
+    def last_change(self) -> int:
+        """Returns the number of the last entry of the audit log, 0 before the first."""
+        return self._session.scalar(select(func.max(AuditRow.id))) or 0
+
+    def nodes_changed_after(self, entry: int) -> set[str]:
+        """Returns what entries of the audit log after one say of nodes: whom people changed."""
+        query = select(AuditRow.subject).where(AuditRow.id > entry)
+        nodes = AuditRow.action.in_(("node enroll", "node label", "node retire"))
+        return set(self._session.scalars(query.where(nodes)))
 
     def _rows(self, query: Select[Any]) -> Iterable[Any]:
         return self._session.execute(query)

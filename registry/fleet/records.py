@@ -25,7 +25,7 @@ from registry.fleet.tables import (
     NodePlacementRow,
     NodeRow,
 )
-from registry.fleet.types import Assignment, Beat, DriftIgnore, Node, NodeReport, Taken
+from registry.fleet.types import Assignment, Beat, DriftIgnore, Node, NodeReport, TakenReport
 
 NO_SEQUENCE = -1
 """Before the first message of a node; any that comes is newer."""
@@ -130,7 +130,7 @@ class FleetDraft(FleetView):
         """Writes when nodes were heard; one that is older than what was written changes nothing."""
         write_beats(self._session, beats)
 
-    def take(self, reports: Sequence[NodeReport], at: datetime) -> list[Taken]:
+    def take(self, reports: Sequence[NodeReport], at: datetime) -> list[TakenReport]:
         """Takes the inventories of different nodes; says of each what became of it."""
         return take_reports(self._session, reports, at)
 

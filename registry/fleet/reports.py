@@ -32,7 +32,7 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
-from registry.fleet.types import PROFILE_SCHEME, Beat, NodeReport, PlacedEngine, Taken
+from registry.fleet.types import PROFILE_SCHEME, Beat, NodeReport, PlacedEngine, Taken, TakenReport
 
 _BEATS = text(
     "UPDATE node_heartbeats SET seen_at = heard.seen_at, sequence = heard.sequence, "
@@ -71,7 +71,9 @@ def write_beats(session: Session, beats: Sequence[Beat]) -> None:
     session.connection().execute(statement, values)
 
 
-def take_reports(session: Session, reports: Sequence[NodeReport], at: datetime) -> list[Taken]:
+def take_reports(
+    session: Session, reports: Sequence[NodeReport], at: datetime
+) -> list[TakenReport]:
     """Takes the inventories of different nodes at a time; says of each what became of it."""
     known = _locked(session, [one.beat.node for one in reports])
     taken = [_became(one, known.get(one.beat.node)) for one in reports]
@@ -79,9 +81,13 @@ def take_reports(session: Session, reports: Sequence[NodeReport], at: datetime) 
     heard = [one.beat for one, what in became if what in (Taken.RECORDED, Taken.KNOWN)]
     write_beats(session, heard)
     changed = [one for one, what in became if what is Taken.RECORDED]
-    if changed:
-        _Recording(session, known, at).record(changed)
-    return taken
+    moved = _Recording(session, known, at).record(changed) if changed else {}
+    return [
+        TakenReport(what, moved.get(one.beat.node, known[one.beat.node].profile_id))
+        if one.beat.node in known
+        else TakenReport(what)
+        for one, what in became
+    ]
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,8 @@ class _Recording:
     known: Mapping[int, _Known]
     at: datetime
 
-    def record(self, reports: Sequence[NodeReport]) -> None:
-        """Writes them to every table."""
+    def record(self, reports: Sequence[NodeReport]) -> dict[int, int]:
+        """Writes them to every table; returns the rows of the profiles, by node."""
         found = [one.profile_for(self.known[one.beat.node].labels) for one in reports]
         digests = [str(digest_document(one, PROFILE_SCHEME)) for one in found]
         profiles = self._rows_of(
@@ -142,9 +148,10 @@ class _Recording:
         sets = self._rows_of(
             EngineSetRow, {one.engine_set_digest: {"document": one.engine_set} for one in reports}
         )
-        self._move({
+        now = {
             one.beat.node: profiles[digest] for one, digest in zip(reports, digests, strict=True)
-        })  # fmt: skip
+        }
+        self._move(now)
         self._place(reports)
         self._equip(reports)
         self._keep(reports)
@@ -155,12 +162,13 @@ class _Recording:
             [
                 {
                     "key": one.beat.node, "state": one.state, "hardware": one.hardware,
-                    "profile_id": profiles[digest], "reported_at": self.at,
+                    "profile_id": now[one.beat.node], "reported_at": self.at,
                     "engine_set_id": sets[one.engine_set_digest],
                 }
-                for one, digest in zip(reports, digests, strict=True)
+                for one in reports
             ],
         )  # fmt: skip
+        return now
 
     def _rows_of(
         self, table: type[ProfileRow | EngineSetRow], wanted: Mapping[str, Mapping[str, Any]]

@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from registry.digests import Digest, digest_document
+from registry.digests import digest_document
 from registry.versions import VersionRange
 
 PROFILE_SCHEME = "ek-node-profile-v1"
@@ -146,6 +146,14 @@ class Taken(StrEnum):
 
 
 @dataclass(frozen=True)
+class TakenReport:
+    """What became of a report, and the profile that its node has now."""
+
+    what: Taken
+    profile: int | None = None
+
+
+@dataclass(frozen=True)
 class WhereFilter:
     """Which engines on which nodes are asked for; what is None is not asked."""
 
@@ -240,15 +248,6 @@ class DriftIgnore:
             "expires_at": _text(self.expires_at),
             "ignored_at": self.ignored_at.isoformat(),
         }
-
-
-@dataclass(frozen=True)
-class RecordedVerdict:
-    """What the latest recorded verdict on an engine in an environment said; no signature asked."""
-
-    engine: Digest
-    environment: Mapping[str, Any]
-    result: str
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -40,7 +40,7 @@ def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalo
 
 def take(catalogue: Catalogue, *reports: NodeReport, at: float = 0) -> list[Taken]:
     with catalogue.edit() as draft:
-        return draft.fleet.take(reports, minutes(at))
+        return [one.what for one in draft.fleet.take(reports, minutes(at))]
 
 
 def where(catalogue: Catalogue, **fields: object) -> list[tuple[str, str]]:
