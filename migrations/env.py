@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.types import TypeDecorator
 
 from registry.catalogue import connect, parse_url
+from registry.fleet import tables as _fleet_tables  # noqa: F401 - its tables are among them
 from registry.models import Row
 
 # A migration that waits longer than this for a lock would make every reader wait behind it.

@@ -27,6 +27,7 @@ from registry.entities import (
 from registry.environments import Environment, GpuEnvironment, environment_from_dict
 from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
 from registry.filters import filtered, is_latest
+from registry.fleet.queries import FleetView
 from registry.keys import EngineKey
 from registry.models import (
     AuditRow,
@@ -80,6 +81,11 @@ class View:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+
+    @property
+    def fleet(self) -> FleetView:
+        """The nodes of this state: what they reported, and what should run on them."""
+        return FleetView(self._session)
 
     def engine(self, reference: str | Digest) -> Engine:
         """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""
@@ -283,6 +289,17 @@ class View:
             )
         else:
             query = query.where(KeyRow.gpu_product.is_(None))
+        return [to_engine(row) for row in self._session.scalars(query).unique()]
+
+    def on_channel(self, channel: str, model_name: str) -> list[Engine]:
+        """Returns the engines that a channel resolves to, one for each target, by target."""
+        query = (
+            select(EngineRow)
+            .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
+            .join(ChannelPositionRow.channel)
+            .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
+            .order_by(ChannelPositionRow.target)
+        )
         return [to_engine(row) for row in self._session.scalars(query).unique()]
 
     def moves(self, channel: str, model_name: str) -> list[ChannelMove]:

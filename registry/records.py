@@ -33,6 +33,7 @@ from registry.entities import (
 )
 from registry.environments import CpuEnvironment, Environment
 from registry.errors import ConflictError, RecordNotFoundError
+from registry.fleet.records import FleetDraft
 from registry.models import (
     AuditRow,
     ChannelMoveRow,
@@ -85,6 +86,11 @@ class Draft(View):
         super().__init__(session)
         self._actor = actor
         self._noted: list[tuple[str, Event]] = []
+
+    @property
+    def fleet(self) -> FleetDraft:
+        """The nodes, to be changed in this unit of work."""
+        return FleetDraft(self._session, self.note)
 
     def note(
         self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None

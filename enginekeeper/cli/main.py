@@ -37,6 +37,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "waiver": ("waiver", "waiver", "Let an engine run in spite of a rule, for a time, signed."),
     "snapshot": ("snapshot", "snapshot", "Sign the registry's state, so that none sets it back."),
     "where": ("where", "where", "Show which engines are on this node."),
+    "serve": ("serve", "serve", "Take what agents say, and tell them what should run."),
     "agent": ("agent", "agent", "Say what is on this node: GPUs, driver, engines."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),

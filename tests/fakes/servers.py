@@ -334,3 +334,42 @@ def _free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+@dataclass(frozen=True)
+class FleetServer:
+    """A running `ek serve`."""
+
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def said(self) -> str:
+        """Returns what it wrote so far."""
+        return self.log.read_text()
+
+
+@contextlib.contextmanager
+def fleet_server(
+    environment: Mapping[str, str], *, port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[FleetServer]:
+    """Starts `ek serve` and ends it by SIGTERM, unless it was killed before."""
+    with _scratch("serve") as scratch:
+        listening = port or _free_ports(1)[0]
+        log = scratch / "log"
+        command = [
+            sys.executable, "-m", "enginekeeper", "serve", "--port", str(listening), *options,
+        ]  # fmt: skip
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, cwd=_CHECKOUT,
+                env={**os.environ, **environment},
+            )  # fmt: skip
+        try:
+            _wait_until(
+                lambda: "running on" in log.read_text(), lambda: process.poll() is None, log
+            )
+            yield FleetServer(listening, log, process)
+        finally:
+            process.terminate()
+            process.wait(60)

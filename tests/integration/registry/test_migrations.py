@@ -12,9 +12,11 @@ from sqlalchemy import text
 from registry import migrate
 from registry.catalogue import connect, open_catalogue, parse_url
 from registry.errors import CatalogueOutdatedError, InvalidRecordError, StoreUnavailableError
+from registry.fleet.types import Assignment, DriftIgnore
 from registry.models import REVISION
 from registry.publishing import CheckpointPublication
 from registry.types import Repair
+from tests.factories.fleet import NOON, enrolled, placed, report
 from tests.factories.registry import CPU, WEIGHTS, make_workbench
 
 
@@ -38,6 +40,11 @@ def fill(url: str, directory: Path) -> None:
     bench.judge(engine)
     bench.end(bench.waive(engine, "verdict-failed", environment=CPU))
     bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    node = enrolled(bench.registry.catalogue)
+    with bench.registry.catalogue.edit() as draft:
+        draft.fleet.take([report(node, 1, [placed("a")])], NOON)
+        draft.fleet.assign(Assignment("pool=h100", "m", "prod", "anna", NOON))
+        draft.fleet.ignore(DriftIgnore("driver", "*", "why", "anna", None, NOON))
     bench.registry.catalogue.close()
 
 

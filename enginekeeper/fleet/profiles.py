@@ -1,0 +1,187 @@
+"""What the catalogue keeps of an inventory: what nodes have in common, and what is of each.
+
+A profile is what decides about engines on a node: its kinds of GPU, driver, platform, labels and
+problems. Nodes that are alike share one, so that a fleet is decided about profile by profile.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from enginekeeper.errors import InputError
+from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
+from enginekeeper.fleet.interface import Device, DriverState
+from enginekeeper.fleet.inventory import Inventory
+from registry.environments import CpuEnvironment, Environment
+from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
+from registry.keys import EngineKey
+
+_LONGEST = {"driver": 40, "product": 200, "uuid": 200, "compute capability": 20, "MIG profile": 200,
+            "engine": 100, "label": 200, "path": 4096, "bytes": 1000}  # fmt: skip
+"""Characters that the catalogue has room for."""
+_MOST_LABELS = 64
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What nodes that are alike have in common."""
+
+    kinds: tuple[GpuKind, ...]
+    driver: DriverState | None
+    os: str
+    cpu_architecture: str
+    instruction_set: tuple[str, ...]
+    gpus: int
+    simulated: bool
+    problems: tuple[str, ...] = ()
+    """Why nobody can tell what is on such a node; without what is wrong with its engines."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def as_document(self) -> dict[str, Any]:
+        """Returns the profile as a JSON object."""
+        driver = self.driver
+        return {
+            "kinds": [[one.product, one.compute_capability, one.mig_profile] for one in self.kinds],
+            "driver": None if driver is None else [driver.version, driver.cuda, driver.branch],
+            "os": self.os,
+            "cpu_architecture": self.cpu_architecture,
+            "instruction_set": list(self.instruction_set),
+            "gpus": self.gpus,
+            "simulated": self.simulated,
+            "problems": list(self.problems),
+            "labels": dict(self.labels),
+        }
+
+    def meets(self, key: EngineKey) -> tuple[Environment, ...]:
+        """Returns the environments that an engine of a key would meet here; may be none.
+
+        One for a GPU meets the kinds of GPU that it was built for; one for a CPU brings its torch.
+        """
+        if "instruction_set" in key.hard:
+            return (CpuEnvironment(self.instruction_set, str(key.hard.get("torch"))),)
+        if self.driver is None:
+            return ()
+        runtime = runtime_of(key, self.driver)
+        return tuple(one.under(self.driver, runtime) for one in meant_for(key, self.kinds))
+
+    @classmethod
+    def of_document(cls, document: Mapping[str, Any]) -> Profile:
+        """Reads what `as_document` gave."""
+        driver = document["driver"]
+        return cls(
+            kinds=tuple(GpuKind(*one) for one in document["kinds"]),
+            driver=None if driver is None else DriverState(*driver),
+            os=document["os"],
+            cpu_architecture=document["cpu_architecture"],
+            instruction_set=tuple(document["instruction_set"]),
+            gpus=document["gpus"],
+            simulated=document["simulated"],
+            problems=tuple(document["problems"]),
+            labels=document["labels"],
+        )
+
+
+def profile_of(inventory: Inventory) -> Profile:
+    """Returns what a node has in common with others, by its own word."""
+    host = inventory.host
+    return Profile(
+        kinds=tuple(sorted(kinds_of(inventory.devices), key=_by_name)),
+        driver=inventory.driver,
+        os=host.os,
+        cpu_architecture=host.cpu_architecture,
+        instruction_set=host.instruction_set,
+        gpus=len(inventory.devices),
+        simulated=inventory.simulated,
+        problems=tuple(_problems(inventory)),
+        labels=dict(inventory.labels),
+    )
+
+
+def report_of(inventory: Inventory, document: bytes, state: str, beat: Beat) -> NodeReport:
+    """Returns what the catalogue keeps of an inventory; raises InputError for what has no room."""
+    driver = None if inventory.driver is None else inventory.driver.version
+    _check("driver", driver)
+    if len(inventory.labels) > _MOST_LABELS:
+        raise InputError(
+            "too many labels", where="labels", actual=len(inventory.labels), expected=_MOST_LABELS
+        )
+    for name, value in inventory.labels.items():
+        _check("label", name)
+        _check("label", value)
+    return NodeReport(
+        beat=beat,
+        state=state,
+        driver=driver,
+        profile=profile_of(inventory).as_document(),
+        engines=tuple(_engines(inventory)),
+        devices=tuple(_devices(inventory)),
+        document=zlib.compress(document, 1),
+    )
+
+
+def _by_name(kind: GpuKind) -> tuple[str, str, str]:
+    return kind.product, kind.compute_capability, kind.mig_profile or ""
+
+
+def _problems(inventory: Inventory) -> Iterator[str]:
+    if inventory.problem is not None:
+        yield inventory.problem
+    for lost in inventory.lost:
+        yield f"GPU {lost.index}: {lost.reason}"
+    if inventory.engines_problem is not None:
+        yield inventory.engines_problem
+
+
+def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:
+    """Yields each engine at each path once."""
+    seen: set[tuple[str, str]] = set()
+    for one in inventory.engines:
+        if (one.engine, one.path) in seen:
+            continue
+        seen.add((one.engine, one.path))
+        _check("engine", one.engine)
+        _check("path", one.path)
+        _check("bytes", one.bytes)
+        placed_at = _moment(one.placed_at)
+        yield PlacedEngine(one.engine, one.path, one.bytes, placed_at=placed_at)
+
+
+def _devices(inventory: Inventory) -> Iterator[NodeDevice]:
+    seen: set[str] = set()
+    for device in inventory.devices:
+        _check("product", device.product)
+        _check("compute capability", device.compute_capability)
+        for uuid, profile in _parts(device):
+            _check("uuid", uuid)
+            _check("MIG profile", profile)
+            if uuid in seen:
+                raise InputError("two devices have one UUID", where="devices", actual=uuid)
+            seen.add(uuid)
+            yield NodeDevice(uuid, device.index, device.product, device.compute_capability, profile)
+
+
+def _parts(device: Device) -> Iterator[tuple[str, str | None]]:
+    yield device.uuid, None
+    for one in device.slices:
+        yield one.uuid, one.profile
+
+
+def _check(what: str, text: str | None) -> None:
+    if text is not None and len(text) > _LONGEST[what]:
+        raise InputError(
+            f"the {what} is too long to be kept",
+            actual=f"{len(text)} characters", expected=f"at most {_LONGEST[what]}",
+        )  # fmt: skip
+
+
+def _moment(text: str) -> datetime | None:
+    """Returns a time that a node wrote, None where it has no zone or is none."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None

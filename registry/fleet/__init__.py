@@ -1,0 +1,1 @@
+"""The fleet in the catalogue: nodes, what they reported, what ran on them when, what should run."""

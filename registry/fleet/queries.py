@@ -1,0 +1,294 @@
+"""Questions about the fleet, answered with values in a fixed number of statements each."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from registry.errors import RecordNotFoundError
+from registry.filters import values_of
+from registry.fleet.tables import (
+    AssignmentRow,
+    DeviceRow,
+    DriftIgnoreRow,
+    EngineSetRow,
+    HeartbeatRow,
+    NodeDocumentRow,
+    NodeHistoryRow,
+    NodePlacementRow,
+    NodeRow,
+    ProfileRow,
+)
+from registry.fleet.types import (
+    Assignment,
+    DriftIgnore,
+    FleetState,
+    Interval,
+    Node,
+    NodeDevice,
+    Placed,
+    PlacedEngine,
+    WhereFilter,
+)
+from registry.models import AuditRow
+
+TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
+
+
+def of_columns(*columns: Any) -> Select[Any]:  # noqa: ANN401 - columns of any kind
+    """Returns the query of columns; rows of columns cost a tenth of rows of objects."""
+    return select(*columns)
+
+
+_COLUMNS = of_columns(
+    NodeRow.id, NodeRow.name, NodeRow.token, NodeRow.simulated, NodeRow.labels,
+    NodeRow.enrolled_at, NodeRow.retired_at, NodeRow.state, NodeRow.reported_at,
+    NodeRow.profile_id, NodeRow.engine_set_id, HeartbeatRow.sequence, HeartbeatRow.boot_id,
+    HeartbeatRow.earlier_boots, HeartbeatRow.seen_at, HeartbeatRow.clock_offset,
+).join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)  # fmt: skip
+
+
+class FleetView:
+    """The fleet in one state of the catalogue."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def node(self, name: str) -> Node:
+        """Returns an enrolled node; raises RecordNotFoundError."""
+        found = self.known_node(name)
+        if found is None:
+            raise RecordNotFoundError(
+                "there is no such node", actual=name, remedy="enginekeeper nodes lists them"
+            )
+        return found
+
+    def known_node(self, name: str) -> Node | None:
+        """Returns an enrolled node, or None; a retired one is still known."""
+        return next(iter(self._nodes(_COLUMNS.where(NodeRow.name == name))), None)
+
+    def nodes(self, *, retired: bool = False) -> list[Node]:
+        """Returns the nodes by name, those that were retired only if asked for."""
+        query = _COLUMNS if retired else _COLUMNS.where(NodeRow.retired_at.is_(None))
+        return list(self._nodes(query.order_by(NodeRow.name)))
+
+    def document(self, node: Node) -> bytes | None:
+        """Returns the inventory a node reported last, as JSON; None before the first."""
+        query = select(NodeDocumentRow.document).where(NodeDocumentRow.node_id == node.id)
+        found = self._session.scalar(query)
+        return None if found is None else zlib.decompress(found)
+
+    def devices(self, node: Node) -> list[NodeDevice]:
+        """Returns the GPUs of a node, and their slices, by position."""
+        query = (
+            of_columns(
+                DeviceRow.uuid, DeviceRow.position, DeviceRow.product,
+                DeviceRow.compute_capability, DeviceRow.profile,
+            )
+            .where(DeviceRow.node_id == node.id)
+            .order_by(DeviceRow.position, DeviceRow.uuid)
+        )  # fmt: skip
+        return [NodeDevice(*row) for row in self._rows(query)]
+
+    def engines_on(self, node: Node) -> list[PlacedEngine]:
+        """Returns the engines a node has now, by path."""
+        query = (
+            of_columns(
+                NodePlacementRow.engine, NodePlacementRow.path, NodePlacementRow.bytes,
+                NodePlacementRow.running, NodePlacementRow.devices, NodePlacementRow.placed_at,
+            )
+            .where(NodePlacementRow.node_id == node.id, NodePlacementRow.until.is_(None))
+            .order_by(NodePlacementRow.path)
+        )  # fmt: skip
+        return [
+            PlacedEngine(engine, path, state, running, tuple(devices or ()), placed_at)
+            for engine, path, state, running, devices, placed_at in self._rows(query)
+        ]
+
+    def history(self, node: Node) -> list[Interval]:
+        """Returns which profiles a node had, newest first."""
+        query = (
+            of_columns(
+                NodeHistoryRow.since, NodeHistoryRow.until, ProfileRow.driver, ProfileRow.document
+            )
+            .join(ProfileRow, ProfileRow.id == NodeHistoryRow.profile_id)
+            .where(NodeHistoryRow.node_id == node.id)
+            .order_by(NodeHistoryRow.id.desc())
+        )
+        return [Interval(*row) for row in self._rows(query)]
+
+    def profiles_since(self, nodes: Iterable[str]) -> dict[str, datetime]:
+        """Returns since when each of some nodes has its present profile."""
+        query = (
+            of_columns(NodeRow.name, NodeHistoryRow.since)
+            .join(NodeHistoryRow, NodeHistoryRow.node_id == NodeRow.id)
+            .where(NodeHistoryRow.until.is_(None))
+        )
+        return {
+            name: since
+            for names in _portions(sorted(nodes))
+            for name, since in self._rows(query.where(NodeRow.name.in_(names)))
+        }
+
+    def where(self, wanted: WhereFilter) -> list[Placed]:
+        """Returns which engines are, or were, on which nodes, by node and path."""
+        query = _placed(wanted)
+        for condition in self._conditions(wanted):
+            query = query.where(condition)
+        query = query.order_by(NodeRow.name, NodePlacementRow.path)
+        return [_to_placed(row) for row in self._rows(query)]
+
+    def states(self) -> list[FleetState]:
+        """Returns how many enrolled nodes are in each state: the whole fleet, counted."""
+        query = (
+            of_columns(NodeRow.profile_id, NodeRow.engine_set_id, func.count())
+            .where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
+            .group_by(NodeRow.profile_id, NodeRow.engine_set_id)
+        )
+        return [FleetState(*row) for row in self._rows(query)]
+
+    def members(self) -> list[tuple[str, int, int]]:
+        """Returns every node that has reported, with the rows of its profile and its engines."""
+        query = of_columns(NodeRow.name, NodeRow.profile_id, NodeRow.engine_set_id)
+        query = query.where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
+        rows = self._rows(query.order_by(NodeRow.name))
+        return [(name, profile, engines) for name, profile, engines in rows]
+
+    def in_states(self, states: Sequence[FleetState]) -> dict[tuple[int, int], list[str]]:
+        """Returns the names of the nodes in each of some states."""
+        wanted = {(one.profile, one.engine_set) for one in states}
+        found: dict[tuple[int, int], list[str]] = {one: [] for one in wanted}
+        for name, profile, engines in self.members():
+            if (profile, engines) in wanted:
+                found[profile, engines].append(name)
+        return found
+
+    def profiles(self, rows: Iterable[int] | None = None) -> dict[int, dict[str, Any]]:
+        """Returns the profiles of some rows, or those that nodes have now."""
+        query = select(ProfileRow.id, ProfileRow.document)
+        return dict(self._by_row(query, ProfileRow.id, NodeRow.profile_id, rows))
+
+    def engine_sets(self, rows: Iterable[int] | None = None) -> dict[int, list[Any]]:
+        """Returns the engines of some rows, or those that nodes have now."""
+        query = select(EngineSetRow.id, EngineSetRow.document)
+        return dict(self._by_row(query, EngineSetRow.id, NodeRow.engine_set_id, rows))
+
+    def heard(self) -> list[datetime | None]:
+        """Returns when each enrolled node was heard last."""
+        query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
+        return list(self._session.scalars(query.where(NodeRow.retired_at.is_(None))))
+
+    def silent(self, before: datetime) -> list[tuple[str, datetime | None]]:
+        """Returns the nodes that were not heard since a time, by name."""
+        late = HeartbeatRow.seen_at.is_(None) | (HeartbeatRow.seen_at < before)
+        query = select(NodeRow.name, HeartbeatRow.seen_at)
+        query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
+        query = query.where(NodeRow.retired_at.is_(None), late).order_by(NodeRow.name)
+        return [(name, seen) for name, seen in self._session.execute(query)]
+
+    def assignments(self) -> list[Assignment]:
+        """Returns what should run where, in the order of models, channels and selectors."""
+        rows = self._session.scalars(
+            select(AssignmentRow).order_by(
+                AssignmentRow.model_name, AssignmentRow.channel, AssignmentRow.selector
+            )
+        )
+        return [
+            Assignment(row.selector, row.model_name, row.channel, row.actor, row.assigned_at)
+            for row in rows
+        ]
+
+    def ignores(self) -> list[DriftIgnore]:
+        """Returns the drift that somebody wants, expired rules too."""
+        query = select(DriftIgnoreRow).order_by(DriftIgnoreRow.kind, DriftIgnoreRow.selector)
+        return [
+            DriftIgnore(
+                row.kind, row.selector, row.reason, row.actor, row.expires_at, row.ignored_at
+            )
+            for row in self._session.scalars(query)
+        ]
+
+    def last_change(self) -> int:
+        """Returns the number of the last entry of the audit log, 0 before the first."""
+        return self._session.scalar(select(func.max(AuditRow.id))) or 0
+
+    def nodes_changed_after(self, entry: int) -> set[str]:
+        """Returns what entries of the audit log after one say of nodes: whom people changed."""
+        query = select(AuditRow.subject).where(AuditRow.id > entry)
+        nodes = AuditRow.action.in_(("node enroll", "node label", "node retire"))
+        return set(self._session.scalars(query.where(nodes)))
+
+    def _rows(self, query: Select[Any]) -> Iterable[Any]:
+        return self._session.execute(query)
+
+    def _nodes(self, query: Select[Any]) -> Iterator[Node]:
+        return (Node(*row) for row in self._rows(query))
+
+    def _by_row(
+        self,
+        query: Select[Any],
+        column: InstrumentedAttribute[int],
+        used: InstrumentedAttribute[int | None],
+        rows: Iterable[int] | None,
+    ) -> Iterator[Any]:
+        if rows is None:
+            now = select(used).where(NodeRow.retired_at.is_(None), used.is_not(None)).distinct()
+            yield from self._rows(query.where(column.in_(now)))
+            return
+        for portion in _portions(sorted(set(rows))):
+            yield from self._rows(query.where(column.in_(portion)))
+
+    def _conditions(self, wanted: WhereFilter) -> Iterator[ColumnElement[bool]]:
+        if wanted.node is not None:
+            yield NodeRow.name == wanted.node
+        if wanted.simulated is not None:
+            yield NodeRow.simulated == wanted.simulated
+        if wanted.engines is not None:
+            yield NodePlacementRow.engine.in_(wanted.engines)
+        if wanted.gpu_uuid is not None:
+            on = select(DeviceRow.node_id).where(DeviceRow.uuid == wanted.gpu_uuid)
+            yield NodePlacementRow.node_id.in_(on)
+        if wanted.driver is not None:
+            yield ProfileRow.driver.in_(
+                wanted.driver.of(values_of(ProfileRow.driver, self._session))
+            )
+
+
+def _placed(wanted: WhereFilter) -> Select[Any]:
+    """Returns the query of placements at a time: joined to what the node was then."""
+    query = of_columns(
+        NodeRow.name, NodeRow.simulated, NodePlacementRow.engine, NodePlacementRow.path,
+        NodePlacementRow.bytes, NodePlacementRow.running, NodePlacementRow.devices,
+        NodePlacementRow.since, NodePlacementRow.until, ProfileRow.driver, ProfileRow.id,
+        HeartbeatRow.seen_at, NodeRow.retired_at,
+    )  # fmt: skip
+    query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
+    query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
+    if wanted.at is None:
+        query = query.outerjoin(ProfileRow, ProfileRow.id == NodeRow.profile_id)
+        query = query.where(NodePlacementRow.until.is_(None))
+    else:
+        then = (NodeHistoryRow.node_id == NodeRow.id) & _at(NodeHistoryRow, wanted.at)
+        query = query.outerjoin(NodeHistoryRow, then)
+        query = query.outerjoin(ProfileRow, ProfileRow.id == NodeHistoryRow.profile_id)
+        query = query.where(_at(NodePlacementRow, wanted.at))
+    return query.limit(wanted.limit)
+
+
+def _at(table: type[NodePlacementRow | NodeHistoryRow], moment: datetime) -> ColumnElement[bool]:
+    return (table.since <= moment) & (table.until.is_(None) | (table.until > moment))
+
+
+def _to_placed(row: Any) -> Placed:  # noqa: ANN401 - a row of `_placed`
+    name, simulated, engine, path, state, running, devices, *rest = row
+    return Placed(name, simulated, engine, path, state, running, tuple(devices or ()), *rest)
+
+
+def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(values), TOGETHER):
+        yield values[start : start + TOGETHER]

@@ -1,0 +1,218 @@
+"""People's changes to the fleet's tables, and what nodes report, within one unit of work.
+
+What people change (enrolment, labels, assignments) is in the audit log. What nodes report is not:
+it is their word, and comes by the thousand; its history is in the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from registry.errors import ConflictError, RecordNotFoundError
+from registry.fleet.queries import FleetView
+from registry.fleet.reports import close_history, take_reports, write_beats
+from registry.fleet.tables import (
+    AssignmentRow,
+    DeviceRow,
+    DriftIgnoreRow,
+    HeartbeatRow,
+    NodePlacementRow,
+    NodeRow,
+)
+from registry.fleet.types import Assignment, Beat, DriftIgnore, Node, NodeReport, TakenReport
+
+NO_SEQUENCE = -1
+"""Before the first message of a node; any that comes is newer."""
+
+
+class Note(Protocol):
+    """Notes a change for the audit log, as `registry.records.Draft.note` does."""
+
+    def __call__(
+        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
+    ) -> None:
+        """Notes one change."""
+
+
+class FleetDraft(FleetView):
+    """A view that also records; nothing is kept until its unit of work ends well."""
+
+    def __init__(self, session: Session, note: Note) -> None:
+        super().__init__(session)
+        self._note = note
+
+    def enroll(
+        self, name: str, token: str, *, simulated: bool, labels: Mapping[str, str], at: datetime
+    ) -> Node:
+        """Enrols a node by the SHA-256 of its token; raises ConflictError if it is enrolled.
+
+        A node that was retired is enrolled anew: its sequence starts over, its history stays.
+        """
+        row = self._session.scalar(select(NodeRow).where(NodeRow.name == name).with_for_update())
+        if row is not None and row.retired_at is None:
+            raise ConflictError(
+                "the node is enrolled already",
+                where=name,
+                remedy="a new token for it: enginekeeper node enroll --again",
+            )
+        if row is None:
+            row = NodeRow(name=name)
+            self._session.add(row)
+        row.token, row.simulated, row.labels = token, simulated, dict(labels)
+        row.enrolled_at, row.retired_at = at, None
+        self._session.flush()
+        self._start_over(row.id)
+        self._note("node enroll", name, {"simulated": simulated, "labels": dict(labels)})
+        return self.node(name)
+
+    def enroll_simulated(
+        self, tokens: Mapping[str, str], *, labels: Mapping[str, str], at: datetime
+    ) -> None:
+        """Enrols simulated nodes that were never enrolled, in one entry of the audit log."""
+        common = {"simulated": True, "labels": dict(labels), "enrolled_at": at}
+        rows = [{"name": name, "token": token, **common} for name, token in tokens.items()]
+        self._session.execute(insert(NodeRow), rows)
+        silent = select(NodeRow.id).where(~NodeRow.id.in_(select(HeartbeatRow.node_id)))
+        self._session.execute(
+            insert(HeartbeatRow),
+            [
+                {"node_id": node, "earlier_boots": [], "sequence": NO_SEQUENCE}
+                for node in self._session.scalars(silent).all()
+            ],
+        )
+        self._note("node enroll", f"{len(tokens)} nodes", {"simulated": True})
+
+    def renew(self, name: str, token: str) -> Node:
+        """Gives an enrolled node a new token, and lets its sequence start over."""
+        row = self._row(name)
+        row.token = token
+        self._session.flush()
+        self._start_over(row.id)
+        self._note("node enroll", name, {"again": True})
+        return self.node(name)
+
+    def relabel(self, name: str, labels: Mapping[str, str | None]) -> Node:
+        """Sets labels of a node, and removes those that are None.
+
+        They count with its next report, which the server asks for.
+        """
+        row = self._row(name)
+        merged = {**row.labels, **labels}
+        row.labels = {key: value for key, value in merged.items() if value is not None}
+        row.state = None
+        self._session.flush()
+        self._note("node label", name, {"labels": dict(row.labels)})
+        return self.node(name)
+
+    def retire(self, name: str, at: datetime) -> Node:
+        """Ends an enrolment: the token opens nothing, and what was on the node was until now."""
+        row = self._row(name)
+        row.retired_at, row.state, row.hardware = at, None, None
+        row.profile_id = row.engine_set_id = None
+        self._session.flush()
+        close_history(self._session, [row.id], at)
+        self._session.execute(
+            update(NodePlacementRow)
+            .where(NodePlacementRow.node_id == row.id, NodePlacementRow.until.is_(None))
+            .values(until=at)
+        )
+        self._session.execute(delete(DeviceRow).where(DeviceRow.node_id == row.id))
+        self._note("node retire", name, {})
+        return self.node(name)
+
+    def beat(self, beats: Sequence[Beat]) -> None:
+        """Writes when nodes were heard; one that is older than what was written changes nothing."""
+        write_beats(self._session, beats)
+
+    def take(self, reports: Sequence[NodeReport], at: datetime) -> list[TakenReport]:
+        """Takes the inventories of different nodes; says of each what became of it."""
+        return take_reports(self._session, reports, at)
+
+    def assign(self, one: Assignment) -> bool:
+        """Records what should run where; says whether that is new."""
+        is_new = self._insert(
+            AssignmentRow, selector=one.selector, model_name=one.model, channel=one.channel,
+            actor=one.actor, assigned_at=one.assigned_at,
+        )  # fmt: skip
+        if is_new:
+            said = {"model": one.model, "channel": one.channel}
+            self._note("assign", one.selector, said, actor=one.actor)
+        return is_new
+
+    def unassign(self, selector: str, model: str, channel: str) -> None:
+        """Removes an assignment; raises RecordNotFoundError."""
+        found = self._session.scalar(
+            select(AssignmentRow).where(
+                AssignmentRow.selector == selector,
+                AssignmentRow.model_name == model,
+                AssignmentRow.channel == channel,
+            )
+        )
+        if found is None:
+            raise RecordNotFoundError(
+                "there is no such assignment",
+                actual=f"{selector}: {channel} of {model}",
+                remedy="enginekeeper assign list",
+            )
+        self._session.delete(found)
+        self._note("unassign", selector, {"model": model, "channel": channel})
+
+    def ignore(self, rule: DriftIgnore) -> None:
+        """Records drift that somebody wants; a rule for the same drift is replaced."""
+        if (before := self._ignored(rule.kind, rule.selector)) is not None:
+            self._session.delete(before)
+            self._session.flush()
+        self._insert(
+            DriftIgnoreRow, kind=rule.kind, selector=rule.selector, reason=rule.reason,
+            actor=rule.actor, expires_at=rule.expires_at, ignored_at=rule.ignored_at,
+        )  # fmt: skip
+        said = {"selector": rule.selector, "reason": rule.reason}
+        self._note("drift ignore", rule.kind, said, actor=rule.actor)
+
+    def heed(self, kind: str, selector: str) -> None:
+        """Ends a rule by which drift is ignored; raises RecordNotFoundError."""
+        found = self._ignored(kind, selector)
+        if found is None:
+            raise RecordNotFoundError(
+                "no such drift is ignored",
+                actual=f"{kind} on {selector}",
+                remedy="enginekeeper drift --rules",
+            )
+        self._session.delete(found)
+        self._note("drift heed", kind, {"selector": selector})
+
+    def _ignored(self, kind: str, selector: str) -> DriftIgnoreRow | None:
+        query = select(DriftIgnoreRow)
+        query = query.where(DriftIgnoreRow.kind == kind, DriftIgnoreRow.selector == selector)
+        return self._session.scalar(query)
+
+    def _row(self, name: str) -> NodeRow:
+        query = select(NodeRow).where(NodeRow.name == name, NodeRow.retired_at.is_(None))
+        row = self._session.scalar(query.with_for_update())
+        if row is None:
+            raise RecordNotFoundError(
+                "no such node is enrolled", actual=name, remedy="enginekeeper nodes lists them"
+            )
+        return row
+
+    def _start_over(self, node: int) -> None:
+        """Lets the next message of a node be newer than anything."""
+        row = self._session.get(HeartbeatRow, node)
+        if row is None:
+            row = HeartbeatRow(node_id=node)
+            self._session.add(row)
+        row.sequence, row.boot_id, row.earlier_boots = NO_SEQUENCE, None, []
+        self._session.flush()
+
+    def _insert(self, table: type[AssignmentRow | DriftIgnoreRow], /, **values: object) -> bool:
+        """Inserts a row; says whether there was none with its unique columns."""
+        is_postgresql = self._session.get_bind().dialect.name == "postgresql"
+        dialect = postgresql if is_postgresql else sqlite
+        statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
+        return self._session.scalar(statement.returning(table.__table__.c.id)) is not None

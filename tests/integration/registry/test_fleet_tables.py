@@ -1,0 +1,254 @@
+"""The fleet in the catalogue, on both databases: what is taken, what is kept, what is history."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry import migrate
+from registry.catalogue import Catalogue, open_catalogue
+from registry.errors import ConflictError, RecordNotFoundError
+from registry.fleet.types import Assignment, DriftIgnore, FleetState, NodeReport, Taken, WhereFilter
+from registry.versions import VersionRange
+from tests.factories.fleet import (
+    NOON,
+    TOKEN,
+    beat,
+    engine_name,
+    enrolled,
+    minutes,
+    placed,
+    report,
+)
+from tests.fakes.statements import asked
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalogue(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalogue]:
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgresql_url")
+    else:
+        url = f"sqlite:///{tmp_path}/catalogue.db"
+    migrate.upgrade(url)
+    opened = open_catalogue(url)
+    yield opened
+    opened.close()
+
+
+def take(catalogue: Catalogue, *reports: NodeReport, at: float = 0) -> list[Taken]:
+    with catalogue.edit() as draft:
+        return [one.what for one in draft.fleet.take(reports, minutes(at))]
+
+
+def where(catalogue: Catalogue, **fields: object) -> list[tuple[str, str]]:
+    with catalogue.read() as view:
+        found = view.fleet.where(WhereFilter(**fields))  # type: ignore[arg-type]
+    return [(one.node, one.engine) for one in found]
+
+
+def test_a_report_is_read_back(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue, labels={"zone": "a"})
+    document = zlib.compress(b'{"node": "gpu-1"}')
+    assert take(catalogue, report(node, 1, [placed("a")], document=document)) == [Taken.RECORDED]
+    with catalogue.read() as view:
+        found = view.fleet.node("gpu-1")
+        assert view.fleet.document(found) == b'{"node": "gpu-1"}'
+        assert [one.position for one in view.fleet.devices(found)] == [0, 1]
+        assert view.fleet.engines_on(found) == [placed("a")]
+        assert view.fleet.profiles()[found.profile or 0]["labels"] == {"pool": "h100", "zone": "a"}
+        assert view.fleet.engine_sets() == {
+            found.engine_set: [[engine_name("a"), "verified", None]]
+        }
+    assert (found.sequence, found.seen_at, found.boot_id) == (1, NOON, "boot-1")
+
+
+def test_the_same_report_again_changes_nothing(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 1, [placed("a")]))
+    assert take(catalogue, report(node, 1, [placed("a")]), at=1) == [Taken.KNOWN]
+    assert take(catalogue, report(node, 2, [placed("a")]), at=2) == [Taken.KNOWN]
+    with catalogue.read() as view:
+        assert len(view.fleet.history(node)) == 1
+        assert view.fleet.node("gpu-1").reported_at == NOON
+
+
+def test_what_comes_late_does_not_undo_what_is_newer(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 5, [placed("new")]))
+    assert take(catalogue, report(node, 4, [placed("old")])) == [Taken.STALE]
+    assert take(catalogue, report(node, 5, [placed("other")])) == [Taken.STALE]
+    assert where(catalogue) == [("gpu-1", engine_name("new"))]
+
+
+def test_a_heartbeat_never_goes_back(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    with catalogue.edit() as draft:
+        draft.fleet.beat([beat(node, 7, minutes(7))])
+    with catalogue.edit() as draft:
+        draft.fleet.beat([beat(node, 6, minutes(6), "other")])
+    with catalogue.read() as view:
+        found = view.fleet.node("gpu-1")
+    assert (found.sequence, found.seen_at, found.boot_id) == (7, minutes(7), "boot-1")
+
+
+def test_what_ran_at_a_time_is_known_with_the_driver_of_that_time(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 1, [placed("a")], driver="570.1.1"), at=0)
+    take(
+        catalogue,
+        report(node, 2, [placed("a"), placed("b", "/engines/n")], driver="570.1.1"),
+        at=10,
+    )
+    take(catalogue, report(node, 3, [placed("b", "/engines/n")], driver="580.1.1"), at=20)
+
+    both = [("gpu-1", engine_name("a")), ("gpu-1", engine_name("b"))]
+    assert where(catalogue, at=minutes(-1)) == []
+    assert where(catalogue, at=minutes(5)) == both[:1]
+    assert where(catalogue, at=minutes(10)) == both
+    assert where(catalogue, at=minutes(20)) == both[1:]
+    assert where(catalogue, at=minutes(10), driver=VersionRange.parse("R570")) == both
+    assert where(catalogue, driver=VersionRange.parse("R570")) == []
+    with catalogue.read() as view:
+        drivers = [(one.driver, one.until) for one in view.fleet.history(node)]
+    assert drivers == [("580.1.1", None), ("570.1.1", minutes(20))]
+
+
+def test_what_did_not_change_keeps_its_beginning(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 1, [placed("a")], driver="570.1.1"), at=0)
+    take(catalogue, report(node, 2, [placed("a")], driver="580.1.1"), at=10)
+    with catalogue.read() as view:
+        (found,) = view.fleet.where(WhereFilter())
+    assert (found.since, found.driver) == (NOON, "580.1.1")
+
+
+def test_engines_are_found_by_every_handle(catalogue: Catalogue) -> None:
+    first, second = enrolled(catalogue, "gpu-1"), enrolled(catalogue, "gpu-2", simulated=True)
+    take(
+        catalogue,
+        report(first, 1, [placed("a")]),
+        report(second, 1, [placed("b")], driver="595.1.1"),
+    )
+    only_second = [("gpu-2", engine_name("b"))]
+    assert where(catalogue, node="gpu-2") == only_second
+    assert where(catalogue, engines=(engine_name("b"),)) == only_second
+    assert where(catalogue, gpu_uuid="GPU-gpu-2-1") == only_second
+    assert where(catalogue, driver=VersionRange.parse(">=590")) == only_second
+    assert where(catalogue, simulated=True) == only_second
+    assert where(catalogue, limit=1) == [("gpu-1", engine_name("a"))]
+    assert where(catalogue, engines=()) == []
+
+
+def test_nodes_that_are_alike_are_one_state(catalogue: Catalogue) -> None:
+    nodes = [enrolled(catalogue, f"gpu-{at}") for at in range(4)]
+    take(catalogue, *(report(one, 1, [placed("a")]) for one in nodes[:3]), report(nodes[3], 1))
+    with catalogue.read() as view:
+        states = view.fleet.states()
+        names = view.fleet.in_states(states)
+    assert sorted(one.nodes for one in states) == [1, 3]
+    largest = max(states, key=lambda one: one.nodes)
+    assert names[largest.profile, largest.engine_set] == ["gpu-0", "gpu-1", "gpu-2"]
+    assert isinstance(largest, FleetState)
+
+
+def test_many_reports_take_as_many_statements_as_a_few(catalogue: Catalogue) -> None:
+    nodes = [enrolled(catalogue, f"gpu-{at}") for at in range(40)]
+    with asked() as few:
+        take(catalogue, *(report(one, 1, [placed("a")]) for one in nodes[:2]))
+    with asked() as many:
+        take(catalogue, *(report(one, 1, [placed("a")]) for one in nodes[2:]))
+    assert len(many) <= len(few)
+
+
+def test_a_retired_node_is_heard_no_more_and_its_history_stays(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 1, [placed("a")]))
+    with catalogue.edit() as draft:
+        draft.fleet.retire("gpu-1", minutes(10))
+    assert take(catalogue, report(node, 2, [placed("b")]), at=11) == [Taken.GONE]
+    assert where(catalogue) == []
+    assert where(catalogue, at=minutes(5)) == [("gpu-1", engine_name("a"))]
+    with catalogue.read() as view:
+        assert (view.fleet.nodes(), view.fleet.states()) == ([], [])
+        assert [one.name for one in view.fleet.nodes(retired=True)] == ["gpu-1"]
+
+
+def test_a_node_enrolled_anew_starts_over(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 9, [placed("a")]))
+    with pytest.raises(ConflictError, match="enrolled already"):
+        enrolled(catalogue)
+    with catalogue.edit() as draft:
+        draft.fleet.retire("gpu-1", minutes(1))
+    again = enrolled(catalogue)
+    assert take(catalogue, report(again, 1, [placed("a")]), at=2) == [Taken.RECORDED]
+    assert where(catalogue) == [("gpu-1", engine_name("a"))]
+    with catalogue.read() as view:
+        assert [one.until for one in view.fleet.history(again)] == [None, minutes(1)]
+
+
+def test_new_labels_ask_for_a_new_report(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue, labels={"zone": "a"})
+    take(catalogue, report(node, 1))
+    with catalogue.edit() as draft:
+        draft.fleet.relabel("gpu-1", {"zone": None, "rack": "7"})
+    assert take(catalogue, report(node, 2)) == [Taken.RECORDED]
+    with catalogue.read() as view:
+        (profile,) = view.fleet.profiles().values()
+    assert profile["labels"] == {"pool": "h100", "rack": "7"}
+
+
+def test_a_node_that_is_not_there_is_said_so(catalogue: Catalogue) -> None:
+    with catalogue.edit() as draft, pytest.raises(RecordNotFoundError):
+        draft.fleet.retire("gpu-9", NOON)
+    with catalogue.read() as view, pytest.raises(RecordNotFoundError):
+        view.fleet.node("gpu-9")
+
+
+def test_assignments_are_there_once(catalogue: Catalogue) -> None:
+    one = Assignment("pool=h100", "m", "prod", "anna", NOON)
+    with catalogue.edit() as draft:
+        assert draft.fleet.assign(one)
+        assert not draft.fleet.assign(one)
+    with catalogue.read() as view:
+        assert view.fleet.assignments() == [one]
+    with catalogue.edit() as draft:
+        draft.fleet.unassign("pool=h100", "m", "prod")
+    with catalogue.edit() as draft, pytest.raises(RecordNotFoundError):
+        draft.fleet.unassign("pool=h100", "m", "prod")
+
+
+def test_the_last_rule_about_the_same_drift_counts(catalogue: Catalogue) -> None:
+    rule = DriftIgnore("driver", "pool=h100", "canary", "anna", None, NOON)
+    later = DriftIgnore("driver", "pool=h100", "longer", "ben", minutes(60), NOON)
+    with catalogue.edit() as draft:
+        draft.fleet.ignore(rule)
+        draft.fleet.ignore(later)
+    with catalogue.read() as view:
+        assert view.fleet.ignores() == [later]
+    with catalogue.edit() as draft:
+        draft.fleet.heed("driver", "pool=h100")
+    with catalogue.edit() as draft, pytest.raises(RecordNotFoundError):
+        draft.fleet.heed("driver", "pool=h100")
+
+
+def test_what_people_change_is_in_the_audit_log_and_what_nodes_say_is_not(
+    catalogue: Catalogue,
+) -> None:
+    node = enrolled(catalogue)
+    take(catalogue, report(node, 1))
+    with catalogue.edit(actor="ben") as draft:
+        draft.fleet.enroll_simulated({"sim-1": TOKEN, "sim-2": TOKEN}, labels={}, at=NOON)
+        draft.fleet.retire("gpu-1", NOON)
+    with catalogue.read() as view:
+        entries = [(one.actor, one.action, one.subject) for one in view.audit_entries()]
+        assert [one.name for one in view.fleet.nodes()] == ["sim-1", "sim-2"]
+    assert entries == [
+        ("anna", "node enroll", "gpu-1"),
+        ("ben", "node enroll", "2 nodes"),
+        ("ben", "node retire", "gpu-1"),
+    ]
+    assert TOKEN not in str(entries)
