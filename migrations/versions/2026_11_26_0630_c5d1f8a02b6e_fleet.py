@@ -8,7 +8,7 @@ are refused until their nodes are enrolled again, and then report everything ane
 
 The previous version does not know these tables.
 
-Revision: c5d1f8a02b6e, after a8d5e0b47c19.
+Revision: c5d1f8a02b6e, after c6b4f1e83a52.
 """
 
 from __future__ import annotations
