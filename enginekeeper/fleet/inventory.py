@@ -13,7 +13,9 @@ from typing import Any
 
 from enginekeeper.fleet.interface import Device, DriverState, LostDevice
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""The first schema knew no running engines."""
 
 
 class Evidence(StrEnum):
@@ -23,7 +25,7 @@ class Evidence(StrEnum):
     """A record on the node says so, and the bytes were looked at; whether it runs is not known."""
 
     CONFIRMED = "confirmed"
-    """NVML shows a process that runs it. Nothing here gives this yet."""
+    """NVML shows that its process, or one that this started, computes on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ class EngineOnDisk:
 
 
 @dataclass(frozen=True)
+class RunningEngine:
+    """An engine that a process of the node was started with, and that lives."""
+
+    engine: str
+    """Digest of its manifest."""
+    path: str
+    pid: int
+    started_at: str
+    evidence: Evidence
+    devices: tuple[str, ...] = ()
+    """UUIDs of the GPUs, or slices, on which NVML shows it; none where it is only declared."""
+
+
+@dataclass(frozen=True)
 class Inventory:
     """Everything about one node at one time."""
 
@@ -77,6 +93,9 @@ class Inventory:
     engines: tuple[EngineOnDisk, ...]
     engines_problem: str | None
     """Why the engines could not all be listed."""
+    running: tuple[RunningEngine, ...] = ()
+    runs_problem: str | None = None
+    """Why the run records could not all be read."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the node: pool, zone."""
     schema: int = SCHEMA

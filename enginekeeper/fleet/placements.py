@@ -6,7 +6,6 @@ The record says what was put there; `bytes_now` says what is there now.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
+from enginekeeper.fleet.node_files import write_whole
 from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.manifests import Manifest
@@ -44,8 +44,6 @@ def record_placement(
     With its key the node can tell whether the bytes are the engine's without asking a registry.
     """
     path = path.resolve()
-    folder = home / "placements"
-    folder.mkdir(parents=True, exist_ok=True)
     document = {
         "engine": str(engine),
         "path": str(path),
@@ -54,9 +52,7 @@ def record_placement(
         "simulated": simulated,
     }
     name = digest_bytes(str(path).encode()).short
-    draft = folder / f".{name}.{os.getpid()}"
-    draft.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    draft.replace(folder / f"{name}.json")
+    write_whole(home / "placements" / f"{name}.json", json.dumps(document, indent=2))
 
 
 def forget_placement(home: Path, path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from enginekeeper import __version__
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.fleet.identity import node_name
-from enginekeeper.fleet.interface import DriverState, Nvml, Scan
-from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory
+from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
+from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory, RunningEngine
 from enginekeeper.fleet.placements import Placement, bytes_now, placements
+from enginekeeper.fleet.processes import ProcessTable
+from enginekeeper.fleet.running import running_engines
+from enginekeeper.fleet.runs import RunRecord, run_records
 from registry.names import check_component
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -31,6 +33,7 @@ def survey(
     *,
     node: str | None = None,
     labels: Mapping[str, str] | None = None,
+    processes: ProcessTable | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Inventory:
     """Returns the inventory of this node; hashes every engine that was put here.
@@ -40,9 +43,10 @@ def survey(
     name = check_component(node or node_name(), where="node")
     driver, scan, simulated, problem = _gpus(open_nvml)
     engines, engines_problem = _engines(home)
+    running, runs_problem = _running(home, scan.devices, processes or ProcessTable())
     return Inventory(
         node=name,
-        boot_id=_first_line(_BOOT_ID),
+        boot_id=(processes or ProcessTable()).boot_id(),
         taken_at=now().isoformat(timespec="seconds"),
         agent=__version__,
         simulated=simulated,
@@ -53,6 +57,8 @@ def survey(
         problem=problem,
         engines=engines,
         engines_problem=engines_problem,
+        running=running,
+        runs_problem=runs_problem,
         labels=dict(labels or {}),
     )
 
@@ -95,6 +101,19 @@ def _engines(home: Path) -> tuple[tuple[EngineOnDisk, ...], str | None]:
     return tuple(found), None
 
 
+def _running(
+    home: Path, devices: Sequence[Device], table: ProcessTable
+) -> tuple[tuple[RunningEngine, ...], str | None]:
+    """Returns what runs by the records up to the first that cannot be read, and what is wrong."""
+    found: list[RunRecord] = []
+    problem = None
+    try:
+        found.extend(run_records(home))
+    except InputError as error:
+        problem = f"{error.where}: {error.what}"
+    return running_engines(found, devices, table), problem
+
+
 def _on_disk(placement: Placement) -> EngineOnDisk:
     return EngineOnDisk(
         engine=str(placement.engine),
@@ -125,11 +144,4 @@ def _memory() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):  # a system that does not say
-        return None
-
-
-def _first_line(path: Path) -> str | None:
-    try:
-        return path.read_text().strip() or None
-    except OSError:
         return None
