@@ -51,7 +51,7 @@ from registry.publishing import (
 )
 from registry.queries import View
 from registry.records import UNNAMED
-from registry.resolution import Resolution, resolve
+from registry.resolution import Meets, Resolution, resolve
 from registry.revocations import found_beside, revocations_beside
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
@@ -286,13 +286,17 @@ class Registry:
             return self._decide(view, found, environment, simulated=simulated_node)
 
     def resolve(
-        self, channel: str, model: str, environment: Environment, *, simulated_node: bool = False
+        self, channel: str, model: str, where: Environment | Meets, *, simulated_node: bool = False
     ) -> Resolution:
-        """Returns the engine that a channel means for a node, and what the gate says of it."""
+        """Returns the engine that a channel means for a node, and what the gate says of it.
+
+        The node is one environment, or a function that says what an engine meets on it.
+        """
+        meets = where if callable(where) else (lambda _key: where)
         with self.catalogue.read() as view:
             return resolve(
-                view, channel, model, environment,
-                lambda one: self._decide(view, one, environment, simulated=simulated_node),
+                view, channel, model, meets,
+                lambda one, place: self._decide(view, one, place, simulated=simulated_node),
             )  # fmt: skip
 
     def nearest(self, wanted: EngineKey, *, limit: int = 3) -> list[Neighbour]:

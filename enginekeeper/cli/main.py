@@ -38,6 +38,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "snapshot": ("snapshot", "snapshot", "Sign the registry's state, so that none sets it back."),
     "where": ("where", "where", "Show which engines are on this node."),
     "agent": ("agent", "agent", "Say what is on this node: GPUs, driver, engines."),
+    "resolve": ("resolve", "resolve", "Name the engine that this node is to run."),
+    "pull": ("pull", "pull", "Bring an engine to this node, and switch to it or back."),
     "run-check": ("run_check", "run_check", "Start an engine only if it may run on this node."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),

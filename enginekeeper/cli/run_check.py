@@ -16,9 +16,13 @@ if TYPE_CHECKING:
 
 @click.command("run-check")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="DIRECTORY [-- COMMAND...]")
+@click.option("--model", help="Check what was pulled of this model, with --channel.")
+@click.option("--channel", metavar="CHANNEL", help="Of this channel; then without DIRECTORY.")
 @click.option("--offline", is_flag=True, help="Ask the evidence beside the engine, no registry.")
 @json_option
-def run_check(arguments: tuple[str, ...], offline: bool, as_json: bool) -> int:
+def run_check(
+    arguments: tuple[str, ...], model: str | None, channel: str | None, offline: bool, as_json: bool
+) -> int:
     """Check the engine in DIRECTORY, and start COMMAND only if it may run on this node.
 
     Its bytes, its builder's signature and a qualification for this node's GPU, CUDA and driver are
@@ -36,13 +40,11 @@ def run_check(arguments: tuple[str, ...], offline: bool, as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.run_check import check_run
 
-    if not arguments:
-        raise click.UsageError("DIRECTORY is missing: which engine is to be started?")
-    directory, *command = arguments
-    if command and as_json:
-        raise click.UsageError("--json is for a check alone: stdout is COMMAND's")
     bench = open_bench()
-    found = check_run(bench, Path(directory), offline=offline)
+    directory, command = _asked(bench.settings.home, arguments, model, channel)
+    if command and as_json:
+        raise click.UsageError("--json is for a check alone: stdout is COMMAND's.")
+    found = check_run(bench, directory, offline=offline)
     output = Output(as_json)
     if not command:
         output.document(found.as_dict(), _said(found))
@@ -51,6 +53,22 @@ def run_check(arguments: tuple[str, ...], offline: bool, as_json: bool) -> int:
         if found.decision.is_open:
             _become(bench.settings.home, found, command)
     return CODES[str(found.decision.family)]
+
+
+def _asked(
+    home: Path, arguments: tuple[str, ...], model: str | None, channel: str | None
+) -> tuple[Path, list[str]]:
+    """Returns which directory is to be checked, and the command to start."""
+    from enginekeeper.fleet.pulls import pulled_to
+
+    if model is not None and channel is not None:
+        return pulled_to(home, model, channel).current, list(arguments)
+    if model is not None or channel is not None:
+        raise click.UsageError("--model and --channel go together.")
+    if not arguments:
+        raise click.UsageError("DIRECTORY is missing: which engine is to be started?")
+    directory, *command = arguments
+    return Path(directory), command
 
 
 def _become(home: Path, found: RunCheck, command: list[str]) -> NoReturn:

@@ -17,6 +17,7 @@ from typing import Any
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import MissingError, UnavailableError
 from enginekeeper.fleet.placements import placements
+from enginekeeper.fleet.pulls import SNAPSHOT
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.nodes import ThisNode
 from registry.blobs.interface import MAX_DOCUMENT
@@ -34,8 +35,6 @@ from registry.manifests import Manifest, verify_directory
 from registry.service import Registry
 
 _FILE = "sqlite:///"
-KEPT_SNAPSHOT = "snapshot.dsse.json"
-"""The registry's snapshot, as `pull` keeps it above the engines."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def _reachable(bench: Bench) -> Registry:
 def _kept_snapshot(root: Path) -> bytes | None:
     """Returns the snapshot that `pull` kept for the engine in a directory, if there is one."""
     try:
-        with (root.parent.parent / KEPT_SNAPSHOT).open("rb") as handle:
+        with (root.parent.parent / SNAPSHOT).open("rb") as handle:
             return handle.read(MAX_DOCUMENT + 1)
     except OSError:
         return None

@@ -152,3 +152,33 @@ def test_a_channel_takes_an_engine_by_the_gpu_of_the_node(
     nvml.set(SimulatedGpu())
     code, position, _ = ek(environment, "channel", "set", "prod", engine.digest.short)
     assert (code, position["engine"]) == (0, str(engine.digest))
+
+
+def test_a_channel_is_resolved_by_the_gpu_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, site: Site, engine: Engine
+) -> None:
+    site.bench.registry.set_channel("prod", engine.digest, H100, actor="anna")
+    nvml.set(SimulatedGpu())
+    code, found, _ = ek(environment, "resolve", "tiny", "--channel", "prod")
+    assert (code, found["engine"]) == (0, str(engine.digest))
+
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    code, found, _ = ek(environment, "channel", "resolve", "tiny", "prod")
+    assert (code, found["decision"]["rule"]) == (5, "not-qualified-here")
+
+    nvml.set(SimulatedGpu(name="NVIDIA L4", capability="8 9"))
+    assert ek(environment, "resolve", "tiny", "--channel", "prod")[0] == 4
+
+
+def test_an_engine_is_pulled_and_started_without_its_registry(
+    nvml: SimulatedNvml, environment: Environ, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.bench.registry.set_channel("prod", engine.digest, H100, actor="anna")
+    nvml.set(SimulatedGpu())
+    pulled = ek(environment, "pull", "tiny", "--channel", "prod", "--into", tmp_path / "m")
+    assert (pulled[0], pulled[1]["offline"]["rule"]) == (0, "qualified")
+    environment["ENGINEKEEPER_CATALOGUE"] = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    code, said, _ = ek(environment, "run-check", tmp_path / "m" / "current")
+    assert (code, said["source"]) == (0, "evidence")
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    assert ek(environment, "run-check", "--model", "tiny", "--channel", "prod")[0] == 5
