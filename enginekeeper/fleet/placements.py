@@ -6,7 +6,7 @@ The record says what was put there; `bytes_now` says what is there now.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,7 +93,13 @@ def placements(home: Path) -> Iterator[Placement]:
         yield placement
 
 
-def bytes_now(placement: Placement, *, key: Digest | None, simulated: bool) -> str:
+Hashed = Callable[[Path], tuple[int, Digest]]
+"""Returns size and digest of a file."""
+
+
+def bytes_now(
+    placement: Placement, *, key: Digest | None, simulated: bool, hashed: Hashed | None = None
+) -> str:
     """Says in a word whether the engine's own bytes are where they were put.
 
     Key and kind are part of what the engine's digest covers, so a wrong one makes no other
@@ -104,7 +110,9 @@ def bytes_now(placement: Placement, *, key: Digest | None, simulated: bool) -> s
     if key is None:
         return UNVERIFIABLE
     try:
-        found = Manifest.of_directory(placement.path, "engine", key=key, simulated=simulated)
+        found = Manifest.of_directory(
+            placement.path, "engine", key=key, simulated=simulated, hashed=hashed
+        )
     except (IntegrityError, InvalidRecordError) as error:
         return f"UNREADABLE: {error.what}"
     except OSError as error:

@@ -18,7 +18,7 @@ from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
 from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory, RunningEngine
-from enginekeeper.fleet.placements import Placement, bytes_now, placements
+from enginekeeper.fleet.placements import Hashed, Placement, bytes_now, placements
 from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.fleet.running import running_engines
 from enginekeeper.fleet.runs import RunRecord, run_records
@@ -34,15 +34,16 @@ def survey(
     node: str | None = None,
     labels: Mapping[str, str] | None = None,
     processes: ProcessTable | None = None,
+    hashed: Hashed | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Inventory:
-    """Returns the inventory of this node; hashes every engine that was put here.
+    """Returns the inventory of this node; hashes every engine that was put here, or has it hashed.
 
     Without a name the node goes by its host's. Raises InvalidRecordError for what is no name.
     """
     name = check_component(node or node_name(), where="node")
     driver, scan, simulated, problem = _gpus(open_nvml)
-    engines, engines_problem = _engines(home)
+    engines, engines_problem = _engines(home, hashed)
     running, runs_problem = _running(home, scan.devices, processes or ProcessTable())
     return Inventory(
         node=name,
@@ -91,11 +92,11 @@ def _gpus(
         return driver, Scan(), simulated, error.what
 
 
-def _engines(home: Path) -> tuple[tuple[EngineOnDisk, ...], str | None]:
+def _engines(home: Path, hashed: Hashed | None) -> tuple[tuple[EngineOnDisk, ...], str | None]:
     """Returns the engines up to the first record that cannot be read, and what is wrong with it."""
     found: list[EngineOnDisk] = []
     try:
-        found.extend(_on_disk(placement) for placement in placements(home))
+        found.extend(_on_disk(placement, hashed) for placement in placements(home))
     except InputError as error:
         return tuple(found), f"{error.where}: {error.what}"
     return tuple(found), None
@@ -114,12 +115,12 @@ def _running(
     return running_engines(found, devices, table), problem
 
 
-def _on_disk(placement: Placement) -> EngineOnDisk:
+def _on_disk(placement: Placement, hashed: Hashed | None) -> EngineOnDisk:
     return EngineOnDisk(
         engine=str(placement.engine),
         path=str(placement.path),
         placed_at=placement.placed_at.isoformat(timespec="seconds"),
-        bytes=bytes_now(placement, key=placement.key, simulated=placement.simulated),
+        bytes=bytes_now(placement, key=placement.key, simulated=placement.simulated, hashed=hashed),
     )
 
 
