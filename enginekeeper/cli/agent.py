@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from enginekeeper.fleet.interface import Nvml
     from enginekeeper.fleet.inventory import Inventory
+    from enginekeeper.fleet.survey import Means
 
 
 @click.group()
@@ -30,6 +32,18 @@ label_option = click.option(
     "--label", "labels", multiple=True, metavar="NAME=VALUE",
     help="What you call the node, such as pool=h100; may be given several times.",
 )  # fmt: skip
+gfd_option = click.option(
+    "--gfd", type=NamedPath(), metavar="FILE",
+    help="Take GPUs from the labels of GPU Feature Discovery there, and leave NVML alone.",
+)  # fmt: skip
+dcgm_option = click.option(
+    "--dcgm", metavar="URL",
+    help="With --gfd: take each GPU from dcgm-exporter, http://HOST:9400/metrics.",
+)  # fmt: skip
+root_option = click.option(
+    "--root", type=NamedPath(), default="/", metavar="DIRECTORY",
+    help="Where the node's file system is: in a container that looks for the host's software.",
+)  # fmt: skip
 
 
 @agent.command()
@@ -39,22 +53,29 @@ label_option = click.option(
 )  # fmt: skip
 @node_option
 @label_option
+@gfd_option
+@dcgm_option
+@root_option
 @json_option
-def once(file: Path | None, node: str | None, labels: tuple[str, ...], as_json: bool) -> int:
+def once(
+    file: Path | None, node: str | None, labels: tuple[str, ...], gfd: Path | None,
+    dcgm: str | None, root: Path, as_json: bool,
+) -> int:  # fmt: skip
     """Take the inventory of this node once: GPUs, driver, machine, engines on disk.
 
-    Engines are those that were fetched here; their bytes are hashed. What cannot be read is said
+    Engines are those that were fetched here; their bytes are hashed. Servers that `run-check
+    --endpoint` started are asked what they serve. What cannot be read is said
     in the document, and is no error: a GPU that fell off the bus, a driver that is silent, a
     value the GPU does not support. docs/fleet.md has the document's fields.
     """
     import json
 
-    from enginekeeper.fleet.nvml import open_nvml
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
-    settings = Settings.from_environment()
-    found = survey(settings.home, open_nvml, node=node, labels=dict(map(_label, labels)))
+    settings, (open_nvml, means) = Settings.from_environment(), _means(gfd, dcgm, root)
+    named = dict(map(_label, labels))
+    found = survey(settings.home, open_nvml, node=node, labels=named, means=means)
     output = Output(as_json)
     text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
     if file is None:
@@ -77,6 +98,9 @@ def once(file: Path | None, node: str | None, labels: tuple[str, ...], as_json: 
 )  # fmt: skip
 @node_option
 @label_option
+@gfd_option
+@dcgm_option
+@root_option
 @click.option(
     "--ca", "authorities", type=NamedPath(), metavar="FILE",
     help="Certificate authorities to trust, if not the system's.",
@@ -88,7 +112,8 @@ def once(file: Path | None, node: str | None, labels: tuple[str, ...], as_json: 
 )  # fmt: skip
 def run(
     server: str, token_file: Path, period: float, node: str | None, labels: tuple[str, ...],
-    authorities: Path | None, plain_http: bool, rehash: int,
+    gfd: Path | None, dcgm: str | None, root: Path, authorities: Path | None, plain_http: bool,
+    rehash: int,
 ) -> int:  # fmt: skip
     """Tell the fleet's server that this node lives, and what is on it; until SIGTERM.
 
@@ -98,6 +123,7 @@ def run(
     registry. NVML is asked in a process of its own, so that a driver can be replaced under it.
     """
     import os
+    from dataclasses import replace
 
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.fleet.agent.apart import NvmlApart
@@ -105,20 +131,20 @@ def run(
     from enginekeeper.fleet.agent.hashes import KeptHashes
     from enginekeeper.fleet.agent.loop import Agent
     from enginekeeper.fleet.agent.memory import AgentMemory
-    from enginekeeper.fleet.nvml import open_nvml
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
     home, named = Settings.from_environment().home, dict(map(_label, labels))
     client = FleetClient(server, token_file, authorities, plain_http)
     read_token(token_file)  # what is wrong with it now is said now
-    memory = AgentMemory(home)
+    memory, (open_nvml, means) = AgentMemory(home), _means(gfd, dcgm, root)
     show_progress()
     with memory.alone():
         hashes, nvml = KeptHashes(memory.directory / "hashes.json"), NvmlApart(open_nvml)
+        by = replace(means, hashed=hashes)
 
         def look() -> Inventory:
-            found = survey(home, nvml, node=node, labels=named, hashed=hashes)
+            found = survey(home, nvml, node=node, labels=named, means=by)
             hashes.end_round(rehash * 1024 * 1024)
             return found
 
@@ -152,6 +178,26 @@ def status(as_json: bool) -> int:
         lines.append(f"{'desired:':<22}{one['model']} {one['channel']}: {what}")
     output.document(document, "\n".join(lines))
     return ExitCode.OK if fresh else ExitCode.UNAVAILABLE
+
+
+def _means(gfd: Path | None, dcgm: str | None, root: Path) -> tuple[Callable[[], Nvml], Means]:
+    """Returns whom to ask about GPUs, and what else a survey looks with."""
+    from functools import partial
+
+    from enginekeeper.fleet.endpoints import ask_endpoint
+    from enginekeeper.fleet.http_get import check_url, get_text
+    from enginekeeper.fleet.ingest import ingesting
+    from enginekeeper.fleet.nvml import open_nvml
+    from enginekeeper.fleet.survey import Means
+
+    ask = partial(ask_endpoint, get=get_text)
+    if gfd is None:
+        if dcgm is not None:
+            raise click.UsageError("--dcgm needs --gfd: it tells no CUDA version.")
+        return open_nvml, Means(ask=ask, root=root)
+    metrics = None if dcgm is None else check_url(dcgm, "--dcgm")
+    source = "gfd" if metrics is None else "gfd+dcgm"
+    return ingesting(gfd, metrics, get_text), Means(ask=ask, root=root, gpu_source=source)
 
 
 _PERIODS = 3

@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="DIRECTORY [-- COMMAND...]")
 @click.option("--model", help="Check what was pulled of this model, with --channel.")
 @click.option("--channel", metavar="CHANNEL", help="Of this channel; then without DIRECTORY.")
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    help="Where COMMAND will answer, for the agent to ask: http://127.0.0.1:8000, for Triton with "
+    "/v2/models/NAME.",
+)
 @click.option("--offline", is_flag=True, help="Ask the evidence beside the engine, no registry.")
 @json_option
 def run_check(
-    arguments: tuple[str, ...], model: str | None, channel: str | None, offline: bool, as_json: bool
-) -> int:
+    arguments: tuple[str, ...], model: str | None, channel: str | None, endpoint: str | None,
+    offline: bool, as_json: bool,
+) -> int:  # fmt: skip
     """Check the engine in DIRECTORY, and start COMMAND only if it may run on this node.
 
     Its bytes, its builder's signature and a qualification for this node's GPU, CUDA and driver are
@@ -37,6 +44,7 @@ def run_check(
     11 bytes or signature are wrong.
     """
     from enginekeeper.cli.gate import CODES
+    from enginekeeper.fleet.http_get import check_url
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.run_check import check_run
 
@@ -44,6 +52,8 @@ def run_check(
     directory, command = _asked(bench.settings.home, arguments, model, channel)
     if command and as_json:
         raise click.UsageError("--json is for a check alone: stdout is COMMAND's.")
+    if endpoint is not None:
+        check_url(endpoint, "--endpoint")
     found = check_run(bench, directory, offline=offline)
     output = Output(as_json)
     if not command:
@@ -51,7 +61,7 @@ def run_check(
     else:
         output.note(_said(found))
         if found.decision.is_open:
-            _become(bench.settings.home, found, command)
+            _become(bench.settings.home, found, command, endpoint)
     return CODES[str(found.decision.family)]
 
 
@@ -71,7 +81,7 @@ def _asked(
     return Path(directory), command
 
 
-def _become(home: Path, found: RunCheck, command: list[str]) -> NoReturn:
+def _become(home: Path, found: RunCheck, command: list[str], endpoint: str | None) -> NoReturn:
     """Records this process as one that runs the engine, and lets the command take its place."""
     import os
     import signal
@@ -82,7 +92,7 @@ def _become(home: Path, found: RunCheck, command: list[str]) -> NoReturn:
 
     engine = str(found.directory)
     program, *rest = (part.replace("{engine}", engine) for part in command)
-    record = record_run(home, found.engine, found.directory)
+    record = record_run(home, found.engine, found.directory, endpoint=endpoint)
     sys.stderr.flush()
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; a program expects the default
         signal.signal(ignored, signal.SIG_DFL)

@@ -51,6 +51,8 @@ class Device:
     """Memory rows wait for a reset to be replaced."""
     rows_failed: bool | None = None
     """A memory row could not be replaced: the GPU is to be exchanged."""
+    xid: int | None = None
+    """The last error of the driver for it, where somebody keeps that: NVML alone does not."""
     slices: tuple[MigSlice, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)

@@ -59,6 +59,33 @@ class EngineOnDisk:
 
 
 @dataclass(frozen=True)
+class EndpointSays:
+    """What a server says of itself; its own word, and `declared` at most."""
+
+    source: str
+    """The address that was asked."""
+    models: tuple[str, ...] = ()
+    """Their names there."""
+    places: tuple[str, ...] = ()
+    """Directories that it says it loaded."""
+    agrees: bool | None = None
+    """Whether the engine's own is among them; None where it names none."""
+    problem: str | None = None
+    """Why it said nothing."""
+
+
+@dataclass(frozen=True)
+class Software:
+    """A library, a toolkit or a program that lies on the node."""
+
+    name: str
+    """E.g. `tensorrt`, `cuda-toolkit`."""
+    version: str | None
+    """None where its name does not say and it would have to be run."""
+    path: str
+
+
+@dataclass(frozen=True)
 class RunningEngine:
     """An engine that a process of the node was started with, and that lives."""
 
@@ -70,6 +97,8 @@ class RunningEngine:
     evidence: Evidence
     devices: tuple[str, ...] = ()
     """UUIDs of the GPUs, or slices, on which NVML shows it; none where it is only declared."""
+    says: EndpointSays | None = None
+    """What its server says, where its start named an address."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,10 @@ class Inventory:
     running: tuple[RunningEngine, ...] = ()
     runs_problem: str | None = None
     """Why the run records could not all be read."""
+    software: tuple[Software, ...] = ()
+    """Toolkits, libraries and container runtimes found on the disk."""
+    gpu_source: str = "nvml"
+    """Who told of driver and GPUs: `nvml`, `gfd` or `gfd+dcgm`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the node: pool, zone."""
     schema: int = SCHEMA

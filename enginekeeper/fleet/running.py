@@ -10,18 +10,23 @@ Rules:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from enginekeeper.fleet.interface import Device
-from enginekeeper.fleet.inventory import Evidence, RunningEngine
+from enginekeeper.fleet.inventory import EndpointSays, Evidence, RunningEngine
 from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.fleet.runs import RunRecord, live_pid
 
 
 def running_engines(
-    records: Iterable[RunRecord], devices: Iterable[Device], table: ProcessTable
-) -> tuple[RunningEngine, ...]:
-    """Returns the engines whose processes live, in the records' order."""
+    records: Iterable[RunRecord], devices: Iterable[Device], table: ProcessTable,
+    ask: Callable[[str, Path], EndpointSays] | None = None,
+) -> tuple[RunningEngine, ...]:  # fmt: skip
+    """Returns the engines whose processes live, in the records' order.
+
+    `ask` asks the server of one that named an address what it serves.
+    """
     living = {pid: one for one in records if (pid := live_pid(one, table)) is not None}
     seen = _where_seen(living, devices, table)
     return tuple(
@@ -32,6 +37,7 @@ def running_engines(
             started_at=one.started_at.isoformat(timespec="seconds"),
             evidence=Evidence.CONFIRMED if seen[pid] else Evidence.DECLARED,
             devices=tuple(sorted(seen[pid])),
+            says=None if ask is None or one.endpoint is None else ask(one.endpoint, one.path),
         )
         for pid, one in living.items()
     )

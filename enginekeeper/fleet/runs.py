@@ -37,11 +37,13 @@ class RunRecord:
     pid_namespace: str | None
     """Where its number counts."""
     file: Path
+    endpoint: str | None = None
+    """Where its server answers, as its start named it."""
 
 
 def record_run(
     home: Path, engine: Digest, path: Path, *,
-    pid: int | None = None, processes: ProcessTable | None = None,
+    pid: int | None = None, processes: ProcessTable | None = None, endpoint: str | None = None,
 ) -> Path:  # fmt: skip
     """Records that a process, this one by default, runs an engine; returns the record's file.
 
@@ -63,6 +65,7 @@ def record_run(
         "path": str(path),
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid_namespace": table.namespace(number),
+        "endpoint": endpoint,
     }
     name = f"{digest_bytes(f'{boot} {started} {number} {path}'.encode()).short}.json"
     write_whole(home / "runs" / name, json.dumps(document, indent=2))
@@ -118,6 +121,7 @@ def _read(file: Path) -> RunRecord:
             datetime.fromisoformat(document["started_at"]),
             _optional(document.get("pid_namespace")),
             file,
+            _optional(document.get("endpoint")),
         )
     except (
         InputError, InvalidRecordError, ValueError, KeyError, TypeError, AttributeError,

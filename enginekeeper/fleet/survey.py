@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,14 +18,35 @@ from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
-from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory, RunningEngine
+from enginekeeper.fleet.inventory import (
+    EndpointSays,
+    EngineOnDisk,
+    HostFacts,
+    Inventory,
+    RunningEngine,
+)
 from enginekeeper.fleet.placements import Hashed, Placement, bytes_now, placements
 from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.fleet.running import running_engines
 from enginekeeper.fleet.runs import RunRecord, run_records
+from enginekeeper.fleet.software import software
 from registry.names import check_component
 
 _CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a survey looks with, where it is not the machine itself and hashing."""
+
+    processes: ProcessTable = field(default_factory=ProcessTable)
+    hashed: Hashed | None = None
+    ask: Callable[[str, Path], EndpointSays] | None = None
+    """Asks the server of an engine that runs, at the address that its start named."""
+    root: Path = Path("/")
+    """Where the node's file system is, to look for software."""
+    gpu_source: str = "nvml"
+    """Who is asked about GPUs."""
 
 
 def survey(
@@ -33,8 +55,7 @@ def survey(
     *,
     node: str | None = None,
     labels: Mapping[str, str] | None = None,
-    processes: ProcessTable | None = None,
-    hashed: Hashed | None = None,
+    means: Means | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Inventory:
     """Returns the inventory of this node; hashes every engine that was put here, or has it hashed.
@@ -43,11 +64,12 @@ def survey(
     """
     name = check_component(node or node_name(), where="node")
     driver, scan, simulated, problem = _gpus(open_nvml)
-    engines, engines_problem = _engines(home, hashed)
-    running, runs_problem = _running(home, scan.devices, processes or ProcessTable())
+    by = means or Means()
+    engines, engines_problem = _engines(home, by.hashed)
+    running, runs_problem = _running(home, scan.devices, by)
     return Inventory(
         node=name,
-        boot_id=(processes or ProcessTable()).boot_id(),
+        boot_id=by.processes.boot_id(),
         taken_at=now().isoformat(timespec="seconds"),
         agent=__version__,
         simulated=simulated,
@@ -60,6 +82,8 @@ def survey(
         engines_problem=engines_problem,
         running=running,
         runs_problem=runs_problem,
+        software=software(by.root),
+        gpu_source=by.gpu_source,
         labels=dict(labels or {}),
     )
 
@@ -103,7 +127,7 @@ def _engines(home: Path, hashed: Hashed | None) -> tuple[tuple[EngineOnDisk, ...
 
 
 def _running(
-    home: Path, devices: Sequence[Device], table: ProcessTable
+    home: Path, devices: Sequence[Device], by: Means
 ) -> tuple[tuple[RunningEngine, ...], str | None]:
     """Returns what runs by the records up to the first that cannot be read, and what is wrong."""
     found: list[RunRecord] = []
@@ -112,7 +136,7 @@ def _running(
         found.extend(run_records(home))
     except InputError as error:
         problem = f"{error.where}: {error.what}"
-    return running_engines(found, devices, table), problem
+    return running_engines(found, devices, by.processes, by.ask), problem
 
 
 def _on_disk(placement: Placement, hashed: Hashed | None) -> EngineOnDisk:

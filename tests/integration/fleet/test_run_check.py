@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,6 +228,36 @@ def test_the_command_takes_its_place_and_nvml_confirms_it(
         assert process.poll() is None  # what serves goes on
 
     assert ek(node, "agent", "once")[1]["running"] == []
+
+
+def test_a_server_is_asked_what_it_serves(
+    node: Environ, place: Path, engine: Engine, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "www" / "v1").mkdir(parents=True)
+    told = {"data": [{"id": "llama", "root": str(place / "engine")}]}
+    (tmp_path / "www" / "v1" / "models").write_text(json.dumps(told))
+    server = (sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1", "--directory",
+              tmp_path / "www")  # fmt: skip
+    endpoint = f"http://127.0.0.1:{port}"
+    with started(node, place, "--endpoint", endpoint, "--", *server):
+        running = answering(node)
+    assert running["engine"] == str(engine.digest)
+    assert running["says"] == {
+        "source": f"{endpoint}/v1/models", "models": ["llama"], "agrees": True,
+        "places": [str(place / "engine")], "problem": None,
+    }  # fmt: skip
+
+
+def answering(node: Environ) -> dict[str, Any]:
+    """Returns the engine that runs, once its server answers."""
+    for _ in range(50):
+        found: list[dict[str, Any]] = ek(node, "agent", "once")[1]["running"]
+        if found and found[0]["says"]["problem"] is None:
+            return found[0]
+        time.sleep(0.2)
+    raise AssertionError("its server never answered")
 
 
 def test_a_closed_gate_starts_nothing_and_leaves_no_record(
