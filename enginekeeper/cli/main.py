@@ -41,6 +41,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "resolve": ("resolve", "resolve", "Name the engine that this node is to run."),
     "pull": ("pull", "pull", "Bring an engine to this node, and switch to it or back."),
     "run-check": ("run_check", "run_check", "Start an engine only if it may run on this node."),
+    "export": ("export", "export", "Write what Triton, trtllm-serve or vLLM need to load one."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),

@@ -28,7 +28,7 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
-from registry.evidence import EVIDENCE, Evidence
+from registry.evidence import EVIDENCE, Evidence, require
 from registry.evidence_gate import EvidenceGate
 from registry.gate import GateDecision
 from registry.manifests import Manifest, verify_directory
@@ -86,6 +86,25 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
             silence = str(error).splitlines()[0]
     gate = EvidenceGate(bench.trust, refusal, snapshot=_kept_snapshot(root))
     return RunCheck(digest, files, gate.decide(evidence, environment), "evidence", silence)
+
+
+def verified(bench: Bench, directory: Path) -> tuple[Evidence, Path]:
+    """Returns the evidence of an engine and where its files are, after both verified.
+
+    Raises MissingError without evidence beside it, IntegrityError where anything is not as it was
+    signed. Says nothing about whether it may run.
+    """
+    place = directory.resolve()
+    found = _beside(place) if place.is_dir() else None
+    if found is None:
+        raise MissingError(
+            "there is no engine with its evidence", where=str(directory),
+            remedy="enginekeeper pull ENGINE --into DIRECTORY, then name DIRECTORY/current",
+        )  # fmt: skip
+    evidence, files, _ = found
+    verify_directory(evidence.manifest, files)
+    require(evidence, bench.trust)
+    return evidence, files
 
 
 def _beside(place: Path) -> tuple[Evidence, Path, Path] | None:
