@@ -53,6 +53,14 @@ def write_directory(store: BlobStore, evidence: Evidence, destination: Path) -> 
         draft.rename(destination)
 
 
+def renew_evidence(directory: Path, evidence: Evidence) -> None:
+    """Writes what is signed about an engine by now beside it, whole or not at all."""
+    draft = directory.with_name(f".{directory.name}.{EVIDENCE}")  # beside: only two names belong in
+    with _translated(directory):
+        _write(draft, _document(evidence))
+        draft.replace(directory / EVIDENCE)
+
+
 def read_directory(directory: Path) -> Evidence:
     """Returns the evidence in a directory; raises InvalidRecordError. Believes nothing of it."""
     path = directory / EVIDENCE

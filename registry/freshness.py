@@ -59,6 +59,14 @@ class Freshness:
         return self.snapshot is not None and engine in self.snapshot.state.revoked_engines
 
 
+def age_of(snapshot: Snapshot, trust: Trust) -> Freshness:
+    """Says of a snapshot that is believed whether it has expired."""
+    if snapshot.expires_at > trust.clock():
+        return Freshness(snapshot, None)
+    fault = f"snapshot {snapshot.version} expired at {snapshot.expires_at.isoformat()}"
+    return Freshness(snapshot, fault)
+
+
 @dataclass(frozen=True)
 class Memory:
     """The highest version that this machine has seen of each store."""
@@ -128,10 +136,7 @@ class SnapshotReader:
             IntegrityError, InvalidRecordError, RecordNotFoundError, StoreUnavailableError,
         ) as error:  # fmt: skip
             return Freshness(None, str(error))
-        if snapshot.expires_at <= trust.clock():
-            fault = f"snapshot {snapshot.version} expired at {snapshot.expires_at.isoformat()}"
-            return Freshness(snapshot, fault)
-        return Freshness(snapshot, None)
+        return age_of(snapshot, trust)
 
     def snapshot(self, store: BlobStore, trust: Trust) -> Snapshot:
         """Returns the store's snapshot, expired or not.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,16 @@ class Manifest:
 
     @classmethod
     def of_directory(
-        cls, path: Path, kind: str, *, key: Digest | None = None, simulated: bool = False
-    ) -> Manifest:
-        """Lists and hashes a directory; refuses symbolic links and special files."""
+        cls, path: Path, kind: str, *, key: Digest | None = None, simulated: bool = False,
+        hashed: Callable[[Path], tuple[int, Digest]] | None = None,
+    ) -> Manifest:  # fmt: skip
+        """Lists and hashes a directory; refuses symbolic links and special files.
+
+        `hashed` is for who keeps hashes of files that did not change: it returns size and digest.
+        """
         entries = []
         for name in _regular_files(path):
-            size, digest = _hash(path / name)
+            size, digest = (hashed or size_and_digest)(path / name)
             entries.append(FileEntry(name, size, digest))
         return cls(kind, tuple(entries), key, simulated)
 
@@ -160,7 +164,7 @@ def verify_directory(manifest: Manifest, path: Path) -> None:
             expected=f"the {len(expected)} files of the manifest and nothing else",
         )
     for name, entry in expected.items():
-        size, digest = _hash(path / name)
+        size, digest = size_and_digest(path / name)
         if (size, digest) != (entry.size, entry.digest):
             raise IntegrityError(
                 "the file's bytes are not those of the manifest",
@@ -195,7 +199,7 @@ def _unreadable(error: OSError) -> None:
     raise InvalidRecordError(f"the directory cannot be read: {error}") from error
 
 
-def _hash(path: Path) -> tuple[int, Digest]:
+def size_and_digest(path: Path) -> tuple[int, Digest]:
     """Returns size and digest of the same bytes; never follows a symbolic link."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     with open(descriptor, "rb", closefd=True) as handle:  # noqa: PTH123 - from a descriptor

@@ -24,7 +24,7 @@ from registry.entities import (
     to_verdict,
     to_waiver,
 )
-from registry.environments import Environment, GpuEnvironment, environment_from_dict
+from registry.environments import Environment, environment_from_dict
 from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
 from registry.filters import filtered, is_latest
 from registry.fleet.queries import FleetView
@@ -270,8 +270,8 @@ class View:
             for row in self._session.execute(query)
         }
 
-    def positioned(self, channel: str, model_name: str, environment: Environment) -> list[Engine]:
-        """Returns what a channel resolves to on a model's targets of an environment's hardware."""
+    def positioned(self, channel: str, model_name: str) -> list[Engine]:
+        """Returns what a channel resolves to on each target of a model, by target."""
         query = (
             select(EngineRow)
             .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
@@ -281,14 +281,6 @@ class View:
             .order_by(ChannelPositionRow.target)
             .options(contains_eager(EngineRow.key))
         )
-        if isinstance(environment, GpuEnvironment):
-            query = query.where(
-                KeyRow.gpu_product == environment.product,
-                KeyRow.compute_capability == environment.compute_capability,
-                KeyRow.cuda_runtime == environment.cuda_runtime,
-            )
-        else:
-            query = query.where(KeyRow.gpu_product.is_(None))
         return [to_engine(row) for row in self._session.scalars(query).unique()]
 
     def on_channel(self, channel: str, model_name: str) -> list[Engine]:

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from registry.environments import Environment
+from registry.environments import Environment, GpuEnvironment
 from registry.errors import RecordNotFoundError
 from registry.gate import GateDecision
+from registry.keys import EngineKey
 from registry.queries import View
 from registry.types import Engine
+
+Meets = Callable[[EngineKey], Environment]
+"""Says what an engine of a key meets on a node: a GPU under its driver, or the CPU."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +48,35 @@ def resolve(
     view: View,
     channel: str,
     model: str,
-    environment: Environment,
-    decide: Callable[[Engine], GateDecision],
+    meets: Meets,
+    decide: Callable[[Engine, Environment], GateDecision],
 ) -> Resolution:
-    """Returns what a channel means for an environment: an open gate before a closed one.
+    """Returns what a channel means on a node: an open gate before a closed one.
 
-    Raises RecordNotFoundError when the channel has no engine of the model for this hardware.
+    Raises RecordNotFoundError when the channel has no engine of the model for its hardware.
     """
-    engines = view.positioned(channel, model, environment)
-    if not engines:
-        targets = [p.target for p in view.channels(model) if p.channel == channel]
+    there = view.positioned(channel, model)
+    places = [(engine, meets(engine.key)) for engine in there]
+    fitting = [(engine, place) for engine, place in places if _made_for(engine.key, place)]
+    if not fitting:
+        targets = [engine.target for engine in there]
         raise RecordNotFoundError(
             "the channel has no engine for this hardware",
             where=f"channel {channel} of {model}",
             actual=f"engines for {', '.join(targets)}" if targets else "no such channel",
-            expected=f"one for {environment}",
+            expected=" or ".join(sorted({f"one for {place}" for _, place in places})) or None,
             remedy="build one for it and put it there: enginekeeper channel set",
         )
-    found = [Resolution(channel, model, engine, decide(engine)) for engine in engines]
+    found = [Resolution(channel, model, one, decide(one, place)) for one, place in fitting]
     return next((one for one in found if one.decision.is_open), found[0])
+
+
+def _made_for(key: EngineKey, environment: Environment) -> bool:
+    """Says whether a key names an environment's kind of hardware, and its CUDA runtime."""
+    if not isinstance(environment, GpuEnvironment):
+        return key.hard.get("gpu_product") is None
+    return (
+        key.hard.get("gpu_product") == environment.product
+        and key.hard.get("compute_capability") == environment.compute_capability
+        and key.hard.get("cuda_runtime") == environment.cuda_runtime
+    )

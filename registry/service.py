@@ -47,7 +47,7 @@ from registry.publishing import (
 )
 from registry.queries import View
 from registry.records import UNNAMED
-from registry.resolution import Resolution, resolve
+from registry.resolution import Meets, Resolution, resolve
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
@@ -264,15 +264,19 @@ class Registry:
             )  # fmt: skip
 
     def resolve(
-        self, channel: str, model: str, environment: Environment, *, simulated_node: bool = False
+        self, channel: str, model: str, where: Environment | Meets, *, simulated_node: bool = False
     ) -> Resolution:
-        """Returns the engine that a channel means for a node, and what the gate says of it."""
+        """Returns the engine that a channel means for a node, and what the gate says of it.
+
+        The node is one environment, or a function that says what an engine meets on it.
+        """
+        meets = where if callable(where) else (lambda _key: where)
         judge = self._judge()
         with self.catalogue.read() as view:
             return resolve(
-                view, channel, model, environment,
-                lambda one: judge.decide(
-                    view, one, environment,
+                view, channel, model, meets,
+                lambda one, place: judge.decide(
+                    view, one, place,
                     simulated_node=simulated_node, lost=self._lost(view, one),
                 ),
             )  # fmt: skip

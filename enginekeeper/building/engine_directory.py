@@ -103,6 +103,13 @@ def inspect_engine(directory: Path, checkpoint: Path, expected: Expected) -> Eng
     )
 
 
+def is_stripped(config: Mapping[str, Any]) -> bool:
+    """Says of an engine's config.json whether its weights were left out of the plan."""
+    section, name = _ELSEWHERE["strip_plan"]
+    build = config.get(section)
+    return isinstance(build, Mapping) and build.get(name) is True
+
+
 def _ranks(model: Mapping[str, Any], where: str) -> int:
     mapping = model.get("mapping") or {}
     size = mapping.get("world_size", 1) if isinstance(mapping, dict) else None

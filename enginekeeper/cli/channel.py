@@ -120,22 +120,9 @@ def resolve(model: str, name: str, environment: Path | None, as_json: bool) -> i
 
     Exits as `gate` does; 4 if the channel has no engine for this hardware and CUDA.
     """
-    from enginekeeper.cli.gate import CODES, read_environment
-    from enginekeeper.orchestration.bench import open_bench
-    from enginekeeper.orchestration.nodes import ThisNode
+    from enginekeeper.cli.resolve import show_resolution
 
-    bench = open_bench()
-    if environment is None:
-        found = ThisNode(bench).resolve(name, model)
-    else:
-        found = bench.registry.resolve(name, model, read_environment(environment))
-    decision = found.decision
-    text = (
-        f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"
-        f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}"
-    )
-    Output(as_json).document(found.as_dict(), text)
-    return CODES[str(decision.family)]
+    return show_resolution(model, name, environment, Output(as_json))
 
 
 @channel.command()

@@ -22,6 +22,8 @@ class GpuProcess:
 
     pid: int
     memory_bytes: int | None
+    slice_uuid: str | None = None
+    """On which slice of a GPU that is split, where NVML says so."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Device:
     """Uncorrected ones since the driver was loaded."""
     nvlinks: int | None = None
     """Links that are up."""
+    rows_pending: bool | None = None
+    """Memory rows wait for a reset to be replaced."""
+    rows_failed: bool | None = None
+    """A memory row could not be replaced: the GPU is to be exchanged."""
+    xid: int | None = None
+    """The last error of the driver for it, where somebody keeps that: NVML alone does not."""
     slices: tuple[MigSlice, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)

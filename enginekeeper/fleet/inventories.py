@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError, MissingError
-from enginekeeper.fleet.inventory import SCHEMA, Inventory
+from enginekeeper.fleet.inventory import READABLE, Inventory
 from registry.digests import Digest
 from registry.errors import InvalidRecordError
 from registry.names import check_component
@@ -49,19 +49,23 @@ def parse_inventory(text: bytes, where: str) -> Inventory:
     if len(text) > MAX_BYTES:
         raise InputError("too large for an inventory", where=where, actual=f"{len(text)} bytes")
     document = parse_json(text, where)
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+    if not isinstance(document, dict) or document.get("schema") not in READABLE:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise InputError(
             "not an inventory of a version that is known",
-            where=where, actual=f"schema {found!r:.80}", expected=f"schema {SCHEMA}",
+            where=where, actual=f"schema {found!r:.80}",
+            expected=f"schema {' or '.join(map(str, READABLE))}",
         )  # fmt: skip
     _check_text(document, where)
     try:
         inventory = _form().validate_json(text, strict=True)
         check_component(inventory.node, where="node")
         zone = datetime.fromisoformat(inventory.taken_at).tzinfo
-        for engine in inventory.engines:
-            Digest.parse(engine.engine)
+        for digest in (
+            *(one.engine for one in inventory.engines),
+            *(one.engine for one in inventory.running),
+        ):
+            Digest.parse(digest)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

@@ -13,7 +13,9 @@ from typing import Any
 
 from enginekeeper.fleet.interface import Device, DriverState, LostDevice
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
+"""The first schema knew no running engines."""
 
 
 class Evidence(StrEnum):
@@ -23,7 +25,7 @@ class Evidence(StrEnum):
     """A record on the node says so, and the bytes were looked at; whether it runs is not known."""
 
     CONFIRMED = "confirmed"
-    """NVML shows a process that runs it. Nothing here gives this yet."""
+    """NVML shows that its process, or one that this started, computes on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,49 @@ class EngineOnDisk:
 
 
 @dataclass(frozen=True)
+class EndpointSays:
+    """What a server says of itself; its own word, and `declared` at most."""
+
+    source: str
+    """The address that was asked."""
+    models: tuple[str, ...] = ()
+    """Their names there."""
+    places: tuple[str, ...] = ()
+    """Directories that it says it loaded."""
+    agrees: bool | None = None
+    """Whether the engine's own is among them; None where it names none."""
+    problem: str | None = None
+    """Why it said nothing."""
+
+
+@dataclass(frozen=True)
+class Software:
+    """A library, a toolkit or a program that lies on the node."""
+
+    name: str
+    """E.g. `tensorrt`, `cuda-toolkit`."""
+    version: str | None
+    """None where its name does not say and it would have to be run."""
+    path: str
+
+
+@dataclass(frozen=True)
+class RunningEngine:
+    """An engine that a process of the node was started with, and that lives."""
+
+    engine: str
+    """Digest of its manifest."""
+    path: str
+    pid: int
+    started_at: str
+    evidence: Evidence
+    devices: tuple[str, ...] = ()
+    """UUIDs of the GPUs, or slices, on which NVML shows it; none where it is only declared."""
+    says: EndpointSays | None = None
+    """What its server says, where its start named an address."""
+
+
+@dataclass(frozen=True)
 class Inventory:
     """Everything about one node at one time."""
 
@@ -77,6 +122,13 @@ class Inventory:
     engines: tuple[EngineOnDisk, ...]
     engines_problem: str | None
     """Why the engines could not all be listed."""
+    running: tuple[RunningEngine, ...] = ()
+    runs_problem: str | None = None
+    """Why the run records could not all be read."""
+    software: tuple[Software, ...] = ()
+    """Toolkits, libraries and container runtimes found on the disk."""
+    gpu_source: str = "nvml"
+    """Who told of driver and GPUs: `nvml`, `gfd` or `gfd+dcgm`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the node: pool, zone."""
     schema: int = SCHEMA

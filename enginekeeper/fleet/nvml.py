@@ -5,7 +5,8 @@ It has run against a C library that answers in NVML's place (tests/fakes/nvml), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pynvml
@@ -98,6 +99,7 @@ def _device(index: int, handle: object) -> Device:
     read = _Reading()
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
     mig = read("mig", lambda: pynvml.nvmlDeviceGetMigMode(handle)[0])
+    slices = read("slices", lambda: _slices(handle)) or () if mig else ()
     return Device(
         index=index,
         uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
@@ -115,8 +117,10 @@ def _device(index: int, handle: object) -> Device:
         ecc=read("ecc", lambda: bool(pynvml.nvmlDeviceGetEccMode(handle)[0])),
         ecc_errors=read("ecc_errors", lambda: _uncorrected(handle)),
         nvlinks=read("nvlinks", lambda: _links(handle)),
-        slices=read("slices", lambda: _slices(handle)) or () if mig else (),
-        processes=read("processes", lambda: _processes(handle)) or (),
+        rows_pending=read("rows_pending", lambda: bool(_rows(handle)[2])),
+        rows_failed=read("rows_failed", lambda: bool(_rows(handle)[3])),
+        slices=tuple(one for _, one in slices),
+        processes=_all_processes(handle, slices, read),
         unread=read.why,
     )  # fmt: skip
 
@@ -161,7 +165,14 @@ def _links(handle: object) -> int:
     return active
 
 
-def _slices(handle: object) -> tuple[MigSlice, ...]:
+def _rows(handle: object) -> tuple[int, int, int, int]:
+    """Returns how many rows were replaced after errors of two kinds, and the two flags."""
+    corrected, uncorrected, pending, failed = pynvml.nvmlDeviceGetRemappedRows(handle)
+    return int(corrected), int(uncorrected), int(pending), int(failed)
+
+
+def _slices(handle: object) -> tuple[tuple[object, MigSlice], ...]:
+    """Returns the handle of each slice with what it is."""
     found = []
     for index in range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)):
         try:
@@ -170,10 +181,26 @@ def _slices(handle: object) -> tuple[MigSlice, ...]:
             continue  # this place is empty
         # NVML names a slice `NVIDIA A100-SXM4-40GB MIG 1g.5gb`
         _, _, profile = _text(pynvml.nvmlDeviceGetName(one)).rpartition(" MIG ")
-        found.append(MigSlice(_text(pynvml.nvmlDeviceGetUUID(one)), profile))
+        found.append((one, MigSlice(_text(pynvml.nvmlDeviceGetUUID(one)), profile)))
     return tuple(found)
 
 
-def _processes(handle: object) -> tuple[GpuProcess, ...]:
-    found = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
-    return tuple(GpuProcess(int(one.pid), one.usedGpuMemory) for one in found)
+def _all_processes(
+    handle: object, slices: Sequence[tuple[object, MigSlice]], read: _Reading
+) -> tuple[GpuProcess, ...]:
+    """Returns the processes of a GPU, those of slices first, each by its slice.
+
+    NVML lists those of all slices for the GPU, where the caller may see them, and says by the
+    slice's own handle which are its own.
+    """
+    found: list[GpuProcess] = []
+    for one, slice_ in slices:
+        found += read("processes", partial(_processes, one, slice_.uuid)) or ()
+    known = {one.pid for one in found}
+    whole = read("processes", partial(_processes, handle)) or ()
+    return (*found, *(one for one in whole if one.pid not in known))
+
+
+def _processes(handle: object, slice_uuid: str | None = None) -> tuple[GpuProcess, ...]:
+    listed = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
+    return tuple(GpuProcess(int(one.pid), one.usedGpuMemory, slice_uuid) for one in listed)

@@ -6,14 +6,14 @@ The record says what was put there; `bytes_now` says what is there now.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
+from enginekeeper.fleet.node_files import write_whole
 from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.manifests import Manifest
@@ -44,8 +44,6 @@ def record_placement(
     With its key the node can tell whether the bytes are the engine's without asking a registry.
     """
     path = path.resolve()
-    folder = home / "placements"
-    folder.mkdir(parents=True, exist_ok=True)
     document = {
         "engine": str(engine),
         "path": str(path),
@@ -54,9 +52,7 @@ def record_placement(
         "simulated": simulated,
     }
     name = digest_bytes(str(path).encode()).short
-    draft = folder / f".{name}.{os.getpid()}"
-    draft.write_text(json.dumps(document, indent=2), encoding="utf-8")
-    draft.replace(folder / f"{name}.json")
+    write_whole(home / "placements" / f"{name}.json", json.dumps(document, indent=2))
 
 
 def forget_placement(home: Path, path: Path) -> bool:
@@ -97,7 +93,13 @@ def placements(home: Path) -> Iterator[Placement]:
         yield placement
 
 
-def bytes_now(placement: Placement, *, key: Digest | None, simulated: bool) -> str:
+Hashed = Callable[[Path], tuple[int, Digest]]
+"""Returns size and digest of a file."""
+
+
+def bytes_now(
+    placement: Placement, *, key: Digest | None, simulated: bool, hashed: Hashed | None = None
+) -> str:
     """Says in a word whether the engine's own bytes are where they were put.
 
     Key and kind are part of what the engine's digest covers, so a wrong one makes no other
@@ -108,7 +110,9 @@ def bytes_now(placement: Placement, *, key: Digest | None, simulated: bool) -> s
     if key is None:
         return UNVERIFIABLE
     try:
-        found = Manifest.of_directory(placement.path, "engine", key=key, simulated=simulated)
+        found = Manifest.of_directory(
+            placement.path, "engine", key=key, simulated=simulated, hashed=hashed
+        )
     except (IntegrityError, InvalidRecordError) as error:
         return f"UNREADABLE: {error.what}"
     except OSError as error:

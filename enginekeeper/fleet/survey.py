@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,13 +17,36 @@ from enginekeeper import __version__
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.fleet.identity import node_name
-from enginekeeper.fleet.interface import DriverState, Nvml, Scan
-from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory
-from enginekeeper.fleet.placements import Placement, bytes_now, placements
+from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
+from enginekeeper.fleet.inventory import (
+    EndpointSays,
+    EngineOnDisk,
+    HostFacts,
+    Inventory,
+    RunningEngine,
+)
+from enginekeeper.fleet.placements import Hashed, Placement, bytes_now, placements
+from enginekeeper.fleet.processes import ProcessTable
+from enginekeeper.fleet.running import running_engines
+from enginekeeper.fleet.runs import RunRecord, run_records
+from enginekeeper.fleet.software import software
 from registry.names import check_component
 
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _CPUINFO = Path("/proc/cpuinfo")
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a survey looks with, where it is not the machine itself and hashing."""
+
+    processes: ProcessTable = field(default_factory=ProcessTable)
+    hashed: Hashed | None = None
+    ask: Callable[[str, Path], EndpointSays] | None = None
+    """Asks the server of an engine that runs, at the address that its start named."""
+    root: Path = Path("/")
+    """Where the node's file system is, to look for software."""
+    gpu_source: str = "nvml"
+    """Who is asked about GPUs."""
 
 
 def survey(
@@ -31,18 +55,21 @@ def survey(
     *,
     node: str | None = None,
     labels: Mapping[str, str] | None = None,
+    means: Means | None = None,
     now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> Inventory:
-    """Returns the inventory of this node; hashes every engine that was put here.
+    """Returns the inventory of this node; hashes every engine that was put here, or has it hashed.
 
     Without a name the node goes by its host's. Raises InvalidRecordError for what is no name.
     """
     name = check_component(node or node_name(), where="node")
     driver, scan, simulated, problem = _gpus(open_nvml)
-    engines, engines_problem = _engines(home)
+    by = means or Means()
+    engines, engines_problem = _engines(home, by.hashed)
+    running, runs_problem = _running(home, scan.devices, by)
     return Inventory(
         node=name,
-        boot_id=_first_line(_BOOT_ID),
+        boot_id=by.processes.boot_id(),
         taken_at=now().isoformat(timespec="seconds"),
         agent=__version__,
         simulated=simulated,
@@ -53,6 +80,10 @@ def survey(
         problem=problem,
         engines=engines,
         engines_problem=engines_problem,
+        running=running,
+        runs_problem=runs_problem,
+        software=software(by.root),
+        gpu_source=by.gpu_source,
         labels=dict(labels or {}),
     )
 
@@ -85,22 +116,35 @@ def _gpus(
         return driver, Scan(), simulated, error.what
 
 
-def _engines(home: Path) -> tuple[tuple[EngineOnDisk, ...], str | None]:
+def _engines(home: Path, hashed: Hashed | None) -> tuple[tuple[EngineOnDisk, ...], str | None]:
     """Returns the engines up to the first record that cannot be read, and what is wrong with it."""
     found: list[EngineOnDisk] = []
     try:
-        found.extend(_on_disk(placement) for placement in placements(home))
+        found.extend(_on_disk(placement, hashed) for placement in placements(home))
     except InputError as error:
         return tuple(found), f"{error.where}: {error.what}"
     return tuple(found), None
 
 
-def _on_disk(placement: Placement) -> EngineOnDisk:
+def _running(
+    home: Path, devices: Sequence[Device], by: Means
+) -> tuple[tuple[RunningEngine, ...], str | None]:
+    """Returns what runs by the records up to the first that cannot be read, and what is wrong."""
+    found: list[RunRecord] = []
+    problem = None
+    try:
+        found.extend(run_records(home))
+    except InputError as error:
+        problem = f"{error.where}: {error.what}"
+    return running_engines(found, devices, by.processes, by.ask), problem
+
+
+def _on_disk(placement: Placement, hashed: Hashed | None) -> EngineOnDisk:
     return EngineOnDisk(
         engine=str(placement.engine),
         path=str(placement.path),
         placed_at=placement.placed_at.isoformat(timespec="seconds"),
-        bytes=bytes_now(placement, key=placement.key, simulated=placement.simulated),
+        bytes=bytes_now(placement, key=placement.key, simulated=placement.simulated, hashed=hashed),
     )
 
 
@@ -125,11 +169,4 @@ def _memory() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):  # a system that does not say
-        return None
-
-
-def _first_line(path: Path) -> str | None:
-    try:
-        return path.read_text().strip() or None
-    except OSError:
         return None

@@ -11,9 +11,7 @@ from enginekeeper.fleet.interface import DriverState, Nvml
 from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.bench import Bench
 from registry.environments import Environment
-from registry.errors import RecordNotFoundError
 from registry.keys import EngineKey
-from registry.resolution import Resolution
 
 
 @dataclass(frozen=True)
@@ -55,24 +53,6 @@ class ThisNode:
             return self.bench.environment
         kind = meant_for(key, self.kinds)[0]
         return kind.under(self.driver, runtime_of(key, self.driver))
-
-    def resolve(self, channel: str, model: str) -> Resolution:
-        """Returns what a channel means here, for whichever of this node's GPUs and CPU it does.
-
-        Raises RecordNotFoundError when the channel has no engine of the model for any of them.
-        """
-        registry = self.bench.registry
-        positions = [one for one in registry.channels(model) if one.channel == channel]
-        met = [self.meets(registry.engine(one.engine).key) for one in positions]
-        found = []
-        for environment in dict.fromkeys(met):
-            try:
-                found.append(registry.resolve(channel, model, environment))
-            except RecordNotFoundError:  # an engine for other hardware than what is here
-                continue
-        if not found:
-            return registry.resolve(channel, model, met[0] if met else self.bench.environment)
-        return next((one for one in found if one.decision.is_open), found[0])
 
     def described(self) -> tuple[str, ...]:
         """Returns a line for each thing an engine can meet here; says what cannot be read."""

@@ -30,10 +30,12 @@ class SimulatedGpu:
     ecc: int | None = 1
     ecc_errors: int | None = 0
     nvlinks: int | None = 18
+    rows: str | None = "0 0 0 0"
+    """Memory rows replaced after corrected and uncorrected errors, pending, failed."""
     slices: Sequence[tuple[str, str]] = ()
     """UUID and profile of each."""
-    processes: Sequence[tuple[int, int]] = ()
-    """Process id and bytes of each."""
+    processes: Sequence[tuple[int, ...]] = ()
+    """Process id and bytes of each, and the number of its slice where the GPU is split."""
     errors: dict[str, int] = field(default_factory=dict)
     """Name of a call to the code it returns."""
     lost: int | None = None
@@ -76,13 +78,13 @@ class SimulatedNvml:
 
 def _lines(gpu: SimulatedGpu) -> list[str]:
     single = ("name", "capability", "memory", "mig", "vbios", "gsp", "serial", "pci", "ecc",
-              "ecc_errors", "nvlinks", "lost")  # fmt: skip
+              "ecc_errors", "nvlinks", "rows", "lost")  # fmt: skip
     values = {word: getattr(gpu, word) for word in single}
     return [
         f"gpu {gpu.uuid}",
         *(f"{word} {value}" for word, value in values.items() if value is not None),
         *(f"slice {uuid} {profile}" for uuid, profile in gpu.slices),
-        *(f"process {pid} {size}" for pid, size in gpu.processes),
+        *(f"process {' '.join(map(str, one))}" for one in gpu.processes),
         *(f"error {call} {code}" for call, code in gpu.errors.items()),
     ]
 

@@ -52,12 +52,6 @@ static const char *nth(const Table *table, int gpu, const char *word, int n) {
     return NULL;
 }
 
-static int count(const Table *table, int gpu, const char *word) {
-    int n = 0;
-    while (nth(table, gpu, word, n)) n++;
-    return n;
-}
-
 static int gpus(const Table *table) {
     int n = 0;
     for (int i = 0; i < table->count; i++) n += !strcmp(table->at[i].word, "gpu");
@@ -201,17 +195,31 @@ int nvmlDeviceGetMigDeviceHandleByIndex(void *device, unsigned index, void **out
     return OK;
 }
 typedef struct { unsigned pid; unsigned long long memory; unsigned gi, ci; } Process;
+/* A line `process` has a pid, bytes and the number of a slice; of a GPU that is not split, none.
+ * A slice names its own, the GPU all of them. */
 int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned *size, Process *out) {
+    Process found[LINES];
+    unsigned n = 0;
+    const char *value;
     START(gpu_of(device));
-    unsigned found = (unsigned)count(&table, gpu_of(device), "process");
-    int room = out && *size >= found;
-    *size = found;
-    if (!found) return OK;
-    if (!room) return SMALL;
-    for (unsigned i = 0; i < found; i++) {
-        out[i].gi = out[i].ci = 0xffffffffu;
-        const char *value = nth(&table, gpu_of(device), "process", (int)i);
-        if (sscanf(value, "%u %llu", &out[i].pid, &out[i].memory) != 2) return INVALID;
+    for (int i = 0; n < LINES && (value = nth(&table, gpu_of(device), "process", i)); i++) {
+        int slice = -1;
+        Process one = { 0, 0, 0xffffffffu, 0xffffffffu };
+        if (sscanf(value, "%u %llu %d", &one.pid, &one.memory, &slice) < 2) return INVALID;
+        if (slice >= 0) { one.gi = (unsigned)slice + 1; one.ci = 0; }
+        if (slice_of(device) < 0 || slice_of(device) == slice) found[n++] = one;
     }
+    int room = out && *size >= n;
+    *size = n;
+    if (!n) return OK;
+    if (!room) return SMALL;
+    memcpy(out, found, n * sizeof *found);
     return OK;
+}
+int nvmlDeviceGetRemappedRows(void *device, unsigned *corrected, unsigned *uncorrected,
+                              unsigned *pending, unsigned *failed) {
+    START(gpu_of(device));
+    const char *value = nth(&table, gpu_of(device), "rows", 0);
+    if (!value) return NOT_SUPPORTED;
+    return sscanf(value, "%u %u %u %u", corrected, uncorrected, pending, failed) == 4 ? OK : INVALID;
 }

@@ -191,3 +191,56 @@ def test_a_waiver_counts_on_the_gpu_of_the_node(
     assert (code, "595.71.05" in said["where"]) == (0, True)
     code, decision, _ = ek(environment, "gate", engine.digest.short)
     assert (code, decision["rule"]) == (0, "waived")
+
+
+def test_a_channel_is_resolved_by_the_gpu_of_the_node(
+    nvml: SimulatedNvml, environment: Environ, site: Site, engine: Engine
+) -> None:
+    site.bench.registry.set_channel("prod", engine.digest, H100, actor="anna")
+    nvml.set(SimulatedGpu())
+    code, found, _ = ek(environment, "resolve", "tiny", "--channel", "prod")
+    assert (code, found["engine"]) == (0, str(engine.digest))
+
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    code, found, _ = ek(environment, "channel", "resolve", "tiny", "prod")
+    assert (code, found["decision"]["rule"]) == (5, "not-qualified-here")
+
+    nvml.set(SimulatedGpu(name="NVIDIA L4", capability="8 9"))
+    assert ek(environment, "resolve", "tiny", "--channel", "prod")[0] == 4
+
+
+def test_an_engine_is_pulled_and_started_without_its_registry(
+    nvml: SimulatedNvml, environment: Environ, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.bench.registry.set_channel("prod", engine.digest, H100, actor="anna")
+    nvml.set(SimulatedGpu())
+    pulled = ek(environment, "pull", "tiny", "--channel", "prod", "--into", tmp_path / "m")
+    assert (pulled[0], pulled[1]["offline"]["rule"]) == (0, "qualified")
+    environment["ENGINEKEEPER_CATALOGUE"] = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+    code, said, _ = ek(environment, "run-check", tmp_path / "m" / "current")
+    assert (code, said["source"]) == (0, "evidence")
+    nvml.set(SimulatedGpu(), driver="595.71.05", cuda=13020)
+    assert ek(environment, "run-check", "--model", "tiny", "--channel", "prod")[0] == 5
+
+
+def test_labels_that_others_made_are_taken_and_nvml_is_left_alone(
+    nvml: SimulatedNvml, environment: Environ, tmp_path: Path
+) -> None:
+    nvml.set(SimulatedGpu(), errors={"nvmlInitWithFlags": 18})
+    labels = tmp_path / "gfd"
+    labels.write_text(
+        "nvidia.com/cuda.driver-version.full=580.95.05\nnvidia.com/cuda.runtime-version.full=13.0\n"
+        "nvidia.com/gpu.compute.major=9\nnvidia.com/gpu.compute.minor=0\nnvidia.com/gpu.count=1\n"
+        "nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3\n"
+    )
+    file = tmp_path / "node.json"
+    code, _, _ = ek(environment, "agent", "once", "--gfd", labels, "--output", file)
+    (found,) = read_inventories([file])
+    assert (code, found.problem, found.gpu_source) == (0, None, "gfd")
+    assert [one.product for one in found.devices] == [H100.product]
+    assert ek(environment, "agent", "once", "--dcgm", "http://127.0.0.1:9400/metrics")[0] == 2
+
+    asked = ("agent", "once", "--gfd", labels, "--dcgm", "http://127.0.0.1:1/metrics")
+    code, document, _ = ek(environment, *asked)
+    assert (code, document["gpu_source"], document["devices"]) == (0, "gfd+dcgm", [])
+    assert "does not answer" in document["problem"]

@@ -16,7 +16,8 @@ from tests.fakes.simulated_nvml import SimulatedGpu, SimulatedNvml
 A100 = SimulatedGpu(
     uuid="GPU-51a11a7e-1", name="NVIDIA A100-SXM4-40GB", capability="8 0", mig=1,
     slices=(("MIG-51a11a7e-a", "1g.5gb"), ("MIG-51a11a7e-b", "2g.10gb")),
-    processes=((4711, 1_000_000), (4712, 2_000_000)), nvlinks=12,
+    processes=((4711, 1_000_000, 0), (4712, 2_000_000, 1), (4713, 3_000_000)), nvlinks=12,
+    rows="1 2 1 0",
 )  # fmt: skip
 
 READER = """
@@ -75,16 +76,20 @@ def test_everything_of_a_gpu_is_read(nvml: SimulatedNvml, environment: dict[str,
         "product": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0",
         "memory_bytes": 85_520_809_984, "mig": False, "vbios": "96.00.74.00.01",
         "gsp_firmware": "580.95.05", "serial": "1650000000001", "pci": "00000000:18:00.0",
-        "ecc": True, "ecc_errors": 0, "nvlinks": 18, "slices": [], "processes": [], "unread": {},
+        "ecc": True, "ecc_errors": 0, "nvlinks": 18, "rows_pending": False,
+        "rows_failed": False, "slices": [], "processes": [], "unread": {},
     }  # fmt: skip
     assert second["slices"] == [
         {"uuid": "MIG-51a11a7e-a", "profile": "1g.5gb"},
         {"uuid": "MIG-51a11a7e-b", "profile": "2g.10gb"},
     ]
     assert second["processes"] == [
-        {"pid": 4711, "memory_bytes": 1_000_000}, {"pid": 4712, "memory_bytes": 2_000_000},
-    ]  # fmt: skip
+        {"pid": 4711, "memory_bytes": 1_000_000, "slice_uuid": "MIG-51a11a7e-a"},
+        {"pid": 4712, "memory_bytes": 2_000_000, "slice_uuid": "MIG-51a11a7e-b"},
+        {"pid": 4713, "memory_bytes": 3_000_000, "slice_uuid": None},
+    ]
     assert (second["mig"], second["nvlinks"]) == (True, 12)
+    assert (second["rows_pending"], second["rows_failed"]) == (True, False)
 
 
 def test_a_driver_that_changes_under_a_process_is_seen(
@@ -125,7 +130,9 @@ def test_what_is_not_supported_or_not_permitted_is_none_and_said(
     nvml.set(
         SimulatedGpu(
             name="NVIDIA GB10", capability="12 1", memory=None, mig=None, ecc=None, ecc_errors=None,
-            nvlinks=None, errors={"nvmlDeviceGetSerial": 4, "nvmlDeviceGetGspFirmwareVersion": 13},
+            nvlinks=None, rows=None,
+            errors={"nvmlDeviceGetSerial": 4, "nvmlDeviceGetGspFirmwareVersion": 13,
+                    "nvmlDeviceGetComputeRunningProcesses_v3": 4},
         ),
         branch=None,
     )  # fmt: skip
@@ -135,8 +142,12 @@ def test_what_is_not_supported_or_not_permitted_is_none_and_said(
     assert said["driver"]["branch"] is None
     assert device["memory_bytes"] is device["mig"] is device["ecc"] is device["serial"] is None
     assert device["unread"] == {
-        **dict.fromkeys(("memory_bytes", "mig", "ecc", "ecc_errors", "nvlinks"), "Not Supported"),
-        "serial": "Insufficient Permissions", "gsp_firmware": "Function Not Found",
+        **dict.fromkeys(
+            ("memory_bytes", "mig", "ecc", "ecc_errors", "nvlinks", "rows_pending", "rows_failed"),
+            "Not Supported",
+        ),
+        **dict.fromkeys(("serial", "processes"), "Insufficient Permissions"),
+        "gsp_firmware": "Function Not Found",
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.fleet.interface import GpuProcess, LostDevice, MigSlice
 from enginekeeper.fleet.inventories import MAX_BYTES, parse_inventory, read_inventories
+from enginekeeper.fleet.inventory import Evidence, RunningEngine
 from registry.digests import digest_bytes
 from tests.factories.inventories import device, inventory, on_disk, write_inventory
 
@@ -25,6 +26,16 @@ FULL = inventory(
         device(1, mig=None, vbios=None, memory_bytes=None, unread={"mig": "Not Supported"}),
     ),
     lost=(LostDevice(2, "GPU is lost"),),
+    running=(
+        RunningEngine(
+            str(ENGINE),
+            "/engines/m",
+            7,
+            "2026-11-26T02:00:00+00:00",
+            Evidence.CONFIRMED,
+            ("MIG-1",),
+        ),
+    ),
     labels={"pool": "h100"},
 )
 
@@ -37,6 +48,15 @@ def written(change: Callable[[dict[str, Any]], None] = lambda _: None) -> bytes:
 
 def test_what_a_node_wrote_is_read_back_whole() -> None:
     assert parse_inventory(written(), "x") == FULL
+
+
+def test_a_document_of_the_first_schema_is_read_and_runs_nothing() -> None:
+    def old(document: dict[str, Any]) -> None:
+        document["schema"] = 1
+        del document["running"], document["runs_problem"]
+
+    found = parse_inventory(written(old), "x")
+    assert (found.schema, found.running, found.engines) == (1, (), FULL.engines)
 
 
 def test_a_directory_a_file_and_lines_are_read(tmp_path: Path) -> None:
@@ -65,7 +85,8 @@ def test_no_document_at_all_says_how_to_make_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda d: d.update(schema=2), "schema 2"),
+        (lambda d: d.update(schema=3), "schema 3"),
+        (lambda d: d.update(schema=[]), "schema []"),
         (lambda d: d.pop("schema"), "schema None"),
         (lambda d: d.update(node="../etc"), "not usable as a name"),
         (lambda d: d.update(node=5), "node"),
@@ -77,6 +98,8 @@ def test_no_document_at_all_says_how_to_make_one(tmp_path: Path) -> None:
         (lambda d: d["devices"][0].update(product="H\x1b[2J"), "control characters"),
         (lambda d: d["labels"].update({"a\nb": "c"}), "control characters"),
         (lambda d: d["engines"][0].update(engine="abc"), "not a digest"),
+        (lambda d: d["running"][0].update(engine="abc"), "not a digest"),
+        (lambda d: d["running"][0].update(pid="7"), "running.0.pid"),
         (lambda d: d["engines"][0].update(evidence="rumour"), "engines.0.evidence"),
         (lambda d: d.update(driver={"version": "580"}), "driver.cuda"),
     ],

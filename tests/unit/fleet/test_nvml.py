@@ -86,6 +86,7 @@ def test_what_a_device_does_not_support_is_none_and_never_a_guess(fake: Fake) ->
         DeviceGetPciInfo=error("UNKNOWN"), DeviceGetEccMode=[0, 0],
         DeviceGetTotalEccErrors=error("NOT_SUPPORTED"),
         DeviceGetNvLinkState=error("NOT_SUPPORTED"),
+        DeviceGetRemappedRows=error("NOT_SUPPORTED"),
         DeviceGetComputeRunningProcesses_v3=error("NOT_SUPPORTED"),
     )  # fmt: skip
     assert RealNvml().scan() == Scan((
@@ -95,6 +96,7 @@ def test_what_a_device_does_not_support_is_none_and_never_a_guess(fake: Fake) ->
                 "mig": "Not Supported", "vbios": "Function Not Found",
                 "gsp_firmware": "Insufficient Permissions", "pci": "Unknown Error",
                 "ecc_errors": "Not Supported", "nvlinks": "Not Supported",
+                    "rows_pending": "Not Supported", "rows_failed": "Not Supported",
                 "processes": "Not Supported",
             },
         ),

@@ -1,0 +1,52 @@
+"""`resolve`: which engine this node is to run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._output import Output
+
+
+@click.command()
+@click.argument("model")
+@click.option("--channel", "name", required=True, metavar="CHANNEL", help="Of which channel.")
+@click.option(
+    "--node", type=click.Choice(["here"]), default="here", show_default=True,
+    help="On which node; another one is asked about by --environment.",
+)  # fmt: skip
+@click.option(
+    "--environment", type=NamedPath(),
+    help="JSON file of another node's environment; this node's if left out.",
+)  # fmt: skip
+@json_option
+def resolve(
+    model: str, name: str, node: str, environment: Path | None, as_json: bool,  # noqa: ARG001 - the one node there is
+) -> int:  # fmt: skip
+    """Name the engine that a channel means for MODEL on this node, and what the gate says of it.
+
+    Exits as `gate` does; 4 if the channel has no engine for this hardware and CUDA. `pull` brings
+    it here.
+    """
+    return show_resolution(model, name, environment, Output(as_json))
+
+
+def show_resolution(model: str, channel: str, environment: Path | None, output: Output) -> int:
+    """Prints what a channel means on a node and returns the gate's exit code."""
+    from enginekeeper.cli.gate import CODES, read_environment
+    from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.nodes import ThisNode
+
+    bench = open_bench()
+    where = ThisNode(bench).meets if environment is None else read_environment(environment)
+    found = bench.registry.resolve(channel, model, where)
+    decision = found.decision
+    text = (
+        f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"
+        f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
+        f"  on:       {decision.environment}"
+    )
+    output.document(found.as_dict(), text)
+    return CODES[str(decision.family)]

@@ -1,0 +1,41 @@
+"""Small files of a node's own: written whole or not at all, whoever is killed in the middle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from enginekeeper.errors import UnavailableError
+
+
+def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
+    """Writes a file so that it is on the disk, old or new, whatever happens next.
+
+    Raises UnavailableError where that cannot be.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fchmod(handle.fileno(), mode)
+            os.fsync(handle.fileno())
+        draft.replace(path)
+        _keep_name(path.parent)
+    except OSError as error:
+        raise UnavailableError(
+            f"the file cannot be written: {error.strerror}", where=str(path),
+            remedy="free some space, or see who owns the directory",
+        ) from error  # fmt: skip
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _keep_name(directory: Path) -> None:
+    """Brings a directory's entries to the disk, without which a new name may be lost."""
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

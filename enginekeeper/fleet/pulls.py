@@ -1,0 +1,140 @@
+"""A directory into which engines are pulled: which one is current, and which was before.
+
+    INTO/current -> engines/ID       a link that is switched in one step
+        /engines/ID/engine/…         the files of an engine, and
+        /engines/ID/evidence.json    all that is signed about it
+        /snapshot.dsse.json          the registry's snapshot, where it has one
+        /pull.json                   model, channel, and which engine was current before
+
+The link is the truth: whoever is killed between two steps leaves the old one or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError, MissingError, UnavailableError
+from enginekeeper.fleet.node_files import write_whole
+
+SNAPSHOT = "snapshot.dsse.json"
+_CURRENT, _ENGINES, _STATE = "current", "engines", "pull.json"
+
+
+@dataclass(frozen=True)
+class PullState:
+    """What the last switch was."""
+
+    model: str
+    channel: str | None
+    """None where an engine was named itself."""
+    current: str
+    previous: str | None
+    """Names below `engines`; None where there was none before."""
+
+
+@dataclass(frozen=True)
+class PullDirectory:
+    """One such directory; nothing of it needs a registry."""
+
+    root: Path
+
+    @property
+    def engines(self) -> Path:
+        """Where the engines are."""
+        return self.root / _ENGINES
+
+    @property
+    def current(self) -> Path:
+        """The link to the current one."""
+        return self.root / _CURRENT
+
+    def current_name(self) -> str | None:
+        """Returns the name of the current engine, None before the first pull.
+
+        Raises InputError where something else than our link is there.
+        """
+        try:
+            target = self.current.readlink()
+        except FileNotFoundError:
+            return None
+        except OSError:  # a directory, or a file
+            target = Path()
+        if target.parent != Path(_ENGINES):
+            raise InputError(
+                "something else is there than the link to the current engine",
+                where=str(self.current), actual=str(target), expected=f"{_ENGINES}/ID",
+                remedy="name another directory, or move it away",
+            )  # fmt: skip
+        return target.name
+
+    def state(self) -> PullState | None:
+        """Returns what the last switch was, None before the first; raises InputError."""
+        file = self.root / _STATE
+        if not file.is_file():
+            return None
+        document = read_json_object(file)
+        values = [document.get(name) for name in PullState.__dataclass_fields__]
+        optional = (str, type(None))
+        kinds: tuple[type | tuple[type, ...], ...] = (str, optional, str, optional)
+        if not all(isinstance(one, kind) for one, kind in zip(values, kinds, strict=True)):
+            raise InputError(
+                "what was pulled cannot be read", where=str(file), remedy="pull once more"
+            )
+        return PullState(*values)  # type: ignore[arg-type]  # just checked
+
+    def switch(self, name: str, *, model: str, channel: str | None) -> PullState:
+        """Makes an engine the current one; the one before is kept for the way back.
+
+        The same again changes nothing. Raises UnavailableError where the disk does not let it.
+        """
+        before, state = self.current_name(), self.state()
+        if before == name and state is not None and state.current == name:
+            previous = state.previous
+        else:
+            previous = before if before != name else None
+        made = PullState(model, channel, name, previous)
+        write_whole(self.root / _STATE, json.dumps(asdict(made), indent=2))
+        draft = self.root / f".{_CURRENT}.new"
+        try:
+            draft.unlink(missing_ok=True)
+            draft.symlink_to(Path(_ENGINES, name))
+            os.replace(draft, self.current)  # noqa: PTH105 - rename(2) on the link, not on its target
+        except OSError as error:
+            raise UnavailableError(
+                f"the current engine cannot be switched: {error.strerror}", where=str(self.current)
+            ) from error
+        return made
+
+    def way_back(self) -> PullState:
+        """Returns the last switch; raises MissingError where there is nothing to go back to."""
+        state = self.state()
+        if state is None or state.previous is None:
+            raise MissingError(
+                "there is no engine to go back to", where=str(self.root),
+                remedy="pull the one that you want by its id: enginekeeper pull ENGINE --into DIR",
+            )  # fmt: skip
+        return state
+
+
+def remember_pull(home: Path, model: str, channel: str, root: Path) -> None:
+    """Notes on the node where the engine of a channel is pulled to."""
+    document = json.dumps({"into": str(root.resolve())}, indent=2)
+    write_whole(home / "pulls" / f"{model}@{channel}.json", document)
+
+
+def pulled_to(home: Path, model: str, channel: str) -> PullDirectory:
+    """Returns where the engine of a channel is on this node; raises MissingError, InputError."""
+    file = home / "pulls" / f"{model}@{channel}.json"
+    if not file.is_file():
+        raise MissingError(
+            "nothing of this channel was pulled to this node", where=f"{model}: {channel}",
+            remedy=f"enginekeeper pull {model} --channel {channel} --into DIRECTORY",
+        )  # fmt: skip
+    into = read_json_object(file).get("into")
+    if not isinstance(into, str):
+        raise InputError("does not say where", where=str(file), remedy="pull once more")
+    return PullDirectory(Path(into))

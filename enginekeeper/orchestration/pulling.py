@@ -1,0 +1,231 @@
+"""Brings an engine to this node: verified, qualified here, beside the running one, then switched.
+
+Rules:
+
+- the gate of this node is asked first; what it does not let in is not downloaded;
+- the new engine lies whole and verified beside the current one before anything is switched;
+- a process that loaded the old engine keeps its files: what runs, or was current before, stays;
+- evidence and snapshot are kept beside the engine, so that `run-check` needs no registry.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.building.engine_directory import is_stripped
+from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError
+from enginekeeper.fleet.placements import forget_placement
+from enginekeeper.fleet.processes import ProcessTable
+from enginekeeper.fleet.pulls import SNAPSHOT, PullDirectory, PullState, remember_pull
+from enginekeeper.fleet.runs import live_pid, run_records
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.nodes import ThisNode
+from enginekeeper.orchestration.placing import record
+from enginekeeper.orchestration.run_check import RunCheck, check_run
+from registry.bundles import FILES, renew_evidence, write_directory
+from registry.disks import full_disk_said
+from registry.errors import (
+    DiskFullError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+    StoreUnavailableError,
+)
+from registry.evidence import Evidence
+from registry.exchange import evidence_of
+from registry.gate import GateDecision
+from registry.manifests import Manifest, verify_directory
+from registry.names import check_component
+from registry.snapshots import SNAPSHOT as SIGNED_SNAPSHOT
+from registry.trust_file import locked
+from registry.types import Engine
+
+_progress = logging.getLogger("enginekeeper.progress")
+_SPARE = 256 * 1024 * 1024
+"""Bytes that are left free: logs and caches of what serves are on the same disk."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be pulled, and where to."""
+
+    engine: Engine
+    decision: GateDecision
+    into: PullDirectory
+    channel: str | None = None
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What came of it."""
+
+    state: PullState
+    check: RunCheck
+    """What `run-check` says of it without the registry."""
+    removed: tuple[str, ...] = ()
+    """Engines that were neither current, nor before, nor running."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it as a JSON object."""
+        return {
+            **asdict(self.state),
+            "engine": str(self.check.engine),
+            "directory": str(self.check.directory),
+            "offline": self.check.decision.as_dict(),
+            "removed": list(self.removed),
+        }
+
+
+def wanted(bench: Bench, name: str, channel: str | None, into: Path) -> Wanted:
+    """Returns what a model's channel, or an engine's id, means on this node.
+
+    Raises the gate's error where it is not open, InputError for a stripped engine.
+    """
+    node, directory = ThisNode(bench), PullDirectory(into.absolute())
+    if channel is None:
+        engine = bench.registry.engine(name)
+        decision = bench.registry.gate(engine.digest, node.meets(engine.key))
+    else:
+        check_component(channel, where="channel")
+        found = bench.registry.resolve(channel, check_component(name, where="model"), node.meets)
+        engine, decision = found.engine, found.decision
+    decision.require_open(remedy="nothing was pulled; what serves goes on")
+    return Wanted(engine, decision, directory, channel)
+
+
+def bytes_missing(bench: Bench, wish: Wanted) -> int:
+    """Returns how many bytes must still come; what an interrupted pull left counts as there."""
+    place = wish.into.engines / wish.engine.digest.short
+    if place.is_dir():
+        return 0
+    draft = place.with_name(f".{place.name}.exporting")
+    there = sum(one.stat().st_size for one in draft.rglob("*") if one.is_file())
+    return max(0, bench.registry.manifest(wish.engine).size - there)
+
+
+def pull(bench: Bench, wish: Wanted) -> Pulled:
+    """Brings an engine here and makes it the current one; again goes on where it ended."""
+    registry, engine, into = bench.registry, wish.engine, wish.into
+    registry.verify_engine(engine)
+    with _alone(into.root):
+        into.current_name()  # refuses a directory that is somebody else's
+        _require_room(into.root, bytes_missing(bench, wish))
+        _refuse_stripped(bench, engine, registry.manifest(engine), into.root)
+        place = into.engines / engine.digest.short
+        _bring(bench, evidence_of(registry, engine), place)
+        _keep_snapshot(bench, into.root)
+        check = check_run(bench, place, offline=True)
+        record(bench, engine.digest, place / FILES)
+        state = into.switch(place.name, model=engine.model_name, channel=wish.channel)
+        if wish.channel is not None:
+            remember_pull(bench.settings.home, engine.model_name, wish.channel, into.root)
+        return Pulled(state, check, tuple(_remove_others(bench, into, state)))
+
+
+def roll_back(bench: Bench, into: Path) -> Pulled:
+    """Makes the engine before the current one again, if it may run on this node."""
+    directory = PullDirectory(into.absolute())
+    with _alone(directory.root):
+        state = directory.way_back()
+        check = check_run(bench, directory.engines / str(state.previous))
+        check.decision.require_open(remedy="the current engine stays as it is")
+        made = directory.switch(str(state.previous), model=state.model, channel=state.channel)
+        return Pulled(made, check)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Lets one process at a time pull into a directory."""
+    with full_disk_said(root):
+        root.mkdir(parents=True, exist_ok=True)
+    with locked(root / ".lock"):
+        yield
+
+
+def _bring(bench: Bench, evidence: Evidence, place: Path) -> None:
+    """Writes an engine with its evidence, or only the evidence anew where the engine is whole.
+
+    Damaged files are put aside, whole, until good ones are there: who has them open keeps them.
+    """
+    aside = place.with_name(f".{place.name}.damaged")
+    if place.is_dir():
+        try:
+            verify_directory(evidence.manifest, place / FILES)
+        except (IntegrityError, InvalidRecordError) as error:
+            _progress.info("%s: %s; it is brought anew", place, error.what)
+            place.rename(aside)
+        else:
+            renew_evidence(place, evidence)
+    if not place.is_dir():
+        write_directory(bench.registry.store, evidence, place)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_room(root: Path, missing: int) -> None:
+    free = shutil.disk_usage(root).free
+    if missing and free < missing + _SPARE:
+        raise DiskFullError(
+            "there is not enough room for the engine", where=str(root),
+            actual=f"{free / 1e9:.1f} GB free",
+            expected=f"{missing / 1e9:.1f} GB, and {_SPARE / 1e9:.1f} GB to spare",
+            remedy="free some space and pull again; nothing was written",
+        )  # fmt: skip
+
+
+def _refuse_stripped(bench: Bench, engine: Engine, manifest: Manifest, root: Path) -> None:
+    """Refuses an engine whose weights would have to be put back in first.
+
+    The place for that: `trtllm-refit` from the checkpoint, into a directory that gets evidence of
+    its own. Its config.json says that it is one, and is read before anything large is.
+    """
+    entry = next((one for one in manifest.files if one.path == "config.json"), None)
+    if entry is None:
+        return
+    copy = root / f".{engine.digest.short}.config.json"
+    copy.unlink(missing_ok=True)
+    bench.registry.store.fetch(entry.digest, copy)
+    try:
+        stripped = is_stripped(read_json_object(copy))
+    finally:
+        copy.unlink(missing_ok=True)
+    if stripped:
+        raise InputError(
+            "the engine has no weights in it, and putting them in on a node is not built yet",
+            where=f"engine {engine.digest.short}", actual="build_config.use_strip_plan: true",
+            remedy="build it without strip_plan, or refit it where it was built and publish that",
+        )  # fmt: skip
+
+
+def _keep_snapshot(bench: Bench, root: Path) -> None:
+    """Keeps the registry's snapshot for starts without it, where there is one that counts."""
+    store = bench.registry.store
+    try:
+        bench.snapshots.snapshot(store, bench.trust)
+        data = store.get_document(SIGNED_SNAPSHOT)
+    except (RecordNotFoundError, IntegrityError, StoreUnavailableError):
+        return  # the gate has said what that means
+    draft = root / f".{SNAPSHOT}.new"
+    with full_disk_said(root):
+        draft.write_bytes(data)
+        draft.replace(root / SNAPSHOT)
+
+
+def _remove_others(bench: Bench, into: PullDirectory, state: PullState) -> Iterator[str]:
+    table = ProcessTable()
+    busy = {
+        one.path for one in run_records(bench.settings.home) if live_pid(one, table) is not None
+    }
+    kept = {state.current, state.previous}
+    for place in sorted(into.engines.iterdir()):
+        if place.name in kept or place.name.startswith(".") or place.resolve() / FILES in busy:
+            continue
+        forget_placement(bench.settings.home, place / FILES)
+        shutil.rmtree(place, ignore_errors=True)
+        yield place.name

@@ -1,0 +1,98 @@
+"""Command lines of servers: lists of arguments, never text for a shell."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError
+from enginekeeper.serving.engine import PYTORCH, ServedEngine
+from enginekeeper.serving.servers import serve_row
+from registry.keys import EngineKey
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Where a server is to listen, and what it may use."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    memory: float = 0.9
+    """Part of the free memory of a GPU for keys and values; of vLLM, of all memory."""
+    tokenizer: Path | None = None
+    """Directory of the tokenizer, which no engine has in it."""
+    name: str | None = None
+    """What clients call the model."""
+
+
+def trtllm_serve(engine: ServedEngine, place: str, at: Listening) -> list[str]:
+    """Returns how `trtllm-serve` is started on an engine; raises InputError without a tokenizer."""
+    if at.tokenizer is None:
+        raise InputError(
+            "trtllm-serve needs the tokenizer of the model, which is not in an engine",
+            where=str(engine.directory), remedy="--tokenizer DIRECTORY",
+        )  # fmt: skip
+    row = serve_row(engine.release)
+    return [
+        "trtllm-serve", place,
+        "--tokenizer", str(at.tokenizer),
+        *(() if row.backend is None else ("--backend", row.backend)),
+        "--host", at.host, "--port", str(at.port),
+        "--max_batch_size", str(engine.max_batch_size),
+        "--max_num_tokens", str(engine.max_num_tokens),
+        "--max_seq_len", str(engine.max_seq_len),
+        "--max_beam_width", str(engine.max_beam_width),
+        "--tp_size", str(engine.tensor_parallel), "--pp_size", str(engine.pipeline_parallel),
+        "--kv_cache_free_gpu_memory_fraction", str(at.memory),
+    ]  # fmt: skip
+
+
+def vllm(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
+    """Returns how vLLM is started on a quantized checkpoint in Hugging Face's format.
+
+    Raises InputError for a TensorRT engine, which vLLM does not load, and for a directory without
+    a model. The caller has verified it.
+    """
+    builder = key.hard.get("builder")
+    if builder != PYTORCH:
+        raise InputError(
+            "vLLM does not load it", where=str(directory), actual=f"builder {builder}",
+            expected=f"builder {PYTORCH}: a quantized checkpoint in Hugging Face's format",
+            remedy="for a TensorRT engine: export triton, or export trtllm-serve",
+        )  # fmt: skip
+    config = read_json_object(directory / "config.json")
+    if not isinstance(config.get("architectures"), list):
+        raise InputError("no model of Hugging Face's", where=str(directory / "config.json"))
+    parallel = [key.hard.get(f"{name}_parallel", 1) for name in ("tensor", "pipeline")]
+    return [
+        "vllm", "serve", place,
+        "--host", at.host, "--port", str(at.port),
+        "--tensor-parallel-size", str(parallel[0]), "--pipeline-parallel-size", str(parallel[1]),
+        "--gpu-memory-utilization", str(at.memory),
+        *(() if at.tokenizer is None else ("--tokenizer", str(at.tokenizer))),
+        *(() if at.name is None else ("--served-model-name", at.name)),
+    ]  # fmt: skip
+
+
+def tritonserver(engine: ServedEngine, repository: str, at: Listening) -> list[str]:
+    """Returns how Triton is started on a model repository; with MPI where there are several GPUs.
+
+    Rank 0 serves, the others load the model by name, as NVIDIA's launch_triton_server.py does.
+    """
+    rank = ["tritonserver", f"--model-repository={repository}"]
+    first = [*rank, f"--http-address={at.host}", f"--http-port={at.port}"]
+    if engine.ranks == 1:
+        return first
+    others = [*rank, "--model-control-mode=explicit", "--load-model=tensorrt_llm",
+              "--allow-http=false", "--allow-grpc=false", "--allow-metrics=false"]  # fmt: skip
+    command = ["mpirun", "--allow-run-as-root", "-n", "1", *first]
+    for _ in range(engine.ranks - 1):
+        command += [":", "-n", "1", *others]
+    return command
+
+
+def as_json(command: list[str]) -> str:
+    """Returns a command as a JSON list, for what starts it without a shell."""
+    return json.dumps(command, indent=2, ensure_ascii=False) + "\n"
