@@ -74,6 +74,12 @@ _TOGETHER = 10_000  # engines that one query names; SQLite takes 32766 parameter
 _SHOWN = 5  # how many candidates an ambiguous id lists
 
 
+def _parts(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+    """Yields digests by as many as one query can name."""
+    for start in range(0, len(digests), _TOGETHER):
+        yield digests[start : start + _TOGETHER]
+
+
 class View:
     """One state of the catalogue."""
 
@@ -92,6 +98,14 @@ class View:
             .one_or_none()
         )
         return None if row is None else to_engine(row)
+
+    def known_engines(self, digests: Sequence[Digest]) -> dict[Digest, Engine]:
+        """Returns those of some engines that are recorded."""
+        found: dict[Digest, Engine] = {}
+        for some in _parts(digests):
+            rows = self._session.scalars(select(EngineRow).where(EngineRow.digest.in_(some)))
+            found.update((row.digest, to_engine(row)) for row in rows.unique())
+        return found
 
     def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
         """Returns the engines that fit a filter, newest first."""
@@ -178,11 +192,19 @@ class View:
         An engine that was never judged is left out.
         """
         found: dict[Digest, Verdict] = {}
-        for start in range(0, len(engines), _TOGETHER):
-            wanted = EngineRow.digest.in_(engines[start : start + _TOGETHER])
+        for some in _parts(engines):
+            wanted = EngineRow.digest.in_(some)
             latest = select(func.max(VerdictRow.id)).join(VerdictRow.engine).where(wanted)
             newest = VerdictRow.id.in_(latest.group_by(VerdictRow.engine_id))
             found.update((one.engine, one) for one in self._verdicts(newest))
+        return found
+
+    def verdicts_on(self, engines: Sequence[Digest]) -> dict[Digest, list[Verdict]]:
+        """Returns every verdict on each of some engines, newest first; none is an empty list."""
+        found: dict[Digest, list[Verdict]] = {digest: [] for digest in engines}
+        for some in _parts(engines):
+            for one in self._verdicts(EngineRow.digest.in_(some)):
+                found[one.engine].append(one)
         return found
 
     def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
@@ -403,6 +425,16 @@ class View:
         query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest == engine)
         rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
         return [to_standing(row) for row in rows]
+
+    def standings(self, engines: Sequence[Digest]) -> dict[Digest, list[StandingChange]]:
+        """Returns every change of standing of each of some engines, newest first."""
+        found: dict[Digest, list[StandingChange]] = {digest: [] for digest in engines}
+        for some in _parts(engines):
+            query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest.in_(some))
+            rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
+            for one in map(to_standing, rows):
+                found[one.engine].append(one)
+        return found
 
     def revoked_engines(self) -> set[Digest]:
         """Returns every engine that was revoked."""
