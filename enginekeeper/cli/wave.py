@@ -69,21 +69,21 @@ def plan(
     return ExitCode.DRIFT if found.held else ExitCode.OK
 
 
-_COLUMNS = ("action", "engine", "variant", "gpu", "nodes", "gpu_hours", "megabytes", "rules")
+_COLUMNS = ("action", "engine", "variant", "gpu", "nodes", "build_hours", "megabytes", "rules")
 _NAMED = 5
 """How many nodes of a group are named; --json has all."""
 
 
 def _row(group: WaveGroup) -> dict[str, Any]:
     mig = f" {group.kind.mig_profile}" if group.kind.mig_profile else ""
-    hours = group.gpu_hours
+    hours = group.build_gpu_hours
     return {
         "action": str(group.action),
         "engine": group.engine.digest.partition(":")[2][:12],
         "variant": group.engine.variant,
         "gpu": f"{group.kind.product}{mig}",
         "nodes": len(group.nodes),
-        "gpu_hours": None if hours is None else f"{hours:.2f}",
+        "build_hours": None if hours is None else f"{hours:.2f}",
         "megabytes": f"{group.bytes / 1e6:.0f}",
         "rules": ", ".join(one.rule.identifier for one in group.decision.fired),
     }
@@ -102,12 +102,15 @@ def _notes(plan: WavePlan) -> list[str]:
         lines.append(f"HOLD {_some(held.nodes)}")
         lines += [f"  {reason}" for reason in held.reasons]
     waiting = sum(len(one.nodes) for one in plan.held)
-    hours = "-" if plan.gpu_hours is None else f"{plan.gpu_hours:.2f}"
+    hours = "-" if plan.build_gpu_hours is None else f"{plan.build_gpu_hours:.2f}"
     lines.append(
         f"{len(plan.ready)} nodes may be upgraded now, {waiting} must wait, {len(plan.untouched)} "
         f"have no GPU; {plan.already} have this driver already"
     )
-    lines.append(f"builds: {hours} GPU-hours, {plan.bytes / 1e6:.0f} MB to fetch")
+    judging = "nothing" if plan.judging_gpu_hours == 0 else "not known"
+    lines.append(
+        f"builds: {hours} GPU-hours, {plan.bytes / 1e6:.0f} MB to fetch; judging: {judging}"
+    )
     return lines
 
 
