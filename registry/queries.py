@@ -64,6 +64,7 @@ from registry.types import (
     Waiver,
 )
 
+
 Identified = TypeVar(
     "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
 )
@@ -106,6 +107,10 @@ class View:
             rows = self._session.scalars(select(EngineRow).where(EngineRow.digest.in_(some)))
             found.update((row.digest, to_engine(row)) for row in rows.unique())
         return found
+
+    def variants(self) -> set[str]:
+        """Returns the variants that engines were built of."""
+        return set(self._session.scalars(select(EngineRow.variant).distinct()))
 
     def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
         """Returns the engines that fit a filter, newest first."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
+from enginekeeper.cli._wave_options import change_options, change_to, fleet_options
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.waves import WaveGroup, WavePlan
@@ -21,17 +22,8 @@ def wave() -> None:
 
 
 @wave.command()
-@click.option("--driver", required=True, help="The new driver, all of it, such as 595.71.05.")
-@click.option("--cuda", help="CUDA of the containers afterwards; as now if left out.")
-@click.option("--cuda-driver", help="CUDA API of the driver, where its branch is not known here.")
-@click.option(
-    "--inventory", "places", type=NamedPath(), multiple=True, required=True, metavar="PLACE",
-    help="File, lines or directory that `agent once` wrote; may be given several times.",
-)  # fmt: skip
-@click.option(
-    "--nodes", "selectors", multiple=True, metavar="SELECTOR",
-    help="Only nodes of this name, or LABEL=VALUE; both take globs and braces.",
-)  # fmt: skip
+@change_options(required=True)
+@fleet_options(required=True)
 @json_option
 def plan(
     driver: str,
@@ -48,14 +40,11 @@ def plan(
     8 if some engine is refused, since no wait helps there: it needs another toolchain, another
     recipe, or the node stays where it is. 8 outweighs 7. An operator's script upgrades on 0 only.
     """
-    from datetime import UTC, datetime
-
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.wave_planning import plan_inventories
-    from enginekeeper.orchestration.waves import DriverChange, plan_document
+    from enginekeeper.orchestration.waves import plan_document
 
-    today = datetime.now(UTC).date()
-    change = DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)
+    change = change_to(driver, cuda, cuda_driver)
     found = plan_inventories(open_bench().registry, places, selectors, change)
     output = Output(as_json)
     if as_json:
