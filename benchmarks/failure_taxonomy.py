@@ -15,13 +15,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from enginekeeper.toolchains.taxonomy import FailureGroup, diagnose, failure_patterns
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests" / "assets" / "failure_logs" / "corpus.json"
-UNKNOWN = "unknown"
+UNKNOWN: Literal["unknown"] = "unknown"
+Said = FailureGroup | Literal["unknown"]
+"""What the table may say of a log."""
 
 HEAD = """# Why builds of TensorRT-LLM fail
 
@@ -64,10 +66,10 @@ def log_of(case: dict[str, Any]) -> str:
     return "\n".join([*before, *case["lines"], *after]) + "\n"
 
 
-def said_of(case: dict[str, Any]) -> str:
+def said_of(case: dict[str, Any]) -> Said:
     """Returns the group that the table gives a case."""
     diagnosis = diagnose(log_of(case))
-    return UNKNOWN if diagnosis is None else str(diagnosis.pattern.group)
+    return UNKNOWN if diagnosis is None else diagnosis.pattern.group
 
 
 def document() -> str:

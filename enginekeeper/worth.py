@@ -7,12 +7,14 @@ GPUs are counted whole: half a GPU cannot be given back.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import ceil
+from math import ceil, isfinite
 
 from enginekeeper.errors import InputError
 
 HOURS_PER_MONTH = 730.5
 """A year's 8766 hours over twelve."""
+
+_ABOVE_ZERO = frozenset({"tokens_per_second", "baseline", "engine", "gpu_hour"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,12 +69,13 @@ class Worth:
 
 def worth(traffic: Traffic) -> Worth:
     """Compares two ways to serve the same traffic; raises InputError for figures that are none."""
-    for name in ("tokens_per_second", "baseline", "engine", "gpu_hour"):
-        if not getattr(traffic, name) > 0:
-            raise InputError(f"{name} must be above 0", actual=getattr(traffic, name))
-    for name in ("build_gpu_hours", "rounds_per_month", "monthly_cost"):
-        if getattr(traffic, name) < 0:
-            raise InputError(f"{name} must not be below 0", actual=getattr(traffic, name))
+    for name, value in asdict(traffic).items():
+        if not isfinite(value):
+            raise InputError(f"{name} is no finite number", actual=value)
+        if name in _ABOVE_ZERO and not value > 0:
+            raise InputError(f"{name} must be above 0", actual=value)
+        if value < 0:
+            raise InputError(f"{name} must not be below 0", actual=value)
     month = traffic.gpu_hour * HOURS_PER_MONTH
     before, after = (
         ceil(traffic.tokens_per_second / rate) for rate in (traffic.baseline, traffic.engine)

@@ -9,7 +9,7 @@ from enginekeeper.orchestration import judging, pipeline
 from enginekeeper.orchestration.bench import open_bench
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Outcome
-from enginekeeper.orchestration.planning import plan_spec
+from enginekeeper.orchestration.planning import plan_order
 from enginekeeper.orchestration.remote import reported
 from enginekeeper.orchestration.retries import can_be_retried
 
@@ -41,7 +41,7 @@ def build(order: BuildOrder) -> list[Outcome]:
 
 def _build(order: BuildOrder) -> list[Outcome]:
     bench = open_bench()
-    work = pipeline.begin(plan_spec(bench, order.path, order.only, order.skip), order)
+    work = pipeline.begin(plan_order(bench, order), order)
     if work.todo:
         work = source(bench, work)
     if work.todo:

@@ -66,6 +66,7 @@ from registry.types import (
     Waiver,
 )
 
+
 Identified = TypeVar(
     "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
 )
@@ -74,6 +75,12 @@ _PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _COMPARED = 5000  # keys; a hundred thousand would take seconds
 _TOGETHER = 10_000  # engines that one query names; SQLite takes 32766 parameters
 _SHOWN = 5  # how many candidates an ambiguous id lists
+
+
+def _parts(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
+    """Yields digests by as many as one query can name."""
+    for start in range(0, len(digests), _TOGETHER):
+        yield digests[start : start + _TOGETHER]
 
 
 class View:
@@ -99,6 +106,18 @@ class View:
             .one_or_none()
         )
         return None if row is None else to_engine(row)
+
+    def known_engines(self, digests: Sequence[Digest]) -> dict[Digest, Engine]:
+        """Returns those of some engines that are recorded."""
+        found: dict[Digest, Engine] = {}
+        for some in _parts(digests):
+            rows = self._session.scalars(select(EngineRow).where(EngineRow.digest.in_(some)))
+            found.update((row.digest, to_engine(row)) for row in rows.unique())
+        return found
+
+    def variants(self) -> set[str]:
+        """Returns the variants that engines were built of."""
+        return set(self._session.scalars(select(EngineRow.variant).distinct()))
 
     def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
         """Returns the engines that fit a filter, newest first."""
@@ -185,11 +204,19 @@ class View:
         An engine that was never judged is left out.
         """
         found: dict[Digest, Verdict] = {}
-        for start in range(0, len(engines), _TOGETHER):
-            wanted = EngineRow.digest.in_(engines[start : start + _TOGETHER])
+        for some in _parts(engines):
+            wanted = EngineRow.digest.in_(some)
             latest = select(func.max(VerdictRow.id)).join(VerdictRow.engine).where(wanted)
             newest = VerdictRow.id.in_(latest.group_by(VerdictRow.engine_id))
             found.update((one.engine, one) for one in self._verdicts(newest))
+        return found
+
+    def verdicts_on(self, engines: Sequence[Digest]) -> dict[Digest, list[Verdict]]:
+        """Returns every verdict on each of some engines, newest first; none is an empty list."""
+        found: dict[Digest, list[Verdict]] = {digest: [] for digest in engines}
+        for some in _parts(engines):
+            for one in self._verdicts(EngineRow.digest.in_(some)):
+                found[one.engine].append(one)
         return found
 
     def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
@@ -413,6 +440,16 @@ class View:
         query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest == engine)
         rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
         return [to_standing(row) for row in rows]
+
+    def standings(self, engines: Sequence[Digest]) -> dict[Digest, list[StandingChange]]:
+        """Returns every change of standing of each of some engines, newest first."""
+        found: dict[Digest, list[StandingChange]] = {digest: [] for digest in engines}
+        for some in _parts(engines):
+            query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest.in_(some))
+            rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
+            for one in map(to_standing, rows):
+                found[one.engine].append(one)
+        return found
 
     def revoked_engines(self) -> set[Digest]:
         """Returns every engine that was revoked."""

@@ -75,6 +75,7 @@ GRAVEST_FIRST = (
     ExitCode.REFUSED,
     ExitCode.FAIL,
     ExitCode.INCONCLUSIVE,
+    ExitCode.DRIFT,
     ExitCode.OK,
 )
 """What decides where one command has several endings.

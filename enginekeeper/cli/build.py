@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,9 +88,13 @@ def build(
     show_progress(verbose=verbose)
     order = BuildOrder(str(spec), tuple(only), tuple(skip), audits=not no_audit, channel=channel)
     outcomes = run_build(order, deployment=deployment)
+    return show_outcomes(Output(as_json), outcomes)
+
+
+def show_outcomes(output: Output, outcomes: Sequence[Outcome]) -> ExitCode:
+    """Prints what became of variants, and returns the code of the gravest ending."""
     codes = [exit_code_of_outcome(outcome) for outcome in outcomes]
-    output = Output(as_json)
-    if as_json:
+    if output.as_json:
         both = zip(outcomes, codes, strict=True)
         output.json([{**one.as_dict(), "exit_code": int(code)} for one, code in both])
     else:
@@ -143,6 +147,8 @@ def _code_of_ending(outcome: Outcome) -> ExitCode:
         return exit_code_of(outcome.failure.family)
     if outcome.ending == "refused":
         return ExitCode.REFUSED
+    if outcome.ending == "elsewhere":
+        return ExitCode.DRIFT
     results = {"fail": ExitCode.FAIL, "inconclusive": ExitCode.INCONCLUSIVE}
     return results.get(outcome.result or "", ExitCode.OK)
 

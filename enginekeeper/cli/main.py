@@ -22,6 +22,7 @@ from registry.errors import DiagnosedError
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": ("build", "plan", "Show what a build spec would reuse, build or refuse, and why."),
     "build": ("build", "build", "Build, prove and publish the engines of a build spec."),
+    "rebuild": ("rebuild", "rebuild", "Judge again and build what a change asks for."),
     "support": ("support", "support", "Show by what a model can be served."),
     "compare-cost": ("compare_cost", "compare_cost", "Show whether engines pay, by your figures."),
     "checkpoint": ("checkpoint", "checkpoint", "Audit and repair TensorRT-LLM checkpoints."),

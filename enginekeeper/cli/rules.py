@@ -31,11 +31,13 @@ def rules() -> None:
 @click.option("--asked", type=click.Choice(["build", "place", "verdict"]), help="Only these.")
 @json_option
 def list_command(asked: str | None, as_json: bool) -> int:
-    """List every rule."""
+    """List every rule; REACHED is no where only a case of `rules test` can make it fire today."""
     from enginekeeper.compatibility.listing import listed_rules
 
     rows = [one.as_dict() for one in listed_rules() if asked in (None, one.asked)]
-    Output(as_json).table(rows, ("rule", "asked", "effect", "statement"))
+    if not as_json:
+        rows = [{**row, "reached": "yes" if row["reached"] else "no"} for row in rows]
+    Output(as_json).table(rows, ("rule", "asked", "effect", "reached", "statement"))
     return ExitCode.OK
 
 
@@ -57,6 +59,7 @@ def show(rule: str, as_json: bool) -> int:
         f"{one['rule']}\n  {one['statement']}\n  asked:  of a {one['asked']}\n"
         f"  effect: {one['effect']}\n  source: {one['source']}\n"
         f"  needs:  {', '.join(one['needs']) or 'nothing more'}"
+        + ("" if one["reached"] else "\n  asked by cases alone: no wave and no gate fills that in")
         for one in found
     ]
     lines += [f"  case:   {one['case']}: {one['decided']} ({one['source']})" for one in cases]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
+from enginekeeper.cli._wave_options import change_options, change_to, fleet_options
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.waves import WaveGroup, WavePlan
@@ -21,17 +22,8 @@ def wave() -> None:
 
 
 @wave.command()
-@click.option("--driver", required=True, help="The new driver, all of it, such as 595.71.05.")
-@click.option("--cuda", help="CUDA of the containers afterwards; as now if left out.")
-@click.option("--cuda-driver", help="CUDA API of the driver, where its branch is not known here.")
-@click.option(
-    "--inventory", "places", type=NamedPath(), multiple=True, required=True, metavar="PLACE",
-    help="File, lines or directory that `agent once` wrote; may be given several times.",
-)  # fmt: skip
-@click.option(
-    "--nodes", "selectors", multiple=True, metavar="SELECTOR",
-    help="Only nodes of this name, or LABEL=VALUE; both take globs and braces.",
-)  # fmt: skip
+@change_options(required=True)
+@fleet_options(required=True)
 @json_option
 def plan(
     driver: str,
@@ -48,14 +40,11 @@ def plan(
     8 if some engine is refused, since no wait helps there: it needs another toolchain, another
     recipe, or the node stays where it is. 8 outweighs 7. An operator's script upgrades on 0 only.
     """
-    from datetime import UTC, datetime
-
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.wave_planning import plan_inventories
-    from enginekeeper.orchestration.waves import DriverChange, plan_document
+    from enginekeeper.orchestration.waves import plan_document
 
-    today = datetime.now(UTC).date()
-    change = DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)
+    change = change_to(driver, cuda, cuda_driver)
     found = plan_inventories(open_bench().registry, places, selectors, change)
     output = Output(as_json)
     if as_json:
@@ -69,21 +58,21 @@ def plan(
     return ExitCode.DRIFT if found.held else ExitCode.OK
 
 
-_COLUMNS = ("action", "engine", "variant", "gpu", "nodes", "gpu_hours", "megabytes", "rules")
+_COLUMNS = ("action", "engine", "variant", "gpu", "nodes", "build_hours", "megabytes", "rules")
 _NAMED = 5
 """How many nodes of a group are named; --json has all."""
 
 
 def _row(group: WaveGroup) -> dict[str, Any]:
     mig = f" {group.kind.mig_profile}" if group.kind.mig_profile else ""
-    hours = group.gpu_hours
+    hours = group.build_gpu_hours
     return {
         "action": str(group.action),
         "engine": group.engine.digest.partition(":")[2][:12],
         "variant": group.engine.variant,
         "gpu": f"{group.kind.product}{mig}",
         "nodes": len(group.nodes),
-        "gpu_hours": None if hours is None else f"{hours:.2f}",
+        "build_hours": None if hours is None else f"{hours:.2f}",
         "megabytes": f"{group.bytes / 1e6:.0f}",
         "rules": ", ".join(one.rule.identifier for one in group.decision.fired),
     }
@@ -102,12 +91,15 @@ def _notes(plan: WavePlan) -> list[str]:
         lines.append(f"HOLD {_some(held.nodes)}")
         lines += [f"  {reason}" for reason in held.reasons]
     waiting = sum(len(one.nodes) for one in plan.held)
-    hours = "-" if plan.gpu_hours is None else f"{plan.gpu_hours:.2f}"
+    hours = "-" if plan.build_gpu_hours is None else f"{plan.build_gpu_hours:.2f}"
     lines.append(
         f"{len(plan.ready)} nodes may be upgraded now, {waiting} must wait, {len(plan.untouched)} "
         f"have no GPU; {plan.already} have this driver already"
     )
-    lines.append(f"builds: {hours} GPU-hours, {plan.bytes / 1e6:.0f} MB to fetch")
+    judging = "nothing" if plan.judging_gpu_hours == 0 else "not known"
+    lines.append(
+        f"builds: {hours} GPU-hours, {plan.bytes / 1e6:.0f} MB to fetch; judging: {judging}"
+    )
     return lines
 
 

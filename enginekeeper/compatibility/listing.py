@@ -27,6 +27,8 @@ class ListedRule:
     source: str
     needs: tuple[str, ...]
     """What must be known for it to be asked."""
+    reached: bool = True
+    """Whether anything but a case can make it fire today."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the rule as JSON values."""
@@ -66,5 +68,11 @@ def _of_build(rule: AnyRule) -> ListedRule:
 
 def _of_place(rule: PlaceRule, asked: str) -> ListedRule:
     return ListedRule(
-        rule.identifier, asked, str(rule.effect), rule.statement, rule.source, rule.needs
+        rule.identifier,
+        asked,
+        str(rule.effect),
+        rule.statement,
+        rule.source,
+        rule.needs,
+        rule.reached,
     )

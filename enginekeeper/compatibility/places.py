@@ -35,6 +35,10 @@ class Place:
     """The day that is asked about: driver branches end."""
 
 
+ASKED_HERE = frozenset({"environment", "os", "cpu_architecture", "on"})
+"""What of a place a wave or the gate can fill in today; the rest only a case says."""
+
+
 class HardwareLevel(StrEnum):
     """What a plan was built to run on: TensorRT's HardwareCompatibilityLevel."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from enginekeeper.compatibility.places import Case, Place
+from enginekeeper.compatibility.places import ASKED_HERE, Case, Place
 from enginekeeper.compatibility.rules import Finding
 
 
@@ -45,6 +45,13 @@ class PlaceRule:
     predicate: Callable[[Case], Finding | None]
     needs: tuple[str, ...] = ()
     """Fields of the place without which it cannot be asked."""
+    loosened: bool = False
+    """Whether it is about plans that were built to move, which no builder here makes."""
+
+    @property
+    def reached(self) -> bool:
+        """Says whether a wave or the gate can ask it today, and not a case alone."""
+        return not self.loosened and ASKED_HERE.issuperset(self.needs)
 
 
 @dataclass(frozen=True)

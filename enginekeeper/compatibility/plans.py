@@ -91,8 +91,9 @@ def _cuda_runtime(case: Case) -> Finding | None:
         return None
     if readable(built) and readable(gpu.cuda_runtime):
         built_with, offered = str(built), gpu.cuda_runtime
-        same_major = not has_minor(built_with) and major(built_with) == major(offered)
-        if same_major or same(built_with, offered):
+        # of a version without a minor only the major can be told from another
+        told = has_minor(built_with) and has_minor(offered)
+        if same(built_with, offered) if told else major(built_with) == major(offered):
             return None
     return _bound(case, "cuda_runtime", gpu.cuda_runtime, movable=False)
 
@@ -170,6 +171,7 @@ PLAN_RULES = (
         source=f"{_HARDWARE}: kAMPERE_PLUS, kSAME_COMPUTE_CAPABILITY",
         effect=Effect.NOTE,
         predicate=_moved,
+        loosened=True,
     ),
     PlaceRule(
         identifier="tensorrt-version",
@@ -186,6 +188,7 @@ PLAN_RULES = (
         effect=Effect.NOTE,
         predicate=_newer_tensorrt,
         needs=("tensorrt",),
+        loosened=True,
     ),
     PlaceRule(
         identifier="tensorrt-llm-version",

@@ -55,6 +55,15 @@ def meant_for(key: EngineKey, kinds: Sequence[GpuKind]) -> tuple[GpuKind, ...]:
     return fitting or same_product or tuple(kinds)
 
 
+def missing_for(key: EngineKey, kinds: Sequence[GpuKind]) -> bool:
+    """Says whether none of the kinds is the product and the slice an engine was built for."""
+    hard = key.hard
+    return not any(
+        (kind.product, kind.mig_profile) == (hard.get("gpu_product"), hard.get("mig_profile"))
+        for kind in kinds
+    )
+
+
 def runtime_of(key: EngineKey, driver: DriverState) -> str:
     """Returns the CUDA runtime an engine brings along; that of the driver where it names none."""
     return str(key.hard.get("cuda_runtime", driver.cuda))

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+NOT_SUPPORTED = "Not Supported"
+"""What NVML says of a value that a GPU does not have: told, not missing."""
+
 
 @dataclass(frozen=True)
 class MigSlice:

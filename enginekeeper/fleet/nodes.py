@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from enginekeeper.fleet.environments import GpuKind, kinds_of
+from enginekeeper.fleet.interface import NOT_SUPPORTED, Device
 from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.placements import INTACT
 from registry.digests import Digest
@@ -22,11 +23,14 @@ class NodeShape:
     kinds: tuple[GpuKind, ...]
     os: str
     cpu_architecture: str
+    complete: bool = True
+    """Whether every GPU answered, and said whether it is split: only then is none missing here."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         # kept: a fleet asks for it a hundred thousand times
-        object.__setattr__(self, "_hash", hash((self.kinds, self.os, self.cpu_architecture)))
+        kept = (self.kinds, self.os, self.cpu_architecture, self.complete)
+        object.__setattr__(self, "_hash", hash(kept))
 
     def __hash__(self) -> int:
         return self._hash
@@ -54,7 +58,12 @@ def facts_of(inventory: Inventory) -> NodeFacts:
     return NodeFacts(
         name=inventory.node,
         driver=None if inventory.driver is None else inventory.driver.version,
-        shape=_shape(kinds_of(inventory.devices), host.os, host.cpu_architecture),
+        shape=_shape(
+            kinds_of(inventory.devices),
+            host.os,
+            host.cpu_architecture,
+            complete=_complete(inventory),
+        ),
         engines=tuple(sorted({one.engine for one in inventory.engines})),
         problems=tuple(_problems(inventory)),
         simulated=inventory.simulated,
@@ -63,8 +72,26 @@ def facts_of(inventory: Inventory) -> NodeFacts:
 
 
 @lru_cache(maxsize=4096)
-def _shape(kinds: tuple[GpuKind, ...], os: str, cpu_architecture: str) -> NodeShape:
-    return NodeShape(kinds, os, cpu_architecture)
+def _shape(
+    kinds: tuple[GpuKind, ...], os: str, cpu_architecture: str, *, complete: bool
+) -> NodeShape:
+    return NodeShape(kinds, os, cpu_architecture, complete)
+
+
+def _complete(inventory: Inventory) -> bool:
+    return not inventory.lost and not any(map(_split_unknown, inventory.devices))
+
+
+def _split_unknown(device: Device) -> str | None:
+    """Says why nobody can tell how a GPU is split; None where it is known.
+
+    That MIG is not supported is an answer.
+    """
+    if device.mig is None and device.unread.get("mig") != NOT_SUPPORTED:
+        return f"MIG cannot be read: {device.unread.get('mig', 'no reason given')}"
+    if "slices" in device.unread:
+        return f"its MIG slices cannot be read: {device.unread['slices']}"
+    return None
 
 
 def _problems(inventory: Inventory) -> Iterator[str]:
@@ -72,6 +99,9 @@ def _problems(inventory: Inventory) -> Iterator[str]:
         yield inventory.problem
     for lost in inventory.lost:
         yield f"GPU {lost.index}: {lost.reason}"
+    for device in inventory.devices:
+        if (said := _split_unknown(device)) is not None:
+            yield f"GPU {device.index}: {said}"
     if inventory.engines_problem is not None:
         yield inventory.engines_problem
     for one in inventory.engines:

@@ -1,8 +1,9 @@
-"""What the build flow is asked to do."""
+"""What the build flow, and the rebuild flow over several specs, are asked to do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from registry.names import check_component
 
@@ -22,8 +23,25 @@ class BuildOrder:
 
     audits: bool = True
     channel: str | None = None
+    engines: tuple[str, ...] = ()
+    """Digests of engines to judge as they are, each in place of what its variant's plan says."""
 
     def __post_init__(self) -> None:
         """Raises InvalidRecordError for a name that no channel can have: hours may lie ahead."""
         if self.channel is not None:
             check_component(self.channel, where="channel")
+
+    def from_anywhere(self) -> BuildOrder:
+        """Returns the same order for a process that stands elsewhere."""
+        return replace(self, path=str(Path(self.path).absolute()))
+
+
+@dataclass(frozen=True)
+class RebuildOrder:
+    """What the rebuild flow is asked to do: one build after the other."""
+
+    builds: tuple[BuildOrder, ...]
+
+    def from_anywhere(self) -> RebuildOrder:
+        """Returns the same order for a process that stands elsewhere."""
+        return RebuildOrder(tuple(one.from_anywhere() for one in self.builds))

@@ -17,6 +17,9 @@ class Ending(StrEnum):
     JUDGED = "judged"
     EXPORTED = "exported"
     REFUSED = "refused"
+    ELSEWHERE = "elsewhere"
+    """To be done where the GPU is; nothing was tried here."""
+
     FAILED = "failed"
 
 

@@ -22,7 +22,12 @@ from enginekeeper.orchestration.keys import calibration_path, engine_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
-from enginekeeper.orchestration.planning import facts_of_source, plan_variants, planned_outcome
+from enginekeeper.orchestration.planning import (
+    as_ordered,
+    facts_of_source,
+    plan_variants,
+    planned_outcome,
+)
 from enginekeeper.orchestration.publication import (
     BuildRun,
     BuiltEngine,
@@ -180,7 +185,8 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         source=str(variants[0].model.kind),
         architecture=facts_of_source(source).architecture,
     )
-    return replace(work, source=source, planned=plan_variants(bench, variants, source))
+    planned = as_ordered(bench, work.order, plan_variants(bench, variants, source))
+    return replace(work, source=source, planned=planned)
 
 
 def _prefix_reader(model: ModelSource) -> PrefixReader | None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.compatibility.decision import blocking
 from enginekeeper.compatibility.facts import ModelFacts, model_facts
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.exports import find_export
 from enginekeeper.orchestration.keys import engine_key
+from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import (
     Action,
@@ -47,6 +49,59 @@ def plan_spec(
     return plan_variants(
         bench, variants, None if found is None else Source(found.path, found.digest)
     )
+
+
+def plan_order(bench: Bench, order: BuildOrder) -> tuple[PlannedVariant, ...]:
+    """Plans what an order asks for, with what is on this machine already."""
+    return as_ordered(bench, order, plan_spec(bench, order.path, order.only, order.skip))
+
+
+def as_ordered(
+    bench: Bench, order: BuildOrder, planned: Sequence[PlannedVariant]
+) -> tuple[PlannedVariant, ...]:
+    """Lets the engines that an order names stand for the plan of their variants: as they are.
+
+    Raises RecordNotFoundError for an engine that the catalogue does not know.
+    """
+    with bench.registry.catalogue.read() as view:
+        asked = {one.variant: one for one in map(view.engine, order.engines)}
+    named = ((one, asked.get(str(one.variant.identifier))) for one in planned)
+    return tuple(one if engine is None else _as_it_is(bench, one, engine) for one, engine in named)
+
+
+def _as_it_is(bench: Bench, planned: PlannedVariant, engine: Engine) -> PlannedVariant:
+    """Plans to judge an engine anew, if it can run here and no verdict answers what is asked.
+
+    Where its builder is not trusted any more the variant's own plan stands: it is built anew.
+    """
+    if planned.action is Action.REFUSE:
+        return planned
+    held = bench.registry.held(engine)
+    name, stored = engine.digest.short, bench.registry.locate(engine.path)
+    as_it_is = replace(
+        planned, key=engine.key, known=KnownEngine(engine, None, stored), estimate=None,
+        reason=f"engine {name} is judged where its GPU is",
+    )  # fmt: skip
+    if held is not None and held.kind is Standing.REVOKED:
+        return replace(as_it_is, action=Action.REFUSE, rule="revoked", reason=str(held))
+    if planned.action is Action.ELSEWHERE:
+        return as_it_is
+    try:
+        bench.registry.verify_engine(engine)
+    except WithdrawnError:
+        return planned
+    if against := blocking(engine.key, bench.environment):
+        rule, reason = against[0].rule.identifier, str(against[0])
+        return replace(as_it_is, action=Action.REFUSE, rule=rule, reason=reason)
+    verdict, lost = _verdict(bench, engine, str(acceptance_digest(bench, planned.variant)))
+    known = KnownEngine(engine, verdict, stored, lost)
+    if verdict is None:
+        reason = f"engine {name} was not judged here by this acceptance and this validator"
+        action, rule = Action.REVALIDATE, "no-verdict"
+    else:
+        reason = f"engine {name} was judged here; its verdict is {verdict.result}"
+        action, rule = Action.REUSE, "same-engine"
+    return replace(as_it_is, action=action, rule=rule, reason=reason, known=known)
 
 
 def plan_variants(

@@ -12,13 +12,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from enginekeeper.errors import EngineKeeperError, MissingError, UnavailableError
 from enginekeeper.orchestration import prefect_api
-from enginekeeper.orchestration.order import BuildOrder
+from enginekeeper.orchestration.order import BuildOrder, RebuildOrder
 from enginekeeper.orchestration.outcome import Outcome
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
@@ -39,8 +38,14 @@ _POLL = 1.0  # seconds
 
 def reported(run: Callable[[], list[Outcome]]) -> list[Outcome]:
     """Runs a build and leaves its progress and its outcomes, or its error, on the server."""
+    with _progress_sent():
+        return left(run)
+
+
+def left(run: Callable[[], list[Outcome]]) -> list[Outcome]:
+    """Runs builds that tell their progress themselves, and leaves what came of them all."""
     try:
-        with full_disk_said(), _progress_sent():
+        with full_disk_said():
             outcomes = run()
     except DiagnosedError as error:
         _leave(ERROR, [error.as_dict()])
@@ -75,11 +80,28 @@ def _progress_sent() -> Iterator[None]:
         progress.removeHandler(handler)
 
 
-def run_deployed(name: str, order: BuildOrder) -> list[Outcome]:
-    """Runs a deployment of the build flow to its end; raises the error that ended it there.
+def run_deployed(name: str, order: BuildOrder | RebuildOrder) -> list[Outcome]:
+    """Runs a deployment of a flow to its end; raises the error that ended it there.
 
     An interruption ends the waiting, not the run: it belongs to the server.
     """
+    with _client(name) as client:
+        run = _submit(client, name, order)
+        return _result(client, _follow(client, run))
+
+
+def submit_deployed(name: str, order: BuildOrder | RebuildOrder, *, once: str) -> str:
+    """Asks a deployment for a run and returns its id; asked again by the same name, the same run.
+
+    Nobody waits: what the run made is in the registry.
+    """
+    with _client(name) as client:
+        return str(_submit(client, name, order, once=once).id)
+
+
+@contextmanager
+def _client(name: str) -> Iterator[SyncPrefectClient]:
+    """Opens Prefect's client; raises UnavailableError where no server is named, or none answers."""
     prefect_api.prepare_prefect()
     url = prefect_api.server_url()
     if url is None:
@@ -92,11 +114,16 @@ def run_deployed(name: str, order: BuildOrder) -> list[Outcome]:
     from prefect.client.orchestration import get_client  # noqa: PLC0415
 
     with prefect_api.translated(), get_client(sync_client=True) as client:
-        run = _submit(client, name, order)
-        return _result(client, _follow(client, run))
+        yield client
 
 
-def _submit(client: SyncPrefectClient, name: str, order: BuildOrder) -> FlowRun:
+def _submit(
+    client: SyncPrefectClient,
+    name: str,
+    order: BuildOrder | RebuildOrder,
+    *,
+    once: str | None = None,
+) -> FlowRun:
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415
 
     try:
@@ -109,8 +136,9 @@ def _submit(client: SyncPrefectClient, name: str, order: BuildOrder) -> FlowRun:
             expected="FLOW/DEPLOYMENT, such as enginekeeper-build/local",
             remedy="prefect deployment ls; prefect deploy --all",
         ) from error
-    there = replace(order, path=str(Path(order.path).absolute()))  # a worker stands elsewhere
-    run = client.create_flow_run_from_deployment(deployment.id, parameters={"order": asdict(there)})
+    run = client.create_flow_run_from_deployment(
+        deployment.id, parameters={"order": asdict(order.from_anywhere())}, idempotency_key=once
+    )
     progress.info("%s: flow run %s (%s), work pool %s", name, run.name, run.id,
                   deployment.work_pool_name)  # fmt: skip
     return run

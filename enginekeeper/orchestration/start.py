@@ -1,4 +1,4 @@
-"""Starts the build flow: in this process, or as a deployment on a Prefect server.
+"""Starts the build and the rebuild flow: in this process, or as a deployment on a Prefect server.
 
 In this process the run is told to the server that the environment names, or to one of its own.
 An empty plan never imports Prefect: there is nothing to orchestrate.
@@ -12,10 +12,10 @@ from typing import Any
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration import prefect_api
 from enginekeeper.orchestration.bench import Bench, open_bench
-from enginekeeper.orchestration.order import BuildOrder
+from enginekeeper.orchestration.order import BuildOrder, RebuildOrder
 from enginekeeper.orchestration.outcome import Outcome
 from enginekeeper.orchestration.pipeline import Work, conclude
-from enginekeeper.orchestration.planning import plan_spec
+from enginekeeper.orchestration.planning import plan_order
 from enginekeeper.orchestration.remote import run_deployed
 
 _FLOWS = (Path(__file__).parents[1] / "_flows", Path(__file__).parents[2] / "flows")
@@ -26,11 +26,22 @@ def run_build(order: BuildOrder, *, deployment: str | None = None) -> list[Outco
     if deployment is not None:
         return run_deployed(deployment, order)
     bench = open_bench()
-    work = Work(order, plan_spec(bench, order.path, order.only, order.skip))
-    return _run_flow(bench, order) if work.todo else conclude(bench, work)
+    work = Work(order, plan_order(bench, order))
+    return _run_flow(bench, "build", order) if work.todo else conclude(bench, work)
 
 
-def _run_flow(bench: Bench, order: BuildOrder) -> list[Outcome]:
+def run_rebuild(order: RebuildOrder, *, deployment: str | None = None) -> list[Outcome]:
+    """Carries out builds one after the other, in this process or by a deployment."""
+    if deployment is not None:
+        return run_deployed(deployment, order)
+    bench = open_bench()
+    works = [Work(one, plan_order(bench, one)) for one in order.builds]
+    if any(work.todo for work in works):
+        return _run_flow(bench, "rebuild", order)
+    return [outcome for work in works for outcome in conclude(bench, work)]
+
+
+def _run_flow(bench: Bench, name: str, order: BuildOrder | RebuildOrder) -> list[Outcome]:
     prefect_api.prepare_prefect()
     url = prefect_api.server_url()
     if url is None:
@@ -38,7 +49,7 @@ def _run_flow(bench: Bench, order: BuildOrder) -> list[Outcome]:
     else:
         prefect_api.check_server(url)
     with prefect_api.translated():
-        outcomes: list[Outcome] = load_flow("build")(order)
+        outcomes: list[Outcome] = load_flow(name)(order)
     return outcomes
 
 

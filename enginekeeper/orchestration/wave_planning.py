@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +18,8 @@ from registry.attestations import Statement
 from registry.digests import Digest
 from registry.errors import WithdrawnError
 from registry.freshness import Freshness
-from registry.queries import View
 from registry.service import Registry
-from registry.standing import held_by
+from registry.standing import StandingChange, held_by
 from registry.trust import Trust
 from registry.types import Engine, Verdict
 from registry.verification import verdict_signature, verify_engine
@@ -80,26 +79,28 @@ def known_engines(
     freshness = registry.freshness()
     trust = registry.trust if freshness is None else freshness.trusting(registry.trust)
     with registry.catalogue.read() as view:
-        asked = _Asked(view, trust, freshness, view.held_engines().keys(), simulated_nodes)
-        found = {digest: view.known_engine(Digest.parse(digest)) for digest in digests}
-        return {
-            digest: _engine(asked, engine) for digest, engine in found.items() if engine is not None
-        }
+        found = view.known_engines(list(map(Digest.parse, digests)))
+        held = [digest for digest in view.held_engines() if digest in found]
+        asked = _Asked(trust, freshness, view.standings(held), simulated_nodes)
+        verdicts = view.verdicts_on(list(found))
+    return {
+        str(digest): _engine(asked, engine, verdicts[digest]) for digest, engine in found.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """What engines are held against: the catalogue, and what the gate goes by."""
+    """What engines are held against: what the gate goes by."""
 
-    view: View
     trust: Trust
     freshness: Freshness | None
-    held: Collection[Digest]
+    standings: Mapping[Digest, Sequence[StandingChange]]
+    """Of those that are held."""
     simulated_nodes: bool
 
     def withdrawn(self, engine: Engine) -> str | None:
         """Says why the gate is closed on an engine wherever it is, whoever signed it."""
-        change = held_by(self.view.standing(engine.digest)) if engine.digest in self.held else None
+        change = held_by(self.standings.get(engine.digest, ()))
         if change is not None:
             return str(change)
         if engine.simulated and not self.simulated_nodes:
@@ -112,7 +113,7 @@ class _Asked:
         return None if fault is None else f"vouched for by no fresh snapshot: {_line(fault)}"
 
 
-def _engine(asked: _Asked, engine: Engine) -> FleetEngine:
+def _engine(asked: _Asked, engine: Engine, verdicts: Sequence[Verdict]) -> FleetEngine:
     said, seconds = asked.withdrawn(engine), None
     try:
         seconds = build_seconds(verify_engine(engine, asked.trust))
@@ -126,7 +127,7 @@ def _engine(asked: _Asked, engine: Engine) -> FleetEngine:
         size=engine.size,
         judgements=tuple(
             Judgement(one.environment, one.result, _fault(asked.trust, engine, one))
-            for one in asked.view.verdicts(engine.digest)
+            for one in verdicts
         ),
         build_gpu_seconds=None if seconds is None else seconds * ranks[0] * ranks[1],
         withdrawn=said,

@@ -9,7 +9,8 @@ Rules:
 - what nobody knows holds: an engine that is not in the catalogue, bytes that are not the
   engine's, a GPU that does not answer;
 - engines for CPUs and nodes without a GPU are not touched by a driver;
-- what is not known is not counted: hours without a record of the build are None, not 0.
+- what is not known is not counted: hours without a record are None, not 0; nobody records how
+  long a judgement takes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from enginekeeper.compatibility.cuda import cuda_of_driver
 from enginekeeper.compatibility.decision import Decision, Judgement, decide
 from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.placing import Effect
-from enginekeeper.compatibility.versions import readable
+from enginekeeper.compatibility.versions import has_minor, readable
 from enginekeeper.errors import InputError
-from enginekeeper.fleet.environments import GpuKind, meant_for, runtime_of
+from enginekeeper.fleet.environments import GpuKind, meant_for, missing_for, runtime_of
 from enginekeeper.fleet.interface import DriverState
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape
 from registry.environments import DriverScope
@@ -52,6 +53,12 @@ class DriverChange:
         for name, text in (("driver", driver), ("cuda", cuda), ("cuda driver", cuda_driver)):
             if text is not None and not readable(text):
                 raise InputError(f"not a {name} version", actual=text[:80], expected="as 595.71.05")
+        for name, text in (("cuda", cuda), ("cuda driver", cuda_driver)):
+            if text is not None and not has_minor(text):
+                raise InputError(
+                    f"the {name} version has no minor",
+                    actual=text, expected=f"{text}.0, {text}.2 or whichever it is",
+                )  # fmt: skip
         api = cuda_driver or cuda_of_driver(driver)
         if api is None:
             raise InputError(
@@ -101,12 +108,21 @@ class WaveGroup:
         return str(self.engine.key.digest())
 
     @property
-    def gpu_hours(self) -> float | None:
-        """What a build of it would take, if it took as long as the last one; None if unknown."""
-        seconds = self.engine.build_gpu_seconds
+    def build_gpu_hours(self) -> float | None:
+        """What a build of it would take, if it took as long as the last one; None if unknown.
+
+        Zero where nothing is built.
+        """
         if self.action is not Effect.REBUILD:
-            return 0.0 if self.action is Effect.REUSE else None
+            return 0.0
+        seconds = self.engine.build_gpu_seconds
         return None if seconds is None else seconds / 3600
+
+    @property
+    def judging_gpu_hours(self) -> float | None:
+        """What judging it would take: nothing where nothing is judged, else not known."""
+        # no record says how long a judgement held its GPUs
+        return None if self.action in (Effect.REVALIDATE, Effect.REBUILD) else 0.0
 
     @property
     def bytes(self) -> int:
@@ -144,15 +160,21 @@ class WavePlan:
         return any(group.action is Effect.REFUSE for group in self.groups)
 
     @property
-    def gpu_hours(self) -> float | None:
+    def build_gpu_hours(self) -> float | None:
         """GPU-hours of all builds, one for each key, GPU and platform; None if one is unknown."""
         builds = {
-            (group.key, group.kind, group.os, group.cpu_architecture): group.gpu_hours
+            (group.key, group.kind, group.os, group.cpu_architecture): group.build_gpu_hours
             for group in self.groups
             if group.action is Effect.REBUILD
         }
         known = [hours for hours in builds.values() if hours is not None]
         return sum(known) if len(known) == len(builds) else None
+
+    @property
+    def judging_gpu_hours(self) -> float | None:
+        """GPU-hours of all judgements; None if one is unknown."""
+        known = [group.judging_gpu_hours for group in self.groups]
+        return None if None in known else 0.0
 
     @property
     def bytes(self) -> int:
@@ -201,6 +223,11 @@ class _Decisions:
             return _Standing(problem=f"engine {_short(digest)} was {engine.withdrawn}")
         if "instruction_set" in engine.key.hard:
             return _Standing()
+        if not shape.complete and missing_for(engine.key, shape.kinds):
+            wanted = engine.key.hard.get("gpu_product")
+            return _Standing(
+                problem=f"engine {_short(digest)} is for {wanted}, and not every GPU here answers"
+            )
         bounds = [
             (digest, kind, shape.os, shape.cpu_architecture)
             for kind in meant_for(engine.key, shape.kinds)
@@ -327,7 +354,8 @@ def plan_document(plan: WavePlan) -> dict[str, Any]:
                 "cpu_architecture": group.cpu_architecture,
                 **group.decision.as_dict(),
                 "nodes": list(group.nodes),
-                "gpu_hours": group.gpu_hours,
+                "build_gpu_hours": group.build_gpu_hours,
+                "judging_gpu_hours": group.judging_gpu_hours,
                 "bytes": group.bytes,
             }
             for group in plan.groups
@@ -336,6 +364,7 @@ def plan_document(plan: WavePlan) -> dict[str, Any]:
         "ready": list(plan.ready),
         "untouched": list(plan.untouched),
         "already": plan.already,
-        "gpu_hours": plan.gpu_hours,
+        "build_gpu_hours": plan.build_gpu_hours,
+        "judging_gpu_hours": plan.judging_gpu_hours,
         "bytes": plan.bytes,
     }

@@ -6,7 +6,8 @@ Rules:
 - the first cause in the log counts: what follows it is most often its consequence;
 - a weak pattern, words that a build also prints on its way to success, counts only alone;
 - what no pattern knows is unknown and stays unknown: a wrong cause costs more than none;
-- warnings that a healthy build prints, too, are no patterns.
+- warnings that a healthy build prints, too, are no patterns;
+- nothing in a pattern repeats without a bound but digits and spaces: a log has lines of megabytes.
 
 Example:
     diagnosis = diagnose(log.read_text())

@@ -127,6 +127,15 @@ class World:
 
     def build(self, *arguments: str, **request: Any) -> Ended:  # noqa: ANN401 - JSON values
         """Runs `ek build --json`; `request` says where it is interrupted."""
+        return self.run("build", str(self.root / "spec.yaml"), *arguments, **request)
+
+    def rebuild(self, *arguments: str, **request: Any) -> Ended:  # noqa: ANN401 - JSON values
+        """Runs `ek rebuild --json` with the world's spec."""
+        spec = ("--spec", str(self.root / "spec.yaml"))
+        return self.run("rebuild", *spec, *arguments, **request)
+
+    def run(self, *arguments: str, **request: Any) -> Ended:  # noqa: ANN401 - JSON values
+        """Runs a command with `--json`."""
         self._runs += 1
         out, err, notes = (
             (self.said or self.root / "said") / f"{self._runs}.{name}"
@@ -135,7 +144,7 @@ class World:
         out.parent.mkdir(exist_ok=True)
         status = self.zygote.run(
             {
-                "arguments": ["build", str(self.root / "spec.yaml"), "--json", *arguments],
+                "arguments": [*arguments, "--json"],
                 "environment": self.environ,
                 "root": str(self.root),
                 "out": str(out),

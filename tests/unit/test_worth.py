@@ -52,13 +52,14 @@ def test_at_the_break_even_saving_and_cost_are_equal(cost: float, price: float) 
 
 
 @pytest.mark.parametrize("name", ["tokens_per_second", "baseline", "engine", "gpu_hour"])
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), float("-inf")])
 def test_figures_that_are_none_are_refused(name: str, value: float) -> None:
     with pytest.raises(InputError, match=name):
         worth(replace(TRAFFIC, **{name: value}))
 
 
 @pytest.mark.parametrize("name", ["build_gpu_hours", "rounds_per_month", "monthly_cost"])
-def test_costs_are_not_negative(name: str) -> None:
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_costs_are_finite_and_not_negative(name: str, value: float) -> None:
     with pytest.raises(InputError, match=name):
-        worth(replace(TRAFFIC, **{name: -1.0}))
+        worth(replace(TRAFFIC, **{name: value}))

@@ -43,3 +43,14 @@ def server_world(
 ) -> World:
     """A world whose builds are told to the Prefect server."""
     return World(tmp_path / "world", prefect_zygote, environment=prefect_server.environment)
+
+
+@pytest.fixture
+def worker(prefect_server: servers.PrefectServer, server_world: World) -> Iterator[Path]:
+    """The deployments of `prefect.yaml`, and the log of a worker in the test's world."""
+    prefect_server.command(
+        "work-pool", "create", "enginekeeper", "--type", "process", "--overwrite"
+    )
+    prefect_server.command("--no-prompt", "deploy", "--all")
+    with prefect_server.worker("enginekeeper", server_world.environ) as log:
+        yield log

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,17 +63,6 @@ def built_here(
     assert ended.status == 0, ended.err
     check_visible(prefect_server, ended)
     return ended
-
-
-@pytest.fixture
-def worker(prefect_server: PrefectServer, server_world: World) -> Iterator[Path]:
-    """The deployment of `prefect.yaml`, and the log of a worker in the test's world."""
-    prefect_server.command(
-        "work-pool", "create", "enginekeeper", "--type", "process", "--overwrite"
-    )
-    prefect_server.command("--no-prompt", "deploy", "--all")
-    with prefect_server.worker("enginekeeper", server_world.environ) as log:
-        yield log
 
 
 @pytest.mark.usefixtures("worker")

@@ -44,7 +44,7 @@ def test_a_subclass_may_have_a_code_of_its_own() -> None:
 
 
 def test_every_ending_has_its_place_in_the_order() -> None:
-    endings = set(ExitCode) - {ExitCode.USAGE, ExitCode.DRIFT}
+    endings = set(ExitCode) - {ExitCode.USAGE}
     assert sorted(GRAVEST_FIRST) == sorted(endings)
 
 

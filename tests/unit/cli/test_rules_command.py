@@ -24,6 +24,19 @@ def test_every_rule_is_listed_with_statement_and_source(ek: Ek) -> None:
     assert "fp8-needs-8.9" not in text
 
 
+def test_a_rule_that_only_cases_reach_is_listed_as_such(ek: Ek) -> None:
+    reached = {row["rule"]: row["reached"] for row in ek("rules", "list", "--json").json}
+    beyond = {
+        "forward-compatibility", "forward-compatibility-used", "hardware-compatible-plan",
+        "tensorrt-version", "tensorrt-llm-version", "version-compatible-plan",
+    }  # fmt: skip
+    assert {rule for rule in beyond if reached[rule]} == set()
+    assert reached["driver-runs-cuda"]
+    assert reached["driver-branch-ended"]
+    assert "cases alone" in ek("rules", "show", "tensorrt-version").out
+    assert "cases alone" not in ek("rules", "show", "gpu-product").out
+
+
 def test_an_identifier_is_one_rule_of_each_kind(ek: Ek) -> None:
     rows = ek("rules", "list", "--json").json
     pairs = [(row["rule"], row["asked"]) for row in rows]

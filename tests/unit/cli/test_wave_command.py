@@ -70,7 +70,7 @@ def test_a_new_cuda_is_a_build_with_its_cost(ek: Ek, fleet: Path, engine: Engine
     said = ek(*R595, "--cuda", "13.2", "--inventory", fleet, "--json")
     (group,) = said.json["groups"]
     assert (said.code, group["action"]) == (ExitCode.DRIFT, "rebuild")
-    assert group["gpu_hours"] == pytest.approx(5 / 60)  # as its builder signed: five minutes
+    assert group["build_gpu_hours"] == pytest.approx(5 / 60)  # as its builder signed: five minutes
     assert group["bytes"] == 3 * engine.size
 
 

@@ -42,7 +42,7 @@ def build(site: Site, monkeypatch: pytest.MonkeyPatch) -> Build:
     tasks |= {
         "open_bench": lambda: site.bench,
         "reported": lambda run: run(),
-        "plan_spec": lambda *_: site.plan(*variants_of(site.directory)),
+        "plan_order": lambda *_: site.plan(*variants_of(site.directory)),
         "source": lambda _, work: replace(work, source=site.source),
     }
     for name, plain in tasks.items():

@@ -87,7 +87,7 @@ def test_a_known_engine_is_judged_and_not_made_again(
     for name in ("source", "reference", "publish_reference"):
         monkeypatch.setitem(flow.__globals__, name, lambda *_given: work)
     monkeypatch.setattr(pipeline, "begin", lambda *_given: work)
-    monkeypatch.setitem(flow.__globals__, "plan_spec", lambda *_given: ())
+    monkeypatch.setitem(flow.__globals__, "plan_order", lambda *_given: ())
     assert flow(BuildOrder("spec.yaml")) == steps
 
 

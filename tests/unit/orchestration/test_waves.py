@@ -15,6 +15,7 @@ from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.placing import Effect
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, meant_for, runtime_of
+from enginekeeper.fleet.interface import LostDevice
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape, facts_of
 from enginekeeper.orchestration.waves import (
     DriverChange,
@@ -63,7 +64,7 @@ def test_what_passed_on_the_new_driver_is_reused_and_its_node_is_ready() -> None
     plan = planned([node("a", NEW)], NEW)
     assert [group.action for group in plan.groups] == [Effect.REUSE]
     assert (plan.ready, plan.held, plan.refused) == (("a",), (), False)
-    assert (plan.gpu_hours, plan.bytes) == (0.0, 0)
+    assert (plan.build_gpu_hours, plan.bytes) == (0.0, 0)
 
 
 def test_one_engine_that_must_be_judged_holds_its_node_and_no_other() -> None:
@@ -86,10 +87,14 @@ def test_a_new_cuda_is_a_build_with_its_hours_and_bytes() -> None:
     change = DriverChange.to("595.71.05", cuda="13.2", on=TODAY)
     timed = engine("timed", H100, build_gpu_seconds=7200.0)
     plan = planned([node("a", timed), node("b", timed)], timed, change=change)
-    assert (plan.groups[0].action, plan.gpu_hours, plan.bytes) == (Effect.REBUILD, 2.0, 2 * 10**9)
+    assert (plan.groups[0].action, plan.build_gpu_hours, plan.bytes) == (
+        Effect.REBUILD,
+        2.0,
+        2 * 10**9,
+    )
     untimed = engine("untimed", H100)
     plan = planned([node("a", timed, untimed)], timed, untimed, change=change)
-    assert (plan.gpu_hours, plan_document(plan)["gpu_hours"]) == (None, None)
+    assert (plan.build_gpu_hours, plan_document(plan)["build_gpu_hours"]) == (None, None)
 
 
 def test_a_build_of_one_key_for_one_gpu_is_counted_once() -> None:
@@ -97,7 +102,7 @@ def test_a_build_of_one_key_for_one_gpu_is_counted_once() -> None:
     key = gpu_key("w")
     twins = [engine(name, H100, key=key, build_gpu_seconds=3600.0) for name in ("one", "other")]
     plan = planned([node("a", *twins)], *twins, change=change)
-    assert (len(plan.groups), plan.gpu_hours) == (2, 1.0)
+    assert (len(plan.groups), plan.build_gpu_hours) == (2, 1.0)
 
 
 def test_an_engine_whose_cuda_the_driver_does_not_run_is_refused() -> None:
@@ -148,6 +153,54 @@ def test_engines_for_cpus_and_nodes_without_a_gpu_are_not_touched() -> None:
 def test_on_a_mixed_node_an_engine_is_asked_about_on_its_own_gpu() -> None:
     plan = planned([node("a", NEW, kinds=(L4_KIND, H100_KIND))], NEW)
     assert [group.kind for group in plan.groups] == [H100_KIND]
+
+
+@pytest.mark.parametrize("known", [NEW, OLD])
+def test_a_gpu_that_fell_off_a_mixed_node_is_not_answered_with_a_build(known: FleetEngine) -> None:
+    left = facts_of(
+        inventory(
+            "a", [on_disk(known.digest)], lost=(LostDevice(1, "GPU is lost"),),
+            devices=(device(0, "NVIDIA L4", compute_capability="8.9"),),
+        )
+    )  # fmt: skip
+    plan = planned([left], known)
+    assert plan.groups == ()
+    assert (plan.build_gpu_hours, plan.ready) == (0.0, ())
+    assert f"is for {H100.product}, and not every GPU here answers" in plan.held[0].reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"mig": None, "unread": {"mig": "Insufficient Permissions"}}, "Insufficient Permissions"),
+        ({"mig": None}, "no reason given"),
+        ({"mig": True, "unread": {"slices": "Unknown Error"}}, "MIG slices"),
+    ],
+)
+def test_a_gpu_that_may_be_split_holds_its_node(fields: dict[str, Any], said: str) -> None:
+    split = facts_of(inventory("a", [on_disk(NEW.digest)], devices=(device(**fields),)))
+    (held,) = planned([split], NEW).held
+    assert any(said in one for one in held.reasons)
+
+
+def test_a_gpu_without_mig_says_so_and_holds_nothing() -> None:
+    whole = device(mig=None, unread={"mig": "Not Supported"})
+    found = facts_of(inventory("a", [on_disk(NEW.digest)], devices=(whole,)))
+    assert planned([found], NEW).ready == ("a",)
+
+
+def test_hours_that_nobody_recorded_are_not_known_and_not_zero() -> None:
+    plan = planned([node("a", NEW)], NEW)
+    assert (plan.build_gpu_hours, plan.judging_gpu_hours) == (0.0, 0.0)
+    plan = planned([node("a", NEW, OLD)], NEW, OLD)
+    assert (plan.build_gpu_hours, plan.judging_gpu_hours) == (0.0, None)
+    assert [one["judging_gpu_hours"] for one in plan_document(plan)["groups"]] == [None, 0.0]
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda_driver"])
+def test_a_cuda_without_its_minor_has_to_be_told(name: str) -> None:
+    with pytest.raises(InputError, match="has no minor"):
+        DriverChange.to("595.71.05", on=TODAY, **{name: "13"})
 
 
 def test_nodes_that_have_the_driver_already_are_counted() -> None:

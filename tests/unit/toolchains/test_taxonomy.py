@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,25 @@ def test_the_first_cause_counts_and_not_what_follows_from_it() -> None:
 
     assert both is not None
     assert both.pattern.group is FailureGroup.VERSION_MISMATCH
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a=" * 100_000,
+        "libpython3.11.so" * 25_000,
+        "Encounter error '" * 25_000,
+        "virtualMemoryBuffer.cpp::resizePhysical" * 25_000,
+        "undefined symbol: " + "x" * 100_000,
+    ],
+    ids=lambda line: str(line)[:20],
+)
+def test_a_long_line_that_nearly_fits_is_searched_in_linear_time(line: str) -> None:
+    started = time.process_time()
+
+    assert diagnose(line) is None
+
+    assert time.process_time() - started < 2  # quadratic, it is 7 s and more
 
 
 def test_a_warning_on_the_way_gives_way_to_the_cause_after_it() -> None:

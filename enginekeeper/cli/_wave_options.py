@@ -1,0 +1,57 @@
+"""Options that name a change of driver, and the nodes that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from enginekeeper.cli._options import Command, NamedPath
+
+if TYPE_CHECKING:
+    from enginekeeper.orchestration.waves import DriverChange
+
+
+def change_options(*, required: bool) -> Callable[[Command], Command]:
+    """Adds `--driver`, `--cuda` and `--cuda-driver`."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--cuda-driver", help="CUDA API of the driver, where its branch is not known here."
+        )(command)
+        command = click.option(
+            "--cuda", help="CUDA of the containers afterwards; as now if left out."
+        )(command)
+        return click.option(
+            "--driver", required=required, help="The new driver, all of it, such as 595.71.05."
+        )(command)
+
+    return add
+
+
+def fleet_options(*, required: bool) -> Callable[[Command], Command]:
+    """Adds `--inventory` and `--nodes`."""
+
+    def add(command: Command) -> Command:
+        command = click.option(
+            "--nodes", "selectors", multiple=True, metavar="SELECTOR",
+            help="Only nodes of this name, or LABEL=VALUE; both take globs and braces.",
+        )(command)  # fmt: skip
+        return click.option(
+            "--inventory", "places", type=NamedPath(), multiple=True, required=required,
+            metavar="PLACE",
+            help="File, lines or directory that `agent once` wrote; may be given several times.",
+        )(command)  # fmt: skip
+
+    return add
+
+
+def change_to(driver: str, cuda: str | None, cuda_driver: str | None) -> DriverChange:
+    """Returns the change that the options name, as of today."""
+    from datetime import UTC, datetime
+
+    from enginekeeper.orchestration.waves import DriverChange
+
+    today = datetime.now(UTC).date()
+    return DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)
