@@ -30,7 +30,11 @@ def list_command(model: str | None, as_json: bool) -> int:
     rows = [one.as_dict() for one in open_bench().registry.channels(model)]
     for row in rows:
         row["engine_id"] = row["engine"].partition(":")[2][:12]
-    Output(as_json).table(rows, ("model_name", "target", "channel", "engine_id", "moved_at"))
+        if not as_json:
+            row["simulated"] = "SIMULATED" if row["simulated"] else None
+    columns = ("model_name", "target", "channel", "engine_id", "moved_at")
+    marked = any(row["simulated"] for row in rows)
+    Output(as_json).table(rows, (*columns, "simulated") if marked else columns)
     return ExitCode.OK
 
 
@@ -45,10 +49,11 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     from enginekeeper.orchestration.nodes import ThisNode
 
     bench, output = open_bench(), Output(as_json)
-    environment = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
+    engine = bench.registry.engine(engine_id)
+    environment = ThisNode(bench).meets(engine.key)
     if dry_run:
-        bench.registry.require_stored(bench.registry.engine(engine_id))
-        decision = bench.registry.gate(engine_id, environment)
+        bench.registry.require_stored(engine)
+        decision = bench.registry.gate(engine_id, environment, simulated_node=engine.simulated)
         decision.require_open()
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")
         return ExitCode.OK
@@ -125,8 +130,9 @@ def resolve(model: str, name: str, environment: Path | None, as_json: bool) -> i
     where = bench.environment if environment is None else read_environment(environment)
     found = bench.registry.resolve(name, model, where)
     decision = found.decision
+    mark = "SIMULATED, made by a double\n" if found.engine.simulated else ""
     text = (
-        f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"
+        f"{mark}{found.engine.digest}\n  variant:  {found.engine.variant}\n"
         f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}"
     )
     Output(as_json).document(found.as_dict(), text)
