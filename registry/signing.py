@@ -6,6 +6,8 @@ Rules:
   keys appears whole, with a trust file that lists them, or not at all;
 - in every other home a key is made, and trusted, when somebody asks for it by name: a trust file
   that was given says whom to trust, and nothing here extends it by the way;
+- but for what is simulated: its keys stand under a trust root of their own, where they can vouch
+  for nothing real, so a role's is made when a simulated artifact is first signed, once;
 - a key file is made with mode 0600 and only overwritten when it is rotated, by name; one that
   others may read is refused.
 
@@ -59,13 +61,18 @@ def role_of(purpose: Purpose) -> str:
 def open_signer(directory: Path, purpose: Purpose, *, simulated: bool = False) -> Signer:
     """Returns the signer of a role from a directory of keys, which is made if there is none.
 
+    The key of a role for what is simulated is made when it is first asked for, too: it counts for
+    nothing real.
+
     Raises RecordNotFoundError when the directory lacks the role's key, IntegrityError when its
     trust file does not list it: what it signs would count for nothing.
     """
     if not _holds_keys(directory):
-        _make_keys(directory, simulated=simulated)
+        _make_keys(directory)
     path = key_path(directory, purpose, simulated=simulated)
     role = _ROLE_OF[purpose]
+    if simulated and purpose in _AUTOMATIC and not path.exists():
+        _make_simulated_key(directory, purpose)
     if not path.exists():
         named = _as_option(role, TrustRoot.of(simulated=simulated))
         raise RecordNotFoundError(
@@ -165,13 +172,13 @@ def trusted(signer: Signer, purpose: Purpose, *, simulated: bool = False) -> Tru
     )
 
 
-def _make_keys(directory: Path, *, simulated: bool) -> None:
-    """Makes a directory with a key for every role and the trust in them, whole or not at all."""
+def _make_keys(directory: Path) -> None:
+    """Makes a directory with a key for every real role and trusts them, whole or not at all."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with locked(directory.with_name(f".{directory.name}.lock")):
             if not _holds_keys(directory):  # else another process was first: its keys count
-                _fill(directory, simulated=simulated)
+                _fill(directory)
     except OSError as error:
         if is_full(error):
             raise disk_full(error, directory) from error
@@ -182,17 +189,35 @@ def _make_keys(directory: Path, *, simulated: bool) -> None:
         ) from error
 
 
+def _make_simulated_key(directory: Path, purpose: Purpose) -> None:
+    """Makes and trusts the key of a role for simulated artifacts, where there never was one.
+
+    Who is killed in between leaves the key beside its place, and the next one goes on with it.
+    """
+    path = key_path(directory, purpose, simulated=True)
+    following = path.with_suffix(".next.pem")
+    with locked(directory / "keys.lock"):
+        trust = directory / TRUST_FILE
+        known = read_trust(trust).keys_for(purpose, TrustRoot.SIMULATED) if trust.exists() else []
+        if path.exists() or (known and not following.exists()):
+            return  # what was trusted once and taken away is not replaced by the way
+        if not following.exists():
+            _write_key(following, CryptoSigner.generate_ed25519())
+        add_trusted_key(trust, trusted(load_signer(following), purpose, simulated=True))
+        following.replace(path)
+
+
 def _holds_keys(directory: Path) -> bool:
     return directory.is_dir() and any(directory.iterdir())
 
 
-def _fill(directory: Path, *, simulated: bool) -> None:
+def _fill(directory: Path) -> None:
     draft = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(draft, ignore_errors=True)  # who was killed leaves one, and nothing used it
     try:
         draft.mkdir(mode=0o700)
         for purpose in _AUTOMATIC:
-            key = create_key(draft, purpose, simulated=simulated)
+            key = create_key(draft, purpose)
             add_trusted_key(draft / TRUST_FILE, key)
         draft.rename(directory)
     finally:

@@ -67,6 +67,9 @@ class BuiltEngine:
 
     graphs: tuple[CompiledGraph, ...]
     versions: Mapping[str, str]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """What came of the build otherwise than asked, and what it took; empty where nothing did."""
+
     simulated: bool = False
     """Whether a double made it: it proves nothing and is never deployed."""
 

@@ -1,8 +1,8 @@
 """The TensorRT-LLM builder: engines for one GPU product, made by `trtllm-build`.
 
 Written against the documented tool and proved against doubles of it; **it has not run on a GPU**.
-Nothing of the pipeline builds with it yet: there is nothing here that could run such an engine and
-judge it.
+The pipeline builds with it under simulated toolchains only, whose programs are doubles: there is
+nothing here that could run a real engine and judge it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from enginekeeper.building.engine_directory import Expected, inspect_engine
+from enginekeeper.building.engine_directory import EngineReport, Expected, inspect_engine
 from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
 from enginekeeper.building.trtllm_command import arguments
 from enginekeeper.errors import InputError
@@ -27,13 +27,18 @@ class TensorrtLlmBuilder:
 
     release: Release
     gpu: GpuProduct
-    kind: ClassVar[str] = "tensorrt_llm"
+    toolchain: str
+    """The release's own, or the one that doubles it."""
+
+    simulated: bool = False
+    """Whether doubles are expected: an engine that says otherwise of itself is refused."""
+
     compile_step: ClassVar[str] = "build_trtllm"
 
     @property
-    def toolchain(self) -> str:
-        """The release's own toolchain."""
-        return self.release.name
+    def kind(self) -> str:
+        """Tells engines of doubles from real ones."""
+        return "simulated" if self.simulated else "tensorrt_llm"
 
     def requested(self, request: BuildRequest) -> dict[str, FlagValue]:
         """Returns what is asked of the tool: the limits, and the options of the spec."""
@@ -60,7 +65,7 @@ class TensorrtLlmBuilder:
         """Builds an engine and looks at what was built.
 
         Raises a StepError when the step refuses or fails, InputError for an engine that is not the
-        one asked for.
+        one asked for, or that is simulated where a real one is expected, or the other way round.
         """
         outcome = run(self.toolchain, self.compile_step, self.job(request))
         tensorrt = self.release.facts.tensorrt
@@ -70,11 +75,23 @@ class TensorrtLlmBuilder:
             requested=self.requested(request),
         )
         report = inspect_engine(request.output, request.checkpoint, expected)
+        self._require_world(report, request)
         return BuiltEngine(
             directory=request.output,
             seconds=outcome.seconds,
             description={**outcome.outputs, "inspection": asdict(report)},
+            report={**asdict(report), "peak_memory": outcome.outputs["peak_memory"]},
             graphs=(),
             versions=outcome.versions,
             simulated=report.simulated,
         )
+
+    def _require_world(self, report: EngineReport, request: BuildRequest) -> None:
+        if report.simulated is not self.simulated:
+            raise InputError(
+                "the engine and its toolchain do not agree on whether it is simulated",
+                where=str(request.output),
+                actual=f"simulated: {report.simulated}",
+                expected=f"simulated: {self.simulated}, under {self.toolchain}",
+                remedy=f"see what trtllm-build is in the toolchain {self.toolchain}",
+            )

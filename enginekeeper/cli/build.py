@@ -47,7 +47,7 @@ def plan(
         output.table([_memory_row(one) for one in planned], _MEMORY_COLUMNS)
         output.note("activations and workspace are not computed: REST is what is left for them")
     else:
-        output.table([_plan_row(one) for one in planned], _PLAN_COLUMNS)
+        _marked_table(output, [_plan_row(one) for one in planned], _PLAN_COLUMNS)
         for one in planned:
             for line in _plan_notes(one):
                 output.note(f"{one.variant.identifier}: {line}")
@@ -98,10 +98,21 @@ def show_outcomes(output: Output, outcomes: Sequence[Outcome]) -> ExitCode:
         both = zip(outcomes, codes, strict=True)
         output.json([{**one.as_dict(), "exit_code": int(code)} for one, code in both])
     else:
-        output.table([_outcome_row(outcome) for outcome in outcomes], _OUTCOME_COLUMNS)
+        _marked_table(output, [_outcome_row(outcome) for outcome in outcomes], _OUTCOME_COLUMNS)
         for outcome in outcomes:
             output.note(f"{outcome.variant}: {outcome.summary}")
     return gravest(codes)
+
+
+def _marked_table(output: Output, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Prints a table, with a column of its own and a line where something is simulated."""
+    if not any(row["simulated"] for row in rows):
+        output.table(rows, columns)
+        return
+    output.table(rows, (*columns, "simulated"))
+    output.note(
+        "SIMULATED: doubles stand for NVIDIA's programs and a CPU for the GPU; it proves no GPU"
+    )
 
 
 _PLAN_COLUMNS = ("variant", "action", "rule", "minutes", "megabytes", "engine", "verdict")
@@ -177,7 +188,12 @@ def _plan_row(one: PlannedVariant) -> dict[str, Any]:
         "megabytes": None if size is None else f"{size / 1e6:.0f}",
         "engine": None if known is None else known.engine.digest.short,
         "verdict": verdict,
+        "simulated": _mark(simulated=one.variant.profile.simulated),
     }
+
+
+def _mark(*, simulated: bool) -> str | None:
+    return "SIMULATED" if simulated else None
 
 
 def _memory_row(one: PlannedVariant) -> dict[str, Any]:
@@ -211,4 +227,5 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
         "engine": engine,
         "channel": outcome.channel,
         "seconds": f"{sum(outcome.seconds.values()):.0f}",
+        "simulated": _mark(simulated=outcome.simulated),
     }

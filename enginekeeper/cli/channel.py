@@ -30,7 +30,11 @@ def list_command(model: str | None, as_json: bool) -> int:
     rows = [one.as_dict() for one in open_bench().registry.channels(model)]
     for row in rows:
         row["engine_id"] = row["engine"].partition(":")[2][:12]
-    Output(as_json).table(rows, ("model_name", "target", "channel", "engine_id", "moved_at"))
+        if not as_json:
+            row["simulated"] = "SIMULATED" if row["simulated"] else None
+    columns = ("model_name", "target", "channel", "engine_id", "moved_at")
+    marked = any(row["simulated"] for row in rows)
+    Output(as_json).table(rows, (*columns, "simulated") if marked else columns)
     return ExitCode.OK
 
 
@@ -45,7 +49,8 @@ def set_command(name: str, engine_id: str, dry_run: bool, as_json: bool) -> int:
     from enginekeeper.orchestration.nodes import ThisNode
 
     bench, output = open_bench(), Output(as_json)
-    environment = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
+    engine = bench.registry.engine(engine_id)
+    environment = ThisNode(bench).meets(engine.key)
     if dry_run:
         decision = bench.registry.rehearse_channel(name, engine_id, environment)
         output.outcome(decision.as_dict(), "the gate is open; nothing was changed")

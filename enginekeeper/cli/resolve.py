@@ -43,8 +43,9 @@ def show_resolution(model: str, channel: str, environment: Path | None, output: 
     where = ThisNode(bench).meets if environment is None else read_environment(environment)
     found = bench.registry.resolve(channel, model, where)
     decision = found.decision
+    mark = "SIMULATED, made by a double\n" if found.engine.simulated else ""
     text = (
-        f"{found.engine.digest}\n  variant:  {found.engine.variant}\n"
+        f"{mark}{found.engine.digest}\n  variant:  {found.engine.variant}\n"
         f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
         f"  on:       {decision.environment}"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.outcome import Failure, Outcome
 from registry.digests import Digest
 from registry.errors import DiagnosedError, GateClosedError, GateInconclusiveError
@@ -22,7 +23,8 @@ def into_channel(bench: Bench, channel: str | None, outcome: Outcome) -> Outcome
     engine = Digest.parse(outcome.engine)
     try:
         _require_pass(outcome)
-        bench.registry.set_channel(channel, engine, bench.environment, actor="build flow")
+        environment = environment_of(bench, bench.registry.engine(engine).key)
+        bench.registry.set_channel(channel, engine, environment, actor="build flow")
     except DiagnosedError as error:
         said = f"{channel}: refused: {error.what}"
         return replace(outcome, channel=said, refusal=Failure.of(error))

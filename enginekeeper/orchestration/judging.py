@@ -12,9 +12,11 @@ from typing import Any
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
+from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
+from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.policy import AcceptancePolicy
@@ -42,7 +44,12 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     compiled, engine = there(made.compiled), there(made.engine)
     _verify(bench, engine, compiled.path / "engine")
     both = replace(probe, targets={**probe.targets, "twin": twin})
-    scores = stages.score_engine(bench.shop, compiled, both, name)
+    if engine.simulated:
+        product = str(engine.key.hard["gpu_product"])
+        signed = SignedDirectory(compiled.path / "engine", product)
+        scores = score_simulated(bench.shop, source_of(work), signed, both, name)
+    else:
+        scores = stages.score_engine(bench.shop, compiled, both, name)
     return replace(made, twin=twin, scores=scores)
 
 
@@ -66,6 +73,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
         fidelity=verdict.fidelity.result,
         quality=verdict.quality.result,
         seconds=made.seconds,
+        simulated=engine.simulated,
     )
     outcome = _in_channel(bench, work, outcome)
     work.end(outcome)
@@ -92,6 +100,8 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
         "source_note": source_of(work).note,
         "repairs": [asdict(repair) for repair in made.repairs],
     }
+    if there(made.engine).simulated:
+        document["simulated"] = True
     return verdict, document
 
 
@@ -166,7 +176,7 @@ def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, 
         checks[outcome].append(check["check"])
     claim = VerdictClaim(
         result=Result(verdict.result),
-        environment=bench.environment,
+        environment=environment_of(bench, engine.key),
         document=digest_bytes(canonical_json(document)),
         issued_at=datetime.now(UTC),
         simulated=engine.simulated,
@@ -177,7 +187,8 @@ def _record(bench: Bench, engine: Engine, verdict: Verdict, document: dict[str, 
         quality=verdict.quality.result,
         summary=verdict.summary,
     )
-    signers, policy = bench.signers(Purpose.VERDICT), Digest.parse(document["acceptance"])
+    signers = bench.signers(Purpose.VERDICT, simulated=engine.simulated)
+    policy = Digest.parse(document["acceptance"])
     envelope = sign(test_result(engine.digest, claim), *signers)
     vsa = sign(summary(engine, envelope, claim, policy), *signers)
     bench.registry.record_verdict(engine.digest, document, envelope, vsa)

@@ -32,7 +32,7 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
     """
     builder = _builder(variant, tools)
     return EngineKey.of(
-        builder=str(variant.profile.builder),
+        builder=str(variant.profile.maker),
         weights=str(weights),
         recipe=recipe_document(variant),
         calibration=str(calibration_digest(variant)) if variant.recipe.calibrated else None,

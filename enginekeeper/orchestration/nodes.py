@@ -10,6 +10,7 @@ from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtim
 from enginekeeper.fleet.interface import DriverState, Nvml
 from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.environments import environment_of
 from registry.environments import Environment
 from registry.keys import EngineKey
 
@@ -47,10 +48,11 @@ class ThisNode:
     def meets(self, key: EngineKey) -> Environment:
         """Returns the environment that an engine of a key meets here.
 
-        One for a GPU meets the GPU, if there is one; every other meets the CPU.
+        One for a GPU meets the GPU, if there is one; every other meets the CPU, or the simulated
+        GPU that it was built for.
         """
         if "gpu_product" not in key.hard or self.driver is None:
-            return self.bench.environment
+            return environment_of(self.bench, key)
         kind = meant_for(key, self.kinds)[0]
         return kind.under(self.driver, runtime_of(key, self.driver))
 

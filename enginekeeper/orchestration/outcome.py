@@ -66,6 +66,9 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds of each stage that was made in this run; stages that were reused are absent."""
 
+    simulated: bool = False
+    """Whether a double made the engine, or would have: it proves no GPU."""
+
     failure: Failure | None = None
     """The error that ended the variant; there if and only if the ending is `failed`."""
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.errors import MissingError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
+from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import Export, keep_export
 from enginekeeper.orchestration.keys import calibration_path, engine_key
 from enginekeeper.orchestration.order import BuildOrder
@@ -31,6 +33,7 @@ from enginekeeper.orchestration.planning import (
 from enginekeeper.orchestration.publication import (
     BuildRun,
     BuiltEngine,
+    Maker,
     names_of,
     publish,
     publish_checkpoint,
@@ -41,7 +44,15 @@ from enginekeeper.orchestration.references import (
     record_reference,
 )
 from enginekeeper.orchestration.repairing import repaired
-from enginekeeper.orchestration.stages import Checkpoint, Made, Probe, Scoring, Source
+from enginekeeper.orchestration.simulation import simulated_compilation
+from enginekeeper.orchestration.stages import (
+    Checkpoint,
+    Compilation,
+    Made,
+    Probe,
+    Scoring,
+    Source,
+)
 from enginekeeper.sources.prefix import PrefixReader
 from enginekeeper.sources.resolve import resolve_source
 from enginekeeper.specs.recipes import Recipe
@@ -110,6 +121,7 @@ class Work:
                     result=None,
                     summary="\n".join((*faults(self.audits.get(name, ())), str(error))),
                     failure=Failure.of(error),
+                    simulated=planned.variant.profile.simulated,
                 )
             )
 
@@ -341,10 +353,25 @@ def export_checkpoint(bench: Bench, work: Work, made: Progress) -> Outcome:
 
 
 def make_engine(bench: Bench, made: Progress) -> Progress:
-    """Compiles the checkpoint."""
-    limits = {name: getattr(made.variant.limits, name) for name in _LIMITS}
-    compiled = stages.compile_engine(bench.shop, made.checkpoint, made.variant.identifier, limits)
+    """Compiles the checkpoint, and says what came out otherwise than asked."""
+    variant = made.variant
+    compilation = _compilation(bench, variant)
+    compiled = stages.compile_engine(bench.shop, made.checkpoint, variant.identifier, compilation)
+    report = compiled.record.get("report", {})
+    for one in report.get("differences", ()):
+        said = f"asked for {one['requested']}, came out as {one['effective']}"
+        progress.info("%s: --%s: %s", variant.identifier, one["option"], said)
+    for warning in report.get("warnings", ()):
+        progress.info("%s: warning: %s", variant.identifier, warning)
     return replace(made, compiled=compiled)
+
+
+def _compilation(bench: Bench, variant: Variant) -> Compilation:
+    limits = {name: getattr(variant.limits, name) for name in _LIMITS}
+    if variant.profile.simulated:
+        progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)
+        return simulated_compilation(bench.shop, variant, limits)
+    return Compilation(InductorBuilder(shared_graphs=bench.shop.work.root / "graphs"), limits)
 
 
 def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
@@ -359,10 +386,12 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         checkpoint=made.checkpoint,
         repairs=made.repairs,
         run=BuildRun.of(compiled),
+        maker=Maker.of(variant),
     )
     engine = publish(bench, built, variant)
-    gate = bench.registry.gate(engine.digest, bench.environment)
-    name = engine.digest.short
+    where = environment_of(bench, engine.key)
+    gate = bench.registry.gate(engine.digest, where, simulated_node=engine.simulated)
+    name = f"{engine.digest.short}{' (SIMULATED)' if engine.simulated else ''}"
     progress.info(
         "%s: published %s, gate %s: %s", variant.identifier, name, gate.outcome, gate.rule
     )

@@ -107,6 +107,7 @@ class PlannedVariant:
         known = self.known
         return {
             "variant": str(self.variant.identifier),
+            "simulated": self.variant.profile.simulated,
             "action": str(self.action),
             "rule": self.rule,
             "reason": self.reason,
@@ -139,8 +140,8 @@ class Knowledge:
     key_of: Callable[[Variant], EngineKey | UnknownKey]
     known: Callable[[Variant, EngineKey], KnownEngine | WithdrawnEngine | None]
     exported: Callable[[EngineKey], Export | None]
-    builders: Collection[BuilderKind]
-    """Those that this version has."""
+    makers: Collection[BuilderKind]
+    """What this version can make engines with, and judge them."""
 
 
 def plan(variants: Sequence[Variant], knowledge: Knowledge) -> tuple[PlannedVariant, ...]:
@@ -178,10 +179,10 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
         found = knowledge.known(variant, key)
         action, rule, reason = _decide(found)
         known = found if isinstance(found, KnownEngine) else None
-    builds_here = variant.profile.builder in knowledge.builders
+    builds_here = variant.profile.maker in knowledge.makers
     if action in (Action.BUILD, Action.REVALIDATE) and not builds_here:
         action, rule = Action.ELSEWHERE, "no-builder-here"
-        reason = f"no worker here builds for {variant.target.gpu}: this version has no such builder"
+        reason = f"nothing here can build for {variant.target.gpu} and judge what was built"
     made = action in (Action.BUILD, Action.EXPORT, Action.ELSEWHERE)
     return PlannedVariant(
         variant=variant,

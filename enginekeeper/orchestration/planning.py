@@ -12,6 +12,7 @@ from enginekeeper.compatibility.facts import ModelFacts, model_facts
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import find_export
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.order import BuildOrder
@@ -26,9 +27,10 @@ from enginekeeper.orchestration.plan import (
     plan,
 )
 from enginekeeper.orchestration.stages import Source
-from enginekeeper.orchestration.tools import COMPILE_STEPS
+from enginekeeper.orchestration.tools import COMPILE_STEPS, DOUBLE
 from enginekeeper.sources.resolve import find_source
 from enginekeeper.specs.loader import load_variants
+from enginekeeper.specs.profiles import double_of
 from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.suites import bundled_suite, load_suite
@@ -113,7 +115,7 @@ def plan_variants(
         key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
         exported=lambda key: find_export(bench, key),
-        builders=COMPILE_STEPS,
+        makers=COMPILE_STEPS,
     )
     return plan(variants, knowledge)
 
@@ -126,15 +128,15 @@ def facts_of_source(source: Source) -> ModelFacts:
 
 def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
     """Names what a verdict answers: limits, suite, reference and validator; rule 5 of the plan."""
-    return digest_document(
-        {
-            "acceptance": asdict(variant.acceptance),
-            "suite": str(load_suite(bundled_suite(variant.suite)).digest),
-            "reference": asdict(variant.reference),
-            "validator": str(bench.validator),
-        },
-        "ek-acceptance-v2",
-    )
+    asked: dict[str, Any] = {
+        "acceptance": asdict(variant.acceptance),
+        "suite": str(load_suite(bundled_suite(variant.suite)).digest),
+        "reference": asdict(variant.reference),
+        "validator": str(bench.validator),
+    }
+    if variant.profile.simulated:
+        asked["double"] = bench.shop.code(DOUBLE)  # it runs what it built
+    return digest_document(asked, "ek-acceptance-v2")
 
 
 def planned_outcome(planned: PlannedVariant) -> Outcome:
@@ -154,16 +156,19 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
         summary=planned.reason if verdict is None else f"{planned.reason}. {verdict.summary}",
         engine=None if known is None else str(known.engine.digest),
         path=None if known is None else known.stored,
+        simulated=planned.variant.profile.simulated,
         fidelity=None if verdict is None else verdict.fidelity,
         quality=None if verdict is None else verdict.quality,
     )
 
 
 def _elsewhere(planned: PlannedVariant) -> Outcome:
+    double = double_of(planned.variant.toolchain)
+    simulate = "" if double is None else f"; to try the pipeline with doubles: toolchain: {double}"
     error = UnavailableError(
         planned.reason,
         where=planned.variant.identifier,
-        remedy="leave it out with --only, or give it the target cpu",
+        remedy=f"leave it out with --only, or give it the target cpu{simulate}",
     )
     return Outcome(
         variant=str(planned.variant.identifier),
@@ -179,9 +184,11 @@ def _key(bench: Bench, variant: Variant, source: Source | None) -> EngineKey | U
         return UnknownKey("source-not-fetched", "the source model is not on this machine yet")
     host, tools = bench.host, bench.tools
     try:
-        return engine_key(variant, source.digest, host, tools)
+        key = engine_key(variant, source.digest, host, tools)
     except UnavailableError as error:
         return UnknownKey("toolchain-not-locked", error.what)
+    environment_of(bench, key)  # raises now, not when hours of work are to be judged
+    return key
 
 
 def _known(bench: Bench, variant: Variant, key: EngineKey) -> KnownEngine | WithdrawnEngine | None:
@@ -232,8 +239,9 @@ def _verdict(bench: Bench, engine: Engine, asked: str) -> tuple[Verdict | None, 
             lost = lost or str(error.actual)
             continue
         counting.append(verdict)
+    environment = environment_of(bench, engine.key)
     for verdict in counting:
-        if verdict.environment == bench.environment:
+        if verdict.environment == environment:
             document: dict[str, Any] = registry.verdict_document(verdict)
             if document.get("acceptance") == asked:
                 return verdict, lost

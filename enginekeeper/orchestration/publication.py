@@ -51,6 +51,22 @@ class BuildRun:
 
 
 @dataclass(frozen=True)
+class Maker:
+    """What made an engine: recorded in its provenance."""
+
+    kind: str = "inductor"
+    toolchain: str = "inductor"
+    simulated: bool = False
+    """Whether it was a double: then manifest, signature and rows say so."""
+
+    @classmethod
+    def of(cls, variant: Variant) -> Maker:
+        """Returns what makes a variant's engines."""
+        profile = variant.profile
+        return cls(str(profile.maker), profile.name, profile.simulated)
+
+
+@dataclass(frozen=True)
 class BuiltEngine:
     """An engine directory and everything its provenance states."""
 
@@ -61,6 +77,7 @@ class BuiltEngine:
     checkpoint: Checkpoint
     repairs: tuple[Repair, ...]
     run: BuildRun
+    maker: Maker = Maker()
 
 
 @dataclass(frozen=True)
@@ -80,12 +97,12 @@ def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
     """Signs an engine with the builder's key; publishes nothing."""
     manifest = _manifest(built)
     record = build_record(
-        "builder:inductor",
+        f"builder:{built.maker.kind}",
         built.run,
         materials={
             "model": built.weights,
             "checkpoint": built.checkpoint.digest,
-            "toolchain": bench.shop.lock_of("inductor"),
+            "toolchain": bench.shop.lock_of(built.maker.toolchain),
         },
         parameters={
             **build_parameters(built.names, built.weights),
@@ -93,7 +110,8 @@ def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
         },
     )
     statement = provenance(manifest, built.key, record)
-    return SignedEngine(manifest, sign(statement, *bench.signers(Purpose.BUILD)))
+    signers = bench.signers(Purpose.BUILD, simulated=built.maker.simulated)
+    return SignedEngine(manifest, sign(statement, *signers))
 
 
 def publish_checkpoint(
@@ -144,7 +162,9 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
 
 
 def _manifest(built: BuiltEngine) -> Manifest:
-    return Manifest.of_directory(built.directory, "engine", key=built.key.digest())
+    return Manifest.of_directory(
+        built.directory, "engine", key=built.key.digest(), simulated=built.maker.simulated
+    )
 
 
 def _recorded(bench: Bench, digest: Digest) -> Engine | None:

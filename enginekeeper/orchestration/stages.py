@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.building.inductor import InductorBuilder
-from enginekeeper.building.interface import BuildRequest
+from enginekeeper.building.interface import Builder, BuildRequest
 from enginekeeper.orchestration.tools import QUANTIZER
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.toolchains.results import StepOutcome
@@ -45,6 +44,27 @@ class Checkpoint:
 
     path: Path
     digest: Digest
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What makes an engine of a checkpoint, and what is asked of it."""
+
+    builder: Builder
+    limits: Mapping[str, int]
+    options: Mapping[str, bool | int | str] = field(default_factory=dict)
+    bound: Mapping[str, str] = field(default_factory=dict)
+    """What the engine depends on besides: its GPU, and the code of a double."""
+
+    def inputs(self, shop: Workshop) -> dict[str, Any]:
+        """Returns what of it changes the engine."""
+        builder = self.builder
+        own = {"options": dict(self.options), "bound": dict(self.bound)}
+        return {
+            "limits": dict(self.limits),
+            "made_by": shop.identity(builder.toolchain, builder.compile_step),
+            **{name: value for name, value in own.items() if value},
+        }
 
 
 @dataclass(frozen=True)
@@ -204,18 +224,12 @@ def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, An
 
 
 def compile_engine(
-    shop: Workshop, checkpoint: Checkpoint, name: str, limits: Mapping[str, int]
+    shop: Workshop, checkpoint: Checkpoint, name: str, compilation: Compilation
 ) -> Made:
-    """Compiles a checkpoint into an engine directory with the embedded builder.
-
-    Compiled graphs are shared below the work store: they hold no weights, and engines of one
-    shape and recipe have the same.
-    """
-    builder = InductorBuilder(shared_graphs=shop.work.root / "graphs")
+    """Compiles a checkpoint into an engine directory."""
     inputs = {
         "checkpoint": str(checkpoint.digest),
-        "limits": dict(limits),
-        "made_by": shop.identity(builder.toolchain, builder.compile_step),
+        **compilation.inputs(shop),
         "record": "with its run",  # a product without one has nothing true to be signed of it
     }
 
@@ -223,13 +237,17 @@ def compile_engine(
         return shop.run(toolchain, step, job, name=name, minutes=60)
 
     def make(directory: Path) -> dict[str, Any]:
-        request = BuildRequest(checkpoint.path, directory / "engine", limits)
+        request = BuildRequest(
+            checkpoint.path, directory / "engine", compilation.limits, compilation.options
+        )
         started = shop.clock()
-        built = builder.build(request, run)
+        built = compilation.builder.build(request, run)
         times = {"started": started, "finished": shop.clock()}
         return {
             **_described(built.directory, "engine", built.seconds),
             "graphs": [asdict(graph) for graph in built.graphs],
+            "report": dict(built.report),
+            "simulated": built.simulated,
             "run": {"invocation": shop.logs.name, **times},
         }
 

@@ -18,6 +18,7 @@ from enginekeeper.settings import Settings
 from enginekeeper.specs.profiles import BuilderKind, toolchain_profiles
 from enginekeeper.toolchains.catalogue import TOOLCHAINS, find_toolchain, lock_of
 from enginekeeper.toolchains.step_code import step_digest
+from registry.digests import digest_document
 
 QUANTIZER = ("modelopt", "quantize")
 """Toolchain and step that every checkpoint is made with."""
@@ -25,8 +26,15 @@ QUANTIZER = ("modelopt", "quantize")
 REPAIRING = ("validation/repair.py", "validation/repair_rules.py", "validation/rope.py")
 """Our own code that says what of a checkpoint is repaired, and how."""
 
-COMPILE_STEPS = {BuilderKind.INDUCTOR: InductorBuilder.compile_step}
-"""The step of every builder that this version has."""
+COMPILE_STEPS = {
+    BuilderKind.INDUCTOR: InductorBuilder.compile_step,
+    # its builder's own word, whose module takes pydantic to import; a test holds the two together
+    BuilderKind.SIMULATED: "build_trtllm",
+}
+"""The step of everything that makes engines here; real ones for GPUs cannot be judged yet."""
+
+DOUBLE = "building/simulated"
+"""Our own code that stands for a release's programs, and runs what they made."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,16 @@ def _builders(shop: Workshop, settings: Settings) -> dict[str, Maker]:
     found: dict[str, Maker] = {}
     for name, profile in toolchain_profiles().items():
         if name in TOOLCHAINS and TOOLCHAINS[name].lock_file(settings) is not None:
-            step = COMPILE_STEPS.get(profile.builder)
-            code = None if step is None else str(step_digest(step))
-            found[name] = Maker(str(shop.lock_of(name)), code)
+            found[name] = Maker(str(shop.lock_of(name)), _code(shop, profile.maker))
     return found
+
+
+def _code(shop: Workshop, maker: BuilderKind) -> str | None:
+    """Names what a maker's engines come from; with a double, that is the double, too."""
+    step = COMPILE_STEPS.get(maker)
+    if step is None:
+        return None
+    code = str(step_digest(step))
+    if maker is not BuilderKind.SIMULATED:
+        return code
+    return str(digest_document({"step": code, "double": shop.code(DOUBLE)}, "ek-double-v1"))

@@ -211,7 +211,8 @@ class BuildSpec:
     """The largest requests the engines are built for."""
 
     toolchain: ToolchainName = "inductor"
-    """What builds the engines: inductor, or a TensorRT-LLM release such as tensorrt-llm-1.2.1."""
+    """What builds the engines: inductor, a TensorRT-LLM release such as tensorrt-llm-1.2.1, or a
+    double of one, simulated-tensorrt-llm-1.2.1, whose engines are never deployed."""
 
     build: Build = Build()
     """Options of trtllm-build, for TensorRT-LLM toolchains."""

@@ -7,7 +7,7 @@ what is true of a release; it does not say that the release is installed anywher
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -31,6 +31,13 @@ class BuilderKind(StrEnum):
     TENSORRT_LLM = "tensorrt_llm"
     """`trtllm-build`, for one GPU product."""
 
+    SIMULATED = "simulated"
+    """A double of `trtllm-build`: no profile's builder, but what makes and runs its engines."""
+
+
+SIMULATED = "simulated-"
+"""How the name of a simulated toolchain begins; the rest is the name of the one it stands for."""
+
 
 @dataclass(frozen=True)
 class ToolchainProfile:
@@ -40,6 +47,8 @@ class ToolchainProfile:
     """What a spec calls it: `inductor`, `tensorrt-llm-1.2.1`."""
 
     builder: BuilderKind
+    """What builds under it, or would: rules go by this one."""
+
     architectures: frozenset[str]
     """Hugging Face architecture names the builder has a model definition for."""
 
@@ -53,15 +62,40 @@ class ToolchainProfile:
     release: Release | None = None
     """The release of TensorRT-LLM, with the sources of all that is said here."""
 
+    simulated: bool = False
+    """Whether doubles stand for the release's programs: what they make proves no GPU."""
+
+    @property
+    def maker(self) -> BuilderKind:
+        """What really makes engines under it: keys and manifests go by this one."""
+        return BuilderKind.SIMULATED if self.simulated else self.builder
+
 
 @cache
 def toolchain_profiles() -> dict[str, ToolchainProfile]:
-    """Returns the profiles by name: the embedded builder, then the releases, the oldest first."""
+    """Returns the profiles by name: the embedded builder, the releases, then their doubles.
+
+    A double has the profile of its release: what the release refuses, it refuses. There is one of
+    each stable release that builds engines.
+    """
     from enginekeeper.specs.releases import releases  # noqa: PLC0415 - pydantic takes a while
 
     own = [_own(row) for row in read_json_object(_TABLE)["toolchains"]]
     theirs = [_of_release(release) for release in releases().values()]
-    return {profile.name: profile for profile in (*own, *theirs)}
+    doubles = [
+        replace(profile, name=f"{SIMULATED}{profile.name}", simulated=True)
+        for profile in theirs
+        if profile.release is not None
+        and profile.release.builds_engines
+        and not profile.release.is_prerelease
+    ]
+    return {profile.name: profile for profile in (*own, *theirs, *doubles)}
+
+
+def double_of(toolchain: str) -> str | None:
+    """Returns the simulated toolchain that stands for a real one; None where there is none."""
+    name = f"{SIMULATED}{toolchain}"
+    return name if name in toolchain_profiles() else None
 
 
 def _own(row: dict[str, Any]) -> ToolchainProfile:

@@ -44,7 +44,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             *job["arguments"],
             f"--checkpoint_dir={checkpoint.resolve()}",
             f"--output_dir={place}",
-            f"--output_timing_cache={Path(folder) / 'model.cache'}",
+            # relative to where the tool runs: it is kept in config.json, and a path that is another
+            # one in each build would be another engine
+            "--output_timing_cache=model.cache",
         ]
         seen = _build([str(tool), *arguments], Path(folder), device, job["version"], ranks)
         _check_whole(place, ranks)

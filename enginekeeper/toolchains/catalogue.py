@@ -5,6 +5,9 @@ because a local wheel and the one on PyTorch's own index may differ in their byt
 
 A toolchain without a lock in this repository is resolved on the kind of host that will run it
 (`enginekeeper toolchain lock NAME`); that lock is kept below ENGINEKEEPER_HOME.
+
+A simulated toolchain holds doubles of a release's programs and nothing else: its name says so, and
+no other name leads to it.
 """
 
 from __future__ import annotations
@@ -43,6 +46,13 @@ class Toolchain:
 
     needs_compiler: bool = False
     gpu_host_only: bool = False
+    release: str | None = None
+    """The release whose programs are doubled here; None for a real toolchain."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its programs are doubles: what they make is never deployed on a real node."""
+        return self.release is not None
 
     @property
     def requirements(self) -> Path:
@@ -51,12 +61,20 @@ class Toolchain:
 
     def lock_file(self, settings: Settings) -> Path | None:
         """Returns the lock in this package, else the one resolved on this host, else None."""
+        if self.simulated:
+            return _LOCKS / f"{SIMULATED}tensorrt-llm.lock"  # all of them hold nothing
         for folder in (_LOCKS, local_locks(settings)):
             path = folder / f"{self.name}.lock"
             if path.is_file():
                 return path
         return None
 
+
+SIMULATED = "simulated-"
+"""How the name of a simulated toolchain begins; the rest is the name of the one it stands for."""
+
+DOUBLED = ("0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.0.0", "1.1.0", "1.2.0", "1.2.1")
+"""Releases of TensorRT-LLM whose programs have doubles."""
 
 _ALL = (
     Toolchain(
@@ -94,6 +112,16 @@ _ALL = (
         imports=("tensorrt_llm",),
         disk_bytes=20_000_000_000,  # not measured: no GPU host yet
         gpu_host_only=True,
+    ),
+    *(
+        Toolchain(
+            name=f"{SIMULATED}tensorrt-llm-{version}",
+            purpose="SIMULATED: doubles of its programs, for machines without a GPU",
+            imports=(),
+            disk_bytes=0,
+            release=version,
+        )
+        for version in DOUBLED
     ),
 )
 

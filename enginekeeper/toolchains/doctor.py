@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(settings: Settings, *, deep: bool = False) -> list[Finding]:
-    """Returns a finding for each prerequisite and toolchain.
+    """Returns a finding for each prerequisite and each toolchain that is no double.
 
     With `deep`, ready toolchains are imported and the source of torch is asked: tens of seconds.
     """
@@ -63,7 +63,8 @@ def examine(settings: Settings, *, deep: bool = False) -> list[Finding]:
     ]
     if deep:
         findings.append(_try("torch", lambda: " ".join(find_torch(TORCH, settings))))
-    return [*findings, *(_examine_toolchain(t, settings, deep=deep) for t in TOOLCHAINS.values())]
+    real = (toolchain for toolchain in TOOLCHAINS.values() if not toolchain.simulated)
+    return [*findings, *(_examine_toolchain(one, settings, deep=deep) for one in real)]
 
 
 def _try(subject: str, look: Callable[[], str]) -> Finding:

@@ -6,6 +6,7 @@ import re
 import signal
 from pathlib import Path
 
+from enginekeeper.toolchains.catalogue import SIMULATED
 from enginekeeper.toolchains.errors import (
     DiagnosedStepError,
     FailedStepError,
@@ -74,7 +75,7 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
 
 
 def _diagnosed(place: StepPlace) -> DiagnosedStepError | None:
-    if not place.toolchain.startswith(_DIAGNOSED):
+    if not place.toolchain.removeprefix(SIMULATED).startswith(_DIAGNOSED):
         return None
     from enginekeeper.toolchains.taxonomy import diagnose  # noqa: PLC0415 - pydantic takes a while
 

@@ -10,6 +10,7 @@ import re
 import tempfile
 from pathlib import Path
 
+from enginekeeper.errors import InputError
 from enginekeeper.settings import Settings
 from enginekeeper.toolchains.catalogue import PYTHON, Toolchain, local_locks
 from enginekeeper.toolchains.torch_source import find_links_options
@@ -27,8 +28,15 @@ _HEADER = """\
 def write_lock(toolchain: Toolchain, settings: Settings, on_line: Listener | None = None) -> Path:
     """Resolves a toolchain anew and returns its lock file.
 
-    A lock for GPU hosts is this host's own; any other belongs beside its requirements.
+    A lock for GPU hosts is this host's own; any other belongs beside its requirements. Raises
+    InputError for a simulated toolchain.
     """
+    if toolchain.simulated:
+        raise InputError(
+            "a simulated toolchain has nothing to resolve",
+            where=toolchain.name,
+            remedy=f"enginekeeper toolchain sync {toolchain.name}",
+        )
     folder = local_locks(settings) if toolchain.gpu_host_only else toolchain.requirements.parent
     path = folder / f"{toolchain.name}.lock"
     text = resolve_lock(toolchain, settings, on_line)

@@ -20,7 +20,8 @@ _SPARE_BYTES = 500_000_000  # unpacked downloads that are not linked into the en
 
 def check_prerequisites(toolchains: Sequence[Toolchain], settings: Settings) -> None:
     """Raises the first thing that would stop the installation of what is not installed yet."""
-    missing = [toolchain for toolchain in toolchains if not _ready(toolchain, settings)]
+    real = [toolchain for toolchain in toolchains if not toolchain.simulated]
+    missing = [toolchain for toolchain in real if not _ready(toolchain, settings)]
     if not missing:
         return
     find_uv()

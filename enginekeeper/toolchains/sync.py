@@ -28,6 +28,7 @@ from pathlib import Path
 from enginekeeper.errors import StepError, UnavailableError
 from enginekeeper.settings import Settings
 from enginekeeper.toolchains.catalogue import TORCH, find_toolchain, lock_of
+from enginekeeper.toolchains.doubles import install_double
 from enginekeeper.toolchains.installation import (
     RECORD,
     Installation,
@@ -53,9 +54,12 @@ def ensure(name: str, settings: Settings, *, progress: Listener | None = None) -
     """Returns the interpreter of a toolchain, installing it first if need be."""
     toolchain = find_toolchain(name)
     installation = installation_of(toolchain, lock_of(toolchain, settings), settings)
+    tell = progress or _PROGRESS.info
+    if toolchain.simulated:
+        with _alone(installation, settings, tell):
+            install_double(installation)
     if installation.ready:
         return installation.python
-    tell = progress or _PROGRESS.info
     with _alone(installation, settings, tell):
         if not installation.ready:
             check_prerequisites([toolchain], settings)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.orchestration import environments, publication
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import Host, engine_key
 from enginekeeper.orchestration.plan import PlannedVariant
@@ -105,7 +106,9 @@ class Site:
         digest = Manifest.of_directory(checkpoint, "checkpoint").digest
         made = Checkpoint(checkpoint, digest)
         names = names_of(variant, "tiny")
-        return BuiltEngine(root / "engine", key, names, weights, made, repairs, RUN)
+        return BuiltEngine(
+            root / "engine", key, names, weights, made, repairs, RUN, publication.Maker.of(variant)
+        )
 
     def judge(
         self,
@@ -122,7 +125,7 @@ class Site:
             "acceptance": str(acceptance_digest(self.bench, variant)), "checks": [], **more,
         }  # fmt: skip
         digest = digest_bytes(canonical_json(document))
-        where = environment or self.bench.environment
+        where = environment or environments.environment_of(self.bench, engine.key)
         claim = VerdictClaim(
             result,
             where,
@@ -135,7 +138,8 @@ class Site:
             summary=document["summary"],
         )
         envelope = sign(
-            test_result(engine.digest, claim), open_signer(self.bench.keys, Purpose.VERDICT)
+            test_result(engine.digest, claim),
+            open_signer(self.bench.keys, Purpose.VERDICT, simulated=engine.simulated),
         )
         return self.bench.registry.record_verdict(engine.digest, document, envelope)
 

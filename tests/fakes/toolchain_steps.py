@@ -66,12 +66,13 @@ def quantize(job: Job) -> Job:
          "tensor_parallel", "pipeline_parallel", "dtype"},
     )  # fmt: skip
     _check(job["calibration"], calibration)
-    output = Path(job["output"])
+    output, tensor = Path(job["output"]), job["tensor_parallel"]
     output.mkdir()
-    shutil.copyfile(EXPORTS / job["recipe"] / "config.json", output / "config.json")
+    export = EXPORTS / (job["recipe"] if tensor == 1 else f"{job['recipe']}_tp{tensor}")
+    shutil.copyfile(export / "config.json", output / "config.json")
     _half_way()
-    weights = "rank0.safetensors"
-    shutil.copyfile(EXPORTS / job["recipe"] / weights, output / weights)
+    for weights in sorted(export.glob("rank*.safetensors")):
+        shutil.copyfile(weights, output / weights.name)
     return {}
 
 

@@ -37,7 +37,8 @@ def fake_toolchain(folder: Path, version: str, *gpus: GpuProduct) -> FakeToolcha
     _script(
         folder / "trtllm-build",
         f'export PYTHONPATH="{ROOT}"; '
-        f'exec "{sys.executable}" -B -m tests.fakes.trtllm.build {version} "{settings}" "$@"',
+        f'exec "{sys.executable}" -B -m enginekeeper.building.simulated.build '
+        f'{version} "{settings}" "$@"',
     )
     rows = "\n".join(
         f"{index}, GPU-{index}, {gpu.product}, {gpu.compute_capability}"

@@ -70,7 +70,8 @@ def _site(tmp_path: Path, version: str = "1.2.1", world: int = 1) -> Site:
     for rank in range(world):
         (checkpoint / f"rank{rank}.safetensors").touch()
     tools = fake_toolchain(tmp_path / "bin", version, L4, H100)
-    builder = TensorrtLlmBuilder(releases()[f"tensorrt-llm-{version}"], H100)
+    release = releases()[f"tensorrt-llm-{version}"]
+    builder = TensorrtLlmBuilder(release, H100, f"simulated-{release.name}", simulated=True)
     return Site(tools, builder, BuildRequest(checkpoint, tmp_path / "out" / "engine", LIMITS))
 
 
@@ -96,6 +97,13 @@ def test_a_build_ends_in_a_whole_engine_that_is_marked_as_simulated(
     assert built.description["peak_memory"] == {"host_mb": 5800.25, "children_mb": 0.0}
     assert built.description["inspection"]["warnings"] == ()
     assert site.leftovers == ["engine"]
+
+
+def test_a_double_in_a_real_toolchain_is_told(site: Site) -> None:
+    real = replace(site, builder=replace(site.builder, simulated=False))
+
+    with pytest.raises(InputError, match="do not agree on whether it is simulated"):
+        real.build()
 
 
 def test_every_rank_is_built_and_what_came_out_otherwise_is_reported(tmp_path: Path) -> None:

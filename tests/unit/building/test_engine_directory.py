@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from enginekeeper.building.engine_directory import Difference, Expected, inspect_engine
+from enginekeeper.building.simulated.build import main
 from enginekeeper.building.trtllm_command import arguments
 from enginekeeper.errors import InputError
 from tests.factories.trtllm_checkpoints import checkpoint_config
-from tests.fakes.trtllm.build import main
 
 EXPECTED = Expected(version="1.2.1", tensorrt="10.14.1", requested={"max_batch_size": 4})
 Build = Callable[..., tuple[Path, Path]]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enginekeeper.building.simulated.parser import RELEASES, parser_of
 from enginekeeper.building.trtllm_command import arguments
 from enginekeeper.errors import InputError
 from enginekeeper.specs.build_flags import BuildFlag, FlagKind, Presence, build_flags
-from tests.fakes.trtllm.parser import RELEASES, parser_of
 
 _TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 _WORDS = st.text(st.sampled_from("abcxyz/._-0"), min_size=1).filter(lambda word: word[0] != "-")

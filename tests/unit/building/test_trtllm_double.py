@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from enginekeeper.building.simulated.build import TENSORRT, main
+from enginekeeper.building.simulated.parser import RELEASES
 from tests.factories.trtllm_checkpoints import checkpoint_config, quantization
-from tests.fakes.trtllm.build import TENSORRT, main
-from tests.fakes.trtllm.parser import RELEASES
 
 
 @pytest.fixture

@@ -311,3 +311,64 @@ def test_a_refusal_says_what_to_do_where_its_rule_knows(ek: Ek) -> None:
     said = ek("plan", TP2).err
     assert remedies
     assert all(f"next: {remedy}" in said for remedy in remedies)
+
+
+SIMULATED = "targets: [h100-sxm]\ntoolchain: simulated-tensorrt-llm-1.2.1\n"
+
+
+@pytest.mark.usefixtures("site")
+def test_a_plan_with_doubles_says_that_it_is_simulated(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    said = ek("plan", write_spec(tmp_path, "[w8a16]", SIMULATED))
+    assert said.code == ExitCode.OK
+    assert "SIMULATED" in said.out
+    assert "it proves no GPU" in said.err
+    (planned,) = ek("plan", write_spec(tmp_path, "[w8a16]", SIMULATED), "--json").json
+    assert (planned["simulated"], planned["action"]) == (True, "build")
+
+
+@pytest.mark.usefixtures("site")
+def test_a_double_refuses_by_the_rules_of_its_release(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    more = SIMULATED.replace("h100-sxm", "b200")
+    (planned,) = ek("plan", write_spec(tmp_path, "[w8a16]", more), "--json").json
+    assert (planned["action"], planned["rule"]) == ("refuse", "int-weights-not-on-10.x")
+
+
+def test_a_simulated_engine_has_channels_of_its_own_and_says_so_on_every_screen(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have_source(monkeypatch)
+    (variant,) = variants_of(tmp_path, more=SIMULATED)
+    (real,) = variants_of(tmp_path)
+    site.judge(site.publish(real), real)
+    engine = site.publish(variant)
+    site.judge(engine, variant)
+    (built,) = ek("build", write_spec(tmp_path, more=SIMULATED), "--json").json
+    assert (built["ending"], built["result"], built["simulated"]) == ("reused", "pass", True)
+    assert ek("channel", "set", "prod", site.publish(real).digest).code == ExitCode.OK
+    assert ek("channel", "set", "simulated", engine.digest, "--dry-run").code == ExitCode.OK
+    assert ek("channel", "set", "simulated", engine.digest).code == ExitCode.OK
+    for screen in (
+        ("build", write_spec(tmp_path, more=SIMULATED)), ("engine", "list"),
+        ("channel", "list"), ("engine", "show", engine.digest),
+    ):  # fmt: skip
+        assert "SIMULATED" in ek(*screen).out, screen
+    gate = ek("gate", engine.digest)
+    assert (gate.code, "simulated-on-real-node" in gate.out) == (ExitCode.FAIL, True)
+
+
+def test_simulated_and_real_engines_share_no_channel(ek: Ek, site: Site, tmp_path: Path) -> None:
+    (variant,) = variants_of(tmp_path, more=SIMULATED)
+    (other,) = variants_of(tmp_path, "[w8a16]", more=SIMULATED)
+    for one, content in ((variant, b"a"), (other, b"b")):
+        site.judge(site.publish(one, content), one)
+    first, second = (engine.digest for engine in site.bench.registry.engines())
+    assert ek("channel", "set", "simulated", first).code == ExitCode.OK
+    site.tamper("update channels set simulated = 0")
+    refused = ek("channel", "set", "simulated", second)
+    assert "do not share a channel" in refused.err

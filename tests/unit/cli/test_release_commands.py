@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.building.simulated.parser import parser_of
 from enginekeeper.cli._errors import ExitCode
-from tests.fakes.trtllm.parser import parser_of
 
 Ek = Callable[..., Any]
 NAME = "tensorrt-llm-1.2.1"

@@ -88,7 +88,8 @@ def test_what_no_builder_here_makes_is_unavailable_before_any_work(
     (outcome,) = work.outcomes()
     assert outcome.failure is not None
     assert outcome.failure.family is UnavailableError
-    assert "no worker here builds for h100-sxm" in outcome.summary
+    assert "nothing here can build for h100-sxm" in outcome.summary
+    assert "toolchain: simulated-tensorrt-llm-1.2.1" in outcome.summary
 
 
 @pytest.mark.parametrize("audits", [True, False])

@@ -13,7 +13,7 @@ from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.building.interface import BuildRequest, BuiltEngine
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.publication import BuildRun, publish
-from enginekeeper.orchestration.stages import Checkpoint
+from enginekeeper.orchestration.stages import Checkpoint, Compilation
 from enginekeeper.specs.variants import Variant
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
@@ -91,7 +91,8 @@ def test_a_compiled_engine_remembers_the_run_that_made_it(
     first = replace(site.bench.shop, clock=iter((100.0, 160.0)).__next__)
     later = replace(first, logs=tmp_path / "another-run", clock=iter(()).__next__)
     checkpoint = Checkpoint(tmp_path, digest_bytes(b"checkpoint"))
-    made = [stages.compile_engine(shop, checkpoint, "v", {}) for shop in (first, later)]
+    compilation = Compilation(InductorBuilder(tmp_path / "graphs"), {})
+    made = [stages.compile_engine(shop, checkpoint, "v", compilation) for shop in (first, later)]
     assert [one.reused for one in made] == [False, True]
     times = [datetime.fromtimestamp(second, UTC) for second in (100.0, 160.0)]
     for one in made:

@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 
+from enginekeeper.building.inductor import InductorBuilder
+from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.interface import DriverState, NullNvml
 from enginekeeper.orchestration import stages, workshop
 from enginekeeper.orchestration.keys import engine_key
-from enginekeeper.orchestration.stages import Checkpoint
-from enginekeeper.orchestration.tools import locked_version, read_tools, reference_toolchain
+from enginekeeper.orchestration.stages import Checkpoint, Compilation
+from enginekeeper.orchestration.tools import (
+    COMPILE_STEPS,
+    locked_version,
+    read_tools,
+    reference_toolchain,
+)
+from enginekeeper.specs.profiles import BuilderKind
+from enginekeeper.toolchains.catalogue import DOUBLED
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from registry.digests import digest_bytes
 from tests.factories.benches import Site, variants_of
@@ -36,9 +45,10 @@ def products(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dic
     shop, text = site.bench.shop, tmp_path / "text.jsonl"
     text.write_text("{}")
     checkpoint = Checkpoint(tmp_path, digest_bytes(b"checkpoint"))
+    compilation = Compilation(InductorBuilder(tmp_path / "graphs"), {})
     made = (
         stages.quantize(shop, site.source, "v", {"calibration": {"path": str(text)}}),
-        stages.compile_engine(shop, checkpoint, "v", {}),
+        stages.compile_engine(shop, checkpoint, "v", compilation),
     )
     quantized, compiled = (one.record["inputs"]["made_by"] for one in made)
     return {"quantizer": quantized, "builder": compiled}
@@ -57,7 +67,8 @@ def test_the_key_names_what_makes_checkpoint_and_engine(
 
 def test_a_gpu_toolchain_counts_from_its_lock_on(site: Site) -> None:
     bench = site.bench
-    assert set(read_tools(bench.shop, bench.settings).builders) == {"inductor"}
+    doubles = {f"simulated-tensorrt-llm-{version}" for version in DOUBLED}
+    assert set(read_tools(bench.shop, bench.settings).builders) == {"inductor", *doubles}
     locks = bench.settings.home / "locks"
     locks.mkdir()
     (locks / f"{GPU}.lock").write_text("tensorrt_llm==1.2.1")
@@ -96,3 +107,19 @@ def test_the_reference_is_scored_on_a_gpu_where_there_is_one_and_its_toolchain(
         (settings.home / "locks" / "vllm.lock").write_text("vllm==0.32.0\n")
     monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", OneGpu if gpu else NullNvml)
     assert reference_toolchain(settings) == expected
+
+
+def test_doubles_build_by_the_step_of_the_real_builder() -> None:
+    assert COMPILE_STEPS[BuilderKind.SIMULATED] == TensorrtLlmBuilder.compile_step
+    assert BuilderKind.TENSORRT_LLM not in COMPILE_STEPS
+
+
+def test_an_engine_of_a_double_is_bound_to_the_doubles_code(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, name = site.bench, f"simulated-{GPU}"
+    before = read_tools(bench.shop, bench.settings).builders
+    monkeypatch.setattr(workshop, "code_digest", lambda *paths: f"other {paths}")
+    after = read_tools(bench.shop, bench.settings).builders
+    assert before[name].code != after[name].code
+    assert before["inductor"] == after["inductor"]

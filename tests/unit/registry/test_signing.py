@@ -218,3 +218,52 @@ def test_what_is_no_trust_file_is_refused(tmp_path: Path, text: str) -> None:
     path.chmod(0o644)
     with pytest.raises(InvalidRecordError):
         read_trust(path)
+
+
+def test_a_key_for_what_is_simulated_is_made_beside_the_real_ones_and_counts_for_nothing_real(
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "keys"
+    real = open_signer(keys, Purpose.BUILD)
+
+    simulated = open_signer(keys, Purpose.BUILD, simulated=True)
+
+    again = open_signer(keys, Purpose.BUILD, simulated=True)
+    assert simulated.public_key == again.public_key != real.public_key
+    trust = read_trust(keys / TRUST_FILE)
+    assert len(trust.keys_for(Purpose.BUILD, TrustRoot.PRODUCTION)) == 1
+    assert len(trust.keys_for(Purpose.BUILD, TrustRoot.SIMULATED)) == 1
+    assert trust.keys_for(Purpose.VERDICT, TrustRoot.SIMULATED) == []
+
+
+def test_a_home_whose_first_signature_is_simulated_can_sign_what_is_real(tmp_path: Path) -> None:
+    open_signer(tmp_path / "keys", Purpose.BUILD, simulated=True)
+
+    for purpose in BUILDING:
+        open_signer(tmp_path / "keys", purpose)
+
+
+def test_a_simulated_key_that_was_taken_away_is_not_replaced_by_the_way(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    open_signer(keys, Purpose.BUILD, simulated=True)
+    key_path(keys, Purpose.BUILD, simulated=True).unlink()
+
+    with pytest.raises(RecordNotFoundError, match="none is made by the way"):
+        open_signer(keys, Purpose.BUILD, simulated=True)
+
+
+def test_who_was_killed_while_trusting_a_simulated_key_leaves_one_that_is_taken_up(
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "keys"
+    open_signer(keys, Purpose.BUILD)
+    made = open_signer(keys, Purpose.BUILD, simulated=True)
+    path = key_path(keys, Purpose.BUILD, simulated=True)
+    path.rename(path.with_suffix(".next.pem"))
+
+    assert open_signer(keys, Purpose.BUILD, simulated=True).public_key == made.public_key
+
+
+def test_nobody_may_override_the_gate_for_what_is_simulated_by_the_way(tmp_path: Path) -> None:
+    with pytest.raises(RecordNotFoundError, match="none is made by the way"):
+        open_signer(tmp_path / "keys", Purpose.WAIVER, simulated=True)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from enginekeeper.building.simulated.parser import RELEASES, parser_of
 from enginekeeper.errors import InputError
 from enginekeeper.specs.build_flags import Presence, build_flags
 from enginekeeper.specs.flag_drift import flag_drift
 from enginekeeper.specs.help_text import HelpOption, options_of_help
-from tests.fakes.trtllm.parser import RELEASES, parser_of
 
 
 def _help(version: str) -> dict[str, HelpOption]:

@@ -1,10 +1,11 @@
-"""A stand-in for `trtllm-build`: refuses what a release refuses, in its words; builds nothing.
+"""A stand-in for `trtllm-build`: refuses what a release refuses, in its words; compiles nothing.
 
 It parses its arguments as the release does, checks what the release checks before and while it
 builds (tensorrt_llm/commands/build.py, builder.py, plugin/plugin.py), changes what it is asked for
 as the release does, and writes an engine directory of the same form. Its plans have the header of a
-plan and no kernels; its config.json says `"simulated": true`. It needs no GPU: which GPU it
-believes in, and whether it fails, stands in the file `double.json` beside it.
+plan and no kernels; its config.json says `"simulated": true`. It believes in the GPU of the
+simulated fleet that CUDA_VISIBLE_DEVICES names. The file `double.json` beside the tool, if there
+is one, tells it of another compute capability, to wait, or how to fail.
 """
 
 from __future__ import annotations
@@ -12,22 +13,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.fakes.trtllm.parser import parser_of, plugin_fields
+from enginekeeper.building.simulated.fleet import gpu_of_uuid
+from enginekeeper.building.simulated.parser import parser_of, plugin_fields
+from enginekeeper.building.simulated.plan_file import PlanNote, Version, sha256_of, write_plan
 
-ARCHITECTURES = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "QWenForCausalLM"})
+ARCHITECTURES = frozenset(
+    {"LlamaForCausalLM", "MistralForCausalLM", "QWenForCausalLM", "Qwen2ForCausalLM"}
+)
 """A few of those that every release has a definition for."""
 
-TENSORRT = {
+TENSORRT: dict[str, Version] = {
     "0.18.2": (10, 9, 0, 34), "0.19.0": (10, 9, 0, 34), "0.20.0": (10, 10, 0, 31),
     "0.21.0": (10, 11, 0, 33), "1.0.0": (10, 11, 0, 33), "1.1.0": (10, 13, 3, 9),
     "1.2.0": (10, 14, 1, 48), "1.2.1": (10, 14, 1, 48),
 }  # fmt: skip
 """From NVIDIA's requirements and the Triton images' release notes."""
 
+_SM89, _SM100, _SM120 = 89, 100, 120
 _INTEGER = frozenset({"W8A16", "W4A16", "W4A16_AWQ", "W4A8_AWQ", "W8A16_GPTQ", "W4A16_GPTQ"})
 _FP8_ATTENTION = frozenset({"FP8", "W4A8_AWQ", "NVFP4"})
 
@@ -55,7 +63,10 @@ class _Double:
         self.release = tuple(int(part) for part in version.split(".")[:2])
         self.arguments = arguments
         self.settings = settings
-        self.sm = int(settings.get("sm", 90))
+        gpu = gpu_of_uuid(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        self.product = "no GPU of the fleet" if gpu is None else gpu.product
+        known = 90 if gpu is None else _sm(str(gpu.compute_capability))
+        self.sm = int(settings.get("sm", known))
 
     def run(self) -> None:
         """Goes through the tool's own stages, in its order."""
@@ -78,6 +89,7 @@ class _Double:
                 "multiple_profiles is enabled, while opt_num_tokens is set. "
                 "They are not supposed to be working in the same time for now."
             )
+        self._wait_as_told()
         self._end_as_told()
         self._build(model, plugins, Path(folder), output)
         Path(arguments.output_timing_cache).write_bytes(b"simulated timing cache")
@@ -102,10 +114,18 @@ class _Double:
             "gemm_swiglu_plugin", "fp8_rowwise_gemm_plugin", "low_latency_gemm_plugin",
             "low_latency_gemm_swiglu_plugin", "bert_context_fmha_fp32_acc",
         )  # fmt: skip
-        for name in unsupported if self.sm == 100 else ():
+        for name in unsupported if self.sm == _SM100 else ():
             value = plugins.get(name)
             if value is not None and value is not False:
                 raise NotImplementedError(f"{name}={value} is not supported on SM {self.sm}.")
+
+    def _wait_as_told(self) -> None:
+        """Waits while the file is there that the settings name: real builds take long."""
+        hold = self.settings.get("hold")
+        if hold is not None:
+            self._say("I", "SIMULATED: waiting, as told")
+        while hold is not None and Path(hold).exists():
+            time.sleep(0.05)
 
     def _end_as_told(self) -> None:
         """Ends with the log of a failure of the corpus, if the settings hold one."""
@@ -124,8 +144,9 @@ class _Double:
             self._say("I", "Build TensorRT engine Unnamed Network 0")
             if rank in self.settings.get("leave_out", []):
                 continue
-            head = b"ftrt" + bytes(20) + bytes(TENSORRT[self.version])
-            (output / f"rank{rank}.engine").write_bytes(head + b"SIMULATED: no kernels\n")
+            self._write_plan(output / f"rank{rank}.engine", folder / f"rank{rank}.safetensors")
+        if (folder / "quant_cfg.json").is_file():
+            shutil.copyfile(folder / "quant_cfg.json", output / "quant_cfg.json")
         document = {
             "version": self.version,
             "pretrained_config": {name: it for name, it in model.items() if name != "rank"},
@@ -134,6 +155,15 @@ class _Double:
             "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
         (output / "config.json").write_text(json.dumps(document, indent=1))
+
+    def _write_plan(self, place: Path, weights: Path) -> None:
+        note = PlanNote(
+            device=self.product,
+            compute_capability=f"{self.sm // 10}.{self.sm % 10}",
+            weights=sha256_of(weights),
+            stripped=bool(self.arguments.strip_plan),
+        )
+        write_plan(place, TENSORRT[self.version], note, weights)
 
     def _check_model(self, model: dict[str, Any], plugins: dict[str, Any]) -> None:
         architecture = model["architecture"]
@@ -147,7 +177,7 @@ class _Double:
             raise AssertionError("PP reduce scatter is only supported in the mixtral model.")
         if architecture not in ARCHITECTURES:
             raise AssertionError(f"Unsupported model architecture: {architecture}")
-        if not 100 <= self.sm < 120 or algorithm is None:
+        if not _SM100 <= self.sm < _SM120 or algorithm is None:
             return
         if algorithm in _INTEGER:
             raise NotImplementedError("INT8/INT4 quantization is not supported on SM>=100.")
@@ -165,7 +195,7 @@ class _Double:
         if (model.get("mapping") or {}).get("tp_size", 1) == 1:
             effective["reduce_fusion"] = False
         fp8_keys = quantization.get("kv_cache_quant_algo") == "FP8"
-        if not (fp8_keys and quantization.get("quant_algo") in _FP8_ATTENTION and self.sm >= 89):
+        if not (fp8_keys and quantization.get("quant_algo") in _FP8_ATTENTION and self.sm >= _SM89):
             effective["use_fp8_context_fmha"] = False
         if quantization.get("quant_algo") == "NVFP4" and effective["gemm_plugin"] is None:
             effective["gemm_plugin"] = "nvfp4"
@@ -190,13 +220,18 @@ class _Double:
         _print(f"[11/26/2026-03:00:00] [TRT-LLM] [{level}] {text}")
 
 
+def _sm(compute_capability: str) -> int:
+    major, minor = compute_capability.split(".")
+    return int(major) * 10 + int(minor)
+
+
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 def command_line() -> NoReturn:
-    """Runs from the command line: RELEASE SETTINGS ARGUMENTS..."""
+    """Runs from the command line: RELEASE SETTINGS ARGUMENTS...; SETTINGS need not be there."""
     main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])
     sys.exit(0)
 

@@ -1,0 +1,41 @@
+"""Where an engine is judged by this machine: on its CPU, or on a simulated GPU.
+
+A simulated engine meets the product that it was built for, under the driver that its spec names,
+else under that of the simulated fleet. No real GPU is ever said to have been met.
+"""
+
+from __future__ import annotations
+
+from enginekeeper.building.simulated.fleet import DRIVER
+from enginekeeper.compatibility.cuda import cuda_of_driver, cuda_table
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.specs.profiles import BuilderKind
+from registry.environments import Environment, GpuEnvironment
+from registry.keys import EngineKey
+
+
+def environment_of(bench: Bench, key: EngineKey) -> Environment:
+    """Returns the environment in which an engine of a key is judged here.
+
+    Raises InputError for a driver of which nobody knows what CUDA it offers.
+    """
+    if key.hard["builder"] != BuilderKind.SIMULATED:
+        return bench.environment
+    driver = str(key.soft.get("driver", DRIVER))
+    cuda = cuda_of_driver(driver)
+    if cuda is None:
+        known = ", ".join(f"{one.driver} (CUDA {one.cuda})" for one in cuda_table().toolkits)
+        raise InputError(
+            "it is not known which CUDA this driver offers",
+            where="target.driver of a simulated engine",
+            actual=driver,
+            expected=f"a driver of one of these branches: {known}",
+        )
+    return GpuEnvironment(
+        product=str(key.hard["gpu_product"]),
+        compute_capability=str(key.hard["compute_capability"]),
+        cuda_runtime=str(key.hard["cuda_runtime"]),
+        cuda_driver=cuda,
+        driver=driver,
+    )

@@ -1,0 +1,72 @@
+"""Builds engines with doubles of a release's programs, and runs what they built on the CPU.
+
+Engines of one checkpoint for several GPUs compute the same here, because the CPU computes it: they
+are scored once. That is said of no real engine.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.building.simulated.runtime import load_engine
+from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
+from enginekeeper.orchestration.stages import Compilation, Made, Probe, Source, made_once
+from enginekeeper.orchestration.tools import DOUBLE
+from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.specs.variants import Variant
+from enginekeeper.validation.twin import write_checkpoint_twin
+from registry.digests import digest_document
+
+
+def simulated_compilation(shop: Workshop, variant: Variant, limits: dict[str, int]) -> Compilation:
+    """Returns how the double of a variant's release builds it, on the GPU it is for."""
+    profile, product = variant.profile, variant.target.product
+    if profile.release is None or product is None:
+        raise AssertionError(f"{variant.identifier} passed the rules without a release or a GPU")
+    return Compilation(
+        TensorrtLlmBuilder(profile.release, product, profile.name, simulated=True),
+        limits,
+        variant.build.given,
+        bound={"gpu": product.product, "double": shop.code(DOUBLE)},
+    )
+
+
+@dataclass(frozen=True)
+class SignedDirectory:
+    """An engine directory whose signature was verified, and the GPU that it is for."""
+
+    path: Path
+    product: str
+
+
+def score_simulated(
+    shop: Workshop, source: Source, engine: SignedDirectory, probe: Probe, name: str
+) -> Made:
+    """Scores an engine of a double by the CPU executor of the checkpoint that is inside.
+
+    The caller has verified its signature. Raises InputError for an engine that would not run on
+    the product its key names, and for one that is not whole.
+    """
+    loaded = load_engine(engine.path, engine.product)
+    inputs = {
+        "arm": str(digest_document(loaded.described(), "ek-simulated-arm-v1")),
+        "model": str(source.digest),
+        **probe.inputs(),
+        "numerics": shop.code(DOUBLE, "configs", "validation"),
+        "made_by": shop.identity("inductor", "score_twin"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        checkpoint, twin = directory / "checkpoint", directory / "twin"
+        loaded.unpack(checkpoint)
+        write_checkpoint_twin(source.path, checkpoint, twin)
+        job = {**probe.job(directory), "twin": str(twin)}
+        seconds = shop.run("inductor", "score_twin", job, name=name, minutes=60).seconds
+        shutil.rmtree(twin)
+        shutil.rmtree(checkpoint)
+        return {"seconds": seconds, "simulated": True}
+
+    return made_once(shop, "simulated-scores", inputs, make)

@@ -1,0 +1,141 @@
+"""Whole builds for GPUs on a machine without one: doubles of NVIDIA's programs, all else real.
+
+The steps that need torch are fakes here; the double of `trtllm-build` is the product's own. Nothing
+of it says anything of a GPU, and all of it says `simulated`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
+from enginekeeper.toolchains.doubles import SETTINGS
+from enginekeeper.toolchains.installation import installation_of
+from registry.environments import GpuEnvironment
+from registry.manifests import Manifest
+from registry.service import Registry
+from tests.fakes.worlds import World, Zygote
+from tests.integration.flows.test_interruptions import STATUS, check_chain
+
+WAITING = "in build_trtllm: [11/26/2026-03:00:00] [TRT-LLM] [I] SIMULATED: waiting, as told"
+DOUBLE = "simulated-tensorrt-llm-1.2.1"
+H100 = GpuEnvironment("NVIDIA H100 80GB HBM3", "9.0", "13", "13.0", "580.95.05")
+SPEC = f"""\
+model: {{name: tiny, repo: tests/tiny, revision: {"a" * 40}}}
+targets: [h100-sxm]
+recipes: [w8a16]
+toolchain: simulated-tensorrt-llm-1.2.1
+limits: {{max_batch_size: 1, max_input_len: 16, max_seq_len: 128, max_num_tokens: 128}}
+"""
+
+
+@pytest.fixture
+def world(plain_zygote: Zygote, tmp_path: Path) -> World:
+    return World(tmp_path / "world", plain_zygote, spec=SPEC)
+
+
+def _tell(world: World, **settings: Any) -> None:  # noqa: ANN401 - what the double reads
+    """Tells the double of this world how to behave; told nothing, it builds."""
+    toolchain = find_toolchain(DOUBLE)
+    place = installation_of(toolchain, lock_of(toolchain, world.settings), world.settings)
+    place.python.parent.mkdir(parents=True, exist_ok=True)
+    (place.python.parent / SETTINGS).write_text(json.dumps(settings))
+
+
+def _registry(world: World) -> Registry:
+    registry = world.registry()
+    assert registry is not None
+    return registry
+
+
+def test_a_build_for_a_gpu_ends_published_and_says_everywhere_that_it_is_simulated(
+    world: World,
+) -> None:
+    ended = world.build("--channel", "simulated")
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"], outcome["simulated"]) == (0, "pass", True), ended.err
+    assert outcome["channel"] == "simulated: set"
+    assert "SIMULATED" in ended.err
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    assert (engine.simulated, engine.key.hard["builder"]) == (True, "simulated")
+    (verdict,) = registry.verdicts(engine.digest)
+    assert (verdict.simulated, verdict.environment) == (True, H100)
+    assert registry.verdict_document(verdict)["simulated"] is True
+    manifest = registry.store.get_document(f"{engine.path}/manifest.json")
+    assert Manifest.from_bytes(manifest, expected=engine.digest).simulated
+    (channel,) = registry.channels()
+    assert channel.simulated
+    world.check()
+
+
+def test_it_opens_no_gate_but_that_of_a_node_enrolled_as_simulated(world: World) -> None:
+    world.build()
+    registry = _registry(world)
+    (engine,) = registry.engines()
+
+    closed = registry.gate(engine.digest, H100)
+
+    assert (closed.is_open, closed.rule) == (False, "simulated-on-real-node")
+    assert registry.gate(engine.digest, H100, simulated_node=True).is_open
+
+
+def test_a_second_build_does_nothing(world: World) -> None:
+    world.build()
+    before = world.products()
+
+    again = world.build()
+
+    assert [one["ending"] for one in again.outcomes] == ["reused"], again.err
+    assert world.products() == before
+
+
+def test_a_build_that_fails_names_its_cause_and_publishes_nothing(world: World) -> None:
+    _tell(world, fail=["[TRT] [E] Could not find any implementation for node {ForeignNode}"])
+
+    ended = world.build()
+
+    (outcome,) = ended.outcomes
+    assert (outcome["ending"], outcome["simulated"]) == ("failed", True)
+    assert outcome["error"]["group"] == "no_kernel"
+    assert _registry(world).engines() == []
+    world.check()
+
+
+@pytest.mark.parametrize("number", STATUS)
+def test_a_tool_that_would_go_on_ends_with_its_build_and_the_next_one_goes_on(
+    world: World, number: str
+) -> None:
+    hold = world.root / "hold"
+    hold.touch()
+    _tell(world, hold=str(hold))
+
+    ended = world.build(at=WAITING, signal=number, group=True)
+
+    assert (ended.status, len(ended.notes)) == (STATUS[number], 1), ended.err
+    assert world.survivors() == []
+    world.check()
+    before = world.products()
+    hold.unlink()
+    again = world.build()
+    assert again.outcomes[0]["result"] == "pass", again.err
+    assert before.items() <= world.products().items()
+    assert not any("quantize" in line for line in again.notes)
+
+
+@pytest.mark.slow
+def test_an_interrupted_simulated_build_goes_on_where_it_was(
+    plain_zygote: Zygote, tmp_path: Path
+) -> None:
+    interrupted = check_chain(
+        lambda name: World(tmp_path / name, plain_zygote, spec=SPEC),
+        ("SIGKILL", "SIGINT", "SIGTERM"),
+        everything=False,
+    )
+
+    assert any(name.startswith("in build_trtllm") for name in interrupted)

@@ -1,0 +1,57 @@
+"""Where an engine is judged: on this CPU, or on the simulated GPU that it was built for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.environments import environment_of
+from enginekeeper.orchestration.keys import engine_key
+from enginekeeper.orchestration.tools import Maker
+from registry.environments import GpuEnvironment
+from registry.keys import EngineKey
+from tests.factories.benches import TOOLS, Site, variants_of
+from tests.factories.gpu_engines import gpu_key
+
+DOUBLE = "simulated-tensorrt-llm-1.2.1"
+
+
+def _key(site: Site, directory: Path, target: str) -> EngineKey:
+    more = f"toolchain: {DOUBLE}\ntargets: [{target}]\n"
+    (variant,) = variants_of(directory, more=more)
+    tools = replace(TOOLS, builders={DOUBLE: Maker("lock", "code")})
+    return engine_key(variant, site.source.digest, site.bench.host, tools)
+
+
+def test_a_simulated_engine_meets_its_own_product_under_the_simulated_driver(
+    site: Site, tmp_path: Path
+) -> None:
+    key = _key(site, tmp_path, "b200")
+
+    assert key.hard["builder"] == "simulated"
+    assert environment_of(site.bench, key) == GpuEnvironment(
+        "NVIDIA B200", "10.0", "13", "13.0", "580.95.05"
+    )
+
+
+def test_the_driver_that_the_spec_names_is_the_one_it_meets(site: Site, tmp_path: Path) -> None:
+    key = _key(site, tmp_path, '{gpu: h100-sxm, driver: "590.44.01"}')
+
+    found = environment_of(site.bench, key)
+
+    assert isinstance(found, GpuEnvironment)
+    assert (found.driver, found.cuda_driver) == ("590.44.01", "13.1")
+
+
+def test_a_driver_nobody_knows_the_cuda_of_is_no_environment(site: Site, tmp_path: Path) -> None:
+    key = _key(site, tmp_path, '{gpu: h100-sxm, driver: "999.1"}')
+
+    with pytest.raises(InputError, match="which CUDA this driver offers"):
+        environment_of(site.bench, key)
+
+
+def test_a_real_engine_never_meets_a_simulated_gpu(site: Site) -> None:
+    assert environment_of(site.bench, gpu_key("w")) == site.bench.environment
