@@ -66,7 +66,6 @@ from registry.types import (
     Waiver,
 )
 
-
 Identified = TypeVar(
     "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
 )
