@@ -21,6 +21,8 @@ class BuildOrder:
     """Selectors of variants to leave out."""
 
     audits: bool = True
+    whole_suite: bool = False
+    """Whether every prompt is scored although fewer would decide."""
     channel: str | None = None
 
     def __post_init__(self) -> None:
