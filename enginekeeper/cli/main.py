@@ -26,6 +26,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "compare-cost": ("compare_cost", "compare_cost", "Show whether engines pay, by your figures."),
     "checkpoint": ("checkpoint", "checkpoint", "Audit and repair TensorRT-LLM checkpoints."),
     "faults": ("faults", "faults", "Put known faults into copies of a checkpoint and audit them."),
+    "suite": ("suite", "suite", "List, show and add probe suites."),
     "validate": ("validate", "validate", "Judge a checkpoint against its source model."),
     "engine": ("engine", "engine", "List, show, verify, fetch, export, revoke engines."),
     "bundle": ("bundle", "bundle", "Carry engines with their evidence in one file."),

@@ -29,7 +29,6 @@ from enginekeeper.sources.resolve import find_source
 from enginekeeper.specs.loader import load_variants
 from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
-from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
 from registry.errors import WithdrawnError
 from registry.keys import EngineKey
@@ -74,7 +73,7 @@ def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
     return digest_document(
         {
             "acceptance": asdict(variant.acceptance),
-            "suite": str(load_suite(bundled_suite(variant.suite)).digest),
+            "suite": str(bench.suites.find(variant.suite).digest),
             "reference": asdict(variant.reference),
             "validator": str(bench.validator),
         },
