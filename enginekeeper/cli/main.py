@@ -28,6 +28,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "faults": ("faults", "faults", "Put known faults into copies of a checkpoint and audit them."),
     "suite": ("suite", "suite", "List, show and add probe suites."),
     "validate": ("validate", "validate", "Judge a checkpoint against its source model."),
+    "report": ("report", "report", "Write a verdict as one HTML file."),
     "engine": ("engine", "engine", "List, show, verify, fetch, export, revoke engines."),
     "bundle": ("bundle", "bundle", "Carry engines with their evidence in one file."),
     "channel": ("channel", "channel", "Show channels, fill them, roll them back."),
