@@ -92,6 +92,10 @@ skip_option = click.option(
     "--skip", multiple=True, metavar="GLOB", help="Not the variants whose identifier matches."
 )
 
+whole_suite_option = click.option(
+    "--whole-suite", is_flag=True, help="Score every prompt, although fewer may decide."
+)
+
 model_option = click.option(
     "--model",
     "model_dir",

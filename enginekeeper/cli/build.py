@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enginekeeper.cli._errors import ExitCode, exit_code_of, gravest, order_in_words
-from enginekeeper.cli._options import json_option, only_option, skip_option, spec_argument
+from enginekeeper.cli._options import (
+    json_option,
+    only_option,
+    skip_option,
+    spec_argument,
+    whole_suite_option,
+)
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
 from registry.errors import GateClosedError
@@ -62,6 +68,7 @@ def plan(
 @only_option
 @skip_option
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
+@whole_suite_option
 @click.option("--channel", help="Put every engine that passes into this channel.")
 @click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
 @click.option("--verbose", is_flag=True, help="Show the steps' own output.")
@@ -71,6 +78,7 @@ def build(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     no_audit: bool,
+    whole_suite: bool,
     channel: str | None,
     deployment: str | None,
     verbose: bool,
@@ -86,7 +94,10 @@ def build(
     from enginekeeper.orchestration.start import run_build
 
     show_progress(verbose=verbose)
-    order = BuildOrder(str(spec), tuple(only), tuple(skip), audits=not no_audit, channel=channel)
+    order = BuildOrder(
+        str(spec), tuple(only), tuple(skip),
+        audits=not no_audit, whole_suite=whole_suite, channel=channel,
+    )  # fmt: skip
     outcomes = run_build(order, deployment=deployment)
     return show_outcomes(Output(as_json), outcomes)
 

@@ -15,9 +15,9 @@ from enginekeeper.cli._nearest import nearest
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._standing import engine_argument, quarantine, release, revoke
+from enginekeeper.cli._verdicts import verified_document
 
 if TYPE_CHECKING:
-    from enginekeeper.orchestration.bench import Bench
     from registry.service import Registry
     from registry.types import Engine, EngineFilter, Verdict, Waiver
 
@@ -82,12 +82,7 @@ def explain(engine_id: str, as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.validation.report import render
 
-    bench = open_bench()
-    found = bench.registry.engine(engine_id)
-    latest = _latest(bench, found)
-    bench.registry.verify_engine(found)
-    bench.registry.verify_verdict(found, latest)
-    document = bench.registry.verdict_document(latest)
+    found, document = verified_document(open_bench(), engine_id)
     key = {**found.key.as_dict(), "digest": str(found.key.digest())}
     text = f"{render(document)}\nWhat it was built from\n{key_table(found.key)}"
     Output(as_json).document({**document, "key": key}, text)
@@ -224,19 +219,6 @@ def heal(engine_id: str, directory: Path, as_json: bool) -> int:
     if not healed:
         output.note("nothing was lost or damaged")
     return ExitCode.OK
-
-
-def _latest(bench: Bench, found: Engine) -> Verdict:
-    from enginekeeper.errors import MissingError
-
-    verdicts = bench.registry.verdicts(found.digest)
-    if not verdicts:
-        raise MissingError(
-            "the engine was never judged",
-            where=f"engine {found.digest.short}",
-            remedy="enginekeeper build SPEC judges what it builds",
-        )
-    return verdicts[0]
 
 
 def _waived(waivers: list[Waiver]) -> str | None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option, model_option
+from enginekeeper.cli._options import NamedPath, json_option, model_option, whole_suite_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
 
@@ -20,16 +19,18 @@ from enginekeeper.cli._progress import show_progress
 )  # fmt: skip
 @model_option
 @click.option(
-    "--suite", type=click.Choice(["smoke", "standard"]), default="smoke", show_default=True,
-    help="Texts to compare on: smoke is about 2,000 tokens, standard 12,000.",
+    "--suite", metavar="NAME", default="smoke", show_default=True,
+    help="Texts to compare on: smoke, standard, deep, or one's own; see `ek suite list`.",
 )  # fmt: skip
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
+@whole_suite_option
 @json_option
 def validate(
     directory: Path,
     model_dir: Path,
-    suite: Literal["smoke", "standard"],
+    suite: str,
     no_audit: bool,
+    whole_suite: bool,
     as_json: bool,
 ) -> int:
     """Build a checkpoint on this CPU and judge it against its source model; publishes nothing.
@@ -41,7 +42,9 @@ def validate(
     from enginekeeper.validation.report import render
 
     show_progress()
-    request = ValidationRequest(directory, model_dir, suite=suite, audits=not no_audit)
+    request = ValidationRequest(
+        directory, model_dir, suite=suite, audits=not no_audit, whole_suite=whole_suite
+    )
     document = validate_checkpoint(open_bench(), request)
     Output(as_json).document(document, render(document))
     codes = {"pass": ExitCode.OK, "fail": ExitCode.FAIL}

@@ -22,6 +22,7 @@ from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
 from enginekeeper.toolchains.catalogue import lock_digest
 from enginekeeper.toolchains.sync import ensure
+from enginekeeper.validation.suite_store import SuiteStore
 from enginekeeper.work import WorkStore
 from registry.blobs.select import open_store
 from registry.catalogue import Catalogue, open_catalogue
@@ -59,6 +60,11 @@ class Bench:
             lock_of=lambda name: lock_digest(name, self.settings),
             reference_toolchain=lambda: reference_toolchain(self.settings),
         )
+
+    @property
+    def suites(self) -> SuiteStore:
+        """The probe suites: those that ship with Enginekeeper, and this home's own."""
+        return SuiteStore(self.settings.home / "suites")
 
     @property
     def registry(self) -> Registry:

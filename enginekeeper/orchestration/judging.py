@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,19 @@ from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
+from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
-from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.evidence import Evidence, Stop
+from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.rounds import rounds_of
 from enginekeeper.validation.scores import Scores, load_scores
+from enginekeeper.validation.stopping import rule_at_the_end, rule_on_the_way
+from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result
@@ -38,9 +45,13 @@ _NUDGE = {"relative": 3e-7, "seed": 1234}
 
 
 def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
-    """Scores the recipe twin and then the engine, whose signature and bytes are verified first."""
+    """Scores the recipe twin and then the engine, whose signature and bytes are verified first.
+
+    The engine's run ends as soon as its prompts decide, unless the whole suite was asked for.
+    """
     probe, name = there(work.probe), made.variant.identifier
     twin = _score_twin(bench, work, made, probe)
+    made = replace(made, twin=twin)
     compiled, engine = there(made.compiled), there(made.engine)
     _verify(bench, engine, compiled.path / "engine")
     both = replace(probe, targets={**probe.targets, "twin": twin})
@@ -49,8 +60,20 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         signed = SignedDirectory(compiled.path / "engine", product)
         scores = score_simulated(bench.shop, source_of(work), signed, both, name)
     else:
-        scores = stages.score_engine(bench.shop, compiled, both, name)
-    return replace(made, twin=twin, scores=scores)
+        interim = None if work.order.whole_suite else _interim(work, made)
+        scores = stages.score_engine(bench.shop, compiled, both, name, interim)
+    return replace(made, scores=scores)
+
+
+def _interim(work: Work, made: Progress) -> Interim:
+    """Prepares the decisions on the way; the other arms are read once, when the first is due."""
+    tokens = there(work.probe).suite
+    arms = cache(partial(_arms, work, made, tokens))
+    return Interim(
+        tokens,
+        lambda engine, order: replace(arms()(engine), scored=order),
+        AcceptancePolicy(**asdict(made.variant.acceptance)),
+    )
 
 
 def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
@@ -148,17 +171,34 @@ def _verify(bench: Bench, engine: Engine, directory: Path) -> None:
 
 
 def _evidence(work: Work, made: Progress) -> Evidence:
+    """Reads every arm, and which prompts the engine scored by which rule."""
+    tokens, scores = there(work.probe).suite, there(made.scores)
+    order: list[int] | None = scores.record.get("prompts")
+    path = scores.path / SCORES
+    arms = _arms(work, made, tokens)
+    if order is None:
+        return arms(load_scores(path, tokens))
+    rounds, stopped = rounds_of(tokens), scores.record["stopped"]
+    ended = rule_at_the_end(rounds) if stopped is None else rule_on_the_way(rounds, len(order))
+    return replace(
+        arms(load_scores(path, tokens.only(order))),
+        scored=tuple(order),
+        rule=ended,
+        stopped=None if stopped is None else Stop.from_dict(stopped),
+    )
+
+
+def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Scores], Evidence]:
+    """Reads the arms that an engine is compared with; what is returned adds the engine."""
     probe = there(work.probe)
-    tokens = probe.suite
 
     def arm(scored: Made) -> Scores:
         return load_scores(scored.path / SCORES, tokens)
 
     nudged = there(made.twin).path / NUDGED
-
-    return Evidence(
-        tokens=tokens,
-        engine=arm(there(made.scores)),
+    return partial(
+        Evidence,
+        tokens,
         source=arm(probe.targets["source"]),
         reference=probe.reference,
         twin=arm(there(made.twin)),
@@ -166,6 +206,7 @@ def _evidence(work: Work, made: Progress) -> Evidence:
         second_source=arm(there(work.second)),
         audits=made.audits,
         greedy_prefix=probe.scoring.greedy_prefix,
+        pieces=read_pieces(source_of(work).path),
     )
 
 

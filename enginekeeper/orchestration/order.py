@@ -22,6 +22,8 @@ class BuildOrder:
     """Selectors of variants to leave out."""
 
     audits: bool = True
+    whole_suite: bool = False
+    """Whether every prompt is scored although fewer would decide."""
     channel: str | None = None
     engines: tuple[str, ...] = ()
     """Digests of engines to judge as they are, each in place of what its variant's plan says."""

@@ -60,7 +60,6 @@ from enginekeeper.specs.source import ModelSource
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.findings import AuditReport, faults
-from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
 from registry.types import Engine, Reference, Repair
@@ -215,7 +214,7 @@ def make_reference(bench: Bench, work: Work) -> Work:
     A reference that the registry has is fetched, verified, and not made.
     """
     variant, source = work.planned[0].variant, source_of(work)
-    suite = load_suite(bundled_suite(variant.suite))
+    suite = bench.suites.open(variant.suite)
     dtype = variant.reference.dtype
     scoring = Scoring(
         suite=suite.path,

@@ -33,7 +33,6 @@ from enginekeeper.specs.loader import load_variants
 from enginekeeper.specs.profiles import double_of
 from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
-from enginekeeper.validation.suites import bundled_suite, load_suite
 from registry.digests import Digest, digest_document
 from registry.errors import WithdrawnError
 from registry.keys import EngineKey
@@ -130,7 +129,7 @@ def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
     """Names what a verdict answers: limits, suite, reference and validator; rule 5 of the plan."""
     asked: dict[str, Any] = {
         "acceptance": asdict(variant.acceptance),
-        "suite": str(load_suite(bundled_suite(variant.suite)).digest),
+        "suite": str(bench.suites.find(variant.suite).digest),
         "reference": asdict(variant.reference),
         "validator": str(bench.validator),
     }

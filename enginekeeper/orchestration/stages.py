@@ -7,18 +7,22 @@ reference is looked for in the registry, too, before a step is run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from enginekeeper.building.interface import Builder, BuildRequest
+from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.tools import QUANTIZER
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.validation.tokens import TokenizedSuite, load_tokens
 from registry.digests import Digest, digest_document, digest_file
 from registry.manifests import Manifest
+
+progress = logging.getLogger("enginekeeper.progress")
 
 SCORES = "scores.safetensors"
 REFERENCE = "reference"
@@ -158,7 +162,13 @@ def tokenize(shop: Workshop, source: Source, scoring: Scoring) -> Made:
             "max_tokens_per_prompt": scoring.max_tokens_per_prompt,
         }
         outcome = shop.run("inductor", "tokenize_suite", job, name="suite", minutes=5)
-        return {"seconds": outcome.seconds}
+        if cut := outcome.outputs.get("cut", 0):
+            progress.info(
+                "suite: %s prompts are longer than limits.max_input_len, %s tokens, and were cut",
+                cut,
+                scoring.max_tokens_per_prompt,
+            )
+        return {"seconds": outcome.seconds, "cut": cut}
 
     return made_once(shop, "tokens", inputs, make)
 
@@ -283,18 +293,39 @@ def score_model(shop: Workshop, model: Path, digest: Digest, probe: Probe, name:
     return made_once(shop, "twin-scores", inputs, make)
 
 
-def score_engine(shop: Workshop, engine: Made, probe: Probe, name: str) -> Made:
-    """Scores an engine on the same tokens; the caller has verified its signature before."""
+def score_engine(
+    shop: Workshop, engine: Made, probe: Probe, name: str, interim: Interim | None = None
+) -> Made:
+    """Scores an engine on the same tokens; the caller has verified its signature before.
+
+    With `interim` the run ends as soon as that says so; the record tells which prompts were scored.
+    """
     inputs = {
         "arm": engine.record["digest"],
         **probe.inputs(),
         "made_by": shop.identity("inductor", "score_engine"),
     }
+    if interim is not None:
+        inputs["interim"] = {**interim.inputs(), "made_by": shop.code("validation")}
 
     def make(directory: Path) -> dict[str, Any]:
         job = {**probe.job(directory), "engine": str(engine.path / "engine"), "batch_size": 1}
-        outcome = shop.run("inductor", "score_engine", job, name=name, minutes=60)
-        return {"seconds": outcome.seconds}
+        if interim is None:
+            outcome = shop.run("inductor", "score_engine", job, name=name, minutes=60)
+            return {"seconds": outcome.seconds}
+        output = directory / SCORES
+        outcome = shop.run(
+            "inductor",
+            "score_engine",
+            {**job, "rounds": interim.rounds},
+            name=name,
+            minutes=60,
+            on_line=interim.answering(output),
+        )
+        for left in ("part", "answer"):
+            output.with_name(f"{SCORES}.{left}").unlink(missing_ok=True)
+        stop = None if interim.stop is None else interim.stop.as_dict()
+        return {"seconds": outcome.seconds, "stopped": stop, "prompts": list(interim.order)}
 
     return made_once(shop, "engine-scores", inputs, make)
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
@@ -48,14 +48,19 @@ from registry.types import Engine
 progress = logging.getLogger("enginekeeper.progress")
 
 
+_DEEP_CONTEXT = 8192
+"""Tokens; the longest prompt of `deep` has 6,832 in the tokens of SmolLM2."""
+
+
 @dataclass(frozen=True)
 class ValidationRequest:
     """A checkpoint, the model it was made from, and how it is to be judged."""
 
     checkpoint: Path
     model: Path
-    suite: Literal["smoke", "standard"] = "smoke"
+    suite: str = "smoke"
     audits: bool = True
+    whole_suite: bool = False
     acceptance: Acceptance = field(default_factory=Acceptance)
 
 
@@ -64,7 +69,9 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
     model = inspect_model(request.model, bench.settings.cache / "models" / "inspected")
     variant = _variant(request)
     planned = PlannedVariant(variant, Action.BUILD, "asked-for", "", None, None, (), None)
-    order = BuildOrder(path=str(request.checkpoint), audits=request.audits)
+    order = BuildOrder(
+        path=str(request.checkpoint), audits=request.audits, whole_suite=request.whole_suite
+    )
     work = Work(order, (planned,), source=Source(model.path, model.digest))
     manifest = Manifest.of_directory(request.checkpoint, "checkpoint")
     given = Made(request.checkpoint, manifest.digest, reused=True, seconds=0.0)
@@ -89,14 +96,20 @@ def _variant(request: ValidationRequest) -> Variant:
         recipe=recipe_of(checkpoint, geometry),
         parallel=Parallel(),
         calibration=Calibration(),
-        limits=Limits(
-            max_input_len=min(512, longest), max_seq_len=min(1024, longest), max_batch_size=4
-        ),
+        limits=_limits(request.suite, longest),
         toolchain="inductor",
         build=Build(),
         acceptance=request.acceptance,
         suite=request.suite,
         reference=Reference(),
+    )
+
+
+def _limits(suite: str, longest: int) -> Limits:
+    """Returns requests as long as the suite needs: `deep` is of nothing but long contexts."""
+    wanted = _DEEP_CONTEXT if suite.split("-v", maxsplit=1)[0] == "deep" else 512
+    return Limits(
+        max_input_len=min(wanted, longest), max_seq_len=min(2 * wanted, longest), max_batch_size=4
     )
 
 

@@ -12,6 +12,7 @@ from registry.digests import Digest, digest_document
 DECIDING = (
     "configs",
     "validation",
+    "orchestration/interim.py",
     "orchestration/judging.py",
     "orchestration/pipeline.py",
     "orchestration/references.py",

@@ -38,16 +38,31 @@ class Workshop:
     clock: Callable[[], float] = field(default=time.time)
 
     def run(
-        self, toolchain: str, step: str, job: Mapping[str, Any], *, name: str, minutes: float
+        self,
+        toolchain: str,
+        step: str,
+        job: Mapping[str, Any],
+        *,
+        name: str,
+        minutes: float,
+        on_line: Callable[[str], None] = lambda _line: None,
     ) -> StepOutcome:
-        """Runs one step in its toolchain; its job, result and log stay below the run's logs."""
+        """Runs one step in its toolchain; its job, result and log stay below the run's logs.
+
+        `on_line` gets every line the step says; what it raises ends the step.
+        """
         python = self.python_of(toolchain)
         directory = self._directory(name, step)
         progress.info("%s: %s ...", name, step)
+
+        def hear(line: str) -> None:
+            progress.debug("%s: %s: %s", name, step, line)
+            on_line(line)
+
         outcome = run_step(
             StepRun(toolchain, step, job, directory, timeout_seconds=minutes * 60),
             python=python,
-            on_line=lambda line: progress.debug("%s: %s: %s", name, step, line),
+            on_line=hear,
         )
         progress.info("%s: %s done in %.0f s", name, step, outcome.seconds)
         return outcome

@@ -26,6 +26,10 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Ranks = Annotated[int, Field(ge=1, le=4096)]
 
 
+SuiteName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,70}[a-z0-9])?$")]
+"""A suite, with or without `-vN`; whether there is one is known on the machine that scores."""
+
+
 @dataclass(frozen=True, kw_only=True, config=FORM)
 class Parallel:
     """How one engine is spread over GPUs."""
@@ -220,8 +224,9 @@ class BuildSpec:
     acceptance: Acceptance = Acceptance()
     """How far an engine may be from its source and still be deployable."""
 
-    suite: Literal["smoke", "standard"] = "smoke"
-    """Probe suite that engines are compared on: smoke (minutes on a CPU) or standard."""
+    suite: SuiteName = "smoke"
+    """Probe suite that engines are compared on: smoke (minutes on a CPU), standard, deep, or one's
+    own (`ek suite list`)."""
 
     reference: Reference = Reference()
     """How the source model is scored as the yardstick."""

@@ -78,11 +78,10 @@ class ScoreJob:
 
 
 @dataclass
-class _Columns:
-    """The arrays of a score file while they fill."""
+class Columns:
+    """The arrays of a score file while they fill, in the order of the suite."""
 
     arrays: Arrays
-    filled: int = 0
     targets: Arrays = field(default_factory=dict)
 
 
@@ -95,17 +94,21 @@ def score(arm: Arm, job: Mapping[str, Any]) -> dict[str, Any]:
     ids, logprobs = continue_greedily(arm, request)
     finished = time.monotonic()
     arrays |= {"offsets": request.tokens.offsets, "greedy_ids": ids, "greedy_logprobs": logprobs}
-    positions, decoded = int(request.tokens.offsets[-1]), int((ids >= 0).sum())
-    measured = {
+    meta = {"batch_size": request.batch_size, "top_k": request.top_k}
+    write_scores(Path(job["output"]), arrays, arm=arm.name, meta=meta)
+    return measured(arrays, scored - started, finished - scored)
+
+
+def measured(arrays: Arrays, scoring: float, decoding: float) -> dict[str, Any]:
+    """Returns what a step says of its work: how much, how fast, and in how much memory."""
+    positions, decoded = int(arrays["offsets"][-1]), int((arrays["greedy_ids"] >= 0).sum())
+    return {
         "positions": positions,
-        "score_tokens_per_second": round(positions / max(scored - started, 1e-9), 1),
-        "decode_tokens_per_second": round(decoded / max(finished - scored, 1e-9), 1),
+        "score_tokens_per_second": round(positions / max(scoring, 1e-9), 1),
+        "decode_tokens_per_second": round(decoded / max(decoding, 1e-9), 1),
         "not_finite": int((arrays["finite"] == 0).sum()),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-    meta = {"batch_size": request.batch_size, "top_k": request.top_k}
-    write_scores(Path(job["output"]), arrays, arm=arm.name, meta=meta)
-    return measured
 
 
 def parse_job(job: Mapping[str, Any], vocabulary: int) -> ScoreJob:
@@ -137,20 +140,28 @@ def parse_job(job: Mapping[str, Any], vocabulary: int) -> ScoreJob:
 
 def score_positions(arm: Arm, request: ScoreJob) -> Arrays:
     """Returns the per-position arrays, in the order of the prompts."""
-    columns = _empty_columns(request)
-    prompts = request.tokens.ids
-    for first in range(0, len(prompts), request.batch_size):
-        batch = prompts[first : first + request.batch_size]
-        print(f"progress {first}/{len(prompts)} scoring", flush=True)
-        for ids, states in zip(batch, arm.states(batch), strict=True):
-            following = torch.tensor(ids[1:])
-            for start in range(0, len(following), ROWS):
-                part = slice(start, min(start + ROWS, len(following)))
-                _fill(columns, arm.logits(states[part]), following[part])
+    columns = empty_columns(request)
+    count = len(request.tokens.ids)
+    for first in range(0, count, request.batch_size):
+        print(f"progress {first}/{count} scoring", flush=True)
+        score_prompts(arm, request, columns, range(first, min(first + request.batch_size, count)))
     return columns.arrays
 
 
-def _empty_columns(request: ScoreJob) -> _Columns:
+def score_prompts(arm: Arm, request: ScoreJob, columns: Columns, chosen: Sequence[int]) -> None:
+    """Scores some prompts as one batch, and writes their rows."""
+    batch = [request.tokens.ids[number] for number in chosen]
+    starts = request.tokens.offsets
+    for number, ids, states in zip(chosen, batch, arm.states(batch), strict=True):
+        following = torch.tensor(ids[1:])
+        for start in range(0, len(following), ROWS):
+            part = slice(start, min(start + ROWS, len(following)))
+            at = int(starts[number]) + start
+            _fill(columns, at, arm.logits(states[part]), following[part])
+
+
+def empty_columns(request: ScoreJob) -> Columns:
+    """Returns arrays for every position of the suite."""
     positions, k = int(request.tokens.offsets[-1]), request.top_k
     arrays: Arrays = {
         "top_ids": np.zeros((positions, k), np.int32),
@@ -160,13 +171,12 @@ def _empty_columns(request: ScoreJob) -> _Columns:
     }
     for name, ids in request.targets.items():
         arrays[f"at_{name}"] = np.zeros(ids.shape, np.float32)
-    return _Columns(arrays, targets=request.targets)
+    return Columns(arrays, targets=request.targets)
 
 
-def _fill(columns: _Columns, logits: Tensor, following: Tensor) -> None:
+def _fill(columns: Columns, start: int, logits: Tensor, following: Tensor) -> None:
     """Writes the rows of some positions; rows that are not finite are marked, and kept as NaN."""
-    rows = slice(columns.filled, columns.filled + len(following))
-    columns.filled = rows.stop
+    rows = slice(start, start + len(following))
     arrays = columns.arrays
     logprobs = logits.to(torch.float32).log_softmax(dim=-1)
     values, ids = logprobs.topk(arrays["top_ids"].shape[1], dim=-1)
@@ -186,22 +196,35 @@ def continue_greedily(arm: Arm, request: ScoreJob) -> tuple[Any, Any]:
     All but the last token of the prefix are read at once; the last one, and every token after it,
     goes through the decode path.
     """
-    greedy, prompts = request.greedy, request.tokens.ids
-    ids = np.full((len(prompts), greedy.tokens), -1, np.int32)
-    logprobs = np.zeros((len(prompts), greedy.tokens), np.float32)
-    if not greedy.tokens:
-        return ids, logprobs
-    batch_size = min(greedy.batch_size, arm.max_batch)
-    for first in range(0, len(prompts), batch_size):
-        print(f"progress {first}/{len(prompts)} decoding", flush=True)
-        rows = slice(first, min(first + batch_size, len(prompts)))
-        prefixes = [prompt[: greedy.prefix] for prompt in prompts[rows]]
-        _continue_batch(arm, greedy, prefixes, (ids[rows], logprobs[rows]))
+    ids, logprobs = nothing_continued(request)
+    continue_prompts(arm, request, range(len(request.tokens.ids)), (ids, logprobs))
     return ids, logprobs
 
 
-def _continue_batch(arm: Arm, greedy: Greedy, prefixes: Prompts, out: tuple[Any, Any]) -> None:
-    ids, logprobs = out
+def nothing_continued(request: ScoreJob) -> tuple[Any, Any]:
+    """Returns the arrays of continuations of which there are none yet."""
+    shape = (len(request.tokens.ids), request.greedy.tokens)
+    return np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+
+
+def continue_prompts(
+    arm: Arm, request: ScoreJob, chosen: Sequence[int], out: tuple[Any, Any]
+) -> None:
+    """Continues some prompts, in batches, into their rows."""
+    greedy, (ids, logprobs) = request.greedy, out
+    if not greedy.tokens:
+        return
+    batch_size = min(greedy.batch_size, arm.max_batch)
+    for first in range(0, len(chosen), batch_size):
+        print(f"progress {first}/{len(chosen)} decoding", flush=True)
+        rows = list(chosen[first : first + batch_size])
+        prefixes = [request.tokens.ids[number][: greedy.prefix] for number in rows]
+        ids[rows], logprobs[rows] = _continue_batch(arm, greedy, prefixes)
+
+
+def _continue_batch(arm: Arm, greedy: Greedy, prefixes: Prompts) -> tuple[Any, Any]:
+    ids = np.zeros((len(prefixes), greedy.tokens), np.int32)
+    logprobs = np.zeros((len(prefixes), greedy.tokens), np.float32)
     decoding = arm.decode([prefix[:-1] for prefix in prefixes], greedy.tokens + 1)
     tokens = torch.tensor([prefix[-1] for prefix in prefixes])
     for position in range(greedy.tokens):
@@ -210,3 +233,4 @@ def _continue_batch(arm: Arm, greedy: Greedy, prefixes: Prompts, out: tuple[Any,
         # a row of logits that are not all finite is marked by NaN, as prefill marks it by `finite`
         values = values.where(logits.isfinite().all(dim=-1), torch.nan)
         ids[:, position], logprobs[:, position] = tokens.numpy(), values.numpy()
+    return ids, logprobs

@@ -21,9 +21,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     prompts = _read_suite(Path(job["suite"]))
     vocabulary = _vocabulary(model)
     tokenizer = _tokenizer(model)
-    rows = []
+    rows, cut = [], 0
     for number, prompt in enumerate(prompts, start=1):
-        ids = tokenizer(prompt["text"])["input_ids"][: int(job["max_tokens_per_prompt"])]
+        whole = tokenizer(prompt["text"])["input_ids"]
+        ids = whole[: int(job["max_tokens_per_prompt"])]
+        cut += len(ids) < len(whole)
         _check(prompt["id"], ids, vocabulary)
         rows.append({"id": prompt["id"], "stratum": prompt["stratum"], "ids": ids})
         print(f"progress {number}/{len(prompts)} {prompt['id']}", flush=True)
@@ -32,7 +34,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     partial.write_text(json.dumps(document), encoding="utf-8")
     partial.replace(output)
     tokens = sum(len(row["ids"]) for row in rows)
-    return {"prompts": len(rows), "tokens": tokens, "vocab_size": vocabulary}
+    return {"prompts": len(rows), "tokens": tokens, "vocab_size": vocabulary, "cut": cut}
 
 
 def _read_suite(path: Path) -> list[dict[str, str]]:

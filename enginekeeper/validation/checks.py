@@ -4,6 +4,10 @@ A check passes when its confidence bound is inside the limit, fails when the bou
 is outside it, and is inconclusive between. To pass a line every check must pass, so each pass is
 held to the policy's confidence as it stands (an intersection-union test); to fail a line one check
 suffices, so failures share the error between the checks of the line (Bonferroni).
+
+Scoring may stop before the end of a suite. Then the bounds are those that hold at every moment
+(`enginekeeper.validation.sequential`), and the chance to stop is paid for: what may be decided on
+the way has half of each error, what is decided at the end the other half.
 """
 
 from __future__ import annotations
@@ -16,13 +20,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from enginekeeper.validation import sequential
 from enginekeeper.validation.findings import Finding
-from enginekeeper.validation.statistics import FEWEST_PROMPTS, Estimate, estimate
+from enginekeeper.validation.statistics import FEWEST_PROMPTS, METHOD, Estimate, estimate
 
 Outcome = Literal["pass", "fail", "inconclusive", "not run", "shown"]
 """`not run` says why in its note; `shown` has no limit and decides nothing."""
 
 Sense = Literal["at most", "at least"]
+
+Doubles = NDArray[np.float64]
 
 
 _LARGEST_EXPONENT = 700.0
@@ -81,21 +88,48 @@ def rounded(value: float | None) -> float | None:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """Which bounds are used, and which share of each error they may spend."""
+
+    anytime: bool = False
+    """Whether the prompts were stopped at because of what they showed."""
+    pending: int = 0
+    """How many prompts of the round that was begun last were not scored."""
+    pass_share: float = 1.0
+    fail_share: float = 1.0
+
+    @property
+    def method(self) -> str:
+        """Names the bounds, for whoever reads a verdict."""
+        return sequential.METHOD if self.anytime else METHOD
+
+
+WHOLE = Rule()
+"""Every prompt was scored, and nothing was looked at before."""
+
+
+@dataclass(frozen=True)
 class Limit:
     """What a mean is held against, and at which levels."""
 
     value: float
     sense: Sense
     confidence: float
-    """Of a pass."""
+    """Of a pass, before a rule takes its share of the error."""
     checks: int
     """How many checks of the line could fail it: they share the error of a failure."""
     policy_field: str | None = None
+    rule: Rule = WHOLE
+
+    @property
+    def pass_confidence(self) -> float:
+        """The level of the bound that must be inside the limit for a pass."""
+        return 1.0 - (1.0 - self.confidence) * self.rule.pass_share
 
     @property
     def failure_confidence(self) -> float:
         """The level of the bound that must be outside the limit for a failure."""
-        return 1.0 - (1.0 - self.confidence) / self.checks
+        return 1.0 - (1.0 - self.confidence) * self.rule.fail_share / self.checks
 
 
 @dataclass(frozen=True)
@@ -120,7 +154,9 @@ class Quantity:
 
 def bounded(quantity: Quantity, limit: Limit) -> Check:
     """Holds a mean per position against a limit; too few prompts make it inconclusive."""
-    pass_level, fail_level = limit.confidence, limit.failure_confidence
+    if limit.rule.anytime:
+        return _bounded_anytime(quantity, limit)
+    pass_level, fail_level = limit.pass_confidence, limit.failure_confidence
     at_most = limit.sense == "at most"
     bounds = estimate(
         quantity.sums,
@@ -134,21 +170,72 @@ def bounded(quantity: Quantity, limit: Limit) -> Check:
     show = quantity.shown_as
     lower, upper = quantity.shown_lower(bounds), show(bounds.upper)
     outcome = _decide(lower, upper, limit)
+    note = _more_prompts(bounds, quantity, limit) if outcome == "inconclusive" else None
+    return _judged(quantity, limit, (show(bounds.value), lower, upper), outcome, note)
+
+
+def _judged(
+    quantity: Quantity,
+    limit: Limit,
+    numbers: tuple[float, float | None, float | None],
+    outcome: Outcome,
+    note: str | None,
+) -> Check:
+    value, lower, upper = numbers
     return Check(
         quantity.name,
         outcome,
         quantity.meaning,
         quantity.unit,
-        show(bounds.value),
+        value,
         lower,
         upper,
         limit.value,
         limit.sense,
         limit.policy_field,
-        bounds.prompts,
+        int((quantity.sizes > 0).sum()),
         int(quantity.sizes.sum()),
-        _more_prompts(bounds, quantity, limit) if outcome == "inconclusive" else None,
+        note,
     )
+
+
+def _bounded_anytime(quantity: Quantity, limit: Limit) -> Check:
+    """Holds the mean over prompts of a prompt's mean against a limit, wherever scoring stopped."""
+    used = quantity.sizes > 0
+    x = quantity.sums[used] / quantity.sizes[used]
+    if len(x) == 0:
+        return _unbounded(quantity, limit)
+    target = _on_the_scale_of_the_mean(quantity, limit)
+    if limit.sense == "at most":
+        lower, upper = _anytime(x, target, limit, least=quantity.least)
+    else:  # a share: what is missing from it is bounded instead
+        missing_lower, missing_upper = _anytime(1.0 - x, 1.0 - target, limit, least=0.0)
+        lower, upper = 1.0 - missing_upper, 1.0 - missing_lower
+    show = quantity.shown_as
+    bounds = (show(lower) if lower > -math.inf else None, show(upper) if upper < math.inf else None)
+    outcome = _decide(
+        -math.inf if bounds[0] is None else bounds[0],
+        math.inf if bounds[1] is None else bounds[1],
+        limit,
+    )
+    note = _more_tokens(x, target, quantity, limit) if outcome == "inconclusive" else None
+    return _judged(quantity, limit, (show(float(x.mean())), *bounds), outcome, note)
+
+
+def _anytime(x: Doubles, target: float, limit: Limit, *, least: float) -> tuple[float, float]:
+    """Bounds a mean at every moment; below only what cannot be negative."""
+    rule = limit.rule
+    lower = -math.inf
+    if least >= 0.0:
+        alpha = 1.0 - limit.failure_confidence
+        lower = sequential.lower_bound(x, alpha=alpha, pending=rule.pending)
+    ceiling = sequential.CLIP * target
+    beta = 1.0 - limit.pass_confidence
+    return lower, sequential.upper_bound(x, ceiling=ceiling, alpha=beta, pending=rule.pending)
+
+
+def _on_the_scale_of_the_mean(quantity: Quantity, limit: Limit) -> float:
+    return math.log(limit.value) if quantity.shown_as is ratio_of else limit.value
 
 
 def _decide(lower: float, upper: float, limit: Limit) -> Outcome:
@@ -179,11 +266,32 @@ def _unbounded(quantity: Quantity, limit: Limit) -> Check:
 
 def _more_prompts(bounds: Estimate, quantity: Quantity, limit: Limit) -> str:
     """Says how many prompts would decide, from the distance on the scale of the mean."""
-    target = math.log(limit.value) if quantity.shown_as is ratio_of else limit.value
+    target = _on_the_scale_of_the_mean(quantity, limit)
     needed = bounds.prompts_to_decide(target, limit.failure_confidence)
     if needed is None:
         return "the value is exactly the limit: more prompts would not decide"
-    return f"about {needed} prompts like these would decide; there were {bounds.prompts}"
+    tokens = round((needed - bounds.prompts) * float(quantity.sizes.sum()) / bounds.prompts)
+    return (
+        f"about {needed} prompts like these would decide; there were {bounds.prompts}"
+        f" (some {tokens} tokens more)"
+    )
+
+
+def _more_tokens(x: Doubles, target: float, quantity: Quantity, limit: Limit) -> str:
+    """Says how many tokens more would decide, from how fast the better side won so far."""
+    at_most = limit.sense == "at most"
+    limit_of_mean = target if at_most else 1.0 - target
+    more = sequential.prompts_to_decide(
+        x if at_most else 1.0 - x,
+        limit=limit_of_mean,
+        alpha=1.0 - limit.failure_confidence,
+        beta=1.0 - limit.pass_confidence,
+        ceiling=sequential.CLIP * limit_of_mean,
+    )
+    if more is None:
+        return f"too near the limit to be decided by prompts like these; there were {len(x)}"
+    tokens = round(more * float(quantity.sizes.sum()) / len(x))
+    return f"about {more} prompts more (some {tokens} tokens) would decide; there were {len(x)}"
 
 
 def shown(quantity: Quantity, confidence: float) -> Check:

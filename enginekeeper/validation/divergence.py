@@ -120,9 +120,10 @@ class Comparison:
 
     def worst_window(self) -> Window:
         """Finds the WINDOW positions of one prompt that diverge most; short prompts count whole."""
-        return max(self._windows(), key=lambda window: window.kl)
+        return max(self.windows(), key=lambda window: window.kl)
 
-    def _windows(self) -> list[Window]:
+    def windows(self) -> list[Window]:
+        """Returns the worst window of every prompt."""
         windows = []
         kl = np.where(self.kept, self.kl, 0.0)
         for prompt, start, stop in zip(

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from enginekeeper.validation.checks import Check
+from enginekeeper.validation.checks import WHOLE, Check, Rule
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
+from enginekeeper.validation.pieces import NO_PIECES, Pieces
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from registry.digests import Digest
 
 GREEDY_PREFIX = 32
 """How many of a prompt's tokens the greedy continuations start from."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The decision that ended scoring before the suite did."""
+
+    result: Result
+    by: tuple[str, ...]
+    """The checks that decided."""
+    prompts: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON values."""
+        return {"result": self.result, "by": list(self.by), "prompts": self.prompts}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Stop:
+        """Reads what `as_dict` wrote."""
+        return cls(document["result"], tuple(document["by"]), document["prompts"])
 
 
 @dataclass(frozen=True)
@@ -38,6 +59,37 @@ class Evidence:
     """The unquantized model in another runtime, scored at `source`: checks the reference."""
     audits: tuple[AuditReport, ...] = ()
     greedy_prefix: int = GREEDY_PREFIX
+    pieces: Pieces = NO_PIECES
+    """The texts of the source model's tokens, for whoever reads the verdict."""
+    rule: Rule = WHOLE
+    """Which bounds hold for these prompts, and at which levels."""
+    scored: tuple[int, ...] | None = None
+    """The prompts that the engine scored, in its order; None: all, in the order of the tokens.
+
+    The other arms are of the whole suite in any case.
+    """
+    stopped: Stop | None = None
+    """Why scoring ended before the suite did."""
+
+    @cached_property
+    def seen(self) -> Evidence:
+        """The same evidence of those prompts only that the engine scored."""
+        if self.scored is None:
+            return self
+        chosen = self.scored
+
+        def cut(arm: Scores | None) -> Scores | None:
+            return None if arm is None else arm.only(chosen)
+
+        return replace(
+            self,
+            tokens=self.tokens.only(chosen),
+            source=cut(self.source),
+            twin=cut(self.twin),
+            nudged=cut(self.nudged),
+            second_source=cut(self.second_source),
+            scored=None,
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded
+from enginekeeper.validation.checks import Check, Limit, Quantity, Rule, bounded, rounded
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
@@ -26,6 +26,7 @@ from enginekeeper.validation.greedy import (
     expected_flips,
 )
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.profiles import by_position, by_token_class, power, worst_windows
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
 from enginekeeper.validation.tokens import TokenizedSuite
@@ -37,7 +38,8 @@ FAILING_CHECKS = 4
 def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     """Judges the engine against the recipe twin; without a twin only what needs none is judged."""
     floor = measured_floor(evidence)
-    limit = _limit(policy, floor)
+    limit = _limit(policy, floor, evidence.rule)
+    evidence = evidence.seen
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     if floor is not None and floor.decides(policy) and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
@@ -50,8 +52,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         return _without_twin((finite, consistent), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
-    pairing = floor if floor is not None and floor.decides(policy) else None
-    divergence = _divergence(comparison, pairing, limit)
+    divergence = _divergence(comparison, _pairing(floor, policy, evidence.rule), limit)
     gap = _decode_gap(greedy, evidence.tokens.strata, limit)
     if floor is not None and floor.hides(policy):
         divergence, gap, consistent = (
@@ -65,14 +66,45 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
     decided = (divergence, finite, consistent, gap, flips)
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
-    return Line(
-        "fidelity", line_result(checks), _statement(checks), checks, _details(comparison, greedy)
-    )
+    details = {
+        **_details(comparison, greedy),
+        "positions": by_position(comparison, _noise(evidence)),
+        "power": power(comparison, limit),
+        "token_classes": by_token_class(comparison, evidence.pieces),
+        "windows": worst_windows(
+            comparison, {"twin": twin, "engine": evidence.engine}, evidence.pieces
+        ),
+    }
+    return Line("fidelity", line_result(checks), _statement(checks), checks, details)
 
 
-def _limit(policy: AcceptancePolicy, floor: Floor | None) -> Limit:
+def _noise(evidence: Evidence) -> Comparison | None:
+    """Returns the floor over the prompts that were scored, to be drawn beside the engine."""
+    floor = measured_floor(evidence)
+    return None if floor is None else floor.apart
+
+
+def divergence_so_far(evidence: Evidence, policy: AcceptancePolicy) -> Check:
+    """Judges the divergence alone, as `fidelity` does; what may stop a run on its way."""
+    floor, twin, seen = measured_floor(evidence), evidence.seen.twin, evidence.seen
+    if twin is None or twin.not_finite:
+        return Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats")
+    comparison = compare(twin, seen.engine, seen.tokens, at="twin")
+    pairing = _pairing(floor, policy, evidence.rule)
+    check = _divergence(comparison, pairing, _limit(policy, floor, evidence.rule))
+    hidden = floor is not None and floor.hides(policy)
+    return _below_the_floor(check, floor) if floor is not None and hidden else check
+
+
+def _pairing(floor: Floor | None, policy: AcceptancePolicy, rule: Rule) -> Floor | None:
+    """Returns the floor to pair with; bounds that hold at every moment take no negative numbers."""
+    paired = floor is not None and floor.decides(policy) and not rule.anytime
+    return floor if paired else None
+
+
+def _limit(policy: AcceptancePolicy, floor: Floor | None, rule: Rule) -> Limit:
     allowed = policy.max_fidelity_kl if floor is None else floor.allowed(policy)
-    return Limit(allowed, "at most", policy.confidence, FAILING_CHECKS, "max_fidelity_kl")
+    return Limit(allowed, "at most", policy.confidence, FAILING_CHECKS, "max_fidelity_kl", rule)
 
 
 def _without_twin(alone: tuple[Check, ...], reason: str) -> Line:

@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, ratio_of, rounded, shown
+from enginekeeper.validation.checks import (
+    Check,
+    Limit,
+    Quantity,
+    Rule,
+    bounded,
+    ratio_of,
+    rounded,
+    shown,
+)
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
@@ -29,15 +38,14 @@ class Quality:
 
 def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
     """Judges source against engine by the policy; without a reference nothing can be judged."""
+    reference, evidence = _check_reference(evidence, policy), evidence.seen
     source = evidence.source
     if source is None:
         return _undecided("no reference was scored")
     if broken := source.not_finite:
         return _undecided(f"the reference itself is not finite at {broken} positions")
     comparison = compare(source, evidence.engine, evidence.tokens, at="source")
-    checks = [_check_reference(evidence, policy)] + [
-        _with_finding(bounded(quantity, limit)) for quantity, limit in _limits(comparison, policy)
-    ]
+    checks = [reference, *_bounded(comparison, policy, evidence.rule)]
     greedy = compare_greedy(source, evidence.engine)
     checks.append(_continued("quality.greedy", "the engine", greedy))
     excess: tuple[Check, ...] = ()
@@ -76,6 +84,22 @@ def _undecided(reason: str) -> Quality:
     check = Check("quality.kl", "inconclusive", "KL(source ‖ engine)", "nats", note=reason)
     line = Line("quality", "inconclusive", f"may or may not cost too much: {reason}", (check,), {})
     return Quality(line, worse_than_recipe=False)
+
+
+def costs_so_far(evidence: Evidence, policy: AcceptancePolicy) -> tuple[Check, ...]:
+    """Judges what `quality` limits, and nothing else; what may stop a run on its way."""
+    seen = evidence.seen
+    if seen.source is None or seen.source.not_finite:
+        return (Check("quality.kl", "inconclusive", "KL(source ‖ engine)", "nats"),)
+    comparison = compare(seen.source, seen.engine, seen.tokens, at="source")
+    return _bounded(comparison, policy, evidence.rule)
+
+
+def _bounded(comparison: Comparison, policy: AcceptancePolicy, rule: Rule) -> tuple[Check, ...]:
+    return tuple(
+        _with_finding(bounded(quantity, replace(limit, rule=rule)))
+        for quantity, limit in _limits(comparison, policy)
+    )
 
 
 def _limits(comparison: Comparison, policy: AcceptancePolicy) -> list[tuple[Quantity, Limit]]:

@@ -105,6 +105,12 @@ def _where(document: Mapping[str, Any]) -> Iterator[str]:
         f"evidence: {evidence['prompts']} prompts, {evidence['positions']} positions,"
         f" tokens {evidence['tokens']}"
     )
+    run = document.get("sequential")  # older verdicts have none
+    if run is not None and run["stopped"] is not None:
+        yield (
+            f"scoring ended with a {run['stopped']['result']} after {run['positions']} of"
+            f" {run['positions_of_suite']} positions, by {', '.join(run['stopped']['by'])}"
+        )
     if evidence.get("reference") is not None:  # older verdicts name none
         yield f"reference: {evidence['reference']}"
     yield f"bounds: {document['method']}"

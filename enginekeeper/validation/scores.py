@@ -10,8 +10,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +86,45 @@ class Scores:
         """At how many positions and decode steps the logits were not all finite."""
         return int((~self.finite).sum() + (~self.decode_finite).sum())
 
+    def only(self, chosen: Sequence[int]) -> Scores:
+        """Returns the scores of some prompts, in the order they are named in."""
+        spans = tuple(self.spans())
+        rows = np.concatenate([np.arange(spans[one].start, spans[one].stop) for one in chosen])
+        lengths = [spans[one].stop - spans[one].start for one in chosen]
+        prompts = np.asarray(chosen)
+        return replace(
+            self,
+            offsets=np.cumsum([0, *lengths], dtype=np.int64),
+            top_ids=self.top_ids[rows],
+            top_logprobs=self.top_logprobs[rows],
+            target_logprobs=self.target_logprobs[rows],
+            finite=self.finite[rows],
+            greedy_ids=self.greedy_ids[prompts],
+            greedy_logprobs=self.greedy_logprobs[prompts],
+            at={name: array[rows] for name, array in self.at.items()},
+        )
+
     def spans(self) -> Iterator[slice]:
         """Gives each prompt's positions, in order."""
         for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
             yield slice(int(start), int(stop))
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Returns one arm's scores of the prompts of all parts, in their order."""
+    first = parts[0]
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    return replace(
+        first,
+        offsets=np.cumsum([0, *lengths], dtype=np.int64),
+        top_ids=np.concatenate([part.top_ids for part in parts]),
+        top_logprobs=np.concatenate([part.top_logprobs for part in parts]),
+        target_logprobs=np.concatenate([part.target_logprobs for part in parts]),
+        finite=np.concatenate([part.finite for part in parts]),
+        greedy_ids=np.concatenate([part.greedy_ids for part in parts]),
+        greedy_logprobs=np.concatenate([part.greedy_logprobs for part in parts]),
+        at={name: np.concatenate([part.at[name] for part in parts]) for name in first.at},
+    )
 
 
 def load_scores(path: Path, tokens: TokenizedSuite) -> Scores:

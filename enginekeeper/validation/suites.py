@@ -75,7 +75,7 @@ def load_suite(path: Path, *, expected: Digest | None = None) -> Suite:
     prompts = tuple(
         _prompt(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()
     )
-    _check_ids(prompts, path)
+    check_prompts(prompts, path)
     suite = Suite(path, prompts)
     if expected is not None and suite.digest != expected:
         raise IntegrityError(
@@ -101,7 +101,8 @@ def _prompt(line: str, where: str) -> Prompt:
     return Prompt(**document)
 
 
-def _check_ids(prompts: tuple[Prompt, ...], path: Path) -> None:
+def check_prompts(prompts: tuple[Prompt, ...], path: Path) -> None:
+    """Raises InputError unless there are prompts, each with an id of its own."""
     if not prompts:
         raise InputError("the probe suite has no prompts", where=str(path))
     seen: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,10 @@ class TokenizedSuite:
     def positions(self) -> int:
         """How many positions are scored in all."""
         return sum(prompt.positions for prompt in self.prompts)
+
+    def only(self, chosen: Sequence[int]) -> TokenizedSuite:
+        """Returns some of the prompts, in the order they are named in."""
+        return TokenizedSuite(tuple(self.prompts[one] for one in chosen), self.vocab_size)
 
 
 def load_tokens(path: Path) -> TokenizedSuite:

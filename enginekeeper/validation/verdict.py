@@ -19,13 +19,16 @@ from typing import Any
 
 from enginekeeper.validation import recipe_audit
 from enginekeeper.validation.evidence import Evidence, Line
+from enginekeeper.validation.fidelity import FAILING_CHECKS as FIDELITY_CHECKS
 from enginekeeper.validation.fidelity import fidelity
 from enginekeeper.validation.findings import AuditReport, Finding, Result, not_run, worst
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.quality import FAILING_CHECKS as QUALITY_CHECKS
 from enginekeeper.validation.quality import quality
-from enginekeeper.validation.statistics import METHOD
+from enginekeeper.validation.stopping import EFFECT
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 added `sequential`, and to `fidelity` positions, power, token_classes and windows."""
 
 SHOWN_FINDINGS = 3
 """How many findings of the audits fit into the summary."""
@@ -66,7 +69,8 @@ class Verdict:
             ],
             "faults": [{"name": fault.check, **fault.as_dict()} for fault in self.faults],
             "policy": self.policy.as_dict(),
-            "method": METHOD,
+            "method": self.evidence.rule.method,
+            "sequential": _spent(self.evidence, self.policy),
             "evidence": _describe(self.evidence),
         }
 
@@ -92,9 +96,10 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
     )
     faults = (*audited, *what_it_is.findings, *what_it_costs.line.findings)
     lines, worse = (what_it_is, what_it_costs.line), what_it_costs.worse_than_recipe
+    said = _says(lines, audited, missing, worse=worse)
     return Verdict(
         result=result,
-        summary=f"{result.upper()}: {'; '.join(_says(lines, audited, missing, worse=worse))}",
+        summary=f"{result.upper()}: {'; '.join((*said, *_where_it_ended(evidence)))}",
         fidelity=what_it_is,
         quality=what_it_costs.line,
         audits=evidence.audits,
@@ -137,6 +142,33 @@ def _says(
         yield f"audits not run: {', '.join(missing)}"
 
 
+def _where_it_ended(evidence: Evidence) -> tuple[str, ...]:
+    """Says how much was scored, where that was less than the suite."""
+    if evidence.stopped is None:
+        return ()
+    scored, of = evidence.engine, len(evidence.tokens.prompts)
+    return (f"decided after {scored.prompts} of {of} prompts ({scored.positions} tokens)",)
+
+
+def _spent(evidence: Evidence, policy: AcceptancePolicy) -> dict[str, Any]:
+    """Says at which error rates the run could decide, and where it stopped."""
+    error = round(1.0 - policy.confidence, 12)
+    return {
+        "stopped": None if evidence.stopped is None else evidence.stopped.as_dict(),
+        "alpha": error,
+        "beta": error,
+        "alpha_spent": error * evidence.rule.fail_share,
+        "beta_spent": error * evidence.rule.pass_share,
+        "checks_that_share_alpha": {
+            "fidelity": FIDELITY_CHECKS,
+            "quality": QUALITY_CHECKS,
+        },
+        "smallest_effect": EFFECT,
+        "positions": evidence.engine.positions,
+        "positions_of_suite": evidence.tokens.positions,
+    }
+
+
 def _describe(evidence: Evidence) -> dict[str, Any]:
     arms = {
         "engine": evidence.engine,
@@ -148,7 +180,8 @@ def _describe(evidence: Evidence) -> dict[str, Any]:
     return {
         "tokens": str(evidence.tokens.digest),
         "reference": None if evidence.reference is None else str(evidence.reference),
-        "prompts": len(evidence.tokens.prompts),
-        "positions": evidence.tokens.positions,
+        "prompts": evidence.engine.prompts,
+        "prompts_of_suite": len(evidence.tokens.prompts),
+        "positions": evidence.engine.positions,
         "arms": {name: dict(arm.meta) for name, arm in arms.items() if arm is not None},
     }

@@ -12,6 +12,7 @@ What each check measures and where its limit comes from is in docs/audits.md.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +46,9 @@ from enginekeeper.validation.weight_judgement import judge, judge_plain
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from enginekeeper.validation.weight_suspects import Suspect
 
+_NO_HONEST_ERROR = 1e9
+"""Stands for an error where an honest export makes none: infinity is no JSON."""
+
 
 @dataclass
 class _Counts:
@@ -55,6 +59,8 @@ class _Counts:
     folded_norms: list[str] = field(default_factory=list)
     not_compared: list[str] = field(default_factory=list)
     blamed_norms: list[str] = field(default_factory=list)
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    """By HF module what its part adds to an honest export: gain, and error over the honest one."""
     largest_gain: float = 0.0
     largest_error: float = 1.0
     lowest_same_codes: float = 1.0
@@ -63,7 +69,10 @@ class _Counts:
         self.parts += 1
         if stats.exact:
             self.exact += 1
+            self.errors[stats.part.module] = [0.0, 1.0]
             return
+        ratio = stats.error_ratio if math.isfinite(stats.error_ratio) else _NO_HONEST_ERROR
+        self.errors[stats.part.module] = [float(f"{stats.gain:.4g}"), float(f"{ratio:.4g}")]
         self.largest_gain = max(self.largest_gain, abs(stats.gain))
         if stats.blocks.honest.any():
             self.largest_error = max(self.largest_error, stats.error_ratio)
@@ -99,6 +108,7 @@ class WeightAudit:
                 "largest_gain_difference": counts.largest_gain,
                 "largest_error_ratio": counts.largest_error,
                 "lowest_share_of_equal_codes": counts.lowest_same_codes,
+                "errors": counts.errors,
                 "folded_norms": counts.folded_norms,
                 "kv_cache": kv_cache.summary(self.checkpoint, self.geometry),
             },

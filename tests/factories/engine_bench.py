@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,16 @@ class Bench:
     graphs: Path
     folder: Path
 
-    def run(self, step: str, job: dict[str, Any], name: str) -> StepOutcome:
+    def run(
+        self,
+        step: str,
+        job: dict[str, Any],
+        name: str,
+        on_line: Callable[[str], None] | None = None,
+    ) -> StepOutcome:
         """Runs one step; its job and log stay below the test's folder."""
-        place = self.folder / f"{name}.run"
-        return run_step(StepRun("inductor", step, job, place, 900), python=self.python)
+        run = StepRun("inductor", step, job, self.folder / f"{name}.run", 900)
+        return run_step(run, python=self.python, on_line=on_line)
 
     def compile(self, checkpoint: Path, name: str = "engine", **changes: Any) -> StepOutcome:  # noqa: ANN401
         """Compiles a checkpoint to `folder/name`."""
@@ -52,7 +59,14 @@ class Bench:
         path.write_text(json.dumps({"prompts": prompts, "vocab_size": vocabulary}))
         return path
 
-    def score(self, arm: str, name: str, vocabulary: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
+    def score(
+        self,
+        arm: str,
+        name: str,
+        vocabulary: int,
+        on_line: Callable[[str], None] | None = None,
+        **changes: Any,  # noqa: ANN401
+    ) -> dict[str, Any]:
         """Scores an engine (`engine=`) or a model (`twin=`) and returns the arrays."""
         output = self.folder / f"{name}.safetensors"
         job = {
@@ -63,7 +77,7 @@ class Bench:
             "greedy": {"prefix": 8, "tokens": 12},
             **changes,
         }
-        self.run(arm, job, name)
+        self.run(arm, job, name, on_line)
         return dict(load_file(output))
 
 

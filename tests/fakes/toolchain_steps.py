@@ -104,7 +104,11 @@ def score_twin(job: Job) -> Job:
 
 
 def score_engine(job: Job) -> Job:
-    _check(job, {"engine", "tokens", "targets", "output", "top_k", "greedy", "batch_size"})
+    _check(
+        job,
+        {"engine", "tokens", "targets", "output", "top_k", "greedy", "batch_size"},
+        optional=frozenset({"rounds"}),
+    )
     if not (Path(job["engine"]) / "engine.json").is_file():
         raise AssertionError(f"no engine in {job['engine']}")
     return _score(job, "engine")
@@ -131,22 +135,52 @@ def _score(job: Job, arm: str, **meta: str) -> Job:
     greedy = np.full((len(tokens.ids), job["greedy"]["tokens"]), 5, dtype=np.int32)
     _half_way()
     targets = files.read_targets(job.get("targets", {}), positions, VOCABULARY)
+    arrays = {
+        "offsets": tokens.offsets,
+        "top_ids": top,
+        "top_logprobs": np.take_along_axis(rows, top, axis=1),
+        "target_logprobs": rows[np.arange(positions), following],
+        "finite": np.ones(positions, dtype=np.uint8),
+        "greedy_ids": greedy,
+        "greedy_logprobs": np.full(greedy.shape, -3.0, dtype=np.float32),
+        **{f"at_{n}": np.take_along_axis(rows, ids, axis=1) for n, ids in targets.items()},
+    }
+    chosen = _in_rounds(job, arrays, arm)
     files.write_scores(
-        Path(job["output"]),
-        {
-            "offsets": tokens.offsets,
-            "top_ids": top,
-            "top_logprobs": np.take_along_axis(rows, top, axis=1),
-            "target_logprobs": rows[np.arange(positions), following],
-            "finite": np.ones(positions, dtype=np.uint8),
-            "greedy_ids": greedy,
-            "greedy_logprobs": np.full(greedy.shape, -3.0, dtype=np.float32),
-            **{f"at_{n}": np.take_along_axis(rows, ids, axis=1) for n, ids in targets.items()},
-        },
-        arm=arm,
-        meta={"fake": True, **meta},
+        Path(job["output"]), _only(arrays, chosen), arm=arm, meta={"fake": True, **meta}
     )
     return {}
+
+
+def _in_rounds(job: Job, arrays: Job, arm: str) -> list[int]:
+    """Asks after every round, as `_rounds` does after every prompt; returns what was scored."""
+    files: Any = importlib.import_module("_score_file")
+    output, scored = Path(job["output"]), list[int]()
+    for one in job.get("rounds", []):
+        scored += one
+        part = output.with_name(output.name + ".part")
+        files.write_scores(part, _only(arrays, one), arm=arm, meta={"fake": True})
+        print(f"ask {len(scored)}", flush=True)  # noqa: T201 - what a step says
+        answer = output.with_name(output.name + ".answer")
+        while not answer.is_file() or answer.read_text().split()[0] != str(len(scored)):
+            time.sleep(0.01)
+        if answer.read_text().endswith("stop"):
+            break
+    return scored or list(range(len(arrays["offsets"]) - 1))
+
+
+def _only(arrays: Job, chosen: list[int]) -> Job:
+    import numpy as np  # noqa: PLC0415
+
+    starts = arrays["offsets"]
+    rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in chosen])
+    lengths = [starts[one + 1] - starts[one] for one in chosen]
+    return {
+        name: np.cumsum([0, *lengths], dtype=np.int64)
+        if name == "offsets"
+        else array[chosen if name.startswith("greedy") else rows]
+        for name, array in arrays.items()
+    }
 
 
 def _ids(text: str) -> list[int]:

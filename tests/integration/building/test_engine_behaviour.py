@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.toolchains.runner import STEPS
@@ -34,8 +36,14 @@ def engine(bench: Bench, checkpoint: Path) -> Path:
     return bench.folder / "engine"
 
 
-def _scores(bench: Bench, engine: Path, name: str, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
-    return bench.score("score_engine", name, VOCABULARY, engine=str(engine), **changes)
+def _scores(
+    bench: Bench,
+    engine: Path,
+    name: str,
+    on_line: Callable[[str], None] | None = None,
+    **changes: Any,  # noqa: ANN401
+) -> dict[str, Any]:
+    return bench.score("score_engine", name, VOCABULARY, on_line, engine=str(engine), **changes)
 
 
 def _refusal(act: Any) -> StepRefusedError:  # noqa: ANN401 - any call
@@ -96,6 +104,40 @@ def test_what_is_no_number_is_marked_in_prefill_and_decode(bench: Bench, checkpo
 
     assert not scores["finite"].any()
     assert np.isnan(scores["greedy_logprobs"][scores["greedy_ids"] >= 0]).all()
+
+
+@pytest.mark.parametrize("last", [2, 3])
+def test_a_run_in_rounds_says_of_each_prompt_what_a_whole_run_says(
+    bench: Bench, engine: Path, last: int
+) -> None:
+    rounds, output = [[2, 0], [1]], bench.folder / "rounds.safetensors"
+    parts: list[list[int]] = []
+
+    def answer(line: str) -> None:
+        if line.startswith("ask "):
+            asked = int(line.removeprefix("ask "))
+            part = load_file(output.with_name(output.name + ".part"))
+            parts.append(np.diff(part["offsets"]).tolist())
+            word = "stop" if asked == last else "go"
+            output.with_name(output.name + ".answer").write_text(f"{asked} {word}")
+
+    whole = _scores(bench, engine, "whole")
+    some = _scores(bench, engine, "rounds", answer, rounds=rounds)
+
+    lengths = np.diff(whole["offsets"])
+    assert parts == [[lengths[2]], [lengths[2], lengths[0]], [lengths[1]]][:last]
+    starts = whole["offsets"]
+    rows = [row for one in (2, 0, 1)[:last] for row in range(starts[one], starts[one + 1])]
+    for name in ("top_ids", "top_logprobs", "target_logprobs", "finite"):
+        np.testing.assert_array_equal(some[name], whole[name][rows], err_msg=name)
+    np.testing.assert_array_equal(some["greedy_ids"], whole["greedy_ids"][[2, 0, 1][:last]])
+
+
+def test_rounds_that_leave_a_prompt_out_are_refused(bench: Bench, engine: Path) -> None:
+    refusal = _refusal(lambda: _scores(bench, engine, "s", rounds=[[0], [2]]))
+
+    assert refusal.kind == "job"
+    assert "every prompt once" in str(refusal)
 
 
 def test_scores_at_the_targets_ids_are_its_own_scores(bench: Bench, engine: Path) -> None:

@@ -174,6 +174,39 @@ def test_an_explanation_says_what_made_the_engine(
         assert hard[field] in ek("engine", "explain", name).out
 
 
+def test_a_report_is_of_the_verified_verdict_or_of_a_file(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.judge(
+        engine, variants_of(tmp_path)[0], Result.FAIL,
+        audits=[], faults=[], policy={"confidence": 0.99},
+    )  # fmt: skip
+    name, page = engine.digest.short, tmp_path / "report.html"
+
+    said = ek("report", name, "--html", page)
+    document = tmp_path / "verdict.json"
+    (verdict,) = site.bench.registry.verdicts(engine.digest)
+    document.write_text(json.dumps(site.bench.registry.verdict_document(verdict)))
+    of_file = ek("report", document, "--html", tmp_path / "file.html", "--json")
+
+    assert (said.code, of_file.json) == (ExitCode.OK, [{"report": str(tmp_path / "file.html")}])
+    assert "fail: as tested" in page.read_text()
+    assert "signature verified" in page.read_text()
+    assert "no signature was" in (tmp_path / "file.html").read_text()
+
+
+def test_a_report_of_a_row_that_was_not_signed_is_refused(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path, Result.FAIL)
+    site.tamper("update verdicts set result='pass', summary='PASS: perfect'")
+
+    said = ek("report", engine.digest.short, "--html", tmp_path / "report.html")
+
+    assert said.code == ExitCode.INTEGRITY
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_show_names_the_reference_of_every_verdict(
     ek: Ek, site: Site, engine: Engine, tmp_path: Path
 ) -> None:

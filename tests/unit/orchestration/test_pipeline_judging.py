@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +37,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def work(site: Site, tmp_path: Path) -> Work:
     (tmp_path / SCORES).write_bytes(b"scores")
+    prompts = [{"id": name, "stratum": "prose", "ids": [0, 1, 2]} for name in "ab"]
+    (tmp_path / "tokens.json").write_text(json.dumps({"prompts": prompts, "vocab_size": 4}))
     given = Made(tmp_path, digest_bytes(b"tokens"), reused=True, seconds=0.0)
     scoring = Scoring(tmp_path / "suite", digest_bytes(b"suite"), 64, 20, "vllm-cpu", "float32")
     work = begin(site.plan(*variants_of(tmp_path, "[w8a16]")), BuildOrder("spec.yaml"))
@@ -91,6 +94,18 @@ def test_twin_and_engine_are_scored_when_the_bytes_are_the_signed_ones(
     assert not (there(scored.twin).path / "twin").exists()
     assert judging.score_engine(site.bench, work, made).seconds == {"quantize": 1.0, "compile": 1.0}
     assert steps == ["score_twin", "score_engine"]
+
+
+def test_the_record_of_a_run_says_which_prompts_were_scored_and_in_which_order(
+    site: Site, work: Work, made: Progress, steps: list[str]
+) -> None:
+    scored = judging.score_engine(site.bench, work, made)
+    whole = replace(work, order=replace(work.order, whole_suite=True))
+
+    assert there(scored.scores).record["prompts"] == [0, 1]
+    assert there(scored.scores).record["stopped"] is None
+    assert "prompts" not in there(judging.score_engine(site.bench, whole, made).scores).record
+    assert steps == ["score_twin", "score_engine", "score_engine"]
 
 
 @pytest.mark.parametrize("name", ["graph.pt2", "extra.so"])

@@ -47,3 +47,14 @@ def test_groups_and_exclusions_are_those_of_the_checkpoint(tmp_path: Path) -> No
 def test_requests_are_no_longer_than_the_model(tmp_path: Path) -> None:
     limits = variant("none", tmp_path).limits
     assert (limits.max_input_len, limits.max_seq_len) == (256, 256)
+
+
+def test_the_deep_suite_is_validated_at_the_length_it_needs(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("none", tmp_path)
+    checkpoints.edit_config(checkpoint, max_position_embeddings=32_768)
+
+    deep = validating._variant(ValidationRequest(checkpoint, checkpoints.SOURCE, suite="deep"))
+    smoke = validating._variant(ValidationRequest(checkpoint, checkpoints.SOURCE))
+
+    assert (deep.limits.max_input_len, deep.limits.max_seq_len) == (8192, 16_384)
+    assert (smoke.limits.max_input_len, smoke.limits.max_seq_len) == (512, 1024)

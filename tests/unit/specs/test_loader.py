@@ -149,7 +149,7 @@ colour: red
         ("limits: {max_num_tokens: 99999999999}", "limits.max_num_tokens", "at most 2147483647"),
         ("limits: {max_input_len: 4096}", "limits.max_input_len", "max_seq_len, 2048"),
         ("limits: {kv_cache_tokens: 5}", "limits.kv_cache_tokens", "at least max_seq_len"),
-        ("suite: smok", "suite", "did you mean smoke?"),
+        ("suite: Smoke", "suite", "a-z0-9"),
         ("toolchain: tensorrt-llm-1.2.2", "toolchain", "tensorrt-llm-1.2.1"),
         ("reference: {dtype: float16}", "reference.dtype", "float32, bfloat16, auto"),
         ("reference: {top_k: 0}", "reference.top_k", "at least 1"),
@@ -333,7 +333,7 @@ def test_a_bomb_of_anchors_expands_nothing() -> None:
 
 def test_an_error_is_also_data() -> None:
     with pytest.raises(SpecError) as caught:
-        parse_spec(MINIMAL.encode() + b"suite: x\nformat: 9\n", "spec.yaml")
+        parse_spec(MINIMAL.encode() + b"suite: X\nformat: 9\n", "spec.yaml")
 
     data = json.loads(json.dumps(caught.value.as_dict()))
 

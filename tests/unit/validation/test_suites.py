@@ -19,6 +19,7 @@ from registry.digests import Digest
 from registry.errors import IntegrityError
 
 PUBLISHED = {
+    "deep-v1.jsonl": "551082949d4566238bc539e087950e207c353871be44a9376570ad6c5a4ea632",
     "smoke-v1.jsonl": "d437eb23a87012b8094606eb54d8efe6013a8fb104b4485ca465f93a612b8f67",
     "standard-v1.jsonl": "e21eaac8520a47be336e1b171998b5a788053d48edf4e3a5220aa96da74db592",
 }

@@ -1,0 +1,138 @@
+"""What a verdict keeps for whoever looks closer: by position, by window, and what could be seen.
+
+Nothing here decides anything; it is what a report is drawn from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from enginekeeper.validation.checks import Limit, rounded
+from enginekeeper.validation.divergence import Comparison, Window
+from enginekeeper.validation.pieces import Pieces
+from enginekeeper.validation.scores import Scores
+
+EDGES = (0, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+"""Where buckets of positions begin; damage that grows with the context shows across them."""
+
+WORST = 3
+"""How many windows are kept, each of another prompt."""
+
+DOSES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+"""Divergences, in limits, that the power is computed at."""
+
+VARIATION = 0.7
+"""The least variation between prompts that a fault is assumed to have: 0.34 to 0.76 were measured
+on engines of SmolLM2-135M that were wrong."""
+
+
+def by_position(comparison: Comparison, noise: Comparison | None) -> list[dict[str, Any]]:
+    """Returns the mean divergence by position in the prompt, and that of noise where measured."""
+    places = _places(comparison.offsets)
+    rows = []
+    for start, stop in zip(EDGES, (*EDGES[1:], None), strict=True):
+        here = (places >= start) & comparison.kept & ((places < stop) if stop else True)
+        if not here.any():
+            continue
+        rows.append(
+            {
+                "from": start,
+                "to": None if stop is None else stop - 1,
+                "positions": int(here.sum()),
+                "kl": rounded(float(comparison.kl[here].mean())),
+                "p99": rounded(float(np.quantile(comparison.kl[here], 0.99))),
+                "noise": None if noise is None else rounded(_mean(noise, here)),
+            }
+        )
+    return rows
+
+
+def _mean(noise: Comparison, here: NDArray[np.bool_]) -> float | None:
+    both = here & noise.kept
+    return float(noise.kl[both].mean()) if both.any() else None
+
+
+def _places(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    lengths = np.diff(offsets)
+    return np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], lengths)
+
+
+def power(comparison: Comparison, limit: Limit) -> list[dict[str, Any]]:
+    """Returns the chance that this run would have failed an engine, by its divergence.
+
+    Of the bounds for a whole suite, by the normal approximation, for a divergence that varies
+    between prompts as this one does, or by VARIATION where this one varies less.
+    """
+    means = comparison.per_prompt(comparison.kl)[comparison.sizes > 0]
+    means = means / comparison.sizes[comparison.sizes > 0]
+    prompts = len(means)
+    if prompts == 0:
+        return []
+    measured = float(means.std() / means.mean()) if means.mean() > 0 else 0.0
+    variation = max(measured, VARIATION)
+    needed = float(stats.norm.ppf(limit.failure_confidence))
+    rows = []
+    for dose in DOSES:
+        error = dose * variation / math.sqrt(prompts)
+        chance = float(stats.norm.cdf((dose - 1.0) / error - needed))
+        rows.append({"kl": rounded(dose * limit.value), "fails": rounded(chance)})
+    return rows
+
+
+def worst_windows(
+    comparison: Comparison, arms: Mapping[str, Scores], pieces: Pieces
+) -> list[dict[str, Any]]:
+    """Returns the worst windows of different prompts, with what each arm liked best there."""
+    windows = sorted(comparison.windows(), key=lambda window: -window.kl)[:WORST]
+    numbers = {prompt.id: number for number, prompt in enumerate(comparison.tokens.prompts)}
+    return [
+        {
+            "prompt": window.prompt,
+            "stratum": window.stratum,
+            "start": window.start,
+            "kl": rounded(window.kl),
+            "rows": _rows(comparison, arms, pieces, window, numbers[window.prompt]),
+        }
+        for window in windows
+    ]
+
+
+def _rows(
+    comparison: Comparison,
+    arms: Mapping[str, Scores],
+    pieces: Pieces,
+    window: Window,
+    number: int,
+) -> list[dict[str, Any]]:
+    ids = comparison.tokens.prompts[number].ids
+    first = int(comparison.offsets[number])
+    return [
+        {
+            "next": pieces.text(ids[at + 1]),
+            **{name: pieces.text(int(arm.top_ids[first + at, 0])) for name, arm in arms.items()},
+            "kl": rounded(float(comparison.kl[first + at])),
+        }
+        for at in range(window.start, window.stop)
+    ]
+
+
+def by_token_class(comparison: Comparison, pieces: Pieces) -> dict[str, dict[str, Any]]:
+    """Returns the mean divergence by the class of the token that follows; of known texts only."""
+    if not pieces.texts:
+        return {}
+    following = np.concatenate([prompt.ids[1:] for prompt in comparison.tokens.prompts])
+    kinds = {int(one): pieces.kind(int(one)) for one in np.unique(following)}
+    labels = np.asarray([kinds[int(one)] for one in following])
+    found: dict[str, dict[str, Any]] = {}
+    for label in sorted(set(kinds.values())):
+        here = (labels == label) & comparison.kept
+        if here.any():
+            mean = float(comparison.kl[here].mean())
+            found[label] = {"positions": int(here.sum()), "kl": rounded(mean)}
+    return found
