@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError, UnavailableError
 from registry.digests import Digest
 from registry.disks import full_disk_said
+from registry.files import write_whole
 
 _RECORD = "product.json"
 
@@ -116,9 +116,6 @@ class WorkStore:
 
     @staticmethod
     def _commit(draft: Path, final: Path, record: Mapping[str, Any]) -> None:
-        with (draft / _RECORD).open("w") as handle:
-            json.dump(record, handle, indent=2, sort_keys=True)
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_whole(draft / _RECORD, json.dumps(record, indent=2, sort_keys=True).encode())
         shutil.rmtree(final, ignore_errors=True)
         draft.replace(final)

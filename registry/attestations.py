@@ -32,7 +32,7 @@ from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
-from registry.trust import Purpose, Trust, TrustRoot
+from registry.trust import Purpose, Trust, TrustRoot, read_moment
 from registry.types import Result
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -249,12 +249,9 @@ def signed_at(statement: Statement) -> datetime:
         else:
             summary = statement.predicate_type == SUMMARY_TYPE
             text = notes["timeVerified" if summary else _TIMES.get(statement.purpose, "issuedAt")]
-        moment = datetime.fromisoformat(text)
+        return read_moment(text)
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(statement.purpose, f"no time of signing ({error})") from error
-    if moment.tzinfo is None:
-        raise malformed(statement.purpose, f"the time {text} has no zone")
-    return moment
 
 
 def _notes(statement: Statement) -> Mapping[str, Any]:
@@ -292,7 +289,7 @@ def read_claim(statement: Statement) -> VerdictClaim:
             result=results[predicate["result"]],
             environment=environment_from_dict(notes["environment"]),
             document=read_digest_set(configuration["digest"]),
-            issued_at=datetime.fromisoformat(notes["issuedAt"]),
+            issued_at=read_moment(notes["issuedAt"]),
             simulated=notes["simulated"],
             passed=tuple(predicate.get("passedTests", ())),
             failed=tuple(predicate.get("failedTests", ())),

@@ -21,15 +21,14 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from registry.blobs.interface import MAX_DOCUMENT, BlobStore, disk_error
-from registry.digests import Digest
+from registry.blobs.interface import MAX_DOCUMENT, BlobStore, disk_error, disk_errors
+from registry.digests import Digest, digest_file
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError
 from registry.evidence import EVIDENCE, Check, Evidence, checks, require
+from registry.files import write_whole
 from registry.manifests import FileEntry, verify_directory
 from registry.transfer import fetch_artifact
 from registry.trust import Trust
@@ -46,18 +45,18 @@ def write_directory(store: BlobStore, evidence: Evidence, destination: Path) -> 
     """
     _require_new(destination)
     draft = destination.with_name(f".{destination.name}.exporting")
-    with _translated(destination):
+    with disk_errors(destination):
         draft.mkdir(parents=True, exist_ok=True)
         fetch_artifact(store, evidence.manifest, draft / FILES)
-        _write(draft / EVIDENCE, _document(evidence))
+        write_whole(draft / EVIDENCE, _document(evidence))
         draft.rename(destination)
 
 
 def renew_evidence(directory: Path, evidence: Evidence) -> None:
     """Writes what is signed about an engine by now beside it, whole or not at all."""
     draft = directory.with_name(f".{directory.name}.{EVIDENCE}")  # beside: only two names belong in
-    with _translated(directory):
-        _write(draft, _document(evidence))
+    with disk_errors(directory):
+        write_whole(draft, _document(evidence))
         draft.replace(directory / EVIDENCE)
 
 
@@ -94,7 +93,7 @@ def directory_checks(directory: Path, trust: Trust) -> list[Check]:
 def write_bundle(store: BlobStore, evidence: Evidence, path: Path) -> Digest:
     """Writes an engine and its evidence into one file, and returns the file's digest."""
     _require_new(path)
-    with _translated(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{path.name}.exporting-", dir=path.parent
@@ -115,8 +114,7 @@ def write_bundle(store: BlobStore, evidence: Evidence, path: Path) -> Digest:
                 out.flush()
                 os.fsync(out.fileno())
             draft.rename(path)
-            with path.open("rb") as handle:
-                return Digest("sha256", hashlib.file_digest(handle, "sha256").hexdigest())
+            return digest_file(path)
 
 
 def unpack(path: Path, trust: Trust, destination: Path) -> Evidence:
@@ -126,7 +124,7 @@ def unpack(path: Path, trust: Trust, destination: Path) -> Evidence:
     nothing is left then.
     """
     _require_new(destination)
-    with _translated(path), path.open("rb") as bundle:
+    with disk_errors(path), path.open("rb") as bundle:
         data = _due(bundle, EVIDENCE, None)
         evidence = Evidence.from_bytes(data)
         require(evidence, trust)
@@ -138,15 +136,15 @@ def unpack(path: Path, trust: Trust, destination: Path) -> Evidence:
             for digest, entries in _blobs(evidence):
                 _extract(bundle, digest, entries, draft / FILES)
             _require_end(bundle)
-            _write(draft / EVIDENCE, data)
+            write_whole(draft / EVIDENCE, data)
             draft.rename(destination)
     return evidence
 
 
 def check_digest(path: Path, expected: str) -> None:
     """Raises IntegrityError unless a bundle is the one whose SHA-256 was told."""
-    with _translated(path), path.open("rb") as handle:
-        actual = hashlib.file_digest(handle, "sha256").hexdigest()
+    with disk_errors(path):
+        actual = digest_file(path).value
     if actual != expected.removeprefix("sha256:").strip().lower():
         raise IntegrityError(
             "the bundle is not the one that was sent", where=str(path), actual=actual,
@@ -260,18 +258,3 @@ def _require_new(path: Path) -> None:
         raise ConflictError(
             "something is there already", where=str(path), remedy="name another place"
         )
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-@contextmanager
-def _translated(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, where) from error

@@ -24,7 +24,7 @@ from registry.envelopes import signers_of
 from registry.errors import IntegrityError, InvalidRecordError, RegistryError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
-from registry.publishing import signed_verdict, signed_waiver
+from registry.publishing import check_manifest, signed_verdict, signed_waiver
 from registry.revocations import verify_revocation
 from registry.summaries import verify_summary
 from registry.trust import Trust
@@ -175,7 +175,8 @@ def checks(evidence: Evidence, trust: Trust) -> Iterator[Check]:
     A revocation is a fault however it is signed: it can only make things worse.
     """
     engine, now = evidence.engine(trust.clock()), trust.clock()
-    yield _check("manifest", None, lambda: _is_of_key(evidence), str(engine.digest))
+    of_key = partial(check_manifest, evidence.manifest, evidence.key)
+    yield _check("manifest", None, of_key, str(engine.digest))
     yield _check("build", evidence.build, lambda: verify_engine(engine, trust), engine.variant)
     for one in evidence.judgements:
         yield from _judged(engine, one, trust, now)
@@ -253,15 +254,6 @@ def _check(what: str, envelope: str | None, run: Callable[[], object], detail: s
     except RegistryError as error:
         return Check(what, str(error), signers, detail)
     return Check(what, None, signers, detail)
-
-
-def _is_of_key(evidence: Evidence) -> None:
-    manifest, key = evidence.manifest, evidence.key.digest()
-    if (manifest.kind, manifest.key) != ("engine", key):
-        raise IntegrityError(
-            "the manifest is not that of an engine of this key",
-            actual=f"kind {manifest.kind}, key {manifest.key}", expected=f"kind engine, key {key}",
-        )  # fmt: skip
 
 
 def _judgement(one: Mapping[str, Any]) -> Judgement:

@@ -6,7 +6,6 @@ What has been seen is remembered in a small file of this machine, by store, and 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,10 +24,10 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
+from registry.files import locked, write_whole
 from registry.queries import View
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
 from registry.trust import Trust
-from registry.trust_file import locked
 
 _TRIES = 8  # of a publisher that others were faster than
 _SEEN = 1  # schema of the file that remembers
@@ -93,12 +92,8 @@ class Memory:
             if known is not None and known["version"] >= snapshot.version:
                 return
             stores[store] = {"version": snapshot.version, "digest": str(snapshot.digest)}
-            draft = self.path.with_name(f".{self.path.name}.new")
-            with draft.open("w", encoding="utf-8") as handle:
-                json.dump({"schema": _SEEN, "stores": stores}, handle, indent=2)
-                handle.flush()
-                os.fsync(handle.fileno())
-            draft.replace(self.path)
+            document = {"schema": _SEEN, "stores": stores}
+            write_whole(self.path, json.dumps(document, indent=2).encode())
 
     def _read(self) -> dict[str, Any]:
         try:

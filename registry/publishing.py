@@ -132,7 +132,7 @@ class Publisher:
         key and names.
         """
         manifest, key = publication.manifest, publication.key
-        _check_manifest(manifest, key)
+        check_manifest(manifest, key)
         with self.catalogue.read() as view:
             model = view.model(publication.model)
             _check_world(view, manifest, publication.checkpoint)
@@ -360,14 +360,14 @@ def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
     )
 
 
-def _check_manifest(manifest: Manifest, key: EngineKey) -> None:
+def check_manifest(manifest: Manifest, key: EngineKey) -> None:
+    """Raises InvalidRecordError unless a manifest is that of an engine of exactly this key."""
     if manifest.kind != "engine" or manifest.key != key.digest():
         raise InvalidRecordError(
             "the manifest is not that of an engine of this key",
             where="manifest",
             actual=f"kind {manifest.kind}, key {manifest.key}",
             expected=f"kind engine, key {key.digest()}",
-            remedy="make it with Manifest.of_directory(directory, 'engine', key=key.digest())",
         )
     if key.hard["builder"] == "simulated" and not manifest.simulated:
         raise InvalidRecordError(

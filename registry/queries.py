@@ -450,11 +450,6 @@ class View:
                 found[one.engine].append(one)
         return found
 
-    def revoked_engines(self) -> set[Digest]:
-        """Returns every engine that was revoked."""
-        query = select(EngineRow.digest).join(StandingRow, StandingRow.engine_id == EngineRow.id)
-        return set(self._session.scalars(query.where(StandingRow.kind == Standing.REVOKED)))
-
     def is_unchecked(self) -> bool:
         """Says whether the catalogue was restored, and may lack what was signed since."""
         waiting = select(RestorationRow.id).where(RestorationRow.checked_at.is_(None))

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from registry import layout
-from registry.attestations import Statement, verify
+from registry.attestations import Statement, timestamp, verify
 from registry.blobs.interface import BlobStore
 from registry.errors import IntegrityError
 from registry.standing import Standing, StandingChange
-from registry.trust import Purpose, Trust
+from registry.trust import Purpose, Trust, read_moment
 from registry.types import Engine
 
 
@@ -37,7 +37,7 @@ def revocation(engine: Engine, said: Revocation) -> Statement:
     predicate = {
         "reason": said.reason,
         "revokedBy": said.actor,
-        "revokedAt": said.revoked_at.isoformat(timespec="microseconds"),
+        "revokedAt": timestamp(said.revoked_at),
         "simulated": engine.simulated,
     }
     return Statement(engine.digest, Purpose.REVOCATION, predicate)
@@ -50,7 +50,7 @@ def verify_revocation(engine: Engine, envelope: bytes, trust: Trust) -> Revocati
     )
     try:
         reason, actor = statement.predicate["reason"], statement.predicate["revokedBy"]
-        revoked_at = datetime.fromisoformat(statement.predicate["revokedAt"])
+        revoked_at = read_moment(statement.predicate["revokedAt"])
     except (KeyError, TypeError, ValueError) as error:
         raise IntegrityError(
             f"the statement is malformed: {error}", where=f"revocation of {engine.digest.short}"

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ from registry.resolution import Meets, Resolution, resolve
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
-from registry.trust import Trust
+from registry.trust import Trust, utc_now
 from registry.types import (
     ChannelMove,
     ChannelPosition,
@@ -79,10 +79,6 @@ from registry.verification import (
 from registry.withdrawal import Loss, losses
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True)
 class Registry:
     """One registry: a catalogue, a store, whom it trusts, and what can work where."""
@@ -96,7 +92,7 @@ class Registry:
     """Who the audit log says did it."""
     snapshots: SnapshotReader | None = None
     """Reads the signed snapshot, where this machine can remember what it has seen."""
-    clock: Callable[[], datetime] = field(default=_utc_now)
+    clock: Callable[[], datetime] = field(default=utc_now)
 
     def record_model(self, digest: Digest, name: str, *, source: str, architecture: str) -> Model:
         """Records source weights; everything else hangs on them."""

@@ -16,7 +16,6 @@ A process is given the signer of its own role, so that the step that builds cann
 
 from __future__ import annotations
 
-import os
 import shutil
 import stat
 from collections.abc import Mapping
@@ -35,8 +34,9 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
+from registry.files import locked, write_whole
 from registry.trust import Purpose, TrustedKey, TrustRoot, utc_now
-from registry.trust_file import add_trusted_key, change_trust, locked, read_trust
+from registry.trust_file import add_trusted_key, change_trust, read_trust
 
 TRUST_FILE = "trust.json"
 ROLES: Mapping[str, Purpose] = {
@@ -250,11 +250,4 @@ def _as_option(role: str, root: TrustRoot) -> str:
 
 
 def _write_key(path: Path, signer: CryptoSigner) -> None:
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "wb") as handle:  # noqa: PTH123 - the mode is given when it is created
-        handle.write(signer.private_bytes)
-        handle.flush()
-        os.fsync(handle.fileno())
-    draft.replace(path)
+    write_whole(path, signer.private_bytes, mode=0o600)

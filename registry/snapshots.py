@@ -26,7 +26,8 @@ from registry.digests import Digest, canonical_json, digest_bytes
 from registry.envelopes import Asked, require_signers, signed_payload
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.queries import View
-from registry.trust import KeyRevocation, Purpose, Trust, TrustRoot
+from registry.standing import Standing
+from registry.trust import KeyRevocation, Purpose, Trust, TrustRoot, read_moment
 
 SNAPSHOT = "snapshot/current.dsse.json"
 """The name of the document in the store."""
@@ -116,7 +117,7 @@ def state_of(view: View, trust: Trust) -> RegistryState:
             ChannelState(one.channel, one.model_name, one.target, one.engine)
             for one in view.channels()
         ),
-        frozenset(view.revoked_engines()),
+        frozenset(one for one, kind in view.held_engines().items() if kind is Standing.REVOKED),
         trust.revocations,
         frozenset(one.digest for one in view.waivers() if one.state(now) == "in force"),
     )
@@ -147,7 +148,7 @@ def read_snapshot(envelope: bytes, trust: Trust) -> Snapshot:
         return Snapshot(
             _version(statement.predicate["version"]),
             signed_at(statement),
-            _moment(statement.predicate["expiresAt"]),
+            read_moment(statement.predicate["expiresAt"]),
             RegistryState.from_dict(statement.predicate["state"]),
             digest_bytes(envelope),
         )
@@ -159,10 +160,3 @@ def _version(number: object) -> int:
     if type(number) is not int or number < 1:
         raise ValueError(f"version {number!r}")
     return number
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"the time {text} has no zone")
-    return moment

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry.blobs.interface import BlobStore, blob_name, disk_error
+from registry.blobs.interface import BlobStore, blob_name, disk_errors
 from registry.blobs.partial import leftovers, locked
 from registry.digests import Digest, digest_file
 from registry.errors import (
@@ -128,7 +128,7 @@ def fetch_artifact(store: BlobStore, manifest: Manifest, destination: Path) -> N
     if destination.exists():
         verify_directory(manifest, destination)
         return
-    with _translated(destination), _alone(destination):
+    with disk_errors(destination), _alone(destination):
         if destination.exists():  # by now: somebody else was at it
             verify_directory(manifest, destination)
             return
@@ -192,11 +192,3 @@ def _is_there(path: Path, entry: FileEntry) -> bool:
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
     return digest_file(path) == entry.digest
-
-
-@contextmanager
-def _translated(destination: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, destination) from error

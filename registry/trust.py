@@ -116,7 +116,10 @@ class TrustedKey:
                 document["keytype"], document["scheme"], document["public"],
                 frozenset(Purpose(purpose) for purpose in document["purposes"]),
                 TrustRoot(document["root"]),
-                *(read_moment(document.get(name)) for name in ("not_before", "not_after")),
+                *(
+                    None if (text := document.get(name)) is None else read_moment(text)
+                    for name in ("not_before", "not_after")
+                ),
             )  # fmt: skip
             if (key.keytype, key.scheme) not in KEY_FOR_TYPE_AND_SCHEME:
                 raise InvalidRecordError("an unknown kind of key", actual=document)
@@ -158,12 +161,13 @@ class KeyRevocation:
         """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
         try:
             keyid, reason = str(document["keyid"]), str(document["reason"])
-            at, since = read_moment(document["revoked_at"]), read_moment(document["since"])
+            since = document["since"]
+            return cls(
+                keyid, reason, read_moment(document["revoked_at"]),
+                None if since is None else read_moment(since),
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidRecordError(f"not a revocation: {error}", where="trust file") from error
-        if at is None:
-            raise InvalidRecordError("a revocation says when it was made", where="trust file")
-        return cls(keyid, reason, at, since)
 
 
 @dataclass(frozen=True)
@@ -272,10 +276,8 @@ class Trust:
         return replace(self, revocations=(*self.revocations, *new)) if new else self
 
 
-def read_moment(text: object) -> datetime | None:
+def read_moment(text: object) -> datetime:
     """Reads a time with its zone; raises ValueError, or TypeError for what is no text."""
-    if text is None:
-        return None
     if not isinstance(text, str):
         raise TypeError(f"a time is text, not {text!r}")
     moment = datetime.fromisoformat(text)

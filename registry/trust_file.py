@@ -10,17 +10,15 @@ Rules:
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from registry.documents import read_object
 from registry.errors import InvalidRecordError, RecordNotFoundError
+from registry.files import locked, write_whole
 from registry.trust import KeyRevocation, Purpose, Trust, TrustedKey
 
 SCHEMA = 2
@@ -108,16 +106,8 @@ def change_trust(path: Path, change: Callable[[Trust], Trust]) -> Trust:
         trust = read_trust(path) if path.exists() else Trust()
         changed = change(trust)
         if changed != trust:
-            _replace(path, json.dumps(trust_as_dict(changed), indent=2).encode() + b"\n")
+            write_whole(path, json.dumps(trust_as_dict(changed), indent=2).encode() + b"\n")
         return changed
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time into a block; the kernel frees the lock of one that dies."""
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _check_fields(document: Mapping[str, Any], known: frozenset[str], where: str) -> None:
@@ -159,16 +149,3 @@ def _snapshot(word: object, where: str) -> bool:
             "not a policy for snapshots", where=where, actual=word, expected="off or required"
         )
     return _SNAPSHOT[word]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_name(f".{path.name}.new")  # one writer at a time: who is killed leaves one
-    try:
-        with draft.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fchmod(handle.fileno(), 0o644)
-            os.fsync(handle.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

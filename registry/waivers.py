@@ -33,7 +33,7 @@ from registry.digests import Digest, digest_bytes
 from registry.envelopes import Asked, count_signers, signed_payload
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
-from registry.trust import Purpose, Trust, TrustRoot
+from registry.trust import Purpose, Trust, TrustRoot, read_moment
 from registry.types import Engine, Waiver
 
 WAIVABLE = (
@@ -112,8 +112,8 @@ class WaiverGrant:
             environment=None if where is None else environment_from_dict(where),
             reason=document["reason"],
             granted_by=document["grantedBy"],
-            issued_at=datetime.fromisoformat(document["issuedAt"]),
-            expires_at=datetime.fromisoformat(document["expiresAt"]),
+            issued_at=read_moment(document["issuedAt"]),
+            expires_at=read_moment(document["expiresAt"]),
             simulated=document["simulated"],
             verdict=None if verdict is None else Digest.parse(verdict),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from enginekeeper.cli._differences import key_rows
 from enginekeeper.cli._output import render_table
 from registry.environments import environment_from_dict
 from registry.errors import IntegrityError
@@ -64,12 +65,7 @@ def describe(document: Mapping[str, Any]) -> str:
 
 def key_table(key: EngineKey) -> str:
     """Lays out an engine key, layer by layer."""
-    fields = [
-        {"layer": layer, "field": name, "value": value}
-        for layer in ("hard", "soft", "info")
-        for name, value in sorted(getattr(key, layer).items())
-    ]
-    return render_table(fields, ("layer", "field", "value"))
+    return render_table(key_rows(key), ("layer", "field", "value"))
 
 
 def _files(registry: Registry, engine: Engine) -> list[dict[str, Any]] | str:

@@ -40,11 +40,11 @@ from registry.errors import (
 )
 from registry.evidence import Evidence
 from registry.exchange import evidence_of
+from registry.files import locked
 from registry.gate import GateDecision
 from registry.manifests import Manifest, verify_directory
 from registry.names import check_component
 from registry.snapshots import SNAPSHOT as SIGNED_SNAPSHOT
-from registry.trust_file import locked
 from registry.types import Engine
 
 _progress = logging.getLogger("enginekeeper.progress")

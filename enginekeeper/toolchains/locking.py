@@ -15,6 +15,7 @@ from enginekeeper.settings import Settings
 from enginekeeper.toolchains.catalogue import PYTHON, Toolchain, local_locks
 from enginekeeper.toolchains.torch_source import find_links_options
 from enginekeeper.toolchains.uv import Listener, UvCall, call_uv
+from registry.files import write_whole
 
 _LOCAL_BUILD = re.compile(r"^(torch==\S+\+cpu)(?: \\\n    --hash=\S+)+", re.MULTILINE)
 
@@ -41,9 +42,7 @@ def write_lock(toolchain: Toolchain, settings: Settings, on_line: Listener | Non
     path = folder / f"{toolchain.name}.lock"
     text = resolve_lock(toolchain, settings, on_line)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, text.encode())
     return path
 
 

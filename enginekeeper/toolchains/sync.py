@@ -18,7 +18,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -43,6 +42,7 @@ from enginekeeper.toolchains.prerequisites import (
 from enginekeeper.toolchains.runner import StepRun, run_step
 from enginekeeper.toolchains.torch_source import find_links_options, find_torch
 from enginekeeper.toolchains.uv import Listener, UvCall, call_uv
+from registry.files import write_whole
 
 _PROGRESS = logging.getLogger("enginekeeper.progress")
 
@@ -171,9 +171,4 @@ def _record(installation: Installation, installed: dict[str, str], seconds: floa
         "installed": installed,
         "seconds": round(seconds, 1),
     }
-    partial = installation.path / f"{RECORD}.partial"
-    with partial.open("w", encoding="utf-8") as handle:
-        json.dump(record, handle, indent=2, sort_keys=True)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(installation.path / RECORD)
+    write_whole(installation.path / RECORD, json.dumps(record, indent=2, sort_keys=True).encode())

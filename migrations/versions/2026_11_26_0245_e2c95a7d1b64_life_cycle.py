@@ -38,7 +38,7 @@ def downgrade() -> None:
     """Drops the tables, and the moves whose engine is gone."""
     for table in reversed(_TABLES):
         op.drop_table(table)
-    moves = sa.table(_MOVES, sa.column("engine_id"), sa.column("swept_previous"))
+    moves = sa.table(_MOVES, sa.column("engine_id"))
     op.execute(moves.delete().where(moves.c.engine_id.is_(None)))
     with op.batch_alter_table(_MOVES) as moves_:
         moves_.drop_constraint(op.f("ck_channel_moves_engine"), type_="check")

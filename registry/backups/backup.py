@@ -16,8 +16,6 @@ Example:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from sqlalchemy.engine import URL
 from registry import migrate
 from registry.backups import postgresql, sqlite
 from registry.backups.record import BackupRecord, record_path
-from registry.blobs.interface import disk_error
+from registry.blobs.interface import disk_errors
 from registry.catalogue import parse_url
 from registry.digests import digest_file
 from registry.errors import (
@@ -53,7 +51,7 @@ def backup(url: str, target: Path) -> BackupRecord:
                 "there is a file already", where=str(path), remedy="name a new file for a backup"
             )
     draft = target.with_name(f".{target.name}.{os.getpid()}.new")
-    with _translated(target):
+    with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             content = _KINDS[kind].copy_out(parsed, draft)
@@ -95,7 +93,7 @@ def restore(source: Path, url: str, *, overwrite: bool, dry_run: bool = False) -
             remedy="back it up first, then restore with --yes",
         )
     if not dry_run:
-        with _translated(source):
+        with disk_errors(source):
             _KINDS[kind].copy_in(source, parsed, record.content)
     return record
 
@@ -108,11 +106,3 @@ def _parsed(url: str) -> tuple[URL, str]:
 def _flush(path: Path) -> None:
     with path.open("rb+") as handle:
         os.fsync(handle.fileno())
-
-
-@contextmanager
-def _translated(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, where) from error

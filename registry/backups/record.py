@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from registry.catalogue import revision_of
 from registry.digests import Digest, digest_file
 from registry.documents import check_schema, read_object
 from registry.errors import IntegrityError, InvalidRecordError, RecordNotFoundError
+from registry.files import write_whole
 
 SCHEMA = 1
 VERSIONS = "alembic_version"
@@ -85,11 +85,7 @@ class BackupRecord:
 
     def write(self, backup: Path) -> None:
         """Writes the record beside a backup."""
-        path = record_path(backup)
-        with path.open("w") as handle:
-            handle.write(json.dumps(self.as_dict(), indent=2) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_whole(record_path(backup), json.dumps(self.as_dict(), indent=2).encode() + b"\n")
 
     @classmethod
     def read(cls, backup: Path) -> BackupRecord:

@@ -16,6 +16,7 @@ The contract is tested by one class that runs against every implementation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -245,3 +246,12 @@ def disk_error(error: OSError, where: Path) -> StoreUnavailableError:
         where=str(error.filename or where),
         remedy="check that the directory exists, is mounted and may be written",
     )
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns the failure of any file operation of a block into the store's error."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, where) from error

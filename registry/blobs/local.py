@@ -33,6 +33,7 @@ from registry.blobs.interface import (
     check_bytes,
     check_whole,
     disk_error,
+    disk_errors,
     document_conflict,
     require,
 )
@@ -58,7 +59,7 @@ class LocalBlobStore:
     def __init__(self, root: Path, *, progress: Progress | None = None) -> None:
         self._root = root.absolute()
         self._progress = progress
-        with _translated(self._root):
+        with disk_errors(self._root):
             (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
 
     @property
@@ -68,7 +69,7 @@ class LocalBlobStore:
 
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
         """Stores a file's bytes and returns their digest; copies nothing when they are there."""
-        with _translated(path):
+        with disk_errors(path):
             digest = digest_file(path) if expected is None else expected
             if self.exists(digest):
                 check_bytes(digest_file(path), digest, where=str(path))
@@ -82,14 +83,14 @@ class LocalBlobStore:
     def replace_file(self, path: Path, digest: Digest) -> None:
         """Puts good bytes in the place of a damaged blob, which is there until they are."""
         require(self._checked, self.url)
-        with _translated(path), path.open("rb") as source, self._draft() as draft:
+        with disk_errors(path), path.open("rb") as source, self._draft() as draft:
             check_bytes(self._copy(path, source, draft.handle), digest, where=str(path))
             self._replace(draft, blob_name(digest))
 
     def fetch(self, digest: Digest, destination: Path) -> None:
         """Writes a blob to a file that appears complete and verified, or not at all."""
         blob = self._root / blob_name(digest)
-        with _opened(blob, str(digest)) as handle, _translated(destination):
+        with _opened(blob, str(digest)) as handle, disk_errors(destination):
             size = os.fstat(handle.fileno()).st_size
 
             def fill(descriptor: int, start: int) -> Iterator[int]:
@@ -109,13 +110,13 @@ class LocalBlobStore:
     def is_damaged(self, digest: Digest) -> bool:
         """Reads a blob that is there and says whether its bytes are not those of its name."""
         blob = self._root / blob_name(digest)
-        with _translated(blob):
+        with disk_errors(blob):
             return digest_file(blob) != digest
 
     def remove(self, digest: Digest) -> None:
         """Removes a blob; nothing if it is not there."""
         blob = self._root / blob_name(digest)
-        with _translated(blob):
+        with disk_errors(blob):
             blob.unlink(missing_ok=True)
 
     def put_document(
@@ -163,7 +164,7 @@ class LocalBlobStore:
     def remove_document(self, name: str) -> None:
         """Removes a named document; nothing if it is not there."""
         path = self._root / check_path(name, where="document")
-        with _translated(path):
+        with disk_errors(path):
             path.unlink(missing_ok=True)
 
     def stored(self, prefix: str) -> Iterator[Stored]:
@@ -200,7 +201,7 @@ class LocalBlobStore:
     @contextmanager
     def _draft(self) -> Iterator[_Draft]:
         """Gives a locked temporary file on the store's own disk; it is gone when the block ends."""
-        with _translated(self._root):
+        with disk_errors(self._root):
             self.sweep(_YOUNG)
             descriptor, name = tempfile.mkstemp(dir=self._root / _DRAFTS)
             try:
@@ -344,11 +345,3 @@ def _opened(path: Path, name: str) -> Iterator[BinaryIO]:
         raise disk_error(error, path) from error
     with handle:
         yield handle
-
-
-@contextmanager
-def _translated(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, where) from error
