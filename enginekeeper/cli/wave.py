@@ -25,8 +25,8 @@ def wave() -> None:
 @click.option("--cuda", help="CUDA of the containers afterwards; as now if left out.")
 @click.option("--cuda-driver", help="CUDA API of the driver, where its branch is not known here.")
 @click.option(
-    "--inventory", "places", type=NamedPath(), multiple=True, required=True, metavar="PLACE",
-    help="File, lines or directory that `agent once` wrote; may be given several times.",
+    "--inventory", "places", type=NamedPath(), multiple=True, metavar="PLACE",
+    help="File, lines or directory that `agent once` wrote, in place of the enrolled nodes.",
 )  # fmt: skip
 @click.option(
     "--nodes", "selectors", multiple=True, metavar="SELECTOR",
@@ -43,20 +43,26 @@ def plan(
 ) -> int:
     """Show what a driver would break: for each engine and GPU, not for each node.
 
-    Starts nothing and asks no node. Exits 0 if every node may be upgraded now; 7 if some must
-    wait, which is drift that has not happened yet: engines to be judged, built or found first;
-    8 if some engine is refused, since no wait helps there: it needs another toolchain, another
-    recipe, or the node stays where it is. 8 outweighs 7. An operator's script upgrades on 0 only.
+    Asks the last reports of the enrolled nodes, or inventories. Starts nothing and asks no node.
+    Exits 0 if every node may be upgraded now; 7 if some must wait, which is drift that has not
+    happened yet: engines to be judged, built or found first; 8 if some engine is refused, since no
+    wait helps there: it needs another toolchain, another recipe, or the node stays where it is.
+    8 outweighs 7. An operator's script upgrades on 0 only.
     """
     from datetime import UTC, datetime
 
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.fleet_reading import plan_fleet
     from enginekeeper.orchestration.wave_planning import plan_inventories
     from enginekeeper.orchestration.waves import DriverChange, plan_document
 
-    today = datetime.now(UTC).date()
-    change = DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)
-    found = plan_inventories(open_bench().registry, places, selectors, change)
+    now, registry = datetime.now(UTC), open_bench().registry
+    change = DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=now.date())
+    found = (
+        plan_inventories(registry, places, selectors, change)
+        if places
+        else plan_fleet(registry, selectors, change, now)
+    )
     output = Output(as_json)
     if as_json:
         output.json(plan_document(found))
