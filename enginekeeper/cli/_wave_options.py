@@ -30,21 +30,16 @@ def change_options(*, required: bool) -> Callable[[Command], Command]:
     return add
 
 
-def fleet_options(*, required: bool) -> Callable[[Command], Command]:
+def fleet_options(command: Command) -> Command:
     """Adds `--inventory` and `--nodes`."""
-
-    def add(command: Command) -> Command:
-        command = click.option(
-            "--nodes", "selectors", multiple=True, metavar="SELECTOR",
-            help="Only nodes of this name, or LABEL=VALUE; both take globs and braces.",
-        )(command)  # fmt: skip
-        return click.option(
-            "--inventory", "places", type=NamedPath(), multiple=True, required=required,
-            metavar="PLACE",
-            help="File, lines or directory that `agent once` wrote; may be given several times.",
-        )(command)  # fmt: skip
-
-    return add
+    command = click.option(
+        "--nodes", "selectors", multiple=True, metavar="SELECTOR",
+        help="Only nodes of this name, or LABEL=VALUE; both take globs and braces.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--inventory", "places", type=NamedPath(), multiple=True, metavar="PLACE",
+        help="File, lines or directory that `agent once` wrote, in place of the enrolled nodes.",
+    )(command)  # fmt: skip
 
 
 def change_to(driver: str, cuda: str | None, cuda_driver: str | None) -> DriverChange:

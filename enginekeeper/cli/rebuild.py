@@ -22,7 +22,7 @@ _SPECS = Path("buildspecs")
 
 @click.command()
 @change_options(required=False)
-@fleet_options(required=False)
+@fleet_options
 @click.option("--toolchain", "toolchains", multiple=True, help="What was built in this one.")
 @click.option("--weights", multiple=True, metavar="MODEL", help="Engines of this model.")
 @click.option("--engine", "engines", multiple=True, help="This engine; an id or a start of one.")
@@ -83,11 +83,9 @@ def _wave(
     places: tuple[Path, ...],
     selectors: tuple[str, ...],
 ) -> WavePlan:
-    from enginekeeper.orchestration.wave_planning import plan_inventories
+    from enginekeeper.orchestration.fleet_reading import plan_of
 
-    if not places:
-        raise click.UsageError("--driver needs --inventory: on which nodes?")
-    return plan_inventories(bench.registry, places, selectors, change_to(driver, *cuda))
+    return plan_of(bench.registry, places, selectors, change_to(driver, *cuda))
 
 
 def _show(output: Output, items: tuple[RebuildItem, ...]) -> int:
