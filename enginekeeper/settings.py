@@ -44,6 +44,9 @@ class Settings:
     pin_file: Path | None = None
     """File with the PIN of a PKCS #11 token. ENGINEKEEPER_PIN_FILE."""
 
+    webhook_secret_file: Path | None = None
+    """File with the secret that signs what webhooks are sent. ENGINEKEEPER_WEBHOOK_SECRET_FILE."""
+
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Reads the settings; what is unset or empty gets its default."""
@@ -64,8 +67,13 @@ class Settings:
                 for name, value in env.items()
                 if name.startswith(_SIGNER) and value.strip()
             },
-            pin_file=Path(pin) if (pin := env.get("ENGINEKEEPER_PIN_FILE")) else None,
+            pin_file=_file(env, "ENGINEKEEPER_PIN_FILE"),
+            webhook_secret_file=_file(env, "ENGINEKEEPER_WEBHOOK_SECRET_FILE"),
         )
+
+
+def _file(env: Mapping[str, str], name: str) -> Path | None:
+    return Path(value) if (value := env.get(name)) else None
 
 
 def _directory(env: Mapping[str, str], name: str, default: tuple[str, str]) -> Path:

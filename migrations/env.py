@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeDecorator
 from registry.catalogue import connect, parse_url
 from registry.fleet import tables as _fleet_tables  # noqa: F401 - its tables are among them
 from registry.models import Row
+from registry.waves import tables as _wave_tables  # noqa: F401 - its tables are among them
 
 # A migration that waits longer than this for a lock would make every reader wait behind it.
 _POSTGRES = (

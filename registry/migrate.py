@@ -23,6 +23,7 @@ from registry.catalogue import connect, parse_url, revision_of, translated
 from registry.errors import CatalogueOutdatedError, StoreUnavailableError
 from registry.fleet import tables as _fleet_tables  # noqa: F401 - its tables are among them
 from registry.models import Row
+from registry.waves import tables as _wave_tables  # noqa: F401 - its tables are among them
 
 
 def upgrade(url: str, revision: str = "head") -> str:

@@ -65,6 +65,7 @@ from registry.types import (
     VerdictDocument,
     Waiver,
 )
+from registry.waves.queries import WaveView
 
 Identified = TypeVar(
     "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
@@ -92,6 +93,11 @@ class View:
     def fleet(self) -> FleetView:
         """The nodes of this state: what they reported, and what should run on them."""
         return FleetView(self._session)
+
+    @property
+    def waves(self) -> WaveView:
+        """The driver changes that were rolled over nodes, and those that are."""
+        return WaveView(self._session)
 
     def engine(self, reference: str | Digest) -> Engine:
         """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""

@@ -67,6 +67,7 @@ from registry.types import (
     Verdict,
     Waiver,
 )
+from registry.waves.records import WaveDraft
 
 _STANDING = {
     Standing.QUARANTINED: "engine quarantine",
@@ -91,6 +92,11 @@ class Draft(View):
     def fleet(self) -> FleetDraft:
         """The nodes, to be changed in this unit of work."""
         return FleetDraft(self._session, self.note)
+
+    @property
+    def waves(self) -> WaveDraft:
+        """The driver changes, to be changed in this unit of work."""
+        return WaveDraft(self._session, self.note)
 
     def note(
         self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None

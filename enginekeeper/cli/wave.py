@@ -10,7 +10,9 @@ import click
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
+from enginekeeper.cli._wave_nodes import check, hooks, react
 from enginekeeper.cli._wave_options import change_options, change_to, fleet_options
+from enginekeeper.cli._wave_rollout import abort, advance, resume, rollback, run, start, status
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.waves import WaveGroup, WavePlan
@@ -18,7 +20,27 @@ if TYPE_CHECKING:
 
 @click.group()
 def wave() -> None:
-    """Plan driver and CUDA changes over the fleet."""
+    """Plan driver and CUDA changes over the fleet, and roll them out.
+
+    plan shows what a driver would break; start begins, advance or run lets it go on.
+    """
+
+
+for _command in (start, status, advance, run, abort, resume, rollback, check, hooks, react):
+    wave.add_command(_command)
+
+
+@wave.command("list")
+@json_option
+def list_command(as_json: bool) -> int:
+    """List every wave, the oldest first."""
+    from enginekeeper.cli._wave_text import WAVE_COLUMNS, wave_row
+    from enginekeeper.orchestration.bench import open_bench
+
+    with open_bench().registry.catalogue.read() as view:
+        found = view.waves.all()
+    Output(as_json).table([wave_row(one, count) for one, count in found], WAVE_COLUMNS)
+    return ExitCode.OK
 
 
 @wave.command()

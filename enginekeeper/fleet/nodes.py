@@ -50,6 +50,8 @@ class NodeFacts:
     """Why nobody can tell what is on it, or what is on it is not what was put there."""
     simulated: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    running: tuple[str, ...] | None = None
+    """Digests of the engines that serve on it; None where its agent does not tell."""
 
 
 def facts_of(inventory: Inventory) -> NodeFacts:

@@ -11,7 +11,7 @@ from enginekeeper.errors import MissingError
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape
 from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
-from enginekeeper.orchestration.wave_planning import plan_inventories, plan_nodes, select_nodes
+from enginekeeper.orchestration.wave_planning import plan_nodes, read_fleet, select_nodes
 from enginekeeper.orchestration.waves import DriverChange, WavePlan
 from registry.queries import View
 from registry.service import Registry
@@ -37,13 +37,19 @@ def fleet_nodes(view: View, selectors: Sequence[str], now: datetime) -> list[Nod
     return select_nodes(found, selectors)
 
 
+def read_nodes(registry: Registry, places: Sequence[Path]) -> list[NodeFacts]:
+    """Returns the nodes that inventories tell of; without any, the enrolled ones."""
+    if places:
+        return read_fleet(places)
+    with registry.catalogue.read() as view:
+        return fleet_nodes(view, (), registry.clock())
+
+
 def plan_of(
     registry: Registry, places: Sequence[Path], selectors: Sequence[str], change: DriverChange
 ) -> WavePlan:
     """Plans a change for the nodes of inventories; without any, for the enrolled nodes."""
-    if places:
-        return plan_inventories(registry, places, selectors, change)
-    return plan_fleet(registry, selectors, change, registry.clock())
+    return plan_nodes(registry, select_nodes(read_nodes(registry, places), selectors), change)
 
 
 def plan_fleet(

@@ -1,4 +1,4 @@
-"""What the build flow, and the rebuild flow over several specs, are asked to do."""
+"""What flows are asked to do: a build, several of them, a wave."""
 
 from __future__ import annotations
 
@@ -39,6 +39,18 @@ class BuildOrder:
 
 
 @dataclass(frozen=True)
+class WaveOrder:
+    """What the wave flow is asked to do: to let a wave go on until it has ended or stopped."""
+
+    wave: str
+    interval_seconds: int = 60
+
+    def from_anywhere(self) -> WaveOrder:
+        """Returns itself: a wave is read from the registry."""
+        return self
+
+
+@dataclass(frozen=True)
 class RebuildOrder:
     """What the rebuild flow is asked to do: one build after the other."""
 
@@ -47,3 +59,7 @@ class RebuildOrder:
     def from_anywhere(self) -> RebuildOrder:
         """Returns the same order for a process that stands elsewhere."""
         return RebuildOrder(tuple(one.from_anywhere() for one in self.builds))
+
+
+Order = BuildOrder | RebuildOrder | WaveOrder
+"""What a deployment can be asked for."""

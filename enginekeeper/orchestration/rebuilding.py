@@ -178,6 +178,11 @@ def attempted(build: Callable[[BuildOrder], list[Outcome]], order: BuildOrder) -
         ]
 
 
+def spec_of(specs: Sequence[str], variant: str) -> str | None:
+    """Returns the path of the spec that names a variant; raises InputError where two do."""
+    return _Specs(tuple(map(Path, specs))).of(Wanted(variant, None, "", ""))
+
+
 class _Specs:
     """The variants of some specs, by name."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from enginekeeper.errors import EngineKeeperError, MissingError, UnavailableError
 from enginekeeper.orchestration import prefect_api
-from enginekeeper.orchestration.order import BuildOrder, RebuildOrder
+from enginekeeper.orchestration.order import Order
 from enginekeeper.orchestration.outcome import Outcome
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
@@ -80,7 +80,7 @@ def _progress_sent() -> Iterator[None]:
         progress.removeHandler(handler)
 
 
-def run_deployed(name: str, order: BuildOrder | RebuildOrder) -> list[Outcome]:
+def run_deployed(name: str, order: Order) -> list[Outcome]:
     """Runs a deployment of a flow to its end; raises the error that ended it there.
 
     An interruption ends the waiting, not the run: it belongs to the server.
@@ -90,7 +90,7 @@ def run_deployed(name: str, order: BuildOrder | RebuildOrder) -> list[Outcome]:
         return _result(client, _follow(client, run))
 
 
-def submit_deployed(name: str, order: BuildOrder | RebuildOrder, *, once: str) -> str:
+def submit_deployed(name: str, order: Order, *, once: str) -> str:
     """Asks a deployment for a run and returns its id; asked again by the same name, the same run.
 
     Nobody waits: what the run made is in the registry.
@@ -120,7 +120,7 @@ def _client(name: str) -> Iterator[SyncPrefectClient]:
 def _submit(
     client: SyncPrefectClient,
     name: str,
-    order: BuildOrder | RebuildOrder,
+    order: Order,
     *,
     once: str | None = None,
 ) -> FlowRun:

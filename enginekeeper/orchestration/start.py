@@ -1,4 +1,4 @@
-"""Starts the build and the rebuild flow: in this process, or as a deployment on a Prefect server.
+"""Starts flows: in this process, or as a deployment on a Prefect server.
 
 In this process the run is told to the server that the environment names, or to one of its own.
 An empty plan never imports Prefect: there is nothing to orchestrate.
@@ -12,7 +12,7 @@ from typing import Any
 from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration import prefect_api
 from enginekeeper.orchestration.bench import Bench, open_bench
-from enginekeeper.orchestration.order import BuildOrder, RebuildOrder
+from enginekeeper.orchestration.order import BuildOrder, Order, RebuildOrder, WaveOrder
 from enginekeeper.orchestration.outcome import Outcome
 from enginekeeper.orchestration.pipeline import Work, conclude
 from enginekeeper.orchestration.planning import plan_order
@@ -41,7 +41,14 @@ def run_rebuild(order: RebuildOrder, *, deployment: str | None = None) -> list[O
     return [outcome for work in works for outcome in conclude(bench, work)]
 
 
-def _run_flow(bench: Bench, name: str, order: BuildOrder | RebuildOrder) -> list[Outcome]:
+def run_wave(order: WaveOrder, *, deployment: str | None = None) -> list[Outcome]:
+    """Lets a wave go on until it has ended or stopped; what it asks for is in the registry."""
+    if deployment is not None:
+        return run_deployed(deployment, order)
+    return _run_flow(open_bench(), "wave", order)
+
+
+def _run_flow(bench: Bench, name: str, order: Order) -> list[Outcome]:
     prefect_api.prepare_prefect()
     url = prefect_api.server_url()
     if url is None:

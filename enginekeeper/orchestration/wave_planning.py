@@ -25,20 +25,23 @@ from registry.types import Engine, Verdict
 from registry.verification import verdict_signature, verify_engine
 
 
-def plan_inventories(
-    registry: Registry, places: Sequence[Path], selectors: Sequence[str], change: DriverChange
-) -> WavePlan:
-    """Plans a change for the nodes of inventories that the selectors pick.
+def read_fleet(places: Sequence[Path]) -> list[NodeFacts]:
+    """Returns the nodes that inventories tell of."""
+    return [facts_of(one) for one in read_inventories(places)]
+
+
+def plan_nodes(registry: Registry, nodes: Sequence[NodeFacts], change: DriverChange) -> WavePlan:
+    """Plans a change for nodes.
 
     Raises InputError where simulated and real nodes are mixed, IntegrityError where an engine is
     recorded otherwise than it was signed. Somebody's key that is revoked holds nodes, no more.
     """
-    nodes = select_nodes([facts_of(one) for one in read_inventories(places)], selectors)
-    return plan_nodes(registry, nodes, change)
+    engines = engines_on(registry, nodes)
+    return plan_wave(nodes, engines, change, scope=registry.driver_scope)
 
 
-def plan_nodes(registry: Registry, nodes: Sequence[NodeFacts], change: DriverChange) -> WavePlan:
-    """Plans a change for nodes; raises as `plan_inventories` does."""
+def engines_on(registry: Registry, nodes: Sequence[NodeFacts]) -> dict[str, FleetEngine]:
+    """Returns what the catalogue knows of the engines on nodes, all simulated or all real."""
     simulated = {node.simulated for node in nodes}
     if len(simulated) > 1:
         raise InputError(
@@ -48,8 +51,7 @@ def plan_nodes(registry: Registry, nodes: Sequence[NodeFacts], change: DriverCha
             remedy="plan them apart: --nodes takes their names",
         )
     digests = sorted({digest for node in nodes for digest in node.engines})
-    engines = known_engines(registry, digests, simulated_nodes=True in simulated)
-    return plan_wave(nodes, engines, change, scope=registry.driver_scope)
+    return known_engines(registry, digests, simulated_nodes=True in simulated)
 
 
 def select_nodes(nodes: Sequence[NodeFacts], selectors: Sequence[str]) -> list[NodeFacts]:

@@ -16,8 +16,11 @@ from registry.fleet.types import Assignment, DriftIgnore
 from registry.models import REVISION
 from registry.publishing import CheckpointPublication
 from registry.types import Repair
+from registry.waves.types import WaveWork, WorkState
 from tests.factories.fleet import NOON, enrolled, placed, report
 from tests.factories.registry import CPU, WEIGHTS, make_workbench
+from tests.factories.waves import node as wave_node
+from tests.factories.waves import wave
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -45,6 +48,9 @@ def fill(url: str, directory: Path) -> None:
         draft.fleet.take([report(node, 1, [placed("a")])], NOON)
         draft.fleet.assign(Assignment("pool=h100", "m", "prod", "anna", NOON))
         draft.fleet.ignore(DriftIgnore("driver", "*", "why", "anna", None, NOON))
+    work = WaveWork("sha256:a", "NVIDIA L4", "", "revalidate", WorkState.WAITING, NOON, "m")
+    with bench.registry.catalogue.edit() as draft:
+        draft.waves.begin(wave(wave_node("gpu-1"), work=(work,)))
     bench.registry.catalogue.close()
 
 

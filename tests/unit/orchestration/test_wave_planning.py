@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.compatibility.placing import Effect
-from enginekeeper.orchestration.wave_planning import known_engines, plan_inventories
+from enginekeeper.orchestration.fleet_reading import plan_of
+from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import DriverChange, FleetEngine, WavePlan
 from registry.errors import IntegrityError
 from registry.freshness import Freshness
@@ -39,7 +40,7 @@ def planned(
     site: Site, engine: Engine, tmp_path: Path, registry: Registry | None = None
 ) -> WavePlan:
     place = write_inventory(tmp_path / "fleet", inventory("gpu-1", [on_disk(engine.digest)]))
-    return plan_inventories(registry or site.bench.registry, [place], (), R595)
+    return plan_of(registry or site.bench.registry, [place], (), R595)
 
 
 def reasons(plan: WavePlan) -> str:

@@ -1,0 +1,112 @@
+"""What a driver that is there already asks for: the plan of a change that nobody announced.
+
+Rules:
+
+- a node is held against the driver that it has; what runs goes on, and is flagged;
+- nodes whose engines are all qualified are left alone, and so are those in a wave that goes on:
+  that sees them by itself;
+- there is one such wave for a driver while it goes on, and asking again changes nothing;
+- its nodes have the driver: nothing is released and nothing held, but what is not qualified is
+  known, has its work, and its time to safe is counted.
+
+Example:
+    reaction = react(registry, [facts_of(inventory)], now=datetime.now(UTC))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from enginekeeper.errors import InputError
+from enginekeeper.fleet.nodes import NodeFacts
+from enginekeeper.orchestration.rollout.sights import blockers_in
+from enginekeeper.orchestration.rollout.work import needed
+from enginekeeper.orchestration.wave_planning import plan_nodes
+from enginekeeper.orchestration.waves import DriverChange, WavePlan
+from registry.service import Registry
+from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave, WaveNode
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """What was found, and what was recorded of it."""
+
+    unqualified: Mapping[str, tuple[str, ...]]
+    """Node to why engines on it may not run under the driver it has; what runs goes on."""
+    waves: tuple[str, ...]
+    """The waves that these nodes were put into."""
+    unknown: Mapping[str, str]
+    """Node to why nobody can tell: its driver's CUDA is not in the table."""
+
+
+def react(
+    registry: Registry,
+    nodes: Sequence[NodeFacts],
+    *,
+    now: datetime,
+    places: Sequence[str] = (),
+    cuda_driver: str | None = None,
+) -> Reaction:
+    """Holds nodes against the driver they have, and records a wave for what is not qualified.
+
+    `places` are the inventories that the wave reads later; none: the registry's own fleet.
+    """
+    alike: dict[str, list[NodeFacts]] = {}
+    for node in nodes:
+        if node.driver is not None:
+            alike.setdefault(node.driver, []).append(node)
+    unqualified: dict[str, tuple[str, ...]] = {}
+    unknown: dict[str, str] = {}
+    waves: list[str] = []
+    for driver, some in sorted(alike.items()):
+        try:
+            change = DriverChange.to(driver, on=now.date(), cuda_driver=cuda_driver)
+        except InputError as error:
+            unknown.update((one.name, f"driver {driver}: {error.what}") for one in some)
+            continue
+        plan = plan_nodes(registry, some, change)
+        blocked = {name: why for name, why in blockers_in(some, plan).items() if why}
+        unqualified |= blocked
+        wave = _recorded(registry, plan, blocked, tuple(places), now)
+        waves += [] if wave is None else [wave]
+    return Reaction(unqualified, tuple(waves), unknown)
+
+
+def _recorded(
+    registry: Registry,
+    plan: WavePlan,
+    blocked: Mapping[str, tuple[str, ...]],
+    places: tuple[str, ...],
+    now: datetime,
+) -> str | None:
+    """Puts nodes into the wave of the driver that was found, and returns its name."""
+    driver = plan.change.driver
+    with registry.catalogue.edit(actor=registry.actor) as changes:
+        there = changes.waves.going_on(sorted(blocked))
+        nodes = tuple(
+            WaveNode(name, Role.BATCH, Stage.UPGRADED, now, None, reasons=reasons)
+            for name, reasons in sorted(blocked.items())
+            if name not in there
+        )
+        if not nodes:
+            return None
+        found = [
+            one
+            for one in changes.waves.open()
+            if (one.origin, one.driver, one.places) == (Origin.FOUND, driver.version, places)
+        ]
+        if found:
+            merged = tuple(sorted((*found[0].nodes, *nodes), key=lambda one: one.name))
+            after = replace(found[0], nodes=merged, safe_at=None)
+            changes.waves.change(found[0], replace(after, work=needed(after, plan, now)))
+            return found[0].name
+        wave = Wave(
+            name=f"found-{driver.version}-{now:%Y%m%dT%H%M%S%fZ}", origin=Origin.FOUND,
+            driver=driver.version, cuda_driver=driver.cuda, cuda_runtime=None,
+            phase=Phase.ROLLING, terms=Terms(canary=0), announced_at=now, actor=registry.actor,
+            nodes=nodes, places=places, simulated=plan.simulated,
+        )  # fmt: skip
+        changes.waves.begin(replace(wave, work=needed(wave, plan, now)))
+        return wave.name

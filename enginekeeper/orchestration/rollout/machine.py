@@ -1,0 +1,320 @@
+"""What happens next in a wave: one pure function of the wave, of what is seen, and of the time.
+
+Rules:
+
+- a node is released when every engine on it is qualified under the new driver, nothing is wrong
+  with it and the budget has room; a node for qualification is released when it serves nothing;
+- what is released and loses that before it has the driver is held again;
+- what is not seen is not known: it is neither released nor counted as safe;
+- nodes for qualification come first, then the canary, then the rest; the canary has to be well
+  for a while;
+- whatever fails stops the wave: released nodes that are not upgraded yet are held again, those
+  that are stay as they are;
+- a stopped, aborted or ended wave releases nothing; what happens to its nodes is still seen;
+- on the way back a node is released when its engines are qualified under the driver it had.
+
+Example:
+    after = advance(wave, sights, failures=(), now=datetime.now(UTC))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from enginekeeper.orchestration.rollout.budget import allowed
+from registry.waves.types import Phase, Role, Stage, Wave, WaveNode
+
+_GOING_ON = frozenset({Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING})
+_AWAY = frozenset({Stage.RELEASED, Stage.UPGRADED, Stage.FAILED, Stage.REVERTING})
+_HAS_IT = frozenset({Stage.UPGRADED, Stage.DONE, Stage.FAILED})
+_NAMED = 3
+"""How many failed nodes the reason of a stop names."""
+
+HELD_ANYWAY = "got the driver while it was held"
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen of one node now."""
+
+    driver: str | None
+    """None where it does not answer."""
+    blockers: tuple[str, ...] = ()
+    """Why engines on it may not run under the new driver."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with the node itself."""
+    running: tuple[str, ...] | None = None
+    """Engines that serve on it; None: nobody says."""
+    back: tuple[str, ...] = ()
+    """Why engines on it may not run under the driver it had; asked on the way back."""
+
+
+def advance(
+    wave: Wave, sights: Mapping[str, Sight], *, failures: Sequence[str] = (), now: datetime
+) -> Wave:
+    """Returns the wave as it goes on; the same one where nothing happens. Pure and total.
+
+    `failures` are engines that were judged under the new driver and failed.
+    """
+    nodes = tuple(_observed(one, sights.get(one.name), wave, now) for one in wave.nodes)
+    after = _made_safe(replace(wave, nodes=nodes), sights, now)
+    if after.phase is Phase.ROLLING_BACK:
+        return _rolled_back(_turned_back(after, sights, now), now)
+    if after.phase not in _GOING_ON:
+        return after
+    if (reason := _failure(after, failures)) is not None:
+        return stop(after, Phase.STOPPED, reason, now)
+    return _released(_progressed(after, now), sights, now)
+
+
+def stop(wave: Wave, phase: Phase, reason: str, now: datetime) -> Wave:
+    """Returns the wave stopped or aborted: what was released and has not begun is held again."""
+    nodes = tuple(
+        _into(one, Stage.HELD, now, (f"the wave was {phase}",))
+        if one.stage is Stage.RELEASED
+        else one
+        for one in wave.nodes
+    )
+    ended = now if phase is Phase.ABORTED else None
+    return replace(wave, phase=phase, reason=reason, nodes=nodes, ended_at=ended)
+
+
+def resume(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
+    """Returns a stopped wave that goes on; failed nodes without the new driver are held."""
+    nodes = tuple(
+        _into(one, Stage.HELD, now, ())
+        if one.stage is Stage.FAILED and not _has_it(sights.get(one.name), wave)
+        else one
+        for one in wave.nodes
+    )
+    return replace(wave, phase=Phase.QUALIFYING, reason=None, nodes=nodes)
+
+
+def _has_it(sight: Sight | None, wave: Wave) -> bool:
+    return sight is not None and sight.driver == wave.driver
+
+
+def turn_back(wave: Wave, reason: str, now: datetime) -> Wave:
+    """Returns the wave on its way back."""
+    held = stop(wave, Phase.ROLLING_BACK, reason, now)
+    return replace(held, ended_at=None)
+
+
+def _observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    """Follows what is seen of a node until nothing more follows from it."""
+    for _ in Stage:
+        after = _next(node, sight, wave, now)
+        if after == node:
+            break
+        node = after
+    return node
+
+
+def _next(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    late = now - node.since > timedelta(seconds=wave.terms.patience_seconds)
+    if sight is None:
+        lost = node.stage is Stage.RELEASED and late
+        return _into(node, Stage.FAILED, now, ("is not seen any more",)) if lost else node
+    match node.stage:
+        case Stage.HELD:
+            return _held_node(node, sight, wave, now)
+        case Stage.RELEASED:
+            return _released_node(node, sight, wave, now, late=late)
+        case Stage.UPGRADED | Stage.DONE | Stage.FAILED:
+            return _upgraded_node(node, sight, wave, now, late=late)
+        case Stage.REVERTING if sight.driver == node.previous_driver:
+            return _into(node, Stage.REVERTED, now, ())
+        case _:
+            return node
+
+
+def _held_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
+    if sight.driver == wave.driver:
+        return _into(node, Stage.UPGRADED, now, (HELD_ANYWAY, *sight.blockers))
+    if wave.phase not in _GOING_ON:
+        return node
+    return _into(node, Stage.HELD, now, (*sight.problems, *sight.blockers))
+
+
+def _released_node(
+    node: WaveNode, sight: Sight, wave: Wave, now: datetime, *, late: bool
+) -> WaveNode:
+    if sight.driver == wave.driver:
+        return _into(node, Stage.UPGRADED, now, sight.blockers)
+    if late:
+        seconds = wave.terms.patience_seconds
+        return _into(node, Stage.FAILED, now, (f"no driver {wave.driver} after {seconds} s",))
+    if (against := _against(node, sight)) is not None:
+        return _into(node, Stage.HELD, now, against)
+    return node
+
+
+def _upgraded_node(
+    node: WaveNode, sight: Sight, wave: Wave, now: datetime, *, late: bool
+) -> WaveNode:
+    """Looks at a node that had the driver, or failed on the way."""
+    if sight.driver != wave.driver:
+        if node.stage is Stage.FAILED:
+            return node
+        if sight.driver is None:  # it may be on its way up
+            stage = Stage.FAILED if late and node.stage is Stage.UPGRADED else Stage.UPGRADED
+            return _into(node, stage, now, ("its driver is silent",))
+        return _into(node, Stage.HELD, now, (f"has driver {sight.driver} again",))
+    if sight.problems:
+        return _into(node, Stage.FAILED, now, sight.problems)
+    if sight.blockers:
+        kept = (HELD_ANYWAY,) if HELD_ANYWAY in node.reasons else ()
+        return _into(node, Stage.UPGRADED, now, (*kept, *sight.blockers))
+    return _into(node, Stage.DONE, now, ())
+
+
+def _into(node: WaveNode, stage: Stage, now: datetime, reasons: Sequence[str]) -> WaveNode:
+    since = node.since if node.stage is stage else now
+    return replace(node, stage=stage, since=since, reasons=tuple(dict.fromkeys(reasons)))
+
+
+def _against(node: WaveNode, sight: Sight) -> tuple[str, ...] | None:
+    """Says why a node may not get the driver now; None where it may."""
+    if node.role is Role.QUALIFICATION:
+        if sight.running:
+            return tuple(f"serves {one}: drain it" for one in sight.running)
+        if sight.running is None and not node.named:
+            return ("nobody says that it serves nothing: --qualify NAME",)
+        return None
+    return sight.blockers or None
+
+
+def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
+    """Notes when every node first has engines that are qualified, all of them."""
+    if wave.safe_at is not None:
+        return wave
+    seen = [sights.get(one.name) for one in wave.nodes]
+    if all(one is not None and not one.blockers for one in seen):
+        return replace(wave, safe_at=now)
+    return wave
+
+
+def _failure(wave: Wave, failures: Sequence[str]) -> str | None:
+    if failures:
+        return f"failed under driver {wave.driver}: {', '.join(failures[:_NAMED])}"
+    failed = [one for one in wave.nodes if one.stage is Stage.FAILED]
+    if not failed:
+        return None
+    said = "; ".join(f"{one.name}: {', '.join(one.reasons)}" for one in failed[:_NAMED])
+    more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+    return f"failed: {said}{more}"
+
+
+def _progressed(wave: Wave, now: datetime) -> Wave:
+    """Moves on through the phases, as far as the nodes are."""
+    phase = wave.phase
+    if phase is Phase.QUALIFYING and _all_done(wave, Role.QUALIFICATION):
+        phase = Phase.CANARY
+    if phase is Phase.CANARY and _canary_is_well(wave, now):
+        phase = Phase.ROLLING
+    if all(one.stage is Stage.DONE for one in wave.nodes):
+        return replace(wave, phase=Phase.DONE, ended_at=now)
+    return replace(wave, phase=phase)
+
+
+def _all_done(wave: Wave, role: Role) -> bool:
+    return all(one.stage is Stage.DONE for one in wave.nodes if one.role is role)
+
+
+def _canary_is_well(wave: Wave, now: datetime) -> bool:
+    canary = [one for one in wave.nodes if one.role is Role.CANARY]
+    if len(canary) < _canary_size(wave) or not _all_done(wave, Role.CANARY):
+        return False
+    soaked = timedelta(seconds=wave.terms.soak_seconds)
+    return all(now - one.since >= soaked for one in canary)
+
+
+def _canary_size(wave: Wave) -> int:
+    serving = sum(one.role is not Role.QUALIFICATION for one in wave.nodes)
+    return min(wave.terms.canary, serving)
+
+
+def _released(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
+    """Releases what the phase and the budget let go."""
+    if wave.phase is Phase.DONE:
+        return wave
+    chosen = {one.name: one for one in _chosen(wave, sights)}
+    nodes = tuple(
+        _into(chosen[one.name], Stage.RELEASED, now, ()) if one.name in chosen else one
+        for one in wave.nodes
+    )
+    return replace(wave, nodes=nodes)
+
+
+def _chosen(wave: Wave, sights: Mapping[str, Sight]) -> list[WaveNode]:
+    free = [
+        one
+        for one in wave.nodes
+        if one.stage is Stage.HELD and _may_go(one, sights.get(one.name), wave)
+    ]
+    if wave.phase is Phase.QUALIFYING:
+        return [one for one in free if one.role is Role.QUALIFICATION]
+    room = max(0, allowed(wave.terms.max_unavailable, len(wave.nodes)) - away(wave, sights))
+    others = [one for one in free if one.role is not Role.QUALIFICATION]
+    late = [one for one in free if one.role is Role.QUALIFICATION]
+    if wave.phase is Phase.CANARY:
+        canary = [one for one in wave.nodes if one.role is Role.CANARY]
+        again = [one for one in others if one.role is Role.CANARY]
+        more = [one for one in others if one.role is Role.BATCH]
+        new = more[: max(0, _canary_size(wave) - len(canary))]
+        others = [*again, *(replace(one, role=Role.CANARY) for one in new)]
+    return [*late, *others[:room]]
+
+
+def _may_go(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
+    if sight is None or sight.problems or sight.driver == wave.driver:
+        return False
+    return _against(node, sight) is None
+
+
+def away(wave: Wave, sights: Mapping[str, Sight]) -> int:
+    """Counts the nodes that serve less than they should: released, failed, broken, not seen.
+
+    Nodes for qualification serve nothing anyway.
+    """
+    return sum(
+        one.role is not Role.QUALIFICATION and _is_away(one, sights.get(one.name))
+        for one in wave.nodes
+    )
+
+
+def _is_away(node: WaveNode, sight: Sight | None) -> bool:
+    return node.stage in _AWAY or sight is None or bool(sight.problems)
+
+
+def _turned_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
+    room = allowed(wave.terms.max_unavailable, len(wave.nodes))
+    room -= sum(one.stage is Stage.REVERTING for one in wave.nodes)
+    nodes = []
+    for one in wave.nodes:
+        after = _back(one, sights.get(one.name), wave, now) if one.stage in _HAS_IT else one
+        goes = after.stage is Stage.REVERTING and one.stage is not Stage.REVERTING
+        nodes.append(one if goes and room <= 0 else after)
+        room -= goes
+    return replace(wave, nodes=tuple(nodes))
+
+
+def _back(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    if node.previous_driver in (None, wave.driver):
+        said = "had this driver before, or none that is known: nothing to go back to"
+        return _into(node, Stage.REVERTED, now, (said,))
+    if sight is None:
+        return node
+    if sight.driver == node.previous_driver:
+        return _into(node, Stage.REVERTED, now, ())
+    if sight.back:
+        return replace(node, reasons=sight.back)
+    return _into(node, Stage.REVERTING, now, ())
+
+
+def _rolled_back(wave: Wave, now: datetime) -> Wave:
+    if any(one.stage not in (Stage.HELD, Stage.REVERTED) for one in wave.nodes):
+        return wave
+    return replace(wave, phase=Phase.ROLLED_BACK, ended_at=now)

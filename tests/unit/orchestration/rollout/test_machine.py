@@ -1,0 +1,301 @@
+"""What happens next in a wave: what is released, what is held, what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.rollout.budget import allowed
+from enginekeeper.orchestration.rollout.machine import (
+    HELD_ANYWAY,
+    Sight,
+    advance,
+    away,
+    resume,
+    stop,
+    turn_back,
+)
+from registry.waves.types import Phase, Role, Stage, Terms, Wave
+from tests.factories.waves import BLOCKED, NEW, NOON, OLD, READY, later, node, stages, wave
+
+ON_NEW, WAITING = Sight(NEW, running=()), Sight(NEW, blockers=BLOCKED.blockers, running=())
+BROKEN = Sight(NEW, problems=("GPU 1: GPU is lost",))
+NO_SOAK = Terms(soak_seconds=0)
+BIG = Terms(max_unavailable="2", soak_seconds=60)
+
+
+def test_qualification_comes_first_and_the_rest_waits_for_its_verdicts() -> None:
+    begun = wave(node("a", Role.QUALIFICATION), node("b"), node("c"), terms=NO_SOAK)
+    blocked = {"a": BLOCKED, "b": BLOCKED, "c": BLOCKED}
+
+    released = advance(begun, blocked, now=NOON)
+    assert stages(released) == {"a": "released", "b": "held", "c": "held"}
+    assert released.nodes[1].reasons == BLOCKED.blockers
+
+    taken = advance(released, {**blocked, "a": WAITING}, now=later(60))
+    assert (stages(taken)["a"], taken.phase) == ("upgraded", Phase.QUALIFYING)
+
+    judged = advance(taken, {"a": ON_NEW, "b": READY, "c": READY}, now=later(90))
+    assert stages(judged) == {"a": "done", "b": "released", "c": "held"}
+    assert (judged.phase, judged.nodes[1].role) == (Phase.CANARY, Role.CANARY)
+    assert judged.safe_at == later(90)
+
+
+def test_the_canary_has_to_be_well_for_a_while_before_the_batches() -> None:
+    nodes = (node("a", Role.CANARY, Stage.RELEASED), *(node(name) for name in "bcde"))
+    begun = wave(*nodes, phase=Phase.CANARY, terms=BIG)
+    sights = {**dict.fromkeys("bcde", READY), "a": ON_NEW}
+
+    taken = advance(begun, sights, now=later(10))
+    assert (stages(taken)["a"], taken.phase) == ("done", Phase.CANARY)
+    assert advance(taken, sights, now=later(69)).phase is Phase.CANARY
+
+    rolling = advance(taken, sights, now=later(70))
+    assert rolling.phase is Phase.ROLLING
+    assert [one.name for one in rolling.nodes if one.stage is Stage.RELEASED] == ["b", "c"]
+
+
+def test_the_budget_counts_what_is_away_already_and_so_does_a_broken_node() -> None:
+    nodes = [node(name) for name in "abcd"]
+    begun = wave(*nodes, phase=Phase.ROLLING, terms=BIG)
+    sights = {
+        **dict.fromkeys("abcd", READY),
+        "d": replace(READY, problems=("NVML does not start",)),
+    }
+    after = advance(begun, sights, now=NOON)
+    assert stages(after) == {"a": "released", "b": "held", "c": "held", "d": "held"}
+    assert away(after, sights) == 2
+
+
+def test_when_every_node_is_done_so_is_the_wave() -> None:
+    begun = wave(node("a", stage=Stage.RELEASED), node("b", stage=Stage.DONE), phase=Phase.ROLLING)
+    after = advance(begun, {"a": ON_NEW, "b": ON_NEW}, now=later(5))
+    assert (after.phase, after.ended_at, after.ended) == (Phase.DONE, later(5), True)
+
+
+@pytest.mark.parametrize(
+    ("sight", "reason"),
+    [
+        (BROKEN, "a: GPU 1: GPU is lost"),
+        (Sight(None, problems=("the driver does not answer",)), "no driver 595.71.05 after"),
+        (None, "is not seen any more"),
+    ],
+)
+def test_a_node_that_fails_stops_the_wave_and_holds_what_has_not_begun(
+    sight: Sight | None, reason: str
+) -> None:
+    nodes = (node("a", stage=Stage.RELEASED), node("b", stage=Stage.RELEASED, since=later(3600)))
+    begun = wave(*nodes, node("c"), phase=Phase.ROLLING, terms=Terms(max_unavailable="3"))
+    sights = {"b": READY, "c": READY} | ({} if sight is None else {"a": sight})
+
+    after = advance(begun, sights, now=later(3601))
+
+    assert (after.phase, reason in (after.reason or "")) == (Phase.STOPPED, True)
+    assert stages(after) == {"a": "failed", "b": "held", "c": "held"}
+    again = advance(after, sights, now=later(3700))
+    assert stages(again) == stages(after)
+
+
+def test_an_engine_that_failed_there_stops_the_wave() -> None:
+    begun = wave(node("a", Role.QUALIFICATION, Stage.UPGRADED), node("b"))
+    sights = {"a": WAITING, "b": BLOCKED}
+    after = advance(begun, sights, failures=("engine abc on H100",), now=NOON)
+    assert after.phase is Phase.STOPPED
+    assert after.reason == "failed under driver 595.71.05: engine abc on H100"
+
+
+def test_a_node_whose_driver_is_silent_for_a_moment_has_not_failed() -> None:
+    begun = wave(node("a", stage=Stage.DONE), node("b"), phase=Phase.ROLLING)
+    silent = {"a": Sight(None, problems=("the driver does not answer",)), "b": READY}
+    after = advance(begun, silent, now=later(9000))
+    assert (stages(after)["a"], after.phase) == ("upgraded", Phase.ROLLING)
+    assert stages(advance(after, {**silent, "a": ON_NEW}, now=later(9060)))["a"] == "done"
+    assert advance(after, silent, now=later(9000 + 3601)).phase is Phase.STOPPED
+
+
+def test_what_is_released_and_loses_its_verdict_is_held_again() -> None:
+    begun = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING)
+    after = advance(begun, {"a": BLOCKED, "b": READY}, now=later(5))
+    assert stages(after) == {"a": "held", "b": "released"}
+    assert after.nodes[0].reasons == BLOCKED.blockers
+
+
+@pytest.mark.parametrize(
+    ("running", "named", "stage"),
+    [
+        ((), False, "released"), (("sha256:abc",), True, "held"),
+        (None, True, "released"), (None, False, "held"),
+    ],
+)  # fmt: skip
+def test_a_node_qualifies_only_if_it_serves_nothing(
+    running: tuple[str, ...] | None, named: bool, stage: str  # noqa: FBT001 - a case
+) -> None:  # fmt: skip
+    begun = wave(node("a", Role.QUALIFICATION, named=named), node("b"))
+    after = advance(begun, {"a": replace(BLOCKED, running=running), "b": BLOCKED}, now=NOON)
+    assert stages(after)["a"] == stage
+
+
+def test_a_held_node_that_got_the_driver_is_flagged_and_stays_up() -> None:
+    begun = wave(node("a"), node("b"), phase=Phase.ROLLING)
+    after = advance(begun, {"a": WAITING, "b": BLOCKED}, now=NOON)
+    assert (stages(after)["a"], after.phase) == ("upgraded", Phase.ROLLING)
+    assert after.nodes[0].reasons == (HELD_ANYWAY, *BLOCKED.blockers)
+
+
+def test_a_stopped_wave_goes_on_when_somebody_says_so() -> None:
+    begun = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING)
+    stopped = advance(begun, {"a": BROKEN, "b": READY}, now=NOON)
+    mended = {"a": ON_NEW, "b": READY}
+    assert advance(stopped, mended, now=later(1)).phase is Phase.STOPPED
+
+    after = advance(resume(stopped, mended, later(2)), mended, now=later(2))
+
+    assert (after.reason, stages(after)["a"]) == (None, "done")
+    assert after.phase in (Phase.CANARY, Phase.ROLLING)
+
+
+def test_an_aborted_wave_holds_what_was_released_and_keeps_what_has_the_driver() -> None:
+    nodes = (node("a", stage=Stage.DONE), node("b", stage=Stage.RELEASED), node("c"))
+    after = stop(wave(*nodes, phase=Phase.ROLLING), Phase.ABORTED, "no more", later(9))
+    assert stages(after) == {"a": "done", "b": "held", "c": "held"}
+    assert (after.ended_at, after.reason) == (later(9), "no more")
+
+
+def test_the_way_back_is_taken_within_the_budget_and_only_to_what_is_qualified() -> None:
+    had_it = node("z", stage=Stage.DONE, previous_driver=NEW)
+    nodes = (*(node(name, stage=Stage.DONE) for name in "abc"), node("d"), had_it)
+    begun = turn_back(wave(*nodes, phase=Phase.DONE, ended_at=NOON), "slow", NOON)
+    sights = {
+        "a": ON_NEW, "b": replace(ON_NEW, back=("engine was revoked",)), "c": ON_NEW, "d": READY,
+        "z": ON_NEW,
+    }  # fmt: skip
+
+    after = advance(begun, sights, now=later(1))
+    assert stages(after) == {
+        "a": "reverting", "b": "done", "c": "done", "d": "held", "z": "reverted",
+    }  # fmt: skip
+    assert after.nodes[1].reasons == ("engine was revoked",)
+
+    after = advance(after, {**sights, "a": READY, "b": ON_NEW}, now=later(2))
+    assert stages(after)["a"] == "reverted"
+    assert [one for one in stages(after).values() if one == "reverting"] == ["reverting"]
+    for second in (3, 4):
+        after = advance(after, {**dict.fromkeys("abcd", READY), "z": ON_NEW}, now=later(second))
+    assert (after.phase, after.ended_at) == (Phase.ROLLED_BACK, later(3))
+
+
+@pytest.mark.parametrize(
+    ("text", "nodes", "found"),
+    [("1", 9, 1), ("25%", 9, 2), ("25%", 3, 1), ("100%", 7, 7), ("40", 3, 40)],
+)
+def test_a_budget_is_a_number_or_a_share_rounded_down(text: str, nodes: int, found: int) -> None:
+    assert allowed(text, nodes) == found
+
+
+@pytest.mark.parametrize("text", ["0", "0%", "101%", "", "-1", "1.5", "a%", "٣", "9999999"])
+def test_what_is_no_budget_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="not a budget"):
+        allowed(text, 4)
+
+
+# -- for any wave -------------------------------------------------------------------------------
+
+REASONS = st.sampled_from([(), ("x: not-judged-there",)])
+RUNNING = st.sampled_from([None, (), ("sha256:abc",)])
+SIGHTS = st.builds(
+    Sight, st.sampled_from([OLD, NEW, None]), REASONS, st.sampled_from([(), ("GPU 0: lost",)]),
+    RUNNING, REASONS,
+)  # fmt: skip
+NAMES = ("a", "b", "c", "d", "e", "f")
+NODES = st.builds(
+    lambda name, role, stage, age, named: node(name, role, stage, since=later(-age), named=named),
+    st.just("?"), st.sampled_from(Role), st.sampled_from(Stage), st.sampled_from([0, 700, 4000]),
+    st.booleans(),
+)  # fmt: skip
+WAVES = st.builds(
+    lambda nodes, phase, budget, canary: wave(
+        *(replace(one, name=name) for one, name in zip(nodes, NAMES, strict=False)),
+        phase=phase, terms=Terms(max_unavailable=budget, canary=canary),
+    ),
+    st.lists(NODES, min_size=1, max_size=6), st.sampled_from(Phase),
+    st.sampled_from(["1", "2", "50%", "100%"]), st.integers(0, 3),
+)  # fmt: skip
+SEEN = st.dictionaries(st.sampled_from(NAMES), SIGHTS)
+
+
+def newly(before: Wave, after: Wave, stage: Stage) -> set[str]:
+    was = {one.name: one.stage for one in before.nodes}
+    return {one.name for one in after.nodes if one.stage is stage is not was[one.name]}
+
+
+@settings(max_examples=400, deadline=None)
+@given(WAVES, SEEN)
+def test_nothing_is_released_with_an_engine_that_is_not_qualified_unless_it_serves_nothing(
+    begun: Wave, sights: dict[str, Sight]
+) -> None:
+    after = advance(begun, sights, now=NOON)
+    for name in newly(begun, after, Stage.RELEASED):
+        (one,) = (found for found in after.nodes if found.name == name)
+        seen = sights[name]
+        drained = seen.running == () or (seen.running is None and one.named)
+        assert not seen.problems
+        assert not seen.blockers or (one.role is Role.QUALIFICATION and drained)
+    for name in newly(begun, after, Stage.REVERTING):
+        assert not sights[name].back
+
+
+@settings(max_examples=400, deadline=None)
+@given(WAVES, SEEN)
+def test_no_node_is_lost_and_a_second_look_changes_nothing(
+    begun: Wave, sights: dict[str, Sight]
+) -> None:
+    after = advance(begun, sights, now=NOON)
+    assert [one.name for one in after.nodes] == [one.name for one in begun.nodes]
+    assert advance(after, sights, now=NOON) == after
+
+
+@settings(max_examples=400, deadline=None)
+@given(WAVES, SEEN)
+def test_the_budget_is_never_exceeded_by_what_is_released(
+    begun: Wave, sights: dict[str, Sight]
+) -> None:
+    after = advance(begun, sights, now=NOON)
+    serving = {one.name for one in after.nodes if one.role is not Role.QUALIFICATION}
+    budget = allowed(begun.terms.max_unavailable, len(begun.nodes))
+    if newly(begun, after, Stage.RELEASED) & serving:
+        assert away(after, sights) <= budget
+    if newly(begun, after, Stage.REVERTING):
+        assert sum(one.stage is Stage.REVERTING for one in after.nodes) <= budget
+
+
+@settings(max_examples=300, deadline=None)
+@given(WAVES, SEEN)
+def test_a_wave_that_does_not_go_forward_releases_nothing(
+    begun: Wave, sights: dict[str, Sight]
+) -> None:
+    after = advance(begun, sights, now=NOON)
+    if after.phase not in (Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING):
+        assert newly(begun, after, Stage.RELEASED) == set()
+    if after.phase is not Phase.ROLLING_BACK and begun.phase is not Phase.ROLLING_BACK:
+        assert newly(begun, after, Stage.REVERTING) == set()
+
+
+@settings(max_examples=400, deadline=None)
+@given(WAVES, SEEN, st.sets(st.sampled_from(NAMES)))
+def test_more_qualifications_never_hold_more(
+    begun: Wave, sights: dict[str, Sight], qualified: set[str]
+) -> None:
+    more: Mapping[str, Sight] = {
+        name: replace(one, blockers=() if name in qualified else one.blockers)
+        for name, one in sights.items()
+    }
+    held, fewer = (
+        sum(one.stage is Stage.HELD for one in advance(begun, seen, now=NOON).nodes)
+        for seen in (sights, more)
+    )
+    assert fewer <= held

@@ -1,0 +1,266 @@
+"""Waves over inventories and a registry: started, gone on with, stopped, turned back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.errors import MissingError
+from enginekeeper.orchestration.rollout import service
+from enginekeeper.orchestration.rollout.found import react
+from enginekeeper.orchestration.rollout.service import Announcement
+from enginekeeper.orchestration.rollout.work import Dispatch
+from enginekeeper.orchestration.wave_planning import plan_nodes, read_fleet
+from enginekeeper.orchestration.waves import DriverChange
+from registry.errors import ConflictError, GateRefusedError
+from registry.types import Engine, Result
+from registry.waves.types import Phase, Role, Terms, Wave, WaveWork
+from tests.factories.benches import Site, variants_of
+from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.inventories import device, inventory, on_disk, write_inventory
+from tests.factories.waves import NEW, NOON, OLD, later, stages
+from tests.fakes.statements import asked
+
+R595 = DriverChange.to(NEW, on=NOON.date())
+ON_R595 = replace(H100, driver=NEW, cuda_driver="13.2")
+NO_SOAK = Terms(soak_seconds=0)
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    return publish_for_gpu(site, variants_of(tmp_path)[0], H100)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, engine: Engine) -> Path:
+    place = tmp_path / "fleet"
+    for name in ("gpu-1", "gpu-2", "gpu-3"):
+        report(place, name, engine)
+    report(place, "spare")
+    return place
+
+
+def report(place: Path, name: str, *engines: Engine, driver: str = OLD, **fields: Any) -> None:  # noqa: ANN401 - of an inventory
+    """Writes a node's inventory anew, by the CUDA of its driver."""
+    api = {OLD: "13.0", NEW: "13.2"}[driver]
+    found = inventory(name, [on_disk(one.digest) for one in engines], **fields)
+    assert found.driver is not None
+    said = replace(found, driver=replace(found.driver, version=driver, cuda=api))
+    write_inventory(place, said)
+
+
+def begin(site: Site, fleet: Path, **fields: Any) -> Wave:  # noqa: ANN401 - of an announcement
+    base: dict[str, Any] = {"qualify": ("spare",), "terms": NO_SOAK, "name": "w"}
+    said = Announcement(change=R595, places=(fleet,), **{**base, **fields})
+    return service.start(site.bench.registry, said, now=NOON).after
+
+
+def step(site: Site, seconds: float, **fields: Any) -> Wave:  # noqa: ANN401 - of go_on
+    return service.go_on(site.bench.registry, "w", now=later(seconds), **fields).after
+
+
+def test_a_wave_from_announcement_to_done_with_its_time_to_safe(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    begun = begin(site, fleet)
+    assert stages(begun) == {
+        "gpu-1": "held", "gpu-2": "held", "gpu-3": "held", "spare": "released",
+    }  # fmt: skip
+    assert [(one.action, one.state) for one in begun.work] == [("revalidate", "waiting")]
+
+    report(fleet, "spare", engine, driver=NEW)
+    assert stages(step(site, 60))["spare"] == "upgraded"
+
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    judged = step(site, 600)
+    assert (judged.safe_at, judged.work[0].state) == (later(600), "done")
+    assert stages(judged) == {
+        "gpu-1": "released", "gpu-2": "held", "gpu-3": "held", "spare": "done",
+    }  # fmt: skip
+    assert judged.nodes[0].role is Role.CANARY
+
+    last = judged
+    for at, name in enumerate(("gpu-1", "gpu-2", "gpu-3"), 1):
+        assert stages(service.read_wave(site.bench.registry, "w"))[name] == "released"
+        report(fleet, name, engine, driver=NEW)
+        last = step(site, 600 + 60 * at)
+    assert (last.phase, last.ended_at) == (Phase.DONE, later(780))
+    assert step(site, 999) == last
+
+
+def test_what_serves_is_held_until_its_engine_is_judged_whatever_the_budget(
+    site: Site, fleet: Path
+) -> None:
+    begin(site, fleet, terms=Terms(max_unavailable="100%", canary=3, soak_seconds=0))
+    report(fleet, "spare", driver=NEW)
+    after = step(site, 60)
+    assert (after.phase, stages(after)["spare"]) == (Phase.CANARY, "done")
+    assert [one for one in stages(after).values() if one == "released"] == []
+
+
+def test_a_verdict_that_fails_there_stops_the_wave(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    begin(site, fleet)
+    site.judge(engine, variants_of(tmp_path)[0], Result.FAIL, ON_R595)
+    after = step(site, 60)
+    assert after.phase is Phase.STOPPED
+    assert f"failed under driver {NEW}: engine {engine.digest.short}" in (after.reason or "")
+
+
+def test_a_driver_that_an_engine_cannot_work_under_begins_no_wave(site: Site, fleet: Path) -> None:
+    said = Announcement(change=DriverChange.to("570.124.06", on=NOON.date()), places=(fleet,))
+    with pytest.raises(GateRefusedError, match="no wait helps") as caught:
+        service.start(site.bench.registry, said, now=NOON)
+    assert "gpu-1, gpu-2, gpu-3" in str(caught.value)
+    with site.bench.registry.catalogue.read() as view:
+        assert view.waves.all() == []
+
+
+def test_who_qualifies_must_be_there_and_serve_nothing(site: Site, fleet: Path) -> None:
+    with pytest.raises(MissingError, match="not among the nodes"):
+        begin(site, fleet, qualify=("gpu-9",))
+    nodes = read_fleet([fleet])
+    serving = [replace(one, running=("sha256:abc",)) for one in nodes]
+    plan = plan_nodes(site.bench.registry, serving, R595)
+    with pytest.raises(ConflictError, match="drain spare"):
+        service._qualifying(serving, plan, ("spare",))
+    idle = [replace(one, running=() if one.name in ("gpu-2", "spare") else None) for one in nodes]
+    assert service._qualifying(idle, plan, ()) == {"spare": Role.QUALIFICATION}
+
+
+def test_a_gpu_that_no_node_qualifies_is_told(site: Site, fleet: Path) -> None:
+    said = Announcement(change=R595, places=(fleet,), name="w")
+    drafted = service.draft(site.bench.registry, said, now=NOON)
+    assert [kind.product for kind in service.uncovered(drafted)] == [H100.product]
+    with site.bench.registry.catalogue.read() as view:
+        assert view.waves.all() == []
+    qualified = replace(said, qualify=("spare",))
+    assert service.uncovered(service.draft(site.bench.registry, qualified, now=NOON)) == []
+
+
+def test_an_aborted_wave_holds_and_a_rollback_goes_back_only_to_what_is_proven(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    begin(site, fleet)
+    report(fleet, "spare", engine, driver=NEW)
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    step(site, 60)
+    registry = site.bench.registry
+    ended = service.abort(registry, "w", "not today", now=later(70)).after
+    assert (ended.phase, stages(ended)["gpu-1"], stages(ended)["spare"]) == (
+        Phase.ABORTED, "held", "done",
+    )  # fmt: skip
+    with pytest.raises(ConflictError, match="cannot do that"):
+        service.abort(registry, "w", "again", now=later(71))
+
+    back = service.turn_back(registry, "w", "slow", now=later(80)).after
+    assert (back.phase, stages(back)["spare"]) == (Phase.ROLLING_BACK, "reverting")
+    report(fleet, "spare", engine)
+    assert step(site, 90).phase is Phase.ROLLED_BACK
+
+
+def test_work_is_asked_for_once_when_its_gpu_has_the_driver(
+    site: Site, engine: Engine, fleet: Path
+) -> None:
+    asked_for: list[WaveWork] = []
+
+    def ask(work: WaveWork) -> str:
+        asked_for.append(work)
+        return f"run-{len(asked_for)}"
+
+    begin(site, fleet)
+    assert step(site, 10, dispatch=Dispatch(ask)).work[0].state == "waiting"
+    report(fleet, "spare", driver=NEW)
+    step(site, 20, dispatch=Dispatch(ask))
+    after = step(site, 30, dispatch=Dispatch(ask))
+    assert [(one.state, one.run, one.attempt) for one in after.work] == [("dispatched", "run-1", 1)]
+    assert asked_for[0].key == (str(engine.digest), H100.product, "")
+    again = step(site, 40, dispatch=Dispatch(ask, again=True))
+    assert (again.work[0].run, again.work[0].attempt) == ("run-2", 2)
+
+
+def test_a_node_that_fails_stops_it_and_resuming_takes_it_up_again(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    begin(site, fleet)
+    report(fleet, "spare", driver=NEW, devices=(device(0, mig=None),))
+    stopped = step(site, 60)
+    assert (stopped.phase, "MIG cannot be read" in (stopped.reason or "")) == (Phase.STOPPED, True)
+    report(fleet, "spare", driver=NEW)
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    after = service.resume(site.bench.registry, "w", now=later(90)).after
+    assert (stages(after)["spare"], stages(after)["gpu-1"]) == ("done", "released")
+
+
+def test_a_look_costs_as_many_statements_however_many_nodes_there_are(
+    site: Site, engine: Engine, fleet: Path
+) -> None:
+    begin(site, fleet)
+    counts = []
+    for _ in range(2):
+        with asked() as statements:
+            service.look(site.bench.registry, service.read_wave(site.bench.registry, "w"), now=NOON)
+        counts.append(len(statements))
+        for at in range(20):
+            report(fleet, f"more-{at}", engine)
+    assert counts[0] == counts[1]
+
+
+# -- what happened already ----------------------------------------------------------------------
+
+
+def test_a_driver_that_is_there_already_makes_the_same_plan_for_that_node(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    registry, places = site.bench.registry, [str(fleet)]
+    assert react(registry, read_fleet([fleet]), now=NOON, places=places).waves == ()
+
+    report(fleet, "gpu-2", engine, driver=NEW)
+    found = react(registry, read_fleet([fleet]), now=NOON, places=places)
+    assert list(found.unqualified) == ["gpu-2"]
+    assert "not-judged-there" in found.unqualified["gpu-2"][0]
+    (name,) = found.waves
+    wave = service.read_wave(registry, name)
+    assert (stages(wave), wave.origin) == ({"gpu-2": "upgraded"}, "found")
+    assert [one.action for one in wave.work] == ["revalidate"]
+
+    again = react(registry, read_fleet([fleet]), now=later(1), places=places)
+    assert (again.waves, list(again.unqualified)) == ((), ["gpu-2"])
+    report(fleet, "gpu-3", engine, driver=NEW)
+    more = react(registry, read_fleet([fleet]), now=later(2), places=places)
+    assert more.waves == (name,)
+    assert set(stages(service.read_wave(registry, name))) == {"gpu-2", "gpu-3"}
+
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    after = service.go_on(registry, name, now=later(300)).after
+    assert (after.phase, after.safe_at) == (Phase.DONE, later(300))
+    assert after.safe_at is not None
+    assert after.safe_at - after.announced_at == timedelta(seconds=300)
+    assert react(registry, read_fleet([fleet]), now=later(400), places=places).waves == ()
+
+
+def test_a_node_of_a_wave_that_goes_on_is_left_to_that_wave(
+    site: Site, engine: Engine, fleet: Path
+) -> None:
+    begin(site, fleet)
+    report(fleet, "gpu-2", engine, driver=NEW)
+    found = react(site.bench.registry, read_fleet([fleet]), now=NOON, places=[str(fleet)])
+    assert (found.waves, list(found.unqualified)) == ((), ["gpu-2"])
+    assert stages(step(site, 5))["gpu-2"] == "upgraded"
+
+
+def test_a_driver_whose_cuda_is_not_known_is_told_as_such(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    found = inventory("odd", [on_disk(engine.digest)])
+    assert found.driver is not None
+    place = write_inventory(tmp_path, replace(found, driver=replace(found.driver, version="700.1")))
+    nodes = read_fleet([place])
+    assert "not in the table" in react(site.bench.registry, nodes, now=NOON).unknown["odd"]
+    told = react(site.bench.registry, nodes, now=NOON, cuda_driver="14.0", places=[str(place)])
+    assert (told.unknown, list(told.unqualified)) == ({}, ["odd"])
