@@ -103,6 +103,12 @@ def inspect_engine(directory: Path, checkpoint: Path, expected: Expected) -> Eng
     )
 
 
+def is_stripped(directory: Path) -> bool:
+    """Says whether an engine was built without its weights, and so has to be refitted to run."""
+    config = read_json_object(directory / "config.json")
+    return _at(config, ("build_config", "use_strip_plan")) is True
+
+
 def _ranks(model: Mapping[str, Any], where: str) -> int:
     mapping = model.get("mapping") or {}
     size = mapping.get("world_size", 1) if isinstance(mapping, dict) else None

@@ -19,7 +19,7 @@ from tests.factories.benches import Site
 
 PACKAGE = own_code.PACKAGE
 MAKE_NO_NUMBER = {
-    "build_trtllm", "check_toolchain", "compile_engine", "fetch_hub", "materialize", "quantize",
+    "build_trtllm", "refit_trtllm", "check_toolchain", "compile_engine", "fetch_hub", "materialize", "quantize",
 }  # fmt: skip
 
 
