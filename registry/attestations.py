@@ -276,6 +276,16 @@ def read_key_digest(statement: Statement) -> Digest:
         raise malformed(statement.purpose, f"no key digest ({error})") from error
 
 
+def read_material(statement: Statement, name: str) -> Digest:
+    """Returns the digest of a material that a statement of provenance names."""
+    try:
+        materials = statement.predicate["buildDefinition"]["resolvedDependencies"]
+        (found,) = (one["digest"] for one in materials if one["name"] == name)
+        return read_digest_set(found)
+    except (KeyError, TypeError, ValueError, AttributeError, InvalidRecordError) as error:
+        raise malformed(statement.purpose, f"no material {name} ({error})") from error
+
+
 def read_claim(statement: Statement) -> VerdictClaim:
     """Returns what a verdict statement claims; raises IntegrityError when it is malformed."""
     predicate = statement.predicate

@@ -8,6 +8,7 @@ nothing here that could run a real engine and judge it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from enginekeeper.building.engine_directory import EngineReport, Expected, inspect_engine
@@ -17,6 +18,7 @@ from enginekeeper.errors import InputError
 from enginekeeper.specs.build_flags import FlagValue
 from enginekeeper.specs.gpus import GpuProduct
 from enginekeeper.specs.releases import Release, releases_with_engines
+from enginekeeper.toolchains.results import StepOutcome
 
 __all__ = ["TensorrtLlmBuilder"]
 
@@ -34,6 +36,7 @@ class TensorrtLlmBuilder:
     """Whether doubles are expected: an engine that says otherwise of itself is refused."""
 
     compile_step: ClassVar[str] = "build_trtllm"
+    refit_step: ClassVar[str] = "refit_trtllm"
 
     @property
     def kind(self) -> str:
@@ -55,10 +58,13 @@ class TensorrtLlmBuilder:
             "output": str(request.output),
             "version": self.release.version,
             "arguments": list(arguments(self.release.version, self.requested(request))),
-            "gpu": {
-                "product": self.gpu.product,
-                "compute_capability": str(self.gpu.compute_capability),
-            },
+            "gpu": self._gpu_asked(),
+        }
+
+    def _gpu_asked(self) -> dict[str, str]:
+        return {
+            "product": self.gpu.product,
+            "compute_capability": str(self.gpu.compute_capability),
         }
 
     def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
@@ -85,6 +91,24 @@ class TensorrtLlmBuilder:
             versions=outcome.versions,
             simulated=report.simulated,
         )
+
+    def refit(self, plan: Path, weights: Path, output: Path, run: RunStep) -> StepOutcome:
+        """Puts the weights of a checkpoint into a stripped engine, and looks at what came of it.
+
+        The tool takes any weights whose names fit; that they are the right ones is for the caller
+        to see to. Raises a StepError when the step refuses or fails, InputError for an engine that
+        is not the one of this checkpoint.
+        """
+        job = {
+            "engine": str(plan),
+            "checkpoint": str(weights),
+            "output": str(output),
+            "version": self.release.version,
+            "gpu": self._gpu_asked(),
+        }
+        outcome = run(self.toolchain, self.refit_step, job)
+        inspect_engine(output, weights, Expected(self.release.version, None, {}))
+        return outcome
 
     def _require_world(self, report: EngineReport, request: BuildRequest) -> None:
         if report.simulated is not self.simulated:

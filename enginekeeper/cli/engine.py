@@ -95,6 +95,35 @@ engine.add_command(nearest)
 
 @engine.command()
 @engine_argument
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option(
+    "--weights",
+    type=NamedPath(),
+    help="Checkpoint that is here already; held against the one that the builder signed.",
+)
+@json_option
+def refit(engine_id: str, destination: Path, weights: Path | None, as_json: bool) -> int:
+    """Fetch a weight-stripped engine, put its weights back, and write it to DESTINATION.
+
+    Exits 11 for other weights than those it was built from, and where what comes out is not what
+    was judged. Says nothing about whether it may run here: that is the gate's to say.
+    """
+    from enginekeeper.cli._progress import show_progress
+    from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.refitting import refit_here
+
+    show_progress()
+    done = refit_here(open_bench(), engine_id, destination, weights)
+    said = f"engine {done.engine.digest.short} was refitted and written to {destination}\n"
+    said += "judged as it is" if done.judged else "never judged: the gate is closed"
+    if done.engine.simulated:
+        said = f"SIMULATED: {said}"
+    Output(as_json).outcome(done.as_dict(), f"{said}\n{done.storage}")
+    return ExitCode.OK
+
+
+@engine.command()
+@engine_argument
 @click.option(
     "--to",
     "destination",

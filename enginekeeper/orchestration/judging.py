@@ -11,6 +11,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.building.engine_directory import is_stripped
+from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
@@ -19,6 +21,7 @@ from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
+from enginekeeper.orchestration.refitting import refit_document, refitted
 from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
 from enginekeeper.validation.evidence import Evidence, Stop
@@ -55,13 +58,14 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     compiled, engine = there(made.compiled), there(made.engine)
     _verify(bench, engine, compiled.path / "engine")
     both = replace(probe, targets={**probe.targets, "twin": twin})
-    if engine.simulated:
-        product = str(engine.key.hard["gpu_product"])
-        signed = SignedDirectory(compiled.path / "engine", product)
-        scores = score_simulated(bench.shop, source_of(work), signed, both, name)
-    else:
+    if not engine.simulated:
         interim = None if work.order.whole_suite else _interim(work, made)
         scores = stages.score_engine(bench.shop, compiled, both, name, interim)
+        return replace(made, scores=scores)
+    made = _with_weights(bench, made)
+    place = there(made.refitted or made.compiled).path / "engine"
+    signed = SignedDirectory(place, str(engine.key.hard["gpu_product"]))
+    scores = score_simulated(bench.shop, source_of(work), signed, both, name)
     return replace(made, scores=scores)
 
 
@@ -74,6 +78,15 @@ def _interim(work: Work, made: Progress) -> Interim:
         lambda engine, order: replace(arms()(engine), scored=order),
         AcceptancePolicy(**asdict(made.variant.acceptance)),
     )
+
+
+def _with_weights(bench: Bench, made: Progress) -> Progress:
+    """Refits an engine that was built without its weights: it cannot run as it is."""
+    plan, engine = there(made.compiled).path / "engine", there(made.engine)
+    if not is_stripped(read_json_object(plan / "config.json")):
+        return made
+    name = made.variant.identifier
+    return replace(made, refitted=refitted(bench, engine, plan, made.checkpoint, name))
 
 
 def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
@@ -125,6 +138,8 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     }
     if there(made.engine).simulated:
         document["simulated"] = True
+    if made.refitted is not None:
+        document["refit"] = refit_document(made.refitted)
     return verdict, document
 
 

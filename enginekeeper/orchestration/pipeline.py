@@ -43,6 +43,7 @@ from enginekeeper.orchestration.references import (
     outlives_its_signer,
     record_reference,
 )
+from enginekeeper.orchestration.refitting import storage, stripped_info
 from enginekeeper.orchestration.repairing import repaired
 from enginekeeper.orchestration.simulation import simulated_compilation
 from enginekeeper.orchestration.stages import (
@@ -140,6 +141,9 @@ class Progress:
     audits: tuple[AuditReport, ...] = ()
     compiled: Made | None = None
     engine: Engine | None = None
+    refitted: Made | None = None
+    """A stripped engine with its weights: what runs, and is judged."""
+
     scores: Made | None = None
     twin: Made | None = None
 
@@ -159,6 +163,7 @@ class Progress:
         made = {
             "quantize": self.exported,
             "compile": self.compiled,
+            "refit": self.refitted,
             "twin": self.twin,
             "score": self.scores,
         }
@@ -377,9 +382,13 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     """Signs the engine's provenance with the builder's key, if it is new, and publishes it."""
     variant, compiled = made.variant, there(made.compiled)
     weights = source_of(work).digest
+    key = engine_key(variant, weights, bench.host, bench.tools)
+    if variant.build.strip_plan:
+        info = stripped_info(compiled.path / "engine", made.checkpoint.path)
+        key = replace(key, info={**key.info, **info})
     built = BuiltEngine(
         directory=compiled.path / "engine",
-        key=engine_key(variant, weights, bench.host, bench.tools),
+        key=key,
         names=names_of(variant, bench.registry.model(weights).name),
         weights=weights,
         checkpoint=made.checkpoint,
@@ -394,6 +403,8 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     progress.info(
         "%s: published %s, gate %s: %s", variant.identifier, name, gate.outcome, gate.rule
     )
+    if variant.build.strip_plan:
+        progress.info("%s: %s", variant.identifier, storage(bench, engine))
     return replace(made, engine=engine)
 
 

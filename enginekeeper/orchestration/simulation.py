@@ -34,6 +34,10 @@ def simulated_compilation(shop: Workshop, variant: Variant, limits: dict[str, in
     )
 
 
+RUNTIME = (f"{DOUBLE}/runtime.py", f"{DOUBLE}/plan_file.py")
+"""Our own code that takes the checkpoint out of an engine."""
+
+
 @dataclass(frozen=True)
 class SignedDirectory:
     """An engine directory whose signature was verified, and the GPU that it is for."""
@@ -55,7 +59,7 @@ def score_simulated(
         "arm": str(digest_document(loaded.described(), "ek-simulated-arm-v1")),
         "model": str(source.digest),
         **probe.inputs(),
-        "numerics": shop.code(DOUBLE, "configs", "validation"),
+        "numerics": shop.code(*RUNTIME, "configs", "validation"),
         "made_by": shop.identity("inductor", "score_twin"),
     }
 

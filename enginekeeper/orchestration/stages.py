@@ -202,8 +202,8 @@ def score_reference(
         outcome = shop.run(
             scoring.reference_toolchain, "reference", job, name="reference", minutes=60
         )
-        described = _described(directory / REFERENCE, "reference", outcome.seconds, key=key)
-        return {**described, "versions": dict(outcome.versions)}
+        found = described(directory / REFERENCE, "reference", outcome.seconds, key=key)
+        return {**found, "versions": dict(outcome.versions)}
 
     key = work_key("reference", inputs)
     made = made_once(shop, "reference", inputs, make, fetch)
@@ -228,7 +228,7 @@ def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, An
     def make(directory: Path) -> dict[str, Any]:
         job = {**request, "model": str(source.path), "output": str(directory / "checkpoint")}
         outcome = shop.run(*QUANTIZER, job, name=name, minutes=120)
-        return _described(directory / "checkpoint", "checkpoint", outcome.seconds)
+        return described(directory / "checkpoint", "checkpoint", outcome.seconds)
 
     return made_once(shop, "checkpoint", inputs, make)
 
@@ -254,7 +254,7 @@ def compile_engine(
         built = compilation.builder.build(request, run)
         times = {"started": started, "finished": shop.clock()}
         return {
-            **_described(built.directory, "engine", built.seconds),
+            **described(built.directory, "engine", built.seconds),
             "graphs": [asdict(graph) for graph in built.graphs],
             "report": dict(built.report),
             "simulated": built.simulated,
@@ -272,7 +272,7 @@ def fetched(shop: Workshop, kind: str, digest: Digest, fetch: Callable[[Path], o
 
     def write(directory: Path) -> dict[str, Any]:
         fetch(directory / kind)
-        return _described(directory / kind, kind, 0.0)
+        return described(directory / kind, kind, 0.0)
 
     return made_once(shop, f"fetched-{kind}", {"published": str(digest)}, write)
 
@@ -330,9 +330,10 @@ def score_engine(
     return made_once(shop, "engine-scores", inputs, make)
 
 
-def _described(
+def described(
     directory: Path, kind: str, seconds: float, *, key: Digest | None = None
 ) -> dict[str, Any]:
+    """Returns what is recorded of a product that is a directory of files."""
     manifest = Manifest.of_directory(directory, kind, key=key)
     return {"digest": str(manifest.digest), "seconds": seconds}
 

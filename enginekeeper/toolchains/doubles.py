@@ -27,6 +27,7 @@ def install_double(installation: Installation) -> None:
     settings = str(folder / SETTINGS)
     programs = {
         "trtllm-build": ("build", release, settings),
+        "trtllm-refit": ("refit", release),
         "nvidia-smi": ("smi",),
     }
     for name, (module, *words) in programs.items():

@@ -21,7 +21,13 @@ from typing import Any, NoReturn
 
 from enginekeeper.building.simulated.fleet import gpu_of_uuid
 from enginekeeper.building.simulated.parser import parser_of, plugin_fields
-from enginekeeper.building.simulated.plan_file import PlanNote, Version, sha256_of, write_plan
+from enginekeeper.building.simulated.plan_file import (
+    PlanNote,
+    Version,
+    sha256_of,
+    tensor_names,
+    write_plan,
+)
 
 ARCHITECTURES = frozenset(
     {"LlamaForCausalLM", "MistralForCausalLM", "QWenForCausalLM", "Qwen2ForCausalLM"}
@@ -161,6 +167,7 @@ class _Double:
             device=self.product,
             compute_capability=f"{self.sm // 10}.{self.sm % 10}",
             weights=sha256_of(weights),
+            names=tensor_names(weights),
             stripped=bool(self.arguments.strip_plan),
         )
         write_plan(place, TENSORRT[self.version], note, weights)

@@ -18,7 +18,9 @@ _TAG = b"ftrt"
 _BLANK = 20
 _MARK = b"SIMULATED: no kernels\n"
 _LENGTH = 8
-_LONGEST_NOTE = 1 << 20
+_LONGEST_NOTE = _LONGEST_HEADER = 64 << 20
+"""Names of a model with a thousand layers take a megabyte."""
+
 _PIECE = 1 << 20
 _NOTE_AT = len(_TAG) + _BLANK + 4 + len(_MARK)
 
@@ -39,6 +41,9 @@ class PlanNote:
     compute_capability: str
     weights: str
     """SHA-256 of the rank's file of tensors."""
+
+    names: tuple[str, ...]
+    """The tensors in it: what a refit has to bring."""
 
     stripped: bool
     """Whether the weights were left out; `trtllm-refit` puts them back."""
@@ -83,11 +88,21 @@ def read_plan(path: Path) -> Plan:
             raise NoSimulatedPlanError(f"{path}: not a plan of the double")
         said = file.read(length)
     try:
-        note = PlanNote(**json.loads(said))
-    except (ValueError, TypeError) as error:
+        fields = json.loads(said)
+        note = PlanNote(**{**fields, "names": tuple(fields["names"])})
+    except (ValueError, TypeError, KeyError) as error:
         raise NoSimulatedPlanError(f"{path}: its note cannot be read: {error}") from error
     major, minor, patch, build = head[24:28]
     return Plan(path, (major, minor, patch, build), note, _NOTE_AT + _LENGTH + length)
+
+
+def tensor_names(path: Path) -> tuple[str, ...]:
+    """Returns the names in a file of tensors, sorted; none where the file is empty."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+        header = file.read(length) if 0 < length <= _LONGEST_HEADER else b"{}"
+    names: dict[str, object] = json.loads(header)
+    return tuple(sorted(names.keys() - {"__metadata__"}))
 
 
 def sha256_of(path: Path) -> str:

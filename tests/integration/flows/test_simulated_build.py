@@ -7,11 +7,15 @@ of it says anything of a GPU, and all of it says `simulated`.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
 from enginekeeper.toolchains.doubles import SETTINGS
 from enginekeeper.toolchains.installation import installation_of
@@ -139,3 +143,101 @@ def test_an_interrupted_simulated_build_goes_on_where_it_was(
     )
 
     assert any(name.startswith("in build_trtllm") for name in interrupted)
+
+
+STRIPPED = f"{SPEC}build: {{strip_plan: true}}\n"
+
+
+@pytest.fixture
+def stripped(plain_zygote: Zygote, tmp_path: Path) -> World:
+    """A world in which a weight-stripped engine was built and judged."""
+    world = World(tmp_path / "world", plain_zygote, spec=STRIPPED)
+    ended = world.build()
+    assert ended.outcomes[0]["result"] == "pass", ended.err
+    return world
+
+
+def _ek(world: World, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "enginekeeper", *map(str, words)],
+        env={**os.environ, **world.environ}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_stripped_engine_is_judged_with_its_weights_and_stored_without(
+    stripped: World,
+) -> None:
+    registry = _registry(stripped)
+    (engine,) = registry.engines()
+    (verdict,) = registry.verdicts(engine.digest)
+    checkpoint = registry.checkpoint(str(engine.checkpoint))
+
+    refit = registry.verdict_document(verdict)["refit"]
+
+    assert engine.size < checkpoint.size / 4
+    assert (refit["plan"], refit["weights"]) == (str(engine.digest), str(engine.checkpoint))
+    assert refit["made_by"]["step"].startswith("ek-steps-v1:")
+    assert refit["engine"] != str(engine.digest)
+    stripped.check()
+
+
+def test_a_node_refits_what_was_judged_and_sees_what_is_saved(stripped: World) -> None:
+    (engine,) = _registry(stripped).engines()
+    place = stripped.root / "served"
+
+    done = _ek(stripped, "engine", "refit", engine.digest, place, "--json")
+
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert (said["judged"], said["simulated"]) == (True, True)
+    assert said["storage"]["engines"] == 1
+    assert said["storage"]["saved"] > 3 * engine.size
+    whole = Manifest.of_directory(place, "engine")
+    assert str(whole.digest) == said["refitted"]
+    load_engine(place, H100.product).unpack(stripped.root / "given-back")
+
+
+def test_other_weights_are_refused_before_the_tool_is_started(stripped: World) -> None:
+    (engine,) = _registry(stripped).engines()
+    other = stripped.root / "other"
+    _registry(stripped).fetch_checkpoint(str(engine.checkpoint), other)
+    weights = other / "rank0.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    place = stripped.root / "served"
+
+    done = _ek(stripped, "engine", "refit", engine.digest, place, "--weights", other)
+
+    assert done.returncode == 11
+    assert "not the weights that the engine was built from" in done.stderr
+    assert not place.exists()
+
+
+def test_what_comes_out_otherwise_is_not_what_was_judged(stripped: World) -> None:
+    (engine,) = _registry(stripped).engines()
+    (product,) = (stripped.root / "cache" / "work" / "refitted").glob("*/product.json")
+    with (product.parent / "engine" / "rank0.engine").open("ab") as file:
+        file.write(b"another tool")
+    changed = _ek(stripped, "engine", "refit", engine.digest, stripped.root / "served")
+    assert "not the one that was made" in changed.stderr
+    record = json.loads(product.read_text())
+    whole = Manifest.of_directory(product.parent / "engine", "engine")
+    product.write_text(json.dumps({**record, "digest": str(whole.digest)}))
+    place = stripped.root / "served"
+
+    done = _ek(stripped, "engine", "refit", engine.digest, place)
+
+    assert done.returncode == 11, done.stderr
+    assert "not the one that was judged" in done.stderr
+    assert not place.exists()
+
+
+def test_an_engine_with_its_weights_has_nothing_to_refit(world: World) -> None:
+    world.build()
+    (engine,) = _registry(world).engines()
+
+    done = _ek(world, "engine", "refit", engine.digest, world.root / "served")
+
+    assert done.returncode == 3
+    assert "nothing to refit" in done.stderr

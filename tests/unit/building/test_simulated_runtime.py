@@ -89,7 +89,8 @@ def test_an_engine_does_not_run_on_another_gpu(build: Build, tmp_path: Path) -> 
 def test_a_stripped_engine_does_not_run(build: Build, tmp_path: Path) -> None:
     engine = build(exported("fp8", tmp_path / "in"), "--strip_plan")
 
-    assert (engine / "rank0.engine").stat().st_size < 1000
+    weights = (tmp_path / "in" / "fp8" / "rank0.safetensors").stat().st_size
+    assert (engine / "rank0.engine").stat().st_size < weights / 10
     with pytest.raises(InputError, match="has no weights"):
         load_engine(engine, H100.product)
 

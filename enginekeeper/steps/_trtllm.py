@@ -1,0 +1,147 @@
+"""What the steps that run TensorRT-LLM's own programs share: the GPU, the program, its end.
+
+Written against the documented tools; not run on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from _step import Refusal
+
+VERSION_LINE = re.compile(r"\[TensorRT-LLM\] TensorRT-LLM version: (\S+)")
+
+
+def ranks_of(checkpoint: Path) -> int:
+    """Returns a checkpoint's number of ranks; refuses one that is not whole."""
+    try:
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        ranks = (config.get("mapping") or {}).get("world_size", 1)
+    except (OSError, ValueError, AttributeError) as error:
+        raise Refusal(
+            "config-unreadable", "the checkpoint's config.json cannot be read",
+            where=checkpoint, actual=error,
+        ) from error  # fmt: skip
+    if type(ranks) is not int or ranks < 1:
+        raise Refusal(
+            "config-field-type", "not a number of ranks",
+            where="mapping.world_size", actual=repr(ranks), expected="1 or more",
+        )  # fmt: skip
+    missing = [n for n in range(ranks) if not (checkpoint / f"rank{n}.safetensors").is_file()]
+    if missing:
+        raise Refusal(
+            "missing-rank", "the checkpoint is not whole",
+            where=checkpoint, expected=f"rank{missing[0]}.safetensors",
+        )  # fmt: skip
+    return ranks
+
+
+def program(name: str) -> Path:
+    """Returns a program of this toolchain: beside its interpreter, not somewhere on the PATH."""
+    path = Path(sys.executable).parent / name
+    if not path.is_file():
+        raise Refusal(
+            f"no-{name}", f"this toolchain has no {name}", where=path,
+            remedy="releases up to 1.2.1 have it: enginekeeper toolchain sync NAME on a GPU host",
+        )  # fmt: skip
+    return path
+
+
+def find_device(wanted: dict[str, str]) -> dict[str, str]:
+    """Returns the first GPU that is the one the engine is for; refuses before any work.
+
+    Numbers in CUDA_VISIBLE_DEVICES are taken in nvidia-smi's order, which is that of the bus.
+    """
+    found = _devices()
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        names = [name.strip() for name in allowed.split(",")]
+        found = [one for one in found if one["index"] in names or one["uuid"] in names]
+    expected = f"{wanted['product']}, compute capability {wanted['compute_capability']}"
+    for one in found:
+        if (one["product"], one["compute_capability"]) == (
+            wanted["product"], wanted["compute_capability"],
+        ):  # fmt: skip
+            return one
+    raise Refusal(
+        "wrong-gpu",
+        "there is no GPU of the kind the engine is for",
+        expected=expected,
+        actual=", ".join(f"{it['product']} ({it['compute_capability']})" for it in found) or "none",
+        remedy="build on a host that has one: an engine is bound to the GPU that built it",
+    )
+
+
+def _devices() -> list[dict[str, str]]:
+    command = ["nvidia-smi", "--query-gpu=index,uuid,name,compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        raise Refusal(
+            "no-gpu", "there is no nvidia-smi here, and so no GPU to build on",
+            remedy="build on a GPU host",
+        ) from None  # fmt: skip
+    if done.returncode != 0:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise Refusal(
+            "driver-silent", "the NVIDIA driver does not answer", actual=said[-1] if said else "",
+            remedy="after a driver update reboot the node or reload the kernel module",
+        )  # fmt: skip
+    names = ("index", "uuid", "product", "compute_capability")
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines()]
+    return [dict(zip(names, row, strict=True)) for row in rows if len(row) == len(names)]
+
+
+def run_program(
+    command: list[str],
+    folder: Path,
+    device: dict[str, str],
+    version: str,
+    on_line: Callable[[str], object] = lambda _line: None,
+) -> None:
+    """Runs a program to its end, its words in the log; ends this step as it ended, if badly."""
+    # By its UUID: CUDA counts GPUs in an order of its own, unless it is told otherwise.
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device["uuid"]}
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, text=True, errors="replace",
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as child:  # fmt: skip
+        for line in child.stdout or ():
+            print(line, end="", flush=True)
+            if (match := VERSION_LINE.search(line)) and match[1] != version:
+                child.kill()
+                raise Refusal(
+                    "wrong-release", "the toolchain is of another release",
+                    actual=match[1], expected=version,
+                    remedy="resolve its lock again: enginekeeper toolchain lock NAME",
+                )  # fmt: skip
+            on_line(line)
+    if child.returncode != 0:
+        _fail(child.returncode)
+
+
+def _fail(status: int) -> None:
+    """Ends as the tool ended; a tool that was killed leaves no word, so its word is said here."""
+    if status == -signal.SIGKILL:
+        print("Killed", flush=True)
+    sys.exit(status if status > 0 else 128 - status)
+
+
+def check_whole(place: Path, ranks: int, name: str) -> None:
+    """Refuses an engine directory that lacks a file or has an empty one."""
+    wanted = ["config.json", *(f"rank{rank}.engine" for rank in range(ranks))]
+    for file in wanted:
+        path = place / file
+        if not path.is_file() or path.stat().st_size == 0:
+            raise Refusal(
+                "engine-incomplete", f"{name} ended well and left no whole engine",
+                where=file, expected=", ".join(wanted),
+                actual=", ".join(sorted(it.name for it in place.glob("*"))) or "nothing",
+            )  # fmt: skip
