@@ -5,6 +5,7 @@ SIMULATED: the GPUs; process, disk, signals and HTTP are real.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import subprocess
@@ -139,6 +140,12 @@ def test_the_agent_that_stays_imports_no_registry_and_nothing_heavy(
         "registry.models", "registry.queries", "multiprocessing", "asyncio",
     }  # fmt: skip
     assert sorted(heavy & loaded) == []
+    ours = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    installed = {name for name in ours if importlib.util.find_spec(name) is not None}
+    # what deploy/agent/Containerfile installs, and ourselves
+    assert {one for one in installed if not one.startswith("_")} <= {
+        "click", "urllib3", "pynvml", "enginekeeper", "registry",
+    }  # fmt: skip
     assert {name for name in loaded if name.startswith("registry.")} <= {
         "registry.digests", "registry.disks", "registry.documents", "registry.environments",
         "registry.errors", "registry.keys", "registry.manifests", "registry.names",
