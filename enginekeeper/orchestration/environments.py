@@ -14,14 +14,25 @@ from enginekeeper.specs.profiles import BuilderKind
 from registry.environments import Environment, GpuEnvironment
 from registry.keys import EngineKey
 
+_OF_A_GPU = ("gpu_product", "compute_capability", "cuda_runtime")
+
 
 def environment_of(bench: Bench, key: EngineKey) -> Environment:
     """Returns the environment in which an engine of a key is judged here.
 
-    Raises InputError for a driver of which nobody knows what CUDA it offers.
+    Raises InputError for a driver of which nobody knows what CUDA it offers, and for a simulated
+    engine of no GPU.
     """
     if key.hard["builder"] != BuilderKind.SIMULATED:
         return bench.environment
+    missing = [name for name in _OF_A_GPU if name not in key.hard]
+    if missing:
+        raise InputError(
+            "a simulated engine whose key names no GPU",
+            where=f"key {key.digest().short}",
+            actual=f"no {', no '.join(missing)}",
+            remedy="build it again: enginekeeper build",
+        )
     driver = str(key.soft.get("driver", DRIVER))
     cuda = cuda_of_driver(driver)
     if cuda is None:

@@ -15,6 +15,7 @@ from registry.environments import GpuEnvironment
 from registry.keys import EngineKey
 from tests.factories.benches import TOOLS, Site, variants_of
 from tests.factories.gpu_engines import gpu_key
+from tests.factories.registry import cpu_key
 
 DOUBLE = "simulated-tensorrt-llm-1.2.1"
 
@@ -55,3 +56,9 @@ def test_a_driver_nobody_knows_the_cuda_of_is_no_environment(site: Site, tmp_pat
 
 def test_a_real_engine_never_meets_a_simulated_gpu(site: Site) -> None:
     assert environment_of(site.bench, gpu_key("w")) == site.bench.environment
+
+
+def test_a_simulated_engine_of_no_gpu_is_refused_by_name(site: Site) -> None:
+    with pytest.raises(InputError, match="names no GPU") as caught:
+        environment_of(site.bench, cpu_key(builder="simulated"))
+    assert "gpu_product" in str(caught.value.actual)
