@@ -23,7 +23,7 @@ def wave() -> None:
 
 @wave.command()
 @change_options(required=True)
-@fleet_options(required=True)
+@fleet_options(required=False)
 @json_option
 def plan(
     driver: str,
@@ -35,17 +35,25 @@ def plan(
 ) -> int:
     """Show what a driver would break: for each engine and GPU, not for each node.
 
-    Starts nothing and asks no node. Exits 0 if every node may be upgraded now; 7 if some must
-    wait, which is drift that has not happened yet: engines to be judged, built or found first;
-    8 if some engine is refused, since no wait helps there: it needs another toolchain, another
-    recipe, or the node stays where it is. 8 outweighs 7. An operator's script upgrades on 0 only.
+    Asks the last reports of the enrolled nodes, or inventories. Starts nothing and asks no node.
+    Exits 0 if every node may be upgraded now; 7 if some must wait, which is drift that has not
+    happened yet: engines to be judged, built or found first; 8 if some engine is refused, since no
+    wait helps there: it needs another toolchain, another recipe, or the node stays where it is.
+    8 outweighs 7. An operator's script upgrades on 0 only.
     """
+    from datetime import UTC, datetime
+
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.fleet_reading import plan_fleet
     from enginekeeper.orchestration.wave_planning import plan_inventories
     from enginekeeper.orchestration.waves import plan_document
 
-    change = change_to(driver, cuda, cuda_driver)
-    found = plan_inventories(open_bench().registry, places, selectors, change)
+    change, registry = change_to(driver, cuda, cuda_driver), open_bench().registry
+    found = (
+        plan_inventories(registry, places, selectors, change)
+        if places
+        else plan_fleet(registry, selectors, change, datetime.now(UTC))
+    )
     output = Output(as_json)
     if as_json:
         output.json(plan_document(found))

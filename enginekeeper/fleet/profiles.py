@@ -56,6 +56,12 @@ class Profile:
             "labels": dict(self.labels),
         }
 
+    @property
+    def gpus_in_words(self) -> str:
+        """As `8 x NVIDIA H100 80GB HBM3`."""
+        names = ", ".join(dict.fromkeys(one.product for one in self.kinds))
+        return f"{self.gpus} x {names}" if names else "none"
+
     def meets(self, key: EngineKey) -> tuple[Environment, ...]:
         """Returns the environments that an engine of a key would meet here; may be none.
 

@@ -34,6 +34,11 @@ def plan_inventories(
     recorded otherwise than it was signed. Somebody's key that is revoked holds nodes, no more.
     """
     nodes = select_nodes([facts_of(one) for one in read_inventories(places)], selectors)
+    return plan_nodes(registry, nodes, change)
+
+
+def plan_nodes(registry: Registry, nodes: Sequence[NodeFacts], change: DriverChange) -> WavePlan:
+    """Plans a change for nodes; raises as `plan_inventories` does."""
     simulated = {node.simulated for node in nodes}
     if len(simulated) > 1:
         raise InputError(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from registry.digests import Digest
 from registry.errors import RecordNotFoundError
-from registry.filters import values_of
+from registry.filters import filtered, values_of
 from registry.fleet.tables import (
     AssignmentRow,
     DeviceRow,
@@ -29,13 +30,15 @@ from registry.fleet.types import (
     DriftIgnore,
     FleetState,
     Interval,
+    NamedEngine,
     Node,
     NodeDevice,
     Placed,
     PlacedEngine,
     WhereFilter,
 )
-from registry.models import AuditRow
+from registry.models import AuditRow, EngineRow, ModelRow
+from registry.types import EngineFilter
 
 TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
 
@@ -143,6 +146,35 @@ class FleetView:
         query = query.order_by(NodeRow.name, NodePlacementRow.path)
         return [_to_placed(row) for row in self._rows(query)]
 
+    def engine_ids(self, wanted: EngineFilter) -> list[Digest]:
+        """Returns the ids of the engines of the catalogue that fit a filter."""
+        query = filtered(select(EngineRow), wanted, self._session)
+        return list(self._session.scalars(query.with_only_columns(EngineRow.digest)))
+
+    def engines_named(self, digests: Collection[str]) -> dict[str, NamedEngine]:
+        """Returns what the catalogue calls engines; those that it does not know are absent."""
+        query = of_columns(
+            EngineRow.digest, ModelRow.name, EngineRow.recipe, EngineRow.target, EngineRow.variant
+        ).join(ModelRow, ModelRow.id == EngineRow.model_id)
+        return {
+            str(row[0]): NamedEngine(*row)
+            for portion in _portions(sorted(digests))
+            for row in self._rows(
+                query.where(EngineRow.digest.in_(list(map(Digest.parse, portion))))
+            )
+        }
+
+    def any_node(self) -> bool:
+        """Says whether any node was ever enrolled."""
+        return self._session.scalar(select(NodeRow.id).limit(1)) is not None
+
+    def silent(self) -> list[tuple[str, bool]]:
+        """Returns the nodes that never reported, by name, and whether each is simulated."""
+        query = of_columns(NodeRow.name, NodeRow.simulated).where(
+            NodeRow.retired_at.is_(None), NodeRow.profile_id.is_(None)
+        )
+        return [(name, simulated) for name, simulated in self._rows(query.order_by(NodeRow.name))]
+
     def states(self) -> list[FleetState]:
         """Returns how many enrolled nodes are in each state: the whole fleet, counted."""
         query = (
@@ -183,7 +215,7 @@ class FleetView:
         query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
         return list(self._session.scalars(query.where(NodeRow.retired_at.is_(None))))
 
-    def silent(self, before: datetime) -> list[tuple[str, datetime | None]]:
+    def not_heard_since(self, before: datetime) -> list[tuple[str, datetime | None]]:
         """Returns the nodes that were not heard since a time, by name."""
         late = HeartbeatRow.seen_at.is_(None) | (HeartbeatRow.seen_at < before)
         query = select(NodeRow.name, HeartbeatRow.seen_at)
@@ -250,6 +282,10 @@ class FleetView:
             yield NodeRow.simulated == wanted.simulated
         if wanted.engines is not None:
             yield NodePlacementRow.engine.in_(wanted.engines)
+        if wanted.engine_start is not None:
+            # a range, so that the index is used; `g` follows the last digit
+            yield NodePlacementRow.engine >= wanted.engine_start
+            yield NodePlacementRow.engine < f"{wanted.engine_start}g"
         if wanted.gpu_uuid is not None:
             on = select(DeviceRow.node_id).where(DeviceRow.uuid == wanted.gpu_uuid)
             yield NodePlacementRow.node_id.in_(on)

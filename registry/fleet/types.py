@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from registry.digests import digest_document
+from registry.digests import Digest, digest_document
 from registry.versions import VersionRange
 
 PROFILE_SCHEME = "ek-node-profile-v1"
@@ -162,6 +162,8 @@ class WhereFilter:
     driver: VersionRange | None = None
     engines: tuple[str, ...] | None = None
     """Digests."""
+    engine_start: str | None = None
+    """How the digest begins, with its scheme."""
     at: datetime | None = None
     """As it was then; None for now."""
     simulated: bool | None = None
@@ -185,6 +187,17 @@ class Placed:
     profile: int | None
     seen_at: datetime | None
     retired_at: datetime | None
+
+
+@dataclass(frozen=True)
+class NamedEngine:
+    """What an engine that nodes have is called in the catalogue."""
+
+    digest: Digest
+    model: str
+    recipe: str
+    target: str
+    variant: str
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from enginekeeper.fleet.ingest import Ingest
+from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.tokens import make_token, token_digest
+from enginekeeper.fleet.wire import InventoryMessage
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
 from registry.fleet.types import Beat, Node, NodeDevice, NodeReport, PlacedEngine
@@ -56,6 +60,27 @@ def report(
     return NodeReport(
         beat=beat(node, sequence, at), driver=driver, engines=tuple(engines), **{**base, **fields}
     )
+
+
+def join(
+    catalogue: Catalogue, *inventories: Inventory, now: datetime | None = None, **labels: str
+) -> None:
+    """Enrols nodes, unless they are, and takes their inventories as the service does."""
+    moment = now or datetime.now(UTC)
+    ingest = Ingest(catalogue, lambda: moment)
+    for one in inventories:
+        token = make_token(one.node)
+        with catalogue.edit(actor="anna") as draft:
+            if draft.fleet.known_node(one.node) is None:
+                draft.fleet.enroll(
+                    one.node, token_digest(token), simulated=one.simulated, labels=labels, at=moment
+                )
+            else:
+                draft.fleet.renew(one.node, token_digest(token))
+        ingest.load()
+        message = InventoryMessage(one.node, one.boot_id, 1, one.as_dict())
+        offered = ingest.offer(token, message.to_bytes())
+        ingest.settle(offered, ingest.take([offered])[0])
 
 
 def enrolled(catalogue: Catalogue, name: str = "gpu-1", **fields: Any) -> Node:  # noqa: ANN401

@@ -1,0 +1,82 @@
+"""The fleet of the catalogue, as waves need it: a few words of every node that is enrolled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from enginekeeper.errors import MissingError
+from enginekeeper.fleet.nodes import NodeFacts, NodeShape
+from enginekeeper.fleet.placements import INTACT
+from enginekeeper.fleet.profiles import Profile
+from enginekeeper.orchestration.wave_planning import plan_nodes, select_nodes
+from enginekeeper.orchestration.waves import DriverChange, WavePlan
+from registry.queries import View
+from registry.service import Registry
+
+SILENT_AFTER = timedelta(days=1)
+"""A node that was not heard for so long has said nothing that a wave can go by."""
+_UNHEARD = f"not heard for more than {SILENT_AFTER.days * 24} hours"
+_UNREPORTED = "enrolled, and it has not reported yet"
+
+
+def fleet_nodes(view: View, selectors: Sequence[str], now: datetime) -> list[NodeFacts]:
+    """Returns the enrolled nodes that selectors pick, by name; raises MissingError without any.
+
+    A selector is a glob of names or LABEL=GLOB. What is not known of a node is a problem of it.
+    """
+    found = list(_nodes(view, now))
+    if not found:
+        raise MissingError(
+            "no node is enrolled",
+            where="catalogue",
+            remedy="enginekeeper node enroll; or name inventories: --inventory",
+        )
+    return select_nodes(found, selectors)
+
+
+def plan_fleet(
+    registry: Registry, selectors: Sequence[str], change: DriverChange, now: datetime
+) -> WavePlan:
+    """Plans a change for the enrolled nodes that selectors pick; raises as `plan_nodes` does."""
+    with registry.catalogue.read() as view:
+        nodes = fleet_nodes(view, selectors, now)
+    return plan_nodes(registry, nodes, change)
+
+
+def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
+    """Yields every node; those of one profile share its shape, those alike their engines too."""
+    fleet = view.fleet
+    profiles = {row: Profile.of_document(document) for row, document in fleet.profiles().items()}
+    shapes = {
+        row: NodeShape(one.kinds, one.os, one.cpu_architecture) for row, one in profiles.items()
+    }
+    engines = {row: _engines(document) for row, document in fleet.engine_sets().items()}
+    unheard = {name for name, _ in fleet.not_heard_since(now - SILENT_AFTER)}
+    problems: dict[tuple[int, int], tuple[str, ...]] = {}
+    for name, at, having in fleet.members():
+        profile, (digests, wrong) = profiles[at], engines[having]
+        alike = problems.setdefault((at, having), (*profile.problems, *wrong))
+        yield NodeFacts(
+            name=name,
+            driver=None if profile.driver is None else profile.driver.version,
+            shape=shapes[at],
+            engines=digests,
+            problems=(*alike, _UNHEARD) if name in unheard else alike,
+            simulated=profile.simulated,
+            labels=profile.labels,
+        )
+    for name, simulated in fleet.silent():
+        yield NodeFacts(name, None, NodeShape((), "", ""), (), (_UNREPORTED,), simulated)
+
+
+def _engines(document: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Returns the engines of a set, and what is wrong with their bytes."""
+    digests = tuple(sorted({str(engine) for engine, _, _ in document}))
+    wrong = tuple(
+        f"engine {engine.partition(':')[2][:12]}: {state}"
+        for engine, state, _ in document
+        if state not in (None, INTACT)
+    )
+    return digests, wrong
