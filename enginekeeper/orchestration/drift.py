@@ -1,0 +1,335 @@
+"""Drift: what nodes that are alike have, against what they should have, field by field. Pure.
+
+Rules:
+
+- whether an engine may run on a node is `compatibility.decision`'s to say, as for waves and the
+  gate: nothing of it is stored, so that a new driver makes drift with the report that names it;
+- what stands in the way is named by the field that differs: the driver where the engine passed
+  under another one, the CUDA, or else that it is unqualified;
+- an engine that nobody assigned is no drift: the one before is kept for the way back;
+- drift that somebody wants (a rule, a waiver) is shown, and leaves its node in sync.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+from enum import StrEnum
+from typing import Any
+
+from enginekeeper.compatibility.decision import Decision, Judgement, decide
+from enginekeeper.compatibility.places import Place
+from enginekeeper.compatibility.placing import Effect
+from enginekeeper.fleet.placements import INTACT
+from enginekeeper.fleet.profiles import Profile
+from enginekeeper.fleet.wire import DesiredEngine
+from enginekeeper.orchestration.waves import FleetEngine
+from registry.digests import canonical_json
+from registry.environments import DriverScope, Environment, GpuEnvironment
+from registry.keys import Layer, compare
+from registry.types import Result
+
+
+class DriftKind(StrEnum):
+    """What is otherwise than it should be."""
+
+    DRIVER = "driver"
+    """An engine is qualified on this GPU, and not under this driver."""
+    CUDA = "cuda"
+    CONTAINER = "container"
+    ENGINE = "engine"
+    """Another engine of the model than the one that is desired."""
+    BUILD_FLAGS = "build-flags"
+    """The engine that is desired, built with other options."""
+    MISSING = "missing"
+    """What is desired is not there, or there is nothing that may run there."""
+    REVOKED = "revoked"
+    """Revoked or quarantined, or of the other world (simulated, real)."""
+    UNQUALIFIED = "unqualified"
+    UNKNOWN = "unknown"
+    """The catalogue does not know the engine."""
+    BYTES = "bytes"
+    """The files are not the engine's any more."""
+    STALE = "stale"
+    """The node was not heard lately."""
+
+
+class Severity(StrEnum):
+    """How much it matters, the gravest first."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+_SEVERITY = {
+    DriftKind.REVOKED: Severity.CRITICAL, DriftKind.BYTES: Severity.CRITICAL,
+    DriftKind.DRIVER: Severity.HIGH, DriftKind.CUDA: Severity.HIGH,
+    DriftKind.UNQUALIFIED: Severity.HIGH, DriftKind.UNKNOWN: Severity.HIGH,
+    DriftKind.MISSING: Severity.MEDIUM, DriftKind.ENGINE: Severity.MEDIUM,
+    DriftKind.BUILD_FLAGS: Severity.MEDIUM, DriftKind.CONTAINER: Severity.MEDIUM,
+    DriftKind.STALE: Severity.LOW,
+}  # fmt: skip
+GRAVEST_FIRST = tuple(Severity)
+_ABOUT_FLAGS = frozenset({"build_config"})
+_ABOUT_CONTAINER = frozenset({"container"})
+_ABOUT_CUDA = frozenset({"cuda_runtime", "cuda_driver"})
+_FOLLOWS_DRIVER = frozenset({"driver", "cuda_driver"})
+_OPAQUE = frozenset(
+    {"weights", "recipe", "calibration", "build_config", "builder_code", "builder_lock",
+     "quantizer", "quantizer_lock", "quantizer_code", "repairs", "repair_code"}
+)  # fmt: skip
+"""Fields that no rule about a place reads: engines that differ in nothing else decide alike."""
+
+
+@dataclass(frozen=True)
+class FieldDrift:
+    """One field: what it should be, and what it is."""
+
+    field: str
+    desired: str | None
+    actual: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is otherwise than it should be."""
+
+    kind: DriftKind
+    severity: Severity
+    engine: str | None
+    """The engine that is there; None where something is not."""
+    fields: tuple[FieldDrift, ...]
+    reason: str
+    wanted: tuple[str, str] | None = None
+    """Model and channel of the assignment that asks for something else."""
+    ignored: str | None = None
+    """Why somebody wants it so."""
+    environment: Environment | None = field(default=None, compare=False)
+    """Where the engine is not qualified."""
+
+
+@dataclass(frozen=True)
+class KnownEngine:
+    """An engine as drift needs it."""
+
+    engine: FleetEngine
+    model: str
+
+
+@dataclass
+class Judge:
+    """Holds states of nodes against what should be; what is alike is decided once."""
+
+    engines: Mapping[str, KnownEngine]
+    positions: Mapping[tuple[str, str], tuple[str, ...]]
+    """Engines that a channel of a model resolves to, by (model, channel)."""
+    on: date
+    scope: DriverScope = DriverScope.EXACT
+    _decided: dict[Any, Decision] = field(default_factory=dict)
+    _standings: dict[Any, tuple[Finding, ...]] = field(default_factory=dict)
+    _alike: dict[str, bytes] = field(default_factory=dict)
+    _wanted: dict[Any, DesiredEngine] = field(default_factory=dict)
+
+    def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
+        """Returns what an assignment means on nodes of a profile; waivers are not counted."""
+        asked = (_place_of(profile), model, channel)
+        found = self._wanted.get(asked)
+        if found is None:
+            found = self._wanted[asked] = self._resolved(profile, model, channel)
+        return found
+
+    def findings(
+        self,
+        profile: Profile,
+        having: Sequence[Sequence[str | None]],
+        desired: Sequence[DesiredEngine],
+    ) -> tuple[Finding, ...]:
+        """Returns what is otherwise on nodes of a profile that have these engines."""
+        there = dict.fromkeys(str(engine) for engine, _, _ in having)
+        found = [one for engine in there for one in self.standing(profile, engine)]
+        found += _changed(having)
+        should = {one.engine for one in desired if one.engine is not None}
+        for one in desired:
+            if one.engine is None or one.engine not in there:
+                found.append(self._instead(one, [e for e in there if e not in should]))
+        return tuple(found)
+
+    def standing(self, profile: Profile, engine: str) -> tuple[Finding, ...]:
+        """Returns why an engine should not be on nodes of a profile, whatever is desired."""
+        asked = (engine, _place_of(profile))
+        found = self._standings.get(asked)
+        if found is None:
+            found = self._standings[asked] = tuple(self._stand(profile, engine))
+        return found
+
+    def _stand(self, profile: Profile, engine: str) -> Iterator[Finding]:
+        known = self.engines.get(engine)
+        if known is None:
+            yield _finding(DriftKind.UNKNOWN, engine, "engine", "one of the catalogue", "unknown")
+            return
+        facts = known.engine
+        if facts.withdrawn is not None:
+            yield _finding(DriftKind.REVOKED, engine, "standing", "good", facts.withdrawn)
+            return
+        environments = profile.meets(facts.key)
+        if not environments:
+            kinds = ", ".join(one.product for one in profile.kinds) or "no GPU that answers"
+            wanted = str(facts.key.hard.get("gpu_product"))
+            yield _finding(DriftKind.UNQUALIFIED, engine, "gpu", wanted, kinds)
+        for environment in environments:
+            decision = self._decide(profile, facts, environment)
+            if decision.action is not Effect.REUSE:
+                yield replace(
+                    _unfit(engine, decision, facts.judgements, environment), environment=environment
+                )
+
+    def _decide(self, profile: Profile, facts: FleetEngine, environment: Environment) -> Decision:
+        alike = self._alike.get(facts.digest)
+        if alike is None:
+            plain = {name: v for name, v in facts.key.hard.items() if name not in _OPAQUE}
+            alike = self._alike[facts.digest] = canonical_json(plain)
+        asked = (alike, facts.judgements, environment, profile.os, profile.cpu_architecture)
+        found = self._decided.get(asked)
+        if found is None:
+            place = Place(
+                environment, os=profile.os, cpu_architecture=profile.cpu_architecture, on=self.on
+            )
+            found = decide(facts.key, facts.judgements, place, scope=self.scope)
+            self._decided[asked] = found
+        return found
+
+    def _resolved(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
+        digests = self.positions.get((model, channel), ())
+        if not digests:
+            return DesiredEngine(model, channel, None, "the channel has no engine of the model")
+        products = {one.product for one in profile.kinds}
+        fitting = [
+            one
+            for one in digests
+            if (known := self.engines.get(one)) is not None
+            and known.engine.key.hard.get("gpu_product") in (None, *products)
+        ]
+        for one in fitting:
+            if not self.standing(profile, one):
+                return DesiredEngine(model, channel, one)
+        if not fitting:
+            return DesiredEngine(model, channel, None, "no engine for this hardware")
+        return DesiredEngine(model, channel, None, self.standing(profile, fitting[0])[0].reason)
+
+    def _instead(self, wanted: DesiredEngine, others: Sequence[str]) -> Finding:
+        """Says what is there in place of what is desired."""
+        about = (wanted.model, wanted.channel)
+        if wanted.engine is None:
+            said = wanted.reason or ""
+            found = _finding(DriftKind.MISSING, None, "engine", "one that may run here", "none")
+            return replace(found, wanted=about, reason=f"{' of '.join(about[::-1])}: {said}")
+        desired = self.engines.get(wanted.engine)
+        same_model = [
+            known
+            for one in others
+            if (known := self.engines.get(one)) is not None and known.model == wanted.model
+        ]
+        if desired is None or not same_model:
+            found = _finding(DriftKind.MISSING, None, "engine", wanted.engine, None)
+            return replace(found, wanted=about)
+        return replace(_between(desired.engine, same_model[0].engine), wanted=about)
+
+
+def _place_of(profile: Profile) -> tuple[object, ...]:
+    """Returns what of a profile decides about engines."""
+    return (
+        profile.kinds, profile.driver, profile.os, profile.cpu_architecture,
+        profile.instruction_set, profile.simulated,
+    )  # fmt: skip
+
+
+def _changed(having: Sequence[Sequence[str | None]]) -> list[Finding]:
+    return [
+        _finding(DriftKind.BYTES, engine, "bytes", INTACT, state)
+        for engine, state, _ in having
+        if state not in (None, INTACT)
+    ]
+
+
+def _between(desired: FleetEngine, actual: FleetEngine) -> Finding:
+    """Says in what the engine that is there differs from the one that is desired."""
+    differing = [
+        one
+        for one in compare(desired.key, actual.key)
+        if one.layer is Layer.HARD or one.field in _ABOUT_CONTAINER
+    ]
+    names = {one.field for one in differing}
+    kind = DriftKind.ENGINE
+    if names and names <= _ABOUT_FLAGS:
+        kind = DriftKind.BUILD_FLAGS
+    elif names and names <= _ABOUT_CONTAINER:
+        kind = DriftKind.CONTAINER
+    fields = (
+        FieldDrift("engine", desired.digest, actual.digest),
+        *(FieldDrift(one.field, _text(one.a), _text(one.b)) for one in differing),
+    )
+    said = ", ".join(sorted(names)) or "content alone: the same key was built twice"
+    return Finding(kind, _SEVERITY[kind], actual.digest, fields, f"differs in {said}")
+
+
+def _unfit(
+    engine: str, decision: Decision, judgements: Sequence[Judgement], environment: Environment
+) -> Finding:
+    """Says why an engine may not run in an environment, by the field that stands in the way."""
+    first = decision.deciding[0]
+    rule, said = first.rule.identifier, first.finding
+    if decision.action is Effect.REVALIDATE and rule == "not-judged-there":
+        return _elsewhere(engine, judgements, environment)
+    kind = DriftKind.UNQUALIFIED
+    if decision.action is not Effect.REVALIDATE and rule != "failed-there":
+        kind = DriftKind.CUDA if "cuda" in rule else kind
+        kind = DriftKind.DRIVER if "driver" in rule and kind is not DriftKind.CUDA else kind
+    found = _finding(kind, engine, rule, said.expected, said.actual)
+    grave = Severity.CRITICAL if rule == "failed-there" else found.severity
+    return replace(found, severity=grave, reason=f"{decision.action}: {rule}, {said.actual}")
+
+
+def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Environment) -> Finding:
+    """Says in what the nearest environment in which an engine passed differs from this one."""
+    passed = [
+        (_differing(one.environment, environment), one.environment)
+        for one in judgements
+        if one.result is Result.PASS and one.fault is None
+    ]
+    near = [(fields, where) for fields, where in passed if fields]
+    if not near:
+        return _finding(DriftKind.UNQUALIFIED, engine, "verdict", "pass here", "never passed")
+    fields, where = min(near, key=lambda one: len(one[0]))
+    names = {one.field for one in fields}
+    kind = DriftKind.UNQUALIFIED
+    if names <= _FOLLOWS_DRIVER and "driver" in names:
+        kind = DriftKind.DRIVER
+    elif names <= _ABOUT_CUDA:
+        kind = DriftKind.CUDA
+    reason = f"passed on {where}, and was not judged on {environment}"
+    return Finding(kind, _SEVERITY[kind], engine, fields, reason)
+
+
+def _differing(passed: Environment, here: Environment) -> tuple[FieldDrift, ...]:
+    if not isinstance(passed, GpuEnvironment) or not isinstance(here, GpuEnvironment):
+        return (FieldDrift("environment", str(passed), str(here)),)
+    return tuple(
+        FieldDrift(name, _text(value), _text(getattr(here, name)))
+        for name, value in vars(passed).items()
+        if value != getattr(here, name)
+    )
+
+
+def _finding(
+    kind: DriftKind, engine: str | None, name: str, desired: object, actual: object
+) -> Finding:
+    fields = (FieldDrift(name, _text(desired), _text(actual)),)
+    reason = f"{name}: {_text(actual) or 'none'}"
+    return Finding(kind, _SEVERITY[kind], engine, fields, reason)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
