@@ -15,7 +15,7 @@ from typing import Any
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
 from enginekeeper.fleet.interface import Device, DriverState
-from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.inventory import Evidence, Inventory, RunningEngine
 from registry.environments import CpuEnvironment, Environment
 from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
 from registry.keys import EngineKey
@@ -140,20 +140,31 @@ def _problems(inventory: Inventory) -> Iterator[str]:
         yield f"GPU {lost.index}: {lost.reason}"
     if inventory.engines_problem is not None:
         yield inventory.engines_problem
+    if inventory.runs_problem is not None:
+        yield inventory.runs_problem
 
 
 def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:
-    """Yields each engine at each path once."""
-    seen: set[tuple[str, str]] = set()
-    for one in inventory.engines:
-        if (one.engine, one.path) in seen:
-            continue
-        seen.add((one.engine, one.path))
-        _check("engine", one.engine)
-        _check("path", one.path)
-        _check("bytes", one.bytes)
-        placed_at = _moment(one.placed_at)
-        yield PlacedEngine(one.engine, one.path, one.bytes, placed_at=placed_at)
+    """Yields each engine at each path once: on disk, running, or both."""
+    running = {(one.engine, one.path): one for one in _best_seen(inventory)}
+    on_disk = {(one.engine, one.path): one for one in inventory.engines}
+    for engine, path in {**on_disk, **running}:
+        _check("engine", engine)
+        _check("path", path)
+        disk, runs = on_disk.get((engine, path)), running.get((engine, path))
+        state = None if disk is None else disk.bytes
+        _check("bytes", state)
+        yield PlacedEngine(
+            engine, path, state,
+            running=None if runs is None else str(runs.evidence),
+            devices=() if runs is None else tuple(sorted(runs.devices)),
+            placed_at=None if disk is None else _moment(disk.placed_at),
+        )  # fmt: skip
+
+
+def _best_seen(inventory: Inventory) -> Iterator[RunningEngine]:
+    """Yields what runs, what was confirmed last, so that it outweighs what was only declared."""
+    yield from sorted(inventory.running, key=lambda one: one.evidence is Evidence.CONFIRMED)
 
 
 def _devices(inventory: Inventory) -> Iterator[NodeDevice]:

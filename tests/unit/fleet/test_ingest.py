@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.ingest import Ingest
 from enginekeeper.fleet.interface import DriverState
-from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.inventory import Evidence, Inventory, RunningEngine
 from enginekeeper.fleet.refusals import (
     ForeignNodeError,
     RefusedMessageError,
@@ -141,6 +141,19 @@ def test_a_new_driver_is_news_at_once(world: World) -> None:
     with world.catalogue.read() as view:
         (found,) = view.fleet.where(WhereFilter())
     assert (found.driver, found.engine) == ("595.71.05", str(ENGINE))
+
+
+def test_what_runs_is_kept_with_its_evidence(world: World) -> None:
+    shown = RunningEngine(str(ENGINE), "/engines/m", 7, "", Evidence.CONFIRMED, ("GPU-00000001",))
+    said = replace(shown, path="/elsewhere", evidence=Evidence.DECLARED, devices=())
+    world.put("gpu-1", 1, replace(FOUND, running=(shown, replace(said, path="/engines/m"), said)))
+    with world.catalogue.read() as view:
+        found = [(one.path, one.bytes, one.running, one.devices) for one in
+                 view.fleet.where(WhereFilter())]  # fmt: skip
+    assert found == [
+        ("/elsewhere", None, "declared", ()),
+        ("/engines/m", "verified", "confirmed", ("GPU-00000001",)),
+    ]
 
 
 def test_a_replayed_heartbeat_is_refused_and_logged(
