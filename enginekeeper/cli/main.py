@@ -49,6 +49,11 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "run-check": ("run_check", "run_check", "Start an engine only if it may run on this node."),
     "export": ("export", "export", "Write what Triton, trtllm-serve or vLLM need to load one."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
+    "advisories": (
+        "advisories",
+        "advisories",
+        "List engines built by releases with known vulnerabilities.",
+    ),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),
