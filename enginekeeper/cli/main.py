@@ -48,6 +48,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "pull": ("pull", "pull", "Bring an engine to this node, and switch to it or back."),
     "run-check": ("run_check", "run_check", "Start an engine only if it may run on this node."),
     "export": ("export", "export", "Write what Triton, trtllm-serve or vLLM need to load one."),
+    "assign": ("assign", "assign", "Say which channel should run on which nodes."),
+    "drift": ("drift", "drift", "Show what runs otherwise than it should."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
