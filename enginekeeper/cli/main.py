@@ -42,6 +42,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "where": ("where", "where", "Show which engine is where: over the fleet, or here."),
     "nodes": ("node", "nodes", "List the nodes of the fleet: GPUs, driver, health."),
     "node": ("node", "node", "Enrol, label, show and retire nodes."),
+    "sim": ("sim", "sim", "Make simulated nodes, for demonstrations."),
     "serve": ("serve", "serve", "Take what agents say, and tell them what should run."),
     "agent": ("agent", "agent", "Say what is on this node: GPUs, driver, engines."),
     "resolve": ("resolve", "resolve", "Name the engine that this node is to run."),

@@ -15,7 +15,7 @@ from typing import Any
 
 from enginekeeper.compatibility.decision import Judgement
 from enginekeeper.fleet.health import STALE_AFTER
-from enginekeeper.fleet.picking import selector
+from enginekeeper.fleet.picking import Picking, selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.drift import (
@@ -148,8 +148,9 @@ def drift_of(
     }
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
     waived = _waived(registry, judge, now)
+    wanted = _Wanted(assignments)
     found = [
-        _held_against(judge, one, profiles[one.profile], sets[one.engine_set], assignments)
+        _held_against(judge, one, profiles[one.profile], sets[one.engine_set], wanted)
         for one in states
     ]
     excused = [_excused(one, ignores, waived) for one in found]
@@ -195,17 +196,29 @@ def _positions(
     return found
 
 
+class _Wanted:
+    """What is assigned to which nodes, by selector."""
+
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        self._picking = Picking(one.selector for one in assignments)
+        self._by_selector: dict[str, list[tuple[str, str]]] = {}
+        for one in assignments:
+            self._by_selector.setdefault(one.selector, []).append((one.model, one.channel))
+
+    def on(self, profile: Profile) -> list[tuple[str, str]]:
+        """Returns models and channels that are assigned to nodes of a profile, each once."""
+        picked = self._picking.picking(profile)
+        return sorted({one for text in picked for one in self._by_selector[text]})
+
+
 def _held_against(
     judge: Judge,
     state: FleetState,
     profile: Profile,
     having: Sequence[Sequence[str | None]],
-    assignments: Sequence[Assignment],
+    wanted: _Wanted,
 ) -> StateDrift:
-    wanted = sorted(
-        {(one.model, one.channel) for one in assignments if selector(one.selector)(profile)}
-    )
-    desired = tuple(judge.wanted(profile, *one) for one in wanted)
+    desired = tuple(judge.wanted(profile, *one) for one in wanted.on(profile))
     return StateDrift(state, profile, desired, judge.findings(profile, having, desired))
 
 
