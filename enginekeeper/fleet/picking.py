@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -20,6 +20,8 @@ from enginekeeper.specs.selectors import Selector
 
 _LONGEST = 500
 _ALL = "*"
+_OURS = frozenset({"gpu", "simulated"})
+_GLOB = frozenset("*?[]{}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,31 @@ class NodeSelector:
             any(pattern(value) for value in _values(profile, label))
             for label, pattern in self.terms
         )
+
+    @property
+    def exact(self) -> tuple[str, str] | None:
+        """The first term that names one value of a label, which others can be found by."""
+        for label, pattern in self.terms:
+            if label not in _OURS and not _GLOB & set(pattern.pattern):
+                return label, pattern.pattern
+        return None
+
+
+class Picking:
+    """Many selectors, of which those that pick a profile are found without asking all of them."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._by_label: dict[tuple[str, str], list[NodeSelector]] = {}
+        self._others: list[NodeSelector] = []
+        for one in map(selector, dict.fromkeys(texts)):
+            found = one.exact
+            of = self._others if found is None else self._by_label.setdefault(found, [])
+            of.append(one)
+
+    def picking(self, profile: Profile) -> Iterator[str]:
+        """Yields the texts of the selectors that pick a profile."""
+        near = [one for item in profile.labels.items() for one in self._by_label.get(item, ())]
+        return (one.text for one in (*near, *self._others) if one(profile))
 
 
 @lru_cache(maxsize=4096)

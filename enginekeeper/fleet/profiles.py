@@ -15,7 +15,7 @@ from typing import Any
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
 from enginekeeper.fleet.interface import Device, DriverState
-from enginekeeper.fleet.inventory import Evidence, Inventory, RunningEngine
+from enginekeeper.fleet.inventory import Evidence, Inventory
 from registry.environments import CpuEnvironment, Environment
 from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
 from registry.keys import EngineKey
@@ -146,25 +146,25 @@ def _problems(inventory: Inventory) -> Iterator[str]:
 
 def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:
     """Yields each engine at each path once: on disk, running, or both."""
-    running = {(one.engine, one.path): one for one in _best_seen(inventory)}
+    running: dict[tuple[str, str], set[str]] = {}
+    confirmed: set[tuple[str, str]] = set()
+    for one in inventory.running:  # several processes may run one engine
+        running.setdefault((one.engine, one.path), set()).update(one.devices)
+        if one.evidence is Evidence.CONFIRMED:
+            confirmed.add((one.engine, one.path))
     on_disk = {(one.engine, one.path): one for one in inventory.engines}
-    for engine, path in {**on_disk, **running}:
-        _check("engine", engine)
-        _check("path", path)
-        disk, runs = on_disk.get((engine, path)), running.get((engine, path))
+    for key in {**on_disk, **running}:
+        disk = on_disk.get(key)
         state = None if disk is None else disk.bytes
-        _check("bytes", state)
+        for what, text in (("engine", key[0]), ("path", key[1]), ("bytes", state)):
+            _check(what, text)
+        evidence = Evidence.CONFIRMED if key in confirmed else Evidence.DECLARED
         yield PlacedEngine(
-            engine, path, state,
-            running=None if runs is None else str(runs.evidence),
-            devices=() if runs is None else tuple(sorted(runs.devices)),
+            *key, state,
+            running=str(evidence) if key in running else None,
+            devices=tuple(sorted(running.get(key, ()))),
             placed_at=None if disk is None else _moment(disk.placed_at),
         )  # fmt: skip
-
-
-def _best_seen(inventory: Inventory) -> Iterator[RunningEngine]:
-    """Yields what runs, what was confirmed last, so that it outweighs what was only declared."""
-    yield from sorted(inventory.running, key=lambda one: one.evidence is Evidence.CONFIRMED)
 
 
 def _devices(inventory: Inventory) -> Iterator[NodeDevice]:

@@ -117,6 +117,7 @@ class KnownEngine:
 
     engine: FleetEngine
     model: str
+    simulated: bool
 
 
 @dataclass
@@ -173,6 +174,10 @@ class Judge:
         facts = known.engine
         if facts.withdrawn is not None:
             yield _finding(DriftKind.REVOKED, engine, "standing", "good", facts.withdrawn)
+            return
+        if known.simulated and not profile.simulated:
+            said = "made by a double, and the node is real"
+            yield _finding(DriftKind.REVOKED, engine, "simulated", "an engine that is real", said)
             return
         environments = profile.meets(facts.key)
         if not environments:

@@ -37,7 +37,14 @@ from registry.fleet.types import (
     PlacedEngine,
     WhereFilter,
 )
-from registry.models import AuditRow, EngineRow, ModelRow
+from registry.models import (
+    AuditRow,
+    EngineRow,
+    EnvironmentRow,
+    KeyRow,
+    ModelRow,
+    VerdictRow,
+)
 from registry.types import EngineFilter
 
 TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
@@ -154,15 +161,66 @@ class FleetView:
     def engines_named(self, digests: Collection[str]) -> dict[str, NamedEngine]:
         """Returns what the catalogue calls engines; those that it does not know are absent."""
         query = of_columns(
-            EngineRow.digest, ModelRow.name, EngineRow.recipe, EngineRow.target, EngineRow.variant
+            EngineRow.digest,
+            ModelRow.name,
+            EngineRow.recipe,
+            EngineRow.target,
+            EngineRow.variant,
+            EngineRow.simulated,
         ).join(ModelRow, ModelRow.id == EngineRow.model_id)
         return {
             str(row[0]): NamedEngine(*row)
-            for portion in _portions(sorted(digests))
-            for row in self._rows(
-                query.where(EngineRow.digest.in_(list(map(Digest.parse, portion))))
-            )
+            for portion in _portions(_parsed(digests))
+            for row in self._rows(query.where(EngineRow.digest.in_(portion)))
         }
+
+    def engines_recorded(self, digests: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+        """Yields (id, hard layer, soft layer, variant, bytes) of engines; no envelope."""
+        query = of_columns(
+            EngineRow.digest, KeyRow.hard, EngineRow.soft, EngineRow.variant, EngineRow.size,
+        ).join(KeyRow, KeyRow.id == EngineRow.key_id)  # fmt: skip
+        for portion in _portions(_parsed(digests)):
+            for digest, *facts in self._rows(query.where(EngineRow.digest.in_(portion))):
+                yield (str(digest), *facts)
+
+    def verdicts_recorded(self, digests: Iterable[str]) -> Iterator[tuple[str, int, Any, str]]:
+        """Yields (engine, row and document of its environment, result), newest first."""
+        query = (
+            of_columns(
+                EngineRow.digest, EnvironmentRow.id, EnvironmentRow.document, VerdictRow.result
+            )
+            .join(VerdictRow, VerdictRow.engine_id == EngineRow.id)
+            .join(EnvironmentRow, EnvironmentRow.id == VerdictRow.environment_id)
+            .order_by(VerdictRow.id.desc())
+        )
+        for portion in _portions(_parsed(digests)):
+            for engine, row, document, result in self._rows(
+                query.where(EngineRow.digest.in_(portion))
+            ):
+                yield str(engine), row, document, result
+
+    def placed_since(self, nodes: Iterable[str]) -> dict[tuple[str, str], datetime]:
+        """Returns since when engines are on some nodes as they are, by node and engine."""
+        query = of_columns(NodeRow.name, NodePlacementRow.engine, func.min(NodePlacementRow.since))
+        query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
+        query = query.where(NodePlacementRow.until.is_(None))
+        query = query.group_by(NodeRow.name, NodePlacementRow.engine)
+        return {
+            (name, engine): since
+            for names in _portions(sorted(nodes))
+            for name, engine, since in self._rows(query.where(NodeRow.name.in_(names)))
+        }
+
+    def profiles_not_heard_since(self, before: datetime) -> dict[int, int]:
+        """Returns how many nodes of each profile were not heard since a time."""
+        query = (
+            of_columns(NodeRow.profile_id, func.count())
+            .join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
+            .where(HeartbeatRow.seen_at < before, NodeRow.retired_at.is_(None))
+            .where(NodeRow.profile_id.is_not(None))
+            .group_by(NodeRow.profile_id)
+        )
+        return {row: count for row, count in self._rows(query)}  # noqa: C416 - rows are no pairs
 
     def any_node(self) -> bool:
         """Says whether any node was ever enrolled."""
@@ -323,6 +381,11 @@ def _at(table: type[NodePlacementRow | NodeHistoryRow], moment: datetime) -> Col
 def _to_placed(row: Any) -> Placed:  # noqa: ANN401 - a row of `_placed`
     name, simulated, engine, path, state, running, devices, *rest = row
     return Placed(name, simulated, engine, path, state, running, tuple(devices or ()), *rest)
+
+
+def _parsed(digests: Iterable[str]) -> list[Digest]:
+    """Returns digests in order; what a node called an engine is one, or it was refused."""
+    return [Digest.parse(one) for one in sorted(set(digests))]
 
 
 def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -198,6 +198,7 @@ class NamedEngine:
     recipe: str
     target: str
     variant: str
+    simulated: bool
 
 
 @dataclass(frozen=True)

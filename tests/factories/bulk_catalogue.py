@@ -86,12 +86,12 @@ class Bulk:
 class Filler:
     """Writes the tables of a migrated, empty catalogue; ids are given here."""
 
-    def __init__(self, url: str, engines: int) -> None:
+    def __init__(self, url: str, engines: int, models: int | None = None) -> None:
         self._url = (
             parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         )
         self._count = engines
-        self._models = max(1, min(_MODELS, engines // 240))
+        self._models = models or max(1, min(_MODELS, engines // 240))
         self._bulk = Bulk(Signers(), [f"model-{number:03d}" for number in range(self._models)])
         self._weights = [digest_bytes(name.encode()) for name in self._bulk.models]
         self._environments = [

@@ -112,3 +112,13 @@ def test_simulated_nodes_are_said_to_be(ek: Ek, site: Site) -> None:
     assert "SIMULATED" in ek("nodes").err
     assert "SIMULATED" in ek("node", "show", "sim-1").out
     assert "SIMULATED" in ek("where").out
+
+
+def test_a_simulated_fleet_is_made_by_one_command(ek: Ek, site: Site) -> None:
+    said = ek("sim", "fleet", "--nodes", "20", "--pools", "2", "--json")
+    assert (said.code, said.json) == (ExitCode.OK, {"nodes": 20, "new": 20, "pools": 2})
+    assert ek("sim", "fleet", "--nodes", "20", "--json").json["new"] == 0
+    assert node_of(site, "sim-000019").simulated
+    assert ek("sim", "fleet", "--nodes", "1", "--prefix", "../x").code == ExitCode.INVALID_INPUT
+    summary = ek("drift", "--summary", "--json").json
+    assert (summary["nodes"], summary["health"]["stale"]) == (20, 0)

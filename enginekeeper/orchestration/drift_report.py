@@ -1,0 +1,259 @@
+"""The drift of a fleet: its states asked of the catalogue, each held against what should be.
+
+Two ways to know of engines. `verified`: every signature that a decision goes by is checked, as for
+waves. Otherwise what the catalogue records is believed: that is enough to count, takes no
+cryptography, and is what a summary of a whole fleet goes by.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from enginekeeper.compatibility.decision import Judgement
+from enginekeeper.fleet.health import STALE_AFTER
+from enginekeeper.fleet.picking import Picking, selector
+from enginekeeper.fleet.profiles import Profile
+from enginekeeper.fleet.wire import DesiredEngine
+from enginekeeper.orchestration.drift import (
+    GRAVEST_FIRST,
+    DriftKind,
+    Finding,
+    Judge,
+    KnownEngine,
+    Severity,
+)
+from enginekeeper.orchestration.wave_planning import known_engines
+from enginekeeper.orchestration.waves import FleetEngine
+from registry.digests import Digest
+from registry.environments import environment_from_dict
+from registry.fleet.types import Assignment, DriftIgnore, FleetState
+from registry.keys import EngineKey
+from registry.queries import View
+from registry.service import Registry
+from registry.types import ChannelPosition, Result
+
+IN_SYNC, OUT_OF_SYNC, UNASSIGNED = "in-sync", "out-of-sync", "unassigned"
+UNKNOWN_SYNC = "unknown"
+"""Of a node that never reported."""
+
+
+@dataclass(frozen=True)
+class StateDrift:
+    """Nodes that are alike, what should run on them, and what is otherwise."""
+
+    state: FleetState
+    profile: Profile
+    desired: tuple[DesiredEngine, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def sync(self) -> str:
+        """Whether they are as they should be; what somebody wants so is."""
+        if any(one.ignored is None for one in self.findings):
+            return OUT_OF_SYNC
+        return IN_SYNC if self.desired else UNASSIGNED
+
+
+@dataclass(frozen=True)
+class FleetDrift:
+    """Every state of the fleet; nodes that never reported are in none."""
+
+    states: tuple[StateDrift, ...]
+    stale: Mapping[int, int]
+    """How many nodes of each profile were not heard lately."""
+    silent: int
+    """How many nodes never reported."""
+    ignored_stale: Mapping[int, str]
+    """Profiles whose silence somebody wants, and why."""
+
+    @property
+    def has_drift(self) -> bool:
+        """Says whether anything is otherwise that nobody wants so."""
+        stale = any(profile not in self.ignored_stale for profile in self.stale)
+        return stale or any(one.sync == OUT_OF_SYNC for one in self.states)
+
+    def worst(self) -> Severity | None:
+        """Returns the gravest severity of what nobody wants so."""
+        found = {
+            one.severity for state in self.states for one in state.findings if one.ignored is None
+        }
+        if any(profile not in self.ignored_stale for profile in self.stale):
+            found.add(Severity.LOW)
+        return next((one for one in GRAVEST_FIRST if one in found), None)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the fleet in numbers: nodes by sync status, by health, by class of drift."""
+        sync: Counter[str] = Counter({UNKNOWN_SYNC: self.silent} if self.silent else {})
+        nodes: Counter[str] = Counter()
+        problems: Counter[int] = Counter()
+        kinds: Counter[str] = Counter()
+        ignored: Counter[str] = Counter()
+        for one in self.states:
+            sync[one.sync] += one.state.nodes
+            nodes["all"] += one.state.nodes
+            if one.profile.problems:
+                problems[one.state.profile] += one.state.nodes
+            for kind in {found.kind for found in one.findings if found.ignored is None}:
+                kinds[kind] += one.state.nodes
+            for kind in {found.kind for found in one.findings if found.ignored is not None}:
+                ignored[kind] += one.state.nodes
+        for profile, count in self.stale.items():
+            (ignored if profile in self.ignored_stale else kinds)[DriftKind.STALE] += count
+        stale = sum(self.stale.values())
+        degraded = sum(count - self.stale.get(row, 0) for row, count in problems.items())
+        return {
+            "nodes": nodes["all"] + self.silent,
+            "states": len(self.states),
+            "sync": dict(sorted(sync.items())),
+            "health": {
+                "healthy": nodes["all"] - stale - degraded, "degraded": degraded,
+                "stale": stale, "silent": self.silent,
+            },
+            "drift": {str(kind): kinds[kind] for kind in DriftKind if kinds[kind]},
+            "ignored": {str(kind): ignored[kind] for kind in DriftKind if ignored[kind]},
+            "worst": None if (worst := self.worst()) is None else str(worst),
+        }  # fmt: skip
+
+
+def drift_of(
+    registry: Registry,
+    now: datetime,
+    *,
+    verified: bool,
+    stale_after: timedelta = STALE_AFTER,
+) -> FleetDrift:
+    """Returns the drift of every enrolled node, state by state."""
+    with registry.catalogue.read() as view:
+        fleet = view.fleet
+        states, sets = fleet.states(), fleet.engine_sets()
+        profiles = {row: Profile.of_document(one) for row, one in fleet.profiles().items()}
+        assignments, channels = fleet.assignments(), view.channels()
+        ignores = [one for one in fleet.ignores() if one.expires_at is None or one.expires_at > now]
+        positions = _positions(channels, assignments)
+        digests = {engine for having in sets.values() for engine, _, _ in having}
+        digests |= {engine for engines in positions.values() for engine in engines}
+        stale = fleet.profiles_not_heard_since(now - stale_after)
+        silent = len(fleet.silent())
+        facts = {} if verified else recorded_engines(view, digests)
+        named = fleet.engines_named(digests)
+    if verified:
+        facts = known_engines(registry, sorted(digests), simulated_nodes=True)
+    engines = {
+        digest: KnownEngine(one, named[digest].model, named[digest].simulated)
+        for digest, one in facts.items()
+    }
+    judge = Judge(engines, positions, now.date(), registry.driver_scope)
+    waived = _waived(registry, judge, now)
+    wanted = _Wanted(assignments)
+    found = [
+        _held_against(judge, one, profiles[one.profile], sets[one.engine_set], wanted)
+        for one in states
+    ]
+    excused = [_excused(one, ignores, waived) for one in found]
+    return FleetDrift(
+        tuple(excused), stale, silent,
+        {
+            row: why
+            for row in stale
+            if (why := _wanted(DriftKind.STALE, profiles[row], ignores)) is not None
+        },
+    )  # fmt: skip
+
+
+def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, FleetEngine]:
+    """Returns what the catalogue records of engines; no signature is asked."""
+    held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
+    judgements: dict[str, list[Judgement]] = {}
+    environments: dict[int, Any] = {}
+    for engine, row, document, result in view.fleet.verdicts_recorded(digests):
+        if row not in environments:
+            environments[row] = environment_from_dict(document)
+        judgements.setdefault(engine, []).append(Judgement(environments[row], Result(result)))
+    return {
+        digest: FleetEngine(
+            digest, EngineKey(hard, soft), variant, size, tuple(judgements.get(digest, ())),
+            withdrawn=held.get(digest),
+        )
+        for digest, hard, soft, variant, size in view.fleet.engines_recorded(digests)
+    }  # fmt: skip
+
+
+def _positions(
+    channels: Sequence[ChannelPosition], assignments: Sequence[Assignment]
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Returns the engines of the channels that are assigned, by model and channel."""
+    found: dict[tuple[str, str], tuple[str, ...]] = {
+        (one.model, one.channel): () for one in assignments
+    }
+    for one in channels:
+        place = (one.model_name, one.channel)
+        if place in found:
+            found[place] = (*found[place], str(one.engine))
+    return found
+
+
+class _Wanted:
+    """What is assigned to which nodes, by selector."""
+
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        self._picking = Picking(one.selector for one in assignments)
+        self._by_selector: dict[str, list[tuple[str, str]]] = {}
+        for one in assignments:
+            self._by_selector.setdefault(one.selector, []).append((one.model, one.channel))
+
+    def on(self, profile: Profile) -> list[tuple[str, str]]:
+        """Returns models and channels that are assigned to nodes of a profile, each once."""
+        picked = self._picking.picking(profile)
+        return sorted({one for text in picked for one in self._by_selector[text]})
+
+
+def _held_against(
+    judge: Judge,
+    state: FleetState,
+    profile: Profile,
+    having: Sequence[Sequence[str | None]],
+    wanted: _Wanted,
+) -> StateDrift:
+    desired = tuple(judge.wanted(profile, *one) for one in wanted.on(profile))
+    return StateDrift(state, profile, desired, judge.findings(profile, having, desired))
+
+
+def _excused(
+    drift: StateDrift, ignores: Sequence[DriftIgnore], waived: Mapping[str, Sequence[Any]]
+) -> StateDrift:
+    """Marks what somebody wants so: by a rule, or by a waiver of the engine there."""
+    if not drift.findings:
+        return drift
+    findings = []
+    for one in drift.findings:
+        why = _wanted(one.kind, drift.profile, ignores)
+        for environment, said in waived.get(one.engine or "", ()):
+            if one.environment is not None and environment in (None, one.environment):
+                why = why or said
+        findings.append(one if why is None else replace(one, ignored=why))
+    return replace(drift, findings=tuple(findings))
+
+
+def _wanted(kind: DriftKind, profile: Profile, ignores: Sequence[DriftIgnore]) -> str | None:
+    for one in ignores:
+        if one.kind in ("*", kind) and selector(one.selector)(profile):
+            return f"{one.reason} ({one.actor})"
+    return None
+
+
+def _waived(registry: Registry, judge: Judge, now: datetime) -> dict[str, list[Any]]:
+    """Returns the waivers in force on engines of the fleet: where, and whose they are."""
+    found: dict[str, list[Any]] = {}
+    for one in registry.waivers():
+        known = judge.engines.get(str(one.engine))
+        if known is None or one.state(now) != "in force":
+            continue
+        engine = registry.engine(Digest.parse(known.engine.digest))
+        if registry.waiver_signature(engine, one).fault is None:
+            said = f"waived: {one.reason} ({one.granted_by})"
+            found.setdefault(str(one.engine), []).append((one.environment, said))
+    return found

@@ -1,0 +1,280 @@
+"""`ek drift` and `ek assign`: what is otherwise, whose doing it was, and what somebody wants so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.fleet.interface import DriverState
+from enginekeeper.fleet.inventory import Inventory
+from registry.catalogue import Catalogue
+from registry.digests import digest_bytes
+from registry.lifecycle import quarantine
+from registry.types import Engine, Result
+from tests.factories.benches import Site, variants_of
+from tests.factories.fleet import join
+from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.inventories import inventory, on_disk
+
+Ek = Callable[..., Any]
+R595 = DriverState("595.71.05", "13.2")
+UNKNOWN = digest_bytes(b"nobody built it")
+
+
+@pytest.fixture
+def engine(site: Site, tmp_path: Path) -> Engine:
+    """An engine that passed on the nodes' GPU and is in the channel."""
+    made = publish_for_gpu(site, variants_of(tmp_path)[0], H100)
+    site.bench.registry.set_channel("prod", made.digest, H100, actor="anna")
+    return made
+
+
+@pytest.fixture
+def catalogue(site: Site) -> Catalogue:
+    return site.bench.registry.catalogue
+
+
+def under_h100_driver(found: Inventory) -> Inventory:
+    return replace(found, driver=DriverState(H100.driver, H100.cuda_driver))
+
+
+def node(name: str, *engines: object, **fields: Any) -> Inventory:  # noqa: ANN401 - of Inventory
+    found = inventory(name, [on_disk(one) for one in engines], labels={"pool": "h100"})
+    return replace(under_h100_driver(found), **fields)
+
+
+def another(site: Site, directory: Path, **fields: str) -> Engine:
+    """Publishes another engine of the model, which passed where the nodes are."""
+    where = replace(H100, cuda_runtime=fields.get("cuda_runtime", H100.cuda_runtime))
+    variant = variants_of(directory)[0]
+    return publish_for_gpu(site, variant, where, content=b"other", **fields)
+
+
+def one_finding(ek: Ek, *options: str) -> Any:  # noqa: ANN401 - a JSON object
+    (found,) = ek("drift", "--json", *options).json
+    (finding,) = found["findings"]
+    return finding
+
+
+def test_a_node_with_what_it_should_have_is_in_sync(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest))
+    said = ek("assign", "add", "pool=h100", engine.model_name, "prod", "--json")
+    assert (said.json["nodes"], said.json["new"]) == (1, True)
+    assert ek("drift", "--json").json == []
+    (found,) = ek("drift", "--all", "--json").json
+    assert (found["sync"], found["health"]) == ("in-sync", "healthy")
+    assert ek("drift", "--fail-on-drift").code == ExitCode.OK
+
+
+def test_a_new_driver_makes_drift_with_its_report(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest))
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    finding = one_finding(ek)
+    assert (finding["class"], finding["severity"], finding["cause"]) == (
+        "driver", "high", "corrective",
+    )  # fmt: skip
+    fields = {one["field"]: (one["desired"], one["actual"]) for one in finding["fields"]}
+    assert fields["driver"] == (H100.driver, "595.71.05")
+    said = ek("drift", "--fail-on-drift")
+    assert (said.code, "out-of-sync" in said.out) == (ExitCode.DRIFT, True)
+    assert ek("drift").code == ExitCode.OK
+
+
+def test_what_is_desired_and_absent_is_missing(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "gpu=*H100*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1"))
+    finding = one_finding(ek)
+    assert (finding["class"], finding["fields"][0]["desired"]) == ("missing", str(engine.digest))
+    assert (finding["model"], finding["channel"]) == (engine.model_name, "prod")
+
+
+def test_nothing_that_may_run_there_is_missing_with_the_reason(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "canary")
+    join(catalogue, node("gpu-1"))
+    assert "the channel has no engine of the model" in one_finding(ek)["reason"]
+
+
+def test_another_engine_of_the_model_is_told_field_by_field(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    other = another(site, tmp_path, cuda_runtime="12.4")
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", other.digest))
+    finding = one_finding(ek)
+    assert (finding["class"], finding["cause"]) == ("engine", "corrective")
+    fields = {one["field"]: (one["desired"], one["actual"]) for one in finding["fields"]}
+    assert fields["cuda_runtime"] == (H100.cuda_runtime, "12.4")
+
+
+@pytest.mark.parametrize(
+    ("field", "kind"), [("build_config", "build-flags"), ("container", "container")]
+)
+def test_what_differs_in_flags_or_container_alone_is_told_apart(
+    *, ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path,
+    field: str, kind: str,
+) -> None:  # fmt: skip
+    other = another(site, tmp_path, **{field: str(UNKNOWN)})
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", other.digest))
+    finding = one_finding(ek)
+    assert (finding["class"], finding["fields"][1]["field"]) == (kind, field)
+
+
+def test_a_channel_that_was_moved_is_intentional_until_the_node_follows(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    other = another(site, tmp_path, cuda_runtime="12.4")
+    ago = datetime.now(UTC) - timedelta(minutes=1)
+    join(catalogue, node("gpu-1", other.digest), now=ago)
+    ek("assign", "add", "*", engine.model_name, "prod")
+    assert one_finding(ek)["cause"] == "intentional"
+
+
+def test_a_quarantined_engine_is_critical(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest))
+    quarantine(site.bench.registry, engine, "smells")
+    finding = one_finding(ek)
+    assert (finding["class"], finding["severity"], finding["cause"]) == (
+        "revoked", "critical", "intentional",
+    )  # fmt: skip
+
+
+def test_an_engine_that_nobody_knows_and_bytes_that_changed_are_told(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", UNKNOWN))
+    changed = replace(node("gpu-2"), engines=(on_disk(engine.digest, "CHANGED"),))
+    join(catalogue, changed)
+    found = {one["node"]: one["findings"][0] for one in ek("drift", "--json").json}
+    assert found["gpu-1"]["class"] == "unknown"
+    assert (found["gpu-2"]["class"], found["gpu-2"]["severity"]) == ("bytes", "critical")
+
+
+def test_an_engine_that_was_never_judged_is_unqualified(
+    ek: Ek, site: Site, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    made = publish_for_gpu(site, variants_of(tmp_path)[0])
+    join(catalogue, node("gpu-1", made.digest))
+    assert one_finding(ek)["class"] == "unqualified"
+
+
+def test_a_failed_verdict_is_critical(
+    ek: Ek, site: Site, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    made = publish_for_gpu(site, variants_of(tmp_path)[0], H100)
+    site.judge(made, variants_of(tmp_path)[0], Result.FAIL, H100)
+    join(catalogue, node("gpu-1", made.digest))
+    finding = one_finding(ek)
+    assert (finding["class"], finding["severity"]) == ("unqualified", "critical")
+
+
+def test_a_stale_agent_is_health_and_leaves_sync_alone(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest), now=datetime.now(UTC) - timedelta(hours=1))
+    ek("assign", "add", "*", engine.model_name, "prod")
+    (found,) = ek("drift", "--json").json
+    assert (found["sync"], found["health"]) == ("in-sync", "stale")
+    assert found["findings"][0]["class"] == "stale"
+    assert ek("drift", "--fail-on-drift").code == ExitCode.DRIFT
+    assert ek("drift", "--fail-on-drift", "--stale-after", "7200").code == ExitCode.OK
+    assert ek("drift", "--summary", "--json").json["health"]["stale"] == 1
+
+
+def test_what_somebody_wants_is_shown_and_fails_nothing(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    ek("assign", "add", "pool=none", engine.model_name, "prod")
+    ek("drift", "ignore", "driver", "pool=h100", "--reason", "canary of R595")
+    finding = one_finding(ek)
+    assert "canary of R595" in finding["ignored"]
+    assert ek("drift", "--fail-on-drift").code == ExitCode.OK
+    summary = ek("drift", "--summary", "--json").json
+    assert (summary["ignored"], summary["drift"], summary["worst"]) == ({"driver": 1}, {}, None)
+    assert ek("drift", "rules", "--json").json[0]["selector"] == "pool=h100"
+    assert ek("drift", "heed", "driver", "pool=h100").code == ExitCode.OK
+    assert ek("drift", "--fail-on-drift").code == ExitCode.DRIFT
+
+
+def test_an_expired_rule_counts_no_more(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    ek("drift", "ignore", "*", "*", "--reason", "x", "--until", "2020-01-01")
+    assert ek("drift", "--fail-on-drift").code == ExitCode.DRIFT
+
+
+def test_a_waiver_excuses_what_it_waives(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    ek("key", "create", "approver")
+    ek("key", "trust", "approver")
+    granted = ek(
+        "waiver", "grant", engine.digest.short, "--rule", "not-qualified-here", "--reason", "night",
+        "--until", (datetime.now(UTC) + timedelta(days=1)).isoformat(), "--everywhere",
+    )  # fmt: skip
+    if granted.code != ExitCode.OK:
+        pytest.fail(granted.err)
+    assert "night" in one_finding(ek)["ignored"]
+
+
+def test_the_summary_counts_every_node_once(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
+    join(catalogue, node("gpu-1", engine.digest), node("gpu-2", engine.digest, driver=R595))
+    join(catalogue, node("gpu-3", UNKNOWN, UNKNOWN), node("gpu-4"))
+    ek("node", "enroll", "gpu-5")
+    ek("assign", "add", "pool=h100", engine.model_name, "prod")
+    summary = ek("drift", "--summary", "--json").json
+    assert summary["nodes"] == 5
+    assert summary["sync"] == {"in-sync": 1, "out-of-sync": 3, "unknown": 1}
+    assert summary["health"] == {"healthy": 4, "degraded": 0, "stale": 0, "silent": 1}
+    assert summary["drift"]["unknown"] == 1
+    assert summary["worst"] == "high"
+    assert "signatures were not asked" in ek("drift", "--summary").out
+
+
+def test_summary_and_listing_say_the_same(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
+    join(catalogue, node("gpu-1", engine.digest), node("gpu-2", engine.digest, driver=R595))
+    join(catalogue, node("gpu-3", UNKNOWN))
+    listed = [one["sync"] for one in ek("drift", "--all", "--json").json]
+    counted = ek("drift", "--summary", "--json").json["sync"]
+    assert {one: listed.count(one) for one in set(listed)} == counted
+
+
+def test_nodes_and_classes_are_chosen(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
+    join(catalogue, node("gpu-1", UNKNOWN), node("gpu-2", engine.digest, driver=R595))
+    assert [one["node"] for one in ek("drift", "--node", "gpu-1", "--json").json] == ["gpu-1"]
+    assert [one["node"] for one in ek("drift", "--class", "driver", "--json").json] == ["gpu-2"]
+    assert ek("drift", "--summary", "--class", "driver").code == ExitCode.USAGE
+
+
+def test_what_cannot_be_assigned_is_refused(ek: Ek, engine: Engine) -> None:
+    for arguments in (
+        ("pool", engine.model_name, "prod"),
+        ("*", "../x", "prod"),
+        ("*", engine.model_name, "a b"),
+    ):
+        assert ek("assign", "add", *arguments).code == ExitCode.INVALID_INPUT
+    assert ek("assign", "remove", "*", engine.model_name, "prod").code == ExitCode.NOT_FOUND
+    assert ek("drift", "heed", "driver", "*").code == ExitCode.NOT_FOUND
+
+
+def test_assignments_are_listed_and_removed(ek: Ek, engine: Engine) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod")
+    assert "was assigned already" in ek("assign", "add", "*", engine.model_name, "prod").err
+    assert [one["selector"] for one in ek("assign", "list", "--json").json] == ["*"]
+    assert ek("assign", "remove", "*", engine.model_name, "prod").code == ExitCode.OK
+    assert ek("assign", "list", "--json").json == []
