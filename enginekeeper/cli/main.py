@@ -54,6 +54,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
         "advisories",
         "List engines built by releases with known vulnerabilities.",
     ),
+    "sim": ("sim", "sim", "Make nodes that are not there, to try plans on."),
     "rules": ("rules", "rules", "List, show and test the compatibility rules."),
     "toolchain": ("toolchain", "toolchain", "List, install and check toolchains."),
     "store": ("store", "store", "Try, scrub and sweep the artifact store."),
