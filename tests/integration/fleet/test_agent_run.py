@@ -48,8 +48,10 @@ def running(
          double.url, "--token-file", str(token), "--period", "1"],
         env=environment, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def until(true: Callable[[], object], seconds: float = 20.0) -> None:

@@ -77,7 +77,7 @@ def test_everything_of_a_gpu_is_read(nvml: SimulatedNvml, environment: dict[str,
         "memory_bytes": 85_520_809_984, "mig": False, "vbios": "96.00.74.00.01",
         "gsp_firmware": "580.95.05", "serial": "1650000000001", "pci": "00000000:18:00.0",
         "ecc": True, "ecc_errors": 0, "nvlinks": 18, "rows_pending": False,
-        "rows_failed": False, "slices": [], "processes": [], "unread": {},
+        "rows_failed": False, "xid": None, "slices": [], "processes": [], "unread": {},
     }  # fmt: skip
     assert second["slices"] == [
         {"uuid": "MIG-51a11a7e-a", "profile": "1g.5gb"},

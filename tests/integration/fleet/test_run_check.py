@@ -201,8 +201,10 @@ def started(environ: Environ, *arguments: object) -> Iterator[subprocess.Popen[s
         [sys.executable, "-m", "enginekeeper", "run-check", *map(str, arguments)], env=environ,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 SAY = "import os, sys; print(os.getpid(), os.environ['ENGINEKEEPER_ENGINE_DIR'], sys.argv[1], flush=True); input()"  # noqa: E501

@@ -36,8 +36,10 @@ def proc(tmp_path: Path) -> FakeProc:
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        yield process
-        process.kill()
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_record_names_this_very_process(tmp_path: Path) -> None:
