@@ -194,7 +194,7 @@ def resume(wave: str, as_json: bool) -> int:
 @click.option("--deployment", help="Let a Prefect server's deployment of the wave flow do it.")
 @json_option
 def run(wave: str, interval: int, deployment: str | None, as_json: bool) -> int:
-    """Let WAVE go on again and again until it has ended or stopped: the flow flows/wave.py."""
+    """Let WAVE go on again and again until it has ended or stopped: flows/driver_wave.py."""
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.order import WaveOrder

@@ -15,6 +15,7 @@ from enginekeeper.fleet.interface import Device, DriverState, LostDevice
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
+FIRST_WITH_RUNS = 2
 """The first schema knew no running engines."""
 
 

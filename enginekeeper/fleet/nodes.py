@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from enginekeeper.fleet.environments import GpuKind, kinds_of
 from enginekeeper.fleet.interface import NOT_SUPPORTED, Device
-from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.inventory import FIRST_WITH_RUNS, Inventory
 from enginekeeper.fleet.placements import INTACT
 from registry.digests import Digest
 
@@ -51,7 +51,10 @@ class NodeFacts:
     simulated: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     running: tuple[str, ...] | None = None
-    """Digests of the engines that serve on it; None where its agent does not tell."""
+    """What serves on it: digests of engines, and processes that NVML shows on its GPUs besides.
+
+    None where its agent does not tell all of it.
+    """
 
 
 def facts_of(inventory: Inventory) -> NodeFacts:
@@ -64,12 +67,13 @@ def facts_of(inventory: Inventory) -> NodeFacts:
             kinds_of(inventory.devices),
             host.os,
             host.cpu_architecture,
-            complete=_complete(inventory),
+            complete=all_told(inventory),
         ),
         engines=tuple(sorted({one.engine for one in inventory.engines})),
-        problems=tuple(_problems(inventory)),
+        problems=(*problems_of(inventory), *_changed(inventory)),
         simulated=inventory.simulated,
         labels=dict(inventory.labels),
+        running=_running(inventory),
     )
 
 
@@ -80,7 +84,8 @@ def _shape(
     return NodeShape(kinds, os, cpu_architecture, complete)
 
 
-def _complete(inventory: Inventory) -> bool:
+def all_told(inventory: Inventory) -> bool:
+    """Says whether every GPU of a node answered, and told how it is split."""
     return not inventory.lost and not any(map(_split_unknown, inventory.devices))
 
 
@@ -96,7 +101,38 @@ def _split_unknown(device: Device) -> str | None:
     return None
 
 
-def _problems(inventory: Inventory) -> Iterator[str]:
+def runs_told(inventory: Inventory) -> bool:
+    """Says whether the engines that run are all that serves on a node, and all of them are told."""
+    return _all_runs_told(inventory) and not _other_processes(inventory)
+
+
+def _running(inventory: Inventory) -> tuple[str, ...] | None:
+    """Returns what serves on a node; None where the document does not tell all of it."""
+    if not _all_runs_told(inventory):
+        return None
+    engines = sorted(one.engine for one in inventory.running)
+    return tuple(dict.fromkeys([*engines, *_other_processes(inventory)]))
+
+
+def _all_runs_told(inventory: Inventory) -> bool:
+    unread = any("processes" in device.unread for device in inventory.devices)
+    if inventory.schema < FIRST_WITH_RUNS or inventory.runs_problem or inventory.lost or unread:
+        return False
+    return inventory.gpu_source == "nvml" and inventory.problem is None
+
+
+def _other_processes(inventory: Inventory) -> list[str]:
+    known = {one.pid for one in inventory.running}
+    return [
+        f"process {process.pid} on GPU {device.index}"
+        for device in inventory.devices
+        for process in device.processes
+        if process.pid not in known
+    ]
+
+
+def problems_of(inventory: Inventory) -> Iterator[str]:
+    """Yields why nobody can tell what is on a node; what is wrong with engine bytes is apart."""
     if inventory.problem is not None:
         yield inventory.problem
     for lost in inventory.lost:
@@ -106,6 +142,11 @@ def _problems(inventory: Inventory) -> Iterator[str]:
             yield f"GPU {device.index}: {said}"
     if inventory.engines_problem is not None:
         yield inventory.engines_problem
+    if inventory.runs_problem is not None:
+        yield inventory.runs_problem
+
+
+def _changed(inventory: Inventory) -> Iterator[str]:
     for one in inventory.engines:
         if one.bytes != INTACT:
             yield f"engine {Digest.parse(one.engine).short} at {one.path}: {one.bytes}"

@@ -16,6 +16,7 @@ from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
 from enginekeeper.fleet.interface import Device, DriverState
 from enginekeeper.fleet.inventory import Evidence, Inventory
+from enginekeeper.fleet.nodes import NodeShape, all_told, problems_of, runs_told
 from registry.environments import CpuEnvironment, Environment
 from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
 from registry.keys import EngineKey
@@ -40,6 +41,15 @@ class Profile:
     problems: tuple[str, ...] = ()
     """Why nobody can tell what is on such a node; without what is wrong with its engines."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    complete: bool = True
+    """Whether every GPU answered, and told how it is split."""
+    runs_told: bool = False
+    """Whether the engines that run are all that serves there, and all of them are told."""
+
+    @property
+    def shape(self) -> NodeShape:
+        """What engines can meet on such a node, besides its driver."""
+        return NodeShape(self.kinds, self.os, self.cpu_architecture, self.complete)
 
     def as_document(self) -> dict[str, Any]:
         """Returns the profile as a JSON object."""
@@ -54,6 +64,8 @@ class Profile:
             "simulated": self.simulated,
             "problems": list(self.problems),
             "labels": dict(self.labels),
+            "complete": self.complete,
+            "runs_told": self.runs_told,
         }
 
     @property
@@ -88,6 +100,8 @@ class Profile:
             simulated=document["simulated"],
             problems=tuple(document["problems"]),
             labels=document["labels"],
+            complete=document["complete"],
+            runs_told=document["runs_told"],
         )
 
 
@@ -102,7 +116,9 @@ def profile_of(inventory: Inventory) -> Profile:
         instruction_set=host.instruction_set,
         gpus=len(inventory.devices),
         simulated=inventory.simulated,
-        problems=tuple(_problems(inventory)),
+        problems=tuple(problems_of(inventory)),
+        complete=all_told(inventory),
+        runs_told=runs_told(inventory),
         labels=dict(inventory.labels),
     )
 
@@ -131,17 +147,6 @@ def report_of(inventory: Inventory, document: bytes, state: str, beat: Beat) -> 
 
 def _by_name(kind: GpuKind) -> tuple[str, str, str]:
     return kind.product, kind.compute_capability, kind.mig_profile or ""
-
-
-def _problems(inventory: Inventory) -> Iterator[str]:
-    if inventory.problem is not None:
-        yield inventory.problem
-    for lost in inventory.lost:
-        yield f"GPU {lost.index}: {lost.reason}"
-    if inventory.engines_problem is not None:
-        yield inventory.engines_problem
-    if inventory.runs_problem is not None:
-        yield inventory.runs_problem
 
 
 def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:

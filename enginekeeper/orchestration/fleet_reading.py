@@ -65,14 +65,12 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
     """Yields every node; those of one profile share its shape, those alike their engines too."""
     fleet = view.fleet
     profiles = {row: Profile.of_document(document) for row, document in fleet.profiles().items()}
-    shapes = {
-        row: NodeShape(one.kinds, one.os, one.cpu_architecture) for row, one in profiles.items()
-    }
+    shapes = {row: one.shape for row, one in profiles.items()}
     engines = {row: _engines(document) for row, document in fleet.engine_sets().items()}
     unheard = {name for name, _ in fleet.not_heard_since(now - SILENT_AFTER)}
     problems: dict[tuple[int, int], tuple[str, ...]] = {}
     for name, at, having in fleet.members():
-        profile, (digests, wrong) = profiles[at], engines[having]
+        profile, (digests, running, wrong) = profiles[at], engines[having]
         alike = problems.setdefault((at, having), (*profile.problems, *wrong))
         yield NodeFacts(
             name=name,
@@ -82,17 +80,21 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
             problems=(*alike, _UNHEARD) if name in unheard else alike,
             simulated=profile.simulated,
             labels=profile.labels,
+            running=running if profile.runs_told else None,
         )
     for name, simulated in fleet.silent():
         yield NodeFacts(name, None, NodeShape((), "", ""), (), (_UNREPORTED,), simulated)
 
 
-def _engines(document: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Returns the engines of a set, and what is wrong with their bytes."""
+def _engines(
+    document: Sequence[Sequence[Any]],
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Returns the engines of a set, those that run, and what is wrong with their bytes."""
     digests = tuple(sorted({str(engine) for engine, _, _ in document}))
+    running = tuple(sorted({str(engine) for engine, _, runs in document if runs is not None}))
     wrong = tuple(
         f"engine {engine.partition(':')[2][:12]}: {state}"
         for engine, state, _ in document
         if state not in (None, INTACT)
     )
-    return digests, wrong
+    return digests, running, wrong

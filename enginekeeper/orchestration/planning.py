@@ -91,7 +91,7 @@ def _as_it_is(bench: Bench, planned: PlannedVariant, engine: Engine) -> PlannedV
         bench.registry.verify_engine(engine)
     except WithdrawnError:
         return planned
-    if against := blocking(engine.key, bench.environment):
+    if against := blocking(engine.key, environment_of(bench, engine.key)):
         rule, reason = against[0].rule.identifier, str(against[0])
         return replace(as_it_is, action=Action.REFUSE, rule=rule, reason=reason)
     verdict, lost = _verdict(bench, engine, str(acceptance_digest(bench, planned.variant)))

@@ -45,7 +45,7 @@ def run_wave(order: WaveOrder, *, deployment: str | None = None) -> list[Outcome
     """Lets a wave go on until it has ended or stopped; what it asks for is in the registry."""
     if deployment is not None:
         return run_deployed(deployment, order)
-    return _run_flow(open_bench(), "wave", order)
+    return _run_flow(open_bench(), "driver_wave", order)
 
 
 def _run_flow(bench: Bench, name: str, order: Order) -> list[Outcome]:

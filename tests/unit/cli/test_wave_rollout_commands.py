@@ -88,7 +88,9 @@ def test_a_status_says_where_each_node_is_and_why(ek: Ek, fleet: Path, engine: E
     assert "there: enginekeeper rebuild --engine" in said.err
 
 
-def test_a_dry_run_records_nothing(ek: Ek, fleet: Path) -> None:
+def test_a_dry_run_records_nothing(ek: Ek, fleet: Path, engine: Engine) -> None:
+    for name in ("gpu-1", "gpu-2", "spare"):
+        write_inventory(fleet, inventory(name, [on_disk(engine.digest)], schema=1))
     said = ek("wave", "start", "--driver", NEW, "--inventory", fleet, "--dry-run")
     assert said.code == ExitCode.DRIFT
     assert f"no node qualifies {H100.product}" in said.err

@@ -15,7 +15,8 @@ from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.placing import Effect
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, meant_for, runtime_of
-from enginekeeper.fleet.interface import LostDevice
+from enginekeeper.fleet.interface import GpuProcess, LostDevice
+from enginekeeper.fleet.inventory import Evidence, RunningEngine
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape, facts_of
 from enginekeeper.orchestration.waves import (
     DriverChange,
@@ -187,6 +188,28 @@ def test_a_gpu_without_mig_says_so_and_holds_nothing() -> None:
     whole = device(mig=None, unread={"mig": "Not Supported"})
     found = facts_of(inventory("a", [on_disk(NEW.digest)], devices=(whole,)))
     assert planned([found], NEW).ready == ("a",)
+
+
+def test_what_serves_on_a_node_is_what_it_ran_and_what_nvml_shows_besides() -> None:
+    runs = RunningEngine(
+        OLD.digest, "/engines/m", 7, "2026-11-26T03:00:00+00:00", Evidence.DECLARED
+    )
+    busy = device(processes=(GpuProcess(7, None), GpuProcess(8, None)))
+    found = facts_of(inventory("a", devices=(busy,), running=(runs,)))
+    assert found.running == (OLD.digest, "process 8 on GPU 0")
+    assert facts_of(inventory("a")).running == ()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schema": 1}, {"runs_problem": "x.json: damaged"}, {"problem": "NVML does not start"},
+        {"gpu_source": "gfd"}, {"lost": (LostDevice(0, "GPU is lost"),)},
+        {"devices": (device(unread={"processes": "Insufficient Permissions"}),)},
+    ],
+)  # fmt: skip
+def test_nobody_says_that_a_node_is_idle_where_not_all_is_told(fields: dict[str, Any]) -> None:
+    assert facts_of(inventory("a", **fields)).running is None
 
 
 def test_hours_that_nobody_recorded_are_not_known_and_not_zero() -> None:

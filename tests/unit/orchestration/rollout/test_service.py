@@ -133,7 +133,9 @@ def test_who_qualifies_must_be_there_and_serve_nothing(site: Site, fleet: Path) 
     assert service._qualifying(idle, plan, ()) == {"spare": Role.QUALIFICATION}
 
 
-def test_a_gpu_that_no_node_qualifies_is_told(site: Site, fleet: Path) -> None:
+def test_a_gpu_that_no_node_qualifies_is_told(site: Site, engine: Engine, fleet: Path) -> None:
+    for name in ("gpu-1", "gpu-2", "gpu-3", "spare"):
+        report(fleet, name, engine, schema=1)  # which does not tell what runs
     said = Announcement(change=R595, places=(fleet,), name="w")
     drafted = service.draft(site.bench.registry, said, now=NOON)
     assert [kind.product for kind in service.uncovered(drafted)] == [H100.product]

@@ -1,4 +1,7 @@
-"""The wave flow: lets a wave go on, step by step, until it has ended or stopped."""
+"""The wave flow: lets a wave go on, step by step, until it has ended or stopped.
+
+Not `wave.py`: the folder of a flow is on the path of its worker, and Python has a module `wave`.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ networked = task(
 step = networked(stepping.step)
 
 
-@flow(name="enginekeeper-wave", persist_result=False)
-def wave(order: WaveOrder) -> list[Outcome]:
+@flow(name="enginekeeper-driver_wave", persist_result=False)
+def driver_wave(order: WaveOrder) -> list[Outcome]:
     """Lets a wave go on; killed at any moment it goes on where it was when it is run again."""
     return reported(lambda: _wave(order))
 
