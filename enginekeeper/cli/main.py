@@ -49,6 +49,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "run-check": ("run_check", "run_check", "Start an engine only if it may run on this node."),
     "export": ("export", "export", "Write what Triton, trtllm-serve or vLLM need to load one."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
+    "acceptance": ("acceptance", "acceptance", "Say what a GPU host lacks, and what it would do."),
     "failures": ("failures", "failures", "List builds that failed and are not tried again yet."),
     "advisories": (
         "advisories",

@@ -121,8 +121,8 @@ def show(name: str, as_json: bool) -> int:
     from enginekeeper.cli._release_text import release_document, release_text
     from enginekeeper.specs.profiles import toolchain_profiles
 
-    profile = toolchain_profiles()[_release(name).name]
-    document = release_document(profile, _release(name))
+    profile = toolchain_profiles()[release_named(name).name]
+    document = release_document(profile, release_named(name))
     Output(as_json).document(document, release_text(document))
     return ExitCode.OK
 
@@ -146,7 +146,10 @@ def compare_help(name: str, help_file: Path, write_table: Path | None, as_json: 
     from enginekeeper.specs.flag_table import write_settled
     from enginekeeper.specs.help_text import options_of_help
 
-    text, version = help_file.read_text(encoding="utf-8", errors="replace"), _release(name).version
+    text, version = (
+        help_file.read_text(encoding="utf-8", errors="replace"),
+        release_named(name).version,
+    )
     said = options_of_help(text, str(help_file))
     drift = flag_drift(version, said)
     if write_table is not None:
@@ -155,7 +158,8 @@ def compare_help(name: str, help_file: Path, write_table: Path | None, as_json: 
     return ExitCode.OK if all(one.settles for one in drift) else ExitCode.DRIFT
 
 
-def _release(name: str) -> Release:
+def release_named(name: str) -> Release:
+    """Returns a release of TensorRT-LLM by its toolchain's name; raises MissingError."""
     from enginekeeper.errors import MissingError
     from enginekeeper.specs.form import did_you_mean
     from enginekeeper.specs.releases import releases
