@@ -41,10 +41,20 @@ links, and those in NVIDIA's sources, put into logs of our own making.
 """
 
 NOTES = """
-Not done: the catalogue does not remember failures yet, and nothing is tried again because of its
-group. "Using an engine plan file across different models of devices" and "Invalid timing cache" are
-warnings that healthy builds print, and so no patterns; "Failed to deserialize cuda engine" alone
-says nothing of its cause.
+## What is remembered
+
+A build that fails for a cause which lies in what was asked for is remembered by the catalogue for
+14 days, under the engine key: flag_drift, no_kernel, unsupported_quantization, unsupported_model,
+checkpoint_broken and bad_options. Until then the plan of every machine refuses it (`failed-before`,
+with cause and remedy, exit 8). Another recipe, option or toolchain is another key, and is tried; so
+are failures whose cause lies in a host.
+
+    ek failures                       # what is remembered, and until when
+    ek build SPEC --retry-failed      # try it again all the same
+
+Nothing is tried again *by itself* because of its group. "Using an engine plan file across different
+models of devices" and "Invalid timing cache" are warnings that healthy builds print, and so no
+patterns; "Failed to deserialize cuda engine" alone says nothing of its cause.
 """
 
 

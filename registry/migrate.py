@@ -21,6 +21,7 @@ from sqlalchemy.engine import Connection
 
 from registry.catalogue import connect, parse_url, revision_of, translated
 from registry.errors import CatalogueOutdatedError, StoreUnavailableError
+from registry.failures import tables as _failure_tables  # noqa: F401 - its tables are among them
 from registry.fleet import tables as _fleet_tables  # noqa: F401 - its tables are among them
 from registry.models import Row
 from registry.waves import tables as _wave_tables  # noqa: F401 - its tables are among them

@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "d7a2c94b1e05"
+REVISION = "f3b86d2e9a41"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")

@@ -26,6 +26,7 @@ from registry.entities import (
 )
 from registry.environments import Environment, environment_from_dict
 from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
+from registry.failures.queries import FailureView
 from registry.filters import filtered, is_latest
 from registry.fleet.queries import FleetView
 from registry.keys import EngineKey
@@ -93,6 +94,11 @@ class View:
     def fleet(self) -> FleetView:
         """The nodes of this state: what they reported, and what should run on them."""
         return FleetView(self._session)
+
+    @property
+    def failures(self) -> FailureView:
+        """The builds that failed, and are not to be tried again by the way."""
+        return FailureView(self._session)
 
     @property
     def waves(self) -> WaveView:

@@ -33,6 +33,7 @@ from registry.entities import (
 )
 from registry.environments import CpuEnvironment, Environment
 from registry.errors import ConflictError, RecordNotFoundError
+from registry.failures.records import FailureDraft
 from registry.fleet.records import FleetDraft
 from registry.models import (
     AuditRow,
@@ -92,6 +93,11 @@ class Draft(View):
     def fleet(self) -> FleetDraft:
         """The nodes, to be changed in this unit of work."""
         return FleetDraft(self._session, self.note)
+
+    @property
+    def failures(self) -> FailureDraft:
+        """The builds that failed, to be changed in this unit of work."""
+        return FailureDraft(self._session, self.note)
 
     @property
     def waves(self) -> WaveDraft:

@@ -69,6 +69,7 @@ def plan(
 @skip_option
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @whole_suite_option
+@click.option("--retry-failed", is_flag=True, help="Try what `ek failures` lists again, too.")
 @click.option("--channel", help="Put every engine that passes into this channel.")
 @click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
 @click.option("--verbose", is_flag=True, help="Show the steps' own output.")
@@ -79,6 +80,7 @@ def build(
     skip: tuple[str, ...],
     no_audit: bool,
     whole_suite: bool,
+    retry_failed: bool,
     channel: str | None,
     deployment: str | None,
     verbose: bool,
@@ -96,7 +98,7 @@ def build(
     show_progress(verbose=verbose)
     order = BuildOrder(
         str(spec), tuple(only), tuple(skip),
-        audits=not no_audit, whole_suite=whole_suite, channel=channel,
+        audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, channel=channel,
     )  # fmt: skip
     outcomes = run_build(order, deployment=deployment)
     return show_outcomes(Output(as_json), outcomes)

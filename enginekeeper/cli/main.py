@@ -52,6 +52,8 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "assign": ("assign", "assign", "Say which channel should run on which nodes."),
     "drift": ("drift", "drift", "Show what runs otherwise than it should."),
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
+    "acceptance": ("acceptance", "acceptance", "Say what a GPU host lacks, and what it would do."),
+    "failures": ("failures", "failures", "List builds that failed and are not tried again yet."),
     "advisories": (
         "advisories",
         "advisories",

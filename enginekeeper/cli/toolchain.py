@@ -121,8 +121,8 @@ def show(name: str, as_json: bool) -> int:
     from enginekeeper.cli._release_text import release_document, release_text
     from enginekeeper.specs.profiles import toolchain_profiles
 
-    profile = toolchain_profiles()[_release(name).name]
-    document = release_document(profile, _release(name))
+    profile = toolchain_profiles()[release_named(name).name]
+    document = release_document(profile, release_named(name))
     Output(as_json).document(document, release_text(document))
     return ExitCode.OK
 
@@ -130,23 +130,36 @@ def show(name: str, as_json: bool) -> int:
 @toolchain.command("compare-help")
 @click.argument("name")
 @click.argument("help_file", type=NamedPath())
+@click.option(
+    "--write-table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the table of options with what HELP_FILE settles: specs/data is where it is kept.",
+)
 @json_option
-def compare_help(name: str, help_file: Path, as_json: bool) -> int:
+def compare_help(name: str, help_file: Path, write_table: Path | None, as_json: bool) -> int:
     """Compare the options known of a release with its own `trtllm-build --help`, in HELP_FILE.
 
     Exits 7 where they contradict each other. Make the file in the release's container:
     trtllm-build --help > help.txt
     """
     from enginekeeper.specs.flag_drift import flag_drift
+    from enginekeeper.specs.flag_table import write_settled
     from enginekeeper.specs.help_text import options_of_help
 
-    text = help_file.read_text(encoding="utf-8", errors="replace")
-    drift = flag_drift(_release(name).version, options_of_help(text, str(help_file)))
+    text, version = (
+        help_file.read_text(encoding="utf-8", errors="replace"),
+        release_named(name).version,
+    )
+    said = options_of_help(text, str(help_file))
+    drift = flag_drift(version, said)
+    if write_table is not None:
+        write_settled(write_table, version, said)
     Output(as_json).table([one.as_dict() for one in drift], ("option", "what", "table", "tool"))
     return ExitCode.OK if all(one.settles for one in drift) else ExitCode.DRIFT
 
 
-def _release(name: str) -> Release:
+def release_named(name: str) -> Release:
+    """Returns a release of TensorRT-LLM by its toolchain's name; raises MissingError."""
     from enginekeeper.errors import MissingError
     from enginekeeper.specs.form import did_you_mean
     from enginekeeper.specs.releases import releases

@@ -24,6 +24,8 @@ class BuildOrder:
     audits: bool = True
     whole_suite: bool = False
     """Whether every prompt is scored although fewer would decide."""
+    retry_failed: bool = False
+    """Whether builds are tried again that failed for a cause which lies in what is asked for."""
     channel: str | None = None
     engines: tuple[str, ...] = ()
     """Digests of engines to judge as they are, each in place of what its variant's plan says."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -20,6 +20,7 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import Export, keep_export
+from enginekeeper.orchestration.failing import remembering
 from enginekeeper.orchestration.keys import calibration_path, engine_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
@@ -201,7 +202,8 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         source=str(variants[0].model.kind),
         architecture=facts_of_source(source).architecture,
     )
-    planned = as_ordered(bench, work.order, plan_variants(bench, variants, source))
+    again = plan_variants(bench, variants, source, retry_failed=work.order.retry_failed)
+    planned = as_ordered(bench, work.order, again)
     return replace(work, source=source, planned=planned)
 
 
@@ -360,7 +362,9 @@ def make_engine(bench: Bench, made: Progress) -> Progress:
     """Compiles the checkpoint, and says what came out otherwise than asked."""
     variant = made.variant
     compilation = _compilation(bench, variant)
-    compiled = stages.compile_engine(bench.shop, made.checkpoint, variant.identifier, compilation)
+    name, key = variant.identifier, made.planned.key
+    with nullcontext() if key is None else remembering(bench, variant, key):
+        compiled = stages.compile_engine(bench.shop, made.checkpoint, name, compilation)
     report = compiled.record.get("report", {})
     for one in report.get("differences", ()):
         said = f"asked for {one['requested']}, came out as {one['effective']}"

@@ -12,8 +12,9 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
 5. an engine of the same key with a verdict by the same acceptance and validator is reused, pass
    or fail: a failed build is not tried again by everyone;
 6. what this version has no builder for is neither built nor judged here, and said so;
-7. an engine of the same key without such a verdict is judged again, not rebuilt;
-8. everything else is built.
+7. what failed for a cause that lies in the key is not tried again for a time;
+8. an engine of the same key without such a verdict is judged again, not rebuilt;
+9. everything else is built.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from enginekeeper.compatibility.rules import RuleHit, Severity
 from enginekeeper.orchestration.exports import Export
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.variants import Variant
+from registry.failures.types import BuildFailure
 from registry.keys import EngineKey
 from registry.types import Engine, Verdict
 
@@ -140,6 +142,7 @@ class Knowledge:
     key_of: Callable[[Variant], EngineKey | UnknownKey]
     known: Callable[[Variant, EngineKey], KnownEngine | WithdrawnEngine | None]
     exported: Callable[[EngineKey], Export | None]
+    failed: Callable[[EngineKey], BuildFailure | None]
     makers: Collection[BuilderKind]
     """What this version can make engines with, and judge them."""
 
@@ -178,6 +181,8 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
     else:
         found = knowledge.known(variant, key)
         action, rule, reason = _decide(found)
+        if action is Action.BUILD and (failure := knowledge.failed(key)) is not None:
+            action, rule, reason = Action.REFUSE, "failed-before", _failed(failure)
         known = found if isinstance(found, KnownEngine) else None
     builds_here = variant.profile.maker in knowledge.makers
     if action in (Action.BUILD, Action.REVALIDATE) and not builds_here:
@@ -214,6 +219,14 @@ def _decide(known: KnownEngine | WithdrawnEngine | None) -> tuple[Action, str, s
         return Action.REVALIDATE, "no-verdict", reason
     result = known.verdict.result
     return Action.REUSE, "same-key", f"engine {name} has the same key; its verdict is {result}"
+
+
+def _failed(failure: BuildFailure) -> str:
+    return (
+        f"it failed on {failure.failed_at:%Y-%m-%d %H:%M} UTC ({failure.actor}): {failure.cause}; "
+        f"{failure.remedy}. It is not tried again before {failure.expires_at:%Y-%m-%d}, "
+        "but with --retry-failed"
+    )
 
 
 def _first(hits: Sequence[RuleHit], severity: Severity) -> RuleHit | None:

@@ -14,6 +14,7 @@ from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import find_export
+from enginekeeper.orchestration.failing import known_failure
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
@@ -42,19 +43,24 @@ from registry.types import Engine, EngineFilter, Verdict
 
 
 def plan_spec(
-    bench: Bench, path: Path | str, only: Sequence[str] = (), skip: Sequence[str] = ()
+    bench: Bench,
+    path: Path | str,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    *,
+    retry_failed: bool = False,
 ) -> tuple[PlannedVariant, ...]:
     """Plans the selected variants of a spec with what is on this machine already."""
     variants = selection(only, skip).of(load_variants(Path(path)))
     found = find_source(variants[0].model, bench.settings, base=Path(path).parent)
-    return plan_variants(
-        bench, variants, None if found is None else Source(found.path, found.digest)
-    )
+    source = None if found is None else Source(found.path, found.digest)
+    return plan_variants(bench, variants, source, retry_failed=retry_failed)
 
 
 def plan_order(bench: Bench, order: BuildOrder) -> tuple[PlannedVariant, ...]:
     """Plans what an order asks for, with what is on this machine already."""
-    return as_ordered(bench, order, plan_spec(bench, order.path, order.only, order.skip))
+    planned = plan_spec(bench, order.path, order.only, order.skip, retry_failed=order.retry_failed)
+    return as_ordered(bench, order, planned)
 
 
 def as_ordered(
@@ -106,7 +112,11 @@ def _as_it_is(bench: Bench, planned: PlannedVariant, engine: Engine) -> PlannedV
 
 
 def plan_variants(
-    bench: Bench, variants: Sequence[Variant], source: Source | None
+    bench: Bench,
+    variants: Sequence[Variant],
+    source: Source | None,
+    *,
+    retry_failed: bool = False,
 ) -> tuple[PlannedVariant, ...]:
     """Plans variants of one model whose source is here, or is not."""
     knowledge = Knowledge(
@@ -114,6 +124,7 @@ def plan_variants(
         key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
         exported=lambda key: find_export(bench, key),
+        failed=lambda key: None if retry_failed else known_failure(bench, key),
         makers=COMPILE_STEPS,
     )
     return plan(variants, knowledge)

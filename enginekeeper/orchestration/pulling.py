@@ -197,9 +197,10 @@ def _refuse_stripped(bench: Bench, engine: Engine, manifest: Manifest, root: Pat
         copy.unlink(missing_ok=True)
     if stripped:
         raise InputError(
-            "the engine has no weights in it, and putting them in on a node is not built yet",
+            "the engine has no weights in it, and pull does not put them in",
             where=f"engine {engine.digest.short}", actual="build_config.use_strip_plan: true",
-            remedy="build it without strip_plan, or refit it where it was built and publish that",
+            remedy=f"enginekeeper engine refit {engine.digest.short} DIRECTORY writes it with its "
+            "weights; to pull it, build it without strip_plan",
         )  # fmt: skip
 
 

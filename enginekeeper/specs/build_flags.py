@@ -19,7 +19,7 @@ from enginekeeper.errors import InputError
 from enginekeeper.specs.form import FORM
 from enginekeeper.tables import read_table
 
-_TABLE = Path(__file__).with_name("data") / "trtllm_build_flags.json"
+TABLE = Path(__file__).with_name("data") / "trtllm_build_flags.json"
 
 FlagValue: TypeAlias = "bool | int | str | tuple[str, ...]"
 """What an option can be set to."""
@@ -109,9 +109,9 @@ def build_flags() -> dict[str, BuildFlag]:
     flags = _read().flags
     for flag in flags:
         if fault := _fault(flag):
-            raise InputError(f"{flag.name}: {fault}", where=str(_TABLE))
+            raise InputError(f"{flag.name}: {fault}", where=str(TABLE))
     if len({flag.name for flag in flags}) != len(flags):
-        raise InputError("an option is there twice", where=str(_TABLE))
+        raise InputError("an option is there twice", where=str(TABLE))
     return {flag.name: flag for flag in flags}
 
 
@@ -122,7 +122,7 @@ def flag_source(flag: BuildFlag) -> str:
 
 @cache
 def _read() -> _Table:
-    return read_table(_TABLE, TypeAdapter(_Table))
+    return read_table(TABLE, TypeAdapter(_Table))
 
 
 def _fault(flag: BuildFlag) -> str | None:

@@ -58,6 +58,20 @@ class FailureGroup(StrEnum):
     BAD_OPTIONS = "bad_options"
 
 
+LASTING = frozenset(
+    {
+        FailureGroup.FLAG_DRIFT,
+        FailureGroup.NO_KERNEL,
+        FailureGroup.UNSUPPORTED_QUANTIZATION,
+        FailureGroup.UNSUPPORTED_MODEL,
+        FailureGroup.CHECKPOINT_BROKEN,
+        FailureGroup.BAD_OPTIONS,
+    }
+)
+"""Causes that lie in what the engine key names: the same build fails the same way anywhere.
+
+The others lie in the host: its memory, its driver, its libraries."""
+
 Text = Annotated[str, Field(min_length=1)]
 
 

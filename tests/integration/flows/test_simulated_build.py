@@ -241,3 +241,44 @@ def test_an_engine_with_its_weights_has_nothing_to_refit(world: World) -> None:
 
     assert done.returncode == 3
     assert "nothing to refit" in done.stderr
+
+
+NO_KERNEL = ["[TRT] [E] Could not find any implementation for node {ForeignNode}"]
+HOST_MEMORY = ["Killed"]
+
+
+def test_a_build_that_cannot_work_is_not_tried_again_by_everyone(world: World) -> None:
+    _tell(world, fail=NO_KERNEL)
+    world.build()
+    _tell(world)
+
+    again = world.build()
+
+    (outcome,) = again.outcomes
+    assert (again.status, outcome["ending"], outcome["simulated"]) == (8, "refused", True)
+    assert "--retry-failed" in outcome["summary"]
+    (listed,) = json.loads(_ek(world, "failures", "--json").stdout)
+    assert (listed["group"], listed["variant"]) == ("no_kernel", outcome["variant"])
+    assert NO_KERNEL[0] in listed["log"]
+
+
+def test_it_is_tried_again_when_somebody_asks_for_it(world: World) -> None:
+    _tell(world, fail=NO_KERNEL)
+    world.build()
+    _tell(world)
+
+    again = world.build("--retry-failed")
+
+    assert again.outcomes[0]["result"] == "pass", again.err
+    assert world.build().outcomes[0]["ending"] == "reused"
+
+
+def test_a_failure_that_lies_in_the_host_is_tried_again(world: World) -> None:
+    _tell(world, fail=HOST_MEMORY, status=137)
+    failed = world.build()
+    assert failed.outcomes[0]["error"]["group"] == "out_of_host_memory", failed.err
+    _tell(world)
+
+    again = world.build()
+
+    assert again.outcomes[0]["result"] == "pass", again.err

@@ -17,6 +17,7 @@ from registry.models import REVISION
 from registry.publishing import CheckpointPublication
 from registry.types import Repair
 from registry.waves.types import WaveWork, WorkState
+from tests.factories.failures import failure
 from tests.factories.fleet import NOON, enrolled, placed, report
 from tests.factories.registry import CPU, WEIGHTS, make_workbench
 from tests.factories.waves import node as wave_node
@@ -51,6 +52,7 @@ def fill(url: str, directory: Path) -> None:
     work = WaveWork("sha256:a", "NVIDIA L4", "", "revalidate", WorkState.WAITING, NOON, "m")
     with bench.registry.catalogue.edit() as draft:
         draft.waves.begin(wave(wave_node("gpu-1"), work=(work,)))
+        draft.failures.remember(failure(WEIGHTS))
     bench.registry.catalogue.close()
 
 

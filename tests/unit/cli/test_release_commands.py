@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,14 @@ def test_a_release_is_compared_with_its_own_help(ek: Ek, tmp_path: Path) -> None
     said = ek("toolchain", "compare-help", NAME, path)
     assert said.code == ExitCode.DRIFT
     assert "reduce_confusion" in said.out
+
+
+def test_what_a_help_settles_is_written_as_a_table(ek: Ek, tmp_path: Path) -> None:
+    said, table = tmp_path / "help.txt", tmp_path / "table.json"
+    said.write_text(parser_of("1.1.0").format_help())
+
+    done = ek("toolchain", "compare-help", "tensorrt-llm-1.1.0", said, "--write-table", table)
+
+    assert done.code == ExitCode.OK
+    rows = {row["name"]: row for row in json.loads(table.read_text())["flags"]}
+    assert "1.1.0" in rows["auto_parallel"]["has"]

@@ -21,6 +21,7 @@ from registry.signing import open_signer
 from registry.trust import Purpose
 from registry.types import Result
 from tests.factories.benches import TOOLS, Site, variants_of
+from tests.factories.failures import failure
 
 STRICTER = "acceptance: {max_quality_kl: 0.001}\n"
 LABELLED = "[w8a16, {recipe: w8a16, label: strict, acceptance: {max_quality_kl: 0.001}}]"
@@ -304,3 +305,45 @@ def test_the_first_variant_that_is_made_pays_for_the_reference(site: Site, tmp_p
     estimates = [one.estimate for one in plan_variants(site.bench, variants, site.source)]
     stages = [None if cost is None else "reference" in cost.stages for cost in estimates]
     assert stages == [None, True, False]
+
+
+def _fail(site: Site, variant: Variant, **changes: object) -> None:
+    key = decided(site, variant).key
+    assert key is not None
+    now = datetime.now(UTC)
+    times = {"failed_at": now, "expires_at": now + timedelta(days=14), **changes}
+    with site.bench.registry.catalogue.edit(actor="anna") as draft:
+        draft.failures.remember(failure(key.digest(), **times))
+
+
+def test_what_failed_for_a_cause_in_its_key_is_refused_with_cause_and_way_out(
+    site: Site, variant: Variant
+) -> None:
+    _fail(site, variant)
+    planned = decided(site, variant)
+    assert (planned.action, planned.rule) == (Action.REFUSE, "failed-before")
+    for said in ("no kernel fits", "use other plugins", "anna", "--retry-failed"):
+        assert said in planned.reason
+
+
+def test_what_failed_is_tried_by_whoever_asks_for_it_and_when_it_has_expired(
+    site: Site, variant: Variant
+) -> None:
+    _fail(site, variant)
+    (asked,) = plan_variants(site.bench, [variant], site.source, retry_failed=True)
+    _fail(site, variant, expires_at=datetime.now(UTC))
+    assert (asked.action, decided(site, variant).action) == (Action.BUILD, Action.BUILD)
+
+
+def test_an_engine_that_is_there_outweighs_a_failure_of_its_key(
+    site: Site, variant: Variant
+) -> None:
+    _fail(site, variant)
+    site.judge(site.publish(variant), variant)
+    assert decided(site, variant).action is Action.REUSE
+
+
+def test_a_rule_that_refuses_comes_before_a_failure(site: Site, tmp_path: Path) -> None:
+    (variant,) = variants_of(tmp_path, "[{recipe: w4a16, group_size: 128}]")
+    _fail(site, variant)
+    assert decided(site, variant).rule == "group-divides-columns"

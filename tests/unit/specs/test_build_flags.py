@@ -114,7 +114,7 @@ def test_a_row_that_contradicts_itself_is_an_error(
     row = {**FLAG, **wrong}
     document = {"schema": 1, "tool": "trtllm-build", "sources": sources, "flags": [row]}
     path.write_text(json.dumps(document))
-    monkeypatch.setattr(table, "_TABLE", path)
+    monkeypatch.setattr(table, "TABLE", path)
     table._read.cache_clear()
 
     try:

@@ -1,0 +1,53 @@
+"""`ek acceptance` on a host without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enginekeeper.cli._errors import ExitCode
+from enginekeeper.fleet.interface import NullNvml
+from enginekeeper.specs.loader import load_variants
+
+Ek = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", NullNvml)
+
+
+def test_without_a_gpu_it_says_what_it_would_do_and_exits_10(ek: Ek) -> None:
+    said = ek("acceptance", "--gpu", "a100-sxm-80gb")
+
+    assert said.code == ExitCode.UNAVAILABLE
+    assert "fp8-needs-8.9" in said.out
+    assert "build, judge, report" in said.out
+    assert "nothing is built" in said.err
+    assert "there is no NVIDIA driver here" in said.err
+    assert ek("acceptance", "--json").json["release"] == "tensorrt-llm-1.2.1"
+
+
+def test_its_spec_is_one_that_can_be_planned(ek: Ek, tmp_path: Path) -> None:
+    spec = tmp_path / "acceptance.yaml"
+
+    ek("acceptance", "--gpu", "l4", "--gpu", "b200", "--write-spec", spec)
+
+    assert {one.target.gpu for one in load_variants(spec)} == {"l4", "b200"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["--gpu", "h1000"], ExitCode.INVALID_INPUT),
+        (["--toolchain", "tensorrt-llm-9"], ExitCode.NOT_FOUND),
+    ],
+)
+def test_what_nobody_knows_is_named(ek: Ek, words: list[str], code: ExitCode) -> None:
+    said = ek("acceptance", *words)
+
+    assert said.code == code
+    assert words[1] in said.err
