@@ -227,6 +227,7 @@ class Publisher:
         if vsa is not None:
             self._attest(engine.path, layout.SUMMARY, vsa)
         with self.catalogue.edit(actor=self.actor) as draft:
+            draft.hold_engine(verdict.engine)
             _check_not_backdated(draft, verdict)
             return draft.add_verdict(verdict)
 

@@ -136,6 +136,14 @@ class Draft(View):
         """Lets no sweep begin until this unit of work ends; waits for one under way."""
         self._lock(_SWEEP, shared=True)
 
+    def hold_engine(self, engine: Digest) -> None:
+        """Lets nobody else judge an engine, or hold it, until this unit of work ends.
+
+        Which verdict counts is decided by what is recorded: whoever looks at that and then adds to
+        it must be alone. Raises RecordNotFoundError.
+        """
+        self._held(engine)
+
     def lock_for_sweep(self) -> None:
         """Waits until nobody makes an artifact count, and lets nobody until this ends."""
         self._lock(_SWEEP)
@@ -321,11 +329,7 @@ class Draft(View):
         Raises ConflictError for an engine that was revoked before: nothing follows that.
         """
         self.hold_sweep()
-        engine = self._session.scalars(
-            select(EngineRow).where(EngineRow.digest == change.engine).with_for_update(of=EngineRow)
-        ).one_or_none()
-        if engine is None:
-            raise RecordNotFoundError("there is no such engine", actual=change.engine)
+        engine = self._held(change.engine)
         check_may_follow(self.standing(change.engine), change)
         self._session.add(
             StandingRow(
@@ -337,6 +341,14 @@ class Draft(View):
         said = {"reason": change.reason}
         self.note(_STANDING[change.kind], change.engine, said, actor=change.actor)
         return change
+
+    def _held(self, engine: Digest) -> EngineRow:
+        row = self._session.scalars(
+            select(EngineRow).where(EngineRow.digest == engine).with_for_update(of=EngineRow)
+        ).one_or_none()
+        if row is None:
+            raise RecordNotFoundError("there is no such engine", actual=engine)
+        return row
 
     def end_restorations(self, at: datetime) -> None:
         """Records that what lies signed beside every engine was taken in; again does nothing."""

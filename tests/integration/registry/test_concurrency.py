@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ from typing import TypeVar
 
 import pytest
 
+from registry import publishing
 from registry.blobs.select import open_store
 from registry.catalogue import open_catalogue
 from registry.errors import ConflictError
+from registry.queries import View
 from registry.service import Registry
-from registry.types import Engine
+from registry.types import Engine, Result, Verdict
 from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
 
 Made = TypeVar("Made")
@@ -132,4 +135,33 @@ def test_a_move_on_a_stale_look_is_refused(postgresql_url: str, tmp_path: Path) 
         with pytest.raises(ConflictError, match="moved by somebody else"):
             draft.move_channel(late, simulated=False)
     assert bench.registry.channels()[0].engine == second.digest
+    bench.registry.catalogue.close()
+
+
+def test_an_older_pass_never_comes_to_lie_behind_a_newer_fail(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_workbench(tmp_path, url=postgresql_url)
+    engine = bench.publish()
+    older, newer = (bench.verdict_on(engine, result) for result in (Result.PASS, Result.FAIL))
+    looked, go_on = threading.Event(), threading.Event()
+
+    def linger(view: View, verdict: Verdict) -> None:
+        check_not_backdated(view, verdict)
+        if verdict.result is Result.PASS:
+            looked.set()
+            assert go_on.wait(30)
+
+    check_not_backdated = publishing._check_not_backdated
+    monkeypatch.setattr(publishing, "_check_not_backdated", linger)
+    with ThreadPoolExecutor(2) as pool:
+        passing = pool.submit(bench.registry.record_verdict, engine.digest, *older)
+        assert looked.wait(30)
+        failing = pool.submit(bench.registry.record_verdict, engine.digest, *newer)
+        with pytest.raises(TimeoutError):
+            failing.result(timeout=1)  # it waits for the engine
+        go_on.set()
+        passing.result()
+        failing.result()
+    assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
     bench.registry.catalogue.close()
