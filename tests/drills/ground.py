@@ -1,15 +1,15 @@
 """The ground that drills are run on: a registry, what it acknowledged, and a look at all of it.
 
 `Ground.look` holds the registry against what must be true whatever happened: what was
-acknowledged is there, byte for byte; what can be seen is whole and verifies; and the gate is open
-for nothing but what a trusted validator passed.
+acknowledged is there - engines byte for byte, verdicts, moves of channels -; what can be seen is
+whole and verifies; and the gate is open for nothing but what a trusted validator passed.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.drills.ledger import Findings
 from tests.factories.registry import CPU, Workbench, make_workbench
 
 CHANNEL, MODEL = "prod", "smollm2-135m"
+_UNJUDGED = ("never-judged", "not-qualified-here")
 
 
 @dataclass
@@ -38,6 +39,8 @@ class Ground:
     bench: Workbench
     catalogue_url: str
     store_url: str
+    journal: Path
+    """Verdicts and moves that were acknowledged, a line each: also to processes that died since."""
     acknowledged: dict[Digest, Manifest] = field(default_factory=dict)
     """Engines that a publisher was told are published."""
     passed: set[Digest] = field(default_factory=set)
@@ -76,9 +79,16 @@ class Ground:
         engine = self.publish(publication, through)
         document, envelope = self.bench.verdict_on(engine)
         self.passed.add(engine.digest)
-        through.record_verdict(engine.digest, document, envelope)
+        verdict = through.record_verdict(engine.digest, document, envelope)
+        self.told(engine.digest, "verdict", verdict.digest)
         through.set_channel(CHANNEL, engine.digest, CPU, actor="drill")
+        self.told(engine.digest, "move", CHANNEL)
         return engine
+
+    def told(self, engine: Digest, what: str, which: Digest | str) -> None:
+        """Remembers, whatever becomes of this process, that something was acknowledged."""
+        with self.journal.open("a") as journal:
+            journal.write(f"{engine} {what} {which}\n")
 
     def look(self, only: Digest | None = None) -> Findings:
         """Looks at everything that can be seen, or at the bytes of one engine, with fresh eyes."""
@@ -95,6 +105,7 @@ def _look(ground: Ground, registry: Registry, only: Digest | None) -> Findings:
     forged: list[str] = []
     engines = {engine.digest: engine for engine in registry.engines()}
     lost += [f"engine {one.short}" for one in ground.acknowledged if one not in engines]
+    lost += _untold(ground, registry, [one for one in engines if only in (None, one)])
     for engine in (one for one in engines.values() if only in (None, one.digest)):
         known = engine.digest in ground.acknowledged
         for fault in (*_fetched(ground, registry, engine), *_judged(registry, engine)):
@@ -107,6 +118,24 @@ def _look(ground: Ground, registry: Registry, only: Digest | None) -> Findings:
         if position.engine not in ground.passed
     ]
     return Findings(tuple(lost), tuple(half), tuple(forged))
+
+
+def _untold(ground: Ground, registry: Registry, engines: Collection[Digest]) -> Iterator[str]:
+    """Yields verdicts and moves of engines that were acknowledged, and are not there."""
+    lines = ground.journal.read_text().splitlines() if ground.journal.exists() else []
+    for line in dict.fromkeys(lines):
+        name, what, which = line.split(" ")
+        engine = Digest.parse(name)
+        if engine not in engines:
+            continue
+        if what == "move":
+            moves = registry.channel_history(which, MODEL)
+            there = engine in {one.engine for one in moves}
+        else:
+            there = which in {str(one.digest) for one in registry.verdicts(engine)}
+            there = there and registry.gate(engine, CPU).rule not in _UNJUDGED
+        if not there:
+            yield f"{what} {which} of {engine.short}"
 
 
 def _fetched(ground: Ground, registry: Registry, engine: Engine) -> Iterator[str]:
@@ -140,5 +169,5 @@ def _noted(what: str) -> Iterator[list[str]]:
 def make_ground(directory: Path, catalogue_url: str, store_url: str) -> Iterator[Ground]:
     """Makes a ground on a new catalogue and an empty store."""
     bench = make_workbench(directory, url=catalogue_url, store=open_store(store_url))
-    yield Ground(bench, catalogue_url, store_url)
+    yield Ground(bench, catalogue_url, store_url, directory / "acknowledged")
     bench.registry.catalogue.close()

@@ -55,13 +55,17 @@ def publish(ground: Ground, publication: EnginePublication, registry: Registry) 
     """Publishes, judges and puts the engine into its key's channel, as one of many."""
     engine = registry.publish_engine(publication)
     document, envelope = ground.bench.verdict_on(engine)
-    registry.record_verdict(engine.digest, document, envelope)
+    verdict = registry.record_verdict(engine.digest, document, envelope)
+    ground.told(engine.digest, "verdict", verdict.digest)
     channel = f"{CHANNEL}-{int(engine.key.hard['build_config'][-4:])}"
     while True:
         try:
             registry.set_channel(channel, engine.digest, CPU, actor=str(os.getpid()))
-        except ConflictError:  # moved by another one: look again and decide again
-            continue
+        except ConflictError as error:
+            if "moved by somebody else" not in error.what:
+                raise
+            continue  # look again and decide again
+        ground.told(engine.digest, "move", channel)
         return
 
 
