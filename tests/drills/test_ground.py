@@ -7,8 +7,6 @@ from sqlalchemy import create_engine, text
 
 from tests.drills.ground import Ground
 
-pytestmark = pytest.mark.drill
-
 
 @pytest.mark.parametrize(
     ("tables", "missing"),

@@ -181,10 +181,11 @@ def test_what_no_spec_names_is_refused_and_two_that_do_are_an_error(
 
 
 @pytest.mark.usefixtures("site")
-def test_no_change_and_no_nodes_are_a_usage_error(ek: Ek) -> None:
-    assert "Name a change" in ek("rebuild").err
+def test_no_change_is_a_usage_error_and_a_fleet_of_no_node_is_said(ek: Ek) -> None:
+    said = ek("rebuild")
+    assert (said.code, "Name a change" in said.err) == (ExitCode.USAGE, True)
     said = ek("rebuild", "--driver", "595.71.05")
-    assert (said.code, "--inventory" in said.err) == (ExitCode.USAGE, True)
+    assert (said.code, "--inventory" in said.err) == (ExitCode.NOT_FOUND, True)
 
 
 @pytest.mark.usefixtures("site")
