@@ -54,21 +54,24 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
 def parse_json(text: bytes | str, where: str) -> Any:  # noqa: ANN401 - any JSON value
     """Reads a JSON value; `where` is what the InputError calls its place."""
     try:
-        return json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text,
-            object_pairs_hook=_unique,
-            parse_int=_whole,
-            parse_constant=_no_constant,
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        document = json.loads(
+            text, object_pairs_hook=_unique, parse_int=_whole, parse_constant=_no_constant
         )
+        if "\\ud" in text.lower():  # an escape that may be half of a pair: no text can hold it
+            json.dumps(document, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         place = f"{where}:{error.lineno}" if error.lineno > 1 else where
         raise InputError(f"not JSON: {error.msg}", where=place) from error
+    except UnicodeEncodeError as error:
+        raise InputError("not JSON that can be read: half of a surrogate", where=where) from error
     except UnicodeDecodeError as error:
         raise InputError(f"not JSON: not UTF-8 at byte {error.start}", where=where) from error
     except RecursionError as error:
         raise InputError("not JSON that can be read: nested too deeply", where=where) from error
     except ValueError as error:
         raise InputError(f"not JSON: {error}", where=where) from error
+    return document
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

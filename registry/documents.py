@@ -13,7 +13,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 def read_object(data: bytes, *, where: str) -> dict[str, Any]:
-    """Parses a JSON object; refuses duplicate keys, NaN, other types and oversized documents."""
+    """Parses a JSON object; refuses duplicate keys, NaN, halves of surrogates, and others."""
     if len(data) > MAX_BYTES:
         raise InvalidRecordError(
             "the document is too large",
@@ -23,6 +23,8 @@ def read_object(data: bytes, *, where: str) -> dict[str, Any]:
         )
     try:
         document = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        if b"\\ud" in data.lower():  # an escape that may be half of a pair: no text can hold it
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidRecordError(f"not a JSON document: {error}", where=where) from error
     if not isinstance(document, dict):

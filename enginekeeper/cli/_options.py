@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -37,6 +38,22 @@ class NamedPath(click.Path):
         if not there:
             raise MissingError("no such file or directory", where=str(path)[:500])
         return path
+
+
+class Hours(click.FloatRange):
+    """A length of time in hours, of a year at the most; FloatRange itself lets NaN pass."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(min=least, max=365 * 24)
+
+    def convert(
+        self, value: float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Returns the hours."""
+        hours = super().convert(value, param, ctx)
+        if math.isnan(hours):
+            self.fail("nan is no number of hours", param, ctx)
+        return hours
 
 
 class Moment(click.ParamType[datetime]):

@@ -9,7 +9,7 @@ import click
 
 from enginekeeper.cli._confirm import destroys, require_yes
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import Hours, json_option
 from enginekeeper.cli._output import Output, render_table
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--keep", multiple=True, metavar="ID", help="An engine or checkpoint to keep, too; repeatable."
 )
 @click.option(
-    "--grace", "hours", type=click.FloatRange(min=1), default=168.0, show_default=True,
+    "--grace", "hours", type=Hours(1), default=168.0, show_default=True,
     metavar="HOURS", help="Nothing younger is removed: a publish may be under way.",
 )  # fmt: skip
 @click.option(

@@ -102,6 +102,7 @@ def run() -> NoReturn:
     as_json = _wants_json(sys.argv)
     try:
         with full_disk_said():
+            _check_text(sys.argv)
             code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.stderr.write("interrupted\n")
@@ -118,6 +119,15 @@ def run() -> NoReturn:
 
         sys.exit(report_crash(error, sys.argv, as_json=as_json))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Raises UsageError for an argument that no document could hold."""
+    for number, argument in enumerate(arguments):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise click.UsageError(f"Argument {number} is not UTF-8: {argument!a}") from None
 
 
 def _end_cleanly_by(*numbers: signal.Signals) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import Hours, json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def snapshot() -> None:
 
 @snapshot.command()
 @click.option(
-    "--expires-in", "hours", type=click.FloatRange(min=0.01), default=168.0, show_default=True,
+    "--expires-in", "hours", type=Hours(0.01), default=168.0, show_default=True,
     metavar="HOURS", help="How long it is fresh: publish again well before.",
 )  # fmt: skip
 @json_option

@@ -16,14 +16,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sqlalchemy import inspect, text
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy.engine import URL, Connection, Engine
 
 from registry.backups.record import MARK, VERSIONS, Content, check_content
 from registry.catalogue import connect, translated
 from registry.errors import ConflictError, StoreUnavailableError
 from registry.models import Row
 
+_PATIENCE = 30  # seconds that a restore waits for whoever uses the catalogue, and holds up others
 _HOURS = 4 * 3600.0  # seconds; a tool that takes longer waits for something that does not come
+
+_OTHERS = """
+SELECT 'process', pid, usename, coalesce(application_name, ''), state, 'since', xact_start
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+ORDER BY xact_start LIMIT 5
+"""
 
 
 def copy_out(url: URL, target: Path) -> Content:
@@ -62,12 +70,30 @@ def copy_in(backup: Path, url: URL, expected: Content) -> None:
             steps = [f"--command={dropping}", f"--file={script}"]
             if expected.has_marks:  # the script empties the search path
                 steps += ["--command=RESET search_path", f"--command={MARK}"]
-            _run(url, [running, *options, *steps, *_to(url)])
+            _put_back(engine, [running, *options, *steps, *_to(url)])
         with translated(url.render_as_string()), engine.connect() as connection:
             found = Content.of(connection)
         check_content(found, expected.marked(), where=url.render_as_string())
     finally:
         engine.dispose()
+
+
+def _put_back(engine: Engine, command: list[str]) -> None:
+    """Runs what replaces the catalogue; raises ConflictError where somebody holds on to it."""
+    try:
+        _run(engine.url, command, PGOPTIONS=f"-c lock_timeout={_PATIENCE}s")
+    except StoreUnavailableError as error:
+        if "lock timeout" not in f"{error.what} {error.actual}":
+            raise
+        with engine.connect() as connection:
+            sessions = connection.execute(text(_OTHERS)).all()
+        raise ConflictError(
+            f"somebody used the catalogue for more than {_PATIENCE} s; nothing was changed",
+            where=engine.url.render_as_string(),
+            actual="; ".join(" ".join(map(str, one)) for one in sessions) or "they are gone by now",
+            expected="no open transaction",
+            remedy="stop `ek serve`, flows and open sessions, and restore again",
+        ) from error
 
 
 def is_empty(url: URL) -> bool:
@@ -124,10 +150,10 @@ def _to(url: URL) -> list[str]:
     return [f"--dbname={_bare(url)}", "--no-password"]
 
 
-def _run(url: URL, command: list[str]) -> None:
+def _run(url: URL, command: list[str], **variables: str) -> None:
     """Runs a tool for a database; the password goes by the environment, not the command line."""
     bare = _bare(url)
-    environment = {**os.environ, "LC_ALL": "C"}
+    environment = {**os.environ, "LC_ALL": "C", **variables}
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     try:

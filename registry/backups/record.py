@@ -111,9 +111,12 @@ class BackupRecord:
     def _from(cls, document: Mapping[str, Any], where: str) -> BackupRecord:
         check_schema(document, SCHEMA, where=where)
         try:
-            content = Content(document["revision"], dict(document["rows"]))
-            digest = Digest.parse(document["digest"])
-            return cls(document["database"], content, digest, document["made_at"])
+            texts = [document[name] for name in ("revision", "database", "made_at")]
+            if not all(isinstance(one, str) for one in texts):
+                raise TypeError("revision, database and made_at are texts")  # noqa: TRY301
+            revision, database, made_at = texts
+            content = Content(revision, dict(document["rows"]))
+            return cls(database, content, Digest.parse(document["digest"]), made_at)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InvalidRecordError(f"not the record of a backup: {error}", where=where) from error
 

@@ -22,6 +22,7 @@ from enginekeeper.errors import InputError
         ("[" * 100_000, "nested too deeply"),
         ('{"a":\n}', "d.json:2: not JSON"),
         ("\udcff", "not UTF-8 at byte 0"),
+        ('{"a": "\\udc80"}', "half of a surrogate"),
     ],
 )
 def test_what_is_not_one_document_is_refused(text: str, complaint: str) -> None:
@@ -30,6 +31,10 @@ def test_what_is_not_one_document_is_refused(text: str, complaint: str) -> None:
 
     assert str(caught.value).startswith("d.json")
     assert complaint in str(caught.value)
+
+
+def test_a_pair_of_surrogates_is_one_character() -> None:
+    assert parse_json(r'["\ud83d\ude00"]', "d.json") == ["\U0001f600"]
 
 
 def test_a_directory_and_a_loop_of_links_are_no_files(tmp_path: Path) -> None:

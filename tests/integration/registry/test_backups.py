@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from registry import migrate
+from registry.backups import postgresql
 from registry.backups.backup import backup, restore
 from registry.backups.record import record_path
 from registry.catalogue import connect, open_catalogue, parse_url
@@ -212,6 +214,37 @@ def test_a_restore_that_fails_halfway_leaves_what_was_there(
         restore(tmp_path / "kept", postgresql_url, overwrite=True)
     assert bench.registry.engines() == [engine]
     bench.registry.catalogue.close()
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_restore_waits_for_nobody_without_a_word(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_workbench(tmp_path / "other", url=postgresql_url)
+    engine = bench.publish()
+    backup(postgresql_url, tmp_path / "kept")
+    monkeypatch.setattr(postgresql, "_PATIENCE", 1)
+    reader = connect(parse_url(postgresql_url))
+    with reader.begin() as connection:
+        number = connection.scalar(text("SELECT pg_backend_pid() FROM engines"))
+        with pytest.raises(ConflictError, match="nothing was changed") as caught:
+            restore(tmp_path / "kept", postgresql_url, overwrite=True)
+    reader.dispose()
+    assert f"process {number}" in str(caught.value.actual)
+    assert bench.registry.engines() == [engine]
+    restore(tmp_path / "kept", postgresql_url, overwrite=True)
+    bench.registry.catalogue.close()
+
+
+@pytest.mark.parametrize("name", ["revision", "database", "made_at", "rows"])
+def test_a_record_of_another_shape_is_no_record(tmp_path: Path, name: str) -> None:
+    url = f"sqlite:///{tmp_path}/catalogue.db"
+    make_workbench(tmp_path, url=url).registry.catalogue.close()
+    backup(url, tmp_path / "kept")
+    path = record_path(tmp_path / "kept")
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: ["a"]}))
+    with pytest.raises(InvalidRecordError, match="not the record of a backup"):
+        restore(tmp_path / "kept", url, overwrite=True)
 
 
 @pytest.mark.usefixtures("filled")

@@ -174,3 +174,22 @@ def test_a_dry_repair_needs_no_output_and_a_real_one_does(ek: Ek, tmp_path: Path
 
     assert ek(*command, "--dry-run").code == ExitCode.OK
     assert ek(*command).code == ExitCode.USAGE
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("engine", "quarantine", "abcdef", "--reason", "\udcff"),
+        ("resolve", "\udcff", "--channel", "prod"),
+        ("snapshot", "publish", "--expires-in", "1e300"),
+        ("snapshot", "publish", "--expires-in", "nan"),
+        ("gc", "--grace", "1e12"),
+        ("gc", "--grace", "nan"),
+    ],
+)
+def test_text_that_is_none_and_times_beyond_reason_are_usage_errors(
+    ek: Ek, command: tuple[str, ...]
+) -> None:
+    said = ek(*command)
+    assert (said.code, "internal error" in said.err) == (ExitCode.USAGE, False)

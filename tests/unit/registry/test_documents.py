@@ -10,7 +10,19 @@ from registry.errors import InvalidRecordError
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"[]", b'"a"', b'{"a":NaN}', b'{"a":-Infinity}', b'{"a":1,"a":1}', b"\xff", b"{"]
+    "data",
+    [
+        b"",
+        b"[]",
+        b'"a"',
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b'{"a":1,"a":1}',
+        b"\xff",
+        b"{",
+        b'{"a":"\\ud800"}',
+        b'{"\\uDFFF":1}',
+    ],
 )
 def test_what_is_no_plain_object_is_refused(data: bytes) -> None:
     with pytest.raises(InvalidRecordError, match="here"):
