@@ -254,10 +254,9 @@ def _beat(world: World, name: str) -> bytes:
 
 
 def _changed(world: World, number: int) -> tuple[str, bytes]:
-    """Returns the message of a node with the driver of the next pool."""
-    name, pool = world.names[number], world.pool_of(number + 1 + number % 7)
-    odd = random.Random(time.time_ns()).randrange(5)  # noqa: S311 - any of the new driver
-    document = inventory_of(pool, name, odd, datetime.now(UTC))
+    """Returns the message of a node whose driver may be another one now."""
+    name, odd = world.names[number], time.time_ns() // 1000 % 2 * 9
+    document = inventory_of(world.pool_of(number), name, odd, datetime.now(UTC))
     world.states.pop(name, None)
     document["agent"] = f"{time.time_ns()}"  # a digest that was never there
     return name, InventoryMessage(name, "simulated", _next(world, name), document).to_bytes()

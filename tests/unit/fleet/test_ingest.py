@@ -151,8 +151,8 @@ def test_what_runs_is_kept_with_its_evidence(world: World) -> None:
         found = [(one.path, one.bytes, one.running, one.devices) for one in
                  view.fleet.where(WhereFilter())]  # fmt: skip
     assert found == [
-        ("/elsewhere", None, "declared", ()),
-        ("/engines/m", "verified", "confirmed", ("GPU-00000001",)),
+        ("/elsewhere", None, "declared", None),
+        ("/engines/m", "verified", "confirmed", ["GPU-00000001"]),
     ]
 
 
