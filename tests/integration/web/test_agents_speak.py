@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -261,6 +263,16 @@ def test_a_node_that_claims_to_be_simulated_is_refused(fleet: Fleet) -> None:
     status, answer = fleet.put("gpu-k", 1, inventory("gpu-k", simulated=True))
     assert (status, answer["where"]) == (422, "inventory: simulated")
     assert "node gpu-k says simulated" in fleet.server.said()
+
+
+def test_a_second_service_on_a_catalogue_does_not_start(fleet: Fleet) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "enginekeeper", "serve", "--port", "0"], capture_output=True,
+        text=True, env={**os.environ, **fleet.environment}, cwd=Path(__file__).parents[3],
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert (second.returncode, "another process does this" in second.stderr) == (10, True)
+    assert "Traceback" not in second.stderr
 
 
 def test_a_stop_writes_what_was_heard(fleet: Fleet) -> None:
