@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,11 +21,17 @@ import pytest
 
 from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.tokens import make_token, token_digest
-from enginekeeper.fleet.wire import Heartbeat, InventoryMessage, parse_problem, state_of
+from enginekeeper.fleet.wire import (
+    Heartbeat,
+    InventoryMessage,
+    parse_desired,
+    parse_problem,
+    state_of,
+)
 from registry import migrate
 from registry.catalogue import Catalogue, open_catalogue
 from registry.digests import digest_bytes
-from registry.fleet.types import Node, WhereFilter
+from registry.fleet.types import Assignment, Node, WhereFilter
 from tests.factories.inventories import inventory, on_disk
 from tests.fakes import servers
 
@@ -148,6 +155,22 @@ def test_desired_state_is_told_to_its_node(fleet: Fleet) -> None:
     token = f"Bearer {fleet.tokens['gpu-b']}"
     status, answer = fleet.ask("GET", "/v1/desired", Authorization=token)
     assert (status, json.loads(answer)["assignments"]) == (200, [])
+
+
+def test_an_assignment_is_told_within_moments(fleet: Fleet) -> None:
+    found = known(fleet, "gpu-n")
+    assert fleet.beat("gpu-n", 2, found)[1]["desired"] is None
+    one = Assignment("*", "tiny", "prod", "anna", datetime.now(UTC))
+    with fleet.catalogue.edit() as draft:
+        draft.fleet.assign(one)
+    time.sleep(2.5)
+    told = fleet.beat("gpu-n", 3, found)[1]["desired"]
+    token = f"Bearer {fleet.tokens['gpu-n']}"
+    desired = parse_desired(fleet.ask("GET", "/v1/desired", Authorization=token)[1])
+    with fleet.catalogue.edit() as draft:
+        draft.fleet.unassign("*", "tiny", "prod")
+    assert told == desired.digest
+    assert desired.assignments[0].reason == "the channel has no engine of the model"
 
 
 def test_a_forged_node_id_is_refused_and_logged(fleet: Fleet) -> None:
