@@ -57,7 +57,7 @@ from registry.service import Registry
 from tests.factories.bulk_catalogue import DRIVERS, GPUS, VERDICTS, Bulk, Filler
 from tests.fakes import servers
 
-ENGINES, POOL, AGENTS, LOOK_UPS = 1200, 250, 16, 500
+ENGINES, POOL, AGENTS, LOOK_UPS = 1200, 250, 64, 500
 TICKS = os.sysconf("SC_CLK_TCK")
 Row = tuple[str, str, str, bool]
 """What was measured, the figure, what was promised, and whether that was kept."""
