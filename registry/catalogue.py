@@ -15,6 +15,7 @@ Example:
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,29 @@ class Catalogue:
             reader = reader.execution_options(isolation_level="REPEATABLE READ")
         with translated(self.url), Session(reader) as session:
             yield View(session)
+
+    @contextmanager
+    def alone(self, task: str) -> Iterator[None]:
+        """Lets one process at a time do a task with this catalogue; raises ConflictError.
+
+        The database gives the task free when the process ends, however that happens.
+        """
+        where = self.url
+        if self._engine.dialect.name == "postgresql":
+            ask = text("SELECT pg_try_advisory_lock(hashtext(:task))")
+            with translated(where), self._engine.connect() as connection:
+                if not connection.execute(ask, {"task": f"enginekeeper {task}"}).scalar():
+                    raise _taken(task, where)
+                connection.commit()  # the lock is the connection's, not the transaction's
+                connection.detach()  # which no pool keeps
+                yield
+            return
+        with Path(f"{self._engine.url.database}.{task}").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise _taken(task, where) from error
+            yield
 
     def close(self) -> None:
         """Closes every connection."""
@@ -177,6 +201,14 @@ def translated(where: str) -> Iterator[None]:
             remedy="check that it runs, that the disk has room, and that you may write to it",
             transient=_may_pass(error),
         ) from error
+
+
+def _taken(task: str, where: str) -> ConflictError:
+    return ConflictError(
+        f"another process does this with the catalogue already: {task}",
+        where=where,
+        remedy="end the other one first",
+    )
 
 
 def _prepare_sqlite(engine: sqlalchemy.Engine, *, foreign_keys: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from enginekeeper.fleet.health import age, diagnose
 from enginekeeper.fleet.profiles import Profile
-from enginekeeper.orchestration.desired import desired_on
+from enginekeeper.orchestration.desired import Resolver
 from registry.fleet.types import Interval
 from registry.service import Registry
 
@@ -30,7 +30,7 @@ def node_document(registry: Registry, name: str, now: datetime) -> dict[str, Any
         names = view.fleet.engines_named({one.engine for one in engines})
     problems = None if profile is None else profile.problems
     health = diagnose(problems, node.seen_at, now, clock_offset=node.clock_offset)
-    wanted = () if profile is None else desired_on(registry, profile, assignments)
+    wanted = () if profile is None else Resolver(registry).desired(profile, assignments)
     return {
         **node.as_dict(),
         "health": str(health.health),

@@ -52,7 +52,7 @@ def _row(one: Whereabouts, now: datetime) -> dict[str, Any]:
         "path": placed.path,
         "bytes": placed.bytes,
         "evidence": one.evidence,
-        "gpus": " ".join(placed.devices),
+        "gpus": " ".join(placed.devices or ()),
         "driver": placed.driver,
         "heard": f"{heard} STALE" if one.stale else heard,
         "since": placed.since.isoformat(timespec="seconds"),

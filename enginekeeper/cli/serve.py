@@ -17,9 +17,9 @@ from enginekeeper.cli._errors import ExitCode
 def serve(host: str, port: int, period: int) -> int:
     """Take what agents say of their nodes, and tell them what should run there.
 
-    Speaks HTTP: put a proxy with TLS in front before it listens on anything but this host. One
-    service to a catalogue. SIGTERM ends it when all that was heard is written. What is refused is
-    said on stderr, one line each.
+    Speaks HTTP: put a proxy with TLS in front before it listens on anything but this host. A second
+    service on a catalogue does not start. SIGTERM ends it when all that was heard is written.
+    What is refused is said on stderr, one line each.
     """
     import logging
 
@@ -33,6 +33,7 @@ def serve(host: str, port: int, period: int) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     bench = open_bench()
     ingest = Ingest(bench.registry.catalogue)
-    ingest.load()
-    run(create_app(Agents(ingest, DesiredStates(lambda: bench.registry), period)), host, port)
+    with ingest.catalogue.alone("serve"):
+        ingest.load()
+        run(create_app(Agents(ingest, DesiredStates(lambda: bench.registry), period)), host, port)
     return ExitCode.OK

@@ -56,7 +56,8 @@ def parse_inventory(text: bytes, where: str) -> Inventory:
             where=where, actual=f"schema {found!r:.80}",
             expected=f"schema {' or '.join(map(str, READABLE))}",
         )  # fmt: skip
-    _check_text(document, where)
+    if not _surely_printable(text):
+        _check_text(document, where)
     try:
         inventory = _form().validate_json(text, strict=True)
         check_component(inventory.node, where="node")
@@ -109,6 +110,15 @@ def _files(places: Iterable[Path]) -> Iterator[Path]:
             )
         else:
             yield place
+
+
+def _surely_printable(text: bytes) -> bool:
+    """Says whether no text of a document can hold anything but printable characters.
+
+    JSON has control characters in strings only behind a backslash; looking at four hundred texts
+    one by one takes a fifth of the time that a service has for an inventory.
+    """
+    return text.isascii() and b"\\" not in text and b"\x7f" not in text
 
 
 def _check_text(value: object, where: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from enginekeeper.errors import InputError
@@ -24,7 +24,7 @@ from registry.keys import EngineKey
 _LONGEST = {"driver": 40, "product": 200, "uuid": 200, "compute capability": 20, "MIG profile": 200,
             "engine": 100, "label": 200, "path": 4096, "bytes": 1000}  # fmt: skip
 """Characters that the catalogue has room for."""
-_MOST_LABELS = 64
+_MOST_LABELS, _MOST_DEVICES = 64, 1024
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,11 @@ def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:
 def _devices(inventory: Inventory) -> Iterator[NodeDevice]:
     seen: set[str] = set()
     for device in inventory.devices:
+        if not 0 <= device.index < _MOST_DEVICES:
+            raise InputError(
+                "not the index of a GPU", where="devices",
+                actual=device.index, expected=f"0 to {_MOST_DEVICES - 1}",
+            )  # fmt: skip
         _check("product", device.product)
         _check("compute capability", device.compute_capability)
         for uuid, profile in _parts(device):
@@ -201,9 +206,9 @@ def _check(what: str, text: str | None) -> None:
 
 
 def _moment(text: str) -> datetime | None:
-    """Returns a time that a node wrote, None where it has no zone or is none."""
+    """Returns a time that a node wrote, None where it has no zone, is none, or has no UTC."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return None if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         return None
-    return found if found.tzinfo is not None else None

@@ -70,7 +70,7 @@ class Whereabouts:
             "path": one.path,
             "bytes": one.bytes,
             "evidence": self.evidence,
-            "gpus": list(one.devices),
+            "gpus": list(one.devices or ()),
             "driver": one.driver,
             "since": one.since.isoformat(),
             "until": None if one.until is None else one.until.isoformat(),

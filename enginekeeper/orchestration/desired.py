@@ -17,54 +17,81 @@ from time import monotonic
 from enginekeeper.fleet.picking import selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import Desired, DesiredEngine
+from registry.digests import Digest
+from registry.environments import Environment
 from registry.fleet.types import Assignment
 from registry.gate import GateDecision
 from registry.service import Registry
 from registry.types import Engine
 
-_SECONDS = 60.0
-"""How long an answer holds even if nothing was recorded: a snapshot or a key may have expired."""
+_SECONDS = 600.0
+"""How long an answer holds even if nothing was recorded: a key or a snapshot may have expired."""
 
 
-def desired_on(
-    registry: Registry, profile: Profile, assignments: Sequence[Assignment]
-) -> tuple[DesiredEngine, ...]:
-    """Returns what should run on nodes of a profile, by model and channel."""
-    wanted = {(one.model, one.channel) for one in assignments if selector(one.selector)(profile)}
-    return tuple(_resolved(registry, profile, *one) for one in sorted(wanted))
+class Resolver:
+    """Asks channels and gate, each thing once; its answers are as old as it is."""
 
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._engines: dict[tuple[str, str], list[Engine]] = {}
+        self._decisions: dict[tuple[Digest, Environment, bool], GateDecision] = {}
 
-def _resolved(registry: Registry, profile: Profile, model: str, channel: str) -> DesiredEngine:
-    with registry.catalogue.read() as view:
-        engines = view.on_channel(channel, model)
-    if not engines:
-        return DesiredEngine(model, channel, None, "the channel has no engine of the model")
-    asked = [(one, _decision(registry, profile, one)) for one in engines]
-    fitting = [(one, decision) for one, decision in asked if decision is not None]
-    if not fitting:
-        targets = ", ".join(one.target for one in engines)
-        return DesiredEngine(model, channel, None, f"no engine for this hardware: only {targets}")
-    for engine, decision in fitting:
-        if decision.is_open:
-            return DesiredEngine(model, channel, str(engine.digest))
-    engine, decision = fitting[0]
-    reason = f"gate {decision.outcome} for {engine.digest.short}: {decision.reason}"
-    return DesiredEngine(model, channel, None, " ".join(reason.split()))
+    def desired(
+        self, profile: Profile, assignments: Sequence[Assignment]
+    ) -> tuple[DesiredEngine, ...]:
+        """Returns what should run on nodes of a profile, by model and channel."""
+        wanted = {
+            (one.model, one.channel) for one in assignments if selector(one.selector)(profile)
+        }
+        return tuple(self._resolved(profile, *one) for one in sorted(wanted))
 
+    def _resolved(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
+        engines = self._on_channel(model, channel)
+        if not engines:
+            return DesiredEngine(model, channel, None, "the channel has no engine of the model")
+        asked = [(one, self._decision(profile, one)) for one in engines]
+        fitting = [(one, decision) for one, decision in asked if decision is not None]
+        if not fitting:
+            targets = ", ".join(one.target for one in engines)
+            said = f"no engine for this hardware: only {targets}"
+            return DesiredEngine(model, channel, None, said)
+        for engine, decision in fitting:
+            if decision.is_open:
+                return DesiredEngine(model, channel, str(engine.digest))
+        engine, decision = fitting[0]
+        reason = f"gate {decision.outcome} for {engine.digest.short}: {decision.reason}"
+        return DesiredEngine(model, channel, None, " ".join(reason.split()))
 
-def _decision(registry: Registry, profile: Profile, engine: Engine) -> GateDecision | None:
-    """Returns what the gate says of an engine on such nodes, None where it is for other hardware.
+    def _on_channel(self, model: str, channel: str) -> list[Engine]:
+        found = self._engines.get((model, channel))
+        if found is None:
+            with self._registry.catalogue.read() as view:
+                found = view.on_channel(channel, model)
+            self._engines[model, channel] = found
+        return found
 
-    Of several kinds of GPU that it fits, the first with a closed gate decides.
-    """
-    product = engine.key.hard.get("gpu_product")
-    if product is not None and product not in {one.product for one in profile.kinds}:
-        return None
-    decisions = [
-        registry.gate(engine.digest, environment, simulated_node=profile.simulated)
-        for environment in profile.meets(engine.key)
-    ]
-    return next((one for one in decisions if not one.is_open), decisions[0] if decisions else None)
+    def _decision(self, profile: Profile, engine: Engine) -> GateDecision | None:
+        """Returns what the gate says on such nodes, None where the engine is for other hardware.
+
+        Of several kinds of GPU that it fits, the first with a closed gate decides.
+        """
+        product = engine.key.hard.get("gpu_product")
+        if product is not None and product not in {one.product for one in profile.kinds}:
+            return None
+        decisions = [
+            self._gate(engine, environment, simulated=profile.simulated)
+            for environment in profile.meets(engine.key)
+        ]
+        closed = (one for one in decisions if not one.is_open)
+        return next(closed, decisions[0] if decisions else None)
+
+    def _gate(self, engine: Engine, environment: Environment, *, simulated: bool) -> GateDecision:
+        asked = (engine.digest, environment, simulated)
+        found = self._decisions.get(asked)
+        if found is None:
+            found = self._registry.gate(engine.digest, environment, simulated_node=simulated)
+            self._decisions[asked] = found
+        return found
 
 
 @dataclass
@@ -74,25 +101,32 @@ class DesiredStates:
     registry: Callable[[], Registry]
     """With the trust of now."""
     clock: Callable[[], float] = monotonic
-    _known: dict[int, tuple[float, tuple[DesiredEngine, ...]]] = field(default_factory=dict)
+    _known: dict[int, tuple[DesiredEngine, ...]] = field(default_factory=dict)
+    _resolver: Resolver | None = None
+    _since: float = 0.0
 
     def forget(self) -> None:
         """Lets every answer be asked for again."""
-        self._known = {}
+        self._known, self._resolver = {}, None
 
     def cached(self, profile: int) -> tuple[DesiredEngine, ...] | None:
         """Returns the answer for a profile's row, None where it is to be worked out."""
-        at, found = self._known.get(profile, (0.0, None))
-        return found if found is not None and self.clock() - at < _SECONDS else None
+        if self.clock() - self._since > _SECONDS:
+            self.forget()
+        return self._known.get(profile)
 
     def work_out(self, profile: int) -> tuple[DesiredEngine, ...]:
         """Asks assignments, channels and gate about a profile's row."""
-        registry, at = self.registry(), self.clock()
+        known, resolver = self._known, self._resolver
+        registry = self.registry()
+        if resolver is None:
+            resolver, self._since = Resolver(registry), self.clock()
+            self._resolver = resolver
         with registry.catalogue.read() as view:
             document = view.fleet.profiles([profile])[profile]
             assignments = view.fleet.assignments()
-        found = desired_on(registry, Profile.of_document(document), assignments)
-        self._known[profile] = (at, found)
+        found = resolver.desired(Profile.of_document(document), assignments)
+        known[profile] = found  # of the time before `forget`, if that was called meanwhile
         return found
 
 

@@ -34,7 +34,7 @@ from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
 from registry.queries import View
 from registry.service import Registry
-from registry.types import ChannelPosition, Result
+from registry.types import Result
 
 IN_SYNC, OUT_OF_SYNC, UNASSIGNED = "in-sync", "out-of-sync", "unassigned"
 UNKNOWN_SYNC = "unknown"
@@ -131,9 +131,9 @@ def drift_of(
         fleet = view.fleet
         states, sets = fleet.states(), fleet.engine_sets()
         profiles = {row: Profile.of_document(one) for row, one in fleet.profiles().items()}
-        assignments, channels = fleet.assignments(), view.channels()
+        assignments = fleet.assignments()
         ignores = [one for one in fleet.ignores() if one.expires_at is None or one.expires_at > now]
-        positions = _positions(channels, assignments)
+        positions = _positions(fleet.positions(), assignments)
         digests = {engine for having in sets.values() for engine, _, _ in having}
         digests |= {engine for engines in positions.values() for engine in engines}
         stale = fleet.profiles_not_heard_since(now - stale_after)
@@ -183,16 +183,15 @@ def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, FleetEngin
 
 
 def _positions(
-    channels: Sequence[ChannelPosition], assignments: Sequence[Assignment]
+    positions: Sequence[tuple[str, str, str]], assignments: Sequence[Assignment]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """Returns the engines of the channels that are assigned, by model and channel."""
     found: dict[tuple[str, str], tuple[str, ...]] = {
         (one.model, one.channel): () for one in assignments
     }
-    for one in channels:
-        place = (one.model_name, one.channel)
-        if place in found:
-            found[place] = (*found[place], str(one.engine))
+    for channel, model, engine in positions:
+        if (model, channel) in found:
+            found[model, channel] = (*found[model, channel], engine)
     return found
 
 

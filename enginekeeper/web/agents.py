@@ -33,6 +33,8 @@ from registry.errors import RegistryError
 _LOG = logging.getLogger(__name__)
 _BEATS_SECONDS = 1.0
 """How often heartbeats are written, and how old what others changed can be."""
+_SMALL = 64 * 1024
+"""Bytes of an inventory that is looked through at once; a larger one would make others wait."""
 _RENEW_SECONDS = 0.25
 """How often an unknown token makes the server look whether it was given out just now."""
 
@@ -71,7 +73,10 @@ class Agents:
         """Takes an inventory, and answers when it is committed."""
         token, _ = await self._known(request)
         body = await body_of(request, MAX_INVENTORY_BYTES)
-        offered = await asyncio.to_thread(self.ingest.offer, token, body)
+        if len(body) <= _SMALL:
+            offered = self.ingest.offer(token, body)
+        else:
+            offered = await asyncio.to_thread(self.ingest.offer, token, body)
         recorded = self.ingest.settle(offered, await self._writer.write(offered))
         return answer(InventoryAnswer(offered.report.state, recorded).to_bytes())
 

@@ -7,8 +7,11 @@ console's routes need a router and no more.
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,6 +21,18 @@ from enginekeeper.web.agents import Agents
 from enginekeeper.web.messages import refused
 from registry.errors import DiagnosedError
 
+_LOG = logging.getLogger(__name__)
+
+
+def _end_with(beside: asyncio.Task[None]) -> None:
+    """Ends the service where what writes the heartbeats came to its end by itself: a defect.
+
+    It would answer on, and nothing would be written.
+    """
+    if not beside.cancelled() and (error := beside.exception()) is not None:
+        _LOG.critical("heartbeats cannot be written any more", exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
 
 def create_app(agents: Agents, console: Sequence[BaseRoute] = ()) -> Starlette:
     """Returns the application; it writes everything it heard before it ends."""
@@ -25,12 +40,12 @@ def create_app(agents: Agents, console: Sequence[BaseRoute] = ()) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         beside = asyncio.create_task(agents.run())
+        beside.add_done_callback(_end_with)
         try:
             yield
         finally:
             beside.cancel()
-            with suppress(asyncio.CancelledError):
-                await beside
+            await asyncio.wait([beside])
             await agents.finish()
 
     return Starlette(

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from enginekeeper.fleet.ingest import Ingest, Offered
-from registry.errors import RegistryError
+from registry.errors import RegistryError, StoreUnavailableError
 from registry.fleet.types import TakenReport
 
 _TOGETHER = 200
@@ -51,6 +51,10 @@ class InventoryWriter:
         try:
             taken = await asyncio.to_thread(self.ingest.take, [one for one, _ in portion])
         except RegistryError as error:
+            if len(portion) > 1 and not isinstance(error, StoreUnavailableError):
+                for one in portion:  # whichever it is must not keep the others out
+                    await self._write([one])
+                return
             for _, future in portion:
                 if not future.done():  # its request may be gone
                     future.set_exception(error)

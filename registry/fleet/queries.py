@@ -39,6 +39,8 @@ from registry.fleet.types import (
 )
 from registry.models import (
     AuditRow,
+    ChannelPositionRow,
+    ChannelRow,
     EngineRow,
     EnvironmentRow,
     KeyRow,
@@ -151,7 +153,7 @@ class FleetView:
         for condition in self._conditions(wanted):
             query = query.where(condition)
         query = query.order_by(NodeRow.name, NodePlacementRow.path)
-        return [_to_placed(row) for row in self._rows(query)]
+        return list(map(Placed._make, self._rows(query)))
 
     def engine_ids(self, wanted: EngineFilter) -> list[Digest]:
         """Returns the ids of the engines of the catalogue that fit a filter."""
@@ -221,6 +223,16 @@ class FleetView:
             .group_by(NodeRow.profile_id)
         )
         return {row: count for row, count in self._rows(query)}  # noqa: C416 - rows are no pairs
+
+    def positions(self) -> list[tuple[str, str, str]]:
+        """Returns channel, model and engine of every position, by target."""
+        query = (
+            of_columns(ChannelRow.name, ChannelRow.model_name, EngineRow.digest)
+            .join(ChannelPositionRow, ChannelPositionRow.channel_id == ChannelRow.id)
+            .join(EngineRow, EngineRow.id == ChannelPositionRow.engine_id)
+            .order_by(ChannelPositionRow.target)
+        )
+        return [(channel, model, str(engine)) for channel, model, engine in self._rows(query)]
 
     def any_node(self) -> bool:
         """Says whether any node was ever enrolled."""
@@ -376,11 +388,6 @@ def _placed(wanted: WhereFilter) -> Select[Any]:
 
 def _at(table: type[NodePlacementRow | NodeHistoryRow], moment: datetime) -> ColumnElement[bool]:
     return (table.since <= moment) & (table.until.is_(None) | (table.until > moment))
-
-
-def _to_placed(row: Any) -> Placed:  # noqa: ANN401 - a row of `_placed`
-    name, simulated, engine, path, state, running, devices, *rest = row
-    return Placed(name, simulated, engine, path, state, running, tuple(devices or ()), *rest)
 
 
 def _parsed(digests: Iterable[str]) -> list[Digest]:

@@ -210,7 +210,7 @@ class _Recording:
                 {
                     "node_id": one.beat.node, "engine": placed.engine, "path": placed.path,
                     "bytes": placed.bytes, "running": placed.running,
-                    "devices": list(placed.devices), "placed_at": placed.placed_at,
+                    "devices": list(placed.devices) or None, "placed_at": placed.placed_at,
                     "since": self.at,
                 }
                 for placed in one.engines

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     CheckConstraint,
     ForeignKey,
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.models import Id, Json, Moment, Name, Row, UtcDateTime
@@ -35,6 +37,7 @@ BigId = Annotated[
 EngineText = Annotated[
     str, mapped_column(String(100), comment="digest; the catalogue may not know it")
 ]
+_JsonOrNull = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Since = Annotated[datetime, mapped_column(UtcDateTime, comment="by the server's clock")]
 Until = Annotated[datetime | None, mapped_column(UtcDateTime, comment="null: it is so now")]
 
@@ -133,7 +136,9 @@ class NodePlacementRow(Row):
     path: Mapped[str] = mapped_column(Text, comment="directory on the node")
     bytes: Mapped[str | None] = mapped_column(Text, comment="verified, or what is wrong")
     running: Mapped[str | None] = mapped_column(String(10), comment="evidence; null: not running")
-    devices: Mapped[list[str] | None] = mapped_column(Json, comment="UUIDs on which it was seen")
+    devices: Mapped[list[str] | None] = mapped_column(
+        _JsonOrNull, comment="UUIDs on which it was seen"
+    )
     placed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="by the node's clock")
     since: Mapped[Since]
     until: Mapped[Until]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from registry.digests import Digest, digest_document
 from registry.versions import VersionRange
@@ -170,9 +170,8 @@ class WhereFilter:
     limit: int | None = None
 
 
-@dataclass(frozen=True)
-class Placed:
-    """An engine on a node, with everything that is known of both."""
+class Placed(NamedTuple):
+    """An engine on a node, with everything that is known of both; there may be thousands."""
 
     node: str
     simulated: bool
@@ -180,7 +179,8 @@ class Placed:
     path: str
     bytes: str | None
     running: str | None
-    devices: tuple[str, ...]
+    devices: Sequence[str] | None
+    """UUIDs of the GPUs on which it was seen; None where it was seen on none."""
     since: datetime
     until: datetime | None
     driver: str | None

@@ -8,6 +8,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,11 +21,17 @@ import pytest
 
 from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.tokens import make_token, token_digest
-from enginekeeper.fleet.wire import Heartbeat, InventoryMessage, parse_problem, state_of
+from enginekeeper.fleet.wire import (
+    Heartbeat,
+    InventoryMessage,
+    parse_desired,
+    parse_problem,
+    state_of,
+)
 from registry import migrate
 from registry.catalogue import Catalogue, open_catalogue
 from registry.digests import digest_bytes
-from registry.fleet.types import Node, WhereFilter
+from registry.fleet.types import Assignment, Node, WhereFilter
 from tests.factories.inventories import inventory, on_disk
 from tests.fakes import servers
 
@@ -148,6 +157,22 @@ def test_desired_state_is_told_to_its_node(fleet: Fleet) -> None:
     assert (status, json.loads(answer)["assignments"]) == (200, [])
 
 
+def test_an_assignment_is_told_within_moments(fleet: Fleet) -> None:
+    found = known(fleet, "gpu-n")
+    assert fleet.beat("gpu-n", 2, found)[1]["desired"] is None
+    one = Assignment("*", "tiny", "prod", "anna", datetime.now(UTC))
+    with fleet.catalogue.edit() as draft:
+        draft.fleet.assign(one)
+    time.sleep(2.5)
+    told = fleet.beat("gpu-n", 3, found)[1]["desired"]
+    token = f"Bearer {fleet.tokens['gpu-n']}"
+    desired = parse_desired(fleet.ask("GET", "/v1/desired", Authorization=token)[1])
+    with fleet.catalogue.edit() as draft:
+        draft.fleet.unassign("*", "tiny", "prod")
+    assert told == desired.digest
+    assert desired.assignments[0].reason == "the channel has no engine of the model"
+
+
 def test_a_forged_node_id_is_refused_and_logged(fleet: Fleet) -> None:
     known(fleet, "gpu-c")
     fleet.enroll("gpu-d")
@@ -261,6 +286,16 @@ def test_a_node_that_claims_to_be_simulated_is_refused(fleet: Fleet) -> None:
     status, answer = fleet.put("gpu-k", 1, inventory("gpu-k", simulated=True))
     assert (status, answer["where"]) == (422, "inventory: simulated")
     assert "node gpu-k says simulated" in fleet.server.said()
+
+
+def test_a_second_service_on_a_catalogue_does_not_start(fleet: Fleet) -> None:
+    second = subprocess.run(
+        [sys.executable, "-m", "enginekeeper", "serve", "--port", "0"], capture_output=True,
+        text=True, env={**os.environ, **fleet.environment}, cwd=Path(__file__).parents[3],
+        check=False, timeout=60,
+    )  # fmt: skip
+    assert (second.returncode, "another process does this" in second.stderr) == (10, True)
+    assert "Traceback" not in second.stderr
 
 
 def test_a_stop_writes_what_was_heard(fleet: Fleet) -> None:

@@ -151,8 +151,8 @@ def test_what_runs_is_kept_with_its_evidence(world: World) -> None:
         found = [(one.path, one.bytes, one.running, one.devices) for one in
                  view.fleet.where(WhereFilter())]  # fmt: skip
     assert found == [
-        ("/elsewhere", None, "declared", ()),
-        ("/engines/m", "verified", "confirmed", ("GPU-00000001",)),
+        ("/elsewhere", None, "declared", None),
+        ("/engines/m", "verified", "confirmed", ["GPU-00000001"]),
     ]
 
 
@@ -305,6 +305,7 @@ def test_a_wrong_clock_is_noted_and_not_refused(world: World, hours: int) -> Non
         {"driver": {"version": "9" * 50, "cuda": "13.0", "branch": None}},
         {"engines": [{**ON_DISK, "engine": "a" * 200 + ":" + "0" * 64}]},
         {"engines": [{**ON_DISK, "path": "/" * 5000}]},
+        {"devices": [{**FOUND.as_dict()["devices"][0], "index": 10**12}]},
     ],
 )  # fmt: skip
 def test_an_inventory_that_is_none_is_refused_and_nothing_is_lost(
@@ -315,6 +316,14 @@ def test_an_inventory_that_is_none_is_refused_and_nothing_is_lost(
     with pytest.raises(InputError):
         world.ingest.offer(world.tokens["gpu-1"], message.to_bytes())
     assert world.beat("gpu-1", 2, FOUND) is Wish.KNOWN
+
+
+@pytest.mark.parametrize("text", ["", "0001-01-01T00:00:00+23:59", "2026-11-26T00:00:00", "x"])
+def test_a_time_of_a_node_that_is_none_is_left_out(world: World, text: str) -> None:
+    world.put("gpu-1", 1, replace(FOUND, engines=(replace(FOUND.engines[0], placed_at=text),)))
+    with world.catalogue.read() as view:
+        (found,) = view.fleet.engines_on(view.fleet.node("gpu-1"))
+    assert found.placed_at is None
 
 
 def test_two_devices_of_one_uuid_are_refused(world: World) -> None:
