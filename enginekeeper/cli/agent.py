@@ -70,6 +70,7 @@ def once(
     """
     import json
 
+    from enginekeeper.fleet.node_files import write_whole
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
@@ -81,7 +82,7 @@ def once(
     if file is None:
         output.document(found.as_dict(), text)
     else:
-        _write(file, text)
+        write_whole(file, f"{text}\n", make=False)
         output.outcome({"node": found.node, "file": str(file)}, f"{_said(found)}: {file}")
     return ExitCode.OK
 
@@ -227,22 +228,6 @@ def _label(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise InputError("not a label", actual=text[:200], expected="NAME=VALUE")
     return name, value
-
-
-def _write(file: Path, text: str) -> None:
-    import os
-
-    from enginekeeper.errors import UnavailableError
-
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UnavailableError(
-            f"the inventory cannot be written: {error.strerror}", where=str(file)
-        ) from error
 
 
 def _said(found: Inventory) -> str:
