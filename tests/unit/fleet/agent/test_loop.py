@@ -102,6 +102,10 @@ def test_what_should_run_is_kept_and_fetched_only_when_it_changes(
     agent.round()
     assert agent.memory.desired() == WANTED
     agent.round()
+    assert double.asked.count("GET /v1/desired") == 1
+    double.desired = replace(WANTED, assignments=())
+    agent.round()
+    assert agent.memory.desired() == double.desired
     double.desired = None
     agent.round()
     assert agent.memory.desired() is None
