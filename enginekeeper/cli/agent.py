@@ -123,10 +123,12 @@ def run(
     time, and sends what is newest when it is back. It starts and stops nothing, and needs no
     registry. NVML is asked in a process of its own, so that a driver can be replaced under it.
     """
+    import logging
     import os
     from dataclasses import replace
 
     from enginekeeper.cli._progress import show_progress
+    from enginekeeper.errors import UnavailableError
     from enginekeeper.fleet.agent.apart import NvmlApart
     from enginekeeper.fleet.agent.client import FleetClient, read_token
     from enginekeeper.fleet.agent.hashes import KeptHashes
@@ -146,7 +148,10 @@ def run(
 
         def look() -> Inventory:
             found = survey(home, nvml, node=node, labels=named, means=by)
-            hashes.end_round(rehash * 1024 * 1024)
+            try:
+                hashes.end_round(rehash * 1024 * 1024)
+            except UnavailableError as error:  # a full disk: they are hashed again, that is all
+                logging.getLogger("enginekeeper.progress").warning("%s", error)
             return found
 
         Agent(look, client, memory, _until_told(), os.getpid(), period).run()
