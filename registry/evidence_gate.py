@@ -38,8 +38,7 @@ class EvidenceGate:
     def decide(self, evidence: Evidence, environment: Environment) -> GateDecision:
         """Decides whether an engine may run in an environment.
 
-        Raises IntegrityError for evidence of which anything but a revocation does not verify; a
-        revocation counts in any case.
+        Raises IntegrityError for evidence of which anything does not verify, a revocation too.
         """
         engine = require(evidence, self.trust)
         now = self.trust.clock()

@@ -70,6 +70,7 @@ def once(
     """
     import json
 
+    from enginekeeper.fleet.node_files import write_whole
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
@@ -81,7 +82,7 @@ def once(
     if file is None:
         output.document(found.as_dict(), text)
     else:
-        _write(file, text)
+        write_whole(file, f"{text}\n", make=False)
         output.outcome({"node": found.node, "file": str(file)}, f"{_said(found)}: {file}")
     return ExitCode.OK
 
@@ -122,10 +123,12 @@ def run(
     time, and sends what is newest when it is back. It starts and stops nothing, and needs no
     registry. NVML is asked in a process of its own, so that a driver can be replaced under it.
     """
+    import logging
     import os
     from dataclasses import replace
 
     from enginekeeper.cli._progress import show_progress
+    from enginekeeper.errors import UnavailableError
     from enginekeeper.fleet.agent.apart import NvmlApart
     from enginekeeper.fleet.agent.client import FleetClient, read_token
     from enginekeeper.fleet.agent.hashes import KeptHashes
@@ -145,7 +148,10 @@ def run(
 
         def look() -> Inventory:
             found = survey(home, nvml, node=node, labels=named, means=by)
-            hashes.end_round(rehash * 1024 * 1024)
+            try:
+                hashes.end_round(rehash * 1024 * 1024)
+            except UnavailableError as error:  # a full disk: they are hashed again, that is all
+                logging.getLogger("enginekeeper.progress").warning("%s", error)
             return found
 
         Agent(look, client, memory, _until_told(), os.getpid(), period).run()
@@ -227,22 +233,6 @@ def _label(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise InputError("not a label", actual=text[:200], expected="NAME=VALUE")
     return name, value
-
-
-def _write(file: Path, text: str) -> None:
-    import os
-
-    from enginekeeper.errors import UnavailableError
-
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        draft.write_text(text + "\n", encoding="utf-8")
-        draft.replace(file)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UnavailableError(
-            f"the inventory cannot be written: {error.strerror}", where=str(file)
-        ) from error
 
 
 def _said(found: Inventory) -> str:

@@ -6,30 +6,25 @@ import os
 from pathlib import Path
 
 from enginekeeper.errors import UnavailableError
+from registry import files
 
 
-def write_whole(path: Path, text: str, *, mode: int = 0o644) -> None:
+def write_whole(path: Path, text: str, *, mode: int = 0o644, make: bool = True) -> None:
     """Writes a file so that it is on the disk, old or new, whatever happens next.
 
-    Raises UnavailableError where that cannot be.
+    Its directory is made if need be, unless told otherwise. Raises UnavailableError where that
+    cannot be.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fchmod(handle.fileno(), mode)
-            os.fsync(handle.fileno())
-        draft.replace(path)
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_whole(path, text.encode(), mode=mode)
         _keep_name(path.parent)
     except OSError as error:
         raise UnavailableError(
             f"the file cannot be written: {error.strerror}", where=str(path),
             remedy="free some space, or see who owns the directory",
         ) from error  # fmt: skip
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _keep_name(directory: Path) -> None:

@@ -40,7 +40,7 @@ from registry.errors import (
 )
 from registry.evidence import Evidence
 from registry.exchange import evidence_of
-from registry.files import locked
+from registry.files import locked, write_whole
 from registry.gate import GateDecision
 from registry.manifests import Manifest, verify_directory
 from registry.names import check_component
@@ -212,10 +212,8 @@ def _keep_snapshot(bench: Bench, root: Path) -> None:
         data = store.get_document(SIGNED_SNAPSHOT)
     except (RecordNotFoundError, IntegrityError, StoreUnavailableError):
         return  # the gate has said what that means
-    draft = root / f".{SNAPSHOT}.new"
     with full_disk_said(root):
-        draft.write_bytes(data)
-        draft.replace(root / SNAPSHOT)
+        write_whole(root / SNAPSHOT, data)
 
 
 def _remove_others(bench: Bench, into: PullDirectory, state: PullState) -> Iterator[str]:

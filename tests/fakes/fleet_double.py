@@ -47,6 +47,8 @@ class FleetDouble:
     """The states that were told, in order."""
     inventories: list[dict[str, object]] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    """Every request, by method and path."""
     port: int = 0
 
     @property
@@ -56,6 +58,7 @@ class FleetDouble:
 
     def answer(self, method: str, path: str, token: str, body: bytes) -> tuple[int, bytes]:
         """Answers one request."""
+        self.asked.append(f"{method} {path}")
         if hashlib.sha256(token.encode()).digest() != hashlib.sha256(TOKEN.encode()).digest():
             return 401, Problem("the token is not known").to_bytes()
         try:

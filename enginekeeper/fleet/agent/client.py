@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import urllib3
 
 from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.fleet.http_get import check_url
 from enginekeeper.fleet.wire import (
     DESIRED_PATH,
     HEARTBEAT_PATH,
@@ -148,18 +149,13 @@ def read_token(file: Path) -> str:
 
 
 def _check_address(url: str, *, plain_http: bool) -> None:
-    try:
-        parts = urlsplit(url)
-        host, _port = parts.hostname, parts.port
-    except ValueError as error:
-        raise InputError(f"not an address: {error}", where="--server", actual=url[:200]) from error
-    if parts.scheme not in ("http", "https") or not host or parts.username or parts.query:
+    parts = urlsplit(check_url(url, "--server"))
+    if parts.query or parts.fragment:
         raise InputError(
-            "not the address of a server", where="--server",
-            actual=url[:200].rpartition("@")[2],
+            "not the address of a server", where="--server", actual=url[:200],
             expected="https://HOST[:PORT]",
         )  # fmt: skip
-    if parts.scheme == "http" and not plain_http and not _is_here(host):
+    if parts.scheme == "http" and not plain_http and not _is_here(str(parts.hostname)):
         raise InputError(
             "the token would cross the network in the clear", where="--server", actual=url[:200],
             expected="https://…", remedy="--plain-http, where the network is trusted",

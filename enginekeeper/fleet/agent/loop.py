@@ -61,14 +61,17 @@ class Agent:
 
     def round(self) -> float:
         """Makes one round and returns the seconds to the next."""
-        inventory = self.look()
+        try:
+            inventory = self.look()
+        except DiagnosedError as error:
+            return self._failed(error)
         document = inventory.as_dict()
         state = state_of(document)
         sequence = 0
         try:
             sequence = self.memory.next_sequence()
             seconds = self._speak(inventory, document, state, sequence)
-        except (InputError, UnavailableError) as error:
+        except DiagnosedError as error:
             seconds = self._failed(error)
         else:
             self._worked()

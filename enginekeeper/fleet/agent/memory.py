@@ -114,10 +114,15 @@ class AgentMemory:
     def keep_desired(self, desired: Desired | None) -> None:
         """Keeps what should run here, or that nothing should."""
         file = self.directory / "desired.json"
-        if desired is None:
-            file.unlink(missing_ok=True)
-        else:
+        if desired is not None:
             write_whole(file, desired.to_bytes().decode())
+            return
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot be removed: {error.strerror}", where=str(file)
+            ) from error
 
     def keep_status(self, status: AgentStatus) -> None:
         """Keeps how the last round went."""

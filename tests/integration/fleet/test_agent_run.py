@@ -150,5 +150,6 @@ def test_the_agent_that_stays_imports_no_registry_and_nothing_heavy(
     }  # fmt: skip
     assert {name for name in loaded if name.startswith("registry.")} <= {
         "registry.digests", "registry.disks", "registry.documents", "registry.environments",
-        "registry.errors", "registry.keys", "registry.manifests", "registry.names",
+        "registry.errors", "registry.files", "registry.keys", "registry.manifests",
+        "registry.names",
     }  # fmt: skip

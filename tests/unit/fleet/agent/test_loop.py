@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from enginekeeper.fleet.agent.memory import AgentMemory
 from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.wire import Desired, DesiredEngine, Heartbeat, Problem, state_of
 from registry.digests import digest_bytes
+from registry.errors import InvalidRecordError
 from tests.factories.inventories import inventory
 from tests.fakes.fleet_double import TOKEN, FleetDouble, served
 
@@ -102,6 +104,10 @@ def test_what_should_run_is_kept_and_fetched_only_when_it_changes(
     agent.round()
     assert agent.memory.desired() == WANTED
     agent.round()
+    assert double.asked.count("GET /v1/desired") == 1
+    double.desired = replace(WANTED, assignments=())
+    agent.round()
+    assert agent.memory.desired() == double.desired
     double.desired = None
     agent.round()
     assert agent.memory.desired() is None
@@ -227,6 +233,29 @@ def test_what_is_no_token_is_refused_and_not_shown(token: Path, text: str) -> No
     token.write_text(text)
     with pytest.raises(InputError, match="not a token"):
         read_token(token)
+
+
+def test_a_look_that_fails_ends_no_agent(agent: Agent, double: FleetDouble) -> None:
+    def blind() -> Inventory:
+        raise InvalidRecordError("not usable as a name")
+
+    broken = replace(agent, look=blind)
+    assert [broken.round(), broken.round()] == [5, 10]
+    assert double.heartbeats == []
+
+
+def test_a_full_disk_is_a_failure_and_ends_no_agent(
+    agent: Agent, double: FleetDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("registry.files.write_whole", full)
+        assert agent.round() == 5
+        assert double.heartbeats == []  # the sequence could not be kept, so it was not used
+    agent.round()
+    assert len(double.heartbeats) == 1
 
 
 def test_two_agents_of_one_home_do_not_run_at_once(agent: Agent) -> None:
