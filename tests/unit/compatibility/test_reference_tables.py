@@ -202,6 +202,53 @@ def test_what_cuda_13_dropped_keeps_cuda_12_up_to_r580(capability: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "capability",
+    ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"],
+)
+def test_every_capability_that_nvidia_lists_from_turing_on_works_under_cuda_13(
+    capability: str,
+) -> None:
+    newest = GpuEnvironment("p", capability, "13.2", "13.2", "595.71.05")
+    assert on(newest).action == "revalidate"
+
+
+@pytest.mark.parametrize(
+    ("product", "capability", "cuda", "lowest", "below"),
+    [
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "12.0", "12.9", "575.57.08", "575.51.03"),
+        ("NVIDIA B200", "10.0", "12.8", "570.133.20", "570.124.06"),
+    ],
+)
+def test_a_product_with_a_driver_of_its_own_needs_all_numbers_of_it(
+    product: str, capability: str, cuda: str, lowest: str, below: str
+) -> None:
+    gpu = GpuEnvironment(product, capability, cuda, cuda, lowest)
+    assert "gpu-needs-driver" not in names(on(gpu))
+    assert "gpu-needs-driver" in names(on(replace(gpu, driver=below)))
+
+
+def test_the_one_product_without_mig_is_told_and_others_keep_theirs() -> None:
+    server = "NVIDIA RTX PRO 6000 Blackwell Server Edition"
+    split = GpuEnvironment(server, "12.0", "12.9", "12.9", "575.57.08", "1g.24gb")
+    assert "product-without-mig" in names(on(split))
+    assert "product-without-mig" not in names(on(replace(A100, mig_profile="1g.10gb")))
+
+
+def test_cuda_13_4_comes_without_a_driver_and_so_do_branches_after_r610() -> None:
+    assert toolkit_driver("13.4") is None
+    assert {cuda_of_driver(driver) for driver in ("615.10.01", "616.10.01", "620.10.01")} == {None}
+    under = GpuEnvironment(A100.product, "8.0", "13.4", "13.4", "620.10.01")
+    assert on(under, on=date(2026, 11, 26)).action == "revalidate"
+    assert "cuda-minor-compatibility" not in names(on(under))
+
+
+@pytest.mark.parametrize("branch", [590, 615])
+def test_new_feature_branches_without_a_date_are_not_said_to_have_ended(branch: int) -> None:
+    gpu = replace(A100, driver=f"{branch}.10.01")
+    assert "driver-branch-ended" not in names(on(gpu, on=date(2029, 1, 1)))
+
+
 def test_every_toolchain_has_a_driver_floor_and_the_rule_names_each() -> None:
     said = {row.identifier: row.statement for row in place_rules()}["driver-runs-cuda"]
     for profile in toolchain_profiles().values():
