@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +22,14 @@ from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.building.simulated.smi import QUESTION, answer
 from enginekeeper.errors import InputError
 from enginekeeper.specs.gpus import gpu_products
-from tests.factories.checkpoints import exported
+from enginekeeper.validation.tensor_files import TensorFile
+from enginekeeper.validation.twin import write_checkpoint_twin
+from tests.factories.checkpoints import SOURCE, edit_config, edit_tensor, exported
 from tests.factories.trtllm_checkpoints import checkpoint_config
 
 H100, H200 = gpu_products()["h100-sxm"], gpu_products()["h200-sxm"]
+SCALE = "transformer.layers.0.attention.qkv.weights_scaling_factor"
+NORM = "transformer.layers.1.post_layernorm.weight"
 Build = Callable[..., Path]
 
 
@@ -140,3 +146,50 @@ def test_the_fleet_has_every_product_once_and_nvidia_smi_lists_it() -> None:
     assert gpu_of_uuid("h100-sxm") is None
     with pytest.raises(SystemExit, match="SIMULATED"):
         answer(["--list-gpus"])
+
+
+def _runs(engine: Path, place: Path) -> tuple[dict[str, Any], TensorFile]:
+    """Returns what the executor is given of an engine: a config and weights it multiplies with."""
+    load_engine(engine, H100.product).unpack(place / "checkpoint")
+    write_checkpoint_twin(SOURCE, place / "checkpoint", place / "twin")
+    config = json.loads((place / "twin" / "config.json").read_text())
+    return config, TensorFile.open(place / "twin" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("fault", "shows"),
+    [
+        (lambda at: edit_config(at, rotary_base=None), "rope"),
+        (lambda at: edit_config(at, norm_epsilon=0.1), "rms_norm_eps"),
+        (lambda at: edit_tensor(at, SCALE, lambda scale: scale * 1.5), "weights"),
+        (lambda at: edit_tensor(at, NORM, lambda norm: norm * 2), "weights"),
+    ],
+)
+def test_a_wrong_checkpoint_is_as_wrong_in_what_its_engine_runs(
+    fault: Callable[[Path], object], shows: str, build: Build, tmp_path: Path
+) -> None:
+    checkpoint = exported("w8a16", tmp_path / "in")
+    right, weights = _runs(build(checkpoint), tmp_path / "right")
+    fault(checkpoint)
+
+    wrong, others = _runs(build(checkpoint), tmp_path / "wrong")
+
+    differing = [
+        name for name in weights if weights[name].read().tobytes() != others[name].read().tobytes()
+    ]
+    if shows == "weights":
+        assert (wrong, bool(differing)) == (right, True)
+    else:
+        assert differing == []
+        assert [name for name in right if shows in name and right[name] != wrong[name]]
+
+
+def test_an_engine_of_two_ranks_runs_as_the_one_model_that_it_is(
+    build: Build, tmp_path: Path
+) -> None:
+    for name in ("w4a16_awq", "w4a16_awq_tp2"):
+        checkpoint = exported(name, tmp_path / "in")
+        config, weights = _runs(build(checkpoint), tmp_path / name)
+        assert weights["model.layers.0.self_attn.q_proj.weight"].shape == (64, 64)
+        assert config["num_attention_heads"] == 4
+        shutil.rmtree(tmp_path / "engine")
