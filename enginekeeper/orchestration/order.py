@@ -24,6 +24,12 @@ class BuildOrder:
     audits: bool = True
     whole_suite: bool = False
     """Whether every prompt is scored although fewer would decide."""
+    probes: bool = False
+    """Whether the engine is also asked in other batches, in chunks and token by token."""
+
+    locate: bool = False
+    """Whether a tensor is looked for where the engine is not its recipe and the audits are clean:
+    one forward pass per tensor."""
     channel: str | None = None
     engines: tuple[str, ...] = ()
     """Digests of engines to judge as they are, each in place of what its variant's plan says."""
