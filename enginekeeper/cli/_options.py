@@ -113,6 +113,16 @@ whole_suite_option = click.option(
     "--whole-suite", is_flag=True, help="Score every prompt, although fewer may decide."
 )
 
+probes_option = click.option(
+    "--probes", is_flag=True, help="Also ask the engine in other batches, in chunks, in decode."
+)
+
+locate_option = click.option(
+    "--locate",
+    is_flag=True,
+    help="Where the audits are clean, find the tensor: one pass each, minutes to hours.",
+)
+
 model_option = click.option(
     "--model",
     "model_dir",

@@ -11,7 +11,9 @@ import click
 from enginekeeper.cli._errors import ExitCode, exit_code_of, gravest, order_in_words
 from enginekeeper.cli._options import (
     json_option,
+    locate_option,
     only_option,
+    probes_option,
     skip_option,
     spec_argument,
     whole_suite_option,
@@ -70,6 +72,8 @@ def plan(
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @whole_suite_option
 @click.option("--retry-failed", is_flag=True, help="Try what `ek failures` lists again, too.")
+@probes_option
+@locate_option
 @click.option("--channel", help="Put every engine that passes into this channel.")
 @click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
 @click.option("--verbose", is_flag=True, help="Show the steps' own output.")
@@ -81,6 +85,8 @@ def build(
     no_audit: bool,
     whole_suite: bool,
     retry_failed: bool,
+    probes: bool,
+    locate: bool,
     channel: str | None,
     deployment: str | None,
     verbose: bool,
@@ -98,7 +104,8 @@ def build(
     show_progress(verbose=verbose)
     order = BuildOrder(
         str(spec), tuple(only), tuple(skip),
-        audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, channel=channel,
+        audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, probes=probes,
+        locate=locate, channel=channel,
     )  # fmt: skip
     outcomes = run_build(order, deployment=deployment)
     return show_outcomes(Output(as_json), outcomes)

@@ -25,6 +25,8 @@ def report(subject: str, page: Path, as_json: bool) -> int:
     SUBJECT is an engine, or a file that `ek validate --json` or `ek engine explain --json` made.
     """
     from enginekeeper.reports.page import Subject, render_page
+    from registry.disks import full_disk_said
+    from registry.files import write_whole
 
     path = Path(subject)
     if path.is_file():
@@ -37,8 +39,7 @@ def report(subject: str, page: Path, as_json: bool) -> int:
         found, document = verified_document(open_bench(), subject)
         text = render_page(document, Subject(str(found.digest), verified=True))
     page.parent.mkdir(parents=True, exist_ok=True)
-    draft = page.with_name(page.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(page)
+    with full_disk_said(page):
+        write_whole(page, text.encode())
     Output(as_json).table([{"report": str(page)}], ("report",))
     return ExitCode.OK

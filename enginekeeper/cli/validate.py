@@ -7,7 +7,14 @@ from pathlib import Path
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option, model_option, whole_suite_option
+from enginekeeper.cli._options import (
+    NamedPath,
+    json_option,
+    locate_option,
+    model_option,
+    probes_option,
+    whole_suite_option,
+)
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
 
@@ -24,6 +31,8 @@ from enginekeeper.cli._progress import show_progress
 )  # fmt: skip
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @whole_suite_option
+@probes_option
+@locate_option
 @json_option
 def validate(
     directory: Path,
@@ -31,6 +40,8 @@ def validate(
     suite: str,
     no_audit: bool,
     whole_suite: bool,
+    probes: bool,
+    locate: bool,
     as_json: bool,
 ) -> int:
     """Build a checkpoint on this CPU and judge it against its source model; publishes nothing.
@@ -43,7 +54,13 @@ def validate(
 
     show_progress()
     request = ValidationRequest(
-        directory, model_dir, suite=suite, audits=not no_audit, whole_suite=whole_suite
+        directory,
+        model_dir,
+        suite=suite,
+        audits=not no_audit,
+        whole_suite=whole_suite,
+        probes=probes,
+        locate=locate,
     )
     document = validate_checkpoint(open_bench(), request)
     Output(as_json).document(document, render(document))

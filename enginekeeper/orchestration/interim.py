@@ -18,6 +18,7 @@ from enginekeeper.validation.rounds import Rounds, pending_after, rounds_of
 from enginekeeper.validation.scores import Scores, joined, load_scores
 from enginekeeper.validation.stopping import stop_here
 from enginekeeper.validation.tokens import TokenizedSuite
+from registry.files import write_whole
 
 _ASKED = re.compile(r"ask (\d{1,9})")
 
@@ -75,6 +76,4 @@ class Interim:
         if pending_after(self.rounds, scored) == 0:
             self._finished.append(part)
         answer = output.with_name(output.name + ".answer")
-        draft = answer.with_name(answer.name + ".draft")
-        draft.write_text(f"{scored} {'go' if self.stop is None else 'stop'}", encoding="ascii")
-        draft.replace(answer)
+        write_whole(answer, f"{scored} {'go' if self.stop is None else 'stop'}".encode())

@@ -24,9 +24,11 @@ from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.refitting import refit_document, refitted
 from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
+from enginekeeper.validation.dictionary import Culprit, Dictionary, explain, load_dictionary
 from enginekeeper.validation.evidence import Evidence, Stop
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.probes import load_probes
 from enginekeeper.validation.rounds import rounds_of
 from enginekeeper.validation.scores import Scores, load_scores
 from enginekeeper.validation.stopping import rule_at_the_end, rule_on_the_way
@@ -34,13 +36,20 @@ from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.attestations import VerdictClaim, sign, test_result
-from registry.digests import Digest, canonical_json, digest_bytes
+from registry.digests import Digest, canonical_json, digest_bytes, digest_file
 from registry.manifests import Manifest, verify_directory
 from registry.summaries import summary
 from registry.trust import Purpose
 from registry.types import Engine, Result
 
 progress = logging.getLogger("enginekeeper.progress")
+
+PROBE_PROMPTS = 8
+"""As few as give a bound."""
+
+DICTIONARY = "sensitivities.safetensors"
+DICTIONARY_PROMPTS = 8
+"""As many as a round of `smoke`: 840 tokens. A trial named a gain of 1 % from 764."""
 
 NUDGED = "nudged.safetensors"
 _NUDGE = {"relative": 3e-7, "seed": 1234}
@@ -60,13 +69,24 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     both = replace(probe, targets={**probe.targets, "twin": twin})
     if not engine.simulated:
         interim = None if work.order.whole_suite else _interim(work, made)
-        scores = stages.score_engine(bench.shop, compiled, both, name, interim)
-        return replace(made, scores=scores)
+        made = replace(made, scores=stages.score_engine(bench.shop, compiled, both, name, interim))
+        return _probed(bench, work, made) if work.order.probes else made
     made = _with_weights(bench, made)
     place = there(made.refitted or made.compiled).path / "engine"
     signed = SignedDirectory(place, str(engine.key.hard["gpu_product"]))
     scores = score_simulated(bench.shop, source_of(work), signed, both, name)
     return replace(made, scores=scores)
+
+
+def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
+    """Asks an engine in other ways, unless its run has failed already; doubles have one way."""
+    stopped = there(made.scores).record.get("stopped") or {}
+    if stopped.get("result") == "fail":
+        return made
+    probe, name = there(work.probe), made.variant.identifier
+    order = [number for one in rounds_of(probe.suite) for number in one][:PROBE_PROMPTS]
+    asked = stages.probe_engine(bench.shop, there(made.compiled), probe, order, name)
+    return replace(made, probes=asked)
 
 
 def _interim(work: Work, made: Progress) -> Interim:
@@ -126,8 +146,12 @@ def _in_channel(bench: Bench, work: Work, outcome: Outcome) -> Outcome:
 
 def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str, Any]]:
     """Returns the verdict on a scored engine, and the document that is signed and stored."""
-    variant = made.variant
-    verdict = judge(_evidence(work, made), AcceptancePolicy(**asdict(variant.acceptance)))
+    variant, evidence = made.variant, _evidence(work, made)
+    policy = AcceptancePolicy(**asdict(variant.acceptance))
+    verdict = judge(evidence, policy)
+    if work.order.locate and _unexplained(verdict):
+        found = _dictionary(bench, work, made)
+        verdict = judge(replace(evidence, culprits=_culprits(evidence, found)), policy)
     document = {
         **verdict.document(),
         "variant": str(variant.identifier),
@@ -141,6 +165,52 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     if made.refitted is not None:
         document["refit"] = refit_document(made.refitted)
     return verdict, document
+
+
+def _unexplained(verdict: Verdict) -> bool:
+    """Says whether an engine is not its recipe and no audit knows why."""
+    clean = all(audit.result == "pass" for audit in verdict.audits)
+    return clean and verdict.fidelity.result == "fail"
+
+
+def _culprits(evidence: Evidence, dictionary: Dictionary) -> tuple[Culprit, ...]:
+    if evidence.twin is None:
+        return ()
+    return explain(dictionary, evidence.twin, evidence.engine, evidence.scored)
+
+
+def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
+    """Makes the fault dictionary of a checkpoint, over the first prompts that engines score."""
+    source, name, probe = source_of(work), made.variant.identifier, there(work.probe)
+    order = [number for one in rounds_of(probe.suite) for number in one]
+    twin_scores = there(made.twin).path / SCORES
+    inputs = {
+        "model": str(source.digest),
+        "checkpoint": str(made.checkpoint.digest),
+        "tokens": str(probe.tokens.key),
+        "twin": str(digest_file(twin_scores)),
+        "prompts": order[:DICTIONARY_PROMPTS],
+        "numerics": bench.shop.code("configs", "validation"),
+        "made_by": bench.shop.identity("inductor", "sensitivities"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        twin = directory / "twin"
+        progress.info("%s: fault dictionary, one pass per tensor ...", name)
+        write_recipe_twin(source.path, made.checkpoint.path, twin)
+        job = {
+            "twin": str(twin),
+            "tokens": str(probe.tokens.path / "tokens.json"),
+            "targets": {"twin": str(twin_scores)},
+            "prompts": order[:DICTIONARY_PROMPTS],
+            "output": str(directory / DICTIONARY),
+        }
+        outcome = bench.shop.run("inductor", "sensitivities", job, name=name, minutes=240)
+        shutil.rmtree(twin)
+        return {"seconds": outcome.seconds}
+
+    product = stages.made_once(bench.shop, "sensitivities", inputs, make)
+    return load_dictionary(product.path / DICTIONARY)
 
 
 def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
@@ -211,6 +281,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         return load_scores(scored.path / SCORES, tokens)
 
     nudged = there(made.twin).path / NUDGED
+    asked = None if made.probes is None else load_probes(made.probes.path / stages.PROBES)
     return partial(
         Evidence,
         tokens,
@@ -222,6 +293,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         audits=made.audits,
         greedy_prefix=probe.scoring.greedy_prefix,
         pieces=read_pieces(source_of(work).path),
+        probes=asked,
     )
 
 

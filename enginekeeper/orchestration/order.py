@@ -26,6 +26,12 @@ class BuildOrder:
     """Whether every prompt is scored although fewer would decide."""
     retry_failed: bool = False
     """Whether builds are tried again that failed for a cause which lies in what is asked for."""
+    probes: bool = False
+    """Whether the engine is also asked in other batches, in chunks and token by token."""
+
+    locate: bool = False
+    """Whether a tensor is looked for where the engine is not its recipe and the audits are clean:
+    one forward pass per tensor."""
     channel: str | None = None
     engines: tuple[str, ...] = ()
     """Digests of engines to judge as they are, each in place of what its variant's plan says."""

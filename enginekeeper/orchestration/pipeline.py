@@ -147,6 +147,7 @@ class Progress:
 
     scores: Made | None = None
     twin: Made | None = None
+    probes: Made | None = None
 
     @property
     def variant(self) -> Variant:
@@ -167,6 +168,7 @@ class Progress:
             "refit": self.refitted,
             "twin": self.twin,
             "score": self.scores,
+            "probe": self.probes,
         }
         return {
             name: round(one.seconds, 1)

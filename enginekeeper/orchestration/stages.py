@@ -8,7 +8,7 @@ reference is looked for in the registry, too, before a step is run.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from registry.manifests import Manifest
 progress = logging.getLogger("enginekeeper.progress")
 
 SCORES = "scores.safetensors"
+PROBES = "probes.safetensors"
+PROBE_TOKENS = 48
+"""Of each prompt: past the chunks of 7 and 16, and every one is a step of decode."""
+
 REFERENCE = "reference"
 """The reference's directory in its product: its artifact, without the record beside it."""
 
@@ -328,6 +332,32 @@ def score_engine(
         return {"seconds": outcome.seconds, "stopped": stop, "prompts": list(interim.order)}
 
     return made_once(shop, "engine-scores", inputs, make)
+
+
+def probe_engine(
+    shop: Workshop, engine: Made, probe: Probe, prompts: Sequence[int], name: str
+) -> Made:
+    """Asks a verified engine the beginnings of some prompts in other ways."""
+    job = {
+        "engine": str(engine.path / "engine"),
+        "tokens": str(probe.tokens.path / "tokens.json"),
+        "prompts": list(prompts),
+        "longest": PROBE_TOKENS,
+        "top_k": probe.scoring.top_k,
+    }
+    inputs = {
+        **job,
+        "engine": engine.record["digest"],
+        "tokens": str(probe.tokens.key),
+        "made_by": shop.identity("inductor", "probe_engine"),
+    }
+
+    def make(directory: Path) -> dict[str, Any]:
+        whole = {**job, "output": str(directory / PROBES)}
+        outcome = shop.run("inductor", "probe_engine", whole, name=name, minutes=60)
+        return {"seconds": outcome.seconds}
+
+    return made_once(shop, "engine-probes", inputs, make)
 
 
 def described(

@@ -61,6 +61,8 @@ class ValidationRequest:
     suite: str = "smoke"
     audits: bool = True
     whole_suite: bool = False
+    probes: bool = False
+    locate: bool = False
     acceptance: Acceptance = field(default_factory=Acceptance)
 
 
@@ -70,7 +72,11 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
     variant = _variant(request)
     planned = PlannedVariant(variant, Action.BUILD, "asked-for", "", None, None, (), None)
     order = BuildOrder(
-        path=str(request.checkpoint), audits=request.audits, whole_suite=request.whole_suite
+        path=str(request.checkpoint),
+        audits=request.audits,
+        whole_suite=request.whole_suite,
+        probes=request.probes,
+        locate=request.locate,
     )
     work = Work(order, (planned,), source=Source(model.path, model.digest))
     manifest = Manifest.of_directory(request.checkpoint, "checkpoint")

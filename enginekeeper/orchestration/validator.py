@@ -25,6 +25,8 @@ SCORING = {
     "reference": None,
     "score_twin": "inductor",
     "score_engine": "inductor",
+    "sensitivities": "inductor",
+    "probe_engine": "inductor",
 }
 """The steps that a verdict's numbers come from, and their toolchains; None for the machine's."""
 

@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from enginekeeper.validation.checks import WHOLE, Check, Rule
+from enginekeeper.validation.dictionary import Culprit
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
+from enginekeeper.validation.probes import ProbeScores
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from registry.digests import Digest
@@ -68,6 +70,10 @@ class Evidence:
 
     The other arms are of the whole suite in any case.
     """
+    probes: ProbeScores | None = None
+    """What the engine said when it was asked in other ways."""
+    culprits: tuple[Culprit, ...] = ()
+    """The gains that explain the engine's distance from its twin, where they were looked for."""
     stopped: Stop | None = None
     """Why scoring ended before the suite did."""
 

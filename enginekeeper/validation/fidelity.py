@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, Rule, bounded, rounded
+from enginekeeper.validation.checks import WHOLE, Check, Limit, Quantity, Rule, bounded, rounded
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
@@ -26,6 +26,7 @@ from enginekeeper.validation.greedy import (
     expected_flips,
 )
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.probes import probe_checks
 from enginekeeper.validation.profiles import by_position, by_token_class, power, worst_windows
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
@@ -41,15 +42,16 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     limit = _limit(policy, floor, evidence.rule)
     evidence = evidence.seen
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
+    probes = probe_checks(evidence.probes, replace(limit, rule=WHOLE))
     if floor is not None and floor.decides(policy) and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
         consistent = replace(consistent, outcome="shown", note=note)
     twin = evidence.twin
     if twin is None:
-        return _without_twin((finite, consistent), "no recipe twin was scored")
+        return _without_twin((finite, consistent, *probes), "no recipe twin was scored")
     if broken := twin.not_finite:
         reason = f"the recipe twin itself is not finite at {broken} positions"
-        return _without_twin((finite, consistent), reason)
+        return _without_twin((finite, consistent, *probes), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
     divergence = _divergence(comparison, _pairing(floor, policy, evidence.rule), limit)
@@ -64,7 +66,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     flips = _decode_flips(comparison, greedy, limit)
     if all(check.outcome == "not run" for check in (consistent, gap, flips)):
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
-    decided = (divergence, finite, consistent, gap, flips)
+    decided = (divergence, finite, consistent, gap, flips, *probes)
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     details = {
         **_details(comparison, greedy),
@@ -289,6 +291,9 @@ def _statement(checks: tuple[Check, ...]) -> str:
         return "produces logits that are not finite"
     if kl.outcome == "fail":
         return f"is not what its recipe says{size}"
+    failed = [check.name for check in checks if check.outcome == "fail"]
+    if all(name.startswith("probe.") for name in failed):
+        return f"says something else when it is asked otherwise ({', '.join(failed)})"
     return f"does not decode what its recipe says{size}"
 
 

@@ -16,7 +16,6 @@ Example:
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -27,6 +26,7 @@ from enginekeeper.errors import InputError, MissingError
 from enginekeeper.validation.suites import SUITES, Prompt, Suite, check_prompts, load_suite
 from registry.digests import Digest
 from registry.disks import full_disk_said
+from registry.files import write_whole
 
 DIGESTS = "digests.json"
 
@@ -112,10 +112,13 @@ class SuiteStore:
             return entry
         self.root.mkdir(parents=True, exist_ok=True)
         lines = (json.dumps(asdict(prompt)) for prompt in suite.prompts)
-        _write(entry.path, "".join(f"{line}\n" for line in lines))
+        with full_disk_said(self.root):
+            write_whole(entry.path, "".join(f"{line}\n" for line in lines).encode())
         digests = _digests(self.root)
         digests[entry.full_name] = str(entry.digest)
-        _write(self.root / DIGESTS, json.dumps(digests, indent=2, sort_keys=True) + "\n")
+        text = json.dumps(digests, indent=2, sort_keys=True) + "\n"
+        with full_disk_said(self.root):
+            write_whole(self.root / DIGESTS, text.encode())
         return entry
 
 
@@ -178,16 +181,6 @@ def _recorded(directory: Path, *, bundled: bool) -> Iterator[SuiteEntry]:
             )
         path = directory / f"{full_name}.jsonl"
         yield SuiteEntry(match["name"], int(match["version"]), Digest.parse(digest), path, bundled)
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    with full_disk_said(path), draft.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    draft.replace(path)
 
 
 def _digests(directory: Path) -> dict[str, str]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginekeeper.validation import recipe_audit
+from enginekeeper.validation.checks import rounded
+from enginekeeper.validation.dictionary import Culprit
 from enginekeeper.validation.evidence import Evidence, Line
 from enginekeeper.validation.fidelity import FAILING_CHECKS as FIDELITY_CHECKS
 from enginekeeper.validation.fidelity import fidelity
@@ -28,7 +30,7 @@ from enginekeeper.validation.quality import quality
 from enginekeeper.validation.stopping import EFFECT
 
 SCHEMA = 2
-"""2 added `sequential`, and to `fidelity` positions, power, token_classes and windows."""
+"""2 added `sequential` and `culprits`, and to `fidelity` what reports are drawn from."""
 
 SHOWN_FINDINGS = 3
 """How many findings of the audits fit into the summary."""
@@ -70,6 +72,7 @@ class Verdict:
             "faults": [{"name": fault.check, **fault.as_dict()} for fault in self.faults],
             "policy": self.policy.as_dict(),
             "method": self.evidence.rule.method,
+            "culprits": [culprit.as_dict() for culprit in self.evidence.culprits],
             "sequential": _spent(self.evidence, self.policy),
             "evidence": _describe(self.evidence),
         }
@@ -94,6 +97,8 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
         for finding in audit.findings
         if finding.result == "fail"
     )
+    located = tuple(map(_located, evidence.culprits)) if what_it_is.result == "fail" else ()
+    audited = (*audited, *located)
     faults = (*audited, *what_it_is.findings, *what_it_costs.line.findings)
     lines, worse = (what_it_is, what_it_costs.line), what_it_costs.worse_than_recipe
     said = _says(lines, audited, missing, worse=worse)
@@ -106,6 +111,21 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
         faults=faults,
         policy=policy,
         evidence=evidence,
+    )
+
+
+def _located(culprit: Culprit) -> Finding:
+    """Says which tensors' gain explains the distance, as a finding beside those of the audits."""
+    where = " or ".join(culprit.names)
+    return Finding(
+        "fidelity.culprit",
+        "fail",
+        where,
+        f"the gain of {where} is {culprit.gain:+.2%} off by what the engine predicts, which "
+        f"explains {culprit.explained:.0%} of its distance from the recipe",
+        actual=rounded(1.0 + culprit.gain),
+        expected=1.0,
+        taxonomy="T1",
     )
 
 

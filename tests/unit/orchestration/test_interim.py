@@ -92,15 +92,15 @@ def test_a_healthy_engine_goes_on_to_the_end_of_a_small_suite(tmp_path: Path) ->
 
 
 def test_a_second_run_knows_nothing_of_the_first(tmp_path: Path) -> None:
-    evidence, healthy = arms(noise=1.5, seed=2), arms(noise=0.02, seed=1)
-    referee = interim(evidence)
-    play(referee, evidence.engine, tmp_path / "first")
-    referee.known = lambda engine, order: replace(healthy, engine=engine, scored=order)
+    wrong, healthy = arms(noise=1.5, seed=2), arms(noise=0.02, seed=1)
+    referee = interim(healthy)
+    play(referee, healthy.engine, tmp_path / "first")
+    referee.known = lambda engine, order: replace(wrong, engine=engine, scored=order)
 
-    answers = play(referee, healthy.engine, tmp_path / "second")
+    answers = play(referee, wrong.engine, tmp_path / "second")
 
-    assert answers[-1] == "24 go"
-    assert referee.order == ORDER
+    assert answers[-1] == f"{len(answers)} stop"
+    assert referee.order == ORDER[: len(answers)]
 
 
 def test_scores_of_other_prompts_end_the_run(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.planning import acceptance_digest
-from enginekeeper.orchestration.stages import SCORES, Checkpoint, Made, Probe, Scoring
+from enginekeeper.orchestration.stages import PROBES, SCORES, Checkpoint, Made, Probe, Scoring
 from enginekeeper.orchestration.validator import SCORING
+from enginekeeper.validation.probes import load_probes
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
 from registry.manifests import Manifest
@@ -106,6 +107,57 @@ def test_the_record_of_a_run_says_which_prompts_were_scored_and_in_which_order(
     assert there(scored.scores).record["stopped"] is None
     assert "prompts" not in there(judging.score_engine(site.bench, whole, made).scores).record
     assert steps == ["score_twin", "score_engine", "score_engine"]
+
+
+def test_an_engine_is_asked_in_other_ways_when_that_was_ordered(
+    site: Site, work: Work, made: Progress, steps: list[str]
+) -> None:
+    wanted = replace(work, order=replace(work.order, probes=True))
+
+    scored = judging.score_engine(site.bench, wanted, made)
+    again = judging.score_engine(site.bench, wanted, made)
+
+    assert steps == ["score_twin", "score_engine", "probe_engine"]
+    assert again.probes is not None
+    assert load_probes(there(scored.probes).path / PROBES).ladders == {"batch": ("batch-2",)}
+    assert judging.score_engine(site.bench, work, made).probes is None
+    assert SCORING["probe_engine"] == "inductor"
+
+
+def test_the_dictionary_of_a_checkpoint_is_made_once_of_the_prompts_scored_first(
+    site: Site, work: Work, made: Progress, steps: list[str]
+) -> None:
+    scored = judging.score_engine(site.bench, work, made)
+
+    dictionary = judging._dictionary(site.bench, work, scored)
+    judging._dictionary(site.bench, work, scored)
+
+    assert (dictionary.names, dictionary.prompts) == (("lm_head",), (0, 1))
+    assert steps.count("sensitivities") == 1
+    assert SCORING["sensitivities"] == "inductor"
+    products = site.bench.shop.work.root.glob("sensitivities/*/twin")
+    assert not list(products)
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "audits", "unexplained"),
+    [
+        ("fail", ("pass", "pass"), True),
+        ("fail", (), True),
+        ("fail", ("pass", "fail"), False),
+        ("inconclusive", ("pass",), False),
+        ("pass", ("pass",), False),
+    ],
+)
+def test_a_tensor_is_looked_for_where_nothing_else_says_what_is_wrong(
+    fidelity: str,
+    audits: tuple[str, ...],
+    unexplained: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    reports = [SimpleNamespace(result=result) for result in audits]
+    verdict: Any = SimpleNamespace(fidelity=SimpleNamespace(result=fidelity), audits=reports)
+
+    assert judging._unexplained(verdict) is unexplained
 
 
 @pytest.mark.parametrize("name", ["graph.pt2", "extra.so"])

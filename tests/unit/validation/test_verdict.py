@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginekeeper.validation.dictionary import Culprit
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.probes import ProbeScores
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import Verdict, judge
@@ -388,3 +390,60 @@ def test_the_summary_counts_the_findings_it_has_no_room_for(
 
     assert "layer 2 is wrong; and 2 more findings of the audits" in verdict.summary
     assert len(verdict.faults) == 5
+
+
+def test_a_culprit_stands_before_the_distance_it_explains(tokens: TokenizedSuite, arm: Arm) -> None:
+    names = ("model.layers.15.mlp.down_proj", "model.layers.15.mlp.up_proj")
+    wrong = evidence(tokens, arm, engine={"noise": 1.5, "seed": 2})
+    found = replace(wrong, culprits=(Culprit(names, 0.0314, 40.0, 0.52),))
+
+    verdict = judge(found, LENIENT)
+
+    assert verdict.summary.startswith(f"FAIL: the gain of {' or '.join(names)} is +3.14% off")
+    assert [fault.check for fault in verdict.faults[:2]] == ["fidelity.culprit", "fidelity.kl"]
+    assert verdict.faults[0].actual == 1.0314
+    assert verdict.document()["culprits"][0]["names"] == list(names)
+
+
+def test_a_culprit_of_an_engine_that_passes_is_nobody(tokens: TokenizedSuite, arm: Arm) -> None:
+    healthy = replace(evidence(tokens, arm), culprits=(Culprit(("lm_head",), 0.5, 9.0, 0.5),))
+
+    assert judge(healthy, policy()).result == "pass"
+
+
+def asked(tokens: TokenizedSuite, arm: Arm, noise: float) -> ProbeScores:
+    """What the engine of `evidence` says in batches of two, and one by one."""
+    base, batch = arm(noise=FINE, seed=1), arm(noise=noise, seed=1 if noise == FINE else 3)
+    rung = np.take_along_axis(batch.top_logprobs, np.arange(8)[None], axis=1)
+    fine = np.ones(tokens.positions, dtype=np.bool_)
+    return ProbeScores(
+        base.offsets,
+        base.top_logprobs,
+        {"batch-2": rung},
+        {"batch-2": fine},
+        {"batch": ("batch-2",)},
+    )
+
+
+def test_probes_that_nobody_asked_for_are_shown_and_stop_nothing(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    verdict = judge(evidence(tokens, arm), policy())
+
+    assert verdict.result == "pass"
+    assert check(verdict, "probe.batch")["result"] == "not run"
+    assert check(verdict, "probe.reuse")["note"] == "the runner offers no reuse"
+
+
+def test_an_engine_that_contradicts_itself_in_batches_fails(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    base = evidence(tokens, arm)
+
+    healthy = judge(replace(base, probes=asked(tokens, arm, FINE)), policy())
+    wrong = judge(replace(base, probes=asked(tokens, arm, 1.5)), policy())
+
+    assert (healthy.result, check(healthy, "probe.batch")["result"]) == ("pass", "pass")
+    assert wrong.result == "fail"
+    assert wrong.faults[0].taxonomy == "T18"
+    assert "says something else when it is asked otherwise (probe.batch)" in wrong.summary

@@ -1,0 +1,233 @@
+"""The fault dictionary: which tensor's gain explains how an engine differs from its twin.
+
+A fault of a tensor's gain moves the log-probabilities along a direction of its own, which is known
+beforehand: the sensitivity of the twin, one forward pass per tensor (the step `sensitivities`).
+The difference between engine and twin is regressed on them, one after the other (orthogonal
+matching pursuit), weighted with the square root of the twin's probability, so that squares are
+divergence to second order. What is explained far beyond chance names the tensor and the size.
+
+Rules:
+
+- prompts are the unit, as everywhere: the certainty of a gain is the spread of the prompts'
+  contributions to it, not of tokens;
+- directions that are alike cannot be told apart and are reported as one set: value and output
+  projection, query and key, up and down projection of one layer;
+- where nothing explains enough, nothing is named: a fault that is no gain stays unexplained.
+
+Example:
+    found = explain(dictionary, twin, engine)
+    found[0].names, found[0].gain     # (('model.layers.15.mlp.down_proj', …), 0.0109)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from enginekeeper.documents import parse_json
+from enginekeeper.errors import InputError
+from enginekeeper.validation.checks import rounded
+from enginekeeper.validation.scores import Scores
+
+Doubles = NDArray[np.float64]
+
+SCHEMA = "1"
+
+ALIKE = 0.97
+"""Cosine of two directions from which on they are one set."""
+
+LEAST_EXPLAINED = 0.08
+"""Share of the squared difference that a named gain must explain. Figures: docs/validation.md."""
+
+LEAST_CERTAIN = 5.0
+"""A gain over its standard error between prompts."""
+
+MOST = 3
+"""How many gains are looked for."""
+
+FEWEST_PROMPTS = 3
+"""Below this the spread between prompts says nothing."""
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A gain that explains part of the difference, and everything that would explain it as well."""
+
+    names: tuple[str, ...]
+    gain: float
+    """Relative: 0.03 is 3 % too loud."""
+    certainty: float
+    """The gain over its standard error between prompts."""
+    explained: float
+    """The share of the squared difference that goes away with it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields as JSON values."""
+        return {
+            "names": list(self.names),
+            "gain": rounded(self.gain),
+            "certainty": rounded(self.certainty),
+            "explained": rounded(self.explained),
+        }
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """Sensitivities of one twin over some prompts of its suite."""
+
+    names: tuple[str, ...]
+    prompts: tuple[int, ...]
+    atoms: NDArray[np.float32]
+    """[atoms, positions of those prompts, best tokens]."""
+
+    @cached_property
+    def composites(self) -> dict[str, tuple[int, ...]]:
+        """Gains of one kind of tensor in every layer, by what they are called."""
+        kinds: dict[str, list[int]] = {}
+        for number, name in enumerate(self.names):
+            words = name.split(".")
+            if words[:2] == ["model", "layers"]:
+                kinds.setdefault(".".join(words[3:]), []).append(number)
+        return {f"{kind} of every layer": tuple(one) for kind, one in kinds.items() if len(one) > 1}
+
+
+def load_dictionary(path: Path) -> Dictionary:
+    """Reads what the step `sensitivities` wrote."""
+    try:
+        with safe_open(path, framework="np") as handle:
+            metadata = handle.metadata() or {}
+            atoms = handle.get_tensor("sensitivities")
+    except (SafetensorError, OSError) as error:
+        raise InputError("not a file of sensitivities", where=str(path), actual=error) from error
+    if metadata.get("schema") != SCHEMA:
+        raise InputError(
+            "sensitivities of another version",
+            where=str(path),
+            actual=metadata.get("schema"),
+            expected=SCHEMA,
+        )
+    names = tuple(parse_json(metadata["atoms"], f"{path}: atoms"))
+    prompts = tuple(parse_json(metadata["prompts"], f"{path}: prompts"))
+    if atoms.ndim != 3 or len(atoms) != len(names):  # noqa: PLR2004 - atoms, positions, tokens
+        raise InputError(
+            "names and sensitivities do not match", where=str(path), actual=atoms.shape
+        )
+    return Dictionary(names, prompts, atoms)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The weighted difference and directions as flat vectors, with the prompt of every entry."""
+
+    difference: Doubles
+    directions: Doubles
+    """[atoms, entries]."""
+    names: tuple[str, ...]
+    prompts: NDArray[np.int64]
+
+
+def explain(
+    dictionary: Dictionary, twin: Scores, engine: Scores, order: tuple[int, ...] | None = None
+) -> tuple[Culprit, ...]:
+    """Names the gains that explain how an engine differs from its twin; none where none does.
+
+    The twin's scores are of the whole suite, the engine's of the prompts in `order` (None: all).
+    """
+    problem = _problem(dictionary, twin, engine, order)
+    if problem is None:
+        return ()
+    total = float(problem.difference @ problem.difference)
+    chosen: list[int] = []
+    found: list[Culprit] = []
+    residual = problem.difference
+    while total > 0.0 and len(chosen) < MOST:
+        at = _best(problem, residual, chosen)
+        gains, after = _fit(problem, [*chosen, at])
+        explained = (float(residual @ residual) - float(after @ after)) / total
+        certainty = _certainty(problem, at, gains[-1], after)
+        if explained < LEAST_EXPLAINED or certainty < LEAST_CERTAIN:
+            break
+        chosen.append(at)
+        residual = after
+        found.append(Culprit(_alike(problem, at), float(gains[-1]), certainty, explained))
+    return tuple(found)
+
+
+def _problem(
+    dictionary: Dictionary, twin: Scores, engine: Scores, order: tuple[int, ...] | None
+) -> _Problem | None:
+    where = {number: place for place, number in enumerate(order or range(engine.prompts))}
+    spans, theirs = tuple(twin.spans()), tuple(engine.spans())
+    rows, ours, labels, start = [], [], [], 0
+    kept_atoms: list[NDArray[np.int64]] = []
+    for label, number in enumerate(dictionary.prompts):
+        length = spans[number].stop - spans[number].start
+        if number in where:
+            mine = theirs[where[number]]
+            rows.append(np.arange(spans[number].start, spans[number].stop))
+            ours.append(np.arange(mine.start, mine.stop))
+            kept_atoms.append(np.arange(start, start + length))
+            labels.append(np.full(length, label))
+        start += length
+    if len(rows) < FEWEST_PROMPTS or "twin" not in engine.at:
+        return None
+    row, mine_row, atom_row = (np.concatenate(one) for one in (rows, ours, kept_atoms))
+    sound = twin.finite[row] & engine.finite[mine_row]
+    row, mine_row, atom_row = row[sound], mine_row[sound], atom_row[sound]
+    weight = np.exp(twin.top_logprobs[row].astype(np.float64) / 2.0)
+    gap = (engine.at["twin"][mine_row].astype(np.float64) - twin.top_logprobs[row]) * weight
+    directions = dictionary.atoms[:, atom_row].astype(np.float64) * weight
+    flat = directions.reshape(len(directions), -1)
+    sums = [flat[list(members)].sum(axis=0) for members in dictionary.composites.values()]
+    names = (*dictionary.names, *dictionary.composites)
+    everything = np.concatenate([flat, np.stack(sums)]) if sums else flat
+    prompts = np.repeat(np.concatenate(labels)[sound], gap.shape[1])
+    return _Problem(gap.ravel(), everything, names, prompts)
+
+
+def _best(problem: _Problem, residual: Doubles, chosen: list[int]) -> int:
+    """Returns the direction that explains most of the residual."""
+    lengths = np.einsum("ij,ij->i", problem.directions, problem.directions)
+    shares = (problem.directions @ residual) ** 2 / np.maximum(lengths, np.finfo(np.float64).tiny)
+    shares[chosen] = -1.0
+    return int(shares.argmax())
+
+
+def _fit(problem: _Problem, chosen: list[int]) -> tuple[Doubles, Doubles]:
+    """Returns the gains of some directions together, and what they leave."""
+    basis = problem.directions[chosen].T
+    gains: Doubles = np.linalg.lstsq(basis, problem.difference, rcond=None)[0].astype(np.float64)
+    left: Doubles = problem.difference - basis @ gains
+    return gains, left
+
+
+def _certainty(problem: _Problem, at: int, gain: float, left: Doubles) -> float:
+    """Returns a gain over its standard error, from the prompts' contributions to it."""
+    direction = problem.directions[at]
+    pulls = np.bincount(problem.prompts, weights=direction * left)
+    error = float(np.sqrt((pulls**2).sum())) / float(direction @ direction)
+    return abs(float(gain)) / max(error, np.finfo(np.float64).tiny)
+
+
+def _alike(problem: _Problem, at: int) -> tuple[str, ...]:
+    """Returns the names of all directions that cannot be told from this one, it first."""
+    lengths = np.linalg.norm(problem.directions, axis=1)
+    cosines = problem.directions @ problem.directions[at]
+    cosines = cosines / np.maximum(lengths * lengths[at], np.finfo(np.float64).tiny)
+    others = np.flatnonzero(np.abs(cosines) >= ALIKE)
+    return (problem.names[at], *(problem.names[one] for one in others if one != at))
+
+
+def in_words(culprits: Iterable[Culprit]) -> str:
+    """Says which tensors are how much off."""
+    return "; ".join(
+        f"{' or '.join(one.names)}: gain {one.gain:+.2%}, which explains {one.explained:.0%}"
+        for one in culprits
+    )

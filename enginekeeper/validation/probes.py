@@ -1,0 +1,166 @@
+"""Probes: the same tokens, asked in other ways. Each says what it needs of a runner.
+
+Rules:
+
+- a probe compares an engine with itself, so it needs no twin and knows no recipe;
+- what a runner does not offer, or nobody asked for, is `not run`, with the reason: never passed;
+- a row that is not finite on any rung fails its probe;
+- the worst rung of a ladder decides; the rungs of all ladders share the error of a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from enginekeeper.documents import parse_json
+from enginekeeper.errors import InputError
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded
+from enginekeeper.validation.divergence import kl_on_partition
+from enginekeeper.validation.findings import Finding
+
+SCHEMA = "1"
+
+INDUCTOR = frozenset({"logits", "batch", "chunk", "decode"})
+"""What the embedded builder's engines offer."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A way to be wrong that only shows when an engine is asked in a particular way."""
+
+    name: str
+    taxonomy: str
+    needs: frozenset[str]
+    meaning: str
+
+
+def _probe(name: str, taxonomy: str, needs: str, meaning: str) -> Probe:
+    return Probe(f"probe.{name}", taxonomy, frozenset(needs.split()), meaning)
+
+
+PROBES = (
+    _probe("decode", "T10", "logits decode", "prefill against the same tokens one by one"),
+    _probe("batch", "T18", "logits batch", "one at a time against batches of several sizes"),
+    _probe("chunk", "T17", "logits chunk", "whole prefill against prefill in chunks"),
+    _probe("reuse", "T19", "logits reuse", "a first request against one that reuses its cache"),
+    _probe("eviction", "T19", "logits reuse evict", "the same after its cache was evicted"),
+    _probe("tensor_parallel", "T14", "logits ranks", "one rank against several"),
+    _probe("lora", "T22", "logits lora", "what an adapter changes, against the source"),
+    _probe("routing", "T20", "logits experts", "every expert reached, every row finite"),
+    _probe("tokenizer", "T21", "tokenizer", "token ids of awkward texts against the source"),
+    _probe("stop", "T21", "text", "stop tokens, finish reasons and lengths"),
+    _probe("structured", "T21", "text tools", "structured output and tool calls"),
+    _probe("gemm", "T7", "linears", "every distinct linear against float32"),
+)
+"""All that are known; those whose needs nobody here offers are listed to be seen."""
+
+
+@dataclass(frozen=True)
+class ProbeScores:
+    """What an engine said on every rung, at the best tokens of the base."""
+
+    offsets: NDArray[np.int64]
+    base: NDArray[np.float32]
+    rungs: Mapping[str, NDArray[np.float32]]
+    finite: Mapping[str, NDArray[np.bool_]]
+    ladders: Mapping[str, tuple[str, ...]]
+
+    def divergence(self, rung: str) -> NDArray[np.float64]:
+        """Returns KL(base ‖ rung) by position; 0 where a row is not finite, which is counted."""
+        kept = self.finite[rung] & np.isfinite(self.base).all(axis=1)
+        values = np.zeros(len(kept))
+        values[kept] = kl_on_partition(self.base[kept], self.rungs[rung][kept])
+        return values
+
+
+def load_probes(path: Path) -> ProbeScores:
+    """Reads what the step `probe_engine` wrote."""
+    try:
+        with safe_open(path, framework="np") as handle:
+            metadata = handle.metadata() or {}
+            arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError("not a file of probes", where=str(path), actual=error) from error
+    if metadata.get("schema") != SCHEMA:
+        raise InputError(
+            "probes of another version", where=str(path), actual=metadata.get("schema"),
+            expected=SCHEMA,
+        )  # fmt: skip
+    ladders = {
+        name: tuple(rungs) for name, rungs in parse_json(metadata["ladders"], str(path)).items()
+    }
+    names = [rung for rungs in ladders.values() for rung in rungs]
+    shapes = {arrays[name].shape for name in ("top_logprobs", *names) if name in arrays}
+    missing = [one for one in names if one not in arrays or f"finite_{one}" not in arrays]
+    if missing or len(shapes) != 1 or next(iter(shapes))[0] != int(arrays["offsets"][-1]):
+        raise InputError(
+            "the rungs do not match", where=str(path), actual=missing or sorted(shapes)
+        )
+    return ProbeScores(
+        arrays["offsets"],
+        arrays["top_logprobs"],
+        {name: arrays[name] for name in names},
+        {name: arrays[f"finite_{name}"] != 0 for name in names},
+        ladders,
+    )
+
+
+def probe_checks(
+    scores: ProbeScores | None, limit: Limit, offers: frozenset[str] = INDUCTOR
+) -> tuple[Check, ...]:
+    """Judges every probe by the divergence an engine may have from its recipe."""
+    return tuple(_check(probe, scores, limit, offers) for probe in PROBES)
+
+
+def _check(probe: Probe, scores: ProbeScores | None, limit: Limit, offers: frozenset[str]) -> Check:
+    lacking = sorted(probe.needs - offers)
+    if lacking:
+        reason = f"the runner offers no {', '.join(lacking)}"
+    elif scores is None:
+        reason = "the engine was not asked (--probes, embedded builder only)"
+    else:
+        rungs = scores.ladders.get(probe.name.removeprefix("probe."), ())
+        if rungs:
+            return _worst_rung(probe, scores, rungs, limit)
+        reason = "the engine's limits leave no rung"
+    return Check(probe.name, "not run", probe.meaning, note=reason)
+
+
+def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit: Limit) -> Check:
+    every = sum(len(one) for one in scores.ladders.values())
+    checks = [_rung(probe, scores, rung, replace(limit, checks=every)) for rung in rungs]
+    gravity = {"fail": 2, "inconclusive": 1}
+    worst = max(checks, key=lambda one: (gravity.get(one.outcome, 0), one.value or 0.0))
+    return replace(worst, note="; ".join(filter(None, (worst.note, f"{len(rungs)} rungs"))))
+
+
+def _rung(probe: Probe, scores: ProbeScores, rung: str, limit: Limit) -> Check:
+    starts, lengths = scores.offsets[:-1], np.diff(scores.offsets).astype(np.float64)
+    sums = np.add.reduceat(scores.divergence(rung), starts)
+    broken = int((~scores.finite[rung]).sum())
+    quantity = Quantity(
+        probe.name,
+        f"{probe.meaning}; worst rung: {rung.split('-', 1)[1]}",
+        "nats per position",
+        sums,
+        lengths,
+        np.zeros(len(lengths), dtype=np.int64),
+        least=0.0,
+    )
+    check = bounded(quantity, limit)
+    if broken:
+        message = f"{broken} of {len(scores.base)} rows of logits hold NaN or infinity"
+        finding = Finding(probe.name, "fail", rung, message, broken, 0, "T20")
+        return replace(check, outcome="fail", note=message, finding=finding)
+    if check.outcome != "fail":
+        return check
+    message = f"the engine contradicts itself: {probe.meaning}"
+    expected = f"at most {limit.value:g} nats per position"
+    finding = Finding(probe.name, "fail", rung, message, check.value, expected, probe.taxonomy)
+    return replace(check, finding=finding)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from enginekeeper.errors import InputError
+from enginekeeper.validation.checks import Check, Limit
+from enginekeeper.validation.findings import TAXONOMY
+from enginekeeper.validation.probes import (
+    INDUCTOR,
+    PROBES,
+    ProbeScores,
+    load_probes,
+    probe_checks,
+)
+
+LIMIT = Limit(0.0025, "at most", 0.99, 1, "max_fidelity_kl")
+PROMPTS, LENGTH, TOP_K = 10, 12, 8
+LADDERS = {
+    "batch": ("batch-2", "batch-4-identical"),
+    "chunk": ("chunk-7",),
+    "decode": ("decode-1",),
+}
+
+
+def logprobs(noise: float = 0.0, seed: int = 0) -> NDArray[np.float32]:
+    logits = 2.0 * np.random.default_rng(3).standard_normal((PROMPTS * LENGTH, 40))
+    logits += noise * np.random.default_rng(seed).standard_normal(logits.shape)
+    rows = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    best: NDArray[np.float32] = rows[:, :TOP_K].astype(np.float32)
+    return best
+
+
+def scores(**noise: float) -> ProbeScores:
+    rungs = [rung for one in LADDERS.values() for rung in one]
+    return ProbeScores(
+        np.arange(0, PROMPTS * LENGTH + 1, LENGTH),
+        logprobs(),
+        {rung: logprobs(noise.get(rung.replace("-", "_"), 1e-4), 7) for rung in rungs},
+        {rung: np.ones(PROMPTS * LENGTH, dtype=np.bool_) for rung in rungs},
+        LADDERS,
+    )
+
+
+def named(checks: tuple[Check, ...]) -> dict[str, Check]:
+    return {check.name.removeprefix("probe."): check for check in checks}
+
+
+def test_an_engine_that_agrees_with_itself_passes_what_it_offers() -> None:
+    checks = named(probe_checks(scores(), LIMIT))
+
+    assert {name for name, check in checks.items() if check.outcome == "pass"} == {
+        "batch", "chunk", "decode",
+    }  # fmt: skip
+
+
+def test_what_a_runner_does_not_offer_is_not_run_and_says_why() -> None:
+    checks = named(probe_checks(scores(), LIMIT))
+
+    assert checks["reuse"].outcome == "not run"
+    assert checks["reuse"].note == "the runner offers no reuse"
+    bare = named(probe_checks(scores(), LIMIT, offers=frozenset({"logits"})))
+    assert {check.outcome for check in bare.values()} == {"not run"}
+    assert bare["batch"].note == "the runner offers no batch"
+
+
+def test_what_nobody_asked_for_is_not_run() -> None:
+    checks = named(probe_checks(None, LIMIT))
+
+    assert {check.outcome for check in checks.values()} == {"not run"}
+    assert checks["batch"].note == "the engine was not asked (--probes, embedded builder only)"
+
+
+def test_a_ladder_without_a_rung_is_not_run() -> None:
+    alone = ProbeScores(
+        scores().offsets, scores().base, {}, {}, {"decode": (), "batch": (), "chunk": ()}
+    )
+
+    assert {check.outcome for check in probe_checks(alone, LIMIT)} == {"not run"}
+
+
+def test_the_worst_rung_decides_and_is_named() -> None:
+    checks = named(probe_checks(scores(batch_4_identical=0.8), LIMIT))
+
+    batch = checks["batch"]
+    assert (batch.outcome, checks["chunk"].outcome) == ("fail", "pass")
+    assert batch.finding is not None
+    assert (batch.finding.where, batch.finding.taxonomy) == ("batch-4-identical", "T18")
+    assert batch.note == "2 rungs"
+
+
+def test_a_row_that_is_not_finite_fails_its_probe() -> None:
+    broken = scores()
+    broken.rungs["chunk-7"][5] = np.nan
+    broken.finite["chunk-7"][5] = False
+
+    chunk = named(probe_checks(broken, LIMIT))["chunk"]
+
+    assert chunk.outcome == "fail"
+    assert chunk.finding is not None
+    assert chunk.finding.taxonomy == "T20"
+    assert "1 of 120 rows" in chunk.finding.message
+
+
+def test_every_probe_names_a_class_and_a_need() -> None:
+    assert all(probe.taxonomy in TAXONOMY and probe.needs for probe in PROBES)
+    assert len({probe.name for probe in PROBES}) == len(PROBES)
+    assert sum(probe.needs <= INDUCTOR for probe in PROBES) == 3
+
+
+def written(path: Path, *, schema: str = "1", drop: str | None = None) -> Path:
+    given = scores()
+    arrays: dict[str, NDArray[Any]] = {
+        "offsets": given.offsets,
+        "top_logprobs": given.base,
+        **given.rungs,
+    }
+    arrays |= {f"finite_{name}": one.astype(np.uint8) for name, one in given.finite.items()}
+    arrays.pop(drop or "", None)
+    metadata = {"schema": schema, "ladders": json.dumps(LADDERS), "prompts": "[0]"}
+    save_file(arrays, path, metadata)
+    return path
+
+
+def test_a_file_of_probes_is_read(tmp_path: Path) -> None:
+    read = load_probes(written(tmp_path / "p.safetensors"))
+
+    assert read.ladders == LADDERS
+    np.testing.assert_array_equal(read.rungs["chunk-7"], scores().rungs["chunk-7"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "drop"), [("2", None), ("1", "chunk-7"), ("1", "finite_decode-1")]
+)
+def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, schema: str, drop: str | None) -> None:
+    with pytest.raises(InputError):
+        load_probes(written(tmp_path / "p.safetensors", schema=schema, drop=drop))
