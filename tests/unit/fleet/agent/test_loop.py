@@ -148,11 +148,12 @@ def test_waits_differ_from_node_to_node(agent: Agent, double: FleetDouble) -> No
 
 
 def test_a_failure_is_said_once(
-    agent: Agent, double: FleetDouble, caplog: pytest.LogCaptureFixture
-) -> None:
+    agent: Agent, double: FleetDouble, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     logger = logging.getLogger("enginekeeper.progress")
+    monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, logger.name)
-    logger.propagate = True
     double.failing = [(401, {}, Problem("the token is not known").to_bytes())] * 3
     for _ in range(4):
         agent.round()
