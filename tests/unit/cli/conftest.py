@@ -57,4 +57,5 @@ def ek(
         return Said(ended.value.code, said.out, said.err)
 
     yield call
-    logging.getLogger("enginekeeper.progress").handlers = []  # it wrote to this test's stderr
+    progress = logging.getLogger("enginekeeper.progress")
+    progress.handlers, progress.propagate = [], True  # it wrote to this test's stderr

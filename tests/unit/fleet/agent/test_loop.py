@@ -148,11 +148,9 @@ def test_waits_differ_from_node_to_node(agent: Agent, double: FleetDouble) -> No
 
 
 def test_a_failure_is_said_once(
-    agent: Agent, double: FleetDouble, caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    agent: Agent, double: FleetDouble, caplog: pytest.LogCaptureFixture
+) -> None:
     logger = logging.getLogger("enginekeeper.progress")
-    monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, logger.name)
     double.failing = [(401, {}, Problem("the token is not known").to_bytes())] * 3
     for _ in range(4):
