@@ -59,7 +59,7 @@ def _pools(view: View, count: int) -> list[SimulatedPool]:
     from registry.types import EngineFilter
 
     by_kind: dict[GpuKind, list[str]] = {GpuKind("NVIDIA H100 80GB HBM3", "9.0"): []}
-    for digest, hard, *_ in view.fleet.engines_recorded(
+    for _, digest, hard, *_ in view.fleet.engines_recorded(
         map(str, view.fleet.engine_ids(EngineFilter()))
     ):
         if "gpu_product" in hard:

@@ -25,8 +25,7 @@ from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.digests import canonical_json
-from registry.environments import DriverScope, Environment, GpuEnvironment
+from registry.environments import DriverScope, Environment, GpuEnvironment, judged_there
 from registry.keys import Layer, compare
 from registry.types import Result
 
@@ -129,9 +128,9 @@ class Judge:
     """Engines that a channel of a model resolves to, by (model, channel)."""
     on: date
     scope: DriverScope = DriverScope.EXACT
-    _decided: dict[Any, Decision] = field(default_factory=dict)
+    _unopposed: dict[Any, bool] = field(default_factory=dict)
     _standings: dict[Any, tuple[Finding, ...]] = field(default_factory=dict)
-    _alike: dict[str, bytes] = field(default_factory=dict)
+    _alike: dict[str, str] = field(default_factory=dict)
     _wanted: dict[Any, DesiredEngine] = field(default_factory=dict)
 
     def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
@@ -185,25 +184,33 @@ class Judge:
             wanted = str(facts.key.hard.get("gpu_product"))
             yield _finding(DriftKind.UNQUALIFIED, engine, "gpu", wanted, kinds)
         for environment in environments:
-            decision = self._decide(profile, facts, environment)
-            if decision.action is not Effect.REUSE:
-                yield replace(
-                    _unfit(engine, decision, facts.judgements, environment), environment=environment
-                )
+            if self._passes(profile, facts, environment):
+                continue
+            place = _asked_about(profile, environment, self.on)
+            decision = decide(facts.key, facts.judgements, place, scope=self.scope)
+            found = _unfit(engine, decision, facts.judgements, environment)
+            yield replace(found, environment=environment)
 
-    def _decide(self, profile: Profile, facts: FleetEngine, environment: Environment) -> Decision:
+    def _passes(self, profile: Profile, facts: FleetEngine, environment: Environment) -> bool:
+        """Says whether the decision is to reuse, without asking the rules for each engine.
+
+        It is where the verdict that counts passed and no rule objects. Rules read nothing that
+        engines of one toolchain on one GPU differ in, so that these ask them once.
+        """
+        here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
+        if here is None or here.result is not Result.PASS or here.fault is not None:
+            return False
         alike = self._alike.get(facts.digest)
         if alike is None:
-            plain = {name: v for name, v in facts.key.hard.items() if name not in _OPAQUE}
-            alike = self._alike[facts.digest] = canonical_json(plain)
-        asked = (alike, facts.judgements, environment, profile.os, profile.cpu_architecture)
-        found = self._decided.get(asked)
+            plain = sorted((name, v) for name, v in facts.key.hard.items() if name not in _OPAQUE)
+            alike = self._alike[facts.digest] = repr(plain)
+        asked = (alike, environment, profile.os, profile.cpu_architecture)
+        found = self._unopposed.get(asked)
         if found is None:
-            place = Place(
-                environment, os=profile.os, cpu_architecture=profile.cpu_architecture, on=self.on
-            )
-            found = decide(facts.key, facts.judgements, place, scope=self.scope)
-            self._decided[asked] = found
+            passed = (Judgement(environment, Result.PASS),)
+            place = _asked_about(profile, environment, self.on)
+            decision = decide(facts.key, passed, place, scope=self.scope)
+            found = self._unopposed[asked] = decision.action is Effect.REUSE
         return found
 
     def _resolved(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
@@ -249,6 +256,10 @@ def _place_of(profile: Profile) -> tuple[object, ...]:
         profile.kinds, profile.driver, profile.os, profile.cpu_architecture,
         profile.instruction_set, profile.simulated,
     )  # fmt: skip
+
+
+def _asked_about(profile: Profile, environment: Environment, on: date) -> Place:
+    return Place(environment, os=profile.os, cpu_architecture=profile.cpu_architecture, on=on)
 
 
 def _changed(having: Sequence[Sequence[str | None]]) -> list[Finding]:

@@ -167,18 +167,20 @@ def drift_of(
 def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, FleetEngine]:
     """Returns what the catalogue records of engines; no signature is asked."""
     held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
-    judgements: dict[str, list[Judgement]] = {}
-    environments: dict[int, Any] = {}
-    for engine, row, document, result in view.fleet.verdicts_recorded(digests):
-        if row not in environments:
-            environments[row] = environment_from_dict(document)
-        judgements.setdefault(engine, []).append(Judgement(environments[row], Result(result)))
+    recorded = list(view.fleet.engines_recorded(digests))
+    said = list(view.fleet.verdicts_recorded([row for row, *_ in recorded]))
+    documents = view.fleet.environments({row for _, row, _ in said})
+    environments = {row: environment_from_dict(one) for row, one in documents.items()}
+    judgements: dict[int, list[Judgement]] = {}
+    for engine, where, result in said:
+        judgement = Judgement(environments[where], Result(result))
+        judgements.setdefault(engine, []).append(judgement)
     return {
         digest: FleetEngine(
-            digest, EngineKey(hard, soft), variant, size, tuple(judgements.get(digest, ())),
+            digest, EngineKey(hard, soft), variant, size, tuple(judgements.get(row, ())),
             withdrawn=held.get(digest),
         )
-        for digest, hard, soft, variant, size in view.fleet.engines_recorded(digests)
+        for row, digest, hard, soft, variant, size in recorded
     }  # fmt: skip
 
 

@@ -177,29 +177,30 @@ class FleetView:
         }
 
     def engines_recorded(self, digests: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-        """Yields (id, hard layer, soft layer, variant, bytes) of engines; no envelope."""
+        """Yields (row, id, hard layer, soft layer, variant, bytes) of engines; no envelope."""
         query = of_columns(
-            EngineRow.digest, KeyRow.hard, EngineRow.soft, EngineRow.variant, EngineRow.size,
+            EngineRow.id, EngineRow.digest, KeyRow.hard, EngineRow.soft, EngineRow.variant,
+            EngineRow.size,
         ).join(KeyRow, KeyRow.id == EngineRow.key_id)  # fmt: skip
         for portion in _portions(_parsed(digests)):
-            for digest, *facts in self._rows(query.where(EngineRow.digest.in_(portion))):
-                yield (str(digest), *facts)
+            for row, digest, *facts in self._rows(query.where(EngineRow.digest.in_(portion))):
+                yield (row, str(digest), *facts)
 
-    def verdicts_recorded(self, digests: Iterable[str]) -> Iterator[tuple[str, int, Any, str]]:
-        """Yields (engine, row and document of its environment, result), newest first."""
-        query = (
-            of_columns(
-                EngineRow.digest, EnvironmentRow.id, EnvironmentRow.document, VerdictRow.result
-            )
-            .join(VerdictRow, VerdictRow.engine_id == EngineRow.id)
-            .join(EnvironmentRow, EnvironmentRow.id == VerdictRow.environment_id)
-            .order_by(VerdictRow.id.desc())
-        )
-        for portion in _portions(_parsed(digests)):
-            for engine, row, document, result in self._rows(
-                query.where(EngineRow.digest.in_(portion))
-            ):
-                yield str(engine), row, document, result
+    def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, str]]:
+        """Yields (row of the engine, row of the environment, result), newest first."""
+        query = of_columns(VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result)
+        query = query.order_by(VerdictRow.id.desc())
+        for portion in _portions(sorted(engines)):
+            yield from map(tuple, self._rows(query.where(VerdictRow.engine_id.in_(portion))))
+
+    def environments(self, rows: Collection[int]) -> dict[int, Any]:
+        """Returns the documents of environments, by row."""
+        query = of_columns(EnvironmentRow.id, EnvironmentRow.document)
+        return {
+            row: document
+            for portion in _portions(sorted(rows))
+            for row, document in self._rows(query.where(EnvironmentRow.id.in_(portion)))
+        }
 
     def placed_since(self, nodes: Iterable[str]) -> dict[tuple[str, str], datetime]:
         """Returns since when engines are on some nodes as they are, by node and engine."""
