@@ -18,8 +18,9 @@ def serve(host: str, port: int, period: int) -> int:
     """Take what agents say of their nodes, and tell them what should run there.
 
     Speaks HTTP: put a proxy with TLS in front before it listens on anything but this host. A second
-    service on a catalogue does not start. SIGTERM ends it when all that was heard is written.
-    What is refused is said on stderr, one line each.
+    service on a catalogue does not start. A node that reports another driver is held against it at
+    once, as by `wave react`. SIGTERM ends it when all that was heard is written. What is refused
+    is said on stderr, one line each.
     """
     import logging
 
@@ -28,12 +29,14 @@ def serve(host: str, port: int, period: int) -> int:
     from enginekeeper.orchestration.desired import DesiredStates
     from enginekeeper.web.agents import Agents
     from enginekeeper.web.app import create_app
+    from enginekeeper.web.reacting import DriverWatch
     from enginekeeper.web.serving import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     bench = open_bench()
     ingest = Ingest(bench.registry.catalogue)
+    desired, watch = DesiredStates(lambda: bench.registry), DriverWatch(lambda: bench.registry)
     with ingest.catalogue.alone("serve"):
         ingest.load()
-        run(create_app(Agents(ingest, DesiredStates(lambda: bench.registry), period)), host, port)
+        run(create_app(Agents(ingest, desired, period, watch)), host, port)
     return ExitCode.OK

@@ -27,6 +27,7 @@ from enginekeeper.fleet.wire import (
 )
 from enginekeeper.orchestration.desired import DesiredStates, desired_digest
 from enginekeeper.web.messages import answer, bearer, body_of
+from enginekeeper.web.reacting import DriverWatch
 from enginekeeper.web.writing import InventoryWriter
 from registry.errors import RegistryError
 
@@ -47,6 +48,8 @@ class Agents:
     desired: DesiredStates
     period: int = 60
     """Seconds between an agent's heartbeats."""
+    watch: DriverWatch | None = None
+    """What looks at nodes that have another driver; None: nobody does."""
     _refreshed: float = 0.0
     _writer: InventoryWriter = field(init=False)
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -78,6 +81,8 @@ class Agents:
         else:
             offered = await asyncio.to_thread(self.ingest.offer, token, body)
         recorded = self.ingest.settle(offered, await self._writer.write(offered))
+        if recorded and self.watch is not None:
+            self.watch.noticed(offered)
         return answer(InventoryAnswer(offered.report.state, recorded).to_bytes())
 
     async def desired_state(self, request: Request) -> Response:
@@ -91,6 +96,11 @@ class Agents:
             await asyncio.sleep(_BEATS_SECONDS)
             await self._unless_down(self.write)
             await self._unless_down(self._refresh)
+            await self._unless_down(self._look)
+
+    async def _look(self) -> None:
+        if self.watch is not None:
+            await asyncio.to_thread(self.watch.look)
 
     async def finish(self) -> None:
         """Writes everything that was heard; the last act of the server."""

@@ -53,14 +53,14 @@ def react(
 
     `places` are the inventories that the wave reads later; none: the registry's own fleet.
     """
-    alike: dict[str, list[NodeFacts]] = {}
+    alike: dict[tuple[str, bool], list[NodeFacts]] = {}
     for node in nodes:
         if node.driver is not None:
-            alike.setdefault(node.driver, []).append(node)
+            alike.setdefault((node.driver, node.simulated), []).append(node)
     unqualified: dict[str, tuple[str, ...]] = {}
     unknown: dict[str, str] = {}
     waves: list[str] = []
-    for driver, some in sorted(alike.items()):
+    for (driver, _), some in sorted(alike.items()):
         try:
             change = DriverChange.to(driver, on=now.date(), cuda_driver=cuda_driver)
         except InputError as error:
@@ -95,7 +95,8 @@ def _recorded(
         found = [
             one
             for one in changes.waves.open()
-            if (one.origin, one.driver, one.places) == (Origin.FOUND, driver.version, places)
+            if (one.origin, one.driver, one.places, one.simulated)
+            == (Origin.FOUND, driver.version, places, plan.simulated)
         ]
         if found:
             merged = tuple(sorted((*found[0].nodes, *nodes), key=lambda one: one.name))

@@ -159,6 +159,26 @@ def test_a_stopped_wave_goes_on_when_somebody_says_so() -> None:
     assert after.phase in (Phase.CANARY, Phase.ROLLING)
 
 
+@pytest.mark.parametrize("phase", [Phase.STOPPED, Phase.ABORTED, Phase.DONE, Phase.ROLLED_BACK])
+def test_what_does_not_go_on_releases_nothing_however_ready_it_is(phase: Phase) -> None:
+    resting = wave(node("a"), node("b"), phase=phase, terms=BIG)
+    assert advance(resting, {"a": READY, "b": READY}, now=NOON).nodes == resting.nodes
+
+
+def test_a_broken_node_is_not_released_though_its_engines_are_proven() -> None:
+    broken = replace(READY, problems=("NVML does not start",))
+    for role, phase in ((Role.BATCH, Phase.ROLLING), (Role.QUALIFICATION, Phase.QUALIFYING)):
+        begun = wave(node("a", role), phase=phase, terms=Terms(max_unavailable="9"))
+        after = advance(begun, {"a": broken}, now=NOON)
+        assert (stages(after), after.nodes[0].reasons) == ({"a": "held"}, broken.problems)
+
+
+def test_a_node_that_nobody_sees_is_not_safe() -> None:
+    begun = wave(node("a"), node("b"))
+    assert advance(begun, {"a": READY}, now=NOON).safe_at is None
+    assert advance(begun, {"a": READY, "b": READY}, now=NOON).safe_at == NOON
+
+
 def test_an_aborted_wave_holds_what_was_released_and_keeps_what_has_the_driver() -> None:
     nodes = (node("a", stage=Stage.DONE), node("b", stage=Stage.RELEASED), node("c"))
     after = stop(wave(*nodes, phase=Phase.ROLLING), Phase.ABORTED, "no more", later(9))
@@ -208,13 +228,15 @@ def test_what_is_no_budget_is_refused(text: str) -> None:
 REASONS = st.sampled_from([(), ("x: not-judged-there",)])
 RUNNING = st.sampled_from([None, (), ("sha256:abc",)])
 SIGHTS = st.builds(
-    Sight, st.sampled_from([OLD, NEW, None]), REASONS, st.sampled_from([(), ("GPU 0: lost",)]),
+    Sight, st.sampled_from([OLD, OLD, OLD, NEW, None]), REASONS,
+    st.sampled_from([(), ("GPU 0: lost",)]),
     RUNNING, REASONS,
 )  # fmt: skip
 NAMES = ("a", "b", "c", "d", "e", "f")
 NODES = st.builds(
     lambda name, role, stage, age, named: node(name, role, stage, since=later(-age), named=named),
-    st.just("?"), st.sampled_from(Role), st.sampled_from(Stage), st.sampled_from([0, 700, 4000]),
+    st.just("?"), st.sampled_from(Role), st.sampled_from([Stage.HELD] * 6 + [*Stage]),
+    st.sampled_from([0, 700, 4000]),
     st.booleans(),
 )  # fmt: skip
 WAVES = st.builds(
@@ -222,7 +244,8 @@ WAVES = st.builds(
         *(replace(one, name=name) for one, name in zip(nodes, NAMES, strict=False)),
         phase=phase, terms=Terms(max_unavailable=budget, canary=canary),
     ),
-    st.lists(NODES, min_size=1, max_size=6), st.sampled_from(Phase),
+    st.lists(NODES, min_size=1, max_size=6),
+    st.sampled_from([Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING] * 3 + [*Phase]),
     st.sampled_from(["1", "2", "50%", "100%"]), st.integers(0, 3),
 )  # fmt: skip
 SEEN = st.dictionaries(st.sampled_from(NAMES), SIGHTS)
