@@ -89,10 +89,13 @@ def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool)
     """Shows whom it touches: as data if that is all, else beside it; says whether it is all."""
     from enginekeeper.fleet.identity import node_name
     from enginekeeper.fleet.placements import placements
+    from registry.fleet.types import WhereFilter
     from registry.lifecycle import blast_radius
 
     radius = blast_radius(bench.registry, engine)
-    lies = [f"{one.node}: {one.path}" for one in radius.placements]
+    with bench.registry.catalogue.read() as view:
+        reported = view.fleet.where(WhereFilter(engines=(str(engine.digest),)))
+    lies = [f"{one.node}: {one.path}" for one in (*radius.placements, *reported)]
     lies += [
         f"{node_name()}: {one.path}"
         for one in placements(bench.settings.home)

@@ -296,15 +296,13 @@ class FleetView:
 
     def assignments(self) -> list[Assignment]:
         """Returns what should run where, in the order of models, channels and selectors."""
-        rows = self._session.scalars(
-            select(AssignmentRow).order_by(
-                AssignmentRow.model_name, AssignmentRow.channel, AssignmentRow.selector
-            )
-        )
-        return [
-            Assignment(row.selector, row.model_name, row.channel, row.actor, row.assigned_at)
-            for row in rows
-        ]
+        query = of_columns(
+            AssignmentRow.selector, AssignmentRow.model_name, AssignmentRow.channel,
+            AssignmentRow.actor, AssignmentRow.assigned_at,
+        ).order_by(
+            AssignmentRow.model_name, AssignmentRow.channel, AssignmentRow.selector
+        )  # fmt: skip
+        return [Assignment(*row) for row in self._rows(query)]
 
     def ignores(self) -> list[DriftIgnore]:
         """Returns the drift that somebody wants, expired rules too."""

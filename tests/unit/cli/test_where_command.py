@@ -127,6 +127,12 @@ def test_what_cannot_be_asked_is_refused(ek: Ek, site: Site, options: tuple[str,
     assert ek("where", *options).code == ExitCode.INVALID_INPUT
 
 
+@pytest.mark.usefixtures("fleet")
+def test_whom_a_quarantine_would_touch_is_asked_of_the_fleet(ek: Ek, engine: Engine) -> None:
+    said = ek("engine", "quarantine", engine.digest, "--reason", "x", "--dry-run", "--json")
+    assert said.json["placements"] == ["gpu-1: /engines/m"]
+
+
 def test_a_wave_is_planned_over_the_enrolled_nodes(ek: Ek, site: Site, engine: Engine) -> None:
     found = [inventory(f"gpu-{at}", [on_disk(engine.digest)]) for at in (1, 2)]
     join(site.bench.registry.catalogue, *found, inventory("spare-1"))
