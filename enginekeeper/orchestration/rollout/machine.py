@@ -11,7 +11,9 @@ Rules:
 - whatever fails stops the wave: released nodes that are not upgraded yet are held again, those
   that are stay as they are;
 - a stopped, aborted or ended wave releases nothing; what happens to its nodes is still seen;
-- on the way back a node is released when its engines are qualified under the driver it had.
+- on the way back a node is released when its engines are qualified under the driver it had;
+- a change that was found releases nothing and stops nothing: it is over when every node has
+  proven engines, or another driver.
 
 Example:
     after = advance(wave, sights, failures=(), now=datetime.now(UTC))
@@ -24,7 +26,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from enginekeeper.orchestration.rollout.budget import allowed
-from registry.waves.types import Phase, Role, Stage, Wave, WaveNode
+from registry.waves.types import Origin, Phase, Role, Stage, Wave, WaveNode
 
 _GOING_ON = frozenset({Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING})
 _AWAY = frozenset({Stage.RELEASED, Stage.UPGRADED, Stage.FAILED, Stage.REVERTING})
@@ -64,6 +66,8 @@ def advance(
         return _rolled_back(_turned_back(after, sights, now), now)
     if after.phase not in _GOING_ON:
         return after
+    if after.origin is Origin.FOUND:
+        return _progressed(after, now)
     if (reason := _failure(after, failures)) is not None:
         return stop(after, Phase.STOPPED, reason, now)
     return _released(_progressed(after, now), sights, now)
@@ -124,10 +128,17 @@ def _next(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> Wav
             return _released_node(node, sight, wave, now, late=late)
         case Stage.UPGRADED | Stage.DONE | Stage.FAILED:
             return _upgraded_node(node, sight, wave, now, late=late)
-        case Stage.REVERTING if sight.driver == node.previous_driver:
-            return _into(node, Stage.REVERTED, now, ())
-        case _:
-            return node
+        case Stage.REVERTING | Stage.REVERTED:
+            return _reverting_node(node, sight, wave, now)
+
+
+def _reverting_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
+    if node.stage is Stage.REVERTING and sight.driver == node.previous_driver:
+        return _into(node, Stage.REVERTED, now, ())
+    again = node.stage is Stage.REVERTED and sight.driver == wave.driver
+    if again and wave.origin is Origin.FOUND:
+        return _into(node, Stage.UPGRADED, now, sight.blockers)
+    return node
 
 
 def _held_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
@@ -161,7 +172,8 @@ def _upgraded_node(
         if sight.driver is None:  # it may be on its way up
             stage = Stage.FAILED if late and node.stage is Stage.UPGRADED else Stage.UPGRADED
             return _into(node, stage, now, ("its driver is silent",))
-        return _into(node, Stage.HELD, now, (f"has driver {sight.driver} again",))
+        stage = Stage.REVERTED if wave.origin is Origin.FOUND else Stage.HELD
+        return _into(node, stage, now, (f"has driver {sight.driver} now",))
     if sight.problems:
         return _into(node, Stage.FAILED, now, sight.problems)
     if sight.blockers:
@@ -190,7 +202,7 @@ def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
     """Notes when every node first has engines that are qualified, all of them."""
     if wave.safe_at is not None:
         return wave
-    seen = [sights.get(one.name) for one in wave.nodes]
+    seen = [sights.get(one.name) for one in wave.nodes if one.stage is not Stage.REVERTED]
     if all(one is not None and not one.blockers for one in seen):
         return replace(wave, safe_at=now)
     return wave
@@ -214,7 +226,7 @@ def _progressed(wave: Wave, now: datetime) -> Wave:
         phase = Phase.CANARY
     if phase is Phase.CANARY and _canary_is_well(wave, now):
         phase = Phase.ROLLING
-    if all(one.stage is Stage.DONE for one in wave.nodes):
+    if all(one.stage in (Stage.DONE, Stage.REVERTED) for one in wave.nodes):
         return replace(wave, phase=Phase.DONE, ended_at=now)
     return replace(wave, phase=phase)
 

@@ -20,7 +20,7 @@ from enginekeeper.orchestration.rollout.machine import (
     stop,
     turn_back,
 )
-from registry.waves.types import Phase, Role, Stage, Terms, Wave
+from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave
 from tests.factories.waves import BLOCKED, NEW, NOON, OLD, READY, later, node, stages, wave
 
 ON_NEW, WAITING = Sight(NEW, running=()), Sight(NEW, blockers=BLOCKED.blockers, running=())
@@ -209,6 +209,21 @@ def test_the_way_back_is_taken_within_the_budget_and_only_to_what_is_qualified()
     assert (after.phase, after.ended_at) == (Phase.ROLLED_BACK, later(3))
 
 
+def test_a_change_that_was_found_releases_nothing_and_stops_nothing() -> None:
+    nodes = (node(name, stage=Stage.UPGRADED, previous_driver=None) for name in "abc")
+    begun = wave(*nodes, phase=Phase.ROLLING, origin=Origin.FOUND)
+    after = advance(begun, {"a": WAITING, "b": READY, "c": BROKEN}, failures=("x",), now=NOON)
+    assert stages(after) == {"a": "upgraded", "b": "reverted", "c": "failed"}
+    assert (after.phase, after.safe_at) == (Phase.ROLLING, None)
+
+    over = advance(after, {"a": ON_NEW, "b": BLOCKED, "c": ON_NEW}, now=later(9))
+    assert stages(over) == {"a": "done", "b": "reverted", "c": "done"}
+    assert (over.phase, over.safe_at) == (Phase.DONE, later(9))
+
+    again = advance(after, {"a": ON_NEW, "b": WAITING, "c": BROKEN}, now=later(9))
+    assert stages(again)["b"] == "upgraded"
+
+
 @pytest.mark.parametrize(
     ("text", "nodes", "found"),
     [("1", 9, 1), ("25%", 9, 2), ("25%", 3, 1), ("100%", 7, 7), ("40", 3, 40)],
@@ -240,13 +255,14 @@ NODES = st.builds(
     st.booleans(),
 )  # fmt: skip
 WAVES = st.builds(
-    lambda nodes, phase, budget, canary: wave(
+    lambda nodes, phase, budget, canary, origin: wave(
         *(replace(one, name=name) for one, name in zip(nodes, NAMES, strict=False)),
-        phase=phase, terms=Terms(max_unavailable=budget, canary=canary),
+        phase=phase, terms=Terms(max_unavailable=budget, canary=canary), origin=origin,
     ),
     st.lists(NODES, min_size=1, max_size=6),
     st.sampled_from([Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING] * 3 + [*Phase]),
     st.sampled_from(["1", "2", "50%", "100%"]), st.integers(0, 3),
+    st.sampled_from([Origin.PLANNED, Origin.PLANNED, Origin.FOUND]),
 )  # fmt: skip
 SEEN = st.dictionaries(st.sampled_from(NAMES), SIGHTS)
 
@@ -302,7 +318,8 @@ def test_a_wave_that_does_not_go_forward_releases_nothing(
     begun: Wave, sights: dict[str, Sight]
 ) -> None:
     after = advance(begun, sights, now=NOON)
-    if after.phase not in (Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING):
+    going = after.phase in (Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING)
+    if not going or begun.origin is Origin.FOUND:
         assert newly(begun, after, Stage.RELEASED) == set()
     if after.phase is not Phase.ROLLING_BACK and begun.phase is not Phase.ROLLING_BACK:
         assert newly(begun, after, Stage.REVERTING) == set()
