@@ -7,12 +7,14 @@ Rules:
 - every statement in the evidence must verify: one that does not could be the verdict that closes
   the gate, so nothing is left out to open it;
 - a quarantine is not signed and not in the evidence: only the registry knows of one;
-- where the trust asks for a snapshot, the one that was kept counts until it expires.
+- where the trust asks for a snapshot, the one that was kept counts until it expires;
+- a registry that answers, and does not know the engine, keeps the gate closed: it may have been
+  revoked and swept, and its evidence, written before, says nothing of that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
@@ -20,7 +22,8 @@ from registry.evidence import Evidence, require
 from registry.freshness import Freshness, age_of
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
 from registry.publishing import signed_verdict, signed_waiver
-from registry.revocations import found_beside
+from registry.revocations import found_beside, revocations_beside
+from registry.service import Registry
 from registry.snapshots import read_snapshot
 from registry.trust import Trust
 
@@ -71,3 +74,34 @@ class EvidenceGate:
         except IntegrityError as error:
             return Freshness(None, str(error))
         return age_of(snapshot, self.trust)
+
+
+def decide_unknown(
+    registry: Registry, evidence: Evidence, environment: Environment
+) -> GateDecision:
+    """Decides on an engine that a registry that answers does not know: the gate is closed.
+
+    Nothing in the evidence opens it. By which rule it is closed says the gate: by the revocation
+    that a sweep leaves beside an engine, for one. Raises StoreUnavailableError.
+    """
+    now, freshness = registry.trust.clock(), registry.freshness()
+    engine = evidence.engine(now)
+    said = (
+        *(one.encode() for one in evidence.revocations),
+        *revocations_beside(registry.store, engine),
+    )
+    policy = GatePolicy(
+        registry.trust if freshness is None else freshness.trusting(registry.trust),
+        registry.compatibility, registry.driver_scope, freshness=freshness,
+    )  # fmt: skip
+    standing = [found_beside(engine, one, registry.trust, now) for one in said]
+    decision = decide(engine, (), environment, policy, standing=standing)
+    if decision.rule != "never-judged":
+        return decision
+    return replace(
+        decision, rule="unknown", reason="the registry answers, and does not know it",
+        evidence=(
+            "it may have been revoked and swept, or never have been recorded there",
+            "bring it in with: enginekeeper bundle import; or let its evidence decide: --offline",
+        ),
+    )  # fmt: skip

@@ -30,7 +30,7 @@ from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment, judged_there
-from registry.errors import IntegrityError, StoreUnavailableError
+from registry.errors import GateClosedError, IntegrityError, StoreUnavailableError
 from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision
 from registry.judge import Judge
@@ -301,6 +301,26 @@ class Registry:
         """Returns the quarantine or revocation that closes the gate on an engine, or None."""
         with self.catalogue.read() as view:
             return held_by(view.standing(engine.digest))
+
+    def require_unheld(self, engine: Engine) -> None:
+        """Raises GateClosedError for an engine that is quarantined or revoked: it goes nowhere.
+
+        By the catalogue, by the snapshot, and for a restored catalogue by what lies beside it.
+        """
+        fresh = self.freshness()
+        with self.catalogue.read() as view:
+            lost = self._lost(view, engine)
+            held = held_by((*lost.revocations, *view.standing(engine.digest)))
+        said = lost.unread if held is None else str(held)
+        if said is None and fresh is not None and fresh.revokes(engine.digest):
+            said = "the signed snapshot says that it was revoked"
+        if said is not None:
+            raise GateClosedError(
+                "the engine is held, or it cannot be told whether it is",
+                where=f"engine {engine.digest.short}", actual=said,
+                expected="no quarantine and no revocation",
+                remedy=f"enginekeeper engine show {engine.digest.short}",
+            )  # fmt: skip
 
     def checkpoint(self, reference: str | Digest) -> Checkpoint:
         """Returns the checkpoint with an id or an unambiguous start of one."""

@@ -131,24 +131,30 @@ def refit(engine_id: str, destination: Path, weights: Path | None, as_json: bool
     required=True,
     help="Directory to write the engine into; must not exist.",
 )
+@click.option(
+    "--to-inspect", is_flag=True,
+    help="Whatever the gate says, to look at and not to run: no placement, and in the audit log.",
+)  # fmt: skip
 @json_option
-def fetch(engine_id: str, destination: Path, as_json: bool) -> int:
-    """Write an engine's files, after verifying signature, manifest and every byte.
+def fetch(engine_id: str, destination: Path, to_inspect: bool, as_json: bool) -> int:
+    """Write an engine's files, after verifying the gate of this node, signature and every byte.
 
-    Run again after an interruption, it goes on from what is there and verified.
+    Run again after an interruption, it goes on from what is there and verified. Exits as `gate`
+    does where the engine may not run here; then nothing is written.
     """
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.orchestration.bench import open_bench
-    from enginekeeper.orchestration.placing import record
+    from enginekeeper.orchestration.fetching import fetch_here, fetch_to_inspect
 
     show_progress()
-    bench = open_bench()
-    found = bench.registry.fetch_engine(engine_id, destination)
-    record(bench, found.digest, destination)
-    Output(as_json).outcome(
-        {"engine": str(found.digest), "path": str(destination.resolve())},
+    output = Output(as_json)
+    found = (fetch_to_inspect if to_inspect else fetch_here)(open_bench(), engine_id, destination)
+    output.outcome(
+        {"engine": str(found.digest), "path": str(destination.resolve()), "to_inspect": to_inspect},
         f"engine {found.digest.short} verified and written to {destination}",
     )
+    if to_inspect:
+        output.note("to look at, not to run: the gate was not asked, and no placement is recorded")
     return ExitCode.OK
 
 
@@ -165,7 +171,8 @@ def fetch(engine_id: str, destination: Path, as_json: bool) -> int:
 def export(engine_id: str, destination: Path, as_json: bool) -> int:
     """Write an engine's files and all that is signed about it, to be verified anywhere.
 
-    `ek engine verify DIRECTORY` needs this directory and a trust file, and nothing else.
+    `ek engine verify DIRECTORY` needs this directory and a trust file, and nothing else. Exits 5
+    for an engine that is quarantined or revoked. Where it is to run, `run-check` asks the gate.
     """
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.orchestration.bench import open_bench
@@ -176,6 +183,7 @@ def export(engine_id: str, destination: Path, as_json: bool) -> int:
     registry = open_bench().registry
     found = registry.engine(engine_id)
     registry.verify_engine(found)
+    registry.require_unheld(found)
     write_directory(registry.store, evidence_of(registry, found), destination)
     Output(as_json).outcome(
         {"engine": str(found.digest), "path": str(destination.resolve())},

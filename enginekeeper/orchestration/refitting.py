@@ -172,12 +172,14 @@ class RefittedHere:
 def refit_here(bench: Bench, name: str, place: Path, weights: Path | None) -> RefittedHere:
     """Fetches a stripped engine and its weights, verified, and writes it refitted to a place.
 
-    Raises InputError for an engine that has its weights, and for a place that is taken.
+    Raises InputError for an engine that has its weights, and for a place that is taken;
+    GateClosedError for one that is quarantined or revoked.
     """
     registry = bench.registry
     engine = registry.engine(name)
     if place.exists():
         raise InputError("there is something already", where=str(place), expected="a new directory")
+    registry.require_unheld(engine)
     plan = fetched(
         bench.shop, "engine", engine.digest, lambda at: registry.fetch_engine(engine.digest, at)
     )

@@ -4,7 +4,8 @@ Rules:
 
 - every byte is held against the manifest, and the manifest against its builder's signature;
 - the registry is asked, since it alone knows of quarantines and of what was said since; where it
-  does not answer, the evidence beside the engine decides, and that is said;
+  does not answer, the evidence beside the engine decides, and that is said; one that answers and
+  does not know the engine starts nothing;
 - what nobody can tell is not started. What serves already is never looked for and never touched.
 """
 
@@ -29,7 +30,7 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.evidence import EVIDENCE, Evidence, require
-from registry.evidence_gate import EvidenceGate
+from registry.evidence_gate import EvidenceGate, decide_unknown
 from registry.gate import GateDecision
 from registry.manifests import Manifest, verify_directory
 from registry.service import Registry
@@ -80,9 +81,13 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
     silence = "it was not asked" if offline else None
     if silence is None:
         try:
-            decision = _reachable(bench).gate(digest, environment)
+            registry = _reachable(bench)
+            decision = registry.gate(digest, environment)
             return RunCheck(digest, files, decision, "registry")
-        except (StoreUnavailableError, RecordNotFoundError, UnavailableError) as error:
+        except RecordNotFoundError:
+            decision = decide_unknown(registry, evidence, environment)
+            return RunCheck(digest, files, decision, "registry")
+        except (StoreUnavailableError, UnavailableError) as error:
             silence = str(error).splitlines()[0]
     gate = EvidenceGate(bench.trust, refusal, snapshot=_kept_snapshot(root))
     return RunCheck(digest, files, gate.decide(evidence, environment), "evidence", silence)

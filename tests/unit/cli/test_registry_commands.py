@@ -247,6 +247,52 @@ def test_what_was_fetched_is_found_and_its_bytes_are_watched(
     assert (other.code, other.json) == (ExitCode.OK, [])
 
 
+@pytest.mark.parametrize(
+    "ends", [(None, 5), (Result.FAIL, 5), (Result.INCONCLUSIVE, 6), (Result.PASS, 0)]
+)
+def test_what_the_gate_closes_is_not_fetched(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path, ends: tuple[Result | None, int]
+) -> None:
+    result, code = ends
+    if result is not None:
+        judge(site, engine, tmp_path, result)
+    place = tmp_path / "node" / "engine"
+    said = ek("engine", "fetch", engine.digest.short, "--to", place)
+    assert (said.code, place.exists()) == (code, code == 0)
+    assert len(ek("where", "--json").json) == (code == 0)
+
+
+@pytest.mark.parametrize("command", ["quarantine", "revoke"])
+def test_what_is_held_is_neither_fetched_nor_exported(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path, command: str
+) -> None:
+    judge(site, engine, tmp_path)
+    name, place = engine.digest.short, tmp_path / "out"
+    ek("engine", command, name, "--reason", "leaks", "--yes")
+    for way in ("fetch", "export"):
+        said = ek("engine", way, name, "--to", place)
+        assert (said.code, said.out) == (ExitCode.FAIL, "")
+        assert "leaks" in said.err
+        assert not place.exists()
+    with site.bench.registry.catalogue.read() as view:
+        assert view.placements() == []
+
+
+def test_what_is_fetched_to_inspect_is_logged_and_no_placement(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    judge(site, engine, tmp_path, Result.FAIL)
+    place = tmp_path / "out"
+    said = ek("engine", "fetch", engine.digest.short, "--to", place, "--to-inspect", "--json")
+    assert (said.code, said.json["to_inspect"]) == (ExitCode.OK, True)
+    assert "not to run" in said.err
+    assert (place / "graph.pt2").read_bytes()
+    assert ek("where", "--json").json == []
+    (entry,) = ek("audit", "log", "--last", 1, "--json").json
+    assert (entry["action"], entry["subject"]) == ("engine inspect", str(engine.digest))
+    assert ek("run-check", place).code == ExitCode.NOT_FOUND
+
+
 def test_a_copy_that_is_gone_is_missing_and_drift(
     ek: Ek, site: Site, engine: Engine, tmp_path: Path
 ) -> None:
@@ -351,7 +397,9 @@ def test_commands_that_change_something_say_what_in_json(
 ) -> None:
     judge(site, engine, tmp_path)
     fetched = ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "b", "--json")
-    assert fetched.json == {"engine": str(engine.digest), "path": str(tmp_path / "b")}
+    assert fetched.json == {
+        "engine": str(engine.digest), "path": str(tmp_path / "b"), "to_inspect": False
+    }  # fmt: skip
     asked = ek("channel", "set", "prod", engine.digest.short, "--dry-run", "--json")
     assert asked.json["outcome"] == "open"
     moved = ek("channel", "set", "prod", engine.digest.short, "--json")

@@ -11,6 +11,7 @@ import pytest
 
 from enginekeeper.cli._errors import ExitCode
 from registry.signing import TRUST_FILE
+from registry.snapshots import SNAPSHOT
 from registry.types import Engine
 from tests.factories.benches import Site, variants_of
 
@@ -39,8 +40,10 @@ def test_the_gate_opens_under_a_fresh_snapshot_only(ek: Ek, engine: Engine) -> N
     assert ek("snapshot", "verify").code == ExitCode.OK
 
 
-def test_what_runs_is_only_reported(ek: Ek, engine: Engine, tmp_path: Path) -> None:
+def test_what_runs_is_only_reported(ek: Ek, site: Site, engine: Engine, tmp_path: Path) -> None:
+    ek("snapshot", "publish")
     ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "here")
+    site.bench.registry.store.remove_document(SNAPSHOT)
     said = ek("where")
     assert (said.code, "stale-snapshot" in said.out) == (ExitCode.OK, True)
 

@@ -72,6 +72,7 @@ def test_a_fetch_shows_how_far_it_is(
     ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = site.publish(variants_of(tmp_path)[0])
+    site.judge(engine, variants_of(tmp_path)[0])
     monkeypatch.setattr(transfers, "_QUIET", 0)
     said = ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "out")
     assert said.code == ExitCode.OK

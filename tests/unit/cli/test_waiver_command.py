@@ -60,9 +60,9 @@ def test_nobody_grants_a_waiver_by_the_way(ek: Ek, engine: Engine) -> None:
 def test_a_waiver_is_shown_wherever_the_engine_is_shown(
     ek: Ek, engine: Engine, tmp_path: Path
 ) -> None:
-    ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "here")
     assert ek("gate", engine.digest.short).code == ExitCode.FAIL
     assert grant(ek, engine).code == ExitCode.OK
+    ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "here")
     said = ek("gate", engine.digest.short)
     assert said.code == ExitCode.OK
     for shown in (said.out, ek("engine", "show", engine.digest.short).out, ek("where").out,
