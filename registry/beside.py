@@ -14,7 +14,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -27,7 +27,7 @@ from registry.revocations import found_beside, revocations_beside
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Purpose, Trust
 from registry.types import Engine, Waiver
-from registry.waivers import ending_among, endings_beside
+from registry.waivers import ended_together, ending_among, endings_beside
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,13 @@ class Lost:
         """Says whether there is anything to take in."""
         return bool(self.revocations or self.endings)
 
-    def among_waivers(self, waivers: Iterable[Waiver]) -> Iterator[Waiver]:
-        """Yields recorded waivers, those that were ended with the statement that ended them."""
+    def among_waivers(self, waivers: Iterable[Waiver]) -> list[Waiver]:
+        """Returns recorded waivers, those that were ended with the statement that ended them."""
         ended = dict(self.endings)
-        for one in waivers:
-            yield replace(one, ending=ended[one.digest]) if one.digest in ended else one
+        return ended_together(
+            replace(one, ending=ended[one.digest]) if one.digest in ended else one
+            for one in waivers
+        )
 
 
 NOTHING_LOST = Lost()

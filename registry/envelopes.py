@@ -19,7 +19,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import FormatError, VerificationError
 from securesystemslib.signer import Signer
 
-from registry.digests import canonical_json
+from registry.digests import Digest, canonical_json, digest_bytes
 from registry.documents import read_object
 from registry.errors import IntegrityError, InvalidRecordError, WithdrawnError
 from registry.trust import Purpose, Trust, TrustRoot
@@ -118,6 +118,15 @@ def count_signers(signers: tuple[str, ...], trust: Trust, asked: Asked, signed_a
     """Returns how many different keys among the signers counted when the statement was signed."""
     counting = [key for key in signers if trust.doubt(key, asked.root, signed_at) is None]
     return _different(trust, counting)
+
+
+def statement_digest(data: bytes) -> Digest:
+    """Names what an envelope's signatures cover: its payload; raises IntegrityError.
+
+    The envelope around it is anybody's to write: in another order, with another space in it, with
+    a signature more, it has another digest and says the same.
+    """
+    return digest_bytes(read_envelope(data).payload)
 
 
 def read_envelope(data: bytes) -> Envelope:

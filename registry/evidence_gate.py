@@ -26,6 +26,7 @@ from registry.revocations import found_beside, revocations_beside
 from registry.service import Registry
 from registry.snapshots import read_snapshot
 from registry.trust import Trust
+from registry.waivers import ended_together
 
 
 @dataclass(frozen=True)
@@ -49,15 +50,16 @@ class EvidenceGate:
             signed_verdict(engine, one.document, one.envelope.encode(), self.trust, now)
             for one in reversed(evidence.judgements)  # as the registry has them: newest first
         ]
-        waivers = tuple(
-            signed_waiver(engine, one.envelope.encode(), self.trust, now)
+        waivers = ended_together(
+            replace(
+                signed_waiver(engine, one.envelope.encode(), self.trust, now), ending=one.ending
+            )
             for one in evidence.permissions
-            if one.ending is None
         )
         freshness = self._freshness()
         policy = GatePolicy(
             self.trust if freshness is None else freshness.trusting(self.trust),
-            self.compatibility, self.driver_scope, waivers=waivers, freshness=freshness,
+            self.compatibility, self.driver_scope, waivers=tuple(waivers), freshness=freshness,
         )  # fmt: skip
         standing = [
             found_beside(engine, one.encode(), self.trust, now) for one in evidence.revocations

@@ -66,6 +66,7 @@ from registry.types import (
     VerdictDocument,
     Waiver,
 )
+from registry.waivers import ended_together
 from registry.waves.queries import WaveView
 
 Identified = TypeVar(
@@ -271,15 +272,19 @@ class View:
 
     def waiver(self, reference: str | Digest) -> Waiver:
         """Returns the waiver with an id or an unambiguous start of one."""
-        return to_waiver(self._find(WaiverRow, "waiver", reference))
+        found = to_waiver(self._find(WaiverRow, "waiver", reference))
+        return next(one for one in self.waivers(found.engine) if one.digest == found.digest)
 
     def waivers(self, engine: Digest | None = None) -> list[Waiver]:
-        """Returns the waivers of one engine or of all, newest first, ended ones too."""
+        """Returns the waivers of one engine or of all, newest first, ended ones too.
+
+        One that says what an ended one says has ended with it.
+        """
         query = select(WaiverRow).join(WaiverRow.engine)
         if engine is not None:
             query = query.where(EngineRow.digest == engine)
         rows = self._session.scalars(query.order_by(WaiverRow.id.desc())).unique()
-        return [to_waiver(row) for row in rows]
+        return ended_together(to_waiver(row) for row in rows)
 
     def channels(self, model_name: str | None = None) -> list[ChannelPosition]:
         """Returns what every channel resolves to, by channel, model and target."""

@@ -253,7 +253,7 @@ class Draft(View):
         return to_verdict(self._row(VerdictRow, verdict.digest))
 
     def add_waiver(self, waiver: Waiver) -> Waiver:
-        """Records a waiver; the same envelope twice is once, and an ended one stays ended."""
+        """Records a waiver; the same envelope twice is once, and what ended stays ended."""
         self.hold_sweep()
         where = waiver.environment
         identity = self._insert(
@@ -267,7 +267,7 @@ class Draft(View):
             said = {"waiver": str(waiver.digest), "rules": list(waiver.rules),
                     "reason": waiver.reason, "until": waiver.expires_at.isoformat()}  # fmt: skip
             self.note("waiver grant", waiver.engine, said, actor=waiver.granted_by)
-        return to_waiver(self._row(WaiverRow, waiver.digest))
+        return self.waiver(waiver.digest)
 
     def end_waiver(self, waiver: Digest, envelope: str) -> Waiver:
         """Ends a waiver before its time; the first statement that ended it stays."""

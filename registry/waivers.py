@@ -9,13 +9,14 @@ Rules:
 - one that names a verdict waives what that verdict says, and nothing that is said later;
 - it ends at the time that was signed, by this machine's clock, or before that by a statement that
   an approver signed; a row that says it has ended is believed without one. The statement lies
-  beside the engine, too, and ends the waiver again when the catalogue lost that.
+  beside the engine, too, and ends the waiver again when the catalogue lost that;
+- what ends is what was signed, in whatever envelope: the JSON around it is anybody's to change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +31,7 @@ from registry.attestations import (
 )
 from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
-from registry.envelopes import Asked, count_signers, signed_payload
+from registry.envelopes import Asked, count_signers, signed_payload, statement_digest
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.trust import Purpose, Trust, TrustRoot, read_moment
@@ -127,8 +128,9 @@ def waiver_statement(engine: Digest, grant: WaiverGrant) -> Statement:
 def ending_statement(waiver: Waiver, *, reason: str, ended_by: str, at: datetime) -> Statement:
     """States that a waiver does not count any more."""
     predicate = {
-        "waiver": str(waiver.digest), "reason": reason, "endedBy": ended_by,
-        "issuedAt": timestamp(at), "simulated": waiver.simulated,
+        "waiver": str(waiver.digest), "statement": str(statement_digest(waiver.envelope.encode())),
+        "reason": reason, "endedBy": ended_by, "issuedAt": timestamp(at),
+        "simulated": waiver.simulated,
     }  # fmt: skip
     return Statement(waiver.engine, Purpose.WAIVER, predicate, predicate_type=ENDING_TYPE)
 
@@ -142,18 +144,43 @@ def verify_grant(envelope: bytes, engine: Engine, trust: Trust) -> WaiverGrant:
 
 
 def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
-    """Raises IntegrityError unless approvers signed that exactly this waiver has ended."""
-    statement = verify(
+    """Raises IntegrityError unless approvers signed that this waiver has ended, however wrapped.
+
+    A statement from before it was named what the waiver says ends the one envelope it names.
+    """
+    said = verify(
         envelope, trust, Purpose.WAIVER,
         subject=waiver.engine, simulated=waiver.simulated, predicate_type=ENDING_TYPE,
-    )  # fmt: skip
-    if statement.predicate.get("waiver") != str(waiver.digest):
+    ).predicate  # fmt: skip
+    if "statement" in said:
+        actual, expected = said["statement"], statement_digest(waiver.envelope.encode())
+    else:
+        actual, expected = said.get("waiver"), waiver.digest
+    if actual != str(expected):
         raise IntegrityError(
             "the statement ends another waiver",
-            where=f"waiver {waiver.digest.short}",
-            actual=statement.predicate.get("waiver"),
-            expected=waiver.digest,
-        )
+            where=f"waiver {waiver.digest.short}", actual=actual, expected=expected,
+        )  # fmt: skip
+
+
+def ended_together(waivers: Iterable[Waiver]) -> list[Waiver]:
+    """Returns waivers in their order; of those that say the same, all are ended if one is."""
+    found = list(waivers)
+    endings = {(one.engine, _said_by(one)): one.ending for one in found if one.ending is not None}
+    return [
+        replace(one, ending=endings.get((one.engine, _said_by(one))))
+        if endings and one.ending is None
+        else one
+        for one in found
+    ]
+
+
+def _said_by(waiver: Waiver) -> Digest:
+    """Names what a waiver says; one whose envelope cannot be read says nothing that counts."""
+    try:
+        return statement_digest(waiver.envelope.encode())
+    except IntegrityError:
+        return waiver.digest
 
 
 def endings_beside(store: BlobStore, engine: Engine) -> tuple[bytes, ...]:
