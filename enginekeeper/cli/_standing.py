@@ -95,7 +95,8 @@ def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool)
     radius = blast_radius(bench.registry, engine)
     with bench.registry.catalogue.read() as view:
         reported = view.fleet.where(WhereFilter(engines=(str(engine.digest),)))
-    lies = [f"{one.node}: {one.path}" for one in (*radius.placements, *reported)]
+    lies = [f"{one.node}: {one.path}" for one in radius.placements]
+    lies += [f"{one.node}: {one.path}" for one in reported]
     lies += [
         f"{node_name()}: {one.path}"
         for one in placements(bench.settings.home)
