@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper.orchestration.order import BuildOrder, RebuildOrder
+from enginekeeper.orchestration.remote import submit_deployed
 from registry.types import Engine, Result
 from tests.factories.benches import Site, make_site, variants_of
 from tests.factories.gpu_engines import H100, publish_for_gpu
@@ -84,3 +86,23 @@ def test_a_wave_that_stops_ends_its_flow_and_says_why(
 
     assert ended.status == 5, ended.err
     assert json.loads(ended.out)["reason"].startswith(f"failed under driver {NEW}")
+
+
+def test_a_wave_that_asks_twice_gets_the_same_run(
+    world: World, prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.root.is_dir()
+    prefect_server.command(
+        "work-pool", "create", "enginekeeper", "--type", "process", "--overwrite"
+    )
+    prefect_server.command("--no-prompt", "deploy", "--all")
+    for name, value in prefect_server.environment.items():
+        monkeypatch.setenv(name, value)
+    order = RebuildOrder((BuildOrder(str(tmp_path / "spec.yaml"), only=("v",)),))
+
+    first, second, other = (
+        submit_deployed("enginekeeper-rebuild/local", order, once=name)
+        for name in ("w/abc/1", "w/abc/1", "w/abc/2")
+    )
+
+    assert first == second != other
