@@ -473,12 +473,19 @@ class View:
         return self._session.scalar(waiting.limit(1)) is not None
 
     def placements(self, engine: Digest | None = None) -> list[Placement]:
-        """Returns where one engine lies, or any, by node and directory."""
+        """Returns where one engine lies, or any, by node and directory.
+
+        By what `fetch` and `pull` recorded, and by what agents say of their nodes now.
+        """
         query = select(PlacementRow).join(PlacementRow.engine)
         if engine is not None:
             query = query.where(EngineRow.digest == engine)
-        rows = self._session.scalars(query.order_by(PlacementRow.node, PlacementRow.path)).unique()
-        return [to_placement(row) for row in rows]
+        recorded = [to_placement(row) for row in self._session.scalars(query).unique()]
+        found = {
+            (one.node, one.path, str(one.engine)): one
+            for one in (*self.fleet.placed_now(engine), *recorded)
+        }
+        return [found[place] for place in sorted(found)]
 
     def audit_entries(self) -> Iterator[AuditEntry]:
         """Yields the audit log from its first entry on, a thousand in memory at a time."""

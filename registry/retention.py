@@ -4,7 +4,8 @@ Rules, each a reason to keep an engine:
 
 - `channel`: a channel resolves to it;
 - `rollback`: one of the next rollbacks of a channel leads to it, as many as the policy says;
-- `placement`: it lies on a node; `keep`: somebody said so;
+- `placement`: it lies on a node, by what was recorded or what its agent says; `keep`: somebody said
+  so;
 - `newest`, `qualified`: the newest of its key, and for each environment the newest of its key that
   is qualified there; a revoked engine is neither;
 - `quarantined`: it is held to be looked into;

@@ -24,6 +24,7 @@ from enginekeeper.orchestration.nodes import ThisNode
 from registry.blobs.interface import MAX_DOCUMENT
 from registry.bundles import FILES, read_directory
 from registry.digests import Digest
+from registry.environments import Environment
 from registry.errors import (
     IntegrityError,
     RecordNotFoundError,
@@ -82,15 +83,22 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
     if silence is None:
         try:
             registry = _reachable(bench)
-            decision = registry.gate(digest, environment)
-            return RunCheck(digest, files, decision, "registry")
-        except RecordNotFoundError:
-            decision = decide_unknown(registry, evidence, environment)
-            return RunCheck(digest, files, decision, "registry")
+            known = _if_known(registry, digest, environment)
         except (StoreUnavailableError, UnavailableError) as error:
             silence = str(error).splitlines()[0]
+        else:
+            decision = known or decide_unknown(registry, evidence, environment)
+            return RunCheck(digest, files, decision, "registry")
     gate = EvidenceGate(bench.trust, refusal, snapshot=_kept_snapshot(root))
     return RunCheck(digest, files, gate.decide(evidence, environment), "evidence", silence)
+
+
+def _if_known(registry: Registry, engine: Digest, environment: Environment) -> GateDecision | None:
+    """Returns what the gate says of an engine; None for one that the registry does not know."""
+    try:
+        return registry.gate(engine, environment)
+    except RecordNotFoundError:
+        return None
 
 
 def verified(bench: Bench, directory: Path) -> tuple[Evidence, Path]:

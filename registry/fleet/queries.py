@@ -47,7 +47,7 @@ from registry.models import (
     ModelRow,
     VerdictRow,
 )
-from registry.types import EngineFilter
+from registry.types import EngineFilter, Placement
 
 TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
 
@@ -121,6 +121,25 @@ class FleetView:
             PlacedEngine(engine, path, state, running, tuple(devices or ()), placed_at)
             for engine, path, state, running, devices, placed_at in self._rows(query)
         ]
+
+    def placed_now(self, engine: Digest | None = None) -> Iterator[Placement]:
+        """Yields where agents say that engines of the catalogue lie or run, by node and path.
+
+        What a silent node said last counts until it is retired: nobody said otherwise.
+        """
+        query = (
+            of_columns(
+                NodeRow.name, NodePlacementRow.path, EngineRow.digest, NodePlacementRow.since
+            )
+            .join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
+            .join(EngineRow, EngineRow.digest == NodePlacementRow.engine)
+            .where(NodePlacementRow.until.is_(None))
+            .order_by(NodeRow.name, NodePlacementRow.path)
+        )
+        if engine is not None:
+            query = query.where(NodePlacementRow.engine == str(engine))
+        for name, path, digest, since in self._rows(query):
+            yield Placement(name, path, digest, since)
 
     def history(self, node: Node) -> list[Interval]:
         """Returns which profiles a node had, newest first."""

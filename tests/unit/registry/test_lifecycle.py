@@ -21,12 +21,15 @@ from registry.errors import (
     InvalidRecordError,
     RecordNotFoundError,
 )
+from registry.fleet.types import PlacedEngine
 from registry.lifecycle import blast_radius, quarantine, release, revoke
+from registry.lineage import lineage
 from registry.publishing import CheckpointPublication
 from registry.revocations import Revocation, revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
 from registry.types import ChannelMove, Engine, Place, Placement, Result
+from tests.factories.fleet import NOON, engine_name, enrolled, report
 from tests.factories.registry import CPU, H100, START, WEIGHTS, Workbench, with_registry
 
 PLACE = Place("prod", "smollm2-135m", "cpu")
@@ -265,6 +268,28 @@ def test_the_blast_radius_names_whom_it_touches(bench: Workbench) -> None:
     assert of_two.placements == (placement,)
     assert (of_one.siblings, of_two.siblings) == ((two,), (one,))
     json.dumps(of_one.as_dict())
+
+
+def test_the_blast_radius_names_nodes_whose_agents_have_it(bench: Workbench) -> None:
+    engine = bench.publish()
+    catalogue = bench.registry.catalogue
+    node = enrolled(catalogue)
+    placed = PlacedEngine(str(engine.digest), "/engines/m", "verified", "confirmed", ("GPU-0",))
+    unknown = PlacedEngine(engine_name("another registry's"), "/engines/x", "verified")
+    with catalogue.edit(actor="agent") as draft:
+        draft.fleet.take([report(node, 1, [placed, unknown])], NOON)
+        draft.add_placement(Placement(node.name, "/engines/m", engine.digest, START))
+        draft.add_placement(Placement("another", "/engines/m", engine.digest, START))
+    found = blast_radius(bench.registry, engine).placements
+    assert [(one.node, one.path, one.placed_at) for one in found] == [
+        ("another", "/engines/m", START), ("gpu-1", "/engines/m", START),
+    ]  # fmt: skip
+    with catalogue.edit() as draft:
+        draft.forget_placement(node.name, "/engines/m")
+    assert [one.placed_at for one in blast_radius(bench.registry, engine).placements] == [
+        START, NOON,
+    ]  # fmt: skip
+    assert "placement gpu-1:/engines/m" in lineage(bench.registry, engine.digest).nodes
 
 
 def test_a_placement_is_where_it_was_put_last(bench: Workbench) -> None:

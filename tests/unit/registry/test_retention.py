@@ -8,10 +8,12 @@ from datetime import timedelta
 import pytest
 
 from registry.digests import Digest
+from registry.fleet.types import PlacedEngine
 from registry.lifecycle import quarantine, revoke
 from registry.publishing import CheckpointPublication
 from registry.retention import RetentionPolicy, mark
 from registry.types import Checkpoint, Engine, Placement, Repair, Result
+from tests.factories.fleet import NOON, enrolled, minutes, report
 from tests.factories.registry import CPU, H100, START, WEIGHTS, Workbench
 
 OLD = START + timedelta(days=30)
@@ -83,6 +85,24 @@ def test_what_lies_on_a_node_or_was_named_stays(bench: Workbench) -> None:
     assert found[placed.digest] == ("placement",)
     assert found[named.digest] == ("keep",)
     assert found[gone.digest] == ()
+
+
+def test_what_an_agent_says_of_its_node_stays(bench: Workbench) -> None:
+    running, gone, _ = published(bench, 3)
+    catalogue = bench.registry.catalogue
+    node = enrolled(catalogue)
+    with catalogue.edit(actor="agent") as draft:
+        places = [
+            PlacedEngine(str(one.digest), "/engines/m", "verified") for one in (running, gone)
+        ]
+        draft.fleet.take([report(node, 1, places)], NOON)
+    assert [reasons(bench)[one.digest] for one in (running, gone)] == [("placement",)] * 2
+    with catalogue.edit(actor="agent") as draft:
+        draft.fleet.take([report(node, 2, places[:1])], minutes(1))
+    assert [reasons(bench)[one.digest] for one in (running, gone)] == [("placement",), ()]
+    with catalogue.edit(actor="anna") as draft:
+        draft.fleet.retire(node.name, minutes(2))
+    assert reasons(bench)[running.digest] == ()
 
 
 def test_what_is_quarantined_stays_to_be_looked_into_and_what_is_revoked_goes(
