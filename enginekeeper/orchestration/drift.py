@@ -184,22 +184,24 @@ class Judge:
             wanted = str(facts.key.hard.get("gpu_product"))
             yield _finding(DriftKind.UNQUALIFIED, engine, "gpu", wanted, kinds)
         for environment in environments:
-            if self._passes(profile, facts, environment):
-                continue
+            here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
+            if self._unopposed_in(profile, facts, environment):
+                if here is None:  # what decides is that it was not judged there
+                    found = _elsewhere(engine, facts.judgements, environment)
+                    yield replace(found, environment=environment)
+                    continue
+                if here.result is Result.PASS and here.fault is None:
+                    continue
             place = _asked_about(profile, environment, self.on)
             decision = decide(facts.key, facts.judgements, place, scope=self.scope)
             found = _unfit(engine, decision, facts.judgements, environment)
             yield replace(found, environment=environment)
 
-    def _passes(self, profile: Profile, facts: FleetEngine, environment: Environment) -> bool:
-        """Says whether the decision is to reuse, without asking the rules for each engine.
+    def _unopposed_in(self, profile: Profile, facts: FleetEngine, environment: Environment) -> bool:
+        """Says whether no rule objects, so that the verdicts decide alone.
 
-        It is where the verdict that counts passed and no rule objects. Rules read nothing that
-        engines of one toolchain on one GPU differ in, so that these ask them once.
+        Rules read nothing that engines of one toolchain on one GPU differ in: those ask once.
         """
-        here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
-        if here is None or here.result is not Result.PASS or here.fault is not None:
-            return False
         alike = self._alike.get(facts.digest)
         if alike is None:
             plain = sorted((name, v) for name, v in facts.key.hard.items() if name not in _OPAQUE)
