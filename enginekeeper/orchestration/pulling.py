@@ -2,7 +2,8 @@
 
 Rules:
 
-- the gate of this node is asked first; what it does not let in is not downloaded;
+- the gate of this node is asked first; what it does not let in is not downloaded. It is asked again
+  when all bytes are here, which may be an hour later: what it closed since is not switched to;
 - the new engine lies whole and verified beside the current one before anything is switched;
 - a process that loaded the old engine keeps its files: what runs, or was current before, stays;
 - evidence and snapshot are kept beside the engine, so that `run-check` needs no registry.
@@ -12,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ from typing import Any
 from enginekeeper.building.engine_directory import is_stripped
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from enginekeeper.fleet.placements import forget_placement
 from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.fleet.pulls import SNAPSHOT, PullDirectory, PullState, remember_pull
 from enginekeeper.fleet.runs import live_pid, run_records
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.nodes import ThisNode
-from enginekeeper.orchestration.placing import record
+from enginekeeper.orchestration.placing import forget, record
 from enginekeeper.orchestration.run_check import RunCheck, check_run
 from registry.bundles import FILES, renew_evidence, write_directory
 from registry.disks import full_disk_said
@@ -120,13 +120,16 @@ def pull(bench: Bench, wish: Wanted) -> Pulled:
         _refuse_stripped(bench, engine, registry.manifest(engine), into.root)
         place = into.engines / engine.digest.short
         _bring(bench, evidence_of(registry, engine), place)
+        renew_evidence(place, evidence_of(registry, engine))  # what was said since, too
         _keep_snapshot(bench, into.root)
+        _require_still_open(bench, wish)
         check = check_run(bench, place, offline=True)
         record(bench, engine.digest, place / FILES)
         state = into.switch(place.name, model=engine.model_name, channel=wish.channel)
         if wish.channel is not None:
             remember_pull(bench.settings.home, engine.model_name, wish.channel, into.root)
-        return Pulled(state, check, tuple(_remove_others(bench, into, state)))
+        kept = {state.current, state.previous}
+        return Pulled(state, check, tuple(_remove_others(bench, into, kept)))
 
 
 def roll_back(bench: Bench, into: Path) -> Pulled:
@@ -150,7 +153,7 @@ def _alone(root: Path) -> Iterator[None]:
 
 
 def _bring(bench: Bench, evidence: Evidence, place: Path) -> None:
-    """Writes an engine with its evidence, or only the evidence anew where the engine is whole.
+    """Writes an engine with its evidence, unless it is there and whole.
 
     Damaged files are put aside, whole, until good ones are there: who has them open keeps them.
     """
@@ -161,11 +164,24 @@ def _bring(bench: Bench, evidence: Evidence, place: Path) -> None:
         except (IntegrityError, InvalidRecordError) as error:
             _progress.info("%s: %s; it is brought anew", place, error.what)
             place.rename(aside)
-        else:
-            renew_evidence(place, evidence)
     if not place.is_dir():
         write_directory(bench.registry.store, evidence, place)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_still_open(bench: Bench, wish: Wanted) -> None:
+    """Asks the gate again; an engine that it closed during the download does not stay here.
+
+    One that is current, the one before, or running stays: what serves is never touched.
+    """
+    engine, into = wish.engine, wish.into
+    decision = bench.registry.gate(engine.digest, ThisNode(bench).meets(engine.key))
+    if not decision.is_open:
+        state = into.state()
+        kept = {into.current_name(), None if state is None else state.previous}
+        for name in _remove_others(bench, into, kept):
+            _progress.info("engine %s was removed", name)
+    decision.require_open(remedy="it was closed during the download; what was current stays so")
 
 
 def _require_room(root: Path, missing: int) -> None:
@@ -216,15 +232,18 @@ def _keep_snapshot(bench: Bench, root: Path) -> None:
         write_whole(root / SNAPSHOT, data)
 
 
-def _remove_others(bench: Bench, into: PullDirectory, state: PullState) -> Iterator[str]:
+def _remove_others(
+    bench: Bench, into: PullDirectory, kept: Collection[str | None]
+) -> Iterator[str]:
+    """Removes the engines that are neither kept nor run, and the records of where they lie."""
     table = ProcessTable()
     busy = {
         one.path for one in run_records(bench.settings.home) if live_pid(one, table) is not None
     }
-    kept = {state.current, state.previous}
     for place in sorted(into.engines.iterdir()):
         if place.name in kept or place.name.startswith(".") or place.resolve() / FILES in busy:
             continue
-        forget_placement(bench.settings.home, place / FILES)
+        with suppress(RecordNotFoundError):  # of a pull that was interrupted there is none
+            forget(bench, place / FILES)
         shutil.rmtree(place, ignore_errors=True)
         yield place.name

@@ -16,7 +16,8 @@ from enginekeeper.fleet.pulls import PullDirectory
 from enginekeeper.fleet.runs import record_run
 from enginekeeper.orchestration import pulling
 from enginekeeper.orchestration.publication import publish
-from registry.errors import StoreUnavailableError
+from registry.bundles import write_directory
+from registry.errors import GateClosedError, StoreUnavailableError
 from registry.transfer import fetch_artifact
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
@@ -141,6 +142,48 @@ def test_older_ones_go_unless_a_process_runs_them(
     assert said["removed"] == [second.digest.short]
     assert running.is_dir()
     assert len(ek("where", "--json").json) == 3
+
+
+def test_where_older_ones_lay_is_forgotten_in_the_catalogue_too(
+    ek: Ek, site: Site, engine: Engine, into: Path
+) -> None:
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    newer = [put(site, content) for content in (b"second", b"third")]
+    for one in newer:
+        ek("pull", one.digest.short, "--into", into)
+    assert not (into / "engines" / engine.digest.short).exists()
+    with site.bench.registry.catalogue.read() as view:
+        assert {one.engine for one in view.placements()} == {one.digest for one in newer}
+
+
+def test_what_was_closed_during_the_download_is_not_switched_to(
+    ek: Ek, site: Site, engine: Engine, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ek("pull", engine.digest.short, "--into", into)
+    newer = put(site, b"second")
+
+    def slow(*arguments: Any) -> None:  # noqa: ANN401 - those of `write_directory`
+        write_directory(*arguments)
+        ek("engine", "quarantine", newer.digest.short, "--reason", "leaks", "--yes")
+
+    monkeypatch.setattr(pulling, "write_directory", slow)
+    said = ek("pull", newer.digest.short, "--into", into)
+    assert (said.code, loaded(into)) == (5, b"first")
+    assert "closed during the download" in said.err
+    assert [path.name for path in (into / "engines").iterdir()] == [engine.digest.short]
+    assert [one["engine"] for one in ek("where", "--json").json] == [engine.digest.short]
+
+
+def test_the_current_one_stays_whatever_became_of_it(
+    ek: Ek, site: Site, engine: Engine, into: Path
+) -> None:
+    ek("pull", engine.digest.short, "--into", into)
+    wish = pulling.wanted(site.bench, engine.digest.short, None, into)
+    ek("engine", "revoke", engine.digest.short, "--reason", "leaks", "--yes")
+    with pytest.raises(GateClosedError):
+        pulling.pull(site.bench, wish)
+    assert loaded(into) == b"first"
+    assert ek("run-check", into / "current", "--offline").code == 5  # its evidence says so now
 
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - as shutil's own
