@@ -1,13 +1,14 @@
 """Whether the registry that is read is the registry of today: the reader's side of a snapshot.
 
-What has been seen is remembered in a small file of this machine, by store, and never goes back.
+What has been seen is remembered in a small file of this machine, by store, and never goes back:
+the highest version, and every engine and key that any of them revoked.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,19 +44,22 @@ class Freshness:
     fault: str | None
     """Why nothing new may be deployed by it; None for a fresh one."""
 
+    kept: RegistryState = field(default_factory=RegistryState)
+    """What the snapshots that were seen here before revoked."""
+
     def trusting(self, trust: Trust) -> Trust:
-        """Returns the trust without the keys that the snapshot revokes."""
-        if self.snapshot is None:
-            return trust
-        return trust.revoking(*self.snapshot.state.key_revocations)
+        """Returns the trust without the keys that this snapshot, or one before it, revokes."""
+        found = () if self.snapshot is None else self.snapshot.state.key_revocations
+        return trust.revoking(*self.kept.key_revocations).revoking(*found)
 
     def counts(self, waiver: Digest) -> bool:
         """Says whether the snapshot vouches for a waiver."""
         return self.snapshot is not None and waiver in self.snapshot.state.waivers
 
     def revokes(self, engine: Digest) -> bool:
-        """Says whether the snapshot says that an engine is revoked."""
-        return self.snapshot is not None and engine in self.snapshot.state.revoked_engines
+        """Says whether this snapshot, or one before it, says that an engine is revoked."""
+        found = () if self.snapshot is None else self.snapshot.state.revoked_engines
+        return engine in self.kept.revoked_engines or engine in found
 
 
 def age_of(snapshot: Snapshot, trust: Trust) -> Freshness:
@@ -68,7 +72,7 @@ def age_of(snapshot: Snapshot, trust: Trust) -> Freshness:
 
 @dataclass(frozen=True)
 class Memory:
-    """The highest version that this machine has seen of each store."""
+    """What this machine has seen of each store: the highest version, and what was revoked."""
 
     path: Path
 
@@ -76,6 +80,13 @@ class Memory:
         """Returns version and digest of what was seen of a store; None before the first time."""
         entry = self._read().get(store)
         return None if entry is None else (entry["version"], entry["digest"])
+
+    def revoked(self, store: str) -> RegistryState | None:
+        """Returns what the snapshots revoked that were seen of a store.
+
+        None before the first time, and where an earlier version of Enginekeeper kept only numbers.
+        """
+        return _revoked(self._read().get(store, {}))
 
     def remember(self, store: str, snapshot: Snapshot) -> None:
         """Remembers a snapshot, unless a later one was seen."""
@@ -89,9 +100,16 @@ class Memory:
         with locked(self.path.with_suffix(".lock")):
             stores = self._read()
             known = stores.get(store)
-            if known is not None and known["version"] >= snapshot.version:
+            if known is not None and _is_behind(snapshot, (known["version"], known["digest"])):
                 return
-            stores[store] = {"version": snapshot.version, "digest": str(snapshot.digest)}
+            kept = _revoked(known or {}) or RegistryState()
+            stores[store] = {
+                "version": snapshot.version,
+                "digest": str(snapshot.digest),
+                "revoked": snapshot.state.lasting().carrying(kept).as_dict(),
+            }
+            if stores[store] == known:
+                return
             document = {"schema": _SEEN, "stores": stores}
             write_whole(self.path, json.dumps(document, indent=2).encode())
 
@@ -125,13 +143,15 @@ class SnapshotReader:
         expired, a store that does not answer, and a memory that cannot be read, are faults and are
         not raised.
         """
+        kept = RegistryState()
         try:
+            kept = self.memory.revoked(store.url) or kept
             snapshot = self.snapshot(store, trust)
         except (
             IntegrityError, InvalidRecordError, RecordNotFoundError, StoreUnavailableError,
         ) as error:  # fmt: skip
-            return Freshness(None, str(error))
-        return age_of(snapshot, trust)
+            return Freshness(None, str(error), kept)
+        return replace(age_of(snapshot, trust), kept=kept)
 
     def snapshot(self, store: BlobStore, trust: Trust) -> Snapshot:
         """Returns the store's snapshot, expired or not.
@@ -141,12 +161,11 @@ class SnapshotReader:
         """
         snapshot = read_snapshot(store.get_document(SNAPSHOT), trust)
         seen = self.memory.seen(store.url)
-        found = (snapshot.version, str(snapshot.digest))
-        if seen is not None and (found[0] < seen[0] or (found[0] == seen[0] and found != seen)):
+        if seen is not None and _is_behind(snapshot, seen):
             raise IntegrityError(
                 "the snapshot is older than, or another than, one that was seen here",
                 where=f"{store.url}/{SNAPSHOT}",
-                actual=f"version {found[0]} ({found[1][:19]})",
+                actual=f"version {snapshot.version} ({str(snapshot.digest)[:19]})",
                 expected=f"version {seen[0]} ({seen[1][:19]}) or later",
                 remedy="find out who set the store back; what runs may go on running",
             )
@@ -155,19 +174,23 @@ class SnapshotReader:
 
     def publish(
         self, store: BlobStore, trust: Trust, state: Callable[[], RegistryState],
-        lifetime: timedelta, signers: tuple[Signer, ...],
+        lifetime: timedelta, signers: tuple[Signer, ...], *, accept_loss: bool = False,
     ) -> Snapshot:  # fmt: skip
         """Signs and writes the next snapshot; the state is asked for again when others were faster.
 
         The next version is above everything that this machine has seen, so that a store that was
-        set back is mended by publishing. An engine that the last snapshot revokes is revoked in the
-        next, whatever the state says: a catalogue that was set back is not signed.
+        set back is mended by publishing. What the last snapshot revokes, and what was seen revoked
+        here, engine or key, is revoked in the next, whatever state and store say: what was set back
+        is not signed. Raises IntegrityError where the store lost the last snapshot and this machine
+        does not know what it revoked, unless that loss is accepted.
         """
         for attempt in range(_TRIES):
             current = _current(store)
             last = _believed(current, trust)
+            if not accept_loss:
+                self._require_known(store, current, last)
             version = 1 + max(self._seen(store), 0 if last is None else last.version)
-            following = state() if last is None else state().revoking(last.state.revoked_engines)
+            following = self._carried_on(store, state(), last)
             issued_at = trust.clock()
             envelope = sealed(following, version, issued_at, issued_at + lifetime, *signers)
             snapshot = read_snapshot(envelope, trust)
@@ -182,6 +205,33 @@ class SnapshotReader:
             self.memory.remember(store.url, snapshot)
             return snapshot
         raise AssertionError("the last attempt returns or raises")
+
+    def _carried_on(
+        self, store: BlobStore, state: RegistryState, last: Snapshot | None
+    ) -> RegistryState:
+        """Returns a state with all that was revoked before, as store and memory have it."""
+        kept = self.memory.revoked(store.url) or RegistryState()
+        return state.carrying(kept if last is None else last.state.lasting().carrying(kept))
+
+    def _require_known(
+        self, store: BlobStore, current: Document | None, last: Snapshot | None
+    ) -> None:
+        """Raises IntegrityError unless all that was revoked before can be carried on."""
+        seen = self.memory.seen(store.url)
+        if self.memory.revoked(store.url) is not None:
+            return
+        lost = current is not None or seen is not None
+        if lost if last is None else seen is not None and _is_behind(last, seen):
+            raise IntegrityError(
+                "the last snapshot is not in the store, and what it revoked is not known here",
+                where=f"{store.url}/{SNAPSHOT}",
+                actual="none that is believed" if last is None else f"version {last.version}",
+                expected="one that a trusted keeper signed"
+                if seen is None
+                else f"version {seen[0]} ({seen[1][:19]}) or later",
+                remedy="publish from a machine that has seen it, or put it back; if it is lost, "
+                "revoke again what was revoked and enginekeeper snapshot publish --accept-loss",
+            )
 
     def _seen(self, store: BlobStore) -> int:
         seen = self.memory.seen(store.url)
@@ -226,6 +276,12 @@ def _facts(state: RegistryState) -> Mapping[str, str]:
     }
 
 
+def _is_behind(snapshot: Snapshot, seen: tuple[int, str]) -> bool:
+    """Says whether a snapshot is older than, or another of the version of, one that was seen."""
+    found = (snapshot.version, str(snapshot.digest))
+    return found[0] < seen[0] or (found[0] == seen[0] and found != seen)
+
+
 def _current(store: BlobStore) -> Document | None:
     try:
         return store.read_document(SNAPSHOT)
@@ -248,7 +304,18 @@ def _stores(document: Mapping[str, Any]) -> dict[str, Any]:
     stores = document.get("stores")
     if not isinstance(stores, dict) or not all(_is_entry(one) for one in stores.values()):
         raise InvalidRecordError("not a version and a digest for each store", actual=stores)
+    for one in stores.values():
+        _revoked(one)
     return stores
+
+
+def _revoked(entry: Mapping[str, Any]) -> RegistryState | None:
+    if "revoked" not in entry:
+        return None
+    try:
+        return RegistryState.from_dict(entry["revoked"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InvalidRecordError(f"not what was revoked: {error}", actual=entry) from error
 
 
 def _is_entry(entry: object) -> bool:

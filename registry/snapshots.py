@@ -3,7 +3,7 @@
 Rules:
 
 - a keeper signs version, expiry and state: where channels point, which engines and keys are
-  revoked, which waivers are in force; an engine that one of them revokes, all later ones do;
+  revoked, which waivers are in force; what one of them revokes, engine or key, all later ones do;
 - the version only grows; the document moves by compare-and-swap, so that of two who publish at
   once one begins again with what the other wrote;
 - a reader remembers the highest version it has seen of a store, and refuses an older one, another
@@ -57,6 +57,18 @@ class RegistryState:
     def revoking(self, engines: Iterable[Digest]) -> RegistryState:
         """Returns the same state, in which these engines are revoked, too."""
         return replace(self, revoked_engines=self.revoked_engines.union(engines))
+
+    def lasting(self) -> RegistryState:
+        """Returns what no later snapshot may lack: the revocations of engines and of keys."""
+        return RegistryState(
+            revoked_engines=self.revoked_engines, key_revocations=self.key_revocations
+        )
+
+    def carrying(self, earlier: RegistryState) -> RegistryState:
+        """Returns the same state, in which what an earlier one revokes is revoked, too."""
+        keys = tuple(one for one in earlier.key_revocations if one not in self.key_revocations)
+        carried = self.revoking(earlier.revoked_engines)
+        return replace(carried, key_revocations=(*self.key_revocations, *keys))
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the state as a JSON object."""

@@ -29,9 +29,17 @@ def snapshot() -> None:
     "--expires-in", "hours", type=Hours(0.01), default=168.0, show_default=True,
     metavar="HOURS", help="How long it is fresh: publish again well before.",
 )  # fmt: skip
+@click.option(
+    "--accept-loss", is_flag=True,
+    help="Publish though the last snapshot is lost and nobody here knows what it revoked.",
+)  # fmt: skip
 @json_option
-def publish(hours: float, as_json: bool) -> int:
-    """Sign the state of the catalogue and of the trust file as the next version."""
+def publish(hours: float, accept_loss: bool, as_json: bool) -> int:
+    """Sign the state of the catalogue and of the trust file as the next version.
+
+    What an earlier one revoked, engine or key, stays revoked, whatever catalogue and store say.
+    Exits 11 where that is known neither here nor in the store.
+    """
     from enginekeeper.orchestration.bench import open_bench
     from registry.trust import Purpose
 
@@ -39,8 +47,9 @@ def publish(hours: float, as_json: bool) -> int:
     signers = bench.signers(Purpose.SNAPSHOT)
     registry = bench.registry
     made = bench.snapshots.publish(
-        registry.store, bench.trust, registry.state, timedelta(hours=hours), signers
-    )
+        registry.store, bench.trust, registry.state, timedelta(hours=hours), signers,
+        accept_loss=accept_loss,
+    )  # fmt: skip
     output = Output(as_json)
     output.document(made.as_dict(), _text(made))
     output.note(f"snapshot {made.version} is in the store")
