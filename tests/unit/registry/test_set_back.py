@@ -104,7 +104,7 @@ def test_what_was_revoked_stays_so_when_a_set_back_registry_is_published(
 ) -> None:
     keeper.put_snapshot(lying_there(keeper, left))
     made = keeper.publish()
-    assert (made.version, made.state.revoked_engines) == (3, {victim.digest})
+    assert (made.version, made.state.revoked_engines) == (3, frozenset({victim.digest}))
     assert keeper.rule(victim) == "revoked"
 
 
