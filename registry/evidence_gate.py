@@ -6,6 +6,8 @@ Rules:
   differs, and all of them are signed;
 - every statement in the evidence must verify: one that does not could be the verdict that closes
   the gate, so nothing is left out to open it;
+- nor is the order of the statements believed: the verdict that was signed last counts, and of two
+  of one moment the one that is no pass;
 - a quarantine is not signed and not in the evidence: only the registry knows of one;
 - where the trust asks for a snapshot, the one that was kept counts until it expires;
 - a registry that answers, and does not know the engine, keeps the gate closed: it may have been
@@ -15,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
@@ -26,6 +29,7 @@ from registry.revocations import found_beside, revocations_beside
 from registry.service import Registry
 from registry.snapshots import read_snapshot
 from registry.trust import Trust
+from registry.types import Result, Verdict
 from registry.waivers import ended_together
 
 
@@ -48,8 +52,9 @@ class EvidenceGate:
         now = self.trust.clock()
         verdicts = [
             signed_verdict(engine, one.document, one.envelope.encode(), self.trust, now)
-            for one in reversed(evidence.judgements)  # as the registry has them: newest first
+            for one in evidence.judgements
         ]
+        verdicts.sort(key=_signed_last, reverse=True)
         waivers = ended_together(
             replace(
                 signed_waiver(engine, one.envelope.encode(), self.trust, now), ending=one.ending
@@ -76,6 +81,10 @@ class EvidenceGate:
         except IntegrityError as error:
             return Freshness(None, str(error))
         return age_of(snapshot, self.trust)
+
+
+def _signed_last(verdict: Verdict) -> tuple[datetime, bool]:
+    return (verdict.issued_at, verdict.result is not Result.PASS)
 
 
 def decide_unknown(
