@@ -9,7 +9,8 @@ Rules:
 - nor is the order of the statements believed: the verdict that was signed last counts, and of two
   of one moment the one that is no pass;
 - a quarantine is not signed and not in the evidence: only the registry knows of one;
-- where the trust asks for a snapshot, the one that was kept counts until it expires;
+- where the trust asks for a snapshot, the one that was kept counts until it expires, with what
+  later ones revoked that this machine has seen;
 - a registry that answers, and does not know the engine, keeps the gate closed: it may have been
   revoked and swept, and its evidence, written before, says nothing of that.
 """
@@ -22,7 +23,7 @@ from datetime import datetime
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
 from registry.evidence import Evidence, require
-from registry.freshness import Freshness, age_of
+from registry.freshness import Freshness, SnapshotReader, age_of
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
 from registry.publishing import signed_verdict, signed_waiver
 from registry.revocations import found_beside, revocations_beside
@@ -42,6 +43,12 @@ class EvidenceGate:
     driver_scope: DriverScope = DriverScope.EXACT
     snapshot: bytes | None = None
     """The signed snapshot that was kept when the engine was brought here."""
+
+    reader: SnapshotReader | None = None
+    """What this machine has seen of snapshots; None where it cannot have seen any."""
+
+    store: str = ""
+    """Whose snapshots: the address that what was seen is remembered by."""
 
     def decide(self, evidence: Evidence, environment: Environment) -> GateDecision:
         """Decides whether an engine may run in an environment.
@@ -76,6 +83,8 @@ class EvidenceGate:
             return None
         if self.snapshot is None:
             return Freshness(None, "no snapshot of the registry was kept beside the engine")
+        if self.reader is not None:
+            return self.reader.kept(self.snapshot, self.store, self.trust)
         try:
             snapshot = read_snapshot(self.snapshot, self.trust)
         except IntegrityError as error:
