@@ -6,8 +6,11 @@ Rules:
   differs, and all of them are signed;
 - every statement in the evidence must verify: one that does not could be the verdict that closes
   the gate, so nothing is left out to open it;
+- nor is the order of the statements believed: the verdict that was signed last counts, and of two
+  of one moment the one that is no pass;
 - a quarantine is not signed and not in the evidence: only the registry knows of one;
-- where the trust asks for a snapshot, the one that was kept counts until it expires;
+- where the trust asks for a snapshot, the one that was kept counts until it expires, with what
+  later ones revoked that this machine has seen;
 - a registry that answers, and does not know the engine, keeps the gate closed: it may have been
   revoked and swept, and its evidence, written before, says nothing of that.
 """
@@ -15,17 +18,19 @@ Rules:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
 from registry.evidence import Evidence, require
-from registry.freshness import Freshness, age_of
+from registry.freshness import Freshness, SnapshotReader, age_of
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
 from registry.publishing import signed_verdict, signed_waiver
 from registry.revocations import found_beside, revocations_beside
 from registry.service import Registry
 from registry.snapshots import read_snapshot
 from registry.trust import Trust
+from registry.types import Result, Verdict
 from registry.waivers import ended_together
 
 
@@ -39,6 +44,12 @@ class EvidenceGate:
     snapshot: bytes | None = None
     """The signed snapshot that was kept when the engine was brought here."""
 
+    reader: SnapshotReader | None = None
+    """What this machine has seen of snapshots; None where it cannot have seen any."""
+
+    store: str = ""
+    """Whose snapshots: the address that what was seen is remembered by."""
+
     def decide(self, evidence: Evidence, environment: Environment) -> GateDecision:
         """Decides whether an engine may run in an environment.
 
@@ -48,8 +59,9 @@ class EvidenceGate:
         now = self.trust.clock()
         verdicts = [
             signed_verdict(engine, one.document, one.envelope.encode(), self.trust, now)
-            for one in reversed(evidence.judgements)  # as the registry has them: newest first
+            for one in evidence.judgements
         ]
+        verdicts.sort(key=_signed_last, reverse=True)
         waivers = ended_together(
             replace(
                 signed_waiver(engine, one.envelope.encode(), self.trust, now), ending=one.ending
@@ -71,11 +83,17 @@ class EvidenceGate:
             return None
         if self.snapshot is None:
             return Freshness(None, "no snapshot of the registry was kept beside the engine")
+        if self.reader is not None:
+            return self.reader.kept(self.snapshot, self.store, self.trust)
         try:
             snapshot = read_snapshot(self.snapshot, self.trust)
         except IntegrityError as error:
             return Freshness(None, str(error))
         return age_of(snapshot, self.trust)
+
+
+def _signed_last(verdict: Verdict) -> tuple[datetime, bool]:
+    return (verdict.issued_at, verdict.result is not Result.PASS)
 
 
 def decide_unknown(

@@ -153,6 +153,25 @@ class SnapshotReader:
             return Freshness(None, str(error), kept)
         return replace(age_of(snapshot, trust), kept=kept)
 
+    def kept(self, data: bytes, store: str, trust: Trust) -> Freshness:
+        """Says what a snapshot of a store is worth that was kept for when the store is silent.
+
+        One that is older than what was seen since is believed until it expires, with all that was
+        seen revoked since, and no waiver counts by it: it may have ended. Faults are not raised.
+        """
+        kept: RegistryState | None = None
+        try:
+            kept, seen = self.memory.revoked(store), self.memory.seen(store)
+            snapshot = read_snapshot(data, trust)
+        except (IntegrityError, InvalidRecordError, StoreUnavailableError) as error:
+            return Freshness(None, str(error), kept or RegistryState())
+        if seen is not None and _is_behind(snapshot, seen):
+            if kept is None:
+                fault = "a later snapshot was seen here, and what it revoked was not remembered"
+                return Freshness(None, fault)
+            snapshot = replace(snapshot, state=replace(snapshot.state, waivers=frozenset()))
+        return replace(age_of(snapshot, trust), kept=kept or RegistryState())
+
     def snapshot(self, store: BlobStore, trust: Trust) -> Snapshot:
         """Returns the store's snapshot, expired or not.
 

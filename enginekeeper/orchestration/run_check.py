@@ -22,6 +22,7 @@ from enginekeeper.fleet.pulls import SNAPSHOT
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.nodes import ThisNode
 from registry.blobs.interface import MAX_DOCUMENT
+from registry.blobs.select import open_store
 from registry.bundles import FILES, read_directory
 from registry.digests import Digest
 from registry.environments import Environment
@@ -89,7 +90,10 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
         else:
             decision = known or decide_unknown(registry, evidence, environment)
             return RunCheck(digest, files, decision, "registry")
-    gate = EvidenceGate(bench.trust, refusal, snapshot=_kept_snapshot(root))
+    gate = EvidenceGate(
+        bench.trust, refusal, snapshot=_kept_snapshot(root), reader=bench.snapshots,
+        store=open_store(bench.settings.store_url).url,
+    )  # fmt: skip
     return RunCheck(digest, files, gate.decide(evidence, environment), "evidence", silence)
 
 

@@ -18,6 +18,8 @@ from registry.attestations import Statement, sign
 from registry.blobs.interface import BlobStore
 from registry.digests import digest_bytes
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RecordNotFoundError
+from registry.evidence_gate import EvidenceGate
+from registry.exchange import evidence_of
 from registry.freshness import (
     Freshness,
     Memory,
@@ -355,3 +357,56 @@ def test_a_memory_that_is_no_file_closes_the_gate(strict: Workbench, tmp_path: P
     (tmp_path / "seen.json").unlink()
     (tmp_path / "seen.json").mkdir()
     assert rule(strict, engine) == "stale-snapshot"
+
+
+def offline(strict: Workbench, engine: Any, kept: bytes) -> str:  # noqa: ANN401 - an engine
+    """Returns what a node says without its registry, by a snapshot that it kept."""
+    registry = strict.registry
+    gate = EvidenceGate(
+        registry.trust, registry.compatibility, snapshot=kept, reader=registry.snapshots,
+        store=registry.store.url,
+    )  # fmt: skip
+    return gate.decide(evidence_of(registry, engine), CPU).rule
+
+
+def kept_then_moved(strict: Workbench) -> tuple[Any, Any, Any, bytes]:
+    """Returns engines of which one passed, one failed and one is waived, and a kept snapshot."""
+    good, bad, waived = (strict.publish(content=one) for one in (b"good", b"bad", b"waived"))
+    strict.judge(good)
+    strict.judge(bad)
+    strict.waive(waived, "never-judged")
+    publish(strict)
+    return good, bad, waived, strict.registry.store.get_document(SNAPSHOT)
+
+
+def test_an_older_snapshot_that_was_kept_does_not_undo_what_was_seen_since(
+    strict: Workbench,
+) -> None:
+    good, bad, waived, kept = kept_then_moved(strict)
+    assert [offline(strict, one, kept) for one in (good, bad, waived)] == [
+        "qualified", "qualified", "waived",
+    ]  # fmt: skip
+    evidence = evidence_of(strict.registry, bad)
+    revoke(strict.registry, bad, "leaks", strict.signers.revoker)
+    publish(strict)
+    registry = strict.registry
+    stale = EvidenceGate(
+        registry.trust, registry.compatibility, snapshot=kept, reader=registry.snapshots,
+        store=registry.store.url,
+    )  # fmt: skip
+    assert stale.decide(evidence, CPU).rule == "revoked"
+    assert [offline(strict, one, kept) for one in (good, waived)] == ["qualified", "never-judged"]
+
+
+def test_a_memory_that_kept_only_numbers_believes_no_older_snapshot(strict: Workbench) -> None:
+    good, *_, kept = kept_then_moved(strict)
+    publish(strict)
+    assert strict.registry.snapshots is not None
+    path = strict.registry.snapshots.memory.path
+    document = json.loads(path.read_text())
+    for entry in document["stores"].values():
+        del entry["revoked"]
+    path.write_text(json.dumps(document))
+    assert offline(strict, good, kept) == "stale-snapshot"
+    path.write_text("{")
+    assert offline(strict, good, kept) == "stale-snapshot"
