@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry import layout
+from registry.blobs.interface import BlobStore
 from registry.bundles import FILES, unpack
-from registry.digests import digest_bytes
+from registry.digests import canonical_json, digest_bytes
 from registry.evidence import Check, Evidence, Judgement, ModelFacts, Permission, checks
-from registry.publishing import EnginePublication, later_than, signed_verdict
+from registry.publishing import EnginePublication, later_than, signed_verdict, signed_waiver
+from registry.records import Draft
 from registry.service import Registry
 from registry.trust import Purpose
-from registry.types import Engine
+from registry.types import Engine, Verdict, Waiver
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def recorded_checks(registry: Registry, engine: Engine) -> Iterator[Check]:
 def import_bundle(registry: Registry, path: Path, scratch: Path) -> Imported:
     """Publishes a bundle's engine; the same bundle again changes nothing.
 
-    Everything in it is verified, by this registry's own trust, before any of it is visible.
+    Everything in it is verified, by this registry's own trust, before any of it is visible, and all
+    of it becomes visible at once: who is killed here has imported nothing.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="import-", dir=scratch) as place:
@@ -77,14 +80,12 @@ def import_bundle(registry: Registry, path: Path, scratch: Path) -> Imported:
 
 def _publish(registry: Registry, evidence: Evidence, directory: Path) -> Imported:
     model, names = evidence.model, evidence.names
-    wanted = evidence.engine(registry.clock())
-    for envelope in evidence.revocations:  # before the engine: it must not be seen without them
-        revocation = envelope.encode()
-        name = layout.attestation_name(wanted.path, Purpose.REVOCATION, digest_bytes(revocation))
-        registry.store.put_document(name, revocation)
+    statements = _Statements.of(evidence, registry)
+    statements.put_beside(registry.store)
     registry.record_model(
         model.digest, model.name, source=model.source, architecture=model.architecture
     )
+    superseded: list[Verdict] = []
     engine = registry.publish_engine(
         EnginePublication(
             directory / FILES,
@@ -95,18 +96,68 @@ def _publish(registry: Registry, evidence: Evidence, directory: Path) -> Importe
             names.recipe,
             names.target,
             names.variant,
-        )
+        ),
+        also=lambda draft, _engine: superseded.extend(statements.record(draft)),
     )
-    superseded = 0
-    for one in evidence.judgements:
-        signed, vsa = one.envelope.encode(), None if one.summary is None else one.summary.encode()
-        verdict = signed_verdict(engine, one.document, signed, registry.trust, registry.clock())
-        if later_than(verdict, registry.verdicts(engine.digest)) is not None:
-            superseded += 1
-            continue
-        registry.record_verdict(engine.digest, one.document, signed, vsa)
-    for permission in evidence.permissions:
-        waiver = registry.grant_waiver(engine.digest, permission.envelope.encode())
-        if permission.ending is not None:
-            registry.end_waiver(waiver.digest, permission.ending.encode())
-    return Imported(engine, len(evidence.judgements) - superseded, superseded)
+    return Imported(engine, len(evidence.judgements) - len(superseded), len(superseded))
+
+
+@dataclass(frozen=True)
+class _Statements:
+    """What evidence says of its engine, verified: documents first, then rows, all at once."""
+
+    engine: Engine
+    evidence: Evidence
+    verdicts: tuple[Verdict, ...]
+    waivers: tuple[Waiver, ...]
+
+    @classmethod
+    def of(cls, evidence: Evidence, registry: Registry) -> _Statements:
+        """Returns the statements of evidence; raises IntegrityError for one that does not count."""
+        trust, now = registry.trust, registry.clock()
+        engine = evidence.engine(now)
+        verdicts = (
+            replace(
+                signed_verdict(engine, one.document, one.envelope.encode(), trust, now),
+                vsa=one.summary,
+            )
+            for one in evidence.judgements
+        )
+        waivers = (
+            replace(signed_waiver(engine, one.envelope.encode(), trust, now), ending=one.ending)
+            for one in evidence.permissions
+        )
+        return cls(engine, evidence, tuple(verdicts), tuple(waivers))
+
+    def put_beside(self, store: BlobStore) -> None:
+        """Puts every statement beside where the engine lies; those that stop it come first."""
+        evidence = self.evidence
+        endings = [one.ending for one in evidence.permissions if one.ending is not None]
+        summaries = [one.summary for one in evidence.judgements if one.summary is not None]
+        for kind, envelopes in (
+            (Purpose.REVOCATION, evidence.revocations),
+            (layout.WAIVER_END, endings),
+            (Purpose.WAIVER, [one.envelope for one in evidence.permissions]),
+            (Purpose.VERDICT, [one.envelope for one in evidence.judgements]),
+            (layout.SUMMARY, summaries),
+        ):
+            for envelope in envelopes:
+                data = envelope.encode()
+                name = layout.attestation_name(self.engine.path, kind, digest_bytes(data))
+                store.put_document(name, data)
+        for verdict, one in zip(self.verdicts, evidence.judgements, strict=True):
+            store.put_document(verdict.path, canonical_json(one.document))
+
+    def record(self, draft: Draft) -> list[Verdict]:
+        """Records verdicts, oldest first, and waivers; returns the passes that were left out."""
+        superseded = []
+        for verdict in self.verdicts:
+            if later_than(verdict, draft.verdicts(self.engine.digest)) is not None:
+                superseded.append(verdict)
+                continue
+            draft.add_verdict(verdict)
+        for waiver in self.waivers:
+            draft.add_waiver(waiver)
+            if waiver.ending is not None:
+                draft.end_waiver(waiver.digest, waiver.ending)
+        return superseded

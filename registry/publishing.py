@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from registry import layout
-from registry.attestations import VerdictClaim, read_claim, verify, verify_reference
+from registry.attestations import read_claim, verify, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, canonical_json, digest_bytes
@@ -124,12 +124,14 @@ class Publisher:
 
         return self._record(manifest, folder, store, lambda draft: draft.add_checkpoint(checkpoint))
 
-    def engine(self, publication: EnginePublication) -> Engine:
+    def engine(
+        self, publication: EnginePublication, also: Callable[[Draft, Engine], object]
+    ) -> Engine:
         """Publishes an engine; publishing the same one again returns it.
 
         One that is recorded with a statement whose signer is not trusted any more gets the new
-        statement instead. Raises IntegrityError unless a trusted builder signed this manifest,
-        key and names.
+        statement instead. What `also` records is kept with the engine or not at all. Raises
+        IntegrityError unless a trusted builder signed this manifest, key and names.
         """
         manifest, key = publication.manifest, publication.key
         check_manifest(manifest, key)
@@ -164,7 +166,9 @@ class Publisher:
             self._attest(folder, Purpose.BUILD, publication.provenance)
 
         def record(draft: Draft) -> Engine:
-            return self._believed(draft, draft.add_engine(engine), engine.provenance)
+            found = self._believed(draft, draft.add_engine(engine), engine.provenance)
+            also(draft, found)
+            return found
 
         return self._record(manifest, folder, store, record)
 
@@ -300,11 +304,20 @@ def signed_verdict(
 
     Raises IntegrityError unless a trusted validator signed this document on this engine.
     """
+    verdict = stated_verdict(engine, envelope, trust, at)
+    _check_document(verdict, document, digest_bytes(canonical_json(document)))
+    return verdict
+
+
+def stated_verdict(engine: Engine, envelope: bytes, trust: Trust, at: datetime) -> Verdict:
+    """Returns the verdict that an envelope signs, wherever its document is.
+
+    Raises IntegrityError unless a trusted validator signed it of this engine.
+    """
     statement = verify(
         envelope, trust, Purpose.VERDICT, subject=engine.digest, simulated=engine.simulated
     )
     claim = read_claim(statement)
-    _check_document(claim, document, digest_bytes(canonical_json(document)))
     return Verdict(
         digest=digest_bytes(envelope),
         engine=engine.digest,
@@ -397,7 +410,7 @@ def _check_world(view: View, manifest: Manifest, checkpoint: Digest | None) -> N
         )  # fmt: skip
 
 
-def _check_document(claim: VerdictClaim, document: Mapping[str, Any], digest: Digest) -> None:
+def _check_document(claim: Verdict, document: Mapping[str, Any], digest: Digest) -> None:
     said = {
         "result": document.get("result"),
         "fidelity": _line(document, "fidelity"),

@@ -46,7 +46,7 @@ from registry.publishing import (
     ReferencePublication,
 )
 from registry.queries import View
-from registry.records import UNNAMED
+from registry.records import UNNAMED, Draft
 from registry.resolution import Meets, Resolution, resolve
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
@@ -105,11 +105,22 @@ class Registry:
         """Publishes a checkpoint; publishing the same one again returns it."""
         return self._publisher().checkpoint(publication)
 
-    def publish_engine(self, publication: EnginePublication) -> Engine:
-        """Publishes an engine whose build a trusted builder signed; again returns it."""
-        engine = self._publisher().engine(publication)
-        self.take_in_revocations(engine)  # these bytes may have been swept since
-        return engine
+    def publish_engine(
+        self, publication: EnginePublication, also: Callable[[Draft, Engine], object] | None = None
+    ) -> Engine:
+        """Publishes an engine whose build a trusted builder signed; again returns it.
+
+        What `also` records of the engine, and what lies signed beside it, is seen with it or not at
+        all.
+        """
+
+        def record(draft: Draft, engine: Engine) -> None:
+            if also is not None:
+                also(draft, engine)
+            # These bytes may have been swept since, and what stops them stays.
+            take_in(draft, find_lost(draft, self.store, engine, self.trust, self.clock()))
+
+        return self._publisher().engine(publication, record)
 
     def record_reference(self, publication: ReferencePublication) -> Reference:
         """Publishes a reference that a trusted recorder signed; again returns it."""
@@ -233,7 +244,7 @@ class Registry:
     def take_in_revocations(self, engine: Engine) -> int:
         """Records what lies beside an engine and the catalogue lost; says how many revocations.
 
-        The ends of waivers are taken in, too.
+        The ends of waivers, and verdicts, are taken in, too.
         """
         with self.catalogue.read() as view:
             lost = find_lost(view, self.store, engine, self.trust, self.clock())

@@ -31,7 +31,7 @@ from registry.attestations import (
 )
 from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
-from registry.envelopes import Asked, count_signers, signed_payload, statement_digest
+from registry.envelopes import Asked, count_signers, signed_payload, statement_digest, told_by
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.trust import Purpose, Trust, TrustRoot, read_moment
@@ -166,21 +166,17 @@ def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
 def ended_together(waivers: Iterable[Waiver]) -> list[Waiver]:
     """Returns waivers in their order; of those that say the same, all are ended if one is."""
     found = list(waivers)
-    endings = {(one.engine, _said_by(one)): one.ending for one in found if one.ending is not None}
+    endings = {
+        (one.engine, told_by(one.envelope.encode())): one.ending
+        for one in found
+        if one.ending is not None
+    }
     return [
-        replace(one, ending=endings.get((one.engine, _said_by(one))))
+        replace(one, ending=endings.get((one.engine, told_by(one.envelope.encode()))))
         if endings and one.ending is None
         else one
         for one in found
     ]
-
-
-def _said_by(waiver: Waiver) -> Digest:
-    """Names what a waiver says; one whose envelope cannot be read says nothing that counts."""
-    try:
-        return statement_digest(waiver.envelope.encode())
-    except IntegrityError:
-        return waiver.digest
 
 
 def endings_beside(store: BlobStore, engine: Engine) -> tuple[bytes, ...]:
