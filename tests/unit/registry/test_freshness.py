@@ -17,7 +17,13 @@ from sqlalchemy import delete
 from registry.attestations import Statement, sign
 from registry.blobs.interface import BlobStore
 from registry.digests import digest_bytes
-from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RecordNotFoundError
+from registry.errors import (
+    ConflictError,
+    GateClosedError,
+    IntegrityError,
+    InvalidRecordError,
+    RecordNotFoundError,
+)
 from registry.evidence_gate import EvidenceGate
 from registry.exchange import evidence_of
 from registry.freshness import (
@@ -410,3 +416,15 @@ def test_a_memory_that_kept_only_numbers_believes_no_older_snapshot(strict: Work
     assert offline(strict, good, kept) == "stale-snapshot"
     path.write_text("{")
     assert offline(strict, good, kept) == "stale-snapshot"
+
+
+def test_what_the_snapshot_revokes_goes_nowhere_though_its_row_is_lost(strict: Workbench) -> None:
+    engine = strict.publish()
+    publish(strict)
+    strict.registry.require_unheld(engine)
+    revoke(strict.registry, engine, "leaks", strict.signers.revoker)
+    publish(strict)
+    with strict.registry.catalogue.edit() as draft:
+        draft._session.execute(delete(StandingRow))
+    with pytest.raises(GateClosedError, match="held"):
+        strict.registry.require_unheld(engine)
