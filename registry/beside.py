@@ -1,9 +1,9 @@
 """What lies signed beside an engine in the store, and counts again where the catalogue lost it.
 
-Revocations, and the ends of waivers: a catalogue that was restored, edited or swept may lack their
-rows. They are looked for before an engine gets anywhere: when it, or a waiver for it, is published,
-when a channel is moved to it, and by a scrub. The gate looks while the catalogue says that it was
-restored from a backup and nobody has scrubbed since; it records nothing.
+Revocations, the ends of waivers, and verdicts: a catalogue that was restored, edited or swept may
+lack their rows. They are looked for before an engine gets anywhere: when it, or a waiver for it, is
+published, when a channel is moved to it, and by a scrub. The gate looks while the catalogue says
+that it was restored from a backup and nobody has scrubbed since; it records nothing.
 
 Example:
     with catalogue.read() as view:
@@ -14,19 +14,22 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from registry import layout
 from registry.blobs.interface import BlobStore
 from registry.digests import Digest
+from registry.envelopes import told_by
+from registry.errors import IntegrityError
+from registry.publishing import stated_verdict
 from registry.queries import View
 from registry.records import Draft
 from registry.revocations import found_beside, revocations_beside
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Purpose, Trust
-from registry.types import Engine, Waiver
+from registry.types import Engine, Result, Verdict, Waiver
 from registry.waivers import ended_together, ending_among, endings_beside
 
 
@@ -37,12 +40,14 @@ class Lost:
     revocations: tuple[StandingChange, ...] = ()
     endings: tuple[tuple[Digest, str], ...] = ()
     """Waivers that have ended, each with the envelope that says so."""
+    verdicts: tuple[Verdict, ...] = ()
+    """Those after which nothing recorded was said there, in the order in which they were issued."""
     unread: str | None = None
     """Why it could not be told; None where it could."""
 
     def __bool__(self) -> bool:
         """Says whether there is anything to take in."""
-        return bool(self.revocations or self.endings)
+        return bool(self.revocations or self.endings or self.verdicts)
 
     def among_waivers(self, waivers: Iterable[Waiver]) -> list[Waiver]:
         """Returns recorded waivers, those that were ended with the statement that ended them."""
@@ -56,14 +61,18 @@ class Lost:
 NOTHING_LOST = Lost()
 
 
-def anything_beside(store: BlobStore, engine: Engine) -> bool:
-    """Says whether there is anything that `find_lost` would look at: one listing, nothing read."""
+def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Digest]) -> bool:
+    """Says whether there is anything that `find_lost` would look at: one listing, nothing read.
+
+    Verdicts that are recorded are nothing to look at.
+    """
+    known = _names(engine, recorded)
     wanted = tuple(
         layout.attestation_prefix(engine.path, kind)
-        for kind in (Purpose.REVOCATION, layout.WAIVER_END)
+        for kind in (Purpose.REVOCATION, layout.WAIVER_END, Purpose.VERDICT)
     )
     names = store.list_documents(layout.attestation_folder(engine.path))
-    return any(name.startswith(wanted) for name in names)
+    return any(name.startswith(wanted) and name not in known for name in names)
 
 
 def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: datetime) -> Lost:
@@ -79,7 +88,40 @@ def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: d
     return Lost(
         tuple(one for one in found if one.envelope not in recorded),
         tuple((digest, ending) for digest, ending in endings if ending is not None),
+        tuple(_lost_verdicts(view.verdicts(engine.digest), store, engine, trust, now)),
     )
+
+
+def _lost_verdicts(
+    recorded: Sequence[Verdict], store: BlobStore, engine: Engine, trust: Trust, now: datetime
+) -> Iterator[Verdict]:
+    """Yields the verdicts beside an engine that are not recorded, the first that was issued first.
+
+    One that nobody trusted signed is none: it could open a gate. One that was issued before what is
+    recorded of the same environment would decide nothing, and is no loss.
+    """
+    known = _names(engine, [one.digest for one in recorded])
+    said = {told_by(one.envelope.encode()) for one in recorded}
+    found = []
+    for name in store.list_documents(layout.attestation_prefix(engine.path, Purpose.VERDICT)):
+        if name in known:
+            continue
+        envelope = store.get_document(name)
+        try:
+            verdict = stated_verdict(engine, envelope, trust, now)
+        except IntegrityError:
+            continue
+        if told_by(envelope) not in said:  # else a recorded one in another envelope
+            found.append(verdict)
+    for one in sorted(found, key=lambda it: (it.issued_at, it.result is not Result.PASS)):
+        there = (other for other in recorded if other.environment == one.environment)
+        if not any(other.issued_at >= one.issued_at for other in there):
+            yield one
+
+
+def _names(engine: Engine, verdicts: Collection[Digest]) -> set[str]:
+    """Returns where verdicts on an engine lie beside it."""
+    return {layout.attestation_name(engine.path, Purpose.VERDICT, one) for one in verdicts}
 
 
 def take_in(draft: Draft, lost: Lost) -> int:
@@ -92,4 +134,6 @@ def take_in(draft: Draft, lost: Lost) -> int:
             taken += 1
     for waiver, ending in lost.endings:
         draft.end_waiver(waiver, ending)
+    for verdict in lost.verdicts:
+        draft.add_verdict(verdict)
     return taken

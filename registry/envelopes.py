@@ -103,11 +103,11 @@ def require_signers(
     if count_signers(signers, trust, asked, signed_at) >= needed:
         return
     doubts = {keyid: trust.doubt(keyid, asked.root, signed_at) for keyid in signers}
-    if _different(trust, signers) < needed:
+    if trust.different(signers) < needed:
         raise WithdrawnError(
             "not enough keys signed it",
             where=f"{asked.purpose} statement",
-            actual=f"signed by {_different(trust, signers)} of {needed}: {_short(signers)}",
+            actual=f"signed by {trust.different(signers)} of {needed}: {_short(signers)}",
             expected=f"{needed} different keys trusted for {asked.purpose} ({asked.root})",
             remedy="let others sign it too; the trust file says how many must",
         )
@@ -117,7 +117,7 @@ def require_signers(
 def count_signers(signers: tuple[str, ...], trust: Trust, asked: Asked, signed_at: datetime) -> int:
     """Returns how many different keys among the signers counted when the statement was signed."""
     counting = [key for key in signers if trust.doubt(key, asked.root, signed_at) is None]
-    return _different(trust, counting)
+    return trust.different(counting)
 
 
 def statement_digest(data: bytes) -> Digest:
@@ -150,10 +150,6 @@ def read_envelope(data: bytes) -> Envelope:
         InvalidRecordError,
     ) as error:
         raise IntegrityError(f"not a DSSE envelope: {error}", where="envelope") from error
-
-
-def _different(trust: Trust, keyids: tuple[str, ...] | list[str]) -> int:
-    return len({key.public for key in trust.keys if key.keyid in keyids})
 
 
 def _not_signed(envelope: Envelope, trust: Trust, asked: Asked) -> IntegrityError:

@@ -21,7 +21,8 @@ The rules, in the order they are tried; the first that applies decides:
 
 A rule that a signed waiver names (`registry.waivers` says which can be) is passed over, and the
 next is tried; what is open only by that is open by rule `waived`, and says whose waiver it was.
-The latest verdict wins, whatever came before. Verdicts in exactly this environment count before
+The latest verdict wins, whatever came before; a pass that was issued before one that is none is not
+the latest, whenever it was recorded. Verdicts in exactly this environment count before
 those that only a wider driver scope lets in.
 """
 
@@ -44,6 +45,7 @@ from registry.errors import (
 )
 from registry.freshness import Freshness
 from registry.keys import EngineKey
+from registry.outdated import without_outdated
 from registry.revocations import verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.trust import Trust
@@ -217,7 +219,7 @@ def _judged(case: _Case, verdicts: Sequence[Verdict]) -> GateDecision:
         scope = case.policy.driver_scope
         reason = f"it was never judged on {case.environment} (driver scope: {scope})"
         return case.decide(GateFamily.CLOSED, "not-qualified-here", reason, judged)
-    return _by_verdict(case, here[0])
+    return _by_verdict(case, without_outdated(here)[0])
 
 
 def _waiver_for(case: _Case, decision: GateDecision) -> Waiver | None:

@@ -44,5 +44,5 @@ class Judge:
             tuple(lost.among_waivers(view.waivers(engine.digest))), fresh, lost.unread,
         )  # fmt: skip
         standing = (*lost.revocations, *view.standing(engine.digest))
-        verdicts = view.verdicts(engine.digest)
+        verdicts = (*reversed(lost.verdicts), *view.verdicts(engine.digest))
         return decide(engine, verdicts, environment, policy, standing=standing)

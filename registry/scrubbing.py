@@ -6,8 +6,8 @@ Rules:
   whoever shares it, and so is every verdict document;
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
 - what stays wrong is told with those who need it;
-- what lies signed beside an engine (a revocation, the end of a waiver) and that the catalogue lost
-  is recorded again; a catalogue that was restored is checked by that.
+- what lies signed beside an engine (a revocation, the end of a waiver, a verdict) and that the
+  catalogue lost is recorded again; a catalogue that was restored is checked by that.
 
 Example:
     report = scrub(registry, copy=StoreCopy(open_store("s3://mirror/engines")))
@@ -115,8 +115,11 @@ def scrub(
     """
     scrubber, recorded = _Scrubber(registry, copy), _recorded(registry)
     report = scrubber.report
+    verdicts: defaultdict[Digest, list[Digest]] = defaultdict(list)
+    for one in recorded.documents:
+        verdicts[one.engine].append(one.verdict)
     for engine in recorded.engines:  # first, as the rest takes long: who revokes is in a hurry
-        if anything_beside(registry.store, engine):
+        if anything_beside(registry.store, engine, verdicts[engine.digest]):
             report.revocations += registry.take_in_revocations(engine)
     registry.mark_checked()
     needed: dict[Digest, FileEntry] = {}

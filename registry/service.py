@@ -39,6 +39,7 @@ from registry.manifests import Manifest
 from registry.moving import Mover
 from registry.names import check_component
 from registry.nearest import Neighbour, nearest
+from registry.outdated import without_outdated
 from registry.publishing import (
     CheckpointPublication,
     EnginePublication,
@@ -353,7 +354,7 @@ class Registry:
     def verdict_there(self, engine: Engine, environment: Environment) -> Verdict | None:
         """Returns the verdict that decides in an environment; None where there is none."""
         there = judged_there(self.verdicts(engine.digest), environment, self.driver_scope)
-        return there[0] if there else None
+        return next(iter(without_outdated(there)), None)
 
     def latest_verdicts(self, engines: Sequence[Engine]) -> dict[Digest, Verdict]:
         """Returns the newest verdict on each engine, wherever; none for one never judged."""

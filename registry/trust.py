@@ -23,6 +23,12 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
 from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, SSlibKey
 
 from registry.digests import canonical_json, digest_bytes
@@ -90,6 +96,18 @@ class TrustedKey:
         """The key's id, computed from the key."""
         named = {"keytype": self.keytype, "scheme": self.scheme, "keyval": {"public": self.public}}
         return digest_bytes(canonical_json(named)).value
+
+    @property
+    def material(self) -> bytes:
+        """The key itself, however it is written: what two names for one key have in common."""
+        try:
+            if self.keytype == "ed25519":
+                return bytes.fromhex(self.public)
+            return load_pem_public_key(self.public.encode()).public_bytes(
+                Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+            )
+        except (ValueError, UnsupportedAlgorithm):  # verifies nothing, and is no other key either
+            return self.public.encode()
 
     def as_sslib(self) -> SSlibKey:
         """Returns the key in the form that verifies signatures."""
@@ -233,7 +251,11 @@ class Trust:
         now = self.clock()
         able = {key.keyid for key in self.keys_for(purpose, root)}
         able = {keyid for keyid in able if self.doubt(keyid, root, now) is None}
-        return len({key.public for key in self.keys if key.keyid in able})
+        return self.different(able)
+
+    def different(self, keyids: Collection[str]) -> int:
+        """Returns how many different keys these are the names of."""
+        return len({key.material for key in self.keys if key.keyid in keyids})
 
     def purposes_of(self, keyids: Iterable[str]) -> list[str]:
         """Says for a person what keys are trusted for: `build (production)` and the like."""

@@ -74,7 +74,8 @@ def restore(file: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
     """Put the backup FILE back as the catalogue, whole or not at all, and verify it.
 
     Exits 10 if there is a catalogue already and --yes was not given, 11 if FILE is not the
-    backup that was made.
+    backup that was made. Verdicts, revocations and ends of waivers from after the backup are taken
+    in from the store; quarantines and releases are signed nowhere, and are lost.
     """
     from enginekeeper.settings import Settings
     from registry.backups.backup import restore as put_back
@@ -82,7 +83,12 @@ def restore(file: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
     url = Settings.from_environment().catalogue_url
     record = put_back(file, url, overwrite=yes, dry_run=dry_run)
     done = "whole; nothing was changed" if dry_run else "restored and verified"
-    Output(as_json).outcome(_described(file, record), f"{done}: {_said(record)}")
+    output = Output(as_json)
+    output.outcome(_described(file, record), f"{done}: {_said(record)}")
+    output.note(
+        f"quarantines and releases since {record.made_at} are not in it and lie nowhere else: "
+        "put them on again (enginekeeper engine quarantine), then enginekeeper store scrub"
+    )
     return ExitCode.OK
 
 

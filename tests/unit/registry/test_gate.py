@@ -33,7 +33,16 @@ from registry.manifests import FileEntry, Manifest
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Result, Verdict
 from registry.verification import build_parameters
-from tests.factories.registry import CPU, H100, START, WEIGHTS, Signers, cpu_key
+from tests.factories.registry import (
+    CPU,
+    H100,
+    START,
+    WEIGHTS,
+    Signers,
+    Workbench,
+    cpu_key,
+    with_registry,
+)
 
 SIGNERS = Signers()
 POLICY = GatePolicy(SIGNERS.trust, lambda _key, _environment: None)
@@ -195,3 +204,23 @@ def test_each_family_has_its_own_error(
 
 def test_an_open_gate_raises_nothing() -> None:
     decide(ENGINE, [PASS], CPU, POLICY).require_open()
+
+
+@pytest.mark.parametrize("late", [Result.FAIL, Result.INCONCLUSIVE])
+def test_an_older_pass_recorded_last_opens_no_third_driver_of_the_scope(
+    bench: Workbench, late: Result
+) -> None:
+    bench = with_registry(bench, driver_scope=DriverScope.BRANCH)
+    engine = bench.publish()
+    passed = bench.verdict_on(engine, Result.PASS, H100)
+    failed = bench.verdict_on(engine, late, replace(H100, driver="580.95.12"))
+    for document, envelope in (failed, passed):
+        bench.registry.record_verdict(engine.digest, document, envelope)
+    third = replace(H100, driver="580.126.01")
+    assert not bench.registry.gate(engine.digest, third).is_open
+    assert bench.registry.gate(engine.digest, H100).is_open  # exactly there it is the only one
+    found = bench.registry.verdict_there(engine, third)
+    assert found is not None
+    assert found.result is late
+    bench.judge(engine, Result.PASS, replace(H100, driver="580.95.12"), {"run": 2})
+    assert bench.registry.gate(engine.digest, third).is_open

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from registry import layout
 from registry.backups.backup import backup, restore
 from registry.blobs.interface import BlobStore
-from registry.errors import StoreUnavailableError
+from registry.digests import digest_bytes
+from registry.errors import GateClosedError, StoreUnavailableError
 from registry.lifecycle import revoke
 from registry.scrubbing import scrub
-from registry.types import Engine
+from registry.trust import Purpose
+from registry.types import Engine, Result
 from tests.factories.registry import CPU, Workbench, with_registry
 
 
@@ -71,6 +74,82 @@ def test_a_waiver_that_ended_since_the_backup_stays_ended(bench: Workbench, tmp_
     bench.end(waiver)
     restore(tmp_path / "kept", url, overwrite=True)
     assert bench.registry.gate(engine.digest, CPU).rule == "never-judged"
+
+
+@pytest.fixture
+def url(bench: Workbench, tmp_path: Path, engine: Engine) -> str:
+    """The catalogue, of which there is a backup from after the engine's pass."""
+    assert bench.registry.verdicts(engine.digest)
+    backup(bench.registry.catalogue.url, tmp_path / "kept")
+    return bench.registry.catalogue.url
+
+
+def test_a_fail_from_after_the_backup_still_closes_the_gate(
+    bench: Workbench, engine: Engine, url: str, tmp_path: Path
+) -> None:
+    bench.judge(engine, Result.FAIL)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rules(bench, engine) == {"verdict-failed"}
+    assert len(bench.registry.verdicts(engine.digest)) == 1  # asking changes nothing
+    scrub(bench.registry)
+    assert rules(bench, engine) == {"verdict-failed"}
+    assert [one.result for one in bench.registry.verdicts(engine.digest)] == ["fail", "pass"]
+
+
+def test_a_channel_is_not_moved_to_what_failed_after_the_backup(
+    bench: Workbench, engine: Engine, url: str, tmp_path: Path
+) -> None:
+    bench.judge(engine, Result.FAIL)
+    restore(tmp_path / "kept", url, overwrite=True)
+    with pytest.raises(GateClosedError, match="failed"):
+        bench.registry.set_channel("next", engine.digest, CPU, actor="anna")
+
+
+def test_verdicts_from_after_the_backup_are_taken_in_as_they_were_issued(
+    bench: Workbench, engine: Engine, url: str, tmp_path: Path
+) -> None:
+    bench.judge(engine, Result.FAIL)
+    bench.judge(engine, more={"run": 2})
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rules(bench, engine) == {"qualified"}
+    scrub(bench.registry)
+    found = [one.result for one in bench.registry.verdicts(engine.digest)]
+    assert found == ["pass", "fail", "pass"]
+
+
+def test_a_verdict_that_was_recorded_after_the_restoration_outweighs_an_older_one(
+    bench: Workbench, engine: Engine, url: str, tmp_path: Path
+) -> None:
+    bench.judge(engine, Result.FAIL)
+    restore(tmp_path / "kept", url, overwrite=True)
+    bench.judge(engine, more={"run": 2})
+    scrub(bench.registry)
+    assert rules(bench, engine) == {"qualified"}
+
+
+@pytest.mark.parametrize("role", ["builder", "simulated_validator"])
+def test_what_no_validator_signed_is_no_lost_verdict(
+    bench: Workbench, role: str, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    signers = replace(bench.signers, validator=getattr(bench.signers, role))
+    _, envelope = replace(bench, signers=signers).verdict_on(engine)
+    name = layout.attestation_name(engine.path, Purpose.VERDICT, digest_bytes(envelope))
+    bench.registry.store.put_document(name, envelope)
+    backup(bench.registry.catalogue.url, tmp_path / "kept")
+    restore(tmp_path / "kept", bench.registry.catalogue.url, overwrite=True)
+    assert bench.registry.gate(engine.digest, CPU).rule == "never-judged"
+
+
+def test_a_recorded_verdict_in_another_envelope_is_no_lost_one(
+    bench: Workbench, engine: Engine
+) -> None:
+    failed = bench.judge(engine, Result.FAIL)
+    copy = failed.envelope.encode() + b"\n"
+    name = layout.attestation_name(engine.path, Purpose.VERDICT, digest_bytes(copy))
+    bench.registry.store.put_document(name, copy)
+    scrub(bench.registry)
+    assert len(bench.registry.verdicts(engine.digest)) == 2
 
 
 def test_while_the_store_does_not_answer_nothing_of_it_is_believed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -169,6 +170,43 @@ def test_one_key_under_two_names_is_one_signer() -> None:
     assert counts(envelope, policy(keys[1]))
     assert counts(envelope, policy(*keys))
     assert not counts(envelope, policy(*keys, thresholds={Purpose.VERDICT: 2}))
+
+
+def with_crlf(public: str) -> str:
+    return public.replace("\n", "\r\n")
+
+
+def without_last_newline(public: str) -> str:
+    return public.rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("made", "spelled"),
+    [(CryptoSigner.generate_ecdsa, with_crlf), (CryptoSigner.generate_rsa, with_crlf),
+     (CryptoSigner.generate_ecdsa, without_last_newline),
+     (CryptoSigner.generate_ed25519, str.upper)],
+)  # fmt: skip
+def test_one_key_in_two_spellings_is_one_signer(
+    made: Callable[[], CryptoSigner], spelled: Callable[[str], str]
+) -> None:
+    signer = made()
+    key = entry(signer)
+    signer.public_key.keyid = key.keyid
+    again = replace(key, public=spelled(key.public))
+    document = json.loads(verdict(signer))
+    (signature,) = document["signatures"]
+    document["signatures"].append({**signature, "keyid": again.keyid})
+    envelope = json.dumps(document).encode()
+    assert counts(envelope, policy(key, again))
+    two = policy(key, again, thresholds={Purpose.VERDICT: 2})
+    assert not counts(envelope, two)
+    assert two.signers_now(Purpose.VERDICT, TrustRoot.PRODUCTION) == 1
+
+
+def test_a_key_that_cannot_be_read_is_one_key_and_verifies_nothing() -> None:
+    broken = replace(entry(FIRST), public="zz")
+    assert policy(broken).different([broken.keyid]) == 1
+    assert not counts(verdict(FIRST), policy(broken))
 
 
 FULL = policy(
