@@ -84,7 +84,8 @@ def build_all() -> dict[str, dict[str, Any]]:
     """Builds, proves and publishes every variant of the spec."""
     say(f"Build, prove, publish: every variant of {SPEC}")
     print("(exit code 5 is expected: two variants are meant to fail, each for its own reason)")
-    run("build", SPEC, "--channel", "demo", code=5)
+    print("(--whole-suite: every prompt is scored, also where fewer have failed an engine already)")
+    run("build", SPEC, "--channel", "demo", "--whole-suite", code=5)
     engines = newest()
     judged_as(engines[f"{MODEL}.none.tp1.cpu"], "pass", "pass", "pass")
     judged_as(engines[GOOD], "pass", "pass", "pass")
@@ -105,7 +106,10 @@ def stop_what_is_wrong(good: str, wrong: str, costly: str) -> None:
     run("gate", wrong, code=5)
     run("channel", "set", "demo", wrong, code=5)
     say("The same, by behaviour alone: audits switched off")
-    run("build", SPEC, "--only", "*.unrepaired", "--no-audit", code=5, says=("silently wrong",))
+    run(
+        "build", SPEC, "--only", "*.unrepaired", "--no-audit", "--whole-suite",
+        code=5, says=("silently wrong",),
+    )  # fmt: skip
     say("Honest but costly: INT4 keeps its promise, and the policy says what it may cost")
     run("engine", "explain", costly, says=("is what its recipe says",))
     say("Group-wise INT4 exactly as exported: promises pre-quant scales it does not have")
