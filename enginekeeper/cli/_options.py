@@ -110,8 +110,9 @@ skip_option = click.option(
 )
 
 whole_suite_option = click.option(
-    "--whole-suite", is_flag=True, help="Score every prompt, although fewer may decide."
-)
+    "--whole-suite", is_flag=True,
+    help="Score every prompt, although fewer may decide; `validate` does it for what was judged.",
+)  # fmt: skip
 
 probes_option = click.option(
     "--probes", is_flag=True, help="Also ask the engine in other batches, in chunks, in decode."
