@@ -142,7 +142,7 @@ def test_the_agent_that_stays_imports_no_registry_and_nothing_heavy(
         "registry.models", "registry.queries", "multiprocessing", "asyncio",
     }  # fmt: skip
     assert sorted(heavy & loaded) == []
-    ours = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    ours = {name.partition(".")[0] for name in loaded} - {*sys.stdlib_module_names, "__main__"}
     installed = {name for name in ours if importlib.util.find_spec(name) is not None}
     # what deploy/agent/Containerfile installs, and ourselves
     assert {one for one in installed if not one.startswith("_")} <= {
