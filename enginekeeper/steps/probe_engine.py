@@ -17,8 +17,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _engine_arm import EngineArm
 from _step import Refusal, main
-from score_engine import EngineArm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
