@@ -343,8 +343,10 @@ class Draft(View):
         return change
 
     def _held(self, engine: Digest) -> EngineRow:
+        # FOR NO KEY UPDATE: a foreign key on the row, of a move or a verdict, waits for nobody
+        query = select(EngineRow).where(EngineRow.digest == engine)
         row = self._session.scalars(
-            select(EngineRow).where(EngineRow.digest == engine).with_for_update(of=EngineRow)
+            query.with_for_update(of=EngineRow, key_share=True)
         ).one_or_none()
         if row is None:
             raise RecordNotFoundError("there is no such engine", actual=engine)
