@@ -4,6 +4,7 @@ A file is written under a temporary name, flushed to the disk, and linked to its
 which fails if the name is taken: created once, complete or absent. What a killed process left
 behind is removed by the next one that writes, once nobody holds its lock. A copy that was
 interrupted on the way in begins anew: it takes seconds, and its draft is gone with the process.
+Who only reads makes nothing, not even the directory.
 """
 
 from __future__ import annotations
@@ -59,8 +60,6 @@ class LocalBlobStore:
     def __init__(self, root: Path, *, progress: Progress | None = None) -> None:
         self._root = root.absolute()
         self._progress = progress
-        with disk_errors(self._root):
-            (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
 
     @property
     def url(self) -> str:
@@ -184,8 +183,8 @@ class LocalBlobStore:
 
     def sweep(self, older_than: timedelta, *, dry_run: bool = False) -> list[str]:
         """Removes drafts that nobody holds and nobody touched for that long."""
-        swept = []
-        for path in sorted((self._root / _DRAFTS).iterdir()):
+        drafts, swept = self._root / _DRAFTS, []
+        for path in sorted(drafts.iterdir()) if drafts.is_dir() else ():
             try:
                 with path.open("rb") as handle:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -202,6 +201,7 @@ class LocalBlobStore:
     def _draft(self) -> Iterator[_Draft]:
         """Gives a locked temporary file on the store's own disk; it is gone when the block ends."""
         with disk_errors(self._root):
+            (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
             self.sweep(_YOUNG)
             descriptor, name = tempfile.mkstemp(dir=self._root / _DRAFTS)
             try:

@@ -167,6 +167,16 @@ def test_a_node_without_a_registry_is_not_given_one(
     assert not (tmp_path / "none.sqlite").exists()
 
 
+def test_a_check_that_does_not_ask_the_registry_makes_no_store(
+    site: Site, place: Path, tmp_path: Path
+) -> None:
+    settings = replace(site.bench.settings, store_url=f"file://{tmp_path}/none")
+    bench = Bench(settings)
+    vars(bench).update({name: vars(site.bench)[name] for name in ("host", "shop", "tools")})
+    assert check_run(bench, place, offline=True).source == "evidence"
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_nobody_can_tell_is_not_started(site: Site, tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="no engine"):
         check_run(site.bench, tmp_path / "nothing")

@@ -36,6 +36,13 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+def test_who_only_reads_makes_nothing(store: LocalBlobStore, tmp_path: Path) -> None:
+    digest = digest_bytes(b"some bytes")
+    found = (store.exists(digest), [*store.list_documents()], store.sweep(timedelta(0)), store.url)
+    assert found == (False, [], [], (tmp_path / "store").as_uri())
+    assert not (tmp_path / "store").exists()
+
+
 def test_stored_bytes_are_read_only(store: LocalBlobStore, source: Path, tmp_path: Path) -> None:
     path = tmp_path / "store" / blob_name(store.put_file(source))
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
@@ -48,6 +55,7 @@ def test_nothing_is_left_of_a_draft(store: LocalBlobStore, source: Path, tmp_pat
 
 
 def test_what_a_killed_process_left_is_swept(store: LocalBlobStore, tmp_path: Path) -> None:
+    store.put_document("first.json", b"{}")
     drafts = tmp_path / "store" / "tmp"
     for name in ("left", "held", "young"):
         (drafts / name).write_bytes(b"half")
@@ -60,6 +68,7 @@ def test_what_a_killed_process_left_is_swept(store: LocalBlobStore, tmp_path: Pa
 
 
 def test_a_sweep_names_what_it_removes(store: LocalBlobStore, tmp_path: Path) -> None:
+    store.put_document("first.json", b"{}")
     left = tmp_path / "store" / "tmp" / "left"
     left.write_bytes(b"half")
     assert store.sweep(timedelta(hours=1)) == []
@@ -166,8 +175,9 @@ def test_room_for_what_is_there_already_is_not_asked_for_again(
 
 
 def test_a_store_that_cannot_be_made_is_unavailable(source: Path) -> None:
+    store = LocalBlobStore(source / "store")
     with pytest.raises(StoreUnavailableError):
-        LocalBlobStore(source / "store")
+        store.put_document("a.json", b"{}")
 
 
 def test_a_folder_is_no_document(store: LocalBlobStore) -> None:
@@ -191,7 +201,8 @@ def test_a_file_address_opens_a_local_store(tmp_path: Path) -> None:
     store = open_store(folder.as_uri())
     assert isinstance(store, LocalBlobStore)
     assert store.url == folder.as_uri()
-    assert folder.is_dir()
+    assert store.put_document("a.json", b"{}")
+    assert (folder / "a.json").is_file()
 
 
 @pytest.mark.parametrize(
