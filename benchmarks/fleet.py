@@ -115,7 +115,7 @@ def world_of(server: str, nodes: int) -> Iterator[World]:
         store = LocalBlobStore(Path(tempfile.gettempdir()) / "never-read")
         registry = Registry(catalogue, store, bulk.signers.trust, lambda _key, _where: None)
         pools, start = pools_of(bulk, nodes), time.perf_counter()
-        tokens = simulate(catalogue, pools, nodes, datetime.now(UTC))
+        tokens = simulate(catalogue, pools, nodes, datetime.now(UTC)).tokens
         print(f"{nodes} nodes in {time.perf_counter() - start:.0f} s", file=sys.stderr)
         _assign(registry, pools)
         address = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

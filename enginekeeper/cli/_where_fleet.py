@@ -37,6 +37,8 @@ def show_fleet(
         output.note("SIMULATED: some of these nodes are no real ones")
     if stale := {one.placed.node for one in found if one.stale}:
         output.note(f"{len(stale)} of these nodes were not heard lately: what they have may be old")
+    if question.at is not None and question.gpu_uuid is not None:
+        output.note("a GPU is looked for where it is now: what it ran in another node is not here")
     if question.limit is not None and len(found) == question.limit:
         output.note(f"the first {question.limit} rows; there may be more")
     return ExitCode.OK

@@ -70,12 +70,13 @@ def once(
     """
     import json
 
+    from enginekeeper.cli._labels import read_label
     from enginekeeper.fleet.node_files import write_whole
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
     settings, (open_nvml, means) = Settings.from_environment(), _means(gfd, dcgm, root)
-    named = dict(map(_label, labels))
+    named = dict(map(read_label, labels))
     found = survey(settings.home, open_nvml, node=node, labels=named, means=means)
     output = Output(as_json)
     text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
@@ -127,6 +128,7 @@ def run(
     import os
     from dataclasses import replace
 
+    from enginekeeper.cli._labels import read_label
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.errors import UnavailableError
     from enginekeeper.fleet.agent.apart import NvmlApart
@@ -137,7 +139,7 @@ def run(
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
-    home, named = Settings.from_environment().home, dict(map(_label, labels))
+    home, named = Settings.from_environment().home, dict(map(read_label, labels))
     client = FleetClient(server, token_file, authorities, plain_http)
     read_token(token_file)  # what is wrong with it now is said now
     memory, (open_nvml, means) = AgentMemory(home), _means(gfd, dcgm, root)
@@ -224,15 +226,6 @@ def _until_told() -> Callable[[float], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     return told.wait
-
-
-def _label(text: str) -> tuple[str, str]:
-    from enginekeeper.errors import InputError
-
-    name, equals, value = text.partition("=")
-    if not (name and equals and value):
-        raise InputError("not a label", actual=text[:200], expected="NAME=VALUE")
-    return name, value
 
 
 def _said(found: Inventory) -> str:

@@ -151,12 +151,10 @@ def nodes(selectors: tuple[str, ...], retired: bool, as_json: bool) -> int:
     if as_json:
         output.json(rows)
         return ExitCode.OK
-    shown = [
-        {**row, "labels": _labels(row["labels"]), "why": "; ".join(row["why"])} for row in rows
-    ]
-    output.table(shown, ("node", "gpus", "driver", "engines", "heard", "health", "why", "labels"))
+    columns = ("node", "gpus", "driver", "engines", "heard", "health", "why", "labels")
+    output.table([_shown(row) for row in rows], columns)
     if any(row["simulated"] for row in rows):
-        output.note("SIMULATED: some of these nodes are no real ones (--json says which)")
+        output.note("SIMULATED: some of these nodes are no real ones")
     return ExitCode.OK
 
 
@@ -188,6 +186,15 @@ def _rows(view: View, found: Sequence[Node], now: datetime) -> list[dict[str, An
             }
         )
     return rows
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **row,
+        "node": f"{row['node']} SIMULATED" if row["simulated"] else row["node"],
+        "labels": _labels(row["labels"]),
+        "why": "; ".join(row["why"]),
+    }
 
 
 def _picked(rows: list[dict[str, Any]], selectors: Sequence[str]) -> list[dict[str, Any]]:

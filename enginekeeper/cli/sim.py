@@ -44,10 +44,12 @@ def fleet(count: int, pools: int, prefix: str, as_json: bool) -> int:
     catalogue = open_bench().registry.catalogue
     with catalogue.read() as view:
         made = _pools(view, pools)
-    new = simulate(catalogue, made, count, datetime.now(UTC), prefix=prefix)
-    output = Output(as_json)
-    document = {"nodes": count, "new": len(new), "pools": len(made)}
-    output.outcome(document, f"SIMULATED: {count} nodes in {len(made)} pools, {len(new)} new")
+    done = simulate(catalogue, made, count, datetime.now(UTC), prefix=prefix)
+    document = {"nodes": done.reported, "new": len(done.tokens), "pools": len(made)}
+    Output(as_json).outcome(
+        document,
+        f"SIMULATED: {done.reported} nodes in {len(made)} pools, {len(done.tokens)} new",
+    )
     return ExitCode.OK
 
 
@@ -68,9 +70,9 @@ def _pools(view: View, count: int) -> list[SimulatedPool]:
     kinds = [one for one in by_kind.items() if one[1]] or list(by_kind.items())
     drivers = DriverState("580.95.05", "13.0"), DriverState("595.71.05", "13.2")
     return [
-        SimulatedPool(f"sim-{at:03d}", kind, *drivers, tuple(engines[at % len(engines) :][:3]))
-        if engines
-        else SimulatedPool(f"sim-{at:03d}", kind, *drivers, ())
+        SimulatedPool(
+            f"sim-{at:03d}", kind, *drivers, tuple(engines[at % max(len(engines), 1) :][:3])
+        )
         for at in range(count)
         for kind, engines in [kinds[at % len(kinds)]]
     ]

@@ -105,11 +105,11 @@ def bytes_now(
     Key and kind are part of what the engine's digest covers, so a wrong one makes no other
     engine pass. Without a key nothing can be told.
     """
-    if not placement.path.is_dir():
-        return MISSING
-    if key is None:
-        return UNVERIFIABLE
     try:
+        if not placement.path.is_dir():
+            return MISSING
+        if key is None:
+            return UNVERIFIABLE
         found = Manifest.of_directory(
             placement.path, "engine", key=key, simulated=simulated, hashed=hashed
         )

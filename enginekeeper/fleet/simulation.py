@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from enginekeeper import __version__
+from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind
 from enginekeeper.fleet.interface import Device, DriverState, LostDevice
 from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory
@@ -45,6 +46,16 @@ class SimulatedPool:
     """Digests."""
 
 
+@dataclass(frozen=True)
+class SimulatedFleet:
+    """What was made."""
+
+    tokens: dict[str, str]
+    """Of the nodes that are new, by name."""
+    reported: int
+    """Nodes, new ones and others; without those that were retired."""
+
+
 def inventory_of(pool: SimulatedPool, node: str, number: int, now: datetime) -> dict[str, Any]:
     """Returns the document of a simulated node; its number says in what it is not alike."""
     odd = number % 100
@@ -60,14 +71,20 @@ def simulate(
     now: datetime,
     *,
     prefix: str = "sim",
-) -> dict[str, str]:
-    """Enrols and reports so many nodes, evenly over pools; returns the tokens of new ones.
+) -> SimulatedFleet:
+    """Enrols and reports so many nodes, evenly over pools; raises InputError for a real one's name.
 
-    Nodes that are there report again, so that they were heard now.
+    Nodes that are there report again, so that they were heard now; those that were retired do not.
     """
     names = [f"{prefix}-{number:06d}" for number in range(count)]
     with catalogue.read() as view:
-        there = {one.name for one in view.fleet.nodes(retired=True)}
+        there = {one.name: one for one in view.fleet.nodes(retired=True)}
+    real = [name for name in names if name in there and not there[name].simulated]
+    if real:
+        raise InputError(
+            "a node of this name is no simulated one", where=f"prefix {prefix}", actual=real[0],
+            expected="names that no real node has", remedy="name another prefix",
+        )  # fmt: skip
     tokens = {name: make_token(name) for name in names if name not in there}
     if tokens:
         with catalogue.edit() as draft:
@@ -75,10 +92,11 @@ def simulate(
             draft.fleet.enroll_simulated(digests, labels={}, at=now)
     with catalogue.read() as view:
         nodes = {one.name: one for one in view.fleet.nodes()}
-    for portion in _portions(pools, [nodes[name] for name in names if name in nodes], now):
+    speaking = [nodes[name] for name in names if name in nodes]
+    for portion in _portions(pools, speaking, now):
         with catalogue.edit() as draft:
             draft.fleet.take(portion, now)
-    return tokens
+    return SimulatedFleet(tokens, len(speaking))
 
 
 def _portions(

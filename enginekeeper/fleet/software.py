@@ -45,7 +45,7 @@ def software(root: Path = Path("/")) -> tuple[Software, ...]:
 
 def _toolkits(root: Path) -> Iterator[Software]:
     for place in _glob(root / "usr/local", "cuda-[0-9]*"):
-        if place.is_symlink():
+        if _is_link(place):
             continue  # cuda-13 to cuda-13.0
         version = _version_of(place / "version.json")
         if version is not None:
@@ -53,7 +53,7 @@ def _toolkits(root: Path) -> Iterator[Software]:
         for directory in (place / "lib64", *_glob(place, "targets/*/lib")):
             yield from _named(directory, root)
         for file in _glob(place / "compat", "libcuda.so.*"):
-            if (match := _COMPAT.fullmatch(file.name)) and not file.is_symlink():
+            if (match := _COMPAT.fullmatch(file.name)) and not _is_link(file):
                 yield Software("cuda-compat", match[1], _seen(file, root))
 
 
@@ -63,10 +63,10 @@ def _libraries(root: Path) -> Iterator[Software]:
 
 
 def _named(directory: Path, root: Path) -> Iterator[Software]:
-    if directory.is_symlink():
+    if _is_link(directory):
         return
     for file in _glob(directory, "lib*.so.*"):
-        if (match := _LIBRARY.fullmatch(file.name)) and not file.is_symlink():
+        if (match := _LIBRARY.fullmatch(file.name)) and not _is_link(file):
             yield Software(_NAMES[match[1]], match[2], _seen(file, root))
 
 
@@ -80,8 +80,7 @@ def _packages(root: Path) -> Iterator[Software]:
 
 def _programs(root: Path) -> Iterator[Software]:
     for program in _PROGRAMS:
-        path = root / program
-        if path.is_file():
+        for path in _glob(root, program):
             yield Software(path.name, None, _seen(path, root))
 
 
@@ -100,6 +99,14 @@ def _glob(directory: Path, pattern: str) -> list[Path]:
         return [path for path in sorted(directory.glob(pattern)) if str(path).isprintable()]
     except OSError:
         return []
+
+
+def _is_link(path: Path) -> bool:
+    """Says whether a path is a link to what is listed by its own name, or may not be looked at."""
+    try:
+        return path.is_symlink()
+    except OSError:  # a directory on the way is another user's
+        return True
 
 
 def _seen(path: Path, root: Path) -> str:

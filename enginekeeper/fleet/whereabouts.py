@@ -86,9 +86,11 @@ def whereabouts(
     wanted = WhereFilter(
         node=question.node, gpu_uuid=question.gpu_uuid, driver=question.driver,
         engine_start=_start(question.engine), engines=_engines(view, question), at=question.at,
-        limit=question.limit,
+        # of a node's engines those on its other GPUs go yet: they must not use the limit up
+        limit=question.limit if question.gpu_uuid is None else None,
     )  # fmt: skip
     found = [one for one in view.fleet.where(wanted) if _is_on(one, question.gpu_uuid)]
+    found = found[: question.limit]
     names = view.fleet.engines_named({one.engine for one in found})
     return [Whereabouts(one, names.get(one.engine), *_age(one, now, stale_after)) for one in found]
 

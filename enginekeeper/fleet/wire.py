@@ -169,11 +169,16 @@ def state_of(inventory: Mapping[str, Any]) -> str:
     """Returns the digest that names an inventory's content, whenever it was taken.
 
     What changes by itself is no part of it: the time, the boot (a heartbeat has both), and which
-    processes compute with how much memory (an engine that runs is listed as such).
+    processes compute with how much memory. That any computes which no run names is part of it: a
+    wave must not take such a node for an idle one.
     """
     content = {name: one for name, one in inventory.items() if name not in ("taken_at", "boot_id")}
     devices = content.get("devices")
     if isinstance(devices, list | tuple):
+        named = _pids(content.get("running"))
+        read = [one for one in devices if isinstance(one, Mapping)]
+        if any(_pids(device.get("processes")) - named for device in read):
+            content["other_processes"] = True
         content["devices"] = [
             {name: one for name, one in device.items() if name != "processes"}
             if isinstance(device, Mapping)
@@ -181,6 +186,14 @@ def state_of(inventory: Mapping[str, Any]) -> str:
             for device in devices
         ]
     return str(digest_document(content, STATE_SCHEME))
+
+
+def _pids(listed: object) -> set[int]:
+    """Returns the process ids in a list of a document that nobody has looked into yet."""
+    if not isinstance(listed, list | tuple):
+        return set()
+    said = [one.get("pid") for one in listed if isinstance(one, Mapping)]
+    return {pid for pid in said if isinstance(pid, int)}
 
 
 def parse_heartbeat(body: bytes, where: str = "heartbeat") -> Heartbeat:

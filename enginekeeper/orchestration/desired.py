@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import monotonic
 
 from enginekeeper.fleet.picking import selector
@@ -130,6 +131,7 @@ class DesiredStates:
         return found
 
 
-def desired_digest(engines: Sequence[DesiredEngine]) -> str | None:
+@lru_cache(maxsize=4096)  # every heartbeat asks, and the digest takes as long as all else of it
+def desired_digest(engines: tuple[DesiredEngine, ...]) -> str | None:
     """Returns what a heartbeat's answer calls them; None where nothing is assigned."""
-    return Desired("-", tuple(engines)).digest if engines else None
+    return Desired("-", engines).digest if engines else None

@@ -139,7 +139,7 @@ class KeptHashes:
                 cost = reading.go_on(handle, budget)
         except OSError:
             del self._known[reading.path]  # the next round tells
-            self._reading = None
+            self._reading, self._changed = None, True
             return 0
         self._reading = None if reading.is_done or cost == 0 else reading
         if self._reading is None:

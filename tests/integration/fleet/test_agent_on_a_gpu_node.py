@@ -53,7 +53,7 @@ def test_a_document_that_cannot_be_written_exits_10_and_leaves_nothing(
     assert not (tmp_path / "gone").exists()
 
 
-@pytest.mark.parametrize("label", ["pool", "=a", "a="])
+@pytest.mark.parametrize("label", ["pool", "=a", "a=", "a=\x1b[2J", "a=" + "x" * 201])
 def test_what_is_no_label_exits_3(environment: Environ, label: str) -> None:
     assert ek(environment, "agent", "once", "--label", label)[0] == 3
 

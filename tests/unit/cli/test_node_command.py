@@ -108,8 +108,13 @@ def test_a_node_is_shown_with_all_that_is_known(ek: Ek, site: Site) -> None:
 
 
 def test_simulated_nodes_are_said_to_be(ek: Ek, site: Site) -> None:
-    join(site.bench.registry.catalogue, inventory("sim-1", [on_disk(ENGINE)], simulated=True))
-    assert "SIMULATED" in ek("nodes").err
+    join(
+        site.bench.registry.catalogue, inventory("gpu-1"),
+        inventory("sim-1", [on_disk(ENGINE)], simulated=True),
+    )  # fmt: skip
+    said = ek("nodes")
+    assert [line.split()[0] for line in said.out.splitlines() if "SIMULATED" in line] == ["sim-1"]
+    assert "SIMULATED" in said.err
     assert "SIMULATED" in ek("node", "show", "sim-1").out
     assert "SIMULATED" in ek("where").out
 

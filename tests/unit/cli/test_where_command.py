@@ -12,6 +12,7 @@ import pytest
 
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.fleet.interface import DriverState
+from enginekeeper.fleet.inventory import Evidence, RunningEngine
 from registry.digests import digest_bytes
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
@@ -75,6 +76,25 @@ def test_a_row_says_how_it_is_known_and_how_old_that_is(ek: Ek, engine: Engine) 
     assert (row["evidence"], row["bytes"], row["stale"]) == ("on disk", "verified", False)
     assert row["heartbeat_age_seconds"] < 60
     assert "UNKNOWN" in ek("where", "--node", "gpu-2").out
+
+
+def test_engines_on_other_gpus_of_the_node_use_no_limit_up(ek: Ek, site: Site) -> None:
+    runs = [
+        RunningEngine(str(digest_bytes(f"{at}".encode())), f"/engines/{at}", at, "2026-11-26T03:00",
+                      Evidence.CONFIRMED, (f"GPU-{at:08d}",))
+        for at in range(3)
+    ]  # fmt: skip
+    join(site.bench.registry.catalogue, inventory("gpu-1", running=tuple(runs)))
+    asked = ("where", "--gpu-uuid", "GPU-00000002", "--limit", "1")
+    assert [row["path"] for row in ek(*asked, "--json").json] == ["/engines/2"]
+    assert "the first 1 rows" in ek(*asked).err
+
+
+@pytest.mark.usefixtures("fleet")
+def test_where_a_gpu_was_is_not_known_and_said(ek: Ek) -> None:
+    asked = ("where", "--gpu-uuid", "GPU-two")
+    assert "where it is now" in ek(*asked, "--at", "2026-11-26").err
+    assert "where it is now" not in ek(*asked).err
 
 
 def test_what_was_long_ago_is_marked_stale(ek: Ek, site: Site, engine: Engine) -> None:

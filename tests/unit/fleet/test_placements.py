@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.errors import InputError
-from enginekeeper.fleet.placements import placements, record_placement
+from enginekeeper.fleet.placements import bytes_now, placements, record_placement
 from registry.digests import digest_bytes
 
 ENGINE, OTHER = digest_bytes(b"engine"), digest_bytes(b"other")
@@ -90,3 +90,11 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, place: Path, text: str) 
     file.write_text(text)
     with pytest.raises(InputError, match="placement record"):
         list(placements(tmp_path))
+
+
+def test_a_place_that_may_not_be_looked_at_is_said_and_ends_nothing(tmp_path: Path) -> None:
+    out_of_reach = tmp_path / ("x" * 300)  # as for a directory of another user: the system refuses
+    record_placement(tmp_path, ENGINE, out_of_reach, key=OTHER)
+    (found,) = placements(tmp_path)
+    said = bytes_now(found, key=found.key, simulated=False)
+    assert said == "UNREADABLE: File name too long"

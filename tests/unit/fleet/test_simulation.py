@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind
 from enginekeeper.fleet.interface import DriverState
 from enginekeeper.fleet.inventories import parse_inventory
 from enginekeeper.fleet.simulation import SimulatedPool, inventory_of, simulate
 from enginekeeper.fleet.wire import state_of
 from registry.fleet.types import WhereFilter
-from tests.factories.fleet import NOON, engine_name, minutes
+from tests.factories.fleet import NOON, engine_name, join, minutes
+from tests.factories.inventories import inventory
 from tests.factories.registry import Workbench, make_workbench
 
 POOL = SimulatedPool(
@@ -36,7 +38,7 @@ def test_a_simulated_document_is_one_that_the_service_reads(number: int) -> None
 
 def test_a_fleet_is_as_an_ordinary_one(bench: Workbench) -> None:
     catalogue = bench.registry.catalogue
-    tokens = simulate(catalogue, [POOL], 100, NOON)
+    tokens = simulate(catalogue, [POOL], 100, NOON).tokens
     with catalogue.read() as view:
         placed = view.fleet.where(WhereFilter())
         nodes = view.fleet.nodes()
@@ -53,9 +55,26 @@ def test_a_fleet_is_as_an_ordinary_one(bench: Workbench) -> None:
 def test_made_again_they_were_heard_now_and_nothing_else_changes(bench: Workbench) -> None:
     catalogue = bench.registry.catalogue
     simulate(catalogue, [POOL], 10, NOON)
-    assert simulate(catalogue, [POOL], 10, minutes(5)) == {}
+    assert simulate(catalogue, [POOL], 10, minutes(5)).tokens == {}
     with catalogue.read() as view:
         nodes = view.fleet.nodes()
         histories = {len(view.fleet.history(one)) for one in nodes}
     assert {one.seen_at for one in nodes} == {minutes(5)}
     assert histories == {1}
+
+
+def test_a_real_node_never_gets_a_simulated_report(bench: Workbench) -> None:
+    catalogue = bench.registry.catalogue
+    join(catalogue, inventory("gpu-000001"))
+    with pytest.raises(InputError, match="no simulated one"):
+        simulate(catalogue, [POOL], 2, NOON, prefix="gpu")
+    with catalogue.read() as view:
+        assert [one.name for one in view.fleet.nodes()] == ["gpu-000001"]
+
+
+def test_retired_nodes_stay_so_and_are_not_counted(bench: Workbench) -> None:
+    catalogue = bench.registry.catalogue
+    simulate(catalogue, [POOL], 3, NOON)
+    with catalogue.edit() as draft:
+        draft.fleet.retire("sim-000001", NOON)
+    assert simulate(catalogue, [POOL], 3, minutes(5)).reported == 2

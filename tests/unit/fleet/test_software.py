@@ -50,3 +50,7 @@ def test_a_damaged_toolkit_and_an_empty_node_are_nothing(tmp_path: Path) -> None
 def test_no_more_than_a_document_can_hold_is_listed(tmp_path: Path) -> None:
     put(tmp_path, *(f"usr/lib64/libnccl.so.2.{n}" for n in range(300)))
     assert len(software(tmp_path)) == 200
+
+
+def test_what_may_not_be_looked_at_is_nothing(tmp_path: Path) -> None:
+    assert software(tmp_path / ("x" * 300)) == ()  # as for a directory of another user

@@ -144,6 +144,19 @@ def test_what_changes_by_itself_makes_no_new_state() -> None:
     assert state_of(after) == state_of(before)
 
 
+def test_the_first_process_that_no_run_names_makes_a_new_state() -> None:
+    idle = inventory(devices=(device(),)).as_dict()
+    busy = inventory(devices=(device(processes=(GpuProcess(7, 1000),)),)).as_dict()
+    engine = {"engine": "x", "pid": 7}
+    assert state_of(busy) != state_of(idle)
+    assert state_of({**busy, "running": [engine]}) == state_of({**idle, "running": [engine]})
+
+
+def test_a_state_is_told_of_any_document() -> None:
+    odd = {"devices": [1, {"processes": 2}, {"processes": [3, {"pid": []}]}], "running": [4, {}]}
+    assert state_of(odd).startswith("ek-node-state-v1:")
+
+
 def test_anything_else_makes_a_new_state() -> None:
     before = inventory(devices=(device(),)).as_dict()
     same = [

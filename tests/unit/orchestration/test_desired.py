@@ -117,4 +117,4 @@ def test_nothing_assigned_has_no_digest_and_another_engine_another_one(
     found = Resolver(site.bench.registry).desired(profile_of(node()), [assigned(engine)])
     other = replace(found[0], engine=str(digest_bytes(b"other")))
     assert desired_digest(()) is None
-    assert desired_digest(found) != desired_digest([other])
+    assert desired_digest(found) != desired_digest((other,))

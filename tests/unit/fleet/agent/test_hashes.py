@@ -131,6 +131,23 @@ def test_a_file_that_goes_while_it_is_read_again_is_forgotten(
         kept(file)
 
 
+def test_a_file_that_cannot_be_read_again_is_not_believed_after_a_restart_either(
+    kept: KeptHashes, reads: list[Path], tmp_path: Path, clock: Clock
+) -> None:
+    file = tmp_path / "disk" / "plan"
+    file.parent.mkdir()
+    file.write_bytes(b"a")
+    kept(file)
+    kept.end_round(0)
+    clock.now += 7200
+    kept(file)
+    away = file.parent.rename(tmp_path / "away")  # a disk that does not answer for a while
+    kept.end_round(MIB)
+    away.rename(file.parent)
+    KeptHashes(tmp_path / "agent" / "hashes.json", now=clock)(file)
+    assert reads == [file, file]
+
+
 def test_files_that_nobody_asks_for_any_more_are_forgotten(kept: KeptHashes, file: Path) -> None:
     kept(file)
     kept.end_round(0)
