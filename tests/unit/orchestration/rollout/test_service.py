@@ -266,3 +266,10 @@ def test_a_driver_whose_cuda_is_not_known_is_told_as_such(
     assert "not in the table" in react(site.bench.registry, nodes, now=NOON).unknown["odd"]
     told = react(site.bench.registry, nodes, now=NOON, cuda_driver="14.0", places=[str(place)])
     assert (told.unknown, list(told.unqualified)) == ({}, ["odd"])
+
+
+def test_the_cuda_that_is_named_is_not_that_of_a_driver_which_is_known(
+    site: Site, fleet: Path
+) -> None:
+    told = react(site.bench.registry, read_fleet([fleet]), now=NOON, cuda_driver="14.0")
+    assert (told.unqualified, told.waves) == ({}, ())
