@@ -8,7 +8,7 @@ cryptography, and is what a summary of a whole fleet goes by.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,7 +28,6 @@ from enginekeeper.orchestration.drift import (
 )
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.digests import Digest
 from registry.environments import environment_from_dict
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
@@ -147,7 +146,7 @@ def drift_of(
         for digest, one in facts.items()
     }
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
-    waived = _waived(registry, judge, now)
+    waived = _waived(registry, engines)
     wanted = _Wanted(assignments)
     found = [
         _held_against(judge, one, profiles[one.profile], sets[one.engine_set], wanted)
@@ -246,15 +245,15 @@ def _wanted(kind: DriftKind, profile: Profile, ignores: Sequence[DriftIgnore]) -
     return None
 
 
-def _waived(registry: Registry, judge: Judge, now: datetime) -> dict[str, list[Any]]:
+def _waived(registry: Registry, engines: Collection[str]) -> dict[str, list[Any]]:
     """Returns the waivers in force on engines of the fleet: where, and whose they are."""
-    found: dict[str, list[Any]] = {}
-    for one in registry.waivers():
-        known = judge.engines.get(str(one.engine))
-        if known is None or one.state(now) != "in force":
-            continue
-        engine = registry.engine(Digest.parse(known.engine.digest))
-        if registry.waiver_signature(engine, one).fault is None:
-            said = f"waived: {one.reason} ({one.granted_by})"
-            found.setdefault(str(one.engine), []).append((one.environment, said))
-    return found
+    with registry.catalogue.read() as view:
+        named = {one.engine for one in view.waivers() if str(one.engine) in engines}
+        known = view.known_engines(list(named))
+    in_force = registry.waivers_in_force(list(known.values())) if known else {}
+    return {
+        str(digest): [
+            (one.environment, f"waived: {one.reason} ({one.granted_by})") for one in waivers
+        ]
+        for digest, waivers in in_force.items()
+    }
