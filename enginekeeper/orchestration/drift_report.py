@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from enginekeeper.compatibility.decision import Judgement
-from enginekeeper.fleet.health import STALE_AFTER
+from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF, STALE_AFTER
 from enginekeeper.fleet.picking import Picking, selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
@@ -64,6 +64,8 @@ class FleetDrift:
     states: tuple[StateDrift, ...]
     stale: Mapping[int, int]
     """How many nodes of each profile were not heard lately."""
+    clock_off: Mapping[int, int]
+    """How many of those that were heard have a clock that is off."""
     silent: int
     """How many nodes never reported."""
     ignored_stale: Mapping[int, str]
@@ -104,6 +106,7 @@ class FleetDrift:
             (ignored if profile in self.ignored_stale else kinds)[DriftKind.STALE] += count
         stale = sum(self.stale.values())
         degraded = sum(count - self.stale.get(row, 0) for row, count in problems.items())
+        degraded += sum(count for row, count in self.clock_off.items() if row not in problems)
         return {
             "nodes": nodes["all"] + self.silent,
             "states": len(self.states),
@@ -136,6 +139,7 @@ def drift_of(
         digests = {engine for having in sets.values() for engine, _, _ in having}
         digests |= {engine for engines in positions.values() for engine in engines}
         stale = fleet.profiles_not_heard_since(now - stale_after)
+        clock_off = fleet.profiles_with_clock_off(CLOCK_MAY_BE_OFF, now - stale_after)
         silent = len(fleet.silent())
         facts = {} if verified else recorded_engines(view, digests)
         named = fleet.engines_named(digests)
@@ -154,7 +158,7 @@ def drift_of(
     ]
     excused = [_excused(one, ignores, waived) for one in found]
     return FleetDrift(
-        tuple(excused), stale, silent,
+        tuple(excused), stale, clock_off, silent,
         {
             row: why
             for row in stale
