@@ -47,7 +47,7 @@ from enginekeeper.fleet.simulation import SimulatedPool, inventory_of, simulate
 from enginekeeper.fleet.whereabouts import Question, whereabouts
 from enginekeeper.fleet.wire import Heartbeat, InventoryMessage, Wish
 from enginekeeper.orchestration.drift_report import drift_of
-from enginekeeper.orchestration.fleet_reading import plan_fleet
+from enginekeeper.orchestration.fleet_reading import plan_of
 from enginekeeper.orchestration.waves import DriverChange
 from registry import migrate
 from registry.blobs.local import LocalBlobStore
@@ -197,7 +197,7 @@ def sweeps(world: World) -> Iterator[Row]:
     yield "drift, signatures checked", f"{time.perf_counter() - start:.2f} s", "", True
     change = DriverChange.to("595.71.05", on=now.date())
     start = time.perf_counter()
-    plan = plan_fleet(world.registry, (), change, now)
+    plan = plan_of(world.registry, (), (), change)
     passed = time.perf_counter() - start
     name = f"wave plan ({len(plan.groups)} groups)"
     yield name, f"{passed:.2f} s", "< 2 s", passed < PROMISED_WAVE_S

@@ -18,7 +18,6 @@ from enginekeeper.cli._wave_options import change_options, change_to, fleet_opti
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
     from enginekeeper.orchestration.rollout.service import Announcement, WaveStep
-    from enginekeeper.orchestration.rollout.work import Dispatch
     from registry.waves.types import Wave
 
 wave_argument = click.argument("wave")
@@ -124,9 +123,10 @@ def advance(wave: str, again: bool, as_json: bool) -> int:
     """
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.rollout import service
+    from enginekeeper.orchestration.rollout.dispatching import dispatch_to
 
     bench = open_bench()
-    dispatch = dispatch_of(service.read_wave(bench.registry, wave), again=again)
+    dispatch = dispatch_to(service.read_wave(bench.registry, wave), again=again)
     step = service.go_on(bench.registry, wave, now=_now(), dispatch=dispatch)
     return _told(bench, step, Output(as_json))
 
@@ -206,13 +206,6 @@ def run(wave: str, interval: int, deployment: str | None, as_json: bool) -> int:
     show_progress()
     run_wave(WaveOrder(wave, interval), deployment=deployment)
     return _show(read_wave(bench.registry, wave), Output(as_json))
-
-
-def dispatch_of(wave: Wave, *, again: bool) -> Dispatch | None:
-    """Returns how a wave's work is asked for: by its deployment, or by hand."""
-    from enginekeeper.orchestration.rollout.dispatching import dispatch_to
-
-    return dispatch_to(wave, again=again)
 
 
 def _ended(

@@ -18,6 +18,7 @@ def wave_document(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> dict[
     from enginekeeper.orchestration.rollout.work import by_hand
 
     named = specs or wave.specs
+    waiting = wave.safe_at is None and not wave.ended
     return {
         "wave": wave.name,
         "origin": str(wave.origin),
@@ -32,7 +33,7 @@ def wave_document(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> dict[
         "safe_at": _time(wave.safe_at),
         "ended_at": _time(wave.ended_at),
         "time_to_safe_seconds": _seconds(wave),
-        "waiting_seconds": None if wave.safe_at else int((now - wave.announced_at).total_seconds()),
+        "waiting_seconds": int((now - wave.announced_at).total_seconds()) if waiting else None,
         "stages": wave.stage_counts(),
         "nodes": [one.as_dict() for one in wave.nodes],
         "work": [{**one.as_dict(), "by_hand": by_hand(one, named)} for one in wave.work],
@@ -76,6 +77,8 @@ def wave_lines(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> Iterator
     seconds = _seconds(wave)
     if seconds is not None:
         yield f"time to safe: {spoken(seconds)}, from announced to every node with proven engines"
+    elif wave.ended:
+        yield "it ended before every node had proven engines"
     else:
         waited = spoken(int((now - wave.announced_at).total_seconds()))
         yield f"not safe yet, after {waited}: engines have to be judged or built first"

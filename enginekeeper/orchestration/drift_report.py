@@ -8,13 +8,13 @@ cryptography, and is what a summary of a whole fleet goes by.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from enginekeeper.compatibility.decision import Judgement
-from enginekeeper.fleet.health import STALE_AFTER
+from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF, STALE_AFTER
 from enginekeeper.fleet.picking import Picking, selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
@@ -28,7 +28,6 @@ from enginekeeper.orchestration.drift import (
 )
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.digests import Digest
 from registry.environments import environment_from_dict
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
@@ -65,6 +64,8 @@ class FleetDrift:
     states: tuple[StateDrift, ...]
     stale: Mapping[int, int]
     """How many nodes of each profile were not heard lately."""
+    clock_off: Mapping[int, int]
+    """How many of those that were heard have a clock that is off."""
     silent: int
     """How many nodes never reported."""
     ignored_stale: Mapping[int, str]
@@ -105,6 +106,7 @@ class FleetDrift:
             (ignored if profile in self.ignored_stale else kinds)[DriftKind.STALE] += count
         stale = sum(self.stale.values())
         degraded = sum(count - self.stale.get(row, 0) for row, count in problems.items())
+        degraded += sum(count for row, count in self.clock_off.items() if row not in problems)
         return {
             "nodes": nodes["all"] + self.silent,
             "states": len(self.states),
@@ -137,6 +139,7 @@ def drift_of(
         digests = {engine for having in sets.values() for engine, _, _ in having}
         digests |= {engine for engines in positions.values() for engine in engines}
         stale = fleet.profiles_not_heard_since(now - stale_after)
+        clock_off = fleet.profiles_with_clock_off(CLOCK_MAY_BE_OFF, now - stale_after)
         silent = len(fleet.silent())
         facts = {} if verified else recorded_engines(view, digests)
         named = fleet.engines_named(digests)
@@ -147,7 +150,7 @@ def drift_of(
         for digest, one in facts.items()
     }
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
-    waived = _waived(registry, judge, now)
+    waived = _waived(registry, engines)
     wanted = _Wanted(assignments)
     found = [
         _held_against(judge, one, profiles[one.profile], sets[one.engine_set], wanted)
@@ -155,7 +158,7 @@ def drift_of(
     ]
     excused = [_excused(one, ignores, waived) for one in found]
     return FleetDrift(
-        tuple(excused), stale, silent,
+        tuple(excused), stale, clock_off, silent,
         {
             row: why
             for row in stale
@@ -246,15 +249,15 @@ def _wanted(kind: DriftKind, profile: Profile, ignores: Sequence[DriftIgnore]) -
     return None
 
 
-def _waived(registry: Registry, judge: Judge, now: datetime) -> dict[str, list[Any]]:
+def _waived(registry: Registry, engines: Collection[str]) -> dict[str, list[Any]]:
     """Returns the waivers in force on engines of the fleet: where, and whose they are."""
-    found: dict[str, list[Any]] = {}
-    for one in registry.waivers():
-        known = judge.engines.get(str(one.engine))
-        if known is None or one.state(now) != "in force":
-            continue
-        engine = registry.engine(Digest.parse(known.engine.digest))
-        if registry.waiver_signature(engine, one).fault is None:
-            said = f"waived: {one.reason} ({one.granted_by})"
-            found.setdefault(str(one.engine), []).append((one.environment, said))
-    return found
+    with registry.catalogue.read() as view:
+        named = {one.engine for one in view.waivers() if str(one.engine) in engines}
+        known = view.known_engines(list(named))
+    in_force = registry.waivers_in_force(list(known.values())) if known else {}
+    return {
+        str(digest): [
+            (one.environment, f"waived: {one.reason} ({one.granted_by})") for one in waivers
+        ]
+        for digest, waivers in in_force.items()
+    }

@@ -1,4 +1,4 @@
-"""The fleet of the catalogue, as waves need it: a few words of every node that is enrolled."""
+"""The nodes that a wave is about: those of inventories, or those that the catalogue enrolled."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.errors import MissingError
-from enginekeeper.fleet.nodes import NodeFacts, NodeShape
+from enginekeeper.fleet.inventories import read_inventories
+from enginekeeper.fleet.nodes import NodeFacts, NodeShape, facts_of
 from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
-from enginekeeper.orchestration.wave_planning import plan_nodes, read_fleet, select_nodes
+from enginekeeper.orchestration.wave_planning import plan_nodes, select_nodes
 from enginekeeper.orchestration.waves import DriverChange, WavePlan
 from registry.queries import View
 from registry.service import Registry
@@ -22,10 +23,10 @@ _UNHEARD = f"not heard for more than {SILENT_AFTER.days * 24} hours"
 _UNREPORTED = "enrolled, and it has not reported yet"
 
 
-def fleet_nodes(view: View, selectors: Sequence[str], now: datetime) -> list[NodeFacts]:
-    """Returns the enrolled nodes that selectors pick, by name; raises MissingError without any.
+def _enrolled(view: View, now: datetime) -> list[NodeFacts]:
+    """Returns the enrolled nodes, by name; raises MissingError without any.
 
-    A selector is a glob of names or LABEL=GLOB. What is not known of a node is a problem of it.
+    What is not known of a node is a problem of it.
     """
     found = list(_nodes(view, now))
     if not found:
@@ -34,31 +35,25 @@ def fleet_nodes(view: View, selectors: Sequence[str], now: datetime) -> list[Nod
             where="catalogue",
             remedy="enginekeeper node enroll; or name inventories: --inventory",
         )
-    return select_nodes(found, selectors)
+    return found
 
 
 def read_nodes(registry: Registry, places: Sequence[Path]) -> list[NodeFacts]:
     """Returns the nodes that inventories tell of; without any, the enrolled ones."""
     if places:
-        return read_fleet(places)
+        return [facts_of(one) for one in read_inventories(places)]
     with registry.catalogue.read() as view:
-        return fleet_nodes(view, (), registry.clock())
+        return _enrolled(view, registry.clock())
 
 
 def plan_of(
     registry: Registry, places: Sequence[Path], selectors: Sequence[str], change: DriverChange
 ) -> WavePlan:
-    """Plans a change for the nodes of inventories; without any, for the enrolled nodes."""
+    """Plans a change for the nodes that selectors pick of inventories, or of the enrolled ones.
+
+    Raises as `plan_nodes` and `select_nodes` do.
+    """
     return plan_nodes(registry, select_nodes(read_nodes(registry, places), selectors), change)
-
-
-def plan_fleet(
-    registry: Registry, selectors: Sequence[str], change: DriverChange, now: datetime
-) -> WavePlan:
-    """Plans a change for the enrolled nodes that selectors pick; raises as `plan_nodes` does."""
-    with registry.catalogue.read() as view:
-        nodes = fleet_nodes(view, selectors, now)
-    return plan_nodes(registry, nodes, change)
 
 
 def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:

@@ -1,17 +1,15 @@
-"""Plans a driver wave from inventories and the registry: what is known, verified, and asked."""
+"""Plans a driver wave from nodes and the registry: what is known, verified, and asked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from enginekeeper.compatibility.decision import Judgement
 from enginekeeper.errors import InputError, MissingError
-from enginekeeper.fleet.inventories import read_inventories
-from enginekeeper.fleet.nodes import NodeFacts, facts_of
+from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.waves import DriverChange, FleetEngine, WavePlan, plan_wave
 from enginekeeper.specs.selectors import Selector
 from registry.attestations import Statement
@@ -23,11 +21,6 @@ from registry.standing import StandingChange, held_by
 from registry.trust import Trust
 from registry.types import Engine, Verdict
 from registry.verification import verdict_signature, verify_engine
-
-
-def read_fleet(places: Sequence[Path]) -> list[NodeFacts]:
-    """Returns the nodes that inventories tell of."""
-    return [facts_of(one) for one in read_inventories(places)]
 
 
 def plan_nodes(registry: Registry, nodes: Sequence[NodeFacts], change: DriverChange) -> WavePlan:

@@ -244,6 +244,18 @@ class FleetView:
         )
         return {row: count for row, count in self._rows(query)}  # noqa: C416 - rows are no pairs
 
+    def profiles_with_clock_off(self, seconds: int, heard_since: datetime) -> dict[int, int]:
+        """Returns how many nodes of each profile, heard since a time, have a clock that far off."""
+        query = (
+            of_columns(NodeRow.profile_id, func.count())
+            .join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
+            .where(func.abs(HeartbeatRow.clock_offset) > seconds)
+            .where(HeartbeatRow.seen_at >= heard_since, NodeRow.retired_at.is_(None))
+            .where(NodeRow.profile_id.is_not(None))
+            .group_by(NodeRow.profile_id)
+        )
+        return {row: count for row, count in self._rows(query)}  # noqa: C416 - rows are no pairs
+
     def positions(self) -> list[tuple[str, str, str]]:
         """Returns channel, model and engine of every position, by target."""
         query = (

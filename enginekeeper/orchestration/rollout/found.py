@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from enginekeeper.compatibility.cuda import cuda_of_driver
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.rollout.sights import blockers_in
@@ -52,6 +53,7 @@ def react(
     """Holds nodes against the driver they have, and records a wave for what is not qualified.
 
     `places` are the inventories that the wave reads later; none: the registry's own fleet.
+    `cuda_driver` is the CUDA of drivers whose branch is not in the table, and of no other.
     """
     alike: dict[tuple[str, bool], list[NodeFacts]] = {}
     for node in nodes:
@@ -62,7 +64,8 @@ def react(
     waves: list[str] = []
     for (driver, _), some in sorted(alike.items()):
         try:
-            change = DriverChange.to(driver, on=now.date(), cuda_driver=cuda_driver)
+            named = cuda_of_driver(driver) or cuda_driver
+            change = DriverChange.to(driver, on=now.date(), cuda_driver=named)
         except InputError as error:
             unknown.update((one.name, f"driver {driver}: {error.what}") for one in some)
             continue

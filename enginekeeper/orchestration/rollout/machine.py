@@ -199,11 +199,14 @@ def _against(node: WaveNode, sight: Sight) -> tuple[str, ...] | None:
 
 
 def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
-    """Notes when every node first has engines that are qualified, all of them."""
+    """Notes when every node first has engines that are qualified, all of them.
+
+    A node that went back to its driver says nothing of this one, and all of them prove nothing.
+    """
     if wave.safe_at is not None:
         return wave
     seen = [sights.get(one.name) for one in wave.nodes if one.stage is not Stage.REVERTED]
-    if all(one is not None and not one.blockers for one in seen):
+    if seen and all(one is not None and not one.blockers for one in seen):
         return replace(wave, safe_at=now)
     return wave
 

@@ -143,7 +143,8 @@ def go_on(
     going = look(registry, before, now=now)
     if change is not None:
         turned = change(before, going)
-        going = look(registry, turned, now=now) if turned.phase is not before.phase else going
+        if turned.phase is Phase.ROLLING_BACK:  # which asks about the driver before, too
+            going = look(registry, turned, now=now)
     after = machine.advance(turned, going.sights, failures=failures_in(going.plan), now=now)
     after = _recorded(registry, before, replace(after, work=needed(after, going.plan, now)))
     if dispatch is not None and not after.ended:

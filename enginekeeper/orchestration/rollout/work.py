@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -10,6 +10,8 @@ from enginekeeper.compatibility.placing import Effect
 from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.waves import WaveGroup, WavePlan
 from registry.waves.types import Wave, WaveWork, WorkState
+
+_WORK = frozenset({Effect.REVALIDATE, Effect.REBUILD})
 
 Ask = Callable[[WaveWork], str]
 """Asks for a judgement or a build and returns the run that does it; the same again for the same."""
@@ -24,11 +26,14 @@ class Dispatch:
 
 
 def needed(wave: Wave, plan: WavePlan, now: datetime) -> tuple[WaveWork, ...]:
-    """Returns a wave's work as a plan has it now: what is missing is added, what is not is done."""
-    groups = {_key(group): group for group in plan.groups}
+    """Returns a wave's work as a plan has it now: what is missing is added, what is not is done.
+
+    Where platforms need different things of an engine on a GPU, the gravest is done.
+    """
+    groups = {_key(group): group for group in reversed(plan.groups)}  # the gravest come first
     known = {one.key: _as_planned(one, groups.get(one.key), now) for one in wave.work}
     for key, group in groups.items():
-        if group.action in (Effect.REVALIDATE, Effect.REBUILD) and key not in known:
+        if group.action in _WORK and key not in known:
             known[key] = WaveWork(
                 *key, str(group.action), WorkState.WAITING, now, group.engine.variant
             )
@@ -62,16 +67,16 @@ def _key(group: WaveGroup) -> tuple[str, str, str]:
 
 
 def _as_planned(one: WaveWork, group: WaveGroup | None, now: datetime) -> WaveWork:
-    open_ = group is not None and group.action in (Effect.REVALIDATE, Effect.REBUILD)
-    if not open_:
-        state = WorkState.DONE
-    elif one.state is WorkState.DONE:
-        state = WorkState.WAITING  # what was proven is so no more
+    if group is None or group.action not in _WORK:
+        state, action = WorkState.DONE, one.action
     else:
-        state = one.state
-    if state is one.state:
+        state, action = one.state, str(group.action)
+        if one.state is WorkState.DONE or one.action != action:
+            state = WorkState.WAITING  # what was proven or asked for does not do any more
+    if (state, action) == (one.state, one.action):
         return one
-    return replace(one, state=state, changed_at=now)
+    run = None if state is WorkState.WAITING else one.run
+    return replace(one, state=state, action=action, run=run, changed_at=now)
 
 
 def _asked(one: WaveWork, ask: Ask, now: datetime) -> WaveWork:
@@ -85,11 +90,3 @@ def by_hand(one: WaveWork, specs: Iterable[str]) -> str:
     if one.action == Effect.REBUILD:
         return f"enginekeeper build SPEC --only {one.variant}"
     return f"enginekeeper rebuild --engine {one.engine} {named}".rstrip()
-
-
-def unsettled(wave: Wave) -> Mapping[str, int]:
-    """Counts a wave's work by its state."""
-    counts: dict[str, int] = {}
-    for one in wave.work:
-        counts[one.state] = counts.get(one.state, 0) + 1
-    return counts

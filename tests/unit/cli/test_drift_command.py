@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.fleet.interface import DriverState
+from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF
+from enginekeeper.fleet.interface import DriverState, LostDevice
 from enginekeeper.fleet.inventory import Inventory
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
+from registry.fleet.tables import HeartbeatRow
 from registry.lifecycle import quarantine
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
@@ -54,6 +58,15 @@ def another(site: Site, directory: Path, **fields: str) -> Engine:
     where = replace(H100, cuda_runtime=fields.get("cuda_runtime", H100.cuda_runtime))
     variant = variants_of(directory)[0]
     return publish_for_gpu(site, variant, where, content=b"other", **fields)
+
+
+def set_clock(catalogue: Catalogue, name: str, *, ahead: int) -> None:
+    """Lets a node's clock be so many seconds ahead, as its heartbeat told."""
+    with catalogue.edit(actor="anna") as draft:
+        row = draft.fleet.node(name).id
+        draft.fleet._session.execute(
+            update(HeartbeatRow).where(HeartbeatRow.node_id == row).values(clock_offset=ahead)
+        )
 
 
 def one_finding(ek: Ek, *options: str) -> Any:  # noqa: ANN401 - a JSON object
@@ -248,10 +261,15 @@ def test_the_summary_counts_every_node_once(ek: Ek, catalogue: Catalogue, engine
 
 def test_summary_and_listing_say_the_same(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
     join(catalogue, node("gpu-1", engine.digest), node("gpu-2", engine.digest, driver=R595))
-    join(catalogue, node("gpu-3", UNKNOWN))
-    listed = [one["sync"] for one in ek("drift", "--all", "--json").json]
-    counted = ek("drift", "--summary", "--json").json["sync"]
-    assert {one: listed.count(one) for one in set(listed)} == counted
+    join(catalogue, node("gpu-3", UNKNOWN), node("gpu-4", lost=(LostDevice(1, "GPU is lost"),)))
+    for name in ("gpu-2", "gpu-4"):
+        set_clock(catalogue, name, ahead=CLOCK_MAY_BE_OFF + 1)
+    set_clock(catalogue, "gpu-3", ahead=-CLOCK_MAY_BE_OFF)
+    listed, counted = (ek("drift", how, "--json").json for how in ("--all", "--summary"))
+    for column in ("sync", "health"):
+        said = Counter(one[column] for one in listed)
+        assert said == {name: count for name, count in counted[column].items() if count}
+    assert counted["health"]["degraded"] == 2
 
 
 def test_nodes_and_classes_are_chosen(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:

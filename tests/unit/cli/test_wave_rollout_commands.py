@@ -120,6 +120,8 @@ def test_a_wave_is_aborted_and_turned_back_with_a_reason(
         "aborted",
         "slow",
     )
+    assert ended.json["waiting_seconds"] is None
+    assert "it ended before every node had proven engines" in ek("wave", "status", "w").err
     back = ek("wave", "rollback", "w", "--reason", "slower", "--yes", "--json")
     assert (back.code, back.json["stages"]) == (ExitCode.DRIFT, {"held": 2, "reverting": 1})
     assert ek("wave", "check", "spare", "--json").json["driver"] == OLD

@@ -179,6 +179,12 @@ def test_a_node_that_nobody_sees_is_not_safe() -> None:
     assert advance(begun, {"a": READY, "b": READY}, now=NOON).safe_at == NOON
 
 
+def test_a_change_that_every_node_left_again_was_never_safe() -> None:
+    found = wave(node("a", stage=Stage.UPGRADED), phase=Phase.ROLLING, origin=Origin.FOUND)
+    after = advance(found, {"a": READY}, now=NOON)
+    assert (stages(after), after.phase, after.safe_at) == ({"a": "reverted"}, Phase.DONE, None)
+
+
 def test_an_aborted_wave_holds_what_was_released_and_keeps_what_has_the_driver() -> None:
     nodes = (node("a", stage=Stage.DONE), node("b", stage=Stage.RELEASED), node("c"))
     after = stop(wave(*nodes, phase=Phase.ROLLING), Phase.ABORTED, "no more", later(9))

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from enginekeeper.errors import MissingError
+from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout import service
 from enginekeeper.orchestration.rollout.found import react
 from enginekeeper.orchestration.rollout.service import Announcement
 from enginekeeper.orchestration.rollout.work import Dispatch
-from enginekeeper.orchestration.wave_planning import plan_nodes, read_fleet
+from enginekeeper.orchestration.wave_planning import plan_nodes
 from enginekeeper.orchestration.waves import DriverChange
 from registry.errors import ConflictError, GateRefusedError
 from registry.types import Engine, Result
@@ -124,7 +125,7 @@ def test_a_driver_that_an_engine_cannot_work_under_begins_no_wave(site: Site, fl
 def test_who_qualifies_must_be_there_and_serve_nothing(site: Site, fleet: Path) -> None:
     with pytest.raises(MissingError, match="not among the nodes"):
         begin(site, fleet, qualify=("gpu-9",))
-    nodes = read_fleet([fleet])
+    nodes = read_nodes(site.bench.registry, [fleet])
     serving = [replace(one, running=("sha256:abc",)) for one in nodes]
     plan = plan_nodes(site.bench.registry, serving, R595)
     with pytest.raises(ConflictError, match="drain spare"):
@@ -220,10 +221,10 @@ def test_a_driver_that_is_there_already_makes_the_same_plan_for_that_node(
     site: Site, engine: Engine, fleet: Path, tmp_path: Path
 ) -> None:
     registry, places = site.bench.registry, [str(fleet)]
-    assert react(registry, read_fleet([fleet]), now=NOON, places=places).waves == ()
+    assert react(registry, read_nodes(registry, [fleet]), now=NOON, places=places).waves == ()
 
     report(fleet, "gpu-2", engine, driver=NEW)
-    found = react(registry, read_fleet([fleet]), now=NOON, places=places)
+    found = react(registry, read_nodes(registry, [fleet]), now=NOON, places=places)
     assert list(found.unqualified) == ["gpu-2"]
     assert "not-judged-there" in found.unqualified["gpu-2"][0]
     (name,) = found.waves
@@ -231,10 +232,10 @@ def test_a_driver_that_is_there_already_makes_the_same_plan_for_that_node(
     assert (stages(wave), wave.origin) == ({"gpu-2": "upgraded"}, "found")
     assert [one.action for one in wave.work] == ["revalidate"]
 
-    again = react(registry, read_fleet([fleet]), now=later(1), places=places)
+    again = react(registry, read_nodes(registry, [fleet]), now=later(1), places=places)
     assert (again.waves, list(again.unqualified)) == ((), ["gpu-2"])
     report(fleet, "gpu-3", engine, driver=NEW)
-    more = react(registry, read_fleet([fleet]), now=later(2), places=places)
+    more = react(registry, read_nodes(registry, [fleet]), now=later(2), places=places)
     assert more.waves == (name,)
     assert set(stages(service.read_wave(registry, name))) == {"gpu-2", "gpu-3"}
 
@@ -243,7 +244,7 @@ def test_a_driver_that_is_there_already_makes_the_same_plan_for_that_node(
     assert (after.phase, after.safe_at) == (Phase.DONE, later(300))
     assert after.safe_at is not None
     assert after.safe_at - after.announced_at == timedelta(seconds=300)
-    assert react(registry, read_fleet([fleet]), now=later(400), places=places).waves == ()
+    assert react(registry, read_nodes(registry, [fleet]), now=later(400), places=places).waves == ()
 
 
 def test_a_node_of_a_wave_that_goes_on_is_left_to_that_wave(
@@ -251,7 +252,9 @@ def test_a_node_of_a_wave_that_goes_on_is_left_to_that_wave(
 ) -> None:
     begin(site, fleet)
     report(fleet, "gpu-2", engine, driver=NEW)
-    found = react(site.bench.registry, read_fleet([fleet]), now=NOON, places=[str(fleet)])
+    found = react(
+        site.bench.registry, read_nodes(site.bench.registry, [fleet]), now=NOON, places=[str(fleet)]
+    )
     assert (found.waves, list(found.unqualified)) == ((), ["gpu-2"])
     assert stages(step(site, 5))["gpu-2"] == "upgraded"
 
@@ -262,7 +265,16 @@ def test_a_driver_whose_cuda_is_not_known_is_told_as_such(
     found = inventory("odd", [on_disk(engine.digest)])
     assert found.driver is not None
     place = write_inventory(tmp_path, replace(found, driver=replace(found.driver, version="700.1")))
-    nodes = read_fleet([place])
+    nodes = read_nodes(site.bench.registry, [place])
     assert "not in the table" in react(site.bench.registry, nodes, now=NOON).unknown["odd"]
     told = react(site.bench.registry, nodes, now=NOON, cuda_driver="14.0", places=[str(place)])
     assert (told.unknown, list(told.unqualified)) == ({}, ["odd"])
+
+
+def test_the_cuda_that_is_named_is_not_that_of_a_driver_which_is_known(
+    site: Site, fleet: Path
+) -> None:
+    told = react(
+        site.bench.registry, read_nodes(site.bench.registry, [fleet]), now=NOON, cuda_driver="14.0"
+    )
+    assert (told.unqualified, told.waves) == ({}, ())
