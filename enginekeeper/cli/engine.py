@@ -116,9 +116,7 @@ def refit(engine_id: str, destination: Path, weights: Path | None, as_json: bool
     done = refit_here(open_bench(), engine_id, destination, weights)
     said = f"engine {done.engine.digest.short} was refitted and written to {destination}\n"
     said += "judged as it is" if done.judged else "never judged: the gate is closed"
-    if done.engine.simulated:
-        said = f"SIMULATED: {said}"
-    Output(as_json).outcome(done.as_dict(), f"{said}\n{done.storage}")
+    Output(as_json).outcome(done.as_dict(), f"{_marked(done.engine, said)}\n{done.storage}")
     return ExitCode.OK
 
 
@@ -150,8 +148,8 @@ def fetch(engine_id: str, destination: Path, to_inspect: bool, as_json: bool) ->
     output = Output(as_json)
     found = (fetch_to_inspect if to_inspect else fetch_here)(open_bench(), engine_id, destination)
     output.outcome(
-        {"engine": str(found.digest), "path": str(destination.resolve()), "to_inspect": to_inspect},
-        f"engine {found.digest.short} verified and written to {destination}",
+        {**_written(found, destination), "to_inspect": to_inspect},
+        _marked(found, f"engine {found.digest.short} verified and written to {destination}"),
     )
     if to_inspect:
         output.note("to look at, not to run: the gate was not asked, and no placement is recorded")
@@ -186,8 +184,8 @@ def export(engine_id: str, destination: Path, as_json: bool) -> int:
     registry.require_unheld(found)
     write_directory(registry.store, evidence_of(registry, found), destination)
     Output(as_json).outcome(
-        {"engine": str(found.digest), "path": str(destination.resolve())},
-        f"engine {found.digest.short} and its evidence written to {destination}",
+        _written(found, destination),
+        _marked(found, f"engine {found.digest.short} and its evidence written to {destination}"),
     )
     return ExitCode.OK
 
@@ -256,6 +254,18 @@ def heal(engine_id: str, directory: Path, as_json: bool) -> int:
     if not healed:
         output.note("nothing was lost or damaged")
     return ExitCode.OK
+
+
+def _written(found: Engine, place: Path) -> dict[str, Any]:
+    return {
+        "engine": str(found.digest),
+        "path": str(place.resolve()),
+        "simulated": found.simulated,
+    }
+
+
+def _marked(found: Engine, said: str) -> str:
+    return f"SIMULATED: {said}" if found.simulated else said
 
 
 def _waived(waivers: list[Waiver]) -> str | None:

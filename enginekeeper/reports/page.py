@@ -49,6 +49,7 @@ def render_page(document: Document, subject: Subject) -> str:
     page = environment.get_template("verdict.html.j2").render(
         document=document,
         subject=subject,
+        simulated=document.get("simulated", False),
         culprit=document["faults"][0] if document["faults"] else None,
         by_position=_by_position(fidelity, document),
         power=_power(fidelity),

@@ -78,6 +78,23 @@ def test_a_build_for_a_gpu_ends_published_and_says_everywhere_that_it_is_simulat
     world.check()
 
 
+def test_what_is_written_and_read_of_it_says_that_it_is_simulated(world: World) -> None:
+    world.build()
+    (engine,) = _registry(world).engines()
+
+    explained = _ek(world, "engine", "explain", engine.digest).stdout
+    said = [
+        _ek(world, "engine", *words, engine.digest, "--to", world.root / words[0])
+        for words in (("fetch", "--to-inspect"), ("export",))
+    ]
+    page = world.root / "page.html"
+    _ek(world, "report", engine.digest, "--html", page)
+
+    assert explained.splitlines()[1].startswith("SIMULATED: ")
+    assert [one.stderr.startswith("SIMULATED: ") for one in said] == [True, True]
+    assert "<title>SIMULATED PASS: " in page.read_text()
+
+
 def test_it_opens_no_gate_but_that_of_a_node_enrolled_as_simulated(world: World) -> None:
     world.build()
     registry = _registry(world)

@@ -69,6 +69,14 @@ class Page(html.parser.HTMLParser):
         self.words.append(data)
 
 
+def test_the_page_of_a_simulated_engine_says_so_in_its_title_and_first() -> None:
+    text = render_page({**document(), "simulated": True}, FILE)
+
+    assert "<title>SIMULATED PASS: " in text
+    assert text.index("<b>SIMULATED</b>") < text.index("from a file")
+    assert "SIMULATED" not in render_page(document(), FILE)
+
+
 def test_the_first_line_is_the_verdict_and_the_culprit_follows() -> None:
     finding = Finding("weights.scale", "fail", "layers.15.mlp.proj", "a scale is twice what it "
                       "should be", actual=0.2, expected=0.1, taxonomy="T1")  # fmt: skip

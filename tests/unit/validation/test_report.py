@@ -32,6 +32,15 @@ def test_the_first_line_is_the_summary_and_every_number_is_shown(
     assert "fidelity KL by kind of text: prose" in text
 
 
+def test_the_verdict_of_a_simulated_engine_says_so_in_the_second_line(
+    tokens: TokenizedSuite, arm: Callable[..., Scores]
+) -> None:
+    document = judge(Evidence(tokens, arm()), policy()).document()
+
+    assert render({**document, "simulated": True}).splitlines()[1].startswith("SIMULATED: ")
+    assert "SIMULATED" not in render(document)
+
+
 def test_a_stored_document_reads_as_when_it_was_made(
     tokens: TokenizedSuite, arm: Callable[..., Scores]
 ) -> None:
