@@ -18,6 +18,8 @@ def render(document: Mapping[str, Any]) -> str:
 
 def _lines(document: Mapping[str, Any]) -> Iterator[str]:
     yield str(document["summary"])
+    if document.get("simulated"):
+        yield "SIMULATED: doubles of NVIDIA's programs built and ran this engine; it proves no GPU."
     if note := document.get("source_note"):
         yield f"Source model: {note}; so is every figure here."
     if document["faults"]:

