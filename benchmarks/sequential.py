@@ -37,6 +37,12 @@ ALPHA = (1.0 - CONFIDENCE) * SHARE / FAILING_CHECKS
 BETA = (1.0 - CONFIDENCE) * SHARE
 LIMIT = -np.log(ALPHA)
 
+RARE = 0.1
+"""The share of prompts that carries everything, in one of the stated distributions."""
+
+NOTHING = 0.01
+"""In limits: an engine nearer to its recipe has no shape of its own to be scaled."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -187,7 +193,7 @@ def stated() -> list[Shape]:
         noise = np.exp(sigma * generator.standard_normal(4_000))
         shapes.append(synthetic(f"log-normal, variation {variation:g}", noise))
     shapes.append(synthetic("Pareto, index 1.5", 1 + generator.pareto(1.5, 4_000)))
-    rare = (generator.random(4_000) < 0.1).astype(np.float64)  # noqa: PLR2004
+    rare = (generator.random(4_000) < RARE).astype(np.float64)
     shapes.append(synthetic("one prompt in ten carries all", rare))
     return shapes
 
@@ -246,7 +252,7 @@ def fixed_table(shapes: list[Shape], runs: int) -> None:
 def main() -> None:
     """Prints the tables."""
     work = Path(sys.argv[1])
-    runs = int(sys.argv[2]) if len(sys.argv) > 2 else RUNS  # noqa: PLR2004
+    runs = int(sys.argv[2]) if sys.argv[2:] else RUNS
     own, other = measured(work)
     healthy = [shape for shape in own if shape.values.mean() <= 1.0]
     wrong = [shape for shape in (*own, *other) if shape.values.mean() > 1.0]
@@ -258,7 +264,7 @@ def main() -> None:
     table("Wrong engines", wrong, runs)
     doses = (1.25, 2.0, 4.0, 10.0, 40.0)
     table("Doses", [wrong[0].scaled(dose) for dose in doses], runs)
-    fixed_table([shape for shape in healthy if shape.values.mean() > 0.01], runs // 10)  # noqa: PLR2004
+    fixed_table([shape for shape in healthy if shape.values.mean() > NOTHING], runs // 10)
 
 
 if __name__ == "__main__":
