@@ -1,7 +1,8 @@
 """Measures the sequential test against the fixed one: error rates, and prompts and tokens needed.
 
 `python benchmarks/sequential.py WORK [RUNS]` prints Markdown tables. WORK is a work store
-(`<cache>/work`) with the scores of `make demo` or `make demo-all`; it is only read. Prompts are
+(`<cache>/work`) with the scores of `make demo` or `make demo-all`; it is only read, and of whole
+suites only (`--whole-suite`, as those are made). Prompts are
 drawn again and again from the real per-prompt divergences of those engines, round by round, one of
 each kind of text; "scaled" means that the shape is real and the mean was set. Divergences are in
 limits of the fidelity line: 1 is what must not be passed, and what must not be failed either.
@@ -141,8 +142,9 @@ def measured(work: Path) -> tuple[list[Shape], list[Shape]]:
     products = [
         json.loads(p.read_text()) | {"path": p.parent} for p in work.glob("*/*/product.json")
     ]
-    tokens = next(p["path"] for p in products if p["kind"] == "tokens") / "tokens.json"
-    suite = load_tokens(tokens)
+    suites = {
+        p["key"]: load_tokens(p["path"] / "tokens.json") for p in products if p["kind"] == "tokens"
+    }
     files = {
         str(digest_file(path)): path
         for kind in ("twin-scores", "reference")
@@ -150,12 +152,13 @@ def measured(work: Path) -> tuple[list[Shape], list[Shape]]:
     }
     own, other = [], []
     for product in sorted(products, key=lambda one: str(one["path"])):
-        if product["kind"] != "engine-scores":
+        inputs = product["inputs"]
+        if product["kind"] != "engine-scores" or "interim" in inputs:
+            continue  # a run that might have been ended has not all prompts, and another order
+        targets = {name: files.get(one) for name, one in inputs["targets"].items()}
+        if None in targets.values() or inputs["tokens"] not in suites:
             continue
-        targets = {name: files.get(one) for name, one in product["inputs"]["targets"].items()}
-        if None in targets.values():
-            continue
-        name = product["path"].name[:6]
+        name, suite = product["path"].name[:6], suites[inputs["tokens"]]
         own.append(_shape(name, product["path"], targets["twin"], suite, "twin"))
         other.append(_shape(name, product["path"], targets["source"], suite, "source"))
     return own, other
