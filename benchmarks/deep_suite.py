@@ -65,7 +65,8 @@ def legal() -> Iterator[str]:
 def mathematics() -> Iterator[str]:
     """Exercises with their solutions."""
     for seed in range(6):
-        generator, lines = random.Random(seed), []
+        generator = random.Random(seed)
+        lines: list[str] = []
         while sum(map(len, lines)) < LIST:
             lines.append(_exercise(generator, len(lines) + 1))
         yield "\n".join(lines)
