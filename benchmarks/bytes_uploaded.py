@@ -128,7 +128,7 @@ class Factory:
         os.link(self.weights, directory / "rank0.safetensors")
         share = self.weights.stat().st_size / WEIGHTS_SIZE
         for number, (file, size) in enumerate(OWN.items()):
-            data = random.Random(1000 * seed + number).randbytes(round(share * size))  # noqa: S311
+            data = random.Random(1000 * seed + number).randbytes(round(share * size))
             (directory / file).write_bytes(data)
         return directory
 

@@ -61,7 +61,7 @@ class Asked:
 
 def questions(registry: Registry, bulk: Bulk, bare: psycopg.Connection[Any]) -> dict[str, Asked]:
     """Returns every question; each call asks another instance of it."""
-    chosen = random.Random(1)  # noqa: S311 - the same in every run
+    chosen = random.Random(1)
     listing = EngineFilter(
         recipe="fp8", driver=VersionRange.parse("R580"), cuda=VersionRange.parse("12"),
         compute_capability=VersionRange.parse("9.0"), qualified=True, limit=50,

@@ -26,6 +26,12 @@ LONG = 4_400
 
 VERY_LONG = 17_000
 
+LIST = 2_600
+"""Characters of a long text that is made of rows: exercises, records."""
+
+HEALTHY = 0.9
+"""The share of made-up machines that are."""
+
 LICENCES = Path("/usr/share/common-licenses")
 
 TOPICS = ("assignment", "try", "context-managers", "objects", "function", "import")
@@ -59,24 +65,25 @@ def legal() -> Iterator[str]:
 def mathematics() -> Iterator[str]:
     """Exercises with their solutions."""
     for seed in range(6):
-        generator, lines = random.Random(seed), []  # noqa: S311 - numbers to read, no secrets
-        while sum(map(len, lines)) < 2_600:  # noqa: PLR2004
+        generator = random.Random(seed)
+        lines: list[str] = []
+        while sum(map(len, lines)) < LIST:
             lines.append(_exercise(generator, len(lines) + 1))
         yield "\n".join(lines)
 
 
 def _exercise(generator: random.Random, number: int) -> str:
     a, b, c = (generator.randrange(3, 400) for _ in range(3))
-    kind = generator.randrange(4)
-    if kind == 0:
+    kind = generator.choice(("multiply", "divide", "solve", "factor"))
+    if kind == "multiply":
         product = a * b
         steps = f"{a} * {b} = {product}, and {product} + {c} = {product + c}"
         return f"{number}. Compute {a} * {b} + {c}. {steps}."
-    if kind == 1:
+    if kind == "divide":
         return (
             f"{number}. Divide {a * b + c % b} by {b}. The quotient is {a}, the remainder {c % b}."
         )
-    if kind == 2:  # noqa: PLR2004
+    if kind == "solve":
         x = c % 40 - 20
         return (
             f"{number}. Solve {a}x + {b} = {a * x + b}. Subtract {b}: {a}x = {a * x}. So x = {x}."
@@ -94,7 +101,7 @@ def scripts(own: list[Prompt]) -> Iterator[str]:
     """Texts of our own in several scripts, and characters of six scripts with their names."""
     texts = [prompt.text for prompt in own if prompt.stratum == "scripts"]
     for seed, block in enumerate(BLOCKS):
-        order = random.Random(seed).sample(texts, len(texts))  # noqa: S311
+        order = random.Random(seed).sample(texts, len(texts))
         named = [
             f"{chr(point)} {unicodedata.name(chr(point)).capitalize()}"
             for point in range(0x370, 0x30FF)
@@ -105,13 +112,13 @@ def scripts(own: list[Prompt]) -> Iterator[str]:
 
 def records(seed: int, size: int) -> str:
     """Nested records of machines that do not exist."""
-    generator = random.Random(seed)  # noqa: S311
+    generator = random.Random(seed)
     rows: list[dict[str, Any]] = []
     while len(json.dumps(rows)) < size:
         rows.append(
             {
                 "node": f"gpu-{generator.randrange(1000):03d}",
-                "healthy": generator.random() < 0.9,  # noqa: PLR2004
+                "healthy": generator.random() < HEALTHY,
                 "driver": f"{generator.choice((535, 550, 580))}.{generator.randrange(200)}",
                 "memory": {"total": 81920, "used": generator.randrange(81920)},
                 "engines": [f"sha256:{generator.getrandbits(64):016x}" for _ in range(2)],
@@ -124,14 +131,14 @@ def chat(own: list[Prompt]) -> Iterator[str]:
     """Conversations of our own, one after the other."""
     texts = [prompt.text for prompt in own if prompt.stratum == "chat"]
     for seed in range(6):
-        order = random.Random(100 + seed).sample(texts, len(texts))  # noqa: S311
+        order = random.Random(100 + seed).sample(texts, len(texts))
         yield "\n".join(order)[:LONG]
 
 
 def digits() -> Iterator[str]:
     """Tables of numbers."""
     for seed in range(6):
-        generator = random.Random(200 + seed)  # noqa: S311
+        generator = random.Random(200 + seed)
         rows = [
             ",".join(str(generator.randrange(10**width)) for width in (3, 5, 8)) for _ in range(55)
         ]
@@ -140,7 +147,7 @@ def digits() -> Iterator[str]:
 
 def needles() -> str:
     """A manual with five facts at five depths, which its end repeats."""
-    generator = random.Random(7)  # noqa: S311
+    generator = random.Random(7)
     text = topics["specialnames"][: VERY_LONG - 1_500]
     facts = [
         f"The code of the {gate} gate is {generator.randrange(10_000, 100_000)}."
@@ -170,7 +177,7 @@ def prompts() -> Iterator[Prompt]:
         "legal": legal(),
         "mathematics": mathematics(),
         "scripts": scripts(own),
-        "json": (records(seed, 2_600) for seed in range(6)),
+        "json": (records(seed, LIST) for seed in range(6)),
         "chat": chat(own),
         "digits": digits(),
         "long": very_long(),

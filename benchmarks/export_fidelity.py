@@ -51,7 +51,7 @@ def texts(model: str) -> tuple[list[Tensor], Tensor]:
     """Returns the calibration samples and the windows to be scored."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     samples = [json.loads(line)["text"] for line in TEXT.read_text(encoding="utf-8").splitlines()]
-    random.Random(7).shuffle(samples)  # noqa: S311 - not a secret
+    random.Random(7).shuffle(samples)
     calibration = [
         torch.tensor([tokenizer(text)["input_ids"][:MAX_TOKENS]]) for text in samples[:CALIBRATION]
     ]

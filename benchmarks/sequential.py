@@ -1,7 +1,8 @@
 """Measures the sequential test against the fixed one: error rates, and prompts and tokens needed.
 
 `python benchmarks/sequential.py WORK [RUNS]` prints Markdown tables. WORK is a work store
-(`<cache>/work`) with the scores of `make demo` or `make demo-all`; it is only read. Prompts are
+(`<cache>/work`) with the scores of `make demo` or `make demo-all`; it is only read, and of whole
+suites only (`--whole-suite`, as those are made). Prompts are
 drawn again and again from the real per-prompt divergences of those engines, round by round, one of
 each kind of text; "scaled" means that the shape is real and the mean was set. Divergences are in
 limits of the fidelity line: 1 is what must not be passed, and what must not be failed either.
@@ -36,6 +37,12 @@ BUDGET = 240
 ALPHA = (1.0 - CONFIDENCE) * SHARE / FAILING_CHECKS
 BETA = (1.0 - CONFIDENCE) * SHARE
 LIMIT = -np.log(ALPHA)
+
+RARE = 0.1
+"""The share of prompts that carries everything, in one of the stated distributions."""
+
+NOTHING = 0.01
+"""In limits: an engine nearer to its recipe has no shape of its own to be scaled."""
 
 
 @dataclass(frozen=True)
@@ -135,8 +142,9 @@ def measured(work: Path) -> tuple[list[Shape], list[Shape]]:
     products = [
         json.loads(p.read_text()) | {"path": p.parent} for p in work.glob("*/*/product.json")
     ]
-    tokens = next(p["path"] for p in products if p["kind"] == "tokens") / "tokens.json"
-    suite = load_tokens(tokens)
+    suites = {
+        p["key"]: load_tokens(p["path"] / "tokens.json") for p in products if p["kind"] == "tokens"
+    }
     files = {
         str(digest_file(path)): path
         for kind in ("twin-scores", "reference")
@@ -144,12 +152,13 @@ def measured(work: Path) -> tuple[list[Shape], list[Shape]]:
     }
     own, other = [], []
     for product in sorted(products, key=lambda one: str(one["path"])):
-        if product["kind"] != "engine-scores":
+        inputs = product["inputs"]
+        if product["kind"] != "engine-scores" or "interim" in inputs:
+            continue  # a run that might have been ended has not all prompts, and another order
+        targets = {name: files.get(one) for name, one in inputs["targets"].items()}
+        if None in targets.values() or inputs["tokens"] not in suites:
             continue
-        targets = {name: files.get(one) for name, one in product["inputs"]["targets"].items()}
-        if None in targets.values():
-            continue
-        name = product["path"].name[:6]
+        name, suite = product["path"].name[:6], suites[inputs["tokens"]]
         own.append(_shape(name, product["path"], targets["twin"], suite, "twin"))
         other.append(_shape(name, product["path"], targets["source"], suite, "source"))
     return own, other
@@ -187,7 +196,7 @@ def stated() -> list[Shape]:
         noise = np.exp(sigma * generator.standard_normal(4_000))
         shapes.append(synthetic(f"log-normal, variation {variation:g}", noise))
     shapes.append(synthetic("Pareto, index 1.5", 1 + generator.pareto(1.5, 4_000)))
-    rare = (generator.random(4_000) < 0.1).astype(np.float64)  # noqa: PLR2004
+    rare = (generator.random(4_000) < RARE).astype(np.float64)
     shapes.append(synthetic("one prompt in ten carries all", rare))
     return shapes
 
@@ -246,7 +255,7 @@ def fixed_table(shapes: list[Shape], runs: int) -> None:
 def main() -> None:
     """Prints the tables."""
     work = Path(sys.argv[1])
-    runs = int(sys.argv[2]) if len(sys.argv) > 2 else RUNS  # noqa: PLR2004
+    runs = int(sys.argv[2]) if sys.argv[2:] else RUNS
     own, other = measured(work)
     healthy = [shape for shape in own if shape.values.mean() <= 1.0]
     wrong = [shape for shape in (*own, *other) if shape.values.mean() > 1.0]
@@ -258,7 +267,7 @@ def main() -> None:
     table("Wrong engines", wrong, runs)
     doses = (1.25, 2.0, 4.0, 10.0, 40.0)
     table("Doses", [wrong[0].scaled(dose) for dose in doses], runs)
-    fixed_table([shape for shape in healthy if shape.values.mean() > 0.01], runs // 10)  # noqa: PLR2004
+    fixed_table([shape for shape in healthy if shape.values.mean() > NOTHING], runs // 10)
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def measure(way: str, server: servers.S3Server, source: Path, options: argparse.
     """Prints the table of one way; says whether what is promised holds."""
     runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
     digest, names = str(digest_file(source)), list(CONTENDERS)
-    order = random.Random(way)  # noqa: S311 - no secret
+    order = random.Random(way)
     for turn in range(options.rounds):
         for name in order.sample(names, len(names)):
             prefix = uuid.uuid4().hex if way == UP else "shared"

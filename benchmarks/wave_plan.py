@@ -43,7 +43,7 @@ READ = 10_000  # documents: reading is linear
 
 
 def _chance(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311 - made-up fleets, no secrets
+    return random.Random(seed)
 
 
 def engines() -> list[tuple[int, FleetEngine]]:

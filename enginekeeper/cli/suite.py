@@ -70,14 +70,14 @@ def add_command(file: Path, name: str, dry_run: bool, as_json: bool) -> int:
     The same texts again change nothing; other texts under a name are its next version.
     """
     store = _store()
-    entry, found, there = store.plan(file, name)
+    planned = store.plan(file, name)
     if not dry_run:
-        store.add(file, name)
+        store.add(planned)
     row = {
-        "suite": entry.full_name,
-        "digest": str(entry.digest),
-        "prompts": len(found.prompts),
-        "added": not there and not dry_run,
+        "suite": planned.entry.full_name,
+        "digest": str(planned.entry.digest),
+        "prompts": len(planned.suite.prompts),
+        "added": not planned.there and not dry_run,
     }
     Output(as_json).table([row], ("suite", "digest", "prompts", "added"))
     return ExitCode.OK

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from enginekeeper.errors import InputError
@@ -18,6 +18,8 @@ from enginekeeper.reports.plots import Curve
 
 READABLE = (1, 2)
 """The schemas of verdict documents that this version draws."""
+
+_EXPECTED = "what `ek validate --json` or `ek engine explain --json` prints"
 
 _NEEDED = ("result", "summary", "fidelity", "quality", "checks", "audits", "faults", "policy")
 
@@ -37,6 +39,20 @@ class Subject:
 def render_page(document: Document, subject: Subject) -> str:
     """Renders a verdict document; raises InputError for what is none."""
     _check(document, subject)
+    try:
+        return _page(document, subject)
+    except (UndefinedError, LookupError, TypeError, AttributeError, ValueError) as error:
+        if subject.verified:
+            raise  # what was signed is whole: a defect of ours
+        raise InputError(
+            "not a verdict document: a part of it is missing or of another kind",
+            where=subject.title,
+            actual=error,
+            expected=_EXPECTED,
+        ) from error
+
+
+def _page(document: Document, subject: Subject) -> str:
     environment = Environment(
         loader=PackageLoader("enginekeeper.reports"),
         autoescape=True,
@@ -68,7 +84,7 @@ def _check(document: Document, subject: Subject) -> None:
     if missing:
         raise InputError(
             "not a verdict document", where=subject.title, actual=f"no {', '.join(missing)}",
-            expected="what `ek validate --json` or `ek engine explain --json` prints",
+            expected=_EXPECTED,
         )  # fmt: skip
     if document.get("schema") not in READABLE:
         raise InputError(

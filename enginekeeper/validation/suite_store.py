@@ -9,7 +9,7 @@ Rules:
 
 Example:
     store = SuiteStore(settings.home / "suites")
-    store.add(Path("traffic.jsonl"), "support-desk")
+    store.add(store.plan(Path("traffic.jsonl"), "support-desk"))
     suite = store.open("support-desk")
 """
 
@@ -56,6 +56,16 @@ class SuiteEntry:
 
 
 @dataclass(frozen=True)
+class Addition:
+    """What adding samples would make."""
+
+    entry: SuiteEntry
+    suite: Suite
+    there: bool
+    """Whether the same texts are there under this name already."""
+
+
+@dataclass(frozen=True)
 class SuiteStore:
     """Suites below one directory, and the bundled ones."""
 
@@ -84,8 +94,8 @@ class SuiteStore:
         entry = self.find(name)
         return load_suite(entry.path, expected=entry.digest)
 
-    def plan(self, file: Path, name: str) -> tuple[SuiteEntry, Suite, bool]:
-        """Checks samples and says what adding them would make, and whether that is there."""
+    def plan(self, file: Path, name: str) -> Addition:
+        """Checks samples and says what adding them would make."""
         if NAME.fullmatch(name) is None or _VERSIONED.fullmatch(name) is not None:
             raise InputError(
                 "not a name for a suite",
@@ -100,18 +110,19 @@ class SuiteStore:
         suite = Suite(file, read_samples(file))
         same = [entry for entry in versions if entry.digest == suite.digest]
         if same:
-            return same[0], suite, True
+            return Addition(same[0], suite, there=True)
         version = 1 + max((entry.version for entry in versions), default=0)
         path = self.root / f"{name}-v{version}.jsonl"
-        return SuiteEntry(name, version, suite.digest, path, bundled=False), suite, False
+        entry = SuiteEntry(name, version, suite.digest, path, bundled=False)
+        return Addition(entry, suite, there=False)
 
-    def add(self, file: Path, name: str) -> SuiteEntry:
-        """Adds samples under a name: a new version, unless the same texts are there already."""
-        entry, suite, there = self.plan(file, name)
-        if there:
+    def add(self, addition: Addition) -> SuiteEntry:
+        """Adds a new version of a suite, unless the same texts are there already."""
+        entry = addition.entry
+        if addition.there:
             return entry
         self.root.mkdir(parents=True, exist_ok=True)
-        lines = (json.dumps(asdict(prompt)) for prompt in suite.prompts)
+        lines = (json.dumps(asdict(prompt)) for prompt in addition.suite.prompts)
         with full_disk_said(self.root):
             write_whole(entry.path, "".join(f"{line}\n" for line in lines).encode())
         digests = _digests(self.root)
@@ -136,7 +147,7 @@ def read_samples(file: Path) -> tuple[Prompt, ...]:
         lines = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise MissingError("no such file", where=str(file)) from error
-    except (UnicodeDecodeError, IsADirectoryError) as error:
+    except (UnicodeDecodeError, OSError) as error:
         raise InputError("not a UTF-8 text file", where=str(file), actual=error) from error
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if len(rows) > MOST_PROMPTS:

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import pytest
 
+from enginekeeper import reports
 from enginekeeper.orchestration import judging, workshop
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.order import BuildOrder
@@ -18,10 +20,12 @@ from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.stages import PROBES, SCORES, Checkpoint, Made, Probe, Scoring
 from enginekeeper.orchestration.validator import SCORING
+from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.probes import load_probes
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
 from registry.manifests import Manifest
+from tests.factories.arms import small_suite, synthetic_arm
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
 from tests.fakes.steps import FakeSteps
@@ -158,6 +162,23 @@ def test_a_tensor_is_looked_for_where_nothing_else_says_what_is_wrong(
     verdict: Any = SimpleNamespace(fidelity=SimpleNamespace(result=fidelity), audits=reports)
 
     assert judging._unexplained(verdict) is unexplained
+
+
+def test_what_is_signed_of_a_refitted_double_is_of_the_schema(
+    site: Site, work: Work, made: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = small_suite()
+    evidence = Evidence(tokens, synthetic_arm(tokens, meta={"vllm": "0.32.0"}))
+    monkeypatch.setattr(judging, "_evidence", lambda *_: evidence)
+    refit = replace(there(made.compiled), record={"digest": "sha256:0", "inputs": {"plan": "a"}})
+    double = replace(there(made.engine), simulated=True)
+
+    _, document = judging.decide(site.bench, work, replace(made, engine=double, refitted=refit))
+
+    schema = json.loads((Path(reports.__file__).parent / "verdict.schema.json").read_text())
+    jsonschema.validate(json.loads(json.dumps(document)), schema)
+    assert document["refit"] == {"plan": "a", "engine": "sha256:0"}
+    assert document["simulated"] is True
 
 
 @pytest.mark.parametrize("name", ["graph.pt2", "extra.so"])

@@ -182,3 +182,25 @@ def test_what_is_no_verdict_is_refused(change: dict[str, Any]) -> None:
 
     with pytest.raises(InputError):
         render_page(made, FILE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"faults": [{}]},
+        {"checks": [{}]},
+        {"checks": [{"check": "fidelity.kl", "limit": "much"}]},
+        {"fidelity": []},
+        {"audits": [1]},
+        {"policy": None},
+        {"sequential": {}},
+    ],
+)
+def test_a_file_with_a_part_of_another_kind_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="missing or of another kind"):
+        render_page({**document(), **change}, FILE)
+
+
+def test_what_was_signed_and_cannot_be_drawn_is_a_defect() -> None:
+    with pytest.raises(KeyError):
+        render_page({**document(), "checks": [{}]}, Subject("engine", verified=True))

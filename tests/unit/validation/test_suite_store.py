@@ -32,7 +32,9 @@ def test_bundled_suites_are_recorded_and_open(store: SuiteStore) -> None:
 
 
 def test_samples_are_added_and_found_again(store: SuiteStore, tmp_path: Path) -> None:
-    entry = store.add(samples(tmp_path, {"text": "one"}, {"text": "two", "id": "b"}), "desk")
+    entry = store.add(
+        store.plan(samples(tmp_path, {"text": "one"}, {"text": "two", "id": "b"}), "desk")
+    )
 
     suite = store.open("desk")
     assert (entry.full_name, entry.bundled) == ("desk-v1", False)
@@ -44,10 +46,10 @@ def test_samples_are_added_and_found_again(store: SuiteStore, tmp_path: Path) ->
 
 
 def test_the_same_samples_again_are_no_new_version(store: SuiteStore, tmp_path: Path) -> None:
-    first = store.add(samples(tmp_path, {"text": "one"}), "desk")
+    first = store.add(store.plan(samples(tmp_path, {"text": "one"}), "desk"))
 
-    assert store.add(samples(tmp_path, {"text": "one"}), "desk") == first
-    assert store.add(samples(tmp_path, {"text": "other"}), "desk").version == 2
+    assert store.add(store.plan(samples(tmp_path, {"text": "one"}), "desk")) == first
+    assert store.add(store.plan(samples(tmp_path, {"text": "other"}), "desk")).version == 2
     assert store.open("desk-v1").prompts[0].text == "one"
     assert store.open("desk").prompts[0].text == "other"
 
@@ -55,13 +57,13 @@ def test_the_same_samples_again_are_no_new_version(store: SuiteStore, tmp_path: 
 def test_texts_with_separators_of_lines_survive(store: SuiteStore, tmp_path: Path) -> None:
     text = "one\u2028two\x85three\x0cfour"
 
-    store.add(samples(tmp_path, {"text": text}), "desk")
+    store.add(store.plan(samples(tmp_path, {"text": text}), "desk"))
 
     assert store.open("desk").prompts[0].text == text
 
 
 def test_a_suite_that_was_edited_is_refused(store: SuiteStore, tmp_path: Path) -> None:
-    entry = store.add(samples(tmp_path, {"text": "one"}), "desk")
+    entry = store.add(store.plan(samples(tmp_path, {"text": "one"}), "desk"))
     entry.path.write_text(entry.path.read_text().replace("one", "two"))
 
     with pytest.raises(IntegrityError, match="not the one that was named"):
