@@ -172,7 +172,7 @@ def _as_dict(environment: Environment) -> dict[str, Any]:
 
 
 def _check_text(environment: Environment) -> None:
-    for name, value in asdict(environment).items():
+    for name, value in vars(environment).items():
         items = value if isinstance(value, tuple) else (value,)
         if not all(
             isinstance(item, str) or (item is None and name == "mig_profile") for item in items

@@ -73,6 +73,8 @@ Identified = TypeVar(
     "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
 )
 
+_OfEngine = TypeVar("_OfEngine", PlacementRow, StandingRow, VerdictRow, WaiverRow)
+
 _PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _COMPARED = 5000  # keys; a hundred thousand would take seconds
 _TOGETHER = 10_000  # engines that one query names; SQLite takes 32766 parameters
@@ -83,6 +85,15 @@ def _parts(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
     """Yields digests by as many as one query can name."""
     for start in range(0, len(digests), _TOGETHER):
         yield digests[start : start + _TOGETHER]
+
+
+def _of_engines(table: type[_OfEngine]) -> Select[tuple[_OfEngine]]:
+    """Returns the query of rows about engines, of which the digest is read and nothing else.
+
+    Not its key, its model and its statement: `lazyload` keeps them out of the join.
+    """
+    digest = contains_eager(table.engine).load_only(EngineRow.digest)
+    return select(table).join(table.engine).options(digest.options(lazyload("*")))
 
 
 class View:
@@ -232,11 +243,8 @@ class View:
         return found
 
     def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
-        # Of the engine only its digest is looked at: not its key, its model and its statement.
-        digest = contains_eager(VerdictRow.engine).load_only(EngineRow.digest)
-        query = select(VerdictRow).join(VerdictRow.engine).where(wanted)
-        query = query.options(digest.options(lazyload("*")))
-        rows = self._session.scalars(query.order_by(VerdictRow.id.desc())).unique()
+        query = _of_engines(VerdictRow).where(wanted).order_by(VerdictRow.id.desc())
+        rows = self._session.scalars(query).unique()
         return [to_verdict(row) for row in rows]
 
     def verdict_documents(self) -> list[VerdictDocument]:
@@ -280,7 +288,7 @@ class View:
 
         One that says what an ended one says has ended with it.
         """
-        query = select(WaiverRow).join(WaiverRow.engine)
+        query = _of_engines(WaiverRow)
         if engine is not None:
             query = query.where(EngineRow.digest == engine)
         rows = self._session.scalars(query.order_by(WaiverRow.id.desc())).unique()
@@ -315,19 +323,6 @@ class View:
 
     def positioned(self, channel: str, model_name: str) -> list[Engine]:
         """Returns what a channel resolves to on each target of a model, by target."""
-        query = (
-            select(EngineRow)
-            .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
-            .join(ChannelPositionRow.channel)
-            .join(EngineRow.key)
-            .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
-            .order_by(ChannelPositionRow.target)
-            .options(contains_eager(EngineRow.key))
-        )
-        return [to_engine(row) for row in self._session.scalars(query).unique()]
-
-    def on_channel(self, channel: str, model_name: str) -> list[Engine]:
-        """Returns the engines that a channel resolves to, one for each target, by target."""
         query = (
             select(EngineRow)
             .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
@@ -453,7 +448,7 @@ class View:
 
     def standing(self, engine: Digest) -> list[StandingChange]:
         """Returns every change of an engine's standing, newest first."""
-        query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest == engine)
+        query = _of_engines(StandingRow).where(EngineRow.digest == engine)
         rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
         return [to_standing(row) for row in rows]
 
@@ -461,7 +456,7 @@ class View:
         """Returns every change of standing of each of some engines, newest first."""
         found: dict[Digest, list[StandingChange]] = {digest: [] for digest in engines}
         for some in _parts(engines):
-            query = select(StandingRow).join(StandingRow.engine).where(EngineRow.digest.in_(some))
+            query = _of_engines(StandingRow).where(EngineRow.digest.in_(some))
             rows = self._session.scalars(query.order_by(StandingRow.id.desc())).unique()
             for one in map(to_standing, rows):
                 found[one.engine].append(one)
@@ -477,7 +472,7 @@ class View:
 
         By what `fetch` and `pull` recorded, and by what agents say of their nodes now.
         """
-        query = select(PlacementRow).join(PlacementRow.engine)
+        query = _of_engines(PlacementRow)
         if engine is not None:
             query = query.where(EngineRow.digest == engine)
         recorded = [to_placement(row) for row in self._session.scalars(query).unique()]

@@ -21,6 +21,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -91,13 +92,13 @@ class TrustedKey:
     not_after: datetime | None = None
     """What it signs later is not believed; what it signed until then stays so."""
 
-    @property
+    @cached_property
     def keyid(self) -> str:
         """The key's id, computed from the key."""
         named = {"keytype": self.keytype, "scheme": self.scheme, "keyval": {"public": self.public}}
         return digest_bytes(canonical_json(named)).value
 
-    @property
+    @cached_property
     def material(self) -> bytes:
         """The key itself, however it is written: what two names for one key have in common."""
         try:

@@ -67,7 +67,7 @@ class Resolver:
         found = self._engines.get((model, channel))
         if found is None:
             with self._registry.catalogue.read() as view:
-                found = view.on_channel(channel, model)
+                found = view.positioned(channel, model)
             self._engines[model, channel] = found
         return found
 

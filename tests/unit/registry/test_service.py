@@ -35,6 +35,7 @@ from tests.factories.registry import (
     other,
     with_registry,
 )
+from tests.fakes.statements import asked
 
 REPAIR = Repair("rope-base", "config.json: rotary_base", None, 100000.0, "ModelOpt leaves it out")
 
@@ -299,6 +300,15 @@ def test_simulated_engines_have_channels_of_their_own(bench: Workbench) -> None:
     bench.registry.set_channel("lab", simulated.digest, CPU, actor="anna")
     with pytest.raises(ConflictError, match="do not share a channel"):
         bench.registry.set_channel("prod", simulated.digest, CPU, actor="anna")
+
+
+def test_the_gate_reads_the_statement_of_an_engine_once(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    bench.waive(engine, "verdict-failed")
+    with asked() as statements:
+        bench.registry.gate(engine.digest, CPU)
+    assert sum("provenance" in one for one in statements) == 1
 
 
 def test_a_wider_driver_scope_reaches_the_gate(bench: Workbench) -> None:
