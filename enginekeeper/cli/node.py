@@ -143,10 +143,11 @@ def nodes(selectors: tuple[str, ...], retired: bool, as_json: bool) -> int:
     from datetime import UTC, datetime
 
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.specs.selectors import pick_nodes
 
     with open_bench().registry.catalogue.read() as view:
         rows = _rows(view, view.fleet.nodes(retired=retired), datetime.now(UTC))
-    rows = _picked(rows, selectors)
+    rows = pick_nodes(rows, selectors, lambda row: (row["node"], row["labels"]))
     output = Output(as_json)
     if as_json:
         output.json(rows)
@@ -195,25 +196,6 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         "labels": _labels(row["labels"]),
         "why": "; ".join(row["why"]),
     }
-
-
-def _picked(rows: list[dict[str, Any]], selectors: Sequence[str]) -> list[dict[str, Any]]:
-    from enginekeeper.errors import MissingError
-    from enginekeeper.specs.selectors import Selector
-
-    if not selectors:
-        return rows
-    picked: dict[str, dict[str, Any]] = {}
-    for text in selectors:
-        name, equals, pattern = text.partition("=")
-        fits = Selector(pattern if equals else text)
-        found = [
-            row for row in rows if fits(row["labels"].get(name, "") if equals else row["node"])
-        ]
-        if not found:
-            raise MissingError("the selector picks no node", actual=text[:200])
-        picked.update((row["node"], row) for row in found)
-    return list(picked.values())
 
 
 def _labels(labels: dict[str, str] | Any) -> str:  # noqa: ANN401 - any mapping of texts

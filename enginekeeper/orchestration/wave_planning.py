@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from enginekeeper.compatibility.decision import Judgement
-from enginekeeper.errors import InputError, MissingError
+from enginekeeper.errors import InputError
 from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.waves import DriverChange, FleetEngine, WavePlan, plan_wave
-from enginekeeper.specs.selectors import Selector
+from enginekeeper.specs.selectors import pick_nodes
 from registry.attestations import Statement
 from registry.digests import Digest
 from registry.errors import WithdrawnError
@@ -49,24 +49,7 @@ def engines_on(registry: Registry, nodes: Sequence[NodeFacts]) -> dict[str, Flee
 
 def select_nodes(nodes: Sequence[NodeFacts], selectors: Sequence[str]) -> list[NodeFacts]:
     """Returns the nodes that a selector picks by name, or as LABEL=GLOB; all without any."""
-    if not selectors:
-        return list(nodes)
-    picked: dict[str, NodeFacts] = {}
-    for text in selectors:
-        label, equals, pattern = text.partition("=")
-        selector = Selector(pattern if equals else text)
-        found = [
-            node for node in nodes if selector(node.labels.get(label, "") if equals else node.name)
-        ]
-        if not found:
-            raise MissingError(
-                "the selector picks no node",
-                actual=text[:200],
-                expected=f"one of {len(nodes)}, such as {', '.join(n.name for n in nodes[:5])}",
-                remedy="quote the pattern, so that the shell leaves its * alone",
-            )
-        picked.update((node.name, node) for node in found)
-    return list(picked.values())
+    return pick_nodes(nodes, selectors, lambda one: (one.name, one.labels))
 
 
 def known_engines(

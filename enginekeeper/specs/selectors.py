@@ -9,15 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from enginekeeper.errors import InputError, MissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from enginekeeper.specs.variants import Variant
 
+_Node = TypeVar("_Node")
 MAX_ALTERNATIVES = 1000
 MAX_LENGTH = 1000
 
@@ -128,3 +129,35 @@ def _offer(pattern: str, names: list[str]) -> str:
 def selection(only: Iterable[str] = (), skip: Iterable[str] = ()) -> Selection:
     """Returns the selection that command-line patterns stand for."""
     return Selection(tuple(map(Selector, only)), tuple(map(Selector, skip)))
+
+
+def pick_nodes(
+    nodes: Sequence[_Node],
+    selectors: Sequence[str],
+    told: Callable[[_Node], tuple[str, Mapping[str, str]]],
+) -> list[_Node]:
+    """Returns the nodes that a selector picks by name, or as LABEL=GLOB; all without any.
+
+    `told` gives a node's name and labels. Raises MissingError for a selector that picks none.
+    """
+    if not selectors:
+        return list(nodes)
+    named = {name: (node, labels) for node in nodes for name, labels in [told(node)]}
+    picked: dict[str, _Node] = {}
+    for text in selectors:
+        label, equals, pattern = text.partition("=")
+        fits = Selector(pattern if equals else text)
+        found = {
+            name: node
+            for name, (node, labels) in named.items()
+            if fits(labels.get(label, "") if equals else name)
+        }
+        if not found:
+            raise MissingError(
+                "the selector picks no node",
+                actual=text[:200],
+                expected=f"one of {len(named)}, such as {', '.join([*named][:5])}",
+                remedy="quote the pattern, so that the shell leaves its * alone",
+            )
+        picked.update(found)
+    return list(picked.values())
