@@ -13,9 +13,11 @@ import pytest
 from sqlalchemy import update
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli.drift import _KINDS
 from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF
 from enginekeeper.fleet.interface import DriverState, LostDevice
 from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.orchestration.drift import DriftKind
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
 from registry.fleet.tables import HeartbeatRow
@@ -270,6 +272,10 @@ def test_summary_and_listing_say_the_same(ek: Ek, catalogue: Catalogue, engine: 
         said = Counter(one[column] for one in listed)
         assert said == {name: count for name, count in counted[column].items() if count}
     assert counted["health"]["degraded"] == 2
+
+
+def test_every_class_of_drift_can_be_chosen() -> None:
+    assert tuple(DriftKind) == _KINDS
 
 
 def test_nodes_and_classes_are_chosen(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
