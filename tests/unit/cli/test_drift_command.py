@@ -152,11 +152,35 @@ def test_what_differs_in_flags_or_container_alone_is_told_apart(
 def test_a_channel_that_was_moved_is_intentional_until_the_node_follows(
     ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
 ) -> None:
-    other = another(site, tmp_path, cuda_runtime="12.4")
-    ago = datetime.now(UTC) - timedelta(minutes=1)
-    join(catalogue, node("gpu-1", other.digest), now=ago)
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", engine.digest))
+    other = another(site, tmp_path, build_config=str(UNKNOWN))
+    site.bench.registry.set_channel("prod", other.digest, H100, actor="anna")
+    assert one_finding(ek)["cause"] == "intentional"
+
+
+def test_an_assignment_is_intentional_until_the_node_follows(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1"))
     ek("assign", "add", "*", engine.model_name, "prod")
     assert one_finding(ek)["cause"] == "intentional"
+
+
+def test_a_move_for_other_hardware_is_nothing_that_a_node_has_to_follow(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", another(site, tmp_path, build_config=str(UNKNOWN)).digest))
+    l4 = replace(H100, product="NVIDIA L4", compute_capability="8.9")
+    (variant,) = variants_of(tmp_path)
+    variant = replace(variant, target=replace(variant.target, gpu="l4"))
+    moved = publish_for_gpu(
+        site, variant, l4, content=b"l4", gpu_product=l4.product, compute_capability="8.9"
+    )
+    site.bench.registry.set_channel("prod", moved.digest, l4, actor="anna")
+    finding = one_finding(ek)
+    assert (finding["class"], finding["cause"]) == ("build-flags", "corrective")
 
 
 def test_a_quarantined_engine_is_critical(
