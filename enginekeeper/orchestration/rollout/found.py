@@ -76,6 +76,8 @@ def react(
             continue
         plan = plan_wave(some, engines[kind], change, scope=registry.driver_scope)
         blocked = {name: why for name, why in blockers_in(some, plan).items() if why}
+        if not blocked:
+            continue
         unqualified |= blocked
         wave = _recorded(registry, plan, blocked, tuple(places), now)
         waves += [] if wave is None else [wave]
