@@ -52,7 +52,7 @@ def _answer(
             "node": node, "wave": wave.name, "phase": str(wave.phase), "driver": target,
             "stage": str(one.stage), "reasons": list(one.reasons),
         }  # fmt: skip
-        if one.stage in ("released", "upgraded", "done", "reverting"):
+        if one.may_change:
             return ExitCode.OK, document
         refused = any(reason.startswith("refuse ") for reason in one.reasons)
         return (ExitCode.REFUSED if refused else ExitCode.DRIFT), document

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,10 @@ NODE_COLUMNS = ("node", "role", "stage", "since", "reasons")
 WAVE_COLUMNS = ("wave", "driver", "phase", "nodes", "announced", "time_to_safe")
 
 
-def wave_document(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> dict[str, Any]:
+def wave_document(wave: Wave, now: datetime) -> dict[str, Any]:
     """Returns a wave as JSON values."""
     from enginekeeper.orchestration.rollout.work import by_hand
 
-    named = specs or wave.specs
     waiting = wave.safe_at is None and not wave.ended
     return {
         "wave": wave.name,
@@ -36,7 +35,7 @@ def wave_document(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> dict[
         "waiting_seconds": int((now - wave.announced_at).total_seconds()) if waiting else None,
         "stages": wave.stage_counts(),
         "nodes": [one.as_dict() for one in wave.nodes],
-        "work": [{**one.as_dict(), "by_hand": by_hand(one, named)} for one in wave.work],
+        "work": [{**one.as_dict(), "by_hand": by_hand(one, wave.specs)} for one in wave.work],
     }
 
 
@@ -64,7 +63,7 @@ def node_row(node: WaveNode) -> dict[str, Any]:
     }
 
 
-def wave_lines(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> Iterator[str]:
+def wave_lines(wave: Wave, now: datetime) -> Iterator[str]:
     """Yields what a person has to know besides the table of nodes."""
     from enginekeeper.orchestration.rollout.work import by_hand
 
@@ -87,7 +86,7 @@ def wave_lines(wave: Wave, now: datetime, specs: Sequence[str] = ()) -> Iterator
             run = "" if one.run is None else f", run {one.run}"
             yield f"{one.action} {one.variant} on {one.product}: {one.state}{run}"
             if one.run is None:
-                yield f"  there: {by_hand(one, specs or wave.specs)}"
+                yield f"  there: {by_hand(one, wave.specs)}"
 
 
 def spoken(seconds: int) -> str:

@@ -20,15 +20,15 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from enginekeeper.errors import InputError
+from enginekeeper.specs.form import FORM
 from enginekeeper.tables import read_table
 from registry.keys import EngineKey
 
 _TABLE = Path(__file__).with_name("data") / "advisories.json"
-_STRICT = ConfigDict(extra="forbid", strict=True)
 _VERSION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9}){0,7})(?:rc([0-9]{1,9}))?")
 _FINAL = 10**9
 """Stands behind every release candidate."""
@@ -46,7 +46,7 @@ class Standing(StrEnum):
     """The version cannot be read."""
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=FORM)
 class Advisory:
     """One vulnerability."""
 
@@ -71,7 +71,7 @@ class Advisory:
         return Standing.AFFECTED if affected else Standing.UNAFFECTED
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT)
+@dataclass(frozen=True, kw_only=True, config=FORM)
 class AdvisoryTable:
     """The table, with its sources and the day on which they were read."""
 

@@ -76,7 +76,7 @@ _ABOUT_FLAGS = frozenset({"build_config"})
 _ABOUT_CONTAINER = frozenset({"container"})
 _ABOUT_CUDA = frozenset({"cuda_runtime", "cuda_driver"})
 _FOLLOWS_DRIVER = frozenset({"driver", "cuda_driver"})
-_OPAQUE = frozenset(
+OPAQUE = frozenset(
     {"weights", "recipe", "calibration", "build_config", "builder_code", "builder_lock",
      "quantizer", "quantizer_lock", "quantizer_code", "repairs", "repair_code"}
 )  # fmt: skip
@@ -204,7 +204,7 @@ class Judge:
         """
         alike = self._alike.get(facts.digest)
         if alike is None:
-            plain = sorted((name, v) for name, v in facts.key.hard.items() if name not in _OPAQUE)
+            plain = sorted((name, v) for name, v in facts.key.hard.items() if name not in OPAQUE)
             alike = self._alike[facts.digest] = repr(plain)
         asked = (alike, environment, profile.os, profile.cpu_architecture)
         found = self._unopposed.get(asked)

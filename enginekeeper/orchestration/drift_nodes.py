@@ -83,6 +83,9 @@ class _Times:
     profiles: Mapping[str, datetime]
     placed: Mapping[tuple[str, str], datetime]
     assigned: Mapping[tuple[str, str], datetime]
+    """By model and channel."""
+    moved: Mapping[tuple[str, str, str | None], datetime]
+    """By model, channel and engine, if it still is the channel's; None for the last move of any."""
     held: Mapping[str, datetime]
 
     def of(self, node: str, one: Finding) -> tuple[datetime | None, str]:
@@ -92,12 +95,18 @@ class _Times:
             there = self.placed.get((node, one.engine), there)
         wanted = None
         if one.kind in _OF_THE_CHANNEL and one.wanted is not None:
-            wanted = self.assigned.get(one.wanted)
+            wanted = self._wanted(one.wanted, one.fields[0].desired)
         elif one.kind is DriftKind.REVOKED and one.engine is not None:
             wanted = self.held.get(one.engine)
         if wanted is None or (there is not None and there >= wanted):
             return there, CORRECTIVE
         return wanted, INTENTIONAL
+
+    def _wanted(self, about: tuple[str, str], engine: str | None) -> datetime | None:
+        """Returns since when an engine is wanted; a move for other hardware is not about it."""
+        moved = self.moved.get((*about, engine)) or self.moved.get((*about, None))
+        times = (self.assigned.get(about), moved)
+        return max((one for one in times if one is not None), default=None)
 
 
 def node_drifts(
@@ -158,10 +167,12 @@ def _times(view: View, drift: FleetDrift, nodes: set[str]) -> _Times:
     for assignment in view.fleet.assignments():
         at = (assignment.model, assignment.channel)
         assigned[at] = min(assigned.get(at, assignment.assigned_at), assignment.assigned_at)
+    moved: dict[tuple[str, str, str | None], datetime] = {}
     for position in view.channels():
-        at = (position.model_name, position.channel)
+        at, when = (position.model_name, position.channel), position.moved_at
         if at in assigned:
-            assigned[at] = max(assigned[at], position.moved_at)
+            for engine in (str(position.engine), None):
+                moved[*at, engine] = max(moved.get((*at, engine), when), when)
     revoked = {
         one.engine
         for state in drift.states
@@ -174,5 +185,6 @@ def _times(view: View, drift: FleetDrift, nodes: set[str]) -> _Times:
         view.fleet.profiles_since(nodes),
         view.fleet.placed_since(nodes),
         assigned,
+        moved,
         {str(digest): changes[digest][0].changed_at for digest in held},
     )

@@ -108,6 +108,11 @@ class WaveNode:
     reasons: tuple[str, ...] = ()
     """Why it is where it is."""
 
+    @property
+    def may_change(self) -> bool:
+        """Says whether its driver may be changed now, or is what it should be."""
+        return self.stage in (Stage.RELEASED, Stage.UPGRADED, Stage.DONE, Stage.REVERTING)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the node as JSON values."""
         return {

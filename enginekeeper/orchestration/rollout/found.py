@@ -24,8 +24,8 @@ from enginekeeper.errors import InputError
 from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.rollout.sights import blockers_in
 from enginekeeper.orchestration.rollout.work import needed
-from enginekeeper.orchestration.wave_planning import plan_nodes
-from enginekeeper.orchestration.waves import DriverChange, WavePlan
+from enginekeeper.orchestration.wave_planning import engines_on
+from enginekeeper.orchestration.waves import DriverChange, WavePlan, plan_wave
 from registry.service import Registry
 from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave, WaveNode
 
@@ -59,18 +59,25 @@ def react(
     for node in nodes:
         if node.driver is not None:
             alike.setdefault((node.driver, node.simulated), []).append(node)
+    # once for all drivers: the signatures of an engine are the same under each
+    engines = {
+        kind: engines_on(registry, [node for node in nodes if node.simulated is kind])
+        for kind in {kind for _, kind in alike}
+    }
     unqualified: dict[str, tuple[str, ...]] = {}
     unknown: dict[str, str] = {}
     waves: list[str] = []
-    for (driver, _), some in sorted(alike.items()):
+    for (driver, kind), some in sorted(alike.items()):
         try:
             named = cuda_of_driver(driver) or cuda_driver
             change = DriverChange.to(driver, on=now.date(), cuda_driver=named)
         except InputError as error:
             unknown.update((one.name, f"driver {driver}: {error.what}") for one in some)
             continue
-        plan = plan_nodes(registry, some, change)
+        plan = plan_wave(some, engines[kind], change, scope=registry.driver_scope)
         blocked = {name: why for name, why in blockers_in(some, plan).items() if why}
+        if not blocked:
+            continue
         unqualified |= blocked
         wave = _recorded(registry, plan, blocked, tuple(places), now)
         waves += [] if wave is None else [wave]

@@ -14,11 +14,9 @@ import subprocess
 from collections.abc import Iterator
 
 from enginekeeper.errors import InputError, UnavailableError
-from registry.waves.types import Stage, Wave
+from registry.waves.types import Wave
 
 SKIP = "nvidia.com/gpu-driver-upgrade.skip"
-MAY_CHANGE = frozenset({Stage.RELEASED, Stage.UPGRADED, Stage.DONE, Stage.REVERTING})
-"""Stages in which a node's driver may be changed, or is what it should be."""
 
 _NODE = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _TOGETHER = 200
@@ -31,8 +29,8 @@ def label_commands(wave: Wave, kubectl: str = "kubectl") -> list[list[str]]:
 
     Run again they change nothing. Raises InputError for a node that no Kubernetes node can be.
     """
-    held = [one.name for one in wave.nodes if one.stage not in MAY_CHANGE]
-    free = [one.name for one in wave.nodes if one.stage in MAY_CHANGE]
+    held = [one.name for one in wave.nodes if not one.may_change]
+    free = [one.name for one in wave.nodes if one.may_change]
     return [
         [kubectl, "label", "nodes", *names, label, "--overwrite"]
         for some, label in ((held, f"{SKIP}=true"), (free, f"{SKIP}-"))

@@ -21,7 +21,6 @@ class Resting:
     """Where a wave is after a step."""
 
     wave: str
-    phase: str
     said: str
     rests: bool
     """Whether it has ended or stopped, so that no further step follows by itself."""
@@ -46,4 +45,4 @@ def step(bench: Bench, name: str) -> Resting:
     if (fault := tell(bench.registry, bench.settings, after, now=now)) is not None:
         progress.info("warning: %s", fault.splitlines()[0])
     rests = after.ended or after.phase is Phase.STOPPED
-    return Resting(name, str(after.phase), said, rests)
+    return Resting(name, said, rests)

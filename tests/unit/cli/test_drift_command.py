@@ -13,9 +13,11 @@ import pytest
 from sqlalchemy import update
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli.drift import _KINDS
 from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF
 from enginekeeper.fleet.interface import DriverState, LostDevice
 from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.orchestration.drift import DriftKind
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
 from registry.fleet.tables import HeartbeatRow
@@ -150,11 +152,35 @@ def test_what_differs_in_flags_or_container_alone_is_told_apart(
 def test_a_channel_that_was_moved_is_intentional_until_the_node_follows(
     ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
 ) -> None:
-    other = another(site, tmp_path, cuda_runtime="12.4")
-    ago = datetime.now(UTC) - timedelta(minutes=1)
-    join(catalogue, node("gpu-1", other.digest), now=ago)
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", engine.digest))
+    other = another(site, tmp_path, build_config=str(UNKNOWN))
+    site.bench.registry.set_channel("prod", other.digest, H100, actor="anna")
+    assert one_finding(ek)["cause"] == "intentional"
+
+
+def test_an_assignment_is_intentional_until_the_node_follows(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1"))
     ek("assign", "add", "*", engine.model_name, "prod")
     assert one_finding(ek)["cause"] == "intentional"
+
+
+def test_a_move_for_other_hardware_is_nothing_that_a_node_has_to_follow(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", another(site, tmp_path, build_config=str(UNKNOWN)).digest))
+    l4 = replace(H100, product="NVIDIA L4", compute_capability="8.9")
+    (variant,) = variants_of(tmp_path)
+    variant = replace(variant, target=replace(variant.target, gpu="l4"))
+    moved = publish_for_gpu(
+        site, variant, l4, content=b"l4", gpu_product=l4.product, compute_capability="8.9"
+    )
+    site.bench.registry.set_channel("prod", moved.digest, l4, actor="anna")
+    finding = one_finding(ek)
+    assert (finding["class"], finding["cause"]) == ("build-flags", "corrective")
 
 
 def test_a_quarantined_engine_is_critical(
@@ -270,6 +296,10 @@ def test_summary_and_listing_say_the_same(ek: Ek, catalogue: Catalogue, engine: 
         said = Counter(one[column] for one in listed)
         assert said == {name: count for name, count in counted[column].items() if count}
     assert counted["health"]["degraded"] == 2
+
+
+def test_every_class_of_drift_can_be_chosen() -> None:
+    assert tuple(DriftKind) == _KINDS
 
 
 def test_nodes_and_classes_are_chosen(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:

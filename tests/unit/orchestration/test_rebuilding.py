@@ -71,8 +71,7 @@ def test_what_was_built_is_asked_once_however_many_engines_there_are(
     site: Site, tmp_path: Path
 ) -> None:
     variants = variants_of(tmp_path, "[none, w8a16]")
-    request = RebuildRequest((tmp_path / "nothing",), weights=("other",))
-    (tmp_path / "nothing").mkdir()
+    request = RebuildRequest((write_spec(tmp_path, "[none, w8a16]"),), weights=("other",))
     counts = []
     for variant in variants:
         site.publish(variant)

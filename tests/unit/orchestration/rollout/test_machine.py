@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -273,13 +273,17 @@ WAVES = st.builds(
 SEEN = st.dictionaries(st.sampled_from(NAMES), SIGHTS)
 
 
+def for_any_wave(promise: Callable[..., None]) -> Callable[..., None]:
+    """Asks of any wave, and of anything seen of its nodes, whether a promise holds."""
+    return settings(max_examples=400, deadline=None)(given(WAVES, SEEN)(promise))
+
+
 def newly(before: Wave, after: Wave, stage: Stage) -> set[str]:
     was = {one.name: one.stage for one in before.nodes}
     return {one.name for one in after.nodes if one.stage is stage is not was[one.name]}
 
 
-@settings(max_examples=400, deadline=None)
-@given(WAVES, SEEN)
+@for_any_wave
 def test_nothing_is_released_with_an_engine_that_is_not_qualified_unless_it_serves_nothing(
     begun: Wave, sights: dict[str, Sight]
 ) -> None:
@@ -294,8 +298,7 @@ def test_nothing_is_released_with_an_engine_that_is_not_qualified_unless_it_serv
         assert not sights[name].back
 
 
-@settings(max_examples=400, deadline=None)
-@given(WAVES, SEEN)
+@for_any_wave
 def test_no_node_is_lost_and_a_second_look_changes_nothing(
     begun: Wave, sights: dict[str, Sight]
 ) -> None:
@@ -304,8 +307,7 @@ def test_no_node_is_lost_and_a_second_look_changes_nothing(
     assert advance(after, sights, now=NOON) == after
 
 
-@settings(max_examples=400, deadline=None)
-@given(WAVES, SEEN)
+@for_any_wave
 def test_the_budget_is_never_exceeded_by_what_is_released(
     begun: Wave, sights: dict[str, Sight]
 ) -> None:
@@ -318,8 +320,7 @@ def test_the_budget_is_never_exceeded_by_what_is_released(
         assert sum(one.stage is Stage.REVERTING for one in after.nodes) <= budget
 
 
-@settings(max_examples=300, deadline=None)
-@given(WAVES, SEEN)
+@for_any_wave
 def test_a_wave_that_does_not_go_forward_releases_nothing(
     begun: Wave, sights: dict[str, Sight]
 ) -> None:

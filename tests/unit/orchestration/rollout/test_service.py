@@ -214,6 +214,21 @@ def test_a_look_costs_as_many_statements_however_many_nodes_there_are(
     assert counts[0] == counts[1]
 
 
+def test_what_was_found_costs_as_many_statements_however_many_drivers_there_are(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    counts = []
+    for _ in range(2):
+        nodes = read_nodes(site.bench.registry, [fleet])
+        with asked() as statements:
+            assert react(site.bench.registry, nodes, now=NOON).unqualified == {}
+        counts.append(len(statements))
+        report(fleet, "gpu-2", engine, driver=NEW)
+    # to record what is found takes a few more for each wave, and there is none here
+    assert counts[0] == counts[1]
+
+
 # -- what happened already ----------------------------------------------------------------------
 
 
