@@ -50,10 +50,12 @@ def acceptance(
                 "gpu": one.gpu,
                 "recipe": one.recipe,
                 "would": one.refused_by or "build, judge, report",
+                "simulated": "SIMULATED" if found.simulated else None,
             }
             for one in found.trials
         ]
-        output.table(rows, ("gpu", "recipe", "would"))
+        columns = ("gpu", "recipe", "would")
+        output.table(rows, (*columns, "simulated") if found.simulated else columns)
         for one in found.looked:
             output.note(f"{one.subject}: {one.found}")
             if one.remedy is not None:
