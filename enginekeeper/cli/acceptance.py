@@ -34,12 +34,13 @@ def acceptance(
     from enginekeeper.orchestration.accepting import accept
     from enginekeeper.settings import Settings
     from enginekeeper.specs.releases import newest_stable_with_engines
+    from registry.files import write_whole
 
     release = newest_stable_with_engines() if name is None else release_named(name)
     found = accept(open_nvml(), Settings.from_environment(), release, gpus)
     output = Output(as_json)
     if write_spec is not None:
-        write_spec.write_text(found.spec, encoding="utf-8")
+        write_whole(write_spec, found.spec.encode())
     if as_json:
         output.json(found.as_dict())
     else:
