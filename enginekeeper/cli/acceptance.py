@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._files import write_file
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
@@ -34,13 +35,12 @@ def acceptance(
     from enginekeeper.orchestration.accepting import accept
     from enginekeeper.settings import Settings
     from enginekeeper.specs.releases import newest_stable_with_engines
-    from registry.files import write_whole
 
     release = newest_stable_with_engines() if name is None else release_named(name)
     found = accept(open_nvml(), Settings.from_environment(), release, gpus)
     output = Output(as_json)
     if write_spec is not None:
-        write_whole(write_spec, found.spec.encode())
+        write_file(write_spec, found.spec)
     if as_json:
         output.json(found.as_dict())
     else:

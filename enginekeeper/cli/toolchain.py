@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._files import write_file
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
@@ -145,14 +146,13 @@ def compare_help(name: str, help_file: Path, write_table: Path | None, as_json: 
     from enginekeeper.specs.flag_drift import flag_drift
     from enginekeeper.specs.flag_table import settled_table
     from enginekeeper.specs.help_text import options_of_help
-    from registry.files import write_whole
 
     version = release_named(name).version
     text = help_file.read_text(encoding="utf-8", errors="replace")
     said = options_of_help(text, str(help_file))
     drift = flag_drift(version, said)
     if write_table is not None:
-        write_whole(write_table, settled_table(version, said).encode())
+        write_file(write_table, settled_table(version, said))
     Output(as_json).table([one.as_dict() for one in drift], ("option", "what", "table", "tool"))
     return ExitCode.OK if all(one.settles for one in drift) else ExitCode.DRIFT
 

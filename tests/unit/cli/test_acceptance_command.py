@@ -60,6 +60,19 @@ def test_its_spec_is_one_that_can_be_planned(ek: Ek, tmp_path: Path) -> None:
     assert {one.target.gpu for one in load_variants(spec)} == {"l4", "b200"}
 
 
+def test_a_spec_that_cannot_be_written_is_no_defect_of_ours(ek: Ek, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    said = ek("acceptance", "--write-spec", tmp_path / "file" / "spec.yaml")
+
+    assert said.code == ExitCode.INVALID_INPUT
+    assert "the file cannot be written" in said.err
+    assert ek("acceptance", "--write-spec", tmp_path / "new" / "spec.yaml").code == (
+        ExitCode.UNAVAILABLE
+    )
+    assert (tmp_path / "new" / "spec.yaml").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
