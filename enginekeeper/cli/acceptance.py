@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._files import write_file
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
@@ -39,7 +40,7 @@ def acceptance(
     found = accept(open_nvml(), Settings.from_environment(), release, gpus)
     output = Output(as_json)
     if write_spec is not None:
-        write_spec.write_text(found.spec, encoding="utf-8")
+        write_file(write_spec, found.spec)
     if as_json:
         output.json(found.as_dict())
     else:
@@ -50,10 +51,12 @@ def acceptance(
                 "gpu": one.gpu,
                 "recipe": one.recipe,
                 "would": one.refused_by or "build, judge, report",
+                "simulated": "SIMULATED" if found.simulated else None,
             }
             for one in found.trials
         ]
-        output.table(rows, ("gpu", "recipe", "would"))
+        columns = ("gpu", "recipe", "would")
+        output.table(rows, (*columns, "simulated") if found.simulated else columns)
         for one in found.looked:
             output.note(f"{one.subject}: {one.found}")
             if one.remedy is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._files import write_file
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._verdicts import verified_document
@@ -25,8 +26,6 @@ def report(subject: str, page: Path, as_json: bool) -> int:
     SUBJECT is an engine, or a file that `ek validate --json` or `ek engine explain --json` made.
     """
     from enginekeeper.reports.page import Subject, render_page
-    from registry.disks import full_disk_said
-    from registry.files import write_whole
 
     path = Path(subject)
     if path.is_file():
@@ -38,8 +37,6 @@ def report(subject: str, page: Path, as_json: bool) -> int:
 
         found, document = verified_document(open_bench(), subject)
         text = render_page(document, Subject(str(found.digest), verified=True))
-    page.parent.mkdir(parents=True, exist_ok=True)
-    with full_disk_said(page):
-        write_whole(page, text.encode())
+    write_file(page, text)
     Output(as_json).table([{"report": str(page)}], ("report",))
     return ExitCode.OK

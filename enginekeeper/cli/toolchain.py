@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._files import write_file
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._progress import show_progress
@@ -121,8 +122,8 @@ def show(name: str, as_json: bool) -> int:
     from enginekeeper.cli._release_text import release_document, release_text
     from enginekeeper.specs.profiles import toolchain_profiles
 
-    profile = toolchain_profiles()[release_named(name).name]
-    document = release_document(profile, release_named(name))
+    release = release_named(name)
+    document = release_document(toolchain_profiles()[release.name], release)
     Output(as_json).document(document, release_text(document))
     return ExitCode.OK
 
@@ -143,17 +144,15 @@ def compare_help(name: str, help_file: Path, write_table: Path | None, as_json: 
     trtllm-build --help > help.txt
     """
     from enginekeeper.specs.flag_drift import flag_drift
-    from enginekeeper.specs.flag_table import write_settled
+    from enginekeeper.specs.flag_table import settled_table
     from enginekeeper.specs.help_text import options_of_help
 
-    text, version = (
-        help_file.read_text(encoding="utf-8", errors="replace"),
-        release_named(name).version,
-    )
+    version = release_named(name).version
+    text = help_file.read_text(encoding="utf-8", errors="replace")
     said = options_of_help(text, str(help_file))
     drift = flag_drift(version, said)
     if write_table is not None:
-        write_settled(write_table, version, said)
+        write_file(write_table, settled_table(version, said))
     Output(as_json).table([one.as_dict() for one in drift], ("option", "what", "table", "tool"))
     return ExitCode.OK if all(one.settles for one in drift) else ExitCode.DRIFT
 

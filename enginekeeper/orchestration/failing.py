@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.specs.variants import Variant
 from enginekeeper.toolchains.errors import DiagnosedStepError
+from registry.digests import Digest
 from registry.failures.types import BuildFailure
 from registry.keys import EngineKey
 
@@ -33,10 +34,10 @@ def remembering(bench: Bench, variant: Variant, key: EngineKey) -> Iterator[None
         raise
 
 
-def known_failure(bench: Bench, key: EngineKey) -> BuildFailure | None:
-    """Returns why the build of a key is not to be tried again now, if it is not."""
+def known_failures(bench: Bench) -> dict[Digest, BuildFailure]:
+    """Returns why builds are not to be tried again now, by their keys."""
     with bench.registry.catalogue.read() as view:
-        return view.failures.of_key(key.digest(), datetime.now(UTC))
+        return {one.key: one for one in view.failures.standing(datetime.now(UTC))}
 
 
 def _remember(bench: Bench, variant: Variant, key: EngineKey, error: DiagnosedStepError) -> None:

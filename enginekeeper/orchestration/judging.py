@@ -106,7 +106,7 @@ def _with_weights(bench: Bench, made: Progress) -> Progress:
     if not is_stripped(read_json_object(plan / "config.json")):
         return made
     name = made.variant.identifier
-    return replace(made, refitted=refitted(bench, engine, plan, made.checkpoint, name))
+    return replace(made, refitted=refitted(bench, engine, plan, made.checkpoint.path, name))
 
 
 def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:

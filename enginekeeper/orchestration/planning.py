@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from enginekeeper.errors import UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import find_export
-from enginekeeper.orchestration.failing import known_failure
+from enginekeeper.orchestration.failing import known_failures
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
@@ -123,12 +124,13 @@ def plan_variants(
     retry_failed: bool = False,
 ) -> tuple[PlannedVariant, ...]:
     """Plans variants of one model whose source is here, or is not."""
+    failures = cache(partial(known_failures, bench))  # asked once, and not where nothing is built
     knowledge = Knowledge(
         model=None if source is None else facts_of_source(source),
         key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
         exported=lambda key: find_export(bench, key),
-        failed=lambda key: None if retry_failed else known_failure(bench, key),
+        failed=lambda key: None if retry_failed else failures().get(key.digest()),
         makers=COMPILE_STEPS,
     )
     return plan(variants, knowledge)

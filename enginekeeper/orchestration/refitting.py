@@ -23,13 +23,14 @@ from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.bench import Bench
-from enginekeeper.orchestration.stages import Checkpoint, Made, described, fetched, made_once
+from enginekeeper.orchestration.stages import Made, described, fetched, made_once
 from enginekeeper.orchestration.tools import DOUBLE
 from enginekeeper.specs.gpus import gpu_products
 from enginekeeper.specs.profiles import SIMULATED
 from enginekeeper.specs.releases import releases
 from enginekeeper.toolchains.results import StepOutcome
 from registry.attestations import read_material
+from registry.digests import Digest
 from registry.errors import IntegrityError
 from registry.manifests import Manifest
 from registry.types import Engine, EngineFilter
@@ -40,17 +41,18 @@ STRIPPED, WHOLE_BYTES = "stripped", "whole_bytes"
 _KIND = "refitted"
 
 
-def refitted(bench: Bench, engine: Engine, plan: Path, weights: Checkpoint, name: str) -> Made:
+def refitted(bench: Bench, engine: Engine, plan: Path, weights: Path, name: str) -> Made:
     """Refits a stripped engine whose bytes were verified; makes it once.
 
     Raises IntegrityError for other weights than those it was built from, and for a product that
     was changed since it was made.
     """
-    _require_pinned(bench, engine, weights)
+    pinned = _pinned(bench, engine)
+    _require_pinned(pinned, weights)
     builder = _builder_of(engine)
     inputs = {
         "plan": str(engine.digest),
-        "weights": str(weights.digest),
+        "weights": str(pinned),
         "made_by": bench.shop.identity(builder.toolchain, builder.refit_step),
         "double": bench.shop.code(DOUBLE) if engine.simulated else None,
     }
@@ -59,7 +61,7 @@ def refitted(bench: Bench, engine: Engine, plan: Path, weights: Checkpoint, name
         return bench.shop.run(toolchain, step, job, name=name, minutes=60)
 
     def make(directory: Path) -> dict[str, Any]:
-        outcome = builder.refit(plan, weights.path, directory / "engine", run)
+        outcome = builder.refit(plan, weights, directory / "engine", run)
         return described(directory / "engine", "engine", outcome.seconds)
 
     made = made_once(bench.shop, _KIND, inputs, make)
@@ -189,7 +191,7 @@ def refit_here(bench: Bench, name: str, place: Path, weights: Path | None) -> Re
             where=f"engine {engine.digest.short}",
             remedy=f"enginekeeper engine fetch {engine.digest.short} DIRECTORY",
         )
-    checkpoint = _weights(bench, engine, weights)
+    checkpoint = _own_weights(bench, engine) if weights is None else weights
     made = refitted(bench, engine, plan.path / "engine", checkpoint, engine.variant)
     judged = require_judged(bench, engine, made)
     draft = place.with_name(f".{place.name}.refit")
@@ -199,15 +201,18 @@ def refit_here(bench: Bench, name: str, place: Path, weights: Path | None) -> Re
     return RefittedHere(engine, str(made.record["digest"]), place, judged, storage(bench, engine))
 
 
-def _weights(bench: Bench, engine: Engine, given: Path | None) -> Checkpoint:
-    """Returns the checkpoint that is here, or else the pinned one from the registry."""
-    if given is not None:
-        return Checkpoint(given, Manifest.of_directory(given, "checkpoint").digest)
-    pinned = read_material(bench.registry.verify_engine(engine), "checkpoint")
+def _own_weights(bench: Bench, engine: Engine) -> Path:
+    """Brings the checkpoint here that an engine was built from."""
+    pinned = _pinned(bench, engine)
     made = fetched(
         bench.shop, "checkpoint", pinned, lambda at: bench.registry.fetch_checkpoint(pinned, at)
     )
-    return Checkpoint(made.path / "checkpoint", pinned)
+    return made.path / "checkpoint"
+
+
+def _pinned(bench: Bench, engine: Engine) -> Digest:
+    """Returns the checkpoint that the builder's signed statement names."""
+    return read_material(bench.registry.verify_engine(engine), "checkpoint")
 
 
 def stripped_info(plan: Path, weights: Path) -> dict[str, Any]:
@@ -217,13 +222,12 @@ def stripped_info(plan: Path, weights: Path) -> dict[str, Any]:
     return {STRIPPED: True, WHOLE_BYTES: plans + tensors}
 
 
-def _require_pinned(bench: Bench, engine: Engine, weights: Checkpoint) -> None:
-    pinned = read_material(bench.registry.verify_engine(engine), "checkpoint")
-    found = Manifest.of_directory(weights.path, "checkpoint").digest
+def _require_pinned(pinned: Digest, weights: Path) -> None:
+    found = Manifest.of_directory(weights, "checkpoint").digest
     if found != pinned:
         raise IntegrityError(
             "these are not the weights that the engine was built from",
-            where=str(weights.path),
+            where=str(weights),
             actual=found,
             expected=pinned,
             remedy="refit it with its own checkpoint: TensorRT promises nothing for other weights",
@@ -231,8 +235,17 @@ def _require_pinned(bench: Bench, engine: Engine, weights: Checkpoint) -> None:
 
 
 def _builder_of(engine: Engine) -> TensorrtLlmBuilder:
+    """Returns what refits an engine; raises InputError for what this version does not know."""
     hard = engine.key.hard
-    release = releases()[f"tensorrt-llm-{hard['tensorrt_llm']}"]
-    (gpu,) = (one for one in gpu_products().values() if one.product == hard["gpu_product"])
+    release = releases().get(f"tensorrt-llm-{hard.get('tensorrt_llm')}")
+    products = {one.product: one for one in gpu_products().values()}
+    gpu = products.get(str(hard.get("gpu_product")))
+    if release is None or gpu is None:
+        raise InputError(
+            "this version does not know what the engine was built by, or for",
+            where=f"engine {engine.digest.short}",
+            actual=f"TensorRT-LLM {hard.get('tensorrt_llm')}, {hard.get('gpu_product')}",
+            remedy="refit it with the version of Enginekeeper that built it",
+        )
     prefix = SIMULATED if engine.simulated else ""
     return TensorrtLlmBuilder(release, gpu, f"{prefix}{release.name}", simulated=engine.simulated)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from enginekeeper.documents import read_json_object
@@ -32,13 +31,6 @@ def settled_table(version: str, said: Mapping[str, HelpOption]) -> str:
     if new:
         sources[source] = f"trtllm-build --help of {version}, as its release prints it"
     return _text({**table, "sources": sources, "flags": [*flags, *new]})
-
-
-def write_settled(path: Path, version: str, said: Mapping[str, HelpOption]) -> None:
-    """Writes the settled table to a file, whole or not at all."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text(settled_table(version, said), encoding="utf-8")
-    draft.replace(path)
 
 
 def _settled(row: Mapping[str, Any], version: str, *, present: bool) -> dict[str, Any]:

@@ -11,12 +11,47 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from _step import Refusal
 
 VERSION_LINE = re.compile(r"\[TensorRT-LLM\] TensorRT-LLM version: (\S+)")
+
+
+@dataclass(frozen=True)
+class Making:
+    """An engine in the making: of what, by which program, for which GPU, and where."""
+
+    checkpoint: Path
+    ranks: int
+    tool: Path
+    device: dict[str, str]
+    place: Path
+    """Where the program is to write it: in a scratch folder, which is where it runs."""
+
+
+@contextmanager
+def making_engine(job: dict[str, Any], name: str) -> Iterator[Making]:
+    """Gives a program what it needs, all looked for before any work; then moves a whole engine.
+
+    The engine appears at the job's output when the block has ended well, complete or not at all.
+    """
+    checkpoint, output = Path(job["checkpoint"]).resolve(), Path(job["output"])
+    ranks = ranks_of(checkpoint)
+    if output.exists():
+        raise Refusal("output-exists", "the engine's place is taken", where=output)
+    tool, device = program(name), find_device(job["gpu"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".engine-") as folder:
+        making = Making(checkpoint, ranks, tool, device, Path(folder) / "engine")
+        yield making
+        check_whole(making.place, ranks, name)
+        making.place.replace(output)
 
 
 def ranks_of(checkpoint: Path) -> int:
@@ -100,17 +135,17 @@ def _devices() -> list[dict[str, str]]:
 
 
 def run_program(
-    command: list[str],
-    folder: Path,
-    device: dict[str, str],
+    making: Making,
+    arguments: list[str],
     version: str,
     on_line: Callable[[str], object] = lambda _line: None,
 ) -> None:
     """Runs a program to its end, its words in the log; ends this step as it ended, if badly."""
     # By its UUID: CUDA counts GPUs in an order of its own, unless it is told otherwise.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device["uuid"]}
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": making.device["uuid"]}
     with subprocess.Popen(
-        command, cwd=folder, env=environment, text=True, errors="replace",
+        [str(making.tool), *arguments], cwd=making.place.parent, env=environment, text=True,
+        errors="replace",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as child:  # fmt: skip
         for line in child.stdout or ():

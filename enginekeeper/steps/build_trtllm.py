@@ -11,13 +11,11 @@ Written against the documented tool; not run on a GPU.
 from __future__ import annotations
 
 import re
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from _step import Refusal, main
-from _trtllm import check_whole, find_device, program, ranks_of, run_program
+from _step import main
+from _trtllm import Making, making_engine, run_program
 
 TOOL = "trtllm-build"
 BUILDING_LINE = re.compile(r"Build TensorRT engine Unnamed Network 0")
@@ -26,32 +24,22 @@ PEAK_LINE = re.compile(r"Build phase peak memory: ([\d.]+) MB, children: ([\d.]+
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Chooses the GPU, runs the tool, and moves a whole engine to its place."""
-    checkpoint, output = Path(job["checkpoint"]), Path(job["output"])
-    ranks = ranks_of(checkpoint)
-    if output.exists():
-        raise Refusal("output-exists", "the engine's place is taken", where=output)
-    tool = program(TOOL)
-    device = find_device(job["gpu"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".engine-") as folder:
-        place = Path(folder) / "engine"
+    with making_engine(job, TOOL) as making:
         arguments = [
             *job["arguments"],
-            f"--checkpoint_dir={checkpoint.resolve()}",
-            f"--output_dir={place}",
+            f"--checkpoint_dir={making.checkpoint}",
+            f"--output_dir={making.place}",
             # relative to where the tool runs: it is kept in config.json, and a path that is another
             # one in each build would be another engine
             "--output_timing_cache=model.cache",
         ]
-        seen = _build([str(tool), *arguments], Path(folder), device, job["version"], ranks)
-        check_whole(place, ranks, TOOL)
-        place.replace(output)
-    return {"device": device, "arguments": arguments[:-3], "ranks": ranks, **seen}
+        seen = _build(making, arguments, job["version"])
+    return {
+        "device": making.device, "arguments": job["arguments"], "ranks": making.ranks, **seen,
+    }  # fmt: skip
 
 
-def _build(
-    command: list[str], folder: Path, device: dict[str, str], version: str, ranks: int
-) -> dict[str, Any]:
+def _build(making: Making, arguments: list[str], version: str) -> dict[str, Any]:
     """Runs the tool to its end; returns what its log says of the build."""
     started, built = time.monotonic(), 0
     peak: dict[str, float] = {}
@@ -62,9 +50,9 @@ def _build(
             peak.update(host_mb=float(match[1]), children_mb=float(match[2]))
         if BUILDING_LINE.search(line):
             built += 1
-            print(f"progress {built}/{ranks} rank {built - 1}", flush=True)
+            print(f"progress {built}/{making.ranks} rank {built - 1}", flush=True)
 
-    run_program(command, folder, device, version, hear)
+    run_program(making, arguments, version, hear)
     return {"build_seconds": round(time.monotonic() - started, 3), "peak_memory": peak}
 
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from enginekeeper.toolchains.installation import RECORD, Installation
+from registry.files import write_whole
 
 _ROOT = Path(__file__).parents[2]
 _MODULES = "enginekeeper.building.simulated"
@@ -62,7 +63,4 @@ def _script(module: str, *words: str) -> str:
 def _write(path: Path, text: str, *, mode: int) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
-    draft = path.with_name(f".{path.name}.new")
-    draft.write_text(text, encoding="utf-8")
-    draft.chmod(mode)
-    draft.replace(path)
+    write_whole(path, text.encode(), mode=mode)

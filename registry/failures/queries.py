@@ -7,7 +7,6 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry.digests import Digest
 from registry.failures.tables import BuildFailureRow
 from registry.failures.types import BuildFailure
 
@@ -17,15 +16,6 @@ class FailureView:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-
-    def of_key(self, key: Digest, now: datetime) -> BuildFailure | None:
-        """Returns the failure of a key that counts at a time, if there is one."""
-        row = self._session.scalars(
-            select(BuildFailureRow).where(
-                BuildFailureRow.key == key, BuildFailureRow.expires_at > now
-            )
-        ).one_or_none()
-        return None if row is None else _to_failure(row)
 
     def standing(self, now: datetime) -> list[BuildFailure]:
         """Returns all that count at a time, the latest first."""

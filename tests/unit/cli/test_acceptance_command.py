@@ -31,12 +31,46 @@ def test_without_a_gpu_it_says_what_it_would_do_and_exits_10(ek: Ek) -> None:
     assert ek("acceptance", "--json").json["release"] == "tensorrt-llm-1.2.1"
 
 
+class Simulated(NullNvml):
+    @property
+    def simulated(self) -> bool:
+        return True
+
+
+def test_what_a_simulated_nvml_was_asked_is_marked_in_every_row(
+    ek: Ek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "SIMULATED" not in ek("acceptance").out
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", Simulated)
+
+    said = ek("acceptance")
+
+    heading, *rows = said.out.splitlines()
+    assert heading.endswith("SIMULATED")
+    assert rows
+    assert all(row.endswith("SIMULATED") for row in rows)
+    assert ek("acceptance", "--json").json["simulated"] is True
+
+
 def test_its_spec_is_one_that_can_be_planned(ek: Ek, tmp_path: Path) -> None:
     spec = tmp_path / "acceptance.yaml"
 
     ek("acceptance", "--gpu", "l4", "--gpu", "b200", "--write-spec", spec)
 
     assert {one.target.gpu for one in load_variants(spec)} == {"l4", "b200"}
+
+
+def test_a_spec_that_cannot_be_written_is_no_defect_of_ours(ek: Ek, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    said = ek("acceptance", "--write-spec", tmp_path / "file" / "spec.yaml")
+
+    assert said.code == ExitCode.INVALID_INPUT
+    assert "the file cannot be written" in said.err
+    assert ek("acceptance", "--write-spec", tmp_path / "new" / "spec.yaml").code == (
+        ExitCode.UNAVAILABLE
+    )
+    assert (tmp_path / "new" / "spec.yaml").is_file()
 
 
 @pytest.mark.parametrize(

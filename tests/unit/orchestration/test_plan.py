@@ -22,6 +22,7 @@ from registry.trust import Purpose
 from registry.types import Result
 from tests.factories.benches import TOOLS, Site, variants_of
 from tests.factories.failures import failure
+from tests.fakes.statements import asked
 
 STRICTER = "acceptance: {max_quality_kl: 0.001}\n"
 LABELLED = "[w8a16, {recipe: w8a16, label: strict, acceptance: {max_quality_kl: 0.001}}]"
@@ -86,6 +87,18 @@ def test_an_engine_of_other_code_is_not_reused(site: Site, variant: Variant) -> 
     newer = replace(TOOLS, quantizer=replace(TOOLS.quantizer, code="ek-steps-v1:newer"))
     vars(site.bench)["tools"] = newer
     assert decided(site, variant).rule == "no-engine-of-this-key"
+
+
+def test_what_failed_is_asked_for_once_whatever_the_number_of_variants(
+    site: Site, tmp_path: Path
+) -> None:
+    variants = variants_of(tmp_path, "[none, fp8, w8a16]")
+
+    with asked() as statements:
+        planned = site.plan(*variants)
+
+    assert [one.action for one in planned] == [Action.BUILD] * 3
+    assert len([one for one in statements if "FROM build_failures" in one]) == 1
 
 
 def test_without_an_engine_of_the_key_it_is_built(site: Site, variant: Variant) -> None:

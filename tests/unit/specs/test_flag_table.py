@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,7 +11,7 @@ from pydantic import TypeAdapter
 from enginekeeper.building.simulated.parser import RELEASES, parser_of
 from enginekeeper.specs import build_flags as module
 from enginekeeper.specs.build_flags import TABLE, BuildFlag, Presence, build_flags
-from enginekeeper.specs.flag_table import settled_table, write_settled
+from enginekeeper.specs.flag_table import settled_table
 from enginekeeper.specs.help_text import HelpOption, options_of_help
 
 
@@ -72,19 +71,15 @@ def _original(kind: str) -> str:
     }[kind]  # fmt: skip
 
 
-def test_an_option_that_is_gone_is_lacked_and_a_default_is_left_to_a_person(
-    tmp_path: Path,
-) -> None:
+def test_an_option_that_is_gone_is_lacked_and_a_default_is_left_to_a_person() -> None:
     said = _help("1.2.1")
     del said["reduce_fusion"]
     said["max_batch_size"] = replace(said["max_batch_size"], default="256")
 
-    write_settled(tmp_path / "table.json", "1.2.1", said)
+    flags = _flags(settled_table("1.2.1", said))
 
-    flags = _flags((tmp_path / "table.json").read_text(encoding="utf-8"))
     assert flags["reduce_fusion"].presence("1.2.1") is Presence.ABSENT
     assert flags["max_batch_size"].default == build_flags()["max_batch_size"].default
-    assert [one.name for one in tmp_path.iterdir()] == ["table.json"]
 
 
 def test_candidates_stand_before_their_release() -> None:
