@@ -27,7 +27,7 @@ from enginekeeper.toolchains.installation import installation_of
 from enginekeeper.toolchains.runner import StepRun, run_step
 from enginekeeper.validation.dictionary import explain, load_dictionary
 from enginekeeper.validation.divergence import compare
-from enginekeeper.validation.rounds import rounds_of
+from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import load_scores
 from enginekeeper.validation.tokens import load_tokens
 
@@ -59,7 +59,7 @@ class Bench:
         self.model, self.scratch = model, scratch
         scratch.mkdir(parents=True, exist_ok=True)
         document = json.loads(tokens.read_text())
-        order = [n for one in rounds_of(load_tokens(tokens)) for n in one][:PROMPTS]
+        order = order_of(rounds_of(load_tokens(tokens)))[:PROMPTS]
         document["prompts"] = [document["prompts"][number] for number in order]
         self.tokens = scratch / "tokens.json"
         self.tokens.write_text(json.dumps(document))

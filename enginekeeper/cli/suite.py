@@ -87,4 +87,4 @@ def _store() -> SuiteStore:
     from enginekeeper.settings import Settings
     from enginekeeper.validation.suite_store import SuiteStore
 
-    return SuiteStore(Settings.from_environment().home / "suites")
+    return SuiteStore.of(Settings.from_environment().home)

@@ -64,7 +64,7 @@ class Bench:
     @property
     def suites(self) -> SuiteStore:
         """The probe suites: those that ship with Enginekeeper, and this home's own."""
-        return SuiteStore(self.settings.home / "suites")
+        return SuiteStore.of(self.settings.home)
 
     @property
     def registry(self) -> Registry:

@@ -14,7 +14,7 @@ from typing import Any
 
 from enginekeeper.validation.evidence import Evidence, Stop
 from enginekeeper.validation.policy import AcceptancePolicy
-from enginekeeper.validation.rounds import Rounds, pending_after, rounds_of
+from enginekeeper.validation.rounds import Rounds, order_of, pending_after, rounds_of
 from enginekeeper.validation.scores import Scores, joined, load_scores
 from enginekeeper.validation.stopping import stop_here
 from enginekeeper.validation.tokens import TokenizedSuite
@@ -47,7 +47,7 @@ class Interim:
     @property
     def order(self) -> Order:
         """The prompts that were scored, if the step has ended."""
-        order = tuple(number for one in self.rounds for number in one)
+        order = order_of(self.rounds)
         return order if self.stop is None else order[: self.stop.prompts]
 
     def inputs(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Interim:
         return hear
 
     def _answer(self, output: Path, scored: int) -> None:
-        order = tuple(number for one in self.rounds for number in one)[:scored]
+        order = order_of(self.rounds)[:scored]
         before = sum(part.prompts for part in self._finished)
         part = load_scores(
             output.with_name(output.name + ".part"), self.tokens.only(order[before:])

@@ -29,7 +29,7 @@ from enginekeeper.validation.evidence import Evidence, Stop
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import load_probes
-from enginekeeper.validation.rounds import rounds_of
+from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import Scores, load_scores
 from enginekeeper.validation.stopping import rule_at_the_end, rule_on_the_way
 from enginekeeper.validation.tokens import TokenizedSuite
@@ -84,7 +84,7 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     if stopped.get("result") == "fail":
         return made
     probe, name = there(work.probe), made.variant.identifier
-    order = [number for one in rounds_of(probe.suite) for number in one][:PROBE_PROMPTS]
+    order = order_of(rounds_of(probe.suite))[:PROBE_PROMPTS]
     asked = stages.probe_engine(bench.shop, there(made.compiled), probe, order, name)
     return replace(made, probes=asked)
 
@@ -182,14 +182,14 @@ def _culprits(evidence: Evidence, dictionary: Dictionary) -> tuple[Culprit, ...]
 def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
     """Makes the fault dictionary of a checkpoint, over the first prompts that engines score."""
     source, name, probe = source_of(work), made.variant.identifier, there(work.probe)
-    order = [number for one in rounds_of(probe.suite) for number in one]
+    prompts = list(order_of(rounds_of(probe.suite))[:DICTIONARY_PROMPTS])
     twin_scores = there(made.twin).path / SCORES
     inputs = {
         "model": str(source.digest),
         "checkpoint": str(made.checkpoint.digest),
         "tokens": str(probe.tokens.key),
         "twin": str(digest_file(twin_scores)),
-        "prompts": order[:DICTIONARY_PROMPTS],
+        "prompts": prompts,
         "numerics": bench.shop.code("configs", "validation"),
         "made_by": bench.shop.identity("inductor", "sensitivities"),
     }
@@ -202,7 +202,7 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
             "twin": str(twin),
             "tokens": str(probe.tokens.path / "tokens.json"),
             "targets": {"twin": str(twin_scores)},
-            "prompts": order[:DICTIONARY_PROMPTS],
+            "prompts": prompts,
             "output": str(directory / DICTIONARY),
         }
         outcome = bench.shop.run("inductor", "sensitivities", job, name=name, minutes=240)

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,6 +38,12 @@ class Tokens:
     def offsets(self) -> NDArray[np.int64]:
         """Returns where each prompt's positions start, and the total at the end."""
         return np.cumsum([0, *(len(prompt) - 1 for prompt in self.ids)], dtype=np.int64)
+
+    def chosen(self, numbers: Sequence[int]) -> list[int]:
+        """Returns the prompts that a job names; refuses none, and numbers that no prompt has."""
+        if not numbers or not set(numbers) <= set(range(len(self.ids))):
+            raise Refusal("job", "no such prompts", where="prompts", actual=numbers)
+        return list(numbers)
 
 
 def read_tokens(path: Path, vocabulary: int) -> Tokens:
@@ -85,10 +91,15 @@ def read_targets(paths: Mapping[str, str], positions: int, vocabulary: int) -> A
 
 
 def write_scores(path: Path, arrays: Arrays, *, arm: str, meta: Mapping[str, Any]) -> None:
-    """Writes the file whole or not at all."""
+    """Writes a score file whole or not at all."""
+    metadata = {"schema": SCHEMA, "arm": arm, "meta": json.dumps(meta, sort_keys=True)}
+    write_arrays(path, arrays, metadata)
+
+
+def write_arrays(path: Path, arrays: Arrays, metadata: dict[str, str]) -> None:
+    """Writes a file of arrays whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    metadata = {"schema": SCHEMA, "arm": arm, "meta": json.dumps(meta, sort_keys=True)}
     save_file(arrays, partial, metadata)
     with partial.open("rb") as handle:
         os.fsync(handle.fileno())

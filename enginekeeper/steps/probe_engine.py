@@ -13,17 +13,15 @@ the rungs, by ladder, and the prompts.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _engine_arm import EngineArm
-from _step import Refusal, main
+from _step import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     import torch
     from _engine import Engine
 
@@ -42,13 +40,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Climbs the ladders and returns which rungs there were."""
     import numpy as np  # noqa: PLC0415 - torch takes seconds to import
     from _engine import Engine  # noqa: PLC0415
-    from _score_file import read_tokens  # noqa: PLC0415
+    from _score_file import read_tokens, write_arrays  # noqa: PLC0415
 
     engine = Engine(Path(job["engine"]))
     tokens = read_tokens(Path(job["tokens"]), engine.config.vocabulary)
-    chosen = [int(number) for number in job["prompts"]]
-    if not chosen or not set(chosen) <= set(range(len(tokens.ids))):
-        raise Refusal("job", "no such prompts", where="prompts", actual=chosen)
+    chosen = tokens.chosen(job["prompts"])
     prompts = [tokens.ids[number][: int(job["longest"])] for number in chosen]
     base = _logprobs(EngineArm(engine), prompts, 1)
     best = [rows.topk(int(job["top_k"]), dim=-1) for rows in base]
@@ -63,7 +59,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         finite = [rows.isfinite().all(dim=-1).numpy() for rows in said]
         arrays[f"finite_{name}"] = np.concatenate(finite).astype(np.uint8)
     offsets = np.cumsum([0, *(len(prompt) - 1 for prompt in prompts)], dtype=np.int64)
-    _write(Path(job["output"]), {**arrays, "offsets": offsets}, ladders, chosen)
+    metadata = {
+        "schema": SCHEMA, "ladders": json.dumps(ladders), "prompts": json.dumps(chosen),
+    }  # fmt: skip
+    write_arrays(Path(job["output"]), {**arrays, "offsets": offsets}, metadata)
     return {"rungs": ladders, "positions": int(offsets[-1])}
 
 
@@ -96,22 +95,6 @@ def _logprobs(arm: EngineArm, prompts: Prompts, size: int) -> list[Tensor]:
         for first in range(0, len(prompts), size)
         for states in arm.states(prompts[first : first + size])
     ]
-
-
-def _write(
-    path: Path, arrays: dict[str, np.ndarray], ladders: dict[str, list[str]], prompts: list[int]
-) -> None:
-    from safetensors.numpy import save_file  # noqa: PLC0415
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    metadata = {
-        "schema": SCHEMA, "ladders": json.dumps(ladders), "prompts": json.dumps(prompts),
-    }  # fmt: skip
-    save_file(arrays, partial, metadata)
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ undisturbed pass had.
 from __future__ import annotations
 
 import json
-import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _step import Refusal, main
+from _step import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,15 +113,13 @@ class Passes:
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Writes the sensitivities and returns how many atoms there are."""
     import numpy as np  # noqa: PLC0415 - seconds to import, with torch
-    from _score_file import read_targets, read_tokens  # noqa: PLC0415
+    from _score_file import read_targets, read_tokens, write_arrays  # noqa: PLC0415
     from _twin import load_model  # noqa: PLC0415
 
     loaded = load_model(Path(job["twin"]))
     vocabulary = loaded.model.config.vocab_size
     tokens = read_tokens(Path(job["tokens"]), vocabulary)
-    chosen = [int(number) for number in job["prompts"]]
-    if not chosen or not set(chosen) <= set(range(len(tokens.ids))):
-        raise Refusal("job", "no such prompts", where="prompts", actual=chosen)
+    chosen = tokens.chosen(job["prompts"])
     starts = tokens.offsets
     rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in chosen])
     best = read_targets(job["targets"], int(starts[-1]), vocabulary)["twin"][rows]
@@ -135,7 +132,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             moved = passes.from_layer(layer)
         names.append(name)
         columns.append(((moved - passes.undisturbed) / step).numpy())
-    _write(Path(job["output"]), np.stack(columns), names, chosen)
+    metadata = {"schema": SCHEMA, "atoms": json.dumps(names), "prompts": json.dumps(chosen)}
+    write_arrays(Path(job["output"]), {"sensitivities": np.stack(columns)}, metadata)
     return {"atoms": len(names), "positions": len(rows)}
 
 
@@ -193,18 +191,6 @@ def _cruder(model: Any) -> Iterator[None]:  # noqa: ANN401
     finally:
         for norm, epsilon in zip(norms, before, strict=True):
             norm.variance_epsilon = epsilon
-
-
-def _write(path: Path, arrays: np.ndarray, names: list[str], prompts: list[int]) -> None:
-    from safetensors.numpy import save_file  # noqa: PLC0415
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    metadata = {"schema": SCHEMA, "atoms": json.dumps(names), "prompts": json.dumps(prompts)}
-    save_file({"sensitivities": arrays.astype("float32")}, partial, metadata)
-    with partial.open("rb") as handle:
-        os.fsync(handle.fileno())
-    partial.replace(path)
 
 
 if __name__ == "__main__":

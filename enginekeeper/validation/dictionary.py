@@ -44,7 +44,7 @@ ALIKE = 0.97
 """Cosine of two directions from which on they are one set."""
 
 LEAST_EXPLAINED = 0.08
-"""Share of the squared difference that a named gain must explain. Figures: docs/validation.md."""
+"""Share of the squared difference that a named gain must explain: docs/adr, 98."""
 
 LEAST_CERTAIN = 5.0
 """A gain over its standard error between prompts."""

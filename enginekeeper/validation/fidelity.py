@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import WHOLE, Check, Limit, Quantity, Rule, bounded, rounded
+from enginekeeper.validation.checks import Check, Limit, Quantity, Rule, bounded, rounded
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
@@ -39,10 +39,11 @@ FAILING_CHECKS = 4
 def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     """Judges the engine against the recipe twin; without a twin only what needs none is judged."""
     floor = measured_floor(evidence)
-    limit = _limit(policy, floor, evidence.rule)
+    limit = _limit(policy, floor, evidence)
     evidence = evidence.seen
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
-    probes = probe_checks(evidence.probes, replace(limit, rule=WHOLE))
+    whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
+    probes = probe_checks(evidence.probes, replace(limit, rule=whole))
     if floor is not None and floor.decides(policy) and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
         consistent = replace(consistent, outcome="shown", note=note)
@@ -93,7 +94,7 @@ def divergence_so_far(evidence: Evidence, policy: AcceptancePolicy) -> Check:
         return Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats")
     comparison = compare(twin, seen.engine, seen.tokens, at="twin")
     pairing = _pairing(floor, policy, evidence.rule)
-    check = _divergence(comparison, pairing, _limit(policy, floor, evidence.rule))
+    check = _divergence(comparison, pairing, _limit(policy, floor, evidence))
     hidden = floor is not None and floor.hides(policy)
     return _below_the_floor(check, floor) if floor is not None and hidden else check
 
@@ -104,9 +105,15 @@ def _pairing(floor: Floor | None, policy: AcceptancePolicy, rule: Rule) -> Floor
     return floor if paired else None
 
 
-def _limit(policy: AcceptancePolicy, floor: Floor | None, rule: Rule) -> Limit:
+def failing_checks(evidence: Evidence) -> int:
+    """Returns how many checks share the error of a failure: all probes have the share of one."""
+    return FAILING_CHECKS + (evidence.probes is not None)
+
+
+def _limit(policy: AcceptancePolicy, floor: Floor | None, evidence: Evidence) -> Limit:
     allowed = policy.max_fidelity_kl if floor is None else floor.allowed(policy)
-    return Limit(allowed, "at most", policy.confidence, FAILING_CHECKS, "max_fidelity_kl", rule)
+    checks, rule = failing_checks(evidence), evidence.rule
+    return Limit(allowed, "at most", policy.confidence, checks, "max_fidelity_kl", rule)
 
 
 def _without_twin(alone: tuple[Check, ...], reason: str) -> Line:

@@ -5,7 +5,7 @@ Rules:
 - a probe compares an engine with itself, so it needs no twin and knows no recipe;
 - what a runner does not offer, or nobody asked for, is `not run`, with the reason: never passed;
 - a row that is not finite on any rung fails its probe;
-- the worst rung of a ladder decides; the rungs of all ladders share the error of a failure.
+- the worst rung of a ladder decides; the rungs of all ladders share one check's error of a failure.
 """
 
 from __future__ import annotations
@@ -111,15 +111,13 @@ def load_probes(path: Path) -> ProbeScores:
     )
 
 
-def probe_checks(
-    scores: ProbeScores | None, limit: Limit, offers: frozenset[str] = INDUCTOR
-) -> tuple[Check, ...]:
+def probe_checks(scores: ProbeScores | None, limit: Limit) -> tuple[Check, ...]:
     """Judges every probe by the divergence an engine may have from its recipe."""
-    return tuple(_check(probe, scores, limit, offers) for probe in PROBES)
+    return tuple(_check(probe, scores, limit) for probe in PROBES)
 
 
-def _check(probe: Probe, scores: ProbeScores | None, limit: Limit, offers: frozenset[str]) -> Check:
-    lacking = sorted(probe.needs - offers)
+def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
+    lacking = sorted(probe.needs - INDUCTOR)
     if lacking:
         reason = f"the runner offers no {', '.join(lacking)}"
     elif scores is None:
@@ -133,7 +131,7 @@ def _check(probe: Probe, scores: ProbeScores | None, limit: Limit, offers: froze
 
 
 def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit: Limit) -> Check:
-    every = sum(len(one) for one in scores.ladders.values())
+    every = limit.checks * sum(len(one) for one in scores.ladders.values())
     checks = [_rung(probe, scores, rung, replace(limit, checks=every)) for rung in rungs]
     gravity = {"fail": 2, "inconclusive": 1}
     worst = max(checks, key=lambda one: (gravity.get(one.outcome, 0), one.value or 0.0))

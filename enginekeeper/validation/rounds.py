@@ -32,6 +32,11 @@ def rounds_of(tokens: TokenizedSuite) -> Rounds:
     return tuple(tuple(sorted(one, key=lambda number: (lengths[number], number))) for one in dealt)
 
 
+def order_of(rounds: Rounds) -> tuple[int, ...]:
+    """Returns all prompts in the order in which they are scored."""
+    return tuple(number for one in rounds for number in one)
+
+
 def pending_after(rounds: Rounds, scored: int) -> int:
     """Returns how many prompts of the round begun last are missing when that many were scored."""
     end = 0

@@ -8,7 +8,7 @@ Rules:
 - names of suites that ship with Enginekeeper cannot be taken.
 
 Example:
-    store = SuiteStore(settings.home / "suites")
+    store = SuiteStore.of(settings.home)
     store.add(store.plan(Path("traffic.jsonl"), "support-desk"))
     suite = store.open("support-desk")
 """
@@ -71,6 +71,11 @@ class SuiteStore:
 
     root: Path
     bundled: Path = SUITES
+
+    @classmethod
+    def of(cls, home: Path) -> SuiteStore:
+        """Returns the suites of a home."""
+        return cls(home / "suites")
 
     def entries(self) -> tuple[SuiteEntry, ...]:
         """Returns every version that is recorded, bundled ones first."""

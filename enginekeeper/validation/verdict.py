@@ -21,8 +21,7 @@ from enginekeeper.validation import recipe_audit
 from enginekeeper.validation.checks import rounded
 from enginekeeper.validation.dictionary import Culprit
 from enginekeeper.validation.evidence import Evidence, Line
-from enginekeeper.validation.fidelity import FAILING_CHECKS as FIDELITY_CHECKS
-from enginekeeper.validation.fidelity import fidelity
+from enginekeeper.validation.fidelity import failing_checks, fidelity
 from enginekeeper.validation.findings import AuditReport, Finding, Result, not_run, worst
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.quality import FAILING_CHECKS as QUALITY_CHECKS
@@ -180,7 +179,7 @@ def _spent(evidence: Evidence, policy: AcceptancePolicy) -> dict[str, Any]:
         "alpha_spent": error * evidence.rule.fail_share,
         "beta_spent": error * evidence.rule.pass_share,
         "checks_that_share_alpha": {
-            "fidelity": FIDELITY_CHECKS,
+            "fidelity": failing_checks(evidence),
             "quality": QUALITY_CHECKS,
         },
         "smallest_effect": EFFECT,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,7 @@ def test_what_a_runner_does_not_offer_is_not_run_and_says_why() -> None:
 
     assert checks["reuse"].outcome == "not run"
     assert checks["reuse"].note == "the runner offers no reuse"
-    bare = named(probe_checks(scores(), LIMIT, offers=frozenset({"logits"})))
-    assert {check.outcome for check in bare.values()} == {"not run"}
-    assert bare["batch"].note == "the runner offers no batch"
+    assert checks["eviction"].note == "the runner offers no evict, reuse"
 
 
 def test_what_nobody_asked_for_is_not_run() -> None:
@@ -93,6 +92,19 @@ def test_the_worst_rung_decides_and_is_named() -> None:
     assert batch.finding is not None
     assert (batch.finding.where, batch.finding.taxonomy) == ("batch-4-identical", "T18")
     assert batch.note == "2 rungs"
+
+
+def test_probes_divide_the_share_of_one_check() -> None:
+    wrong = scores(batch_4_identical=0.8)
+
+    alone, fifth = (
+        named(probe_checks(wrong, replace(LIMIT, checks=checks)))["batch"] for checks in (1, 5)
+    )
+
+    assert alone.lower is not None
+    assert fifth.lower is not None
+    assert fifth.lower < alone.lower
+    assert fifth.upper == alone.upper
 
 
 def test_a_row_that_is_not_finite_fails_its_probe() -> None:

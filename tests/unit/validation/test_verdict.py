@@ -447,3 +447,8 @@ def test_an_engine_that_contradicts_itself_in_batches_fails(
     assert wrong.result == "fail"
     assert wrong.faults[0].taxonomy == "T18"
     assert "says something else when it is asked otherwise (probe.batch)" in wrong.summary
+    shared = [
+        verdict.document()["sequential"]["checks_that_share_alpha"]["fidelity"]
+        for verdict in (judge(base, policy()), wrong)
+    ]
+    assert shared == [4, 5]
