@@ -9,6 +9,7 @@ Who only reads makes nothing, not even the directory.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -55,11 +56,16 @@ class _Draft:
 
 
 class LocalBlobStore:
-    """Blobs and documents below one directory."""
+    """Blobs and documents below one directory; one that is not there yet holds nothing.
+
+    Raises StoreUnavailableError if something else is in its place.
+    """
 
     def __init__(self, root: Path, *, progress: Progress | None = None) -> None:
         self._root = root.absolute()
         self._progress = progress
+        if self._root.exists() and not self._root.is_dir():
+            raise disk_error(NotADirectoryError(errno.ENOTDIR, "not a directory"), self._root)
 
     @property
     def url(self) -> str:

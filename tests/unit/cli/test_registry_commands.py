@@ -398,7 +398,8 @@ def test_commands_that_change_something_say_what_in_json(
     judge(site, engine, tmp_path)
     fetched = ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "b", "--json")
     assert fetched.json == {
-        "engine": str(engine.digest), "path": str(tmp_path / "b"), "to_inspect": False
+        "engine": str(engine.digest), "path": str(tmp_path / "b"),
+        "to_inspect": False, "simulated": False,
     }  # fmt: skip
     asked = ek("channel", "set", "prod", engine.digest.short, "--dry-run", "--json")
     assert asked.json["outcome"] == "open"
