@@ -35,8 +35,10 @@ TIE = 1e-6
 def kl_on_partition(p: Floats, q: Floats) -> Doubles:
     """Returns KL(P‖Q) in nats for each row, from both arms' log-probabilities at P's best tokens.
 
-    Accurate to 1e-6 nats: the mass of everything else is a difference of float32 numbers and is
-    floored at SMALLEST_REST in both arms alike.
+    Accurate to 1e-6 nats where Q leaves everything else SMALLEST_REST or more. The mass of
+    everything else is a difference of float32 numbers and is floored there in both arms alike:
+    where Q leaves it less, the divergence is understated, by P's mass of it times the logarithm of
+    how much the floor raised Q's.
     """
     p_parts, q_parts = _partition(p), _partition(q)
     terms = np.where(p_parts > 0, p_parts * (np.log(p_parts) - np.log(q_parts)), 0.0)
