@@ -11,7 +11,8 @@ The rules, in the order they are tried; the first that applies decides:
    the engine was revoked since → closed;
 3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
 4. `stale-snapshot`: the trust asks for a fresh signed snapshot of the registry, and there is none;
-   `revoked`, too, where that snapshot says so → closed;
+   `revoked`, too, where that snapshot says so; `clock-set-back`: by a clock that is behind what was
+   seen here nothing can be told to have expired → closed;
 5. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
 6. `never-judged`: no verdict at all → closed;
 7. `not-qualified-here`: verdicts, but none in this environment → closed;
@@ -324,8 +325,11 @@ def _fresh(case: _Case) -> GateDecision | None:
         return case.decide(GateFamily.CLOSED, "revoked", reason)
     if freshness.fault is None:
         return None
-    reason = "it cannot be told whether it was revoked: there is no fresh signed snapshot"
     evidence = freshness.fault.splitlines()
+    if freshness.set_back:
+        reason = "it cannot be told what has expired: the clock of this machine was set back"
+        return case.decide(GateFamily.CLOSED, "clock-set-back", reason, evidence)
+    reason = "it cannot be told whether it was revoked: there is no fresh signed snapshot"
     return case.decide(GateFamily.CLOSED, "stale-snapshot", reason, evidence)
 
 
