@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -196,7 +197,7 @@ def decide(
     for decision in _decisions(case, verdicts, standing):
         if decision.is_open or (waiver := _waiver_for(case, decision)) is None:
             return _opened_by(waived, decision)
-        waived.append(_passed_over(decision, waiver))
+        waived.append(_passed_over(decision, waiver, policy.trust.longest_waiver))
     return _opened_by(waived, waived[-1])
 
 
@@ -234,23 +235,24 @@ def _waives(case: _Case, decision: GateDecision, waiver: Waiver) -> bool:
     """Says whether a waiver that counts passes over what a rule decided here and now."""
     policy, where = case.policy, waiver.environment
     here = where is None or covers(where, case.environment, policy.driver_scope)
-    if not here or waiver.state(policy.trust.clock()) != "in force":
+    trust = policy.trust
+    if not here or waiver.state(trust.clock(), trust.longest_waiver) != "in force":
         return False
     # The waiver for a missing snapshot cannot be in it; every other one must be.
     vouched = policy.freshness is None or policy.freshness.counts(waiver.digest)
     if not vouched and decision.rule != "stale-snapshot":
         return False
     try:
-        grant = verify_waiver(case.engine, waiver, policy.trust)
+        grant = verify_waiver(case.engine, waiver, trust)
     except IntegrityError:
         return False
     return grant.covers(decision.rule, decision.verdict)
 
 
-def _passed_over(decision: GateDecision, waiver: Waiver) -> GateDecision:
+def _passed_over(decision: GateDecision, waiver: Waiver, longest: timedelta) -> GateDecision:
     said = (
         f"{decision.rule} ({decision.reason}): waiver {waiver.digest.short} by "
-        f"{waiver.granted_by} until {waiver.expires_at.isoformat(timespec='seconds')}: "
+        f"{waiver.granted_by} until {waiver.ends(longest).isoformat(timespec='seconds')}: "
         f"{waiver.reason}"
     )
     return replace(decision, waived=(said,))
