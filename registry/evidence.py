@@ -240,7 +240,7 @@ def _permitted(engine: Engine, one: Permission, trust: Trust, now: datetime) -> 
         waiver = signed_waiver(engine, one.envelope.encode(), trust, now)
         if one.ending is not None:
             verify_ending(one.ending.encode(), waiver, trust)
-        state = replace(waiver, ending=one.ending).state(now)
+        state = replace(waiver, ending=one.ending).state(now, trust.longest_waiver)
         said.append(f"{', '.join(waiver.rules)}: {state}, by {waiver.granted_by}: {waiver.reason}")
 
     check = _check("waiver", one.envelope, permitted)

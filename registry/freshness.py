@@ -1,23 +1,19 @@
 """Whether the registry that is read is the registry of today: the reader's side of a snapshot.
 
-What has been seen is remembered in a small file of this machine, by store, and never goes back:
-the highest version, and every engine and key that any of them revoked.
+A snapshot counts if it is signed, not older than what was seen here (`registry.seen`), and not
+expired by a clock that is not behind the latest time that was seen here either.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from datetime import datetime, timedelta
 
 from securesystemslib.signer import Signer
 
-from registry.blobs.interface import BlobStore, Document, disk_error
+from registry.blobs.interface import BlobStore, Document
 from registry.digests import Digest
-from registry.documents import check_schema, read_object
 from registry.errors import (
     ConflictError,
     IntegrityError,
@@ -25,13 +21,12 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
-from registry.files import locked, write_whole
 from registry.queries import View
+from registry.seen import Memory, is_behind
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
-from registry.trust import Trust
+from registry.trust import CLOCK_SKEW, Trust
 
 _TRIES = 8  # of a publisher that others were faster than
-_SEEN = 1  # schema of the file that remembers
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,9 @@ class Freshness:
 
     kept: RegistryState = field(default_factory=RegistryState)
     """What the snapshots that were seen here before revoked."""
+
+    set_back: bool = False
+    """The fault is the clock of this machine: no time can be told by it, a waiver's end neither."""
 
     def trusting(self, trust: Trust) -> Trust:
         """Returns the trust without the keys that this snapshot, or one before it, revokes."""
@@ -71,66 +69,6 @@ def age_of(snapshot: Snapshot, trust: Trust) -> Freshness:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What this machine has seen of each store: the highest version, and what was revoked."""
-
-    path: Path
-
-    def seen(self, store: str) -> tuple[int, str] | None:
-        """Returns version and digest of what was seen of a store; None before the first time."""
-        entry = self._read().get(store)
-        return None if entry is None else (entry["version"], entry["digest"])
-
-    def revoked(self, store: str) -> RegistryState | None:
-        """Returns what the snapshots revoked that were seen of a store.
-
-        None before the first time, and where an earlier version of Enginekeeper kept only numbers.
-        """
-        return _revoked(self._read().get(store, {}))
-
-    def remember(self, store: str, snapshot: Snapshot) -> None:
-        """Remembers a snapshot, unless a later one was seen."""
-        try:
-            self._remember(store, snapshot)
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-
-    def _remember(self, store: str, snapshot: Snapshot) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(self.path.with_suffix(".lock")):
-            stores = self._read()
-            known = stores.get(store)
-            if known is not None and _is_behind(snapshot, (known["version"], known["digest"])):
-                return
-            kept = _revoked(known or {}) or RegistryState()
-            stores[store] = {
-                "version": snapshot.version,
-                "digest": str(snapshot.digest),
-                "revoked": snapshot.state.lasting().carrying(kept).as_dict(),
-            }
-            if stores[store] == known:
-                return
-            document = {"schema": _SEEN, "stores": stores}
-            write_whole(self.path, json.dumps(document, indent=2).encode())
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise disk_error(error, self.path) from error
-        try:
-            return _stores(read_object(data, where=str(self.path)))
-        except InvalidRecordError as error:
-            raise InvalidRecordError(
-                "what was seen of the registry cannot be read",
-                where=str(self.path), actual=error.what,
-                remedy="restore it; without it this machine can be fed an old snapshot once",
-            ) from error  # fmt: skip
-
-
-@dataclass(frozen=True)
 class SnapshotReader:
     """Reads the snapshot of a store, and remembers what it has seen."""
 
@@ -146,7 +84,10 @@ class SnapshotReader:
         kept = RegistryState()
         try:
             kept = self.memory.revoked(store.url) or kept
+            if (behind := self._clock_fault(trust.clock())) is not None:
+                return Freshness(None, str(behind), kept, set_back=True)
             snapshot = self.snapshot(store, trust)
+            self.memory.remember_time(trust.clock())
         except (
             IntegrityError, InvalidRecordError, RecordNotFoundError, StoreUnavailableError,
         ) as error:  # fmt: skip
@@ -162,10 +103,14 @@ class SnapshotReader:
         kept: RegistryState | None = None
         try:
             kept, seen = self.memory.revoked(store), self.memory.seen(store)
+            if (behind := self._clock_fault(trust.clock())) is not None:
+                fault = str(behind)
+                return Freshness(None, fault, kept or RegistryState(), set_back=True)
             snapshot = read_snapshot(data, trust)
+            self.memory.remember_time(trust.clock())
         except (IntegrityError, InvalidRecordError, StoreUnavailableError) as error:
             return Freshness(None, str(error), kept or RegistryState())
-        if seen is not None and _is_behind(snapshot, seen):
+        if seen is not None and is_behind(snapshot, seen):
             if kept is None:
                 fault = "a later snapshot was seen here, and what it revoked was not remembered"
                 return Freshness(None, fault)
@@ -180,7 +125,7 @@ class SnapshotReader:
         """
         snapshot = read_snapshot(store.get_document(SNAPSHOT), trust)
         seen = self.memory.seen(store.url)
-        if seen is not None and _is_behind(snapshot, seen):
+        if seen is not None and is_behind(snapshot, seen):
             raise IntegrityError(
                 "the snapshot is older than, or another than, one that was seen here",
                 where=f"{store.url}/{SNAPSHOT}",
@@ -201,8 +146,10 @@ class SnapshotReader:
         set back is mended by publishing. What the last snapshot revokes, and what was seen revoked
         here, engine or key, is revoked in the next, whatever state and store say: what was set back
         is not signed. Raises IntegrityError where the store lost the last snapshot and this machine
-        does not know what it revoked, unless that loss is accepted.
+        does not know what it revoked, unless that loss is accepted, and where the clock is behind.
         """
+        if (behind := self._clock_fault(trust.clock())) is not None:
+            raise behind
         for attempt in range(_TRIES):
             current = _current(store)
             last = _believed(current, trust)
@@ -240,7 +187,7 @@ class SnapshotReader:
         if self.memory.revoked(store.url) is not None:
             return
         lost = current is not None or seen is not None
-        if lost if last is None else seen is not None and _is_behind(last, seen):
+        if lost if last is None else seen is not None and is_behind(last, seen):
             raise IntegrityError(
                 "the last snapshot is not in the store, and what it revoked is not known here",
                 where=f"{store.url}/{SNAPSHOT}",
@@ -251,6 +198,23 @@ class SnapshotReader:
                 remedy="publish from a machine that has seen it, or put it back; if it is lost, "
                 "revoke again what was revoked and enginekeeper snapshot publish --accept-loss",
             )
+
+    def _clock_fault(self, now: datetime) -> IntegrityError | None:
+        """Returns what is wrong with a clock that is behind what was seen here; None if it isn't.
+
+        Clocks are set a little all the time, and a keeper's may be ahead of ours by as much.
+        """
+        seen = self.memory.time()
+        if seen is None or now >= seen - CLOCK_SKEW:
+            return None
+        return IntegrityError(
+            "the clock of this machine was set back: what has expired would look fresh",
+            where=str(self.memory.path),
+            actual=now.isoformat(timespec="seconds"),
+            expected=f"not before {seen.isoformat(timespec='seconds')}, which was seen here",
+            remedy="set the clock right; if it is right, and was ahead then: "
+            "enginekeeper snapshot forget-time",
+        )
 
     def _seen(self, store: BlobStore) -> int:
         seen = self.memory.seen(store.url)
@@ -295,12 +259,6 @@ def _facts(state: RegistryState) -> Mapping[str, str]:
     }
 
 
-def _is_behind(snapshot: Snapshot, seen: tuple[int, str]) -> bool:
-    """Says whether a snapshot is older than, or another of the version of, one that was seen."""
-    found = (snapshot.version, str(snapshot.digest))
-    return found[0] < seen[0] or (found[0] == seen[0] and found != seen)
-
-
 def _current(store: BlobStore) -> Document | None:
     try:
         return store.read_document(SNAPSHOT)
@@ -316,30 +274,3 @@ def _believed(current: Document | None, trust: Trust) -> Snapshot | None:
         return read_snapshot(current.data, trust)
     except IntegrityError:
         return None
-
-
-def _stores(document: Mapping[str, Any]) -> dict[str, Any]:
-    check_schema(document, _SEEN, where="what was seen")
-    stores = document.get("stores")
-    if not isinstance(stores, dict) or not all(_is_entry(one) for one in stores.values()):
-        raise InvalidRecordError("not a version and a digest for each store", actual=stores)
-    for one in stores.values():
-        _revoked(one)
-    return stores
-
-
-def _revoked(entry: Mapping[str, Any]) -> RegistryState | None:
-    if "revoked" not in entry:
-        return None
-    try:
-        return RegistryState.from_dict(entry["revoked"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InvalidRecordError(f"not what was revoked: {error}", actual=entry) from error
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and type(entry.get("version")) is int
-        and isinstance(entry.get("digest"), str)
-    )

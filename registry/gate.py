@@ -11,7 +11,8 @@ The rules, in the order they are tried; the first that applies decides:
    the engine was revoked since → closed;
 3. `simulated-on-real-node`: a simulated engine, a node that is not enrolled as one → closed;
 4. `stale-snapshot`: the trust asks for a fresh signed snapshot of the registry, and there is none;
-   `revoked`, too, where that snapshot says so → closed;
+   `revoked`, too, where that snapshot says so; `clock-set-back`: by a clock that is behind what was
+   seen here nothing can be told to have expired → closed;
 5. `incompatible`: a compatibility rule says that it cannot work there → closed (refused);
 6. `never-judged`: no verdict at all → closed;
 7. `not-qualified-here`: verdicts, but none in this environment → closed;
@@ -30,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -195,7 +197,7 @@ def decide(
     for decision in _decisions(case, verdicts, standing):
         if decision.is_open or (waiver := _waiver_for(case, decision)) is None:
             return _opened_by(waived, decision)
-        waived.append(_passed_over(decision, waiver))
+        waived.append(_passed_over(decision, waiver, policy.trust.longest_waiver))
     return _opened_by(waived, waived[-1])
 
 
@@ -233,23 +235,24 @@ def _waives(case: _Case, decision: GateDecision, waiver: Waiver) -> bool:
     """Says whether a waiver that counts passes over what a rule decided here and now."""
     policy, where = case.policy, waiver.environment
     here = where is None or covers(where, case.environment, policy.driver_scope)
-    if not here or waiver.state(policy.trust.clock()) != "in force":
+    trust = policy.trust
+    if not here or waiver.state(trust.clock(), trust.longest_waiver) != "in force":
         return False
     # The waiver for a missing snapshot cannot be in it; every other one must be.
     vouched = policy.freshness is None or policy.freshness.counts(waiver.digest)
     if not vouched and decision.rule != "stale-snapshot":
         return False
     try:
-        grant = verify_waiver(case.engine, waiver, policy.trust)
+        grant = verify_waiver(case.engine, waiver, trust)
     except IntegrityError:
         return False
     return grant.covers(decision.rule, decision.verdict)
 
 
-def _passed_over(decision: GateDecision, waiver: Waiver) -> GateDecision:
+def _passed_over(decision: GateDecision, waiver: Waiver, longest: timedelta) -> GateDecision:
     said = (
         f"{decision.rule} ({decision.reason}): waiver {waiver.digest.short} by "
-        f"{waiver.granted_by} until {waiver.expires_at.isoformat(timespec='seconds')}: "
+        f"{waiver.granted_by} until {waiver.ends(longest).isoformat(timespec='seconds')}: "
         f"{waiver.reason}"
     )
     return replace(decision, waived=(said,))
@@ -324,8 +327,11 @@ def _fresh(case: _Case) -> GateDecision | None:
         return case.decide(GateFamily.CLOSED, "revoked", reason)
     if freshness.fault is None:
         return None
-    reason = "it cannot be told whether it was revoked: there is no fresh signed snapshot"
     evidence = freshness.fault.splitlines()
+    if freshness.set_back:
+        reason = "it cannot be told what has expired: the clock of this machine was set back"
+        return case.decide(GateFamily.CLOSED, "clock-set-back", reason, evidence)
+    reason = "it cannot be told whether it was revoked: there is no fresh signed snapshot"
     return case.decide(GateFamily.CLOSED, "stale-snapshot", reason, evidence)
 
 

@@ -31,7 +31,13 @@ from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict, Waiver
 from registry.verification import is_withdrawn, verify_engine, verify_recorded
-from registry.waivers import ending_among, endings_beside, verify_ending, verify_grant
+from registry.waivers import (
+    ending_among,
+    endings_beside,
+    require_short,
+    verify_ending,
+    verify_grant,
+)
 
 Recorded = TypeVar("Recorded")
 Signed = TypeVar("Signed", Engine, Reference)
@@ -273,6 +279,7 @@ class Publisher:
         One that approvers ended before is recorded as ended, whatever became of its row.
         """
         waiver = signed_waiver(engine, envelope, self.trust, self.clock())
+        require_short(waiver, self.trust)
         self._attest(engine.path, Purpose.WAIVER, envelope)
         ending = ending_among(endings_beside(self.store, engine), waiver, self.trust)
         with self.catalogue.edit(actor=self.actor) as draft:

@@ -158,11 +158,12 @@ class Registry:
 
     def waivers_in_force(self, engines: Sequence[Engine]) -> dict[Digest, list[Waiver]]:
         """Returns the waivers of each engine that count now, wherever they do, newest first."""
-        now, known = self.trust.clock(), {one.digest: one for one in engines}
+        now, longest = self.trust.clock(), self.trust.longest_waiver
+        known = {one.digest: one for one in engines}
         found: dict[Digest, list[Waiver]] = {digest: [] for digest in known}
         for one in self.waivers():
             engine = known.get(one.engine)
-            if engine is None or one.state(now) != "in force":
+            if engine is None or one.state(now, longest) != "in force":
                 continue
             if self.waiver_signature(engine, one).fault is None:
                 found[one.engine].append(one)

@@ -123,7 +123,7 @@ class Snapshot:
 
 def state_of(view: View, trust: Trust) -> RegistryState:
     """Returns the state of a catalogue, and what the trust file says of keys."""
-    now = trust.clock()
+    now, longest = trust.clock(), trust.longest_waiver
     return RegistryState(
         frozenset(
             ChannelState(one.channel, one.model_name, one.target, one.engine)
@@ -131,7 +131,7 @@ def state_of(view: View, trust: Trust) -> RegistryState:
         ),
         frozenset(one for one, kind in view.held_engines().items() if kind is Standing.REVOKED),
         trust.revocations,
-        frozenset(one.digest for one in view.waivers() if one.state(now) == "in force"),
+        frozenset(one.digest for one in view.waivers() if one.state(now, longest) == "in force"),
     )
 
 

@@ -8,7 +8,8 @@ Rules:
 - a key's id is computed from the key; an entry whose id is not its key's is refused;
 - a statement counts if enough different keys signed it, each within its own window, at the time
   that the statement gives; a time that has not come yet is refused;
-- what a revoked key signed does not count, or not from the time on that the revocation gives.
+- what a revoked key signed does not count, or not from the time on that the revocation gives;
+- a waiver counts for `max_waiver_days` at most: an exception without an end is a rule.
 
 The window is held against the statement's own time because a key that has expired honestly must
 not take years of good statements with it. So who steals a key can date back what it signs: that
@@ -37,6 +38,10 @@ from registry.errors import InvalidRecordError
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far a signer's clock may run ahead of a reader's."""
+
+
+WAIVER_DAYS = 90
+"""How long a waiver counts at most, unless the trust file says otherwise: a quarter of a year."""
 
 
 def utc_now() -> datetime:
@@ -201,7 +206,15 @@ class Trust:
     snapshot_required: bool = False
     """Whether nothing new is deployed without a fresh signed snapshot of the registry."""
 
+    max_waiver_days: int = WAIVER_DAYS
+    """How long a waiver counts at most, whatever its approvers signed."""
+
     clock: Callable[[], datetime] = field(default=utc_now, compare=False, repr=False)
+
+    @property
+    def longest_waiver(self) -> timedelta:
+        """How long a waiver counts at most."""
+        return timedelta(days=self.max_waiver_days)
 
     def keys_for(self, purpose: Purpose, root: TrustRoot) -> list[SSlibKey]:
         """Returns the public keys that may sign for a purpose under a root, at whatever time.

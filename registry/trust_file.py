@@ -19,24 +19,30 @@ from typing import Any
 from registry.documents import read_object
 from registry.errors import InvalidRecordError, RecordNotFoundError
 from registry.files import locked, write_whole
-from registry.trust import KeyRevocation, Purpose, Trust, TrustedKey
+from registry.trust import WAIVER_DAYS, KeyRevocation, Purpose, Trust, TrustedKey
 
 SCHEMA = 2
-_FIELDS = frozenset({"schema", "keys", "revocations", "thresholds", "snapshot"})
+_FIELDS = frozenset({"schema", "keys", "revocations", "thresholds", "snapshot", "max_waiver_days"})
 _KEY_FIELDS = frozenset(
     {"keyid", "keytype", "scheme", "public", "purposes", "root", "not_before", "not_after"}
 )
+MOST_WAIVER_DAYS = 3650
 _SNAPSHOT = {"off": False, "required": True}
 
 
 def trust_as_dict(trust: Trust) -> dict[str, Any]:
-    """Returns the trust file's content."""
+    """Returns the trust file's content.
+
+    What has its default is left out where readers of before that setting would refuse it.
+    """
+    days = trust.max_waiver_days
     return {
         "schema": SCHEMA,
         "keys": [key.as_dict() for key in trust.keys],
         "revocations": [one.as_dict() for one in trust.revocations],
         "thresholds": {str(purpose): many for purpose, many in sorted(trust.thresholds.items())},
         "snapshot": "required" if trust.snapshot_required else "off",
+        **({} if days == WAIVER_DAYS else {"max_waiver_days": days}),
     }
 
 
@@ -70,6 +76,7 @@ def trust_from_dict(document: Mapping[str, Any], *, where: str) -> Trust:
         tuple(KeyRevocation.from_dict(entry) for entry in revoked),
         _thresholds(document.get("thresholds", {}), where),
         _snapshot(document.get("snapshot", "off"), where),
+        _waiver_days(document.get("max_waiver_days", WAIVER_DAYS), where),
     )
 
 
@@ -149,3 +156,14 @@ def _snapshot(word: object, where: str) -> bool:
             "not a policy for snapshots", where=where, actual=word, expected="off or required"
         )
     return _SNAPSHOT[word]
+
+
+def _waiver_days(days: object, where: str) -> int:
+    if type(days) is not int or not 1 <= days <= MOST_WAIVER_DAYS:
+        raise InvalidRecordError(
+            "not a length of waivers",
+            where=where,
+            actual=f"max_waiver_days: {days}",
+            expected=f"a whole number of days from 1 to {MOST_WAIVER_DAYS}",
+        )
+    return days

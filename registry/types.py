@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -211,13 +211,19 @@ class Waiver(Entity):
     ending: str | None = None
     """DSSE envelope of the statement that ended it before its time."""
 
-    def state(self, now: datetime) -> str:
+    def ends(self, longest: timedelta) -> datetime:
+        """Returns when it ends: as signed, and no later than a policy lets waivers count."""
+        return min(self.expires_at, self.issued_at + longest)
+
+    def state(self, now: datetime, longest: timedelta) -> str:
         """Says in a word whether it is in force, apart from its signature."""
         if self.ending is not None:
             return "revoked"
         if now < self.issued_at:
             return "not yet"
-        return "in force" if now < self.expires_at else "expired"
+        if now >= self.expires_at:
+            return "expired"
+        return "in force" if now < self.ends(longest) else "too long"
 
 
 @dataclass(frozen=True)

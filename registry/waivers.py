@@ -7,9 +7,10 @@ Rules:
 - only rules that say "not proven" or "not known to work" can be waived: no signature that does not
   count, no revocation, no simulated engine on a real node, ever;
 - one that names a verdict waives what that verdict says, and nothing that is said later;
-- it ends at the time that was signed, by this machine's clock, or before that by a statement that
-  an approver signed; a row that says it has ended is believed without one. The statement lies
-  beside the engine, too, and ends the waiver again when the catalogue lost that;
+- it ends at the time that was signed, by this machine's clock, or before that by the trust file's
+  `max_waiver_days` (none that is longer is granted) or by a statement that an approver signed; a
+  row that says it has ended is believed without one. The statement lies beside the engine, too,
+  and ends the waiver again when the catalogue lost that;
 - what ends is what was signed, in whatever envelope: the JSON around it is anybody's to change.
 """
 
@@ -161,6 +162,23 @@ def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
             "the statement ends another waiver",
             where=f"waiver {waiver.digest.short}", actual=actual, expected=expected,
         )  # fmt: skip
+
+
+def require_short(grant: Waiver | WaiverGrant, trust: Trust) -> None:
+    """Raises InvalidRecordError for a waiver that lasts longer than the trust file lets it count.
+
+    To the second: that is how exactly times are signed.
+    """
+    latest = grant.issued_at.replace(microsecond=0) + trust.longest_waiver
+    if grant.expires_at > latest:
+        raise InvalidRecordError(
+            f"a waiver is for {trust.max_waiver_days} days at most",
+            where="until",
+            actual=grant.expires_at.isoformat(timespec="seconds"),
+            expected=f"{latest.isoformat(timespec='seconds')} at the latest",
+            remedy="waive it until then, and look at it again before; the trust file says how "
+            "long a waiver may be: enginekeeper trust waivers DAYS",
+        )
 
 
 def ended_together(waivers: Iterable[Waiver]) -> list[Waiver]:

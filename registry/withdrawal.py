@@ -10,7 +10,7 @@ from typing import Any
 from registry.errors import IntegrityError
 from registry.queries import View
 from registry.trust import Trust
-from registry.types import Engine
+from registry.types import Engine, Waiver
 from registry.verification import verify_engine, verify_recorded_reference, verify_verdict
 from registry.waivers import verify_waiver
 
@@ -56,9 +56,17 @@ def _of_engine(view: View, engine: Engine, before: Trust, after: Trust) -> Itera
             what = f"{verdict.result} of engine {name} on {verdict.environment}"
             yield Loss("verdict", verdict.digest.short, what)
     for waiver in view.waivers(engine.digest):
-        if _lost(partial(verify_waiver, engine, waiver), before, after):
+        if _lost(partial(_require_in_force, engine, waiver), before, after):
             what = f"of engine {name}: {', '.join(waiver.rules)}"
             yield Loss("waiver", waiver.digest.short, what)
+
+
+def _require_in_force(engine: Engine, waiver: Waiver, trust: Trust) -> None:
+    """Raises IntegrityError for a waiver that does not count, whoever signed it."""
+    verify_waiver(engine, waiver, trust)
+    state = waiver.state(trust.clock(), trust.longest_waiver)
+    if state != "in force":
+        raise IntegrityError("the waiver is not in force", actual=state)
 
 
 def _lost(check: Callable[[Trust], object], before: Trust, after: Trust) -> bool:

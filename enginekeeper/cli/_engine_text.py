@@ -98,9 +98,9 @@ def _summaries(
 
 def waiver_row(registry: Registry, engine: Engine, one: Waiver) -> dict[str, Any]:
     """Returns a waiver as a row: what it is, and whether it counts."""
-    fault, verdict = None, None
+    fault, verdict, trust = None, None, registry.trust
     try:
-        verdict = verify_waiver(engine, one, registry.trust).verdict
+        verdict = verify_waiver(engine, one, trust).verdict
     except IntegrityError as error:
         fault = str(error)
     return {
@@ -115,7 +115,7 @@ def waiver_row(registry: Registry, engine: Engine, one: Waiver) -> dict[str, Any
         "granted_by": one.granted_by,
         "issued_at": one.issued_at.isoformat(),
         "expires_at": one.expires_at.isoformat(),
-        "state": one.state(registry.trust.clock()) if fault is None else "UNVERIFIED",
+        "state": one.state(trust.clock(), trust.longest_waiver) if fault is None else "UNVERIFIED",
         "fault": fault,
     }
 

@@ -109,6 +109,29 @@ def verify(as_json: bool) -> int:
     return ExitCode.DRIFT if rows else ExitCode.OK
 
 
+@snapshot.command("forget-time")
+@click.option("--dry-run", is_flag=True, help="Only show the time that would be forgotten.")
+@json_option
+def forget_time(dry_run: bool, as_json: bool) -> int:
+    """Forget the latest time that was seen here: the clock was ahead then, and is right now.
+
+    A clock behind that time opens no gate. What snapshots revoked stays remembered.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+
+    memory = open_bench().snapshots.memory
+    seen = memory.time()
+    if not dry_run:
+        memory.forget_time()
+    found = None if seen is None else seen.isoformat()
+    said = "would be forgotten; nothing was changed" if dry_run else "is forgotten"
+    Output(as_json).outcome(
+        {"time": found, "dry_run": dry_run},
+        "no time was seen here" if found is None else f"{found} {said}",
+    )
+    return ExitCode.OK
+
+
 def _text(found: Snapshot) -> str:
     state = found.state
     lines = [

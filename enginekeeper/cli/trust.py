@@ -1,4 +1,4 @@
-"""`trust`: how many must sign for what, and whether snapshots are asked for."""
+"""`trust`: how many must sign for what, whether snapshots are asked for, how long a waiver is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def trust() -> None:
 @trust.command()
 @json_option
 def show(as_json: bool) -> int:
-    """Show how many must sign for what, how many keys may, and the policy of snapshots."""
+    """Show how many must sign for what and how many keys may; snapshots, length of waivers."""
     from enginekeeper.orchestration.bench import open_bench
     from registry.signing import TRUST_FILE
     from registry.trust_file import read_trust, trust_as_dict
@@ -40,10 +40,14 @@ def show(as_json: bool) -> int:
     rows = _rows(policy)
     output, document = Output(as_json), trust_as_dict(policy)
     if as_json:
-        output.json({"snapshot": document["snapshot"], "purposes": rows})
+        output.json(
+            {"snapshot": document["snapshot"], "max_waiver_days": policy.max_waiver_days,
+             "purposes": rows}
+        )  # fmt: skip
         return ExitCode.OK
     output.table(rows, ("purpose", "root", "threshold", "keys"))
     output.note(f"snapshots: {document['snapshot']}")
+    output.note(f"waivers: {policy.max_waiver_days} days at most")
     output.note(f"revoked keys: {len(policy.revocations)}")
     return ExitCode.OK
 
@@ -88,6 +92,22 @@ def snapshots(policy: str, dry_run: bool, as_json: bool) -> int:
             note = f"nothing new is deployed then, until: enginekeeper snapshot publish\n{fault}"
             Output(as_json).note(note)
     return code
+
+
+@trust.command()
+@click.argument("days", type=click.IntRange(1, 3650))
+@_dry_run
+@json_option
+def waivers(days: int, dry_run: bool, as_json: bool) -> int:
+    """Let waivers count for DAYS days at most; longer ones are refused, or end that early."""
+    from dataclasses import replace
+
+    from enginekeeper.orchestration.bench import open_bench
+
+    return _changed(
+        open_bench(), lambda now: replace(now, max_waiver_days=days),
+        {"max_waiver_days": days}, dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
 
 
 def _changed(

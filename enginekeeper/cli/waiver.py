@@ -55,6 +55,7 @@ def grant(
     """Let ENGINE run in spite of RULE until a time.
 
     A waiver of what a verdict says is for that verdict alone: one that comes later closes the gate.
+    How long it may be is in the trust file: 90 days unless `ek trust waivers` says otherwise.
 
     Rules that can be waived: stale-snapshot, incompatible, never-judged, not-qualified-here,
     verdict-failed, verdict-inconclusive. What is not signed, revoked or simulated never runs.
@@ -62,7 +63,7 @@ def grant(
     from enginekeeper.orchestration.bench import open_bench
     from registry.attestations import sign
     from registry.trust import Purpose, utc_now
-    from registry.waivers import ABOUT_VERDICT, WaiverGrant, waiver_statement
+    from registry.waivers import ABOUT_VERDICT, WaiverGrant, require_short, waiver_statement
 
     if verdict_id is not None and any_verdict:
         raise click.UsageError("--verdict names one, --any-verdict none: give one of them")
@@ -76,6 +77,7 @@ def grant(
         tuple(sorted(set(rules))), where, reason, getpass.getuser(), utc_now(), until,
         engine.simulated, verdict,
     )  # fmt: skip
+    require_short(granted, bench.trust)
     signers = bench.signers(Purpose.WAIVER, simulated=engine.simulated)
     envelope = sign(waiver_statement(engine.digest, granted), *signers)
     if draft is not None:

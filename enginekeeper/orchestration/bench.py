@@ -30,7 +30,8 @@ from registry.digests import Digest
 from registry.disks import full_disk_said
 from registry.environments import CpuEnvironment
 from registry.errors import CatalogueOutdatedError
-from registry.freshness import Memory, SnapshotReader
+from registry.freshness import SnapshotReader
+from registry.seen import Memory
 from registry.service import Registry
 from registry.signers import pin_in, signer_at
 from registry.signing import ROLES, TRUST_FILE, open_signer, role_of

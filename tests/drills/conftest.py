@@ -1,6 +1,7 @@
 """Drills: real servers, real processes, and a ledger of what came of every disturbance.
 
-`make drills` runs them all and writes the table of docs/reliability.md. A drill is a test that has
+`make drills` runs them all and writes the table of docs/reliability.md; a part of them, with
+`--drill-table`, replaces its own rows there. A drill is a test that has
 a record (`ledger.drill`), disturbs a `ground`, and counts each run: `drill.ran(ground.look())`.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.drills.ground import Ground, make_ground
-from tests.drills.ledger import Ledger, write_table
+from tests.drills.ledger import Ledger, table_of, write_table
 from tests.integration.conftest import (  # noqa: F401 - fixtures
     postgresql_server,
     postgresql_url,
@@ -26,7 +27,9 @@ GROUNDS = ("sqlite and a directory", "postgresql and s3")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--drill-table", help="document to write the table of all drills into")
+    parser.addoption(
+        "--drill-table", help="document whose table gets the rows of the drills that run"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,11 +41,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     document = session.config.getoption("--drill-table")
     if document and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        write_table(Path(document), _LEDGER.table())
+        write_table(Path(document), _LEDGER.rows())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    terminalreporter.write_line(_LEDGER.table())
+    terminalreporter.write_line(table_of(_LEDGER.rows()))
 
 
 @pytest.fixture(scope="session")

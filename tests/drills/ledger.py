@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 BEGIN, END = "<!-- drills: begin -->", "<!-- drills: end -->"
+_HEADS = ["drill", "injected how", "runs", "lost", "half-visible", "forged accepted"]
+_RULE = ["---", "---", "--:", "--:", "--:", "--:"]
 
 
 @dataclass
@@ -54,22 +56,30 @@ class Ledger:
         """Returns the record of a drill; tests of one drill share it."""
         return self._drills.setdefault(name, Drill(name, how))
 
-    def table(self) -> str:
-        """Returns the table, drills in the order they began."""
-        heads = ("drill", "injected how", "runs", "lost", "half-visible", "forged accepted")
-        lines = [f"| {' | '.join(heads)} |", "|---|---|--:|--:|--:|--:|"]
-        for one in self._drills.values():
-            counts = (one.runs, one.lost, one.half, one.forged)
-            lines.append(f"| {one.name} | {one.how} | {' | '.join(map(str, counts))} |")
-        return "\n".join(lines)
+    def rows(self) -> list[list[str]]:
+        """Returns the cells of the table, drills in the order they began."""
+        return [
+            [one.name, one.how, *map(str, (one.runs, one.lost, one.half, one.forged))]
+            for one in self._drills.values()
+        ]
 
 
-def write_table(document: Path, table: str) -> None:
-    """Puts a table between the marks of a document."""
-    text = document.read_text()
-    before, _, rest = text.partition(BEGIN)
+def table_of(rows: Iterable[list[str]]) -> str:
+    """Returns rows as a table, with its heading."""
+    return "\n".join(_line(row) for row in (_HEADS, _RULE, *rows))
+
+
+def write_table(document: Path, rows: Iterable[list[str]]) -> None:
+    """Puts rows in the place of those of the same drills in a document's table.
+
+    The rows of drills that were not run stay, in their order; a new drill comes last. So a session
+    that ran a part of the drills changes nothing of the others.
+    """
+    shown = {row[0]: row for row in rows_of(document)}
+    shown.update((row[0], row) for row in rows)
+    before, _, rest = document.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    document.write_text(f"{before}{BEGIN}\n{table_of(shown.values())}\n{END}{after}")
 
 
 def rows_of(document: Path) -> Iterable[list[str]]:
@@ -77,3 +87,7 @@ def rows_of(document: Path) -> Iterable[list[str]]:
     _, _, rest = document.read_text().partition(BEGIN)
     lines = rest.partition(END)[0].strip().splitlines()[2:]
     yield from ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -19,10 +19,11 @@ from registry.digests import digest_bytes
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.evidence import EVIDENCE
 from registry.exchange import import_bundle
-from registry.freshness import Memory, SnapshotReader
+from registry.freshness import SnapshotReader
 from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
 from registry.publishing import EnginePublication
+from registry.seen import Memory
 from registry.snapshots import SNAPSHOT, RegistryState, sealed
 from registry.types import Engine
 from tests.drills.ground import Ground

@@ -15,7 +15,8 @@ from registry.blobs.interface import BlobStore
 from registry.blobs.select import open_store
 from registry.bundles import directory_checks, unpack, write_bundle
 from registry.exchange import evidence_of, import_bundle, recorded_checks
-from registry.freshness import Memory, SnapshotReader
+from registry.freshness import SnapshotReader
+from registry.seen import Memory
 from registry.snapshots import Snapshot
 from tests.factories.registry import CPU, Workbench, make_workbench, with_registry
 from tests.fakes.servers import S3Server

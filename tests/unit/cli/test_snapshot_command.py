@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,21 @@ def test_a_catalogue_without_a_signed_revocation_stays_an_alarm(
     assert ek("snapshot", "publish").code == ExitCode.OK
     assert ek("snapshot", "verify").code == ExitCode.INTEGRITY
     assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+
+
+def test_a_time_that_was_seen_by_mistake_can_be_forgotten(
+    ek: Ek, site: Site, engine: Engine
+) -> None:
+    ek("snapshot", "publish")
+    memory = site.bench.snapshots.memory
+    memory.remember_time(datetime(2999, 1, 1, tzinfo=UTC))
+    closed = ek("gate", engine.digest.short, "--json")
+    assert (closed.code, closed.json["rule"]) == (ExitCode.FAIL, "clock-set-back")
+    assert ek("snapshot", "publish").code == ExitCode.INTEGRITY
+    assert "2999" in ek("snapshot", "forget-time", "--dry-run").err
+    assert ek("gate", engine.digest.short).code == ExitCode.FAIL
+    assert ek("snapshot", "forget-time", "--json").json["time"].startswith("2999")
+    assert ek("gate", engine.digest.short).code == ExitCode.OK
 
 
 @pytest.mark.usefixtures("site")

@@ -76,6 +76,22 @@ def test_snapshots_are_asked_for_and_not_any_more(ek: Ek, site: Site, engine: En
     assert ek("gate", engine.digest.short).code == ExitCode.OK
 
 
+def test_waivers_are_as_long_as_the_policy_says(ek: Ek, site: Site, engine: Engine) -> None:
+    ek("key", "create", "approver")
+    ek("key", "trust", "approver")
+    until = (datetime.now(UTC) + timedelta(days=20)).isoformat()
+    asked = ("waiver", "grant", engine.digest.short, "--rule", "never-judged", "--reason", "demo")
+    assert ek(*asked, "--until", until).code == ExitCode.OK
+    dry = ek("trust", "waivers", 7, "--dry-run", "--json")
+    assert (dry.json["losses"], policy(site).max_waiver_days) == ([], 90)
+    assert ek("trust", "waivers", 7).code == ExitCode.OK
+    assert ek("trust", "show", "--json").json["max_waiver_days"] == 7
+    refused = ek(*asked, "--until", until)
+    assert (refused.code, "7 days at most" in refused.err) == (ExitCode.INVALID_INPUT, True)
+    assert len(ek("waiver", "list", "--json").json) == 1
+    assert ek("trust", "waivers", 0).code == ExitCode.USAGE
+
+
 @pytest.mark.usefixtures("site")
 def test_without_a_trust_file_there_is_nothing_to_change(ek: Ek, site: Site) -> None:
     for command in (("show",), ("threshold", "waiver", 2), ("snapshots", "required")):

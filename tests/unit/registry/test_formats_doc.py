@@ -16,12 +16,13 @@ from registry.attestations import PREDICATES, sign
 from registry.blobs import s3_probe
 from registry.digests import digest_bytes
 from registry.envelopes import PAYLOAD_TYPE, read_envelope
-from registry.freshness import Memory, SnapshotReader
+from registry.freshness import SnapshotReader
 from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS, EngineKey
 from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
 from registry.publishing import CheckpointPublication, signed_waiver
 from registry.revocations import Revocation, revocation
+from registry.seen import Memory
 from registry.snapshots import RegistryState, sealed
 from registry.trust import Purpose
 from registry.types import Engine

@@ -6,12 +6,9 @@ import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from registry.attestations import Statement, sign
@@ -28,7 +25,6 @@ from registry.evidence_gate import EvidenceGate
 from registry.exchange import evidence_of
 from registry.freshness import (
     Freshness,
-    Memory,
     SnapshotReader,
     differences,
     is_set_back,
@@ -36,6 +32,7 @@ from registry.freshness import (
 )
 from registry.lifecycle import revoke
 from registry.models import StandingRow, WaiverRow
+from registry.seen import Memory
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, read_snapshot, sealed
 from registry.trust import KeyRevocation, Purpose
 from tests.factories.registry import CPU, START, Workbench, with_registry
@@ -291,26 +288,6 @@ def test_a_publisher_gives_up_in_the_end(strict: Workbench, tmp_path: Path) -> N
         reader(tmp_path / "mine.json").publish(
             strict.registry.store, strict.registry.trust, state, WEEK, (strict.signers.keeper,)
         )
-
-
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=8))
-def test_what_was_seen_never_goes_back(versions: list[int]) -> None:
-    with TemporaryDirectory() as scratch:
-        memory = Memory(Path(scratch, "seen", "snapshots.json"))
-        for number in versions:
-            snapshot = Snapshot(
-                number, START, START + WEEK, RegistryState(), digest_bytes(bytes([number]))
-            )
-            memory.remember("file:///store", snapshot)
-        seen = memory.seen("file:///store")
-    assert seen == (max(versions), str(digest_bytes(bytes([max(versions)]))))
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"schema":1}', '{"schema":1,"stores":{"a":{}}}'])
-def test_a_memory_that_cannot_be_read_is_no_fresh_start(tmp_path: Path, text: str) -> None:
-    (tmp_path / "seen.json").write_text(text)
-    with pytest.raises(InvalidRecordError):
-        Memory(tmp_path / "seen.json").seen("file:///store")
 
 
 def test_a_snapshot_that_expires_before_it_begins_is_not_signed(bench: Workbench) -> None:

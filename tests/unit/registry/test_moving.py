@@ -14,9 +14,10 @@ from sqlalchemy import delete, update
 
 from registry.blobs.local import LocalBlobStore
 from registry.errors import ConflictError, GateClosedError, IntegrityError, InvalidRecordError
-from registry.freshness import Memory, SnapshotReader
+from registry.freshness import SnapshotReader
 from registry.lifecycle import revoke
 from registry.models import StandingRow, WaiverRow
+from registry.seen import Memory
 from registry.snapshots import SNAPSHOT
 from registry.types import Engine, Place
 from tests.factories.registry import CPU, START, Workbench, with_registry

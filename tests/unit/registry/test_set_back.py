@@ -11,8 +11,9 @@ import pytest
 
 from registry.backups.backup import backup, restore
 from registry.errors import IntegrityError, InvalidRecordError
-from registry.freshness import Memory, SnapshotReader
+from registry.freshness import SnapshotReader
 from registry.lifecycle import revoke
+from registry.seen import Memory
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot, sealed
 from registry.trust import KeyRevocation
 from registry.types import Engine

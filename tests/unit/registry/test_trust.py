@@ -215,12 +215,19 @@ FULL = policy(
     revocations=(revoked(), revoked(START, SECOND)),
     thresholds={Purpose.WAIVER: 2},
     snapshot_required=True,
+    max_waiver_days=30,
 )
 
 
 def test_the_second_schema_is_read_as_it_was_written() -> None:
     document = json.loads(json.dumps(trust_as_dict(FULL)))
     assert trust_from_dict(document, where="here") == FULL
+
+
+def test_a_policy_without_a_length_of_waivers_has_the_usual_one_and_writes_none() -> None:
+    document = trust_as_dict(replace(FULL, max_waiver_days=90))
+    assert "max_waiver_days" not in document
+    assert trust_from_dict(document, where="here").max_waiver_days == 90
 
 
 def test_the_first_schema_is_still_read() -> None:
@@ -233,6 +240,8 @@ def test_the_first_schema_is_still_read() -> None:
     [
         {"revoked_keys": []}, {"thresholds": {"build": 0}}, {"thresholds": {"builds": 1}},
         {"thresholds": {"build": True}}, {"thresholds": []}, {"snapshot": "on"}, {"snapshot": {}},
+        {"max_waiver_days": 0}, {"max_waiver_days": True}, {"max_waiver_days": 3651},
+        {"max_waiver_days": "30"}, {"max_waiver_days": None},
         {"revocations": {}}, {"revocations": [{}]}, {"schema": True}, {"schema": "2"},
         {"revocations": [{**revoked().as_dict(), "revoked_at": None}]},
         {"keys": [{**entry(FIRST).as_dict(), "not_afer": "2026-11-26T12:00:00Z"}]},

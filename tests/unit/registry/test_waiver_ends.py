@@ -82,8 +82,8 @@ def test_who_ends_a_waiver_ends_each_envelope_of_it(bench: Workbench, engine: En
     copy = bench.registry.grant_waiver(engine.digest, padded(waiver.envelope).encode())
     assert copy.ending is None
     bench.end(waiver)
-    assert {one.state(START) for one in bench.registry.waivers()} == {"revoked"}
-    assert bench.registry.waiver(copy.digest).state(START) == "revoked"
+    assert all(one.ending is not None for one in bench.registry.waivers())
+    assert bench.registry.waiver(copy.digest).ending is not None
     assert bench.registry.state().waivers == frozenset()
     assert rule(bench, engine) == "never-judged"
 

@@ -40,7 +40,7 @@ def rule(bench: Workbench, engine: Engine, **node: Any) -> str:  # noqa: ANN401 
 
 
 def later(bench: Workbench, by: timedelta) -> Workbench:
-    trust = replace(bench.signers.trust, clock=lambda: START + by)
+    trust = replace(bench.registry.trust, clock=lambda: START + by)
     return with_registry(bench, trust=trust)
 
 
@@ -141,7 +141,49 @@ def test_a_waiver_counts_from_its_first_second_to_its_last(days: int) -> None:
         digest_bytes(b"w"), digest_bytes(b"e"), ("never-judged",), None, "r", "anna", START,
         START + 30 * DAY, "p", "{}", simulated=False, recorded_at=START,
     )  # fmt: skip
-    assert (waiver.state(START + days * DAY) == "in force") is (0 <= days < 30)
+    assert (waiver.state(START + days * DAY, 90 * DAY) == "in force") is (0 <= days < 30)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 70))
+def test_a_waiver_counts_no_longer_than_signed_and_than_the_policy_says(
+    signed: int, longest: int, day: int
+) -> None:
+    waiver = Waiver(
+        digest_bytes(b"w"), digest_bytes(b"e"), ("never-judged",), None, "r", "anna", START,
+        START + signed * DAY, "p", "{}", simulated=False, recorded_at=START,
+    )  # fmt: skip
+    state = waiver.state(START + day * DAY, longest * DAY)
+    assert (state == "in force") is (day < min(signed, longest))
+    assert waiver.ends(longest * DAY) == START + min(signed, longest) * DAY
+
+
+def test_a_waiver_is_granted_for_as_long_as_the_policy_says(bench: Workbench) -> None:
+    engine = bench.publish()
+    assert bench.waive(engine, "never-judged", expires_at=START + 90 * DAY).ending is None
+
+
+@pytest.mark.parametrize("days", [91, 9999])
+def test_a_longer_one_is_refused_with_the_latest_date_and_is_nowhere(
+    bench: Workbench, days: int
+) -> None:
+    engine = bench.publish()
+    with pytest.raises(InvalidRecordError, match="90 days at most") as error:
+        bench.waive(engine, "never-judged", expires_at=START + days * DAY)
+    assert "2027-02-22T12:00:00+00:00 at the latest" in str(error.value)
+    assert bench.registry.waivers(engine.digest) == []
+    folder = layout.attestation_prefix(engine.path, Purpose.WAIVER)
+    assert list(bench.registry.store.list_documents(folder)) == []
+
+
+def test_a_longer_waiver_from_elsewhere_counts_as_long_as_the_policy_here_says(
+    bench: Workbench,
+) -> None:
+    engine = bench.publish()
+    bench.waive(engine, "never-judged", expires_at=START + 60 * DAY)
+    strict = with_registry(bench, trust=replace(bench.registry.trust, max_waiver_days=30))
+    decisions = [later(strict, days * DAY).registry.gate(engine.digest, CPU) for days in (29, 30)]
+    assert [one.rule for one in decisions] == ["waived", "never-judged"]
+    assert "until 2026-12-24" in decisions[0].waived[0]
 
 
 @pytest.mark.parametrize(("by", "expected"), [(29 * DAY, "waived"), (30 * DAY, "never-judged")])
@@ -155,7 +197,7 @@ def test_a_revoked_waiver_opens_nothing_and_cannot_be_granted_again(bench: Workb
     engine = bench.publish()
     waiver = bench.waive(engine, "never-judged")
     ended = bench.end(waiver)
-    assert ended.state(START) == "revoked"
+    assert ended.state(START, 90 * DAY) == "revoked"
     assert rule(bench, engine) == "never-judged"
     again = bench.registry.grant_waiver(engine.digest, waiver.envelope.encode())
     assert again == bench.end(ended) == ended
