@@ -10,13 +10,12 @@ Rules:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, delete, insert, select, text, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -32,43 +31,27 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
+from registry.fleet.together import add_rows, change_rows, is_postgresql
 from registry.fleet.types import PROFILE_SCHEME, Beat, NodeReport, PlacedEngine, Taken, TakenReport
 
-_BEATS = text(
-    "UPDATE node_heartbeats SET seen_at = heard.seen_at, sequence = heard.sequence, "
-    "boot_id = heard.boot_id, earlier_boots = CAST(heard.earlier AS jsonb), "
-    "clock_offset = heard.clock_offset FROM unnest(CAST(:nodes AS integer[]), "
-    "CAST(:seen AS timestamptz[]), CAST(:sequences AS bigint[]), CAST(:boots AS text[]), "
-    "CAST(:earlier AS text[]), CAST(:offsets AS integer[])) "
-    "AS heard (node_id, seen_at, sequence, boot_id, earlier, clock_offset) "
-    "WHERE node_heartbeats.node_id = heard.node_id AND node_heartbeats.sequence < heard.sequence"
+_DOCUMENTS = text(
+    "INSERT INTO node_documents (node_id, document) SELECT node_id, document FROM "
+    "unnest(CAST(:nodes AS integer[]), CAST(:documents AS bytea[])) AS given (node_id, document) "
+    "ON CONFLICT (node_id) DO UPDATE SET document = excluded.document"
 )
-"""One statement for all: as single ones, five thousand would take PostgreSQL a second."""
 
 
 def write_beats(session: Session, beats: Sequence[Beat]) -> None:
     """Writes when nodes were heard; one that is older than what was written changes nothing."""
-    if not beats:
-        return
-    if _is_postgresql(session):
-        session.execute(_BEATS, _columns_of(beats))
-        return
-    statement = (
-        update(HeartbeatRow)
-        .where(HeartbeatRow.node_id == bindparam("key"), HeartbeatRow.sequence < bindparam("last"))
-        .values(sequence=bindparam("last"))
-    )
-    values = [
+    rows = [
         {
-            "key": one.node, "last": one.sequence, "seen_at": one.seen_at, "boot_id": one.boot_id,
-            "earlier_boots": list(one.earlier_boots), "clock_offset": one.clock_offset,
+            "node_id": one.node, "seen_at": one.seen_at, "sequence": one.sequence,
+            "boot_id": one.boot_id, "earlier_boots": list(one.earlier_boots),
+            "clock_offset": one.clock_offset,
         }
         for one in beats
     ]  # fmt: skip
-    statement = statement.values(
-        {name: bindparam(name) for name in ("seen_at", "boot_id", "earlier_boots", "clock_offset")}
-    )
-    session.connection().execute(statement, values)
+    change_rows(session, HeartbeatRow, "node_id", rows, rising="sequence")
 
 
 def take_reports(
@@ -155,19 +138,15 @@ class _Recording:
         self._place(reports)
         self._equip(reports)
         self._keep(reports)
-        statement = update(NodeRow).where(NodeRow.id == bindparam("key"))
-        columns = ("state", "hardware", "profile_id", "engine_set_id", "reported_at")
-        self.session.connection().execute(
-            statement.values({name: bindparam(name) for name in columns}),
-            [
-                {
-                    "key": one.beat.node, "state": one.state, "hardware": one.hardware,
-                    "profile_id": now[one.beat.node], "reported_at": self.at,
-                    "engine_set_id": sets[one.engine_set_digest],
-                }
-                for one in reports
-            ],
-        )  # fmt: skip
+        rows = [
+            {
+                "id": one.beat.node, "state": one.state, "hardware": one.hardware,
+                "profile_id": now[one.beat.node], "reported_at": self.at,
+                "engine_set_id": sets[one.engine_set_digest],
+            }
+            for one in reports
+        ]  # fmt: skip
+        change_rows(self.session, NodeRow, "id", rows)
         return now
 
     def _rows_of(
@@ -182,7 +161,7 @@ class _Recording:
             if digest not in found
         ]
         if missing:
-            dialect = postgresql if _is_postgresql(self.session) else sqlite
+            dialect = postgresql if is_postgresql(self.session) else sqlite
             self.session.execute(dialect.insert(table).on_conflict_do_nothing(), missing)
             found = {row.digest: row.id for row in self.session.execute(query)}
         return found
@@ -196,7 +175,7 @@ class _Recording:
         ]
         if moved:
             close_history(self.session, [one["node_id"] for one in moved], self.at)
-            self.session.execute(insert(NodeHistoryRow), moved)
+            add_rows(self.session, NodeHistoryRow, moved)
 
     def _place(self, reports: Sequence[NodeReport]) -> None:
         """Closes the placements that are no more, and opens those that are new."""
@@ -219,8 +198,7 @@ class _Recording:
         if gone:
             closing = update(NodePlacementRow).where(NodePlacementRow.id.in_(gone))
             self.session.execute(closing.values(until=self.at))
-        if new:
-            self.session.execute(insert(NodePlacementRow), new)
+        add_rows(self.session, NodePlacementRow, new)
 
     def _placements(self, nodes: Sequence[int]) -> dict[int, dict[PlacedEngine, int]]:
         query = of_columns(
@@ -242,12 +220,17 @@ class _Recording:
             return
         nodes = [one.beat.node for one in changed]
         self.session.execute(delete(DeviceRow).where(DeviceRow.node_id.in_(nodes)))
-        if rows := list(_devices(changed)):
-            self.session.execute(insert(DeviceRow), rows)
+        add_rows(self.session, DeviceRow, list(_devices(changed)))
 
     def _keep(self, reports: Sequence[NodeReport]) -> None:
-        dialect = postgresql if _is_postgresql(self.session) else sqlite
-        statement = dialect.insert(NodeDocumentRow)
+        if is_postgresql(self.session):
+            columns = {
+                "nodes": [one.beat.node for one in reports],
+                "documents": [one.document for one in reports],
+            }
+            self.session.execute(_DOCUMENTS, columns)
+            return
+        statement = sqlite.insert(NodeDocumentRow)
         statement = statement.on_conflict_do_update(
             index_elements=["node_id"], set_={"document": statement.excluded.document}
         )
@@ -267,22 +250,3 @@ def _devices(reports: Sequence[NodeReport]) -> Iterator[dict[str, Any]]:
     for report in reports:
         for one in report.devices:
             yield {"node_id": report.beat.node, **vars(one)}
-
-
-def _columns_of(beats: Sequence[Beat]) -> dict[str, list[Any]]:
-    return {
-        "nodes": [one.node for one in beats],
-        "seen": [one.seen_at for one in beats],
-        "sequences": [one.sequence for one in beats],
-        "boots": [one.boot_id for one in beats],
-        "earlier": [_json(one.earlier_boots) for one in beats],
-        "offsets": [one.clock_offset for one in beats],
-    }
-
-
-def _json(boots: Sequence[str]) -> str:
-    return json.dumps(list(boots)) if boots else "[]"
-
-
-def _is_postgresql(session: Session) -> bool:
-    return session.get_bind().dialect.name == "postgresql"

@@ -41,6 +41,7 @@ class PostgreSQL:
     command: Sequence[str]
     scratch: Path
     account: str | None
+    ending: signal.Signals = signal.SIGQUIT
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def start(self) -> None:
@@ -48,14 +49,12 @@ class PostgreSQL:
         log = self.scratch / "log"
         environment = {**os.environ, "LC_ALL": "C"}
         alive = self._stack.enter_context(
-            _running(
-                self.command, log=log, account=self.account, env=environment, stop=signal.SIGQUIT
-            )
+            _running(self.command, log=log, account=self.account, env=environment, stop=self.ending)
         )
         _wait_until(lambda: _postgres_answers(self.url), alive, log)
 
     def stop(self) -> None:
-        """Ends it at once, whatever it was doing: it recovers when it starts."""
+        """Ends it, at once unless its data are kept: it recovers when it starts."""
         self._stack.close()
 
     def restart(self) -> None:
@@ -65,32 +64,43 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def postgresql(connections: int = 150) -> Iterator[str]:
+def postgresql(connections: int = 150, directory: Path | None = None) -> Iterator[str]:
     """Starts a PostgreSQL of its own and gives the address of its `postgres` database."""
-    with postgresql_server(connections) as server:
+    with postgresql_server(connections, directory) as server:
         yield server.url
 
 
 @contextlib.contextmanager
-def postgresql_server(connections: int = 150) -> Iterator[PostgreSQL]:
-    """Starts a PostgreSQL of its own and gives its handle."""
+def postgresql_server(
+    connections: int = 150, directory: Path | None = None
+) -> Iterator[PostgreSQL]:
+    """Starts a PostgreSQL of its own and gives its handle.
+
+    What is in it is kept below a directory, where one is named, and is there the next time.
+    """
     with _scratch("pg") as scratch:
         binaries, account = _binaries(scratch)
-        data = scratch / "data"
+        data = (directory or scratch) / "data"
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            shutil.chown(directory, account or os.geteuid())
+        environment = {**os.environ, "LC_ALL": "C"}
         initdb = [
             str(binaries / "initdb"), "-D", str(data), "-U", "postgres", "--no-sync", "-E", "UTF8",
             "-A", "trust",
         ]  # fmt: skip
-        environment = {**os.environ, "LC_ALL": "C"}
-        subprocess.run(
-            initdb, check=True, capture_output=True, user=account, env=environment, cwd=scratch
-        )
+        if not (data / "PG_VERSION").exists():
+            subprocess.run(
+                initdb, check=True, capture_output=True, user=account, env=environment, cwd=scratch
+            )
         command = [
             str(binaries / "postgres"), "-D", str(data), "-k", str(scratch), "-c",
             "listen_addresses=", "-c", "fsync=off", "-c", f"max_connections={connections}",
         ]  # fmt: skip
         url = f"postgresql://postgres@/postgres?host={scratch}"
-        server = PostgreSQL(url, command, scratch, account)
+        # what is kept has to be whole when it starts again: it is stopped as by an operator
+        stop = signal.SIGQUIT if directory is None else signal.SIGINT
+        server = PostgreSQL(url, command, scratch, account, stop)
         server.start()
         try:
             yield server
@@ -312,7 +322,7 @@ def _running(
         finally:
             process.send_signal(stop)
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
