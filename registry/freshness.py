@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from securesystemslib.signer import Signer
 
 from registry.blobs.interface import BlobStore, Document
-from registry.digests import Digest
+from registry.digests import Digest, digest_bytes
 from registry.errors import (
     ConflictError,
     IntegrityError,
@@ -106,7 +106,7 @@ class SnapshotReader:
             if (behind := self._clock_fault(trust.clock())) is not None:
                 fault = str(behind)
                 return Freshness(None, fault, kept or RegistryState(), set_back=True)
-            snapshot = read_snapshot(data, trust)
+            snapshot = self._believed(data, store, trust)
             self.memory.remember_time(trust.clock())
         except (IntegrityError, InvalidRecordError, StoreUnavailableError) as error:
             return Freshness(None, str(error), kept or RegistryState())
@@ -123,14 +123,14 @@ class SnapshotReader:
         Raises RecordNotFoundError for none, IntegrityError for one that nobody trusted signed or
         that is older than, or another than, the one that was seen.
         """
-        snapshot = read_snapshot(store.get_document(SNAPSHOT), trust)
+        snapshot = self._believed(store.get_document(SNAPSHOT), store.url, trust)
         seen = self.memory.seen(store.url)
         if seen is not None and is_behind(snapshot, seen):
             raise IntegrityError(
                 "the snapshot is older than, or another than, one that was seen here",
                 where=f"{store.url}/{SNAPSHOT}",
                 actual=f"version {snapshot.version} ({str(snapshot.digest)[:19]})",
-                expected=f"version {seen[0]} ({seen[1][:19]}) or later",
+                expected=f"version {seen.version} ({seen.digest[:19]}) or later",
                 remedy="find out who set the store back; what runs may go on running",
             )
         self.memory.remember(store.url, snapshot)
@@ -152,7 +152,7 @@ class SnapshotReader:
             raise behind
         for attempt in range(_TRIES):
             current = _current(store)
-            last = _believed(current, trust)
+            last = None if current is None else self._believed_or_none(current, store, trust)
             if not accept_loss:
                 self._require_known(store, current, last)
             version = 1 + max(self._seen(store), 0 if last is None else last.version)
@@ -194,7 +194,7 @@ class SnapshotReader:
                 actual="none that is believed" if last is None else f"version {last.version}",
                 expected="one that a trusted keeper signed"
                 if seen is None
-                else f"version {seen[0]} ({seen[1][:19]}) or later",
+                else f"version {seen.version} ({seen.digest[:19]}) or later",
                 remedy="publish from a machine that has seen it, or put it back; if it is lost, "
                 "revoke again what was revoked and enginekeeper snapshot publish --accept-loss",
             )
@@ -218,7 +218,27 @@ class SnapshotReader:
 
     def _seen(self, store: BlobStore) -> int:
         seen = self.memory.seen(store.url)
-        return 0 if seen is None else seen[0]
+        return 0 if seen is None else seen.version
+
+    def _believed(self, data: bytes, store: str, trust: Trust) -> Snapshot:
+        """Returns a snapshot that keepers signed whom no snapshot revoked that was seen here.
+
+        Who holds a key gives what it signs any date: a revoked one signs no new snapshot, since
+        when ever it is revoked. Raises IntegrityError.
+        """
+        kept, seen = self.memory.revoked(store) or RegistryState(), self.memory.seen(store)
+        revoked = kept.key_revocations
+        if seen is None or seen.digest != str(digest_bytes(data)):
+            revoked = tuple(replace(one, since=None) for one in revoked)
+        return read_snapshot(data, trust.revoking(*revoked))
+
+    def _believed_or_none(
+        self, current: Document, store: BlobStore, trust: Trust
+    ) -> Snapshot | None:
+        try:
+            return self._believed(current.data, store.url, trust)
+        except IntegrityError:
+            return None
 
 
 def with_swept(found: RegistryState, signed: RegistryState, view: View) -> RegistryState:
@@ -263,14 +283,4 @@ def _current(store: BlobStore) -> Document | None:
     try:
         return store.read_document(SNAPSHOT)
     except RecordNotFoundError:
-        return None
-
-
-def _believed(current: Document | None, trust: Trust) -> Snapshot | None:
-    """Returns the snapshot that lies there; None for what nobody trusted signed."""
-    if current is None:
-        return None
-    try:
-        return read_snapshot(current.data, trust)
-    except IntegrityError:
         return None

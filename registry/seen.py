@@ -29,15 +29,25 @@ _STEP = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
+class LastSeen:
+    """The snapshot of a store that was seen last."""
+
+    version: int
+    digest: str
+    signers: frozenset[str] = frozenset()
+    """None are known of one that an earlier version of Enginekeeper saw."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """The file of one machine that holds what it has seen."""
 
     path: Path
 
-    def seen(self, store: str) -> tuple[int, str] | None:
-        """Returns version and digest of what was seen of a store; None before the first time."""
+    def seen(self, store: str) -> LastSeen | None:
+        """Returns the snapshot of a store that was seen last; None before the first time."""
         entry = self._read()[0].get(store)
-        return None if entry is None else (entry["version"], entry["digest"])
+        return None if entry is None else _last(entry)
 
     def revoked(self, store: str) -> RegistryState | None:
         """Returns what the snapshots revoked that were seen of a store.
@@ -92,20 +102,28 @@ class Memory:
             ) from error  # fmt: skip
 
 
-def is_behind(snapshot: Snapshot, seen: tuple[int, str]) -> bool:
-    """Says whether a snapshot is older than, or another of the version of, one that was seen."""
-    found = (snapshot.version, str(snapshot.digest))
-    return found[0] < seen[0] or (found[0] == seen[0] and found != seen)
+def is_behind(snapshot: Snapshot, seen: LastSeen) -> bool:
+    """Says whether a snapshot is older than, or another of the version of, one that was seen.
+
+    One that revokes a key which signed the seen one is not: revocations stay in all that follow, so
+    the seen one cannot be a later one of the registry; its version may be any that a thief chose.
+    """
+    if seen.signers & {one.keyid for one in snapshot.state.key_revocations}:
+        return False
+    if snapshot.version == seen.version:
+        return str(snapshot.digest) != seen.digest
+    return snapshot.version < seen.version
 
 
 def _with_snapshot(stores: _Stores, time: datetime | None, store: str, snapshot: Snapshot) -> _Seen:
     known = stores.get(store)
-    if known is not None and is_behind(snapshot, (known["version"], known["digest"])):
+    if known is not None and is_behind(snapshot, _last(known)):
         return stores, time
     kept = _revoked(known or {}) or RegistryState()
     entry = {
         "version": snapshot.version,
         "digest": str(snapshot.digest),
+        "signers": sorted(snapshot.signers),
         "revoked": snapshot.state.lasting().carrying(kept).as_dict(),
     }
     latest = snapshot.issued_at if time is None else max(time, snapshot.issued_at)
@@ -132,6 +150,10 @@ def _seen(document: Mapping[str, Any]) -> _Seen:
     return stores, time
 
 
+def _last(entry: Mapping[str, Any]) -> LastSeen:
+    return LastSeen(entry["version"], entry["digest"], frozenset(entry.get("signers", ())))
+
+
 def _revoked(entry: Mapping[str, Any]) -> RegistryState | None:
     if "revoked" not in entry:
         return None
@@ -146,4 +168,6 @@ def _is_entry(entry: object) -> bool:
         isinstance(entry, dict)
         and type(entry.get("version")) is int
         and isinstance(entry.get("digest"), str)
+        and isinstance(signers := entry.get("signers", []), list)
+        and all(isinstance(one, str) for one in signers)
     )

@@ -7,7 +7,9 @@ Rules:
 - the version only grows; the document moves by compare-and-swap, so that of two who publish at
   once one begins again with what the other wrote;
 - a reader remembers the highest version it has seen of a store, and refuses an older one, another
-  one of the same version, and one that has expired: that is a store that was set back or frozen.
+  one of the same version, and one that has expired: that is a store that was set back or frozen;
+- it believes no new one of a key that one of them revoked, whatever date that one bears, and the
+  first that says the remembered one's key is revoked counts, whatever version a thief gave his.
 
 What stays open: a reader that has never seen a snapshot believes the first, until it expires.
 """
@@ -110,6 +112,9 @@ class Snapshot:
     digest: Digest
     """Of the envelope."""
 
+    signers: frozenset[str] = frozenset()
+    """The ids of the keys that signed it and counted."""
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the snapshot as a JSON object."""
         return {
@@ -163,6 +168,7 @@ def read_snapshot(envelope: bytes, trust: Trust) -> Snapshot:
             read_moment(statement.predicate["expiresAt"]),
             RegistryState.from_dict(statement.predicate["state"]),
             digest_bytes(envelope),
+            frozenset(signers),
         )
     except (KeyError, TypeError, ValueError, AttributeError, InvalidRecordError) as error:
         raise IntegrityError(f"the snapshot is malformed: {error}", where=SNAPSHOT) from error

@@ -18,7 +18,7 @@ from registry.evidence_gate import EvidenceGate
 from registry.exchange import evidence_of
 from registry.freshness import SnapshotReader
 from registry.lifecycle import revoke
-from registry.seen import Memory
+from registry.seen import LastSeen, Memory
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot
 from registry.types import Engine
 from tests.factories.registry import CPU, START, Workbench, with_registry
@@ -151,7 +151,7 @@ def test_what_was_seen_never_goes_back(versions: list[int]) -> None:
         for number in versions:
             memory.remember(STORE, snapshot(number))
         seen = memory.seen(STORE)
-    assert seen == (max(versions), str(digest_bytes(bytes([max(versions)]))))
+    assert seen == LastSeen(max(versions), str(digest_bytes(bytes([max(versions)]))))
 
 
 @given(st.lists(st.integers(0, 10_000), min_size=1, max_size=8))
