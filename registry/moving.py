@@ -120,6 +120,7 @@ class Mover:
             with self.catalogue.edit(actor=actor) as draft:
                 take_in(draft, lost)
         with self.catalogue.edit(actor=actor, dry_run=dry_run) as draft:
+            draft.hold_engine(engine.digest)  # what is revoked from here on sees the move
             decision = self._decided(draft, engine, wanted.environment, lost)
             if wanted.unnamed:
                 require_next_open(wanted.place, decision, self._further(draft, wanted))

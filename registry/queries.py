@@ -61,6 +61,7 @@ from registry.types import (
     Placement,
     Qualification,
     Reference,
+    Restoration,
     Step,
     Verdict,
     VerdictDocument,
@@ -87,7 +88,7 @@ def _parts(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
         yield digests[start : start + _TOGETHER]
 
 
-def _of_engines(table: type[_OfEngine]) -> Select[tuple[_OfEngine]]:
+def _of_engines(table: type[_OfEngine]) -> Select[_OfEngine]:
     """Returns the query of rows about engines, of which the digest is read and nothing else.
 
     Not its key, its model and its statement: `lazyload` keeps them out of the join.
@@ -462,10 +463,11 @@ class View:
                 found[one.engine].append(one)
         return found
 
-    def is_unchecked(self) -> bool:
-        """Says whether the catalogue was restored, and may lack what was signed since."""
-        waiting = select(RestorationRow.id).where(RestorationRow.checked_at.is_(None))
-        return self._session.scalar(waiting.limit(1)) is not None
+    def unchecked(self) -> frozenset[Restoration]:
+        """Returns the restorations since which nobody has taken in what the catalogue may lack."""
+        waiting = select(RestorationRow).where(RestorationRow.checked_at.is_(None))
+        rows = self._session.scalars(waiting)
+        return frozenset(Restoration(row.id, row.restored_at) for row in rows)
 
     def placements(self, engine: Digest | None = None) -> list[Placement]:
         """Returns where one engine lies, or any, by node and directory.

@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,6 +64,7 @@ from registry.types import (
     Model,
     Placement,
     Reference,
+    Restoration,
     Result,
     Verdict,
     Waiver,
@@ -142,6 +143,7 @@ class Draft(View):
         Which verdict counts is decided by what is recorded: whoever looks at that and then adds to
         it must be alone. Raises RecordNotFoundError.
         """
+        self.hold_sweep()  # in this order everywhere: a sweep takes rows while it lets nobody in
         self._held(engine)
 
     def lock_for_sweep(self) -> None:
@@ -352,12 +354,15 @@ class Draft(View):
             raise RecordNotFoundError("there is no such engine", actual=engine)
         return row
 
-    def end_restorations(self, at: datetime) -> None:
-        """Records that what lies signed beside every engine was taken in; again does nothing."""
-        waiting = update(RestorationRow).where(RestorationRow.checked_at.is_(None))
-        ended = self._session.execute(waiting.values(checked_at=at).returning(RestorationRow.id))
-        for number in ended.scalars():
-            self.note("catalogue check", f"restoration {number}", {})
+    def end_restorations(self, checked: Collection[Restoration], at: datetime) -> None:
+        """Records that what lies signed beside every engine was taken in; again does nothing.
+
+        A restoration that is not among the checked ones came after whoever looked: it stays open.
+        """
+        for one in sorted(self.unchecked() & frozenset(checked)):
+            row = self._session.get_one(RestorationRow, one.number)
+            row.checked_at = at
+            self.note("catalogue check", f"restoration {one.number}", {})
 
     def add_placement(self, placement: Placement) -> None:
         """Records that an engine lies on a node; the latest one of a directory counts."""

@@ -31,7 +31,7 @@ from registry.errors import IntegrityError, RecordNotFoundError
 from registry.manifests import FileEntry, Manifest
 from registry.service import Registry
 from registry.transfer import put_back
-from registry.types import Engine, VerdictDocument
+from registry.types import Engine, Restoration, VerdictDocument
 
 
 class Fault(StrEnum):
@@ -121,7 +121,7 @@ def scrub(
     for engine in recorded.engines:  # first, as the rest takes long: who revokes is in a hurry
         if anything_beside(registry.store, engine, verdicts[engine.digest]):
             report.revocations += registry.take_in_revocations(engine)
-    registry.mark_checked()
+    registry.mark_checked(recorded.restorations)
     needed: dict[Digest, FileEntry] = {}
     users: defaultdict[Digest, list[str]] = defaultdict(list)
     for artifact in recorded.artifacts:
@@ -226,10 +226,12 @@ class _Recorded:
     engines: list[Engine]
     artifacts: list[_Artifact]
     documents: list[VerdictDocument]
+    restorations: frozenset[Restoration]
 
 
 def _recorded(registry: Registry) -> _Recorded:
     with registry.catalogue.read() as view:
+        restorations = view.unchecked()  # the ones of this catalogue, and of no later one
         engines, documents = view.engines(), view.verdict_documents()
         checkpoints, references = view.checkpoints(), view.references()
     return _Recorded(
@@ -249,4 +251,5 @@ def _recorded(registry: Registry) -> _Recorded:
             ),
         ],
         documents,
+        restorations,
     )

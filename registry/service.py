@@ -17,7 +17,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +63,7 @@ from registry.types import (
     Place,
     Qualification,
     Reference,
+    Restoration,
     Verdict,
     Waiver,
 )
@@ -255,10 +256,11 @@ class Registry:
         with self.catalogue.edit(actor=self.actor) as draft:
             return take_in(draft, lost)
 
-    def mark_checked(self) -> None:
-        """Records that what lies beside every engine was taken in since the last restoration."""
-        with self.catalogue.edit(actor=self.actor) as draft:
-            draft.end_restorations(self.clock())
+    def mark_checked(self, restorations: Collection[Restoration]) -> None:
+        """Records that what lies beside every engine was taken in since some restorations."""
+        if restorations:
+            with self.catalogue.edit(actor=self.actor) as draft:
+                draft.end_restorations(restorations, self.clock())
 
     def gate(
         self, engine: str | Digest, environment: Environment, *, simulated_node: bool = False
@@ -477,7 +479,7 @@ class Registry:
 
     def _lost(self, view: View, engine: Engine) -> Lost:
         """Returns what a restored catalogue lacks about an engine; nothing for one that was not."""
-        if not view.is_unchecked():
+        if not view.unchecked():
             return NOTHING_LOST
         try:
             return find_lost(view, self.store, engine, self.trust, self.clock())

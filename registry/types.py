@@ -273,6 +273,15 @@ class Placement(Entity):
     placed_at: datetime
 
 
+@dataclass(frozen=True, order=True)
+class Restoration(Entity):
+    """One time that the catalogue was put back from a backup."""
+
+    number: int
+    restored_at: datetime
+    """By which it differs from that of another catalogue with the same number."""
+
+
 @dataclass(frozen=True)
 class Holding(Entity):
     """What the catalogue says of an artifact's bytes, in short: enough to keep or sweep it."""

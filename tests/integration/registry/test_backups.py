@@ -88,7 +88,7 @@ def test_what_was_there_is_there_again(url: str, filled: Workbench, tmp_path: Pa
 
 def unchecked(bench: Workbench) -> bool:
     with bench.registry.catalogue.read() as view:
-        return view.is_unchecked()
+        return bool(view.unchecked())
 
 
 def test_a_restored_catalogue_says_so_until_it_was_scrubbed(

@@ -7,18 +7,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
 from registry import publishing
 from registry.blobs.select import open_store
 from registry.catalogue import open_catalogue
-from registry.errors import ConflictError
+from registry.errors import ConflictError, GateClosedError
+from registry.lifecycle import blast_radius, revoke
+from registry.moving import Mover
 from registry.queries import View
 from registry.service import Registry
-from registry.types import Engine, Result, Verdict
+from registry.types import ChannelPosition, Engine, Result, Verdict
 from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
 
 Made = TypeVar("Made")
@@ -164,4 +167,35 @@ def test_an_older_pass_never_comes_to_lie_behind_a_newer_fail(
         passing.result()
         failing.result()
     assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+    bench.registry.catalogue.close()
+
+
+def test_who_revokes_an_engine_sees_a_channel_that_is_being_moved_to_it(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_workbench(tmp_path, url=postgresql_url)
+    engine = bench.publish()
+    bench.judge(engine)
+    looked, go_on = threading.Event(), threading.Event()
+
+    def linger(mover: Mover, *rest: Any) -> ChannelPosition:  # noqa: ANN401 - handed on
+        looked.set()
+        assert go_on.wait(30)
+        return moved(mover, *rest)
+
+    moved = Mover._moved
+    monkeypatch.setattr(Mover, "_moved", linger)
+    move = partial(bench.registry.set_channel, "prod", engine.digest, CPU, actor="anna")
+    with ThreadPoolExecutor(2) as pool:
+        moving = pool.submit(move)
+        assert looked.wait(30)
+        revoking = pool.submit(revoke, bench.registry, engine, "bad", bench.signers.revoker)
+        with pytest.raises(TimeoutError):
+            revoking.result(timeout=1)  # it waits for the engine
+        go_on.set()
+        moving.result()
+        revoking.result()
+    assert [one.channel for one in blast_radius(bench.registry, engine).channels] == ["prod"]
+    with pytest.raises(GateClosedError):
+        move()
     bench.registry.catalogue.close()

@@ -180,3 +180,22 @@ def test_a_catalogue_that_was_never_restored_costs_no_look_into_the_store(
     watched = Watched(bench.registry.store)
     assert rules(with_registry(bench, store=watched), engine) == {"qualified"}
     assert watched.listings == 0
+
+
+def test_a_scrub_checks_no_catalogue_that_was_restored_while_it_ran(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    url = bench.registry.catalogue.url
+    backup(url, tmp_path / "kept")
+    revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
+
+    class Restoring(Watched):
+        def list_documents(self, prefix: str = "") -> Iterator[str]:
+            if not self.listings:
+                restore(tmp_path / "kept", url, overwrite=True)
+            return super().list_documents(prefix)
+
+    watched = Restoring(bench.registry.store)
+    scrub(replace(bench.registry, store=watched))
+    assert watched.listings
+    assert rules(bench, engine) == {"revoked"}

@@ -12,9 +12,10 @@ from securesystemslib.signer import CryptoSigner
 from registry.freshness import SnapshotReader
 from registry.seen import Memory
 from registry.service import Registry
+from registry.signing import trusted
 from registry.snapshots import SNAPSHOT, RegistryState, sealed
 from registry.trust import KeyRevocation, Purpose
-from tests.factories.registry import CPU, START, Workbench, trusted, with_registry
+from tests.factories.registry import CPU, START, Workbench, with_registry
 
 SECOND = CryptoSigner.generate_ed25519()
 WEEK = timedelta(days=7)
