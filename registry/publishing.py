@@ -25,13 +25,14 @@ from registry.errors import ConflictError, IntegrityError, InvalidRecordError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
-from registry.records import UNNAMED, Draft
+from registry.records import Draft
 from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
 from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdict, Waiver
 from registry.verification import is_withdrawn, verify_engine, verify_recorded
 from registry.waivers import ending_among, endings_beside, verify_ending, verify_grant
+from registry.writing import UNNAMED
 
 Recorded = TypeVar("Recorded")
 Signed = TypeVar("Signed", Engine, Reference)
