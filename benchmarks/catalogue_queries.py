@@ -1,12 +1,16 @@
 """Questions to a catalogue on PostgreSQL, at 1,000, 10,000 and 100,000 engines.
 
-    python benchmarks/catalogue_queries.py [ENGINES ...] [--rounds N]
+    python benchmarks/catalogue_queries.py [ENGINES ...] [--rounds N] [--directory DIR]
 
 Starts a PostgreSQL of its own (its settings are PostgreSQL's, but for `fsync = off`, which reading
-does not notice), fills a catalogue with ENGINES engines and ten times as many verdicts, and asks:
+does not notice), fills a catalogue with ENGINES engines and ten times as many verdicts, and asks;
+with --directory both stay there, and the next run asks the same catalogue without filling it:
 
 - resolve: model, channel, GPU, CUDA and driver → engine, signatures verified and the gate asked;
-- explain: an engine by the start of its id → the gate's decision with its evidence;
+- explain: an engine by the start of its id, where it was judged → the gate's decision with its
+  evidence;
+- resolve once more, the same question each time, and as the first one of a process (opening the
+  catalogue included): nothing of an answer is kept, so the former costs as much as another one;
 - list: driver branch, compute capability, CUDA, recipe, qualified, the newest 50;
 - nearest: the engines nearest to a key that no engine has.
 
@@ -20,6 +24,8 @@ and so does a p99 of resolve or explain of 10 ms or more at the largest size.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import os
 import random
 import statistics
@@ -35,15 +41,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the server and the rows ar
 
 import psycopg
 from sqlalchemy import event, text
+from sqlalchemy.engine import Engine as Database
 
 from registry import migrate
 from registry.blobs.local import LocalBlobStore
 from registry.catalogue import open_catalogue, parse_url
+from registry.digests import Digest
 from registry.keys import EngineKey
 from registry.service import Registry
 from registry.types import EngineFilter
 from registry.versions import VersionRange
-from tests.factories.bulk_catalogue import Bulk, Filler
+from tests.factories.bulk_catalogue import VERDICTS, Bulk, Filler
 from tests.fakes import servers
 
 PROMISED_MS = 10.0
@@ -59,9 +67,12 @@ class Asked:
     times: int
 
 
-def questions(registry: Registry, bulk: Bulk, bare: psycopg.Connection[Any]) -> dict[str, Asked]:
-    """Returns every question; each call asks another instance of it."""
+def questions(
+    registry: Registry, bulk: Bulk, bare: psycopg.Connection[Any], url: str
+) -> dict[str, Asked]:
+    """Returns every question; each call asks another instance of it, where not said otherwise."""
     chosen = random.Random(1)
+    turns = itertools.cycle(chosen.sample(range(len(bulk.resolvable)), len(bulk.resolvable)))
     listing = EngineFilter(
         recipe="fp8", driver=VersionRange.parse("R580"), cuda=VersionRange.parse("12"),
         compute_capability=VersionRange.parse("9.0"), qualified=True, limit=50,
@@ -71,14 +82,20 @@ def questions(registry: Registry, bulk: Bulk, bare: psycopg.Connection[Any]) -> 
         with registry.catalogue.read() as view:
             view._session.execute(text("SELECT 1"))  # noqa: SLF001 - the floor of all the others
 
-    def resolve() -> None:
-        found = registry.resolve(*chosen.choice(bulk.resolvable))
+    def resolve(turn: int, by: Registry = registry) -> None:
+        found = by.resolve(*bulk.resolvable[turn])
         if not found.decision.is_open:
             raise AssertionError(found.decision)
 
     def explain() -> None:
-        environment = chosen.choice(bulk.resolvable)[2]
-        registry.gate(chosen.choice(bulk.engines).value[:12], environment)
+        turn = next(turns)
+        decision = registry.gate(_engine(bulk, turn).value[:12], bulk.resolvable[turn][2])
+        if not decision.is_open:
+            raise AssertionError(decision)
+
+    def first() -> None:
+        with open_registry(url, bulk) as fresh:
+            resolve(next(turns), fresh)
 
     def miss() -> None:
         key = registry.engine(chosen.choice(bulk.engines)).key
@@ -87,8 +104,10 @@ def questions(registry: Registry, bulk: Bulk, bare: psycopg.Connection[Any]) -> 
     return {
         "SELECT 1, bare connection": Asked(lambda: bare.execute("SELECT 1").fetchone(), 2000),
         "SELECT 1, unit of work": Asked(unit_of_work, 2000),
-        "resolve": Asked(resolve, 2000),
+        "resolve": Asked(lambda: resolve(next(turns)), 2000),
         "explain": Asked(explain, 2000),
+        "resolve, the same again": Asked(lambda: resolve(0), 500),
+        "resolve, first of a process": Asked(first, 50),
         "list by ranges": Asked(lambda: registry.engines(listing), 100),
         "list by ranges, one model": Asked(
             lambda: registry.engines(replace(listing, model=chosen.choice(bulk.models))), 200
@@ -97,18 +116,47 @@ def questions(registry: Registry, bulk: Bulk, bare: psycopg.Connection[Any]) -> 
     }
 
 
+def _engine(bulk: Bulk, turn: int) -> Digest:
+    """Returns the engine that was judged where a question asks."""
+    return bulk.engines[turn // VERDICTS]
+
+
 @contextmanager
-def catalogue_of(server: str, engines: int) -> Iterator[tuple[Registry, Bulk, str]]:
-    """Gives a registry over a catalogue of so many engines."""
-    with servers.database(server, f"bulk_{engines}") as url:
+def filled(server: str, engines: int, kept: Path | None) -> Iterator[tuple[str, Bulk]]:
+    """Gives a catalogue of so many engines: one that was kept, or a new one."""
+    name = f"bulk_{engines}"
+    note = None if kept is None else kept / f"{name}.json"
+    if note is not None and note.exists():
+        url = servers.address(server, name)
+        migrate.upgrade(url)
+        yield url, Bulk.from_dict(json.loads(note.read_text()))
+        return
+    with servers.database(server, name, kept=note is not None) as url:
         migrate.upgrade(url)
         start = time.perf_counter()
         bulk = Filler(url, engines).fill()
         print(f"{engines} engines in {time.perf_counter() - start:.0f} s", file=sys.stderr)
-        catalogue = open_catalogue(url)
-        store = LocalBlobStore(Path(os.environ.get("TMPDIR", "/tmp")) / "never-read")  # noqa: S108
-        yield Registry(catalogue, store, bulk.signers.trust, lambda _key, _where: None), bulk, url
-        catalogue.close()
+        if note is not None:
+            note.write_text(json.dumps(bulk.as_dict()))
+        yield url, bulk
+
+
+@contextmanager
+def catalogue_of(
+    server: str, engines: int, kept: Path | None
+) -> Iterator[tuple[Registry, Bulk, str]]:
+    """Gives a registry over a catalogue of so many engines."""
+    with filled(server, engines, kept) as (url, bulk), open_registry(url, bulk) as registry:
+        yield registry, bulk, url
+
+
+@contextmanager
+def open_registry(url: str, bulk: Bulk) -> Iterator[Registry]:
+    """Opens a registry over a filled catalogue; its store is never read."""
+    catalogue = open_catalogue(url)
+    store = LocalBlobStore(Path(os.environ.get("TMPDIR", "/tmp")) / "never-read")  # noqa: S108
+    yield Registry(catalogue, store, bulk.trust, lambda _key, _where: None)
+    catalogue.close()
 
 
 @dataclass(frozen=True)
@@ -123,46 +171,43 @@ class Measured:
     """Milliseconds that PostgreSQL says it planned and worked for one answer."""
     scans: list[str]
     """Large tables that were read from end to end."""
+    statements: int
+    """How many an answer takes."""
 
 
-def measure(server: str, engines: int, rounds: float) -> dict[str, Measured]:
+def measure(server: str, engines: int, rounds: float, kept: Path | None) -> dict[str, Measured]:
     """Asks every question of a catalogue of so many engines."""
-    with catalogue_of(server, engines) as (registry, bulk, url):
+    with catalogue_of(server, engines, kept) as (registry, bulk, url):
         address = parse_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         with psycopg.connect(address, autocommit=True) as bare:
-            asked = questions(registry, bulk, bare)
-            return {name: measured(registry, one, bare, rounds) for name, one in asked.items()}
+            asked = questions(registry, bulk, bare, url)
+            return {name: measured(one, bare, rounds) for name, one in asked.items()}
 
 
-def measured(
-    registry: Registry, asked: Asked, bare: psycopg.Connection[Any], rounds: float
-) -> Measured:
+def measured(asked: Asked, bare: psycopg.Connection[Any], rounds: float) -> Measured:
     """Asks a question again and again, after having its plans looked at."""
     for _ in range(10):
         asked.ask()
-    working, scans = explained(registry, asked, bare)
+    working, scans, many = explained(asked, bare)
     times, before = [], time.process_time()
     for _ in range(max(20, round(asked.times * rounds))):
         start = time.perf_counter()
         asked.ask()
         times.append(1000 * (time.perf_counter() - start))
     client = 1000 * (time.process_time() - before) / len(times)
-    return Measured(times, client, working, scans)
+    return Measured(times, client, working, scans, many)
 
 
-def explained(
-    registry: Registry, asked: Asked, bare: psycopg.Connection[Any]
-) -> tuple[float, list[str]]:
-    """Returns PostgreSQL's own milliseconds for one answer, and the large tables it scanned."""
+def explained(asked: Asked, bare: psycopg.Connection[Any]) -> tuple[float, list[str], int]:
+    """Returns PostgreSQL's own milliseconds for one answer, large tables it scanned, statements."""
     statements: list[tuple[str, Any]] = []
 
     def note(_c: object, _k: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
         statements.append((statement, parameters))
 
-    engine = registry.catalogue._engine  # noqa: SLF001 - to listen to it
-    event.listen(engine, "before_cursor_execute", note)
+    event.listen(Database, "before_cursor_execute", note)
     asked.ask()
-    event.remove(engine, "before_cursor_execute", note)
+    event.remove(Database, "before_cursor_execute", note)
     working, tables = 0.0, set()
     for statement, parameters in statements:
         explain = f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}".encode()
@@ -170,7 +215,7 @@ def explained(
         if row is not None:
             working += row[0][0]["Planning Time"] + row[0][0]["Execution Time"]
             tables |= set(sequential(row[0][0]["Plan"]))
-    return working, sorted(tables & large(bare))
+    return working, sorted(tables & large(bare)), len(statements)
 
 
 def sequential(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -191,12 +236,15 @@ def large(bare: psycopg.Connection[Any]) -> set[str]:
 
 def report(results: Mapping[int, Mapping[str, Measured]]) -> bool:
     """Prints the table; says whether what is promised holds at the largest size."""
-    heads = " | ".join(f"{size:,} engines: p50, p99 (client, server)" for size in results)
+    heads = " | ".join(
+        f"{size:,} engines: p50, p99 (client, server; statements)" for size in results
+    )
     print(f"| milliseconds | {heads} |")
     print("|---|" + "--:|" * len(results))
     for name in next(iter(results.values())):
         cells = [
-            f"{part(one, 50):.2f}, {part(one, 99):.2f} ({one.client:.1f}, {one.server:.1f})"
+            f"{part(one, 50):.2f}, {part(one, 99):.2f}"
+            f" ({one.client:.1f}, {one.server:.1f}; {one.statements})"
             for one in (of_size[name] for of_size in results.values())
         ]
         print(f"| {name} | {' | '.join(cells)} |")
@@ -214,11 +262,14 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("engines", type=int, nargs="*", default=[1000, 10_000, 100_000])
     parser.add_argument("--rounds", type=float, default=1.0, help="share of the usual repetitions")
+    parser.add_argument("--directory", type=Path, help="keeps the server, to ask it again")
     options = parser.parse_args()
     load, results = os.getloadavg()[0], {}
-    with servers.postgresql() as server:
+    if options.directory is not None:
+        options.directory.mkdir(parents=True, exist_ok=True)
+    with servers.postgresql(directory=options.directory) as server:
         for size in options.engines:
-            results[size] = measure(server, size, options.rounds)
+            results[size] = measure(server, size, options.rounds, options.directory)
     kept = report(results)
     scans = [
         f"{size}: {name}: {', '.join(one.scans)}"

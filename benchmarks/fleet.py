@@ -113,7 +113,7 @@ def world_of(server: str, nodes: int) -> Iterator[World]:
         bulk = Filler(url, ENGINES, ENGINES // len(GPUS)).fill()
         catalogue = open_catalogue(url)
         store = LocalBlobStore(Path(tempfile.gettempdir()) / "never-read")
-        registry = Registry(catalogue, store, bulk.signers.trust, lambda _key, _where: None)
+        registry = Registry(catalogue, store, bulk.trust, lambda _key, _where: None)
         pools, start = pools_of(bulk, nodes), time.perf_counter()
         tokens = simulate(catalogue, pools, nodes, datetime.now(UTC)).tokens
         print(f"{nodes} nodes in {time.perf_counter() - start:.0f} s", file=sys.stderr)

@@ -45,7 +45,8 @@ from registry.errors import (
 )
 from registry.models import REVISION
 from registry.queries import View
-from registry.records import UNNAMED, Draft
+from registry.records import Draft
+from registry.writing import UNNAMED
 
 _WAIT_MS = 30_000  # how long a writer waits for another one before it gives up
 _WRITES = "enginekeeper_writes"

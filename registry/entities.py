@@ -1,21 +1,18 @@
-"""Rows to values: the one place where the catalogue's tables meet `registry.types`."""
+"""Rows to values, but for engines and verdicts, which `registry.reading` reads as columns."""
 
 from __future__ import annotations
 
 from registry.audit import AuditEntry
 from registry.environments import environment_from_dict
-from registry.keys import EngineKey
 from registry.models import (
     AuditRow,
     ChannelMoveRow,
     ChannelPositionRow,
     CheckpointRow,
-    EngineRow,
     ModelRow,
     PlacementRow,
     ReferenceRow,
     StandingRow,
-    VerdictRow,
     WaiverRow,
 )
 from registry.standing import Standing, StandingChange
@@ -23,13 +20,10 @@ from registry.types import (
     ChannelMove,
     ChannelPosition,
     Checkpoint,
-    Engine,
     Model,
     Placement,
     Reference,
     Repair,
-    Result,
-    Verdict,
     Waiver,
 )
 
@@ -58,25 +52,6 @@ def to_checkpoint(row: CheckpointRow) -> Checkpoint:
     )
 
 
-def to_engine(row: EngineRow) -> Engine:
-    """Returns an engine's row as a value, with its key."""
-    return Engine(
-        digest=row.digest,
-        key=EngineKey(row.key.hard, row.soft, row.info),
-        model=row.model.digest,
-        model_name=row.model.name,
-        recipe=row.recipe,
-        target=row.target,
-        variant=row.variant,
-        checkpoint=None if row.checkpoint is None else row.checkpoint.digest,
-        size=row.size,
-        path=row.path,
-        provenance=row.provenance,
-        simulated=row.simulated,
-        recorded_at=row.recorded_at,
-    )
-
-
 def to_reference(row: ReferenceRow) -> Reference:
     """Returns a reference's row as a value."""
     return Reference(
@@ -94,26 +69,6 @@ def to_reference(row: ReferenceRow) -> Reference:
         provenance=row.provenance,
         simulated=row.simulated,
         recorded_at=row.recorded_at,
-    )
-
-
-def to_verdict(row: VerdictRow) -> Verdict:
-    """Returns a verdict's row as a value."""
-    return Verdict(
-        digest=row.digest,
-        engine=row.engine.digest,
-        environment=environment_from_dict(row.environment.document),
-        result=Result(row.result),
-        fidelity=row.fidelity,
-        quality=row.quality,
-        summary=row.summary,
-        document=row.document,
-        path=row.path,
-        envelope=row.envelope,
-        simulated=row.simulated,
-        issued_at=row.issued_at,
-        recorded_at=row.recorded_at,
-        vsa=row.vsa,
     )
 
 

@@ -8,7 +8,7 @@ for exactly these. Nothing is stored twice, and rows that an older version wrote
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
@@ -17,10 +17,11 @@ from registry.models import CheckpointRow, EngineRow, EnvironmentRow, KeyRow, Mo
 from registry.types import EngineFilter, Result
 from registry.versions import VersionRange
 
+_Selected = TypeVar("_Selected", bound=Select[Any])
 
-def filtered(query: Select[EngineRow], wanted: EngineFilter, session: Session) -> Select[EngineRow]:
-    """Narrows a query of engines to those that fit a filter."""
-    query = query.join(EngineRow.key).join(EngineRow.model)
+
+def filtered(query: _Selected, wanted: EngineFilter, session: Session) -> _Selected:
+    """Narrows a query of engines, with their keys and models, to those that fit a filter."""
     query = query.where(*_equal(wanted), *_in_range(wanted, session))
     if wanted.asks_for_verdict:
         judged = select(VerdictRow.engine_id).join(VerdictRow.environment)

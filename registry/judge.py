@@ -6,7 +6,8 @@ a unit of work holds the catalogue while a store is slow.
 Example:
     judge = Judge(trust, compatibility, DriverScope.EXACT, freshness)
     with catalogue.read() as view:
-        judge.decide(view, engine, environment, simulated_node=False).is_open
+        recorded = view.recorded(engine.digest)
+    judge.decide(engine, recorded, environment, simulated_node=False).is_open
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from registry.beside import NOTHING_LOST, Lost
 from registry.environments import DriverScope, Environment
 from registry.freshness import Freshness
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
-from registry.queries import View
+from registry.reading import Recorded
 from registry.trust import Trust
 from registry.types import Engine
 
@@ -33,16 +34,16 @@ class Judge:
     """What the snapshot is worth; None where the trust asks for none."""
 
     def decide(
-        self, view: View, engine: Engine, environment: Environment, *, simulated_node: bool,
-        lost: Lost = NOTHING_LOST,
+        self, engine: Engine, recorded: Recorded, environment: Environment, *,
+        simulated_node: bool, lost: Lost = NOTHING_LOST,
     ) -> GateDecision:  # fmt: skip
-        """Returns what the gate says of a recorded engine, and of what its records lack."""
+        """Returns what the gate says of an engine, of its records and of what these lack."""
         fresh = self.freshness
         policy = GatePolicy(
             self.trust if fresh is None else fresh.trusting(self.trust),
             self.compatibility, self.driver_scope, simulated_node,
-            tuple(lost.among_waivers(view.waivers(engine.digest))), fresh, lost.unread,
+            tuple(lost.among_waivers(recorded.waivers)), fresh, lost.unread,
         )  # fmt: skip
-        standing = (*lost.revocations, *view.standing(engine.digest))
-        verdicts = (*reversed(lost.verdicts), *view.verdicts(engine.digest))
+        standing = (*lost.revocations, *recorded.standing)
+        verdicts = (*reversed(lost.verdicts), *recorded.verdicts)
         return decide(engine, verdicts, environment, policy, standing=standing)

@@ -105,8 +105,9 @@ class Mover:
         self, view: View, engine: Engine, environment: Environment, lost: Lost
     ) -> GateDecision:
         return self.judge.decide(
-            view, engine, environment, simulated_node=engine.simulated, lost=lost
-        )
+            engine, view.recorded(engine.digest), environment,
+            simulated_node=engine.simulated, lost=lost,
+        )  # fmt: skip
 
     def _lost(self, view: View, engine: Engine) -> Lost:
         return find_lost(view, self.store, engine, self.judge.trust, self.clock())

@@ -25,7 +25,7 @@ from registry.errors import ConflictError, IntegrityError, InvalidRecordError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
-from registry.records import UNNAMED, Draft
+from registry.records import Draft
 from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
@@ -38,6 +38,7 @@ from registry.waivers import (
     verify_ending,
     verify_grant,
 )
+from registry.writing import UNNAMED
 
 Recorded = TypeVar("Recorded")
 Signed = TypeVar("Signed", Engine, Reference)

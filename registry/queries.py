@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.orm import Session, contains_eager, lazyload
+from sqlalchemy import ColumnElement, Row, Select, func, select
+from sqlalchemy.orm import contains_eager, lazyload
 
 from registry.audit import AuditEntry
 from registry.digests import Digest
 from registry.entities import (
     to_audit_entry,
     to_checkpoint,
-    to_engine,
     to_model,
     to_move,
     to_placement,
     to_position,
     to_reference,
     to_standing,
-    to_verdict,
     to_waiver,
 )
 from registry.environments import Environment, environment_from_dict
-from registry.errors import AmbiguousIdError, InvalidRecordError, RecordNotFoundError
+from registry.errors import RecordNotFoundError
 from registry.failures.queries import FailureView
 from registry.filters import filtered, is_latest
+from registry.finding import find, starting
 from registry.fleet.queries import FleetView
+from registry.holdings import HoldingView
 from registry.keys import EngineKey
 from registry.models import (
     AuditRow,
@@ -48,6 +47,16 @@ from registry.models import (
     VerdictRow,
     WaiverRow,
 )
+from registry.reading import (
+    ENGINE,
+    ENGINES,
+    POSITIONED,
+    RECORDED,
+    VERDICTS,
+    Recorded,
+    to_engine,
+    to_verdict,
+)
 from registry.standing import Standing, StandingChange
 from registry.types import (
     ChannelMove,
@@ -55,7 +64,6 @@ from registry.types import (
     Checkpoint,
     Engine,
     EngineFilter,
-    Holding,
     Model,
     Place,
     Placement,
@@ -70,16 +78,14 @@ from registry.types import (
 from registry.waivers import ended_together
 from registry.waves.queries import WaveView
 
-Identified = TypeVar(
-    "Identified", ModelRow, CheckpointRow, EngineRow, ReferenceRow, VerdictRow, WaiverRow
-)
+Identified = TypeVar("Identified", ModelRow, CheckpointRow, ReferenceRow, WaiverRow)
 
-_OfEngine = TypeVar("_OfEngine", PlacementRow, StandingRow, VerdictRow, WaiverRow)
+_OfEngine = TypeVar("_OfEngine", PlacementRow, StandingRow, WaiverRow)
 
-_PREFIX = re.compile(r"(?:([a-z0-9][a-z0-9-]*):)?([0-9a-f]{4,64})")
 _COMPARED = 5000  # keys; a hundred thousand would take seconds
 _TOGETHER = 10_000  # engines that one query names; SQLite takes 32766 parameters
-_SHOWN = 5  # how many candidates an ambiguous id lists
+_ENGINE_STARTING = starting(ENGINES, EngineRow.digest)
+_VERDICT_STARTING = starting(VERDICTS, VerdictRow.digest)
 
 
 def _parts(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
@@ -97,11 +103,8 @@ def _of_engines(table: type[_OfEngine]) -> Select[_OfEngine]:
     return select(table).join(table.engine).options(digest.options(lazyload("*")))
 
 
-class View:
+class View(HoldingView):
     """One state of the catalogue."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     @property
     def fleet(self) -> FleetView:
@@ -120,23 +123,19 @@ class View:
 
     def engine(self, reference: str | Digest) -> Engine:
         """Returns the engine with an id or an unambiguous start of one (4 digits or more)."""
-        return to_engine(self._find(EngineRow, "engine", reference))
+        return to_engine(find(self._rows_of(_ENGINE_STARTING), "engine", reference))
 
     def known_engine(self, digest: Digest) -> Engine | None:
         """Returns the engine with exactly this id, or None."""
-        row = (
-            self._session.scalars(select(EngineRow).where(EngineRow.digest == digest))
-            .unique()
-            .one_or_none()
-        )
+        row = self._session.execute(ENGINE, {"engine": digest}).one_or_none()
         return None if row is None else to_engine(row)
 
     def known_engines(self, digests: Sequence[Digest]) -> dict[Digest, Engine]:
         """Returns those of some engines that are recorded."""
         found: dict[Digest, Engine] = {}
         for some in _parts(digests):
-            rows = self._session.scalars(select(EngineRow).where(EngineRow.digest.in_(some)))
-            found.update((row.digest, to_engine(row)) for row in rows.unique())
+            rows = self._session.execute(ENGINES.where(EngineRow.digest.in_(some)))
+            found.update((row.digest, to_engine(row)) for row in rows)
         return found
 
     def variants(self) -> set[str]:
@@ -145,9 +144,9 @@ class View:
 
     def engines(self, wanted: EngineFilter | None = None) -> list[Engine]:
         """Returns the engines that fit a filter, newest first."""
-        query = select(EngineRow).order_by(EngineRow.id.desc())
-        rows = self._session.scalars(filtered(query, wanted or EngineFilter(), self._session))
-        return [to_engine(row) for row in rows.unique()]
+        query = ENGINES.order_by(EngineRow.id.desc())
+        rows = self._session.execute(filtered(query, wanted or EngineFilter(), self._session))
+        return [to_engine(row) for row in rows]
 
     def keys_near(self, wanted: EngineKey) -> list[EngineKey]:
         """Returns hard layers of keys that engines have, newest first: of the same weights, or any.
@@ -216,7 +215,7 @@ class View:
 
     def verdict(self, reference: str | Digest) -> Verdict:
         """Returns the verdict with an id or an unambiguous start of one."""
-        return to_verdict(self._find(VerdictRow, "verdict", reference))
+        return to_verdict(find(self._rows_of(_VERDICT_STARTING), "verdict", reference))
 
     def verdicts(self, engine: Digest) -> list[Verdict]:
         """Returns every verdict on an engine, newest first."""
@@ -244,9 +243,8 @@ class View:
         return found
 
     def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
-        query = _of_engines(VerdictRow).where(wanted).order_by(VerdictRow.id.desc())
-        rows = self._session.scalars(query).unique()
-        return [to_verdict(row) for row in rows]
+        query = VERDICTS.where(wanted).order_by(VerdictRow.id.desc())
+        return [to_verdict(row) for row in self._session.execute(query)]
 
     def verdict_documents(self) -> list[VerdictDocument]:
         """Returns the document of every verdict, newest first."""
@@ -278,6 +276,21 @@ class View:
             )
             for row, current in rows
         ]
+
+    def recorded(self, engine: Digest) -> Recorded:
+        """Returns all that the gate decides about an engine by; raises RecordNotFoundError.
+
+        One statement, and one more for each of standing and waivers where there are any.
+        """
+        rows = self._session.execute(RECORDED, {"recorded": engine}).all()
+        if not rows:
+            raise RecordNotFoundError("there is no such engine", actual=engine)
+        return Recorded(
+            [to_verdict(row) for row in rows if row.digest is not None],
+            self.standing(engine) if rows[0].changed else (),
+            self.waivers(engine) if rows[0].waived else (),
+            bool(rows[0].unchecked),
+        )
 
     def waiver(self, reference: str | Digest) -> Waiver:
         """Returns the waiver with an id or an unambiguous start of one."""
@@ -324,14 +337,8 @@ class View:
 
     def positioned(self, channel: str, model_name: str) -> list[Engine]:
         """Returns what a channel resolves to on each target of a model, by target."""
-        query = (
-            select(EngineRow)
-            .join(ChannelPositionRow, ChannelPositionRow.engine_id == EngineRow.id)
-            .join(ChannelPositionRow.channel)
-            .where(ChannelRow.name == channel, ChannelRow.model_name == model_name)
-            .order_by(ChannelPositionRow.target)
-        )
-        return [to_engine(row) for row in self._session.scalars(query).unique()]
+        named = {"channel": channel, "named": model_name}
+        return [to_engine(row) for row in self._session.execute(POSITIONED, named)]
 
     def moves(self, channel: str, model_name: str) -> list[ChannelMove]:
         """Returns a channel's history, newest first."""
@@ -342,65 +349,6 @@ class View:
             .order_by(ChannelMoveRow.id.desc())
         )
         return [to_move(row) for row in self._session.scalars(query).unique()]
-
-    def engine_holdings(self, *, after: int = 0) -> list[Holding]:
-        """Returns the engines recorded after a row in short, newest first.
-
-        Of one key, newer ones take the place of older ones.
-        """
-        query = (
-            select(
-                EngineRow.id, EngineRow.digest, EngineRow.key_id, EngineRow.simulated,
-                EngineRow.size, EngineRow.path, EngineRow.recorded_at, CheckpointRow.digest,
-            )
-            .outerjoin(CheckpointRow, EngineRow.checkpoint_id == CheckpointRow.id)
-            .where(EngineRow.id > after)
-            .order_by(EngineRow.id.desc())
-        )  # fmt: skip
-        rows = self._session.execute(query)
-        return [
-            Holding(row, digest, (key, simulated), size, path, recorded_at, checkpoint)
-            for row, digest, key, simulated, size, path, recorded_at, checkpoint in rows
-        ]
-
-    def checkpoint_holdings(self, *, after: int = 0) -> list[Holding]:
-        """Returns the checkpoints recorded after a row in short, newest first.
-
-        Newer ones take the place of older ones of the same model, recipe, calibration and repairs.
-        """
-        query = select(CheckpointRow).where(CheckpointRow.id > after)
-        rows = self._session.scalars(query.order_by(CheckpointRow.id.desc())).unique()
-        return [
-            Holding(
-                row.id, row.digest,
-                (row.model_id, row.recipe, row.calibration, row.simulated,
-                 tuple((repair.name, repair.field) for repair in row.repairs)),
-                row.size, row.path, row.recorded_at,
-            )
-            for row in rows
-        ]  # fmt: skip
-
-    def reference_holdings(self, *, after: int = 0) -> list[Holding]:
-        """Returns the references recorded after a row in short, also those that are never read."""
-        query = (
-            select(
-                ReferenceRow.id, ReferenceRow.digest, ReferenceRow.size, ReferenceRow.path,
-                ReferenceRow.recorded_at,
-            )
-            .where(ReferenceRow.id > after)
-            .order_by(ReferenceRow.id.desc())
-        )  # fmt: skip
-        return [
-            Holding(row, digest, (digest,), size, path, recorded_at)
-            for row, digest, size, path, recorded_at in self._session.execute(query)
-        ]
-
-    def paths_taken(self, paths: Collection[str]) -> set[str]:
-        """Returns those of some folders of the store that belong to a row."""
-        found: set[str] = set()
-        for table in (EngineRow, CheckpointRow, ReferenceRow):
-            found |= set(self._session.scalars(select(table.path).where(table.path.in_(paths))))
-        return found
 
     def held_engines(self) -> dict[Digest, Standing]:
         """Returns the engines that are quarantined or revoked."""
@@ -414,18 +362,6 @@ class View:
             if held.get(digest) is not Standing.REVOKED:
                 held[digest] = Standing(kind)
         return {digest: kind for digest, kind in held.items() if kind is not Standing.RELEASED}
-
-    def qualified_rows(self) -> dict[int, list[int]]:
-        """Returns where engines are qualified now, by rows of engines and of environments."""
-        latest = select(func.max(VerdictRow.id)).group_by(
-            VerdictRow.engine_id, VerdictRow.environment_id
-        )
-        query = select(QualificationRow.engine_id, QualificationRow.environment_id)
-        found: dict[int, list[int]] = {}
-        rows = self._session.execute(query.where(QualificationRow.verdict_id.in_(latest)))
-        for engine, environment in rows:
-            found.setdefault(engine, []).append(environment)
-        return found
 
     def steps(self, model_name: str | None = None) -> dict[Place, list[Step]]:
         """Returns the moves of each place of the channels of one model, or of all, newest first."""
@@ -503,32 +439,11 @@ class View:
         row = self._session.scalar(select(AuditRow).order_by(AuditRow.id.desc()).limit(1))
         return None if row is None else to_audit_entry(row)
 
+    def _rows_of(self, query: Select[Any]) -> Callable[[Mapping[str, str]], Sequence[Row[Any]]]:
+        """Returns what executes a query with its parameters."""
+        return lambda span: self._session.execute(query, span).all()
+
     def _find(self, kind: type[Identified], what: str, reference: str | Digest) -> Identified:
         """Returns the one row whose digest starts with a reference."""
-        match = _PREFIX.fullmatch(str(reference).strip().lower())
-        if match is None:
-            raise InvalidRecordError(
-                f"cannot be the id of any {what}",
-                actual=str(reference),
-                expected="4 to 64 hexadecimal digits, with or without a scheme like `sha256:`",
-            )
-        start = f"{match[1] or 'sha256'}:{match[2]}"
-        # A range and not LIKE, so that the index is used; `g` follows the last digit.
-        query: Select[Any] = (
-            select(kind)
-            .where(kind.digest >= start, kind.digest < f"{start}g")
-            .order_by(kind.digest)
-            .limit(_SHOWN + 1)
-        )
-        rows: Sequence[Identified] = self._session.scalars(query).unique().all()
-        if not rows:
-            raise RecordNotFoundError(f"there is no such {what}", actual=str(reference))
-        if len(rows) > 1:
-            candidates = ", ".join(row.digest.short for row in rows[:_SHOWN])
-            raise AmbiguousIdError(
-                f"the id fits several: {candidates}{' …' if len(rows) > _SHOWN else ''}",
-                actual=str(reference),
-                expected=f"the id of one {what}",
-                remedy="give more of its digits",
-            )
-        return rows[0]
+        query = starting(select(kind), kind.digest)
+        return find(lambda span: self._session.scalars(query, span).unique().all(), what, reference)

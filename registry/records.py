@@ -4,31 +4,25 @@ Rules:
 
 - recording what is there already changes nothing and returns what is there;
 - recording the same id with other facts is a conflict, never an overwrite;
-- of two that record at once one wins and the other finds it: no unique constraint is ever seen;
-- what was changed is noted, and written to the audit log at the end of the unit of work;
+- what was changed is noted for the audit log;
 - whatever makes an artifact count holds off the sweep until its unit of work ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select, text, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session
+from sqlalchemy import delete, select, update
 
-from registry.audit import AuditEntry, Event
 from registry.digests import Digest, digest_bytes
 from registry.entities import (
     to_checkpoint,
-    to_engine,
     to_model,
     to_move,
     to_placement,
     to_reference,
-    to_verdict,
     to_waiver,
 )
 from registry.environments import CpuEnvironment, Environment
@@ -36,7 +30,6 @@ from registry.errors import ConflictError, RecordNotFoundError
 from registry.failures.records import FailureDraft
 from registry.fleet.records import FleetDraft
 from registry.models import (
-    AuditRow,
     ChannelMoveRow,
     ChannelPositionRow,
     ChannelRow,
@@ -50,12 +43,10 @@ from registry.models import (
     ReferenceRow,
     RepairRow,
     RestorationRow,
-    Row,
     StandingRow,
     VerdictRow,
     WaiverRow,
 )
-from registry.queries import View
 from registry.standing import Standing, StandingChange, check_may_follow
 from registry.types import (
     ChannelMove,
@@ -70,25 +61,17 @@ from registry.types import (
     Waiver,
 )
 from registry.waves.records import WaveDraft
+from registry.writing import Writer
 
 _STANDING = {
     Standing.QUARANTINED: "engine quarantine",
     Standing.RELEASED: "engine release",
     Standing.REVOKED: "engine revoke",
 }
-UNNAMED = "unnamed"
-"""Who changes something without saying who it is."""
-_SWEEP, _LOG = "enginekeeper sweep", "enginekeeper audit log"
-"""Names of PostgreSQL's advisory locks; on SQLite one unit of work at a time writes anyway."""
 
 
-class Draft(View):
+class Draft(Writer):
     """A view that also records; nothing is kept until its unit of work ends well."""
-
-    def __init__(self, session: Session, actor: str = UNNAMED) -> None:
-        super().__init__(session)
-        self._actor = actor
-        self._noted: list[tuple[str, Event]] = []
 
     @property
     def fleet(self) -> FleetDraft:
@@ -105,38 +88,6 @@ class Draft(View):
         """The driver changes, to be changed in this unit of work."""
         return WaveDraft(self._session, self.note)
 
-    def note(
-        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
-    ) -> None:
-        """Notes a change of this unit of work for the audit log."""
-        self._noted.append((actor or self._actor, Event(action, str(subject), details)))
-
-    def write_log(self) -> None:
-        """Appends what was noted to the audit log; the last act of a unit of work.
-
-        Writers wait here for each other, and each finds what the one before it has committed.
-        """
-        if not self._noted:
-            return
-        self._session.flush()
-        self._lock(_LOG)
-        last = self.last_audit_entry()
-        for actor, event in self._noted:
-            last = AuditEntry.of(event, actor=actor, at=datetime.now(UTC), after=last)
-            self._session.add(
-                AuditRow(
-                    id=last.number, at=last.at, actor=last.actor, action=last.action,
-                    subject=last.subject, details=last.details, previous=last.previous,
-                    digest=last.digest,
-                )
-            )  # fmt: skip
-            self._session.flush()
-        self._noted.clear()
-
-    def hold_sweep(self) -> None:
-        """Lets no sweep begin until this unit of work ends; waits for one under way."""
-        self._lock(_SWEEP, shared=True)
-
     def hold_engine(self, engine: Digest) -> None:
         """Lets nobody else judge an engine, or hold it, until this unit of work ends.
 
@@ -145,10 +96,6 @@ class Draft(View):
         """
         self.hold_sweep()  # in this order everywhere: a sweep takes rows while it lets nobody in
         self._held(engine)
-
-    def lock_for_sweep(self) -> None:
-        """Waits until nobody makes an artifact count, and lets nobody until this ends."""
-        self._lock(_SWEEP)
 
     def add_model(self, model: Model) -> Model:
         """Records source weights; a model recorded before keeps its first name and source."""
@@ -196,7 +143,7 @@ class Draft(View):
             recorded_at=engine.recorded_at,
         )  # fmt: skip
         self._recorded(identity, "engine publish", engine.digest, engine.path)
-        found = to_engine(self._row(EngineRow, engine.digest))
+        found = self.engine(engine.digest)
         _check_same(
             f"engine {found.digest.short}",
             (found.key.digest(), found.model, found.recipe, found.target, found.simulated),
@@ -252,7 +199,7 @@ class Draft(View):
                 QualificationRow, verdict_id=identity, engine_id=engine_id,
                 environment_id=environment_id, recorded_at=verdict.recorded_at,
             )  # fmt: skip
-        return to_verdict(self._row(VerdictRow, verdict.digest))
+        return self.verdict(verdict.digest)
 
     def add_waiver(self, waiver: Waiver) -> Waiver:
         """Records a waiver; the same envelope twice is once, and what ended stays ended."""
@@ -424,22 +371,6 @@ class Draft(View):
         self._session.execute(delete(RepairRow).where(RepairRow.checkpoint_id == checkpoint_id))
         self._session.execute(delete(CheckpointRow).where(CheckpointRow.id == checkpoint_id))
 
-    def _recorded(self, identity: int | None, action: str, subject: Digest, path: str) -> None:
-        """Notes a new row; recording what was there is no change."""
-        if identity is not None:
-            self.note(action, subject, {"path": path})
-
-    def _lock(self, name: str, *, shared: bool = False) -> None:
-        """Takes a lock that the end of the unit of work gives back.
-
-        On SQLite that is the one of all writers, which a unit of work has not taken before its
-        first statement.
-        """
-        self._session.connection()
-        if self._session.get_bind().dialect.name == "postgresql":
-            kind = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-            self._session.execute(text(f"SELECT {kind}(hashtext(:name))"), {"name": name})
-
     def _channel(self, move: ChannelMove, *, simulated: bool) -> ChannelRow:
         self._insert(
             ChannelRow, name=move.channel, model_name=move.model_name, simulated=simulated,
@@ -488,28 +419,6 @@ class Draft(View):
             document=environment.as_dict(), **columns,
         )  # fmt: skip
         return self._id(EnvironmentRow, environment.digest())
-
-    def _id(self, kind: type[Any], digest: Digest) -> int:
-        return int(self._row(kind, digest).id)
-
-    def _insert(self, table: type[Row], /, **values: Any) -> int | None:  # noqa: ANN401 - columns
-        """Inserts a row and returns its id; None when a row with its unique columns is there."""
-        dialect = postgresql if self._session.get_bind().dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
-        inserted: int | None = self._session.scalar(statement.returning(table.__table__.c.id))
-        return inserted
-
-    def _row(self, kind: type[Any], digest: Digest) -> Any:  # noqa: ANN401 - a row of that kind
-        row = (
-            self._session.scalars(select(kind).where(kind.digest == digest)).unique().one_or_none()
-        )
-        if row is None:
-            raise RecordNotFoundError(
-                f"not in the catalogue: {kind.__tablename__}",
-                actual=digest,
-                remedy="record it first",
-            )
-        return row
 
 
 def _facts(reference: Reference) -> tuple[object, ...]:

@@ -47,7 +47,7 @@ from registry.publishing import (
     ReferencePublication,
 )
 from registry.queries import View
-from registry.records import UNNAMED, Draft
+from registry.records import Draft
 from registry.resolution import Meets, Resolution, resolve
 from registry.snapshots import RegistryState, state_of
 from registry.standing import Standing, StandingChange, held_by
@@ -79,6 +79,7 @@ from registry.verification import (
     waiver_signature,
 )
 from registry.withdrawal import Loss, losses
+from registry.writing import UNNAMED
 
 
 @dataclass(frozen=True)
@@ -268,11 +269,9 @@ class Registry:
         """Decides whether an engine may run in an environment; raises nothing for a closed gate."""
         judge = self._judge()
         with self.catalogue.read() as view:
-            found = view.engine(engine)
-            return judge.decide(
-                view, found, environment,
-                simulated_node=simulated_node, lost=self._lost(view, found),
-            )  # fmt: skip
+            return self._decided(
+                view, judge, view.engine(engine), environment, simulated=simulated_node
+            )
 
     def resolve(
         self, channel: str, model: str, where: Environment | Meets, *, simulated_node: bool = False
@@ -285,12 +284,12 @@ class Registry:
         judge = self._judge()
         with self.catalogue.read() as view:
             return resolve(
-                view, channel, model, meets,
-                lambda one, place: judge.decide(
-                    view, one, place,
-                    simulated_node=simulated_node, lost=self._lost(view, one),
-                ),
-            )  # fmt: skip
+                view,
+                channel,
+                model,
+                meets,
+                lambda one, place: self._decided(view, judge, one, place, simulated=simulated_node),
+            )
 
     def nearest(self, wanted: EngineKey, *, limit: int = 3) -> list[Neighbour]:
         """Returns the engines that come nearest to a key, and the fields in which they differ."""
@@ -324,7 +323,7 @@ class Registry:
         """
         fresh = self.freshness()
         with self.catalogue.read() as view:
-            lost = self._lost(view, engine)
+            lost = self._lost(view, engine, unchecked=bool(view.unchecked()))
             held = held_by((*lost.revocations, *view.standing(engine.digest)))
         said = lost.unread if held is None else str(held)
         if said is None and fresh is not None and fresh.revokes(engine.digest):
@@ -477,9 +476,17 @@ class Registry:
         """Returns the full address of a path in the store, for a person to look at."""
         return f"{self.store.url}/{path}"
 
-    def _lost(self, view: View, engine: Engine) -> Lost:
+    def _decided(
+        self, view: View, judge: Judge, engine: Engine, environment: Environment, *,
+        simulated: bool,
+    ) -> GateDecision:  # fmt: skip
+        recorded = view.recorded(engine.digest)
+        lost = self._lost(view, engine, unchecked=recorded.unchecked)
+        return judge.decide(engine, recorded, environment, simulated_node=simulated, lost=lost)
+
+    def _lost(self, view: View, engine: Engine, *, unchecked: bool) -> Lost:
         """Returns what a restored catalogue lacks about an engine; nothing for one that was not."""
-        if not view.unchecked():
+        if not unchecked:
             return NOTHING_LOST
         try:
             return find_lost(view, self.store, engine, self.trust, self.clock())

