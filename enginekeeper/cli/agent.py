@@ -26,7 +26,8 @@ def agent() -> None:
 
 
 node_option = click.option(
-    "--node", help="Name of the node, where it is not the host's: in a container."
+    "--node",
+    help="Name of the node, if neither the host's nor in ENGINEKEEPER_NODE: in a container.",
 )
 label_option = click.option(
     "--label", "labels", multiple=True, metavar="NAME=VALUE",
@@ -77,7 +78,7 @@ def once(
 
     settings, (open_nvml, means) = Settings.from_environment(), _means(gfd, dcgm, root)
     named = dict(map(read_label, labels))
-    found = survey(settings.home, open_nvml, node=node, labels=named, means=means)
+    found = survey(settings.home, open_nvml, node=node or settings.node, labels=named, means=means)
     output = Output(as_json)
     text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
     if file is None:
@@ -139,17 +140,18 @@ def run(
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
-    home, named = Settings.from_environment().home, dict(map(read_label, labels))
+    settings, named = Settings.from_environment(), dict(map(read_label, labels))
+    name = node or settings.node
     client = FleetClient(server, token_file, authorities, plain_http)
     read_token(token_file)  # what is wrong with it now is said now
-    memory, (open_nvml, means) = AgentMemory(home), _means(gfd, dcgm, root)
+    memory, (open_nvml, means) = AgentMemory(settings.home), _means(gfd, dcgm, root)
     show_progress()
     with memory.alone():
         hashes, nvml = KeptHashes(memory.directory / "hashes.json"), NvmlApart(open_nvml)
         by = replace(means, hashed=hashes)
 
         def look() -> Inventory:
-            found = survey(home, nvml, node=node, labels=named, means=by)
+            found = survey(settings.home, nvml, node=name, labels=named, means=by)
             try:
                 hashes.end_round(rehash * 1024 * 1024)
             except UnavailableError as error:  # a full disk: they are hashed again, that is all
