@@ -44,6 +44,9 @@ class Settings:
     pin_file: Path | None = None
     """File with the PIN of a PKCS #11 token. ENGINEKEEPER_PIN_FILE."""
 
+    node: str | None = None
+    """What this node is called in the fleet, if not by its host's name. ENGINEKEEPER_NODE."""
+
     webhook_secret_file: Path | None = None
     """File with the secret that signs what webhooks are sent. ENGINEKEEPER_WEBHOOK_SECRET_FILE."""
 
@@ -68,6 +71,7 @@ class Settings:
                 if name.startswith(_SIGNER) and value.strip()
             },
             pin_file=_file(env, "ENGINEKEEPER_PIN_FILE"),
+            node=env.get("ENGINEKEEPER_NODE") or None,
             webhook_secret_file=_file(env, "ENGINEKEEPER_WEBHOOK_SECRET_FILE"),
         )
 

@@ -28,7 +28,7 @@ def node_document(registry: Registry, name: str, now: datetime) -> dict[str, Any
         row = node.profile
         profile = None if row is None else Profile.of_document(view.fleet.profiles([row])[row])
         names = view.fleet.engines_named({one.engine for one in engines})
-    problems = None if profile is None else profile.problems
+    problems = None if profile is None else profile.ills
     health = diagnose(problems, node.seen_at, now, clock_offset=node.clock_offset)
     wanted = () if profile is None else Resolver(registry).desired(profile, assignments)
     return {
@@ -71,8 +71,10 @@ def node_text(document: dict[str, Any]) -> str:
         f"  platform: {profile['os']} {profile['cpu_architecture']}",
         f"  labels:   {labels or '-'}",
     ]
+    xids = _xids(document["inventory"])
     lines += [
         f"  GPU {one['position']}:    {one['product']} {one['profile'] or ''} {one['uuid']}"
+        f"{xids.get(one['uuid'], '')}"
         for one in document["devices"]
     ]
     lines += [
@@ -92,6 +94,16 @@ def node_text(document: dict[str, Any]) -> str:
     if len(document["history"]) > _SHOWN:
         lines.append(f"  history:  {len(document['history']) - _SHOWN} older ones: --json")
     return "\n".join(lines)
+
+
+def _xids(inventory: dict[str, Any] | None) -> dict[str, str]:
+    """Returns what is to be said of the last error of each GPU, by UUID."""
+    devices = [] if inventory is None else inventory["devices"]
+    return {
+        one["uuid"]: f", last Xid {one['xid']} at {one.get('xid_at') or 'a time nobody told'}"
+        for one in devices
+        if one.get("xid") is not None
+    }
 
 
 def _interval(one: Interval) -> dict[str, Any]:

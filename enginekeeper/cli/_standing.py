@@ -87,7 +87,6 @@ def revoke(engine_id: str, reason: str, dry_run: bool, yes: bool, as_json: bool)
 
 def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool) -> bool:
     """Shows whom it touches: as data if that is all, else beside it; says whether it is all."""
-    from enginekeeper.fleet.identity import node_name
     from enginekeeper.fleet.placements import placements
     from registry.fleet.types import WhereFilter
     from registry.lifecycle import blast_radius
@@ -98,7 +97,7 @@ def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool)
     lies = [f"{one.node}: {one.path}" for one in radius.placements]
     lies += [f"{one.node}: {one.path}" for one in reported]
     lies += [
-        f"{node_name()}: {one.path}"
+        f"{bench.node}: {one.path}"
         for one in placements(bench.settings.home)
         if one.engine == engine.digest
     ]

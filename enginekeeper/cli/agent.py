@@ -26,7 +26,8 @@ def agent() -> None:
 
 
 node_option = click.option(
-    "--node", help="Name of the node, where it is not the host's: in a container."
+    "--node",
+    help="Name of the node, if neither the host's nor in ENGINEKEEPER_NODE: in a container.",
 )
 label_option = click.option(
     "--label", "labels", multiple=True, metavar="NAME=VALUE",
@@ -77,7 +78,7 @@ def once(
 
     settings, (open_nvml, means) = Settings.from_environment(), _means(gfd, dcgm, root)
     named = dict(map(read_label, labels))
-    found = survey(settings.home, open_nvml, node=node, labels=named, means=means)
+    found = survey(settings.home, open_nvml, node=node or settings.node, labels=named, means=means)
     output = Output(as_json)
     text = json.dumps(found.as_dict(), indent=2, ensure_ascii=False)
     if file is None:
@@ -112,17 +113,22 @@ def once(
     "--rehash", type=click.IntRange(0, 4096), default=16, show_default=True, metavar="MIB",
     help="Of engines that seem unchanged, read so much again in each round.",
 )  # fmt: skip
+@click.option(
+    "--xids", is_flag=True,
+    help="Listen for the driver's errors between rounds; stop the agent to unload the driver.",
+)  # fmt: skip
 def run(
     server: str, token_file: Path, period: float, node: str | None, labels: tuple[str, ...],
     gfd: Path | None, dcgm: str | None, root: Path, authorities: Path | None, plain_http: bool,
-    rehash: int,
+    rehash: int, xids: bool,
 ) -> int:  # fmt: skip
     """Tell the fleet's server that this node lives, and what is on it; until SIGTERM.
 
     In each round the node is looked at, a heartbeat of a few hundred bytes is sent, and the whole
     inventory where the server does not know it. Without a server it goes on, waits longer each
     time, and sends what is newest when it is back. It starts and stops nothing, and needs no
-    registry. NVML is asked in a process of its own, so that a driver can be replaced under it.
+    registry. NVML is asked in a process of its own, so that a driver can be replaced under it; with
+    --xids one stays that listens, and keeps the driver in use.
     """
     import logging
     import os
@@ -136,27 +142,37 @@ def run(
     from enginekeeper.fleet.agent.hashes import KeptHashes
     from enginekeeper.fleet.agent.loop import Agent
     from enginekeeper.fleet.agent.memory import AgentMemory
+    from enginekeeper.fleet.agent.xids import XidWatch
+    from enginekeeper.fleet.nvml import listen_for_xids
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
-    home, named = Settings.from_environment().home, dict(map(read_label, labels))
+    if xids and gfd is not None:
+        raise click.UsageError("--xids is NVML's; --gfd leaves NVML alone.")
+    settings, named = Settings.from_environment(), dict(map(read_label, labels))
+    name = node or settings.node
     client = FleetClient(server, token_file, authorities, plain_http)
     read_token(token_file)  # what is wrong with it now is said now
-    memory, (open_nvml, means) = AgentMemory(home), _means(gfd, dcgm, root)
+    memory, (open_nvml, means) = AgentMemory(settings.home), _means(gfd, dcgm, root)
     show_progress()
     with memory.alone():
         hashes, nvml = KeptHashes(memory.directory / "hashes.json"), NvmlApart(open_nvml)
-        by = replace(means, hashed=hashes)
+        watch = XidWatch(listen_for_xids) if xids else None
+        by = replace(means, hashed=hashes, xids=watch)
 
         def look() -> Inventory:
-            found = survey(home, nvml, node=node, labels=named, means=by)
+            found = survey(settings.home, nvml, node=name, labels=named, means=by)
             try:
                 hashes.end_round(rehash * 1024 * 1024)
             except UnavailableError as error:  # a full disk: they are hashed again, that is all
                 logging.getLogger("enginekeeper.progress").warning("%s", error)
             return found
 
-        Agent(look, client, memory, _until_told(), os.getpid(), period).run()
+        try:
+            Agent(look, client, memory, _until_told(), os.getpid(), period).run()
+        finally:
+            if watch is not None:
+                watch.close()
     return ExitCode.OK
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from enginekeeper.cli._confirm import destroys, require_yes
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
@@ -89,6 +90,44 @@ def restore(file: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
         f"quarantines and releases since {record.made_at} are not in it and lie nowhere else: "
         "put them on again (enginekeeper engine quarantine), then enginekeeper store scrub"
     )
+    return ExitCode.OK
+
+
+@db.command()
+@click.option(
+    "--older-than", "days", type=click.IntRange(1, 36500), required=True, metavar="DAYS",
+    help="Forget what ended longer ago than that.",
+)  # fmt: skip
+@destroys
+@json_option
+def prune(days: int, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Forget which engines and drivers nodes had long ago; never what they have now.
+
+    Goes in batches, beside a service that takes reports; interrupted, run it again. Afterwards
+    `where --at` a time before it exits 4 and names the time from which on all is known. Engines,
+    verdicts and the audit log are not touched, and neither is what `gc` keeps: it goes by what is
+    on nodes now.
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.fleet.pruning import prune as forget
+
+    registry, output = open_bench().registry, Output(as_json)
+    before = datetime.now(UTC) - timedelta(days=days)
+    with registry.catalogue.read() as view:
+        found = view.fleet.past(before)
+    document = {"before": before.isoformat(), **vars(found), "changed": False}
+    said = f"{found.placements} placements, {found.profiles} profiles that ended before {before:%F}"
+    if dry_run:
+        output.outcome(document, f"{said}; nothing was changed")
+        return ExitCode.OK
+    if found.rows:
+        require_yes(f"Forget {said}?", yes=yes)
+        gone = forget(registry.catalogue, before, actor=registry.actor)
+        document |= {**vars(gone), "changed": True}
+        said = f"{gone.placements} placements, {gone.profiles} profiles"
+    output.outcome(document, f"forgotten: {said}" if found.rows else "nothing is that old")
     return ExitCode.OK
 
 

@@ -44,10 +44,9 @@ def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
 
     bench = open_bench()
     if environment is None:
-        target = ThisNode(bench).meets(bench.registry.engine(engine_id).key)
+        decision = ThisNode(bench).gate(bench.registry.engine(engine_id))
     else:
-        target = read_environment(environment)
-    decision = bench.registry.gate(engine_id, target)
+        decision = bench.registry.gate(engine_id, read_environment(environment))
     text = f"{decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
     text += "".join(f"  evidence: {line}\n" for line in decision.evidence)
     text += f"  engine:   {decision.engine}\n  on:       {decision.environment}"

@@ -172,7 +172,7 @@ def _rows(view: View, found: Sequence[Node], now: datetime) -> list[dict[str, An
     rows = []
     for one in found:
         profile = None if one.profile is None else profiles[one.profile]
-        problems = None if profile is None else profile.problems
+        problems = None if profile is None else profile.ills
         health = diagnose(problems, one.seen_at, now, clock_offset=one.clock_offset)
         rows.append(
             {

@@ -40,8 +40,10 @@ def show_resolution(model: str, channel: str, environment: Path | None, output: 
     from enginekeeper.orchestration.nodes import ThisNode
 
     bench = open_bench()
-    where = ThisNode(bench).meets if environment is None else read_environment(environment)
-    found = bench.registry.resolve(channel, model, where)
+    if environment is None:
+        found = ThisNode(bench).resolve(model, channel)
+    else:
+        found = bench.registry.resolve(channel, model, read_environment(environment))
     decision = found.decision
     mark = "SIMULATED, made by a double\n" if found.engine.simulated else ""
     text = (

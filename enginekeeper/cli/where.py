@@ -120,7 +120,7 @@ def _row(node: ThisNode, placement: Placement, engine: Engine | None) -> dict[st
         return {"engine": placement.engine.short, "model": None, "path": str(placement.path),
                 "bytes": "UNKNOWN" if there else MISSING, "gate": "closed",
                 "rule": "unknown-engine"}  # fmt: skip
-    decision = node.bench.registry.gate(engine.digest, node.meets(engine.key))
+    decision = node.gate(engine)
     return {
         "engine": engine.digest.short,
         "model": engine.model_name,

@@ -55,7 +55,9 @@ class Device:
     rows_failed: bool | None = None
     """A memory row could not be replaced: the GPU is to be exchanged."""
     xid: int | None = None
-    """The last error of the driver for it, where somebody keeps that: NVML alone does not."""
+    """The last error of the driver for it, where somebody listens: NVML itself keeps none."""
+    xid_at: str | None = None
+    """When that was heard: ISO 8601, UTC, by the node's own clock."""
     slices: tuple[MigSlice, ...] = ()
     processes: tuple[GpuProcess, ...] = ()
     unread: Mapping[str, str] = field(default_factory=dict)
@@ -79,6 +81,17 @@ class DriverState:
     """CUDA driver API version, `major.minor`."""
     branch: str | None = None
     """The branch as the driver names it, e.g. `r580_00`."""
+
+
+@dataclass(frozen=True)
+class XidEvent:
+    """An error that the driver told of a GPU, or why it tells none (`xid` is None then)."""
+
+    uuid: str
+    xid: int | None
+    at: str
+    """ISO 8601, UTC, by this node's clock."""
+    why: str | None = None
 
 
 @dataclass(frozen=True)

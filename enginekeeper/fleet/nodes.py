@@ -15,6 +15,10 @@ from enginekeeper.fleet.inventory import FIRST_WITH_RUNS, Inventory
 from enginekeeper.fleet.placements import INTACT
 from registry.digests import Digest
 
+_OF_APPLICATIONS = frozenset((13, 31, 43, 45, 68, 109))
+"""Xids that an application causes: the GPU is well. As NVIDIA's device plugin for Kubernetes has it
+(github.com/NVIDIA/k8s-device-plugin, internal/rm/health.go, after its list of Xid errors)."""
+
 
 @dataclass(frozen=True)
 class NodeShape:
@@ -144,6 +148,15 @@ def problems_of(inventory: Inventory) -> Iterator[str]:
         yield inventory.engines_problem
     if inventory.runs_problem is not None:
         yield inventory.runs_problem
+
+
+def faults_of(inventory: Inventory) -> Iterator[str]:
+    """Yields what is wrong with GPUs that answer: reasons to look at a node, and to hold none."""
+    for device in inventory.devices:
+        if device.rows_failed:
+            yield f"GPU {device.index}: a memory row could not be replaced"
+        if device.xid is not None and device.xid not in _OF_APPLICATIONS:
+            yield f"GPU {device.index}: Xid {device.xid}"
 
 
 def _changed(inventory: Inventory) -> Iterator[str]:

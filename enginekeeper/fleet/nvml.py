@@ -5,7 +5,10 @@ It has run against a C library that answers in NVML's place (tests/fakes/nvml), 
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -13,6 +16,7 @@ import pynvml
 
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.interface import (
+    NOT_SUPPORTED,
     Device,
     DriverState,
     GpuProcess,
@@ -21,10 +25,14 @@ from enginekeeper.fleet.interface import (
     NullNvml,
     Nvml,
     Scan,
+    XidEvent,
 )
 
 SIMULATION_MARK = "enginekeeper_simulated_nvml"
 """A symbol that the stand-in exports and NVIDIA's library does not."""
+
+_WAIT_MS = 1000
+"""How long one wait for an event is: so soon is noticed that nobody wants to hear more."""
 
 _GONE = (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
 
@@ -86,6 +94,67 @@ class RealNvml:
             tuple(one for one in found if isinstance(one, Device)),
             tuple(one for one in found if isinstance(one, LostDevice)),
         )
+
+
+def listen_for_xids(
+    tell: Callable[[XidEvent], None],
+    going_on: Callable[[], bool],
+    *,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> None:
+    """Tells of each Xid of this node's GPUs from now on, while it is to go on.
+
+    NVML tells of what comes after somebody listens, and of nothing before. While it listens the
+    driver is in use: it can be neither unloaded nor a GPU reset. Raises UnavailableError where
+    NVML does not start or ends, as at a new driver.
+    """
+    if isinstance(open_nvml(), NullNvml):
+        return
+    try:
+        events, known = pynvml.nvmlEventSetCreate(), dict[int, str]()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            _listen_to(index, events, known, lambda one: tell(replace(one, at=_text_of(now()))))
+        while known and going_on():
+            try:
+                data = pynvml.nvmlEventSetWait_v2(events, _WAIT_MS)
+            except pynvml.NVMLError_Timeout:
+                continue
+            # a GPU that fell off the bus names itself no more: its handle is still the same
+            uuid = known.get(_address(data.device))
+            if uuid is not None and data.eventType == pynvml.nvmlEventTypeXidCriticalError:
+                tell(XidEvent(uuid, int(data.eventData), _text_of(now())))
+    except pynvml.NVMLError as error:
+        raise UnavailableError(f"NVML tells of no Xids: {error}") from error
+
+
+def _listen_to(
+    index: int, events: object, known: dict[int, str], tell: Callable[[XidEvent], None]
+) -> None:
+    """Has the errors of one GPU told; says why where that is not supported."""
+    kind = pynvml.nvmlEventTypeXidCriticalError
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
+    except pynvml.NVMLError:  # it is lost: whoever looks at the GPUs says so
+        return
+    try:
+        if pynvml.nvmlDeviceGetSupportedEventTypes(handle) & kind:
+            pynvml.nvmlDeviceRegisterEvents(handle, kind, events)
+            known[_address(handle)] = uuid
+            return
+        why = NOT_SUPPORTED
+    except pynvml.NVMLError as error:
+        why = str(error)
+    tell(XidEvent(uuid, None, "", why))
+
+
+def _address(handle: object) -> int:
+    """Returns where a handle points: two objects of ctypes for one are not equal."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+
+
+def _text_of(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")
 
 
 def _device_or_lost(index: int) -> Device | LostDevice:

@@ -16,7 +16,7 @@ from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
 from enginekeeper.fleet.interface import Device, DriverState
 from enginekeeper.fleet.inventory import Evidence, Inventory
-from enginekeeper.fleet.nodes import NodeShape, all_told, problems_of, runs_told
+from enginekeeper.fleet.nodes import NodeShape, all_told, faults_of, problems_of, runs_told
 from registry.environments import CpuEnvironment, Environment
 from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
 from registry.keys import EngineKey
@@ -43,6 +43,8 @@ class Profile:
     labels: Mapping[str, str] = field(default_factory=dict)
     complete: bool = True
     """Whether every GPU answered, and told how it is split."""
+    faults: tuple[str, ...] = ()
+    """What is wrong with GPUs that answer; holds no node."""
     runs_told: bool = False
     """Whether the engines that run are all that serves there, and all of them are told."""
 
@@ -66,7 +68,13 @@ class Profile:
             "labels": dict(self.labels),
             "complete": self.complete,
             "runs_told": self.runs_told,
+            **({"faults": list(self.faults)} if self.faults else {}),
         }
+
+    @property
+    def ills(self) -> tuple[str, ...]:
+        """Everything that is wrong with such a node: why it is not healthy."""
+        return (*self.problems, *self.faults)
 
     @property
     def gpus_in_words(self) -> str:
@@ -102,6 +110,7 @@ class Profile:
             labels=document["labels"],
             complete=document["complete"],
             runs_told=document["runs_told"],
+            faults=tuple(document.get("faults", ())),  # absent where there is none
         )
 
 
@@ -119,6 +128,7 @@ def profile_of(inventory: Inventory) -> Profile:
         problems=tuple(problems_of(inventory)),
         complete=all_told(inventory),
         runs_told=runs_told(inventory),
+        faults=tuple(faults_of(inventory)),
         labels=dict(inventory.labels),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from enginekeeper import __version__
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
 from enginekeeper.fleet.identity import node_name
-from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
+from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan, XidEvent
 from enginekeeper.fleet.inventory import (
     EndpointSays,
     EngineOnDisk,
@@ -47,6 +47,8 @@ class Means:
     """Where the node's file system is, to look for software."""
     gpu_source: str = "nvml"
     """Who is asked about GPUs."""
+    xids: Callable[[str | None], Mapping[str, XidEvent]] | None = None
+    """Returns the last error heard of each GPU, under a driver; None where nobody listens."""
 
 
 def survey(
@@ -65,6 +67,9 @@ def survey(
     name = check_component(node or node_name(), where="node")
     driver, scan, simulated, problem = _gpus(open_nvml)
     by = means or Means()
+    if by.xids is not None:
+        heard = by.xids(None if driver is None else driver.version)
+        scan = replace(scan, devices=tuple(_with_xid(one, heard) for one in scan.devices))
     engines, engines_problem = _engines(home, by.hashed)
     running, runs_problem = _running(home, scan.devices, by)
     return Inventory(
@@ -114,6 +119,16 @@ def _gpus(
         return driver, nvml.scan(), simulated, None
     except UnavailableError as error:
         return driver, Scan(), simulated, error.what
+
+
+def _with_xid(device: Device, heard: Mapping[str, XidEvent]) -> Device:
+    """Returns a GPU with the last error that was heard of it, or with why none is told."""
+    one = heard.get(device.uuid)
+    if one is None:
+        return device
+    if one.xid is None:
+        return replace(device, unread={**device.unread, "xid": one.why or "not told"})
+    return replace(device, xid=one.xid, xid_at=one.at)
 
 
 def _engines(home: Path, hashed: Hashed | None) -> tuple[tuple[EngineOnDisk, ...], str | None]:

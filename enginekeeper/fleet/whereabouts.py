@@ -14,6 +14,7 @@ from typing import Any
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.health import STALE_AFTER
 from registry.digests import Digest
+from registry.errors import RecordNotFoundError
 from registry.fleet.types import NamedEngine, Placed, WhereFilter
 from registry.queries import View
 from registry.types import EngineFilter
@@ -82,7 +83,11 @@ class Whereabouts:
 def whereabouts(
     view: View, question: Question, now: datetime, *, stale_after: timedelta = STALE_AFTER
 ) -> list[Whereabouts]:
-    """Answers a question, by node and path; raises InputError for what is no id of an engine."""
+    """Answers a question, by node and path; raises InputError for what is no id of an engine.
+
+    Raises RecordNotFoundError for a time of which the history was pruned.
+    """
+    _require_known(view, question.at)
     wanted = WhereFilter(
         node=question.node, gpu_uuid=question.gpu_uuid, driver=question.driver,
         engine_start=_start(question.engine), engines=_engines(view, question), at=question.at,
@@ -93,6 +98,18 @@ def whereabouts(
     found = found[: question.limit]
     names = view.fleet.engines_named({one.engine for one in found})
     return [Whereabouts(one, names.get(one.engine), *_age(one, now, stale_after)) for one in found]
+
+
+def _require_known(view: View, at: datetime | None) -> None:
+    """Refuses a time of which a part of what was so may be gone."""
+    horizon = None if at is None else view.fleet.horizon()
+    if at is not None and horizon is not None and at < horizon:
+        raise RecordNotFoundError(
+            "what ran at that time was pruned",
+            where="--at", actual=at.isoformat(timespec="seconds"),
+            expected=f"a time from {horizon.isoformat(timespec='seconds')} on",
+            remedy="a backup of the catalogue from before the prune has it",
+        )  # fmt: skip
 
 
 def _engines(view: View, question: Question) -> tuple[str, ...] | None:

@@ -13,7 +13,7 @@ from securesystemslib.signer import Signer
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
-from enginekeeper.fleet.identity import actor
+from enginekeeper.fleet.identity import actor, node_name
 from enginekeeper.orchestration.keys import Host, local_environment
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools, reference_toolchain
 from enginekeeper.orchestration.transfers import TransferLog
@@ -49,6 +49,11 @@ class Bench:
     def keys(self) -> Path:
         """Directory of the private keys and the trust file."""
         return self.settings.home / "keys"
+
+    @property
+    def node(self) -> str:
+        """What this node is called in the fleet."""
+        return self.settings.node or node_name()
 
     @cached_property
     def shop(self) -> Workshop:

@@ -141,7 +141,7 @@ def _of_node(
     now: datetime,
     stale_after: timedelta,
 ) -> NodeDrift:
-    problems = None if state is None else state.profile.problems
+    problems = None if state is None else state.profile.ills
     diagnosis = diagnose(
         problems, node.seen_at, now, clock_offset=node.clock_offset, stale_after=stale_after
     )

@@ -96,7 +96,7 @@ class FleetDrift:
         for one in self.states:
             sync[one.sync] += one.state.nodes
             nodes["all"] += one.state.nodes
-            if one.profile.problems:
+            if one.profile.ills:
                 problems[one.state.profile] += one.state.nodes
             for kind in {found.kind for found in one.findings if found.ignored is None}:
                 kinds[kind] += one.state.nodes

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from enginekeeper.fleet.identity import node_name
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.nodes import ThisNode
 from enginekeeper.orchestration.placing import record
@@ -22,7 +21,7 @@ def fetch_here(bench: Bench, name: str, destination: Path) -> Engine:
     """Writes an engine that may run on this node; raises the gate's error for any other."""
     registry = bench.registry
     engine = registry.engine(name)
-    decision = registry.gate(engine.digest, ThisNode(bench).meets(engine.key))
+    decision = ThisNode(bench).gate(engine)
     decision.require_open(remedy="nothing was fetched; only to look at it: --to-inspect")
     registry.fetch_engine(engine.digest, destination)
     record(bench, engine.digest, destination)
@@ -34,7 +33,7 @@ def fetch_to_inspect(bench: Bench, name: str, destination: Path) -> Engine:
     registry = bench.registry
     engine = registry.engine(name)
     registry.verify_engine(engine)
-    details = {"node": node_name(), "path": str(destination.resolve())}
+    details = {"node": bench.node, "path": str(destination.resolve())}
     with registry.catalogue.edit(actor=registry.actor) as draft:
         draft.note("engine inspect", engine.digest, details)
     registry.fetch_engine(engine.digest, destination)

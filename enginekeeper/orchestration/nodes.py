@@ -12,7 +12,10 @@ from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
 from registry.environments import Environment
+from registry.gate import GateDecision
 from registry.keys import EngineKey
+from registry.resolution import Resolution
+from registry.types import Engine
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,33 @@ class ThisNode:
             return environment_of(self.bench, key)
         kind = meant_for(key, self.kinds)[0]
         return kind.under(self.driver, runtime_of(key, self.driver))
+
+    @cached_property
+    def is_simulated(self) -> bool:
+        """Whether simulated engines may run here: enrolled as simulated, and no real GPU answers.
+
+        Both: the name by which its enrolment is found is its own word. A node that is not
+        enrolled as simulated asks no NVML for this.
+        """
+        with self.bench.registry.catalogue.read() as view:
+            found = view.fleet.known_node(self.bench.node)
+        if found is None or found.retired_at is not None or not found.simulated:
+            return False
+        return self.driver is None or self.nvml.simulated
+
+    def gate(self, engine: Engine) -> GateDecision:
+        """Returns what the gate says of a recorded engine on this node."""
+        return self.bench.registry.gate(
+            engine.digest,
+            self.meets(engine.key),
+            simulated_node=engine.simulated and self.is_simulated,
+        )
+
+    def resolve(self, model: str, channel: str) -> Resolution:
+        """Returns what a channel means for a model on this node, and what the gate says of it."""
+        return self.bench.registry.resolve(
+            channel, model, self.meets, simulated_node=self.is_simulated
+        )
 
     def described(self) -> tuple[str, ...]:
         """Returns a line for each thing an engine can meet here; says what cannot be read."""

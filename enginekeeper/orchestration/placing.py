@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
-from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.placements import forget_placement, record_placement
 from enginekeeper.orchestration.bench import Bench
 from registry.digests import Digest
@@ -19,7 +18,7 @@ def record(bench: Bench, engine: Digest, directory: Path) -> None:
     record_placement(
         bench.settings.home, engine, directory, key=found.key.digest(), simulated=found.simulated
     )
-    placement = Placement(node_name(), str(directory.resolve()), engine, datetime.now(UTC))
+    placement = Placement(bench.node, str(directory.resolve()), engine, datetime.now(UTC))
     with bench.registry.catalogue.edit(actor=bench.registry.actor) as draft:
         draft.add_placement(placement)
 
@@ -32,7 +31,7 @@ def forget(bench: Bench, directory: Path) -> None:
     known_here = forget_placement(bench.settings.home, directory)
     try:
         with bench.registry.catalogue.edit(actor=bench.registry.actor) as draft:
-            draft.forget_placement(node_name(), str(directory.resolve()))
+            draft.forget_placement(bench.node, str(directory.resolve()))
     except RecordNotFoundError:
         if not known_here:
             raise

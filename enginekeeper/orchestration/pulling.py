@@ -91,10 +91,10 @@ def wanted(bench: Bench, name: str, channel: str | None, into: Path) -> Wanted:
     node, directory = ThisNode(bench), PullDirectory(into.absolute())
     if channel is None:
         engine = bench.registry.engine(name)
-        decision = bench.registry.gate(engine.digest, node.meets(engine.key))
+        decision = node.gate(engine)
     else:
         check_component(channel, where="channel")
-        found = bench.registry.resolve(channel, check_component(name, where="model"), node.meets)
+        found = node.resolve(check_component(name, where="model"), channel)
         engine, decision = found.engine, found.decision
     decision.require_open(remedy="nothing was pulled; what serves goes on")
     return Wanted(engine, decision, directory, channel)
@@ -175,7 +175,7 @@ def _require_still_open(bench: Bench, wish: Wanted) -> None:
     One that is current, the one before, or running stays: what serves is never touched.
     """
     engine, into = wish.engine, wish.into
-    decision = bench.registry.gate(engine.digest, ThisNode(bench).meets(engine.key))
+    decision = ThisNode(bench).gate(engine)
     if not decision.is_open:
         state = into.state()
         kept = {into.current_name(), None if state is None else state.previous}

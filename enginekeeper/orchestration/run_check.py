@@ -25,7 +25,6 @@ from registry.blobs.interface import MAX_DOCUMENT
 from registry.blobs.select import open_store
 from registry.bundles import FILES, read_directory
 from registry.digests import Digest
-from registry.environments import Environment
 from registry.errors import (
     IntegrityError,
     RecordNotFoundError,
@@ -78,13 +77,13 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
         return _recorded(bench, place, offline=offline)
     evidence, files, root = found
     verify_directory(evidence.manifest, files)
-    environment = ThisNode(bench).meets(evidence.key)
-    digest = evidence.manifest.digest
+    node, digest = ThisNode(bench), evidence.manifest.digest
+    environment = node.meets(evidence.key)
     silence = "it was not asked" if offline else None
     if silence is None:
         try:
             registry = _reachable(bench)
-            known = _if_known(registry, digest, environment)
+            known = _if_known(registry, digest, node)
         except (StoreUnavailableError, UnavailableError) as error:
             silence = str(error).splitlines()[0]
         else:
@@ -97,10 +96,10 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
     return RunCheck(digest, files, gate.decide(evidence, environment), "evidence", silence)
 
 
-def _if_known(registry: Registry, engine: Digest, environment: Environment) -> GateDecision | None:
+def _if_known(registry: Registry, engine: Digest, node: ThisNode) -> GateDecision | None:
     """Returns what the gate says of an engine; None for one that the registry does not know."""
     try:
-        return registry.gate(engine, environment)
+        return node.gate(registry.engine(engine))
     except RecordNotFoundError:
         return None
 
@@ -158,7 +157,7 @@ def _recorded(bench: Bench, place: Path, *, offline: bool) -> RunCheck:
             where=str(place), actual=found.digest, expected=engine.digest,
             remedy="do not load it; fetch it again to another place",
         )  # fmt: skip
-    decision = registry.gate(engine.digest, ThisNode(bench).meets(engine.key))
+    decision = ThisNode(bench).gate(engine)
     return RunCheck(engine.digest, place, decision, "registry")
 
 

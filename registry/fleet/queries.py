@@ -13,6 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from registry.digests import Digest
 from registry.errors import RecordNotFoundError
 from registry.filters import filtered, values_of
+from registry.fleet.pruning import Past, horizon, past
 from registry.fleet.tables import (
     AssignmentRow,
     DeviceRow,
@@ -344,6 +345,14 @@ class FleetView:
             )
             for row in self._session.scalars(query)
         ]
+
+    def past(self, before: datetime) -> Past:
+        """Counts what ended before a time: what `prune` would remove."""
+        return past(self._session, before)
+
+    def horizon(self) -> datetime | None:
+        """Returns before which time nothing is known any more; None where nothing was pruned."""
+        return horizon(self._session)
 
     def last_change(self) -> int:
         """Returns the number of the last entry of the audit log, 0 before the first."""

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from registry.errors import ConflictError, RecordNotFoundError
+from registry.fleet.pruning import PRUNED, PastTable, remove_batch
 from registry.fleet.queries import FleetView
 from registry.fleet.reports import close_history, take_reports, write_beats
 from registry.fleet.tables import (
@@ -133,6 +134,16 @@ class FleetDraft(FleetView):
     def take(self, reports: Sequence[NodeReport], at: datetime) -> list[TakenReport]:
         """Takes the inventories of different nodes; says of each what became of it."""
         return take_reports(self._session, reports, at)
+
+    def begin_to_prune(self, before: datetime) -> None:
+        """Records that nothing is known any more of before a time, and how much of it goes."""
+        self._note(PRUNED, "history", {"before": before.isoformat(), **vars(self.past(before))})
+
+    def prune_batch(
+        self, table: PastTable, before: datetime, after: int, limit: int
+    ) -> tuple[int, int | None]:
+        """Removes the next rows of a table that ended before a time."""
+        return remove_batch(self._session, table, before, after, limit)
 
     def assign(self, one: Assignment) -> bool:
         """Records what should run where; says whether that is new."""

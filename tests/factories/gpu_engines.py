@@ -27,12 +27,17 @@ def gpu_key(weights: object, **fields: Any) -> EngineKey:  # noqa: ANN401 - key 
 
 
 def publish_for_gpu(
-    site: Site, variant: Variant, *judged: GpuEnvironment, content: bytes = b"plan", **fields: Any  # noqa: ANN401 - key fields
+    site: Site, variant: Variant, *judged: GpuEnvironment, content: bytes = b"plan",
+    simulated: bool = False, **fields: Any,  # noqa: ANN401 - key fields
 ) -> Engine:  # fmt: skip
-    """Publishes an engine for a GPU that passed in the given environments."""
+    """Publishes an engine for a GPU that passed in the given environments.
+
+    A simulated one is signed by keys of the trust root for simulated artifacts, its verdicts too.
+    """
     built = site.built(variant, content)
     key = gpu_key(built.weights, **fields)
-    engine = publish(site.bench, replace(built, key=key), variant)
+    maker = replace(built.maker, simulated=simulated)
+    engine = publish(site.bench, replace(built, key=key, maker=maker), variant)
     for environment in judged:
         site.judge(engine, variant, Result.PASS, environment)
     return engine

@@ -38,6 +38,8 @@ class SimulatedGpu:
     """Process id and bytes of each, and the number of its slice where the GPU is split."""
     errors: dict[str, int] = field(default_factory=dict)
     """Name of a call to the code it returns."""
+    xids: Sequence[int] = ()
+    """Errors so far; whoever listens is told of those that are added."""
     lost: int | None = None
     """The Xid with which it fell off the bus: every call fails."""
 
@@ -86,6 +88,7 @@ def _lines(gpu: SimulatedGpu) -> list[str]:
         *(f"slice {uuid} {profile}" for uuid, profile in gpu.slices),
         *(f"process {' '.join(map(str, one))}" for one in gpu.processes),
         *(f"error {call} {code}" for call, code in gpu.errors.items()),
+        *(f"xid {number}" for number in gpu.xids),
     ]
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +30,8 @@ from registry.errors import DiagnosedError
 _log = logging.getLogger("enginekeeper.progress")
 _FIRST_RETRY, _LAST_RETRY = 5.0, 300.0  # seconds
 _SHORTEST, _LONGEST = 1.0, 3600.0  # seconds: what a server may ask for between two rounds
-_JITTER = 0.1
+_SOONEST, _LATEST = 0.9, 0.98
+"""Parts of a period between the starts of two rounds: what changes is on record within one."""
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Agent:
     """Seconds between rounds, until the server says otherwise."""
     chance: Callable[[], float] = random.random
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Callable[[], float] = time.monotonic
     _failures: int = field(default=0, init=False)
     _accepted: str | None = field(default=None, init=False)
     _sent: str | None = field(default=None, init=False)
@@ -61,6 +64,7 @@ class Agent:
 
     def round(self) -> float:
         """Makes one round and returns the seconds to the next."""
+        began = self.clock()
         try:
             inventory = self.look()
         except DiagnosedError as error:
@@ -70,17 +74,19 @@ class Agent:
         sequence = 0
         try:
             sequence = self.memory.next_sequence()
-            seconds = self._speak(inventory, document, state, sequence)
+            self._speak(inventory, document, state, sequence)
         except DiagnosedError as error:
             seconds = self._failed(error)
         else:
             self._worked()
+            part = _SOONEST + (_LATEST - _SOONEST) * self.chance()
+            seconds = max(0.1 * self.period, part * self.period - (self.clock() - began))
         self._keep(inventory, state, sequence)
         return seconds
 
     def _speak(
         self, inventory: Inventory, document: dict[str, object], state: str, sequence: int
-    ) -> float:
+    ) -> None:
         node, boot = inventory.node, inventory.boot_id
         answer = self.client.heartbeat(Heartbeat(node, boot, sequence, self.now(), state))
         self._accepted = self._moment()
@@ -93,7 +99,6 @@ class Agent:
                              "version?", kept.state[:24], state[:24])  # fmt: skip
         self._follow(answer.desired)
         self.period = min(max(float(answer.next_seconds), _SHORTEST), _LONGEST)
-        return self.period * (1 - _JITTER + 2 * _JITTER * self.chance())
 
     def _follow(self, digest: str | None) -> None:
         """Keeps what should run here when the server says that it is something else."""

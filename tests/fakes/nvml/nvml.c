@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
-enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9, LOST = 15 };
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, NO_DRIVER = 9, TIMEOUT = 10,
+       LOST = 15 };
 enum { LINE = 256, LINES = 2048, SLICES = 7 };
 
 const char enginekeeper_simulated_nvml[] = "simulated";
@@ -222,4 +224,53 @@ int nvmlDeviceGetRemappedRows(void *device, unsigned *corrected, unsigned *uncor
     const char *value = nth(&table, gpu_of(device), "rows", 0);
     if (!value) return NOT_SUPPORTED;
     return sscanf(value, "%u %u %u %u", corrected, uncorrected, pending, failed) == 4 ? OK : INVALID;
+}
+
+/* Events: each line `xid` of a GPU is one, and so is that it is lost. Only those that come after a
+ * set was registered for a GPU are told, as NVML does. */
+enum { XID_EVENT = 8, GPUS = 64 };
+typedef struct { void *device[GPUS]; int told[GPUS], count; } EventSet;
+typedef struct {
+    void *device; unsigned long long type, data; unsigned gi, ci;
+} Event;
+
+static int xids(const Table *table, int gpu) {
+    int n = 0;
+    while (nth(table, gpu, "xid", n)) n++;
+    return n + (nth(table, gpu, "lost", 0) != NULL);
+}
+int nvmlEventSetCreate(EventSet **out) {
+    START(-1);
+    *out = calloc(1, sizeof **out);
+    return *out ? OK : INVALID;
+}
+int nvmlEventSetFree(EventSet *set) { free(set); return OK; }
+int nvmlDeviceGetSupportedEventTypes(void *device, unsigned long long *out) {
+    START(gpu_of(device)); *out = XID_EVENT; return OK;
+}
+int nvmlDeviceRegisterEvents(void *device, unsigned long long types, EventSet *set) {
+    START(gpu_of(device));
+    if (types != XID_EVENT || set->count == GPUS) return INVALID;
+    set->device[set->count] = device;
+    set->told[set->count++] = xids(&table, gpu_of(device));
+    return OK;
+}
+int nvmlEventSetWait_v2(EventSet *set, Event *out, unsigned milliseconds) {
+    const struct timespec pause = { 0, 20 * 1000 * 1000 };
+    for (unsigned waited = 0; ; waited += 20) {
+        START(-1);
+        for (int i = 0; i < set->count; i++) {
+            int gpu = gpu_of(set->device[i]);
+            if (set->told[i] >= xids(&table, gpu)) continue;
+            const char *value = nth(&table, gpu, "xid", set->told[i]++);
+            if (!value) value = nth(&table, gpu, "lost", 0);
+            memset(out, 0, sizeof *out);
+            out->device = set->device[i];
+            out->type = XID_EVENT;
+            out->data = strtoull(value, NULL, 10);
+            return OK;
+        }
+        if (waited >= milliseconds) return TIMEOUT;
+        nanosleep(&pause, NULL);
+    }
 }

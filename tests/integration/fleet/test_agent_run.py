@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,12 @@ def token(tmp_path: Path) -> Path:
 
 @contextmanager
 def running(
-    environment: Environ, double: FleetDouble, token: Path
+    environment: Environ, double: FleetDouble, token: Path, *options: str
 ) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, "-m", "enginekeeper", "agent", "run", "--node", "gpu-1", "--server",
-         double.url, "--token-file", str(token), "--period", "1"],
+         double.url, "--token-file", str(token), "--period", "1",
+         *options],
         env=environment, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         try:
@@ -87,6 +89,27 @@ def test_a_driver_that_changes_is_told_within_a_period_and_sigterm_ends_well(
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=20)
     assert (process.returncode, "Traceback" in said, TOKEN in said) == (0, False, False)
+
+
+def test_an_error_of_a_gpu_is_told_within_a_period_where_somebody_listens(
+    nvml: SimulatedNvml, environment: Environ, double: FleetDouble, token: Path
+) -> None:
+    gpus = [SimulatedGpu(), SimulatedGpu(uuid="GPU-1", errors={"nvmlDeviceRegisterEvents": 3})]
+    nvml.set(*gpus)
+
+    def first() -> dict[str, object]:
+        return double.inventories[-1]["devices"][0]  # type: ignore[index, no-any-return]
+
+    with running(environment, double, token, "--xids") as process:
+        until(lambda: double.inventories)
+        assert (first()["xid"], first()["xid_at"]) == (None, None)
+        until(lambda: "xid" in double.inventories[-1]["devices"][1]["unread"])  # type: ignore[index]
+        nvml.set(replace(gpus[0], xids=(48,)), gpus[1])
+        until(lambda: first()["xid"] == 48)
+        assert first()["xid_at"]
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=20)  # ends when nobody has its stderr: no child stays
+    assert (process.returncode, "Traceback" in said) == (0, False)
 
 
 def test_a_server_that_goes_and_comes_back_loses_nothing(

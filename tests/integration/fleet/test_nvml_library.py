@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,7 +78,8 @@ def test_everything_of_a_gpu_is_read(nvml: SimulatedNvml, environment: dict[str,
         "memory_bytes": 85_520_809_984, "mig": False, "vbios": "96.00.74.00.01",
         "gsp_firmware": "580.95.05", "serial": "1650000000001", "pci": "00000000:18:00.0",
         "ecc": True, "ecc_errors": 0, "nvlinks": 18, "rows_pending": False,
-        "rows_failed": False, "xid": None, "slices": [], "processes": [], "unread": {},
+        "rows_failed": False, "xid": None, "xid_at": None, "slices": [], "processes": [],
+        "unread": {},
     }  # fmt: skip
     assert second["slices"] == [
         {"uuid": "MIG-51a11a7e-a", "profile": "1g.5gb"},
@@ -183,3 +185,70 @@ def test_the_stand_in_does_not_start_where_no_file_is_named(environment: dict[st
     environment.pop("ENGINEKEEPER_SIMULATED_NVML")
     with reading(environment) as reader:
         assert "Driver Not Loaded" in reader.read()["error"]
+
+
+LISTENER = """
+import json, sys
+from dataclasses import asdict
+from enginekeeper.errors import UnavailableError
+from enginekeeper.fleet.nvml import listen_for_xids
+left = [int(sys.argv[1])]
+def tell(one):
+    left[0] -= 1
+    print(json.dumps(asdict(one)), flush=True)
+try:
+    listen_for_xids(tell, lambda: print("listening", file=sys.stderr, flush=True) or left[0] > 0)
+except UnavailableError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+@contextmanager
+def listening(environment: dict[str, str], count: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that tells of so many errors, and has begun to listen."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LISTENER, str(count)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert process.stderr.readline() == "listening\n"
+        yield process
+
+
+def heard(process: subprocess.Popen[str]) -> list[tuple[str, int | None, str | None]]:
+    said, _ = process.communicate(timeout=20)
+    found = [json.loads(line) for line in said.splitlines()]
+    return [(one["uuid"], one["xid"], one["why"]) for one in found]
+
+
+def test_whoever_listens_hears_what_comes_and_nothing_that_was_before(
+    nvml: SimulatedNvml, environment: dict[str, str]
+) -> None:
+    nvml.set(SimulatedGpu(xids=(13,)), A100)
+    with listening(environment, 3) as process:
+        nvml.set(SimulatedGpu(xids=(13, 31)), replace(A100, xids=(63,)))
+        nvml.set(SimulatedGpu(xids=(13, 31)), replace(A100, xids=(63,), lost=79))
+        said = heard(process)
+    assert sorted(said) == sorted([
+        (SimulatedGpu().uuid, 31, None), (A100.uuid, 63, None), (A100.uuid, 79, None),
+    ])  # fmt: skip
+
+
+def test_a_gpu_that_tells_no_errors_says_why(
+    nvml: SimulatedNvml, environment: dict[str, str]
+) -> None:
+    nvml.set(
+        SimulatedGpu(errors={"nvmlDeviceRegisterEvents": 3}),
+        replace(A100, errors={"nvmlDeviceGetSupportedEventTypes": 4}),
+        SimulatedGpu(uuid="GPU-2", lost=79),
+        SimulatedGpu(uuid="GPU-3"),
+    )
+    with listening(environment, 3) as process:
+        nvml.set(SimulatedGpu(), A100, SimulatedGpu(uuid="GPU-2", lost=79),
+                 SimulatedGpu(uuid="GPU-3", xids=(48,)))  # fmt: skip
+        said = heard(process)
+    assert said == [
+        (SimulatedGpu().uuid, None, "Not Supported"),
+        (A100.uuid, None, "Insufficient Permissions"),
+        ("GPU-3", 48, None),
+    ]

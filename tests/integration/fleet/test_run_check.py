@@ -278,3 +278,29 @@ def test_a_command_that_is_not_there_leaves_no_record(node: Environ, place: Path
         _, said = process.communicate()
     assert (process.returncode, "cannot be started" in said) == (3, True)
     assert list(Path(node["ENGINEKEEPER_HOME"]).glob("runs/*.json")) == []
+
+
+def test_a_simulated_engine_starts_only_on_a_node_that_is_enrolled_as_simulated(
+    site: Site, environment: Environ, tmp_path: Path, nvml: SimulatedNvml
+) -> None:
+    nvml.set(SimulatedGpu())
+    engine = publish_for_gpu(site, variants_of(tmp_path)[0], H100, simulated=True)
+    registry = site.bench.registry
+    write_directory(registry.store, evidence_of(registry, engine), tmp_path / "simulated")
+    named = {**environment, "ENGINEKEEPER_NODE": "sim-1"}
+
+    def rule(*options: str, environ: Environ = named) -> tuple[int, str]:
+        code, said, _ = ek(environ, "run-check", tmp_path / "simulated", *options)
+        return code, said["decision"]["rule"]
+
+    closed = (5, "simulated-on-real-node")
+    assert rule() == closed
+    assert ek(environment, "node", "enroll", "real-1")[0] == 0
+    assert rule(environ={**environment, "ENGINEKEEPER_NODE": "real-1"}) == closed
+    assert ek(environment, "node", "enroll", "sim-1", "--simulated")[0] == 0
+    assert rule() == (0, "qualified")
+    assert rule("--offline") == closed  # nobody says there how the node is enrolled
+    assert ek(named, "gate", engine.digest.short)[0] == 0
+    assert ek(named, "pull", engine.digest.short, "--into", tmp_path / "pulled")[0] == 0
+    assert ek(environment, "node", "retire", "sim-1", "--yes")[0] == 0
+    assert rule() == closed

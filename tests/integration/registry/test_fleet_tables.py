@@ -5,12 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from registry import migrate
 from registry.catalogue import Catalogue, open_catalogue
 from registry.errors import ConflictError, RecordNotFoundError
+from registry.fleet.pruning import Past, prune, remove_batch
 from registry.fleet.types import Assignment, DriftIgnore, FleetState, NodeReport, Taken, WhereFilter
 from registry.versions import VersionRange
 from tests.factories.fleet import (
@@ -252,3 +254,57 @@ def test_what_people_change_is_in_the_audit_log_and_what_nodes_say_is_not(
         ("ben", "node retire", "gpu-1"),
     ]
     assert TOKEN not in str(entries)
+
+
+def aged(catalogue: Catalogue) -> None:
+    """Two nodes: one changed engine and driver at 10 and at 20 minutes, one has what it had."""
+    one, other = enrolled(catalogue), enrolled(catalogue, "gpu-2")
+    take(catalogue, report(one, 1, [placed("a")]), report(other, 1, [placed("a")]))
+    take(catalogue, report(one, 2, [placed("b")], driver="590.1"), at=10)
+    take(catalogue, report(one, 3, [placed("c")], driver="595.1"), at=20)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+def test_what_ended_before_the_horizon_is_forgotten_and_nothing_that_is_so_now(
+    catalogue: Catalogue, batch: int
+) -> None:
+    aged(catalogue)
+    with catalogue.read() as view:
+        assert (view.fleet.past(minutes(15)), view.fleet.horizon()) == (Past(1, 1), None)
+        assert view.fleet.past(minutes(20)).rows == 4
+    before = where(catalogue)
+    asked_then = {at: where(catalogue, at=minutes(at)) for at in (15, 25)}
+
+    assert prune(catalogue, minutes(15), actor="anna", batch=batch) == Past(1, 1)
+
+    assert where(catalogue) == before
+    assert {at: where(catalogue, at=minutes(at)) for at in (15, 25)} == asked_then
+    with catalogue.read() as view:
+        assert (view.fleet.past(minutes(15)).rows, view.fleet.horizon()) == (0, minutes(15))
+        assert [one.driver for one in view.fleet.history(view.fleet.node("gpu-1"))] == [
+            "595.1", "590.1",
+        ]  # fmt: skip
+    assert prune(catalogue, minutes(20), actor="anna", batch=batch) == Past(1, 1)
+    with catalogue.read() as view:
+        assert view.fleet.horizon() == minutes(20)
+    prune(catalogue, minutes(5), actor="anna")
+    with catalogue.read() as view:
+        assert view.fleet.horizon() == minutes(20)  # it never comes back
+
+
+def test_a_prune_takes_one_batch_in_a_unit_of_work_and_says_the_horizon_first(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aged(catalogue)
+    left = iter([remove_batch])
+
+    def ends(*arguments: Any) -> Any:  # noqa: ANN401 - as the real one
+        return next(left)(*arguments)
+
+    monkeypatch.setattr("registry.fleet.records.remove_batch", ends)
+    with pytest.raises(StopIteration):
+        prune(catalogue, minutes(30), actor="anna", batch=1)
+    monkeypatch.undo()
+    with catalogue.read() as view:
+        assert (view.fleet.horizon(), view.fleet.past(minutes(30)).rows) == (minutes(30), 3)
+    assert prune(catalogue, minutes(30), actor="anna").rows == 3

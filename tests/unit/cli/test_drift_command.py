@@ -55,7 +55,7 @@ def node(name: str, *engines: object, **fields: Any) -> Inventory:  # noqa: ANN4
     return replace(under_h100_driver(found), **fields)
 
 
-def another(site: Site, directory: Path, **fields: str) -> Engine:
+def another(site: Site, directory: Path, **fields: Any) -> Engine:  # noqa: ANN401 - of a key
     """Publishes another engine of the model, which passed where the nodes are."""
     where = replace(H100, cuda_runtime=fields.get("cuda_runtime", H100.cuda_runtime))
     variant = variants_of(directory)[0]

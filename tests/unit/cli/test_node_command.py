@@ -8,11 +8,13 @@ from typing import Any
 
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.fleet.interface import LostDevice
+from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.nodes import facts_of
 from enginekeeper.fleet.tokens import is_token
 from registry.digests import digest_bytes
 from tests.factories.benches import Site
 from tests.factories.fleet import join
-from tests.factories.inventories import inventory, on_disk
+from tests.factories.inventories import device, inventory, on_disk
 
 Ek = Callable[..., Any]
 ENGINE = digest_bytes(b"engine")
@@ -81,6 +83,31 @@ def test_nodes_say_how_they_are_and_why(ek: Ek, site: Site) -> None:
     assert rows["gpu-2"]["why"] == ["GPU 3: Xid 79"]
     assert rows["gpu-3"]["why"] == ["not heard for 5h"]
     assert "8 x NVIDIA H100 80GB HBM3" in ek("nodes").out
+
+
+def test_an_error_of_a_gpu_is_shown_and_one_of_an_application_makes_no_node_ill(
+    ek: Ek, site: Site
+) -> None:
+    def having(name: str, **fields: Any) -> Inventory:  # noqa: ANN401 - of a device
+        return inventory(name, devices=(device(), device(1, **fields)))
+
+    at = "2026-11-26T03:00:00+00:00"
+    ill = having("gpu-2", xid=48, xid_at=at)
+    join(
+        site.bench.registry.catalogue, having("gpu-1", xid=31, xid_at=at), ill,
+        having("gpu-3", rows_failed=True),
+    )  # fmt: skip
+    rows = {row["node"]: row for row in ek("nodes", "--json").json}
+    assert {name: row["why"] for name, row in rows.items()} == {
+        "gpu-1": [], "gpu-2": ["GPU 1: Xid 48"],
+        "gpu-3": ["GPU 1: a memory row could not be replaced"],
+    }  # fmt: skip
+    assert rows["gpu-2"]["health"] == "degraded"
+    assert ek("drift", "--summary", "--json").json["health"]["degraded"] == 2
+    text = ek("node", "show", "gpu-2").out.splitlines()
+    assert sum(f"last Xid 48 at {at}" in line for line in text) == 1
+    assert "last Xid 31" in ek("node", "show", "gpu-1").out
+    assert facts_of(ill).problems == ()  # it holds no node in a wave
 
 
 def test_nodes_are_picked_by_name_or_label(ek: Ek, site: Site) -> None:

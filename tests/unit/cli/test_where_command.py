@@ -178,3 +178,28 @@ def test_a_wave_without_any_node_says_what_to_do(ek: Ek, site: Site) -> None:
     assert site.bench.registry.engines() == []
     said = ek("wave", "plan", "--driver", "595.71.05")
     assert (said.code, "node enroll" in said.err) == (ExitCode.NOT_FOUND, True)
+
+
+def test_what_was_pruned_is_not_answered_by_half(ek: Ek, site: Site) -> None:
+    now = datetime.now(UTC)
+    for days, engine in ((200, "a"), (150, "b"), (100, "c")):
+        found = inventory("gpu-1", [on_disk(digest_bytes(engine.encode()))])
+        join(site.bench.registry.catalogue, found, now=now - timedelta(days=days))
+
+    def at(days: int) -> str:
+        return (now - timedelta(days=days)).isoformat()
+
+    assert ek("db", "prune", "--older-than", "120").code == ExitCode.USAGE
+    said = ek("db", "prune", "--older-than", "120", "--dry-run", "--json")
+    assert (said.json["placements"], said.json["profiles"], said.json["changed"]) == (1, 0, False)
+    assert len(nodes(ek("where", "--at", at(160), "--json"))) == 1
+
+    said = ek("db", "prune", "--older-than", "120", "--yes", "--json")
+    assert (said.code, said.json["placements"], said.json["changed"]) == (0, 1, True)
+    gone = ek("where", "--at", at(160))
+    assert gone.code == ExitCode.NOT_FOUND
+    assert said.json["before"][:10] in gone.err
+    assert len(nodes(ek("where", "--at", at(119), "--json"))) == 1
+    assert nodes(ek("where", "--json")) == ["gpu-1"]
+    assert "nothing is that old" in ek("db", "prune", "--older-than", "120").err
+    assert "fleet prune" in ek("audit", "log").out

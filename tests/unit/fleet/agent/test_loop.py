@@ -62,7 +62,7 @@ def node() -> Node:
 def agent(tmp_path: Path, double: FleetDouble, token: Path, node: Node) -> Agent:
     memory = AgentMemory(tmp_path / "home", lambda: 1_000_000.0)
     client = FleetClient(double.url, token)
-    return Agent(node, client, memory, lambda _: True, 1, chance=lambda: 0.5)
+    return Agent(node, client, memory, lambda _: True, 1, chance=lambda: 0.5, clock=lambda: 0.0)
 
 
 def test_the_whole_inventory_is_sent_once_and_again_when_it_changes(
@@ -131,7 +131,7 @@ def test_it_waits_longer_each_time_and_never_for_hours(agent: Agent, double: Fle
     double.failing = [(500, {}, b"")] * 8
     waits = [agent.round() for _ in range(8)]
     assert waits == [5, 10, 20, 40, 80, 160, 300, 300]
-    assert agent.round() == 1  # as the server says
+    assert agent.round() == pytest.approx(0.94)  # as the server says
 
 
 def test_it_waits_as_long_as_a_busy_server_asks(agent: Agent, double: FleetDouble) -> None:
@@ -144,7 +144,17 @@ def test_waits_differ_from_node_to_node(agent: Agent, double: FleetDouble) -> No
     waits = [replace(agent, chance=chance).round() for chance in (lambda: 0.0, lambda: 0.99)]
     assert waits == [2.5, pytest.approx(7.45)]
     regular = [replace(agent, chance=chance).round() for chance in (lambda: 0.0, lambda: 1.0)]
-    assert regular == [pytest.approx(0.9), pytest.approx(1.1)]
+    assert regular == [pytest.approx(0.9), pytest.approx(0.98)]
+
+
+def test_a_round_begins_within_a_period_of_the_one_before_however_long_that_took(
+    agent: Agent, double: FleetDouble
+) -> None:
+    double.next_seconds = 60
+    ticks = iter([0.0, 5.0, 100.0, 170.0])
+    slow = replace(agent, clock=lambda: next(ticks), chance=lambda: 1.0)
+    assert slow.round() == pytest.approx(0.98 * 60 - 5)
+    assert slow.round() == pytest.approx(6)  # it took longer than a period: no round at once
 
 
 def test_a_failure_is_said_once(
