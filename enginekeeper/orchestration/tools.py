@@ -36,6 +36,9 @@ COMPILE_STEPS = {
 DOUBLE = "building/simulated"
 """Our own code that stands for a release's programs, and runs what they made."""
 
+DOUBLE_OF_THE_API = "steps/doubles"
+"""Our own code that stands for a release's LLM API."""
+
 
 @dataclass(frozen=True)
 class Maker:
