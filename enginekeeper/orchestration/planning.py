@@ -132,6 +132,7 @@ def plan_variants(
         exported=lambda key: find_export(bench, key),
         failed=lambda key: None if retry_failed else failures().get(key.digest()),
         makers=COMPILE_STEPS,
+        gpus=lambda: {kind.product for kind in bench.gpus},
     )
     return plan(variants, knowledge)
 
