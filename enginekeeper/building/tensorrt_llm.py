@@ -1,8 +1,7 @@
 """The TensorRT-LLM builder: engines for one GPU product, made by `trtllm-build`.
 
 Written against the documented tool and proved against doubles of it; **it has not run on a GPU**.
-The pipeline builds with it under simulated toolchains only, whose programs are doubles: there is
-nothing here that could run a real engine and judge it.
+What runs its engines is in `engine_runner.py`.
 """
 
 from __future__ import annotations

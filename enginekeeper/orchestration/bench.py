@@ -13,7 +13,9 @@ from securesystemslib.signer import Signer
 from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.cpu import host, instruction_set
+from enginekeeper.fleet.environments import GpuKind, kinds_of
 from enginekeeper.fleet.identity import actor, node_name
+from enginekeeper.fleet.interface import DriverState
 from enginekeeper.orchestration.keys import Host, local_environment
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools, reference_toolchain
 from enginekeeper.orchestration.transfers import TransferLog
@@ -160,6 +162,30 @@ class Bench:
     def validator(self) -> Digest:
         """Names what judges engines here."""
         return validator_digest(self.shop)
+
+    @cached_property
+    def gpus(self) -> tuple[GpuKind, ...]:
+        """The kinds of GPU of this host; none where a stand-in answers in NVML's place.
+
+        Raises UnavailableError when there is a driver that does not answer.
+        """
+        from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415 - most commands ask no GPU
+
+        nvml = open_nvml()
+        if nvml.simulated or nvml.driver() is None:
+            return ()
+        return kinds_of(nvml.scan().devices)
+
+    def driver(self) -> DriverState:
+        """Returns the driver of this host's GPUs; raises UnavailableError where there is none."""
+        from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415
+
+        found = open_nvml().driver()
+        if found is None:
+            raise UnavailableError(
+                "there is no NVIDIA driver here", remedy="run it on a host with an NVIDIA GPU"
+            )
+        return found
 
     @cached_property
     def environment(self) -> CpuEnvironment:

@@ -1,7 +1,8 @@
-"""Where an engine is judged by this machine: on its CPU, or on a simulated GPU.
+"""Where an engine is judged by this machine: on its CPU, on its GPU, or on a simulated one.
 
+An engine for a GPU meets the one of its product that NVML names here, under its driver.
 A simulated engine meets the product that it was built for, under the driver that its spec names,
-else under that of the simulated fleet. No real GPU is ever said to have been met.
+else under that of the simulated fleet: no real GPU is ever said to have been met.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from enginekeeper.building.simulated.fleet import DRIVER
 from enginekeeper.compatibility.cuda import cuda_of_driver, cuda_table
 from enginekeeper.errors import InputError
+from enginekeeper.fleet.environments import meant_for, missing_for, runtime_of
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.specs.profiles import BuilderKind
 from registry.environments import Environment, GpuEnvironment
@@ -23,6 +25,8 @@ def environment_of(bench: Bench, key: EngineKey) -> Environment:
     Raises InputError for a driver of which nobody knows what CUDA it offers, and for a simulated
     engine of no GPU.
     """
+    if key.hard["builder"] == BuilderKind.TENSORRT_LLM:
+        return _gpu_here(bench, key) or bench.environment  # none: it is not judged here
     if key.hard["builder"] != BuilderKind.SIMULATED:
         return bench.environment
     missing = [name for name in _OF_A_GPU if name not in key.hard]
@@ -50,3 +54,11 @@ def environment_of(bench: Bench, key: EngineKey) -> Environment:
         cuda_driver=cuda,
         driver=driver,
     )
+
+
+def _gpu_here(bench: Bench, key: EngineKey) -> GpuEnvironment | None:
+    """Returns what an engine meets on this host's GPU of its product; None without one."""
+    if not bench.gpus or missing_for(key, bench.gpus):
+        return None
+    driver = bench.driver()
+    return meant_for(key, bench.gpus)[0].under(driver, runtime_of(key, driver))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.building.engine_directory import is_stripped
+from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
@@ -24,6 +25,7 @@ from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.refitting import refit_document, refitted
 from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
+from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.validation.dictionary import Culprit, Dictionary, explain, load_dictionary
 from enginekeeper.validation.evidence import Evidence, Stop
 from enginekeeper.validation.pieces import read_pieces
@@ -67,15 +69,30 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     compiled, engine = there(made.compiled), there(made.engine)
     _verify(bench, engine, compiled.path / "engine")
     both = replace(probe, targets={**probe.targets, "twin": twin})
-    if not engine.simulated:
-        interim = None if work.order.whole_suite else _interim(work, made)
-        made = replace(made, scores=stages.score_engine(bench.shop, compiled, both, name, interim))
+    if engine.key.hard["builder"] == BuilderKind.INDUCTOR:
+        runner, interim = stages.inductor_runner(compiled), _interim(work, made)
+        scores = stages.score_engine(
+            bench.shop, compiled, both, name, runner=runner, interim=interim
+        )
+        made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
     made = _with_weights(bench, made)
-    place = there(made.refitted or made.compiled).path / "engine"
-    signed = SignedDirectory(place, str(engine.key.hard["gpu_product"]))
+    loaded = there(made.refitted or made.compiled)
+    if not engine.simulated:
+        runner, interim = runner_of(engine, loaded), _interim(work, made)
+        scores = stages.score_engine(bench.shop, loaded, both, name, runner=runner, interim=interim)
+        return replace(made, scores=scores)
+    signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
     scores = score_simulated(bench.shop, source_of(work), signed, both, name)
     return replace(made, scores=scores)
+
+
+def runner_of(engine: Engine, loaded: Made) -> stages.Runner:
+    """Returns what asks a real engine of TensorRT-LLM, in the toolchain of its release."""
+    version = str(engine.key.hard["tensorrt_llm"])
+    runner = EngineRunner(version)
+    told = runner.job(loaded.path / "engine", "generation")
+    return stages.Runner(f"tensorrt-llm-{version}", runner.score_step, told)
 
 
 def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
@@ -89,8 +106,13 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     return replace(made, probes=asked)
 
 
-def _interim(work: Work, made: Progress) -> Interim:
-    """Prepares the decisions on the way; the other arms are read once, when the first is due."""
+def _interim(work: Work, made: Progress) -> Interim | None:
+    """Prepares the decisions on the way, unless the whole suite was asked for.
+
+    The other arms are read once, when the first is due.
+    """
+    if work.order.whole_suite:
+        return None
     tokens = there(work.probe).suite
     arms = cache(partial(_arms, work, made, tokens))
     return Interim(

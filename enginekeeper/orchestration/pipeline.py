@@ -14,6 +14,7 @@ from functools import partial
 from typing import TypeVar
 
 from enginekeeper.building.inductor import InductorBuilder
+from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import MissingError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
@@ -69,6 +70,9 @@ from registry.types import Engine, Reference, Repair
 progress = logging.getLogger("enginekeeper.progress")
 
 Thing = TypeVar("Thing")
+_BUILD_MINUTES = 240
+"""Large models take hours to build; what hangs ends, too."""
+
 _LIMITS = ("max_batch_size", "max_input_len", "max_seq_len", "max_num_tokens")
 
 
@@ -381,6 +385,15 @@ def _compilation(bench: Bench, variant: Variant) -> Compilation:
     if variant.profile.simulated:
         progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)
         return simulated_compilation(bench.shop, variant, limits)
+    release, product = variant.profile.release, variant.target.product
+    if release is not None and product is not None:
+        return Compilation(
+            TensorrtLlmBuilder(release, product, variant.profile.name),
+            limits,
+            variant.build.given,
+            bound={"gpu": product.product},
+            minutes=_BUILD_MINUTES,
+        )
     return Compilation(InductorBuilder(shared_graphs=bench.shop.work.root / "graphs"), limits)
 
 

@@ -146,6 +146,9 @@ class Knowledge:
     makers: Collection[BuilderKind]
     """What this version can make engines with, and judge them."""
 
+    gpus: Callable[[], Collection[str]] = tuple
+    """The products of this host's GPUs; asked only where a real engine for one is to be made."""
+
 
 def plan(variants: Sequence[Variant], knowledge: Knowledge) -> tuple[PlannedVariant, ...]:
     """Decides about every variant, in order; the first that is made pays for the reference."""
@@ -184,8 +187,7 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
         if action is Action.BUILD and (failure := knowledge.failed(key)) is not None:
             action, rule, reason = Action.REFUSE, "failed-before", _failed(failure)
         known = found if isinstance(found, KnownEngine) else None
-    builds_here = variant.profile.maker in knowledge.makers
-    if action in (Action.BUILD, Action.REVALIDATE) and not builds_here:
+    if action in (Action.BUILD, Action.REVALIDATE) and not _builds_here(variant, knowledge):
         action, rule = Action.ELSEWHERE, "no-builder-here"
         reason = f"nothing here can build for {variant.target.gpu} and judge what was built"
     made = action in (Action.BUILD, Action.EXPORT, Action.ELSEWHERE)
@@ -202,6 +204,16 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
         memory=memory_plan(variant, facts) if isinstance(facts, Facts) else None,
         exported=exported,
     )
+
+
+def _builds_here(variant: Variant, knowledge: Knowledge) -> bool:
+    """Says whether an engine can be made and judged here: a real one for a GPU, by that GPU."""
+    maker, product = variant.profile.maker, variant.target.product
+    if maker not in knowledge.makers:
+        return False
+    if maker is not BuilderKind.TENSORRT_LLM:
+        return True
+    return product is not None and product.product in knowledge.gpus()
 
 
 def _decide(known: KnownEngine | WithdrawnEngine | None) -> tuple[Action, str, str]:

@@ -29,7 +29,7 @@ from enginekeeper.orchestration.plan import (
     plan,
 )
 from enginekeeper.orchestration.stages import Source
-from enginekeeper.orchestration.tools import COMPILE_STEPS, DOUBLE
+from enginekeeper.orchestration.tools import COMPILE_STEPS, DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.sources.resolve import find_source
 from enginekeeper.specs.loader import load_variants
 from enginekeeper.specs.profiles import double_of
@@ -132,6 +132,7 @@ def plan_variants(
         exported=lambda key: find_export(bench, key),
         failed=lambda key: None if retry_failed else failures().get(key.digest()),
         makers=COMPILE_STEPS,
+        gpus=lambda: {kind.product for kind in bench.gpus},
     )
     return plan(variants, knowledge)
 
@@ -151,7 +152,7 @@ def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
         "validator": str(bench.validator),
     }
     if variant.profile.simulated:
-        asked["double"] = bench.shop.code(DOUBLE)  # it runs what it built
+        asked["double"] = bench.shop.code(DOUBLE, DOUBLE_OF_THE_API)  # they run what they built
     return digest_document(asked, "ek-acceptance-v2")
 
 

@@ -1,5 +1,8 @@
 """Builds engines with doubles of a release's programs, and runs what they built on the CPU.
 
+What is scored goes the way of a real engine: through the step that asks TensorRT-LLM's LLM API.
+A double of that stands in its place and lets the executor of the checkpoint answer.
+
 Engines of one checkpoint for several GPUs compute the same here, because the CPU computes it: they
 are scored once. That is said of no real engine.
 """
@@ -11,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.orchestration.stages import Compilation, Made, Probe, Source, made_once
-from enginekeeper.orchestration.tools import DOUBLE
+from enginekeeper.orchestration.tools import DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.twin import write_checkpoint_twin
@@ -33,6 +37,9 @@ def simulated_compilation(shop: Workshop, variant: Variant, limits: dict[str, in
         bound={"gpu": product.product, "double": shop.code(DOUBLE)},
     )
 
+
+SIMULATED_STEP = "run_with_double"
+"""The step that runs another one with the double in TensorRT-LLM's place."""
 
 RUNTIME = (f"{DOUBLE}/runtime.py", f"{DOUBLE}/plan_file.py")
 """Our own code that takes the checkpoint out of an engine."""
@@ -55,20 +62,25 @@ def score_simulated(
     the product its key names, and for one that is not whole.
     """
     loaded = load_engine(engine.path, engine.product)
+    runner = EngineRunner(loaded.version)
     inputs = {
         "arm": str(digest_document(loaded.described(), "ek-simulated-arm-v1")),
         "model": str(source.digest),
         **probe.inputs(),
-        "numerics": shop.code(*RUNTIME, "configs", "validation"),
-        "made_by": shop.identity("inductor", "score_twin"),
+        "numerics": shop.code(*RUNTIME, DOUBLE_OF_THE_API, "configs", "validation"),
+        "made_by": shop.identity("inductor", SIMULATED_STEP),
     }
 
     def make(directory: Path) -> dict[str, Any]:
         checkpoint, twin = directory / "checkpoint", directory / "twin"
         loaded.unpack(checkpoint)
         write_checkpoint_twin(source.path, checkpoint, twin)
-        job = {**probe.job(directory), "twin": str(twin)}
-        seconds = shop.run("inductor", "score_twin", job, name=name, minutes=60).seconds
+        job = {
+            "step": runner.score_step,
+            "job": {**probe.job(directory), **runner.job(engine.path, "generation")},
+            "double": {"version": loaded.version, "models": {str(engine.path): str(twin)}},
+        }
+        seconds = shop.run("inductor", SIMULATED_STEP, job, name=name, minutes=60).seconds
         shutil.rmtree(twin)
         shutil.rmtree(checkpoint)
         return {"seconds": seconds, "simulated": True}

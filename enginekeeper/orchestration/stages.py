@@ -64,6 +64,9 @@ class Compilation:
     bound: Mapping[str, str] = field(default_factory=dict)
     """What the engine depends on besides: its GPU, and the code of a double."""
 
+    minutes: float = 60
+    """How long it may take."""
+
     def inputs(self, shop: Workshop) -> dict[str, Any]:
         """Returns what of it changes the engine."""
         builder = self.builder
@@ -103,6 +106,15 @@ class Scoring:
     def greedy(self) -> dict[str, int]:
         """The greedy continuation of every prompt, as the steps take it."""
         return {"prefix": self.greedy_prefix, "tokens": self.greedy_tokens}
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What asks an engine: a step, where it runs, and what it is told of the engine."""
+
+    toolchain: str
+    step: str
+    told: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -248,7 +260,7 @@ def compile_engine(
     }
 
     def run(toolchain: str, step: str, job: Mapping[str, Any]) -> StepOutcome:
-        return shop.run(toolchain, step, job, name=name, minutes=60)
+        return shop.run(toolchain, step, job, name=name, minutes=compilation.minutes)
 
     def make(directory: Path) -> dict[str, Any]:
         request = BuildRequest(
@@ -297,8 +309,20 @@ def score_model(shop: Workshop, model: Path, digest: Digest, probe: Probe, name:
     return made_once(shop, "twin-scores", inputs, make)
 
 
+def inductor_runner(engine: Made) -> Runner:
+    """Returns what asks an engine of the embedded builder."""
+    told = {"engine": str(engine.path / "engine"), "batch_size": 1}
+    return Runner("inductor", "score_engine", told)
+
+
 def score_engine(
-    shop: Workshop, engine: Made, probe: Probe, name: str, interim: Interim | None = None
+    shop: Workshop,
+    engine: Made,
+    probe: Probe,
+    name: str,
+    *,
+    runner: Runner,
+    interim: Interim | None = None,
 ) -> Made:
     """Scores an engine on the same tokens; the caller has verified its signature before.
 
@@ -307,20 +331,20 @@ def score_engine(
     inputs = {
         "arm": engine.record["digest"],
         **probe.inputs(),
-        "made_by": shop.identity("inductor", "score_engine"),
+        "made_by": shop.identity(runner.toolchain, runner.step),
     }
     if interim is not None:
         inputs["interim"] = {**interim.inputs(), "made_by": shop.code("validation")}
 
     def make(directory: Path) -> dict[str, Any]:
-        job = {**probe.job(directory), "engine": str(engine.path / "engine"), "batch_size": 1}
+        job = {**probe.job(directory), **runner.told}
         if interim is None:
-            outcome = shop.run("inductor", "score_engine", job, name=name, minutes=60)
+            outcome = shop.run(runner.toolchain, runner.step, job, name=name, minutes=60)
             return {"seconds": outcome.seconds}
         output = directory / SCORES
         outcome = shop.run(
-            "inductor",
-            "score_engine",
+            runner.toolchain,
+            runner.step,
             {**job, "rounds": interim.rounds},
             name=name,
             minutes=60,

@@ -29,12 +29,16 @@ REPAIRING = ("validation/repair.py", "validation/repair_rules.py", "validation/r
 COMPILE_STEPS = {
     BuilderKind.INDUCTOR: InductorBuilder.compile_step,
     # its builder's own word, whose module takes pydantic to import; a test holds the two together
+    BuilderKind.TENSORRT_LLM: "build_trtllm",
     BuilderKind.SIMULATED: "build_trtllm",
 }
-"""The step of everything that makes engines here; real ones for GPUs cannot be judged yet."""
+"""The step of everything that makes engines: on a GPU, where it is for one."""
 
 DOUBLE = "building/simulated"
 """Our own code that stands for a release's programs, and runs what they made."""
+
+DOUBLE_OF_THE_API = "steps/doubles"
+"""Our own code that stands for a release's LLM API."""
 
 
 @dataclass(frozen=True)

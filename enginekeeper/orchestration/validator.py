@@ -27,6 +27,8 @@ SCORING = {
     "score_engine": "inductor",
     "sensitivities": "inductor",
     "probe_engine": "inductor",
+    "score_trtllm": "inductor",
+    "run_with_double": "inductor",
 }
 """The steps that a verdict's numbers come from, and their toolchains; None for the machine's."""
 

@@ -10,7 +10,7 @@ import resource
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,6 +55,14 @@ class Arm(Protocol):
 
     def decode(self, prompts: Prompts, tokens: int) -> Decoding:
         """Reads prompts, with room for that many more tokens, and returns the decoding."""
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """An arm that decodes by itself: its runtime chooses the tokens."""
+
+    def continued(self, prompts: Prompts, tokens: int) -> list[tuple[Sequence[int], Tensor]]:
+        """Returns the tokens chosen after each prompt, and the logits they were chosen from."""
 
 
 @dataclass(frozen=True)
@@ -225,12 +233,20 @@ def continue_prompts(
 def _continue_batch(arm: Arm, greedy: Greedy, prefixes: Prompts) -> tuple[Any, Any]:
     ids = np.zeros((len(prefixes), greedy.tokens), np.int32)
     logprobs = np.zeros((len(prefixes), greedy.tokens), np.float32)
+    if isinstance(arm, Continuing):
+        for row, (chosen, logits) in enumerate(arm.continued(prefixes, greedy.tokens)):
+            at = logits.log_softmax(dim=-1).gather(1, torch.tensor(chosen)[:, None])[:, 0]
+            ids[row], logprobs[row] = chosen, _where_finite(at, logits)
+        return ids, logprobs
     decoding = arm.decode([prefix[:-1] for prefix in prefixes], greedy.tokens + 1)
     tokens = torch.tensor([prefix[-1] for prefix in prefixes])
     for position in range(greedy.tokens):
         logits = decoding.step(tokens).to(torch.float32)
         values, tokens = logits.log_softmax(dim=-1).max(dim=-1)
-        # a row of logits that are not all finite is marked by NaN, as prefill marks it by `finite`
-        values = values.where(logits.isfinite().all(dim=-1), torch.nan)
-        ids[:, position], logprobs[:, position] = tokens.numpy(), values.numpy()
+        ids[:, position], logprobs[:, position] = tokens.numpy(), _where_finite(values, logits)
     return ids, logprobs
+
+
+def _where_finite(values: Tensor, logits: Tensor) -> Any:  # noqa: ANN401 - an array
+    """Marks rows of logits that are not all finite by NaN, as prefill marks them by `finite`."""
+    return values.where(logits.isfinite().all(dim=-1), torch.nan).numpy()

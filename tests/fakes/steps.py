@@ -16,7 +16,7 @@ from enginekeeper.errors import StepError
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from tests.factories.step_modules import step_module
 
-SCORING = ("reference", "score_twin", "score_engine")
+SCORING = ("reference", "score_twin", "score_engine", "score_trtllm")
 VOCABULARY = 4
 PROMPTS = {"first": [0, 1, 2], "second": [3, 2, 1, 0]}
 

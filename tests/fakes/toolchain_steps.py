@@ -114,10 +114,28 @@ def score_engine(job: Job) -> Job:
     return _score(job, "engine")
 
 
+def run_with_double(job: Job) -> Job:
+    _check(job, {"step", "job", "double"})
+    _check(job["double"], {"version", "models"})
+    asked: Job = job["job"]
+    if job["step"] != "score_trtllm":
+        raise AssertionError(f"no such step: {job['step']}")
+    _check(
+        asked,
+        {"tokens", "targets", "output", "top_k", "greedy", "api", "way", "max_batch"},
+        optional=frozenset({"rounds"}),
+    )
+    _check(asked["api"], {"module", "version", "arguments"})
+    if asked["api"]["arguments"]["model"] not in job["double"]["models"]:
+        raise AssertionError(f"nothing stands in for {asked['api']['arguments']['model']}")
+    return _score(asked, "engine")
+
+
 STEPS: dict[str, Callable[[Job], Job]] = {
     step.__name__: step
     for step in (
         fetch_hub, tokenize_suite, quantize, compile_engine, reference, score_twin, score_engine,
+        run_with_double,
     )
 }  # fmt: skip
 

@@ -29,6 +29,8 @@ class SimulatedEngine:
     """The checkpoint's config.json, as the engine has it."""
 
     plans: tuple[Plan, ...]
+    version: str
+    """The release it was built by, or said to be."""
 
     def described(self) -> dict[str, Any]:
         """Returns what decides what it computes: engines that agree in it compute the same."""
@@ -70,7 +72,7 @@ def load_engine(directory: Path, product: str) -> SimulatedEngine:
         raise InputError(str(error), where=where) from error
     for plan in plans:
         _check_runs(plan, product)
-    return SimulatedEngine(directory, config, plans)
+    return SimulatedEngine(directory, config, plans, str(document.get("version")))
 
 
 def _check_runs(plan: Plan, product: str) -> None:

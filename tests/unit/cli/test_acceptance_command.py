@@ -11,6 +11,7 @@ import pytest
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.fleet.interface import NullNvml
 from enginekeeper.specs.loader import load_variants
+from enginekeeper.toolchains.installation import State
 
 Ek = Callable[..., Any]
 
@@ -85,3 +86,21 @@ def test_what_nobody_knows_is_named(ek: Ek, words: list[str], code: ExitCode) ->
 
     assert said.code == code
     assert words[1] in said.err
+
+
+def test_a_dry_run_builds_nothing_where_everything_is_there(
+    ek: Ek, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginekeeper.orchestration.accepting.state_of", lambda *_: State.READY)
+
+    said = ek("acceptance", "--toolchain", "simulated-tensorrt-llm-1.2.1", "--dry-run")
+
+    assert said.code == ExitCode.OK
+    assert said.err.startswith("SIMULATED: ")
+
+
+def test_an_unknown_toolchain_is_named_with_the_one_that_was_meant(ek: Ek) -> None:
+    said = ek("acceptance", "--toolchain", "tensorrt-llm-1.2.11")
+
+    assert said.code == ExitCode.NOT_FOUND
+    assert "tensorrt-llm-1.2.1" in said.err

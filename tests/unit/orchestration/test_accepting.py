@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.interface import Device, DriverState, NullNvml, Scan
 from enginekeeper.orchestration.accepting import HostAcceptance, accept
 from enginekeeper.settings import Settings
+from enginekeeper.specs.profiles import toolchain_profiles
 from enginekeeper.specs.recipes import RecipeName
-from enginekeeper.specs.releases import newest_stable_with_engines, releases
+from enginekeeper.specs.releases import newest_stable_with_engines
 
-NEWEST = newest_stable_with_engines()
+NEWEST = toolchain_profiles()[newest_stable_with_engines().name]
 
 
 class Gpus(NullNvml):
@@ -63,10 +64,9 @@ def test_the_gpus_that_are_here_are_planned_for_and_not_those_named(settings: Se
     assert not {"driver", "GPU"} & _lacking(found).keys()
 
 
-def test_it_is_never_complete_while_nothing_runs_engines(settings: Settings) -> None:
+def test_toolchains_that_are_not_here_are_told(settings: Settings) -> None:
     lacking = _lacking(accept(Gpus("NVIDIA L4", "8.9"), settings, NEWEST, ["l4"]))
 
-    assert "engine runner" in lacking
     assert lacking["toolchain tensorrt-llm-1.2.1"].startswith("enginekeeper toolchain lock")
     assert lacking["toolchain modelopt"] == "enginekeeper toolchain sync modelopt"
 
@@ -74,7 +74,10 @@ def test_it_is_never_complete_while_nothing_runs_engines(settings: Settings) -> 
 def test_an_old_driver_and_a_gpu_without_kernels_are_told(settings: Settings) -> None:
     old = accept(Gpus("NVIDIA L4", "8.9", driver="535.86.10"), settings, NEWEST, ["l4"])
     early = accept(
-        Gpus("NVIDIA B300 SXM6 AC", "10.3"), settings, releases()["tensorrt-llm-0.20.0"], ["l4"]
+        Gpus("NVIDIA B300 SXM6 AC", "10.3"),
+        settings,
+        toolchain_profiles()["tensorrt-llm-0.20.0"],
+        ["l4"],
     )
 
     assert "update the driver" in _lacking(old)["driver"]
@@ -85,3 +88,31 @@ def test_a_driver_that_does_not_answer_is_told_in_its_words(settings: Settings) 
     found = accept(Silent(), settings, NEWEST, ["l4"])
 
     assert found.looked[0].found == "the driver does not answer"
+
+
+def test_with_doubles_no_gpu_is_asked_for_and_everything_is_marked(settings: Settings) -> None:
+    found = accept(NullNvml(), settings, toolchain_profiles()[f"simulated-{NEWEST.name}"], ["b200"])
+
+    assert found.simulated
+    assert not {"driver", "GPU"} & {one.subject for one in found.looked}
+    assert f"toolchain simulated-{NEWEST.name}" not in _lacking(found)
+    assert {one.gpu for one in found.trials} == {"b200"}
+
+
+def test_a_stand_in_for_nvml_builds_nothing_real(settings: Settings) -> None:
+    class StandIn(Gpus):
+        @property
+        def simulated(self) -> bool:
+            return True
+
+    found = accept(StandIn("NVIDIA L4", "8.9"), settings, NEWEST, ["l4"])
+
+    assert "with doubles" in _lacking(found)["NVML"]
+
+
+@pytest.mark.parametrize("name", ["inductor", "tensorrt-llm-1.3.0rc22"])
+def test_a_toolchain_that_builds_no_engines_for_gpus_is_refused(
+    name: str, settings: Settings
+) -> None:
+    with pytest.raises(InputError, match="builds no TensorRT engines"):
+        accept(NullNvml(), settings, toolchain_profiles()[name], ["l4"])

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.errors import InputError
+from enginekeeper.fleet.environments import GpuKind
+from enginekeeper.fleet.interface import Device, DriverState, NullNvml, Scan
+from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.keys import engine_key
 from enginekeeper.orchestration.tools import Maker
 from registry.environments import GpuEnvironment
 from registry.keys import EngineKey
 from tests.factories.benches import TOOLS, Site, variants_of
-from tests.factories.gpu_engines import gpu_key
+from tests.factories.gpu_engines import H100, gpu_key
 from tests.factories.registry import cpu_key
 
 DOUBLE = "simulated-tensorrt-llm-1.2.1"
@@ -62,3 +65,34 @@ def test_a_simulated_engine_of_no_gpu_is_refused_by_name(site: Site) -> None:
     with pytest.raises(InputError, match="names no GPU") as caught:
         environment_of(site.bench, cpu_key(builder="simulated"))
     assert "gpu_product" in str(caught.value.actual)
+
+
+def test_a_real_engine_meets_the_gpu_of_its_product_under_the_driver_that_answers(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vars(site.bench)["gpus"] = (GpuKind("NVIDIA L4", "8.9"), GpuKind(H100.product, "9.0"))
+    monkeypatch.setattr(Bench, "driver", lambda _: DriverState("580.95.05", "13.0"))
+
+    assert environment_of(site.bench, gpu_key("w")) == H100
+
+
+def test_a_stand_in_for_nvml_shows_no_gpu_on_which_a_real_engine_is_judged(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", StandIn)
+
+    assert site.bench.gpus == ()
+
+
+class StandIn(NullNvml):
+    """An NVML of one H100 that says of itself that it is none."""
+
+    @property
+    def simulated(self) -> bool:
+        return True
+
+    def driver(self) -> DriverState | None:
+        return DriverState("580.95.05", "13.0")
+
+    def scan(self) -> Scan:
+        return Scan((Device(0, "GPU-1", H100.product, "9.0", 1 << 30, mig=False, vbios=None),))

@@ -20,6 +20,7 @@ from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.stages import PROBES, SCORES, Checkpoint, Made, Probe, Scoring
 from enginekeeper.orchestration.validator import SCORING
+from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.probes import load_probes
 from registry.digests import digest_bytes
@@ -28,6 +29,7 @@ from registry.manifests import Manifest
 from tests.factories.arms import small_suite, synthetic_arm
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
+from tests.factories.gpu_engines import publish_for_gpu
 from tests.fakes.steps import FakeSteps
 
 
@@ -111,6 +113,41 @@ def test_the_record_of_a_run_says_which_prompts_were_scored_and_in_which_order(
     assert there(scored.scores).record["stopped"] is None
     assert "prompts" not in there(judging.score_engine(site.bench, whole, made).scores).record
     assert steps == ["score_twin", "score_engine", "score_engine"]
+
+
+def test_a_real_engine_is_asked_in_its_own_toolchain_after_its_signature_was_verified(
+    site: Site, work: Work, made: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[StepRun] = []
+
+    def run_step(run: StepRun, **options: object) -> StepOutcome:
+        started.append(run)
+        return FakeSteps()(run, **options)
+
+    monkeypatch.setattr(workshop, "run_step", run_step)
+    lock_of = site.bench.shop.lock_of
+    vars(site.bench)["shop"] = replace(
+        site.bench.shop, lock_of=lambda name: lock_of("inductor" if "tensorrt" in name else name)
+    )
+    engine = publish_for_gpu(site, made.variant, tensorrt_llm="1.2.1")
+    place = there(made.compiled).path / "engine"
+    (place / "graph.pt2").write_bytes(b"plan")
+    config = {"build_config": {"max_batch_size": 2}, "pretrained_config": {}}
+    real = replace(made, engine=engine)
+
+    (place / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(IntegrityError):  # not the bytes that were signed
+        judging.score_engine(site.bench, work, real)
+
+    assert [run.step for run in started] == ["score_twin"]
+    monkeypatch.setattr(judging, "_verify", lambda *_: None)
+    judging.score_engine(site.bench, work, real)
+    assert (started[-1].toolchain, started[-1].step) == ("tensorrt-llm-1.2.1", "score_trtllm")
+    told = started[-1].job
+    assert told["api"]["arguments"]["model"] == str(place)
+    assert (told["way"], told["max_batch"]) == ("generation", 2)
+    assert told["rounds"]
 
 
 def test_an_engine_is_asked_in_other_ways_when_that_was_ordered(

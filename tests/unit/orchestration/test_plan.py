@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper.fleet.environments import GpuKind
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import plan_variants, planned_outcome
@@ -80,6 +81,20 @@ def test_what_no_builder_here_makes_is_planned_for_elsewhere(site: Site, tmp_pat
     assert (planned.action, planned.rule) == (Action.ELSEWHERE, "no-builder-here")
     assert planned.key is None
     assert planned.estimate is not None
+
+
+def test_a_real_engine_is_built_where_its_gpu_is_and_nowhere_else(
+    site: Site, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path, more=GPU.replace("tensor: 3", "tensor: 1"))
+    vars(site.bench)["gpus"] = (GpuKind("NVIDIA L4", "8.9"),)
+    on_another = decided(site, variant)
+    vars(site.bench)["gpus"] = (GpuKind("NVIDIA H100 80GB HBM3", "9.0"),)
+
+    assert on_another.action is Action.ELSEWHERE
+    assert (decided(site, variant).action, decided(site, variant).rule) == (
+        Action.BUILD, "toolchain-not-locked",
+    )  # fmt: skip
 
 
 def test_an_engine_of_other_code_is_not_reused(site: Site, variant: Variant) -> None:

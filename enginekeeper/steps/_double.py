@@ -1,0 +1,23 @@
+"""Lets the double stand in the place of `tensorrt_llm` in this process; it is always SIMULATED."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+DOUBLES = Path(__file__).with_name("doubles")
+
+
+def stand_in(job: dict[str, Any]) -> None:
+    """Puts the double of a release on the path: `{"version", "models": {directory: stand-in}}`.
+
+    The directories are what is loaded by name: engines or checkpoints. What stands in for each is
+    the directory of a model that the CPU executor runs.
+    """
+    print("SIMULATED: a double of tensorrt_llm; the CPU computes, no GPU", flush=True)
+    sys.path.insert(0, str(DOUBLES))
+    from tensorrt_llm_release import STATE  # noqa: PLC0415 - only now on the path
+
+    STATE.version = job["version"]
+    STATE.models = {Path(name): Path(model) for name, model in job["models"].items()}

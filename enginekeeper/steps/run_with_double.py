@@ -1,0 +1,27 @@
+"""The step `run_with_double`: a step that needs TensorRT-LLM, with the double in its place.
+
+Job: `{"step", "job", "double"}`: the step's own job, and what the double is told (`_double`).
+Everything it writes is SIMULATED and says nothing of a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import score_trtllm
+from _double import stand_in
+from _step import Refusal, main
+
+STEPS = {"score_trtllm": score_trtllm.run}
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Runs the step."""
+    if job["step"] not in STEPS:
+        raise Refusal("job", "no such step", actual=job["step"], expected=", ".join(STEPS))
+    stand_in(job["double"])
+    return {**STEPS[job["step"]](job["job"]), "simulated": True}
+
+
+if __name__ == "__main__":
+    main(run)

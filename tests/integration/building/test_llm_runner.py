@@ -1,0 +1,149 @@
+"""The runner of TensorRT-LLM's LLM API against a double of it: the scores of an engine's twin.
+
+The double answers from the executor of the checkpoint, so what a runner loses, shifts or invents
+shows as a difference from that executor's own scores. Nothing here has run on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from enginekeeper.building.engine_runner import EngineRunner, Way
+from enginekeeper.toolchains.errors import StepCrashedError, StepRefusedError
+from enginekeeper.validation.twin import write_checkpoint_twin
+from tests.factories.checkpoints import SOURCE, exported
+from tests.factories.engine_bench import Bench
+
+pytestmark = pytest.mark.toolchain
+
+VOCABULARY = 96
+GREEDY = {"prefix": 8, "tokens": 12}
+LIMITS = {"max_batch_size": 4, "max_input_len": 128, "max_seq_len": 160}
+
+
+@dataclass(frozen=True)
+class Site:
+    """An engine of the double and the model that stands in for it."""
+
+    bench: Bench
+    engine: Path
+    twin: Path
+    version: str = "1.2.1"
+
+    def score(self, way: Way, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - the job's values
+        """Scores the engine through the runner and returns the arrays."""
+        runner = EngineRunner(self.version)
+        output = self.bench.folder / f"{way}.safetensors"
+        asked = {**self._job(output), **runner.job(self.engine, way), **changes}
+        self.bench.run("run_with_double", self._wrapped(asked), way)
+        return dict(load_file(output))
+
+    def score_twin(self) -> dict[str, Any]:
+        """Scores what stands in for the engine, by the step that does that for twins."""
+        output = self.bench.folder / "twin.safetensors"
+        self.bench.run("score_twin", {**self._job(output), "twin": str(self.twin)}, "twin")
+        return dict(load_file(output))
+
+    def _job(self, output: Path) -> dict[str, Any]:
+        tokens = str(self.bench.tokens(VOCABULARY))
+        return {
+            "tokens": tokens, "targets": {}, "output": str(output), "top_k": 20, "greedy": GREEDY,
+        }  # fmt: skip
+
+    def _wrapped(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        double = {"version": self.version, "models": {str(self.engine): str(self.twin)}}
+        return {"step": "score_trtllm", "job": dict(job), "double": double}
+
+
+@pytest.fixture
+def site(bench: Bench, tmp_path: Path) -> Site:
+    checkpoint, engine = exported("w8a16", tmp_path), tmp_path / "trt-engine"
+    write_checkpoint_twin(SOURCE, checkpoint, tmp_path / "twin")
+    engine.mkdir()
+    _write_engine(engine, checkpoint, gather_context_logits=True)
+    return Site(bench, engine, tmp_path / "twin")
+
+
+def _write_engine(engine: Path, checkpoint: Path, **build: Any) -> None:  # noqa: ANN401
+    config = json.loads((checkpoint / "config.json").read_text())
+    document = {"pretrained_config": config, "build_config": {**LIMITS, **build}}
+    (engine / "config.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("version", ["0.18.2", "1.2.1"])
+def test_both_ways_give_the_scores_of_what_stands_in_for_the_engine(
+    version: str, site: Site
+) -> None:
+    site = replace(site, version=version)
+    twin = site.score_twin()
+
+    for way in ("generation", "context"):
+        engine = site.score(way)  # type: ignore[arg-type]
+
+        assert engine.keys() == twin.keys()
+        assert np.array_equal(engine["greedy_ids"], twin["greedy_ids"])
+        for name in ("top_logprobs", "target_logprobs", "greedy_logprobs"):
+            assert np.abs(engine[name] - twin[name]).max() < 1e-4, (way, name)
+        assert engine["finite"].all()
+
+
+def test_prompts_are_scored_in_rounds_as_any_engine_s_are(site: Site) -> None:
+    output = site.bench.folder / "generation.safetensors"
+    answer = output.with_name(f"{output.name}.answer")
+
+    def hear(line: str) -> None:
+        if line.startswith("ask "):
+            scored = int(line.split()[1])
+            answer.write_text(f"{scored} {'stop' if scored == 2 else 'go'}")
+
+    job = {**site._job(output), **EngineRunner("1.2.1").job(site.engine, "generation")}
+    site.bench.run(
+        "run_with_double", site._wrapped({**job, "rounds": [[2, 1], [0]]}), "rounds", hear
+    )
+
+    arrays = load_file(output)
+    assert arrays["offsets"].tolist() == [0, 8, 30]
+    assert len(arrays["greedy_ids"]) == 2
+
+
+def test_context_logits_that_a_reused_cache_cuts_short_are_refused(site: Site) -> None:
+    api = EngineRunner("1.2.1").job(site.engine, "context", reuse=True)["api"]
+    tokens = json.loads(Path(site.bench.tokens(VOCABULARY)).read_text())
+    tokens["prompts"] = [tokens["prompts"][0], {**tokens["prompts"][0], "id": "again"}]
+    twice = site.bench.folder / "twice.json"
+    twice.write_text(json.dumps(tokens))
+
+    with pytest.raises(StepRefusedError) as caught:
+        site.score("context", api=api, tokens=str(twice))
+
+    assert (caught.value.kind, caught.value.actual) == ("unexpected-output", "8")
+
+
+def test_a_toolchain_of_another_release_is_refused(site: Site) -> None:
+    api = {**EngineRunner("1.2.1").job(site.engine, "generation")["api"], "version": "1.2.0"}
+
+    with pytest.raises(StepRefusedError) as caught:
+        site.score("generation", api=api)
+
+    assert (caught.value.kind, caught.value.expected) == ("wrong-release", "1.2.0")
+
+
+def test_what_the_runtime_refuses_ends_the_step_with_its_words_in_the_log(site: Site) -> None:
+    shutil.copyfile(site.engine / "config.json", site.engine / "kept.json")
+    _write_engine(site.engine, exported("w8a16", site.bench.folder / "again"), max_seq_len=20)
+
+    with pytest.raises(StepCrashedError) as caught:
+        site.score("generation")
+
+    log = Path(str(caught.value.place.log)).read_text()
+    assert "should not exceed max_seq_len (20)" in log
+    assert "SIMULATED" in log
