@@ -399,6 +399,12 @@ class View(HoldingView):
                 found[one.engine].append(one)
         return found
 
+    def last_restoration(self) -> Restoration | None:
+        """Returns the last time that the catalogue was put back from a backup, if it ever was."""
+        query = select(RestorationRow).order_by(RestorationRow.id.desc()).limit(1)
+        row = self._session.scalar(query)
+        return None if row is None else Restoration(row.id, row.restored_at)
+
     def unchecked(self) -> frozenset[Restoration]:
         """Returns the restorations since which nobody has taken in what the catalogue may lack."""
         waiting = select(RestorationRow).where(RestorationRow.checked_at.is_(None))

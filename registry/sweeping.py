@@ -35,7 +35,7 @@ from registry import layout
 from registry.blobs.interface import BLOB_ROOT, BlobStore, Stored, blob_of
 from registry.digests import Digest
 from registry.documents import read_object
-from registry.errors import InvalidRecordError, RecordNotFoundError
+from registry.errors import ConflictError, InvalidRecordError, RecordNotFoundError
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.retention import Kind, Marked, RetentionPolicy, mark
@@ -197,6 +197,7 @@ def _remove_rows(registry: Registry, plan: SweepPlan, batch: Sequence[Marked]) -
     wanted = {one.holding.digest for one in batch}
     with registry.catalogue.edit(actor=registry.actor) as draft:
         draft.lock_for_sweep()
+        _require_checked(draft)
         now = mark(draft, plan.policy, registry.clock(), plan.keep)
         doomed = [one for one in now if one.holding.digest in wanted and not one.reasons]
         for one in doomed:
@@ -207,6 +208,17 @@ def _remove_rows(registry: Registry, plan: SweepPlan, batch: Sequence[Marked]) -
                 draft.remove_checkpoint(digest)
             draft.note(f"{one.kind} sweep", digest, {"path": one.holding.path})
     return doomed
+
+
+def _require_checked(view: View) -> None:
+    """Raises ConflictError for a catalogue that was restored and may not know what is in use."""
+    if unchecked := view.unchecked():
+        raise ConflictError(
+            "the catalogue was restored, and may lack what keeps engines from being swept",
+            actual=f"restored at {max(unchecked).restored_at.isoformat(timespec='seconds')}",
+            expected="that what lies signed beside every engine was taken in since",
+            remedy="enginekeeper store scrub, and give every node a heartbeat; then again",
+        )
 
 
 def _remove_documents(registry: Registry, folders: Sequence[str]) -> int:

@@ -35,6 +35,7 @@ from enginekeeper.fleet.tokens import is_token, node_of
 from enginekeeper.fleet.wire import Wish, parse_heartbeat, parse_inventory_message, state_of
 from registry.catalogue import Catalogue
 from registry.fleet.types import Beat, Node, NodeReport, Taken, TakenReport
+from registry.types import Restoration
 
 _LOG = logging.getLogger(__name__)
 _BOOTS = 8
@@ -91,25 +92,32 @@ class Ingest:
     """What is not written yet, by node."""
     _audited: int = 0
     """The last entry of the audit log that was looked at."""
+    _restored: Restoration | None = None
+    """The last time that the catalogue was put back from a backup, when it was looked at."""
 
     def load(self) -> None:
         """Learns every node; what was heard of one since it was written counts on."""
         with self.catalogue.read() as view:
             self._audited = view.fleet.last_change()
+            self._restored = view.last_restoration()
             nodes = view.fleet.nodes(retired=True)
+        names = {node.name for node in nodes}
+        self._speakers = {name: one for name, one in self._speakers.items() if name in names}
         for node in nodes:
             self._renew(node)
 
     def refresh(self) -> bool:
         """Learns what was changed by others; says whether anything at all was."""
         with self.catalogue.read() as view:
-            last = view.fleet.last_change()
-            if last == self._audited:
+            last, restored = view.fleet.last_change(), view.last_restoration()
+            if last == self._audited and restored == self._restored:
                 return False
             changed = view.fleet.nodes_changed_after(self._audited)
             known = {name: view.fleet.known_node(name) for name in changed}
-        if any(node is None for node in known.values()):
-            self.load()  # an entry about many nodes at once
+        # An entry about many nodes at once; or what nodes said since the backup is lost, and a node
+        # whose state is another than the restored one is asked for it again.
+        if restored != self._restored or any(node is None for node in known.values()):
+            self.load()
             return True
         self._audited = last
         for node in known.values():

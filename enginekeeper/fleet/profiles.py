@@ -152,6 +152,7 @@ def report_of(inventory: Inventory, document: bytes, state: str, beat: Beat) -> 
         engines=tuple(_engines(inventory)),
         devices=tuple(_devices(inventory)),
         document=zlib.compress(document, 1),
+        engines_told=inventory.engines_problem is None and inventory.runs_problem is None,
     )
 
 

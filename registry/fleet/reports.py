@@ -178,13 +178,22 @@ class _Recording:
             add_rows(self.session, NodeHistoryRow, moved)
 
     def _place(self, reports: Sequence[NodeReport]) -> None:
-        """Closes the placements that are no more, and opens those that are new."""
+        """Closes the placements that are no more, and opens those that are new.
+
+        Where a node could not read all of its records, what it says nothing of lies there still:
+        a sweep goes by this.
+        """
         open_rows = self._placements([one.beat.node for one in reports])
         gone: list[int] = []
         new: list[dict[str, Any]] = []
         for one in reports:
             before, now = open_rows.get(one.beat.node, {}), set(one.engines)
-            gone += [row for placed, row in before.items() if placed not in now]
+            told = {placed.path for placed in now}
+            gone += [
+                row
+                for placed, row in before.items()
+                if placed not in now and (one.engines_told or placed.path in told)
+            ]
             new += [
                 {
                     "node_id": one.beat.node, "engine": placed.engine, "path": placed.path,

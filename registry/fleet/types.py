@@ -110,6 +110,8 @@ class NodeReport:
     devices: tuple[NodeDevice, ...]
     document: bytes
     """All of it, compressed."""
+    engines_told: bool = True
+    """Whether all engines are named; of one that is not, nothing is known otherwise."""
 
     @cached_property
     def hardware(self) -> str:

@@ -87,7 +87,7 @@ def test_both_ways_give_the_scores_of_what_stands_in_for_the_engine(
     twin = site.score_twin()
 
     for way in ("generation", "context"):
-        engine = site.score(way)  # type: ignore[arg-type]
+        engine = site.score(way)
 
         assert engine.keys() == twin.keys()
         assert np.array_equal(engine["greedy_ids"], twin["greedy_ids"])

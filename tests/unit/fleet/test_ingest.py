@@ -26,6 +26,7 @@ from enginekeeper.fleet.refusals import (
 from enginekeeper.fleet.tokens import make_token, token_digest
 from enginekeeper.fleet.wire import Heartbeat, InventoryMessage, Wish, state_of
 from registry import migrate
+from registry.backups.backup import backup, restore
 from registry.catalogue import Catalogue, open_catalogue
 from registry.digests import digest_bytes
 from registry.fleet.types import Node, WhereFilter
@@ -255,6 +256,41 @@ def test_many_nodes_enrolled_at_once_are_learned(world: World) -> None:
     assert world.ingest.authenticated(token).simulated
     with pytest.raises(ReplayedError):
         world.beat("gpu-1", 7, FOUND)
+
+
+def test_what_was_said_since_a_backup_that_was_restored_is_asked_for_again(
+    world: World, tmp_path: Path
+) -> None:
+    world.put("gpu-1", 1, inventory("gpu-1"))
+    backup(world.catalogue.url, tmp_path / "kept")
+    world.put("gpu-1", 2, FOUND)
+    assert world.beat("gpu-1", 3, FOUND) is Wish.KNOWN
+    restore(tmp_path / "kept", world.catalogue.url, overwrite=True)
+    assert world.ingest.refresh()
+    assert world.beat("gpu-1", 4, FOUND) is Wish.WANTED
+    assert not world.ingest.refresh()
+
+
+def test_a_node_that_a_restored_catalogue_does_not_know_is_heard_no_more(
+    world: World, tmp_path: Path
+) -> None:
+    backup(world.catalogue.url, tmp_path / "kept")
+    world.enroll("gpu-2")
+    restore(tmp_path / "kept", world.catalogue.url, overwrite=True)
+    world.ingest.refresh()
+    with pytest.raises(UnknownTokenError):
+        world.beat("gpu-2", 1, FOUND)
+
+
+@pytest.mark.parametrize("problem", ["engines_problem", "runs_problem"])
+def test_what_a_node_could_not_read_lies_there_still(world: World, problem: str) -> None:
+    other = on_disk(digest_bytes(b"other"))
+    world.put("gpu-1", 1, inventory("gpu-1", [on_disk(ENGINE), replace(other, path="/b")]))
+    unread = inventory("gpu-1", [replace(other, path="/b")], **{problem: "a record is empty"})
+    world.put("gpu-1", 2, unread)
+    with world.catalogue.read() as view:
+        placed = {one.engine for one in view.fleet.where(WhereFilter())}
+    assert placed == {str(ENGINE), str(digest_bytes(b"other"))}
 
 
 def test_new_labels_ask_for_the_inventory_again(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ from registry import layout
 from registry.backups.backup import backup, restore
 from registry.blobs.interface import BlobStore
 from registry.digests import digest_bytes
-from registry.errors import GateClosedError, StoreUnavailableError
+from registry.errors import ConflictError, GateClosedError, StoreUnavailableError
 from registry.lifecycle import revoke
+from registry.retention import RetentionPolicy
 from registry.scrubbing import scrub
+from registry.sweeping import plan_sweep, sweep
 from registry.trust import Purpose
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, Workbench, with_registry
@@ -199,3 +202,19 @@ def test_a_scrub_checks_no_catalogue_that_was_restored_while_it_ran(
     scrub(with_registry(bench, store=watched).registry)
     assert watched.listings
     assert rules(bench, engine) == {"revoked"}
+
+
+def test_a_restored_catalogue_is_not_swept_before_it_was_checked(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    bench.publish()
+    bench.publish(content=b"newer")  # of the same key: the first one is kept by nothing
+    url = bench.registry.catalogue.url
+    backup(url, tmp_path / "kept")
+    restore(tmp_path / "kept", url, overwrite=True)
+    later = replace(bench.registry, clock=lambda: bench.registry.clock() + timedelta(days=30))
+    plan = plan_sweep(later, RetentionPolicy())
+    with pytest.raises(ConflictError, match="was restored"):
+        sweep(later, plan)
+    scrub(later)
+    assert len(sweep(later, plan).engines) == 1
