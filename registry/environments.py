@@ -111,6 +111,11 @@ def environment_from_dict(document: Mapping[str, Any]) -> Environment:
     """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
     fields = dict(document)
     kind = fields.pop("kind", None)
+    if isinstance(flags := fields.get("instruction_set"), str):
+        raise InvalidRecordError(
+            "not a list of flags", where="environment: instruction_set", actual=flags,
+            expected='a list, such as ["avx2"]',
+        )  # fmt: skip
     try:
         if kind == CpuEnvironment.kind:
             fields["instruction_set"] = tuple(fields["instruction_set"])

@@ -329,12 +329,13 @@ class Registry:
         if said is None and fresh is not None and fresh.revokes(engine.digest):
             said = "the signed snapshot says that it was revoked"
         if said is not None:
-            raise GateClosedError(
-                "the engine is held, or it cannot be told whether it is",
-                where=f"engine {engine.digest.short}", actual=said,
-                expected="no quarantine and no revocation",
-                remedy=f"enginekeeper engine show {engine.digest.short}",
-            )  # fmt: skip
+            raise _held(engine, said)
+
+    def require_unquarantined(self, engine: Engine) -> None:
+        """Raises GateClosedError for an engine that is quarantined: only this catalogue says so."""
+        held = self.held(engine)
+        if held is not None and held.kind is Standing.QUARANTINED:
+            raise _held(engine, str(held))
 
     def checkpoint(self, reference: str | Digest) -> Checkpoint:
         """Returns the checkpoint with an id or an unambiguous start of one."""
@@ -501,3 +502,13 @@ class Registry:
 
     def _publisher(self) -> Publisher:
         return Publisher(self.catalogue, self.store, self.trust, self.clock, self.actor)
+
+
+def _held(engine: Engine, said: str) -> GateClosedError:
+    return GateClosedError(
+        "the engine is held, or it cannot be told whether it is",
+        where=f"engine {engine.digest.short}",
+        actual=said,
+        expected="no quarantine and no revocation",
+        remedy=f"enginekeeper engine show {engine.digest.short}",
+    )

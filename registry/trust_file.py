@@ -23,6 +23,7 @@ from registry.trust import WAIVER_DAYS, KeyRevocation, Purpose, Trust, TrustedKe
 
 SCHEMA = 2
 _FIELDS = frozenset({"schema", "keys", "revocations", "thresholds", "snapshot", "max_waiver_days"})
+_FIRST_FIELDS = frozenset({"schema", "keys"})
 _KEY_FIELDS = frozenset(
     {"keyid", "keytype", "scheme", "public", "purposes", "root", "not_before", "not_after"}
 )
@@ -62,9 +63,9 @@ def trust_from_dict(document: Mapping[str, Any], *, where: str) -> Trust:
     if not isinstance(entries, list):
         raise InvalidRecordError("the trust file lists no keys", where=where)
     keys = tuple(TrustedKey.from_dict(entry) for entry in entries)
+    _check_fields(document, _FIELDS if schema == SCHEMA else _FIRST_FIELDS, where)
     if schema == 1:
         return Trust(keys)
-    _check_fields(document, _FIELDS, where)
     for entry in entries:
         _check_fields(entry, _KEY_FIELDS, where)
     _check_once(keys, where)

@@ -74,7 +74,7 @@ class Moment(click.ParamType[datetime]):
             moment = datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} is not a time; write 2026-11-26T12:00:00Z", param, ctx)
-        if moment.tzinfo is None and "T" in value:
+        if moment.tzinfo is None and len(value) > len("2026-11-26"):
             self.fail(f"{value!r} has no zone; write {value}Z for UTC", param, ctx)
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 

@@ -27,7 +27,11 @@ def bundle() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def export(engine_id: str, file: Path, as_json: bool) -> int:
-    """Write ENGINE with its evidence into FILE (tar, not compressed); prints its SHA-256."""
+    """Write ENGINE with its evidence into FILE (tar, not compressed); prints its SHA-256.
+
+    Exits 5 for an engine that is quarantined: nobody else would know of it. A revoked one is
+    written with its revocation, which is how others hear of it.
+    """
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.orchestration.bench import open_bench
     from registry.bundles import write_bundle
@@ -37,6 +41,7 @@ def export(engine_id: str, file: Path, as_json: bool) -> int:
     registry = open_bench().registry
     found = registry.engine(engine_id)
     registry.verify_engine(found)
+    registry.require_unquarantined(found)
     digest = write_bundle(registry.store, evidence_of(registry, found), file)
     document = {"engine": str(found.digest), "path": str(file.resolve()), "sha256": digest.value}
     Output(as_json).document(document, f"{digest.value}  {file}")

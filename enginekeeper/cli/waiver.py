@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from enginekeeper.cli._confirm import require_yes
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import Moment, NamedPath, json_option
 from enginekeeper.cli._output import Output
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from registry.digests import Digest
     from registry.environments import Environment
     from registry.types import Engine, Waiver
+    from registry.waivers import WaiverDraft
 
 
 @click.group()
@@ -87,11 +89,13 @@ def grant(
 
 @waiver.command()
 @click.argument("draft", metavar="FILE", type=NamedPath())
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Only show what it says; sign nothing.")
 @json_option
-def add(draft: Path, as_json: bool) -> int:
-    """Sign the waiver in FILE, too, and record it as soon as enough approvers have.
+def add(draft: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
+    """Show the waiver in FILE, sign it, too, and record it as soon as enough approvers have.
 
-    Shows what it says first; how many must sign is in the trust file (`thresholds`).
+    How many must sign is in the trust file (`thresholds`).
     """
     from enginekeeper.orchestration.bench import open_bench
     from registry.envelopes import countersign
@@ -102,6 +106,11 @@ def add(draft: Path, as_json: bool) -> int:
     found = read_draft(envelope, bench.trust)
     engine = bench.registry.engine(found.engine)
     found.require_about(engine)
+    if dry_run:
+        Output(as_json).document(_said(found, draft), _lines(found, draft))
+        return ExitCode.OK
+    Output(as_json).note(_lines(found, draft))
+    require_yes("Sign this waiver?", yes=yes)
     for signer in bench.signers(Purpose.WAIVER, simulated=engine.simulated):
         if signer.public_key.keyid not in found.signers:
             envelope = countersign(envelope, signer)
@@ -202,15 +211,21 @@ def _handed_on(bench: Bench, draft: Path, envelope: bytes, as_json: bool) -> int
     found = read_draft(envelope, bench.trust)
     draft.write_bytes(envelope)
     output = Output(as_json)
-    document = {**found.grant.as_dict(), "engine": str(found.engine), "path": str(draft),
-                "signers": list(found.signers), "missing": found.missing}  # fmt: skip
-    lines = [f"{name:<12}{value}" for name, value in document.items()]
-    output.document(document, "\n".join(lines))
+    output.document(_said(found, draft), _lines(found, draft))
     output.note(
         f"not recorded, {found.missing} signatures are missing; others sign it, and record it, "
         f"with: enginekeeper waiver add {draft}"
     )
     return ExitCode.OK
+
+
+def _said(found: WaiverDraft, draft: Path) -> dict[str, Any]:
+    return {**found.grant.as_dict(), "engine": str(found.engine), "path": str(draft),
+            "signers": list(found.signers), "missing": found.missing}  # fmt: skip
+
+
+def _lines(found: WaiverDraft, draft: Path) -> str:
+    return "\n".join(f"{name:<12}{value}" for name, value in _said(found, draft).items())
 
 
 def _read(path: Path) -> bytes:

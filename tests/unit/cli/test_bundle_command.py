@@ -84,6 +84,14 @@ def test_a_bundle_goes_from_home_to_home(
     assert ek("engine", "verify", tmp_path / "out").code == ExitCode.OK
 
 
+def test_a_quarantined_engine_is_not_handed_on(ek: Ek, engine: Engine, tmp_path: Path) -> None:
+    ek("engine", "quarantine", engine.digest.short, "--reason", "odd", "--yes")
+    said = ek("bundle", "export", engine.digest.short, tmp_path / "engine.bundle")
+    assert (said.code, (tmp_path / "engine.bundle").exists()) == (ExitCode.FAIL, False)
+    ek("engine", "release", engine.digest.short, "--reason", "was not")
+    assert ek("bundle", "export", engine.digest.short, tmp_path / "b").code == ExitCode.OK
+
+
 def test_a_bundle_that_was_changed_brings_nothing(
     ek: Ek, site: Site, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,10 +143,13 @@ def test_two_approvers_sign_one_waiver(
     path.write_text(json.dumps(document))
     assert grant(ek, engine).code == ExitCode.INTEGRITY
     assert grant(ek, engine, "--to", draft).code == ExitCode.OK
-    alone = ek("waiver", "add", draft, "--json").json
+    shown = ek("waiver", "add", draft)  # there is nobody to ask
+    assert (shown.code, engine.digest.value in shown.err) == (ExitCode.USAGE, True)
+    alone = ek("waiver", "add", draft, "--dry-run", "--json").json
+    assert ek("waiver", "add", "--yes", draft, "--json").json["signers"] == [approver]
     assert (alone["signers"], ek("waiver", "list", "--json").json) == ([approver], [])
     (tmp_path / "other" / "approver.pem").replace(site.bench.keys / "approver.pem")
-    assert ek("waiver", "add", draft).code == ExitCode.OK
+    assert ek("waiver", "add", "--yes", draft).code == ExitCode.OK
     assert ek("gate", engine.digest.short).code == ExitCode.OK
 
 
@@ -159,7 +162,7 @@ def test_only_approvers_make_a_waiver_enough(ek: Ek, site: Site, engine: Engine)
     assert grant(ek, engine, "--to", draft, "--json").json["missing"] == 1
     stranger = CryptoSigner.generate_ed25519()
     draft.write_bytes(countersign(draft.read_bytes(), stranger))
-    said = ek("waiver", "add", draft, "--json")
+    said = ek("waiver", "add", "--yes", draft, "--json")
     assert (said.code, said.json["missing"]) == (ExitCode.OK, 1)
     assert stranger.public_key.keyid not in said.json["signers"]
     assert ek("waiver", "list", "--json").json == []
@@ -194,7 +197,7 @@ def test_a_waiver_of_a_simulated_engine_is_of_the_simulated_world(ek: Ek, site: 
         assert ek("key", "trust", "approver", *options).code == ExitCode.OK
     assert made["root"] == "simulated"
     assert grant(ek, engine, "--to", draft, "--json").json["signers"] == [made["keyid"]]
-    added = ek("waiver", "add", draft, "--json")
+    added = ek("waiver", "add", "--yes", draft, "--json")
     assert (added.code, added.json["state"]) == (ExitCode.OK, "in force")
     ended = ek("waiver", "revoke", added.json["waiver"], "--reason", "done", "--json")
     assert (ended.code, ended.json["state"]) == (ExitCode.OK, "revoked")
@@ -213,5 +216,5 @@ def test_without_an_approver_of_the_simulated_world_the_error_says_how_to_make_o
 def test_what_is_no_waiver_is_not_signed(ek: Ek, tmp_path: Path, text: str) -> None:
     draft = tmp_path / "waiver.json"
     draft.write_text(text)
-    assert ek("waiver", "add", draft).code == ExitCode.INTEGRITY
+    assert ek("waiver", "add", "--yes", draft).code == ExitCode.INTEGRITY
     assert draft.read_text() == text

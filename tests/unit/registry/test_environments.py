@@ -78,6 +78,7 @@ def test_the_order_of_cpu_flags_does_not_matter() -> None:
         {}, {"kind": "tpu"}, {"kind": "gpu", "product": "H100"},
         {"kind": "cpu", "instruction_set": ["avx2"], "torch": 2},
         {"kind": "cpu", "instruction_set": [3], "torch": "2"},
+        {"kind": "cpu", "instruction_set": "avx2", "torch": "2"},
         {"kind": ["gpu"]},
         {**H100.as_dict(), "extra": "x"},
     ],

@@ -235,6 +235,13 @@ def test_the_first_schema_is_still_read() -> None:
     assert trust_from_dict(document, where="here") == policy()
 
 
+@pytest.mark.parametrize("field", ["revocations", "thresholds", "snapshot", "max_waiver_days"])
+def test_what_the_first_schema_did_not_have_is_not_read_past(field: str) -> None:
+    document = {"schema": 1, "keys": [entry(FIRST).as_dict()], field: []}
+    with pytest.raises(InvalidRecordError, match=field):
+        trust_from_dict(document, where="here")
+
+
 @pytest.mark.parametrize(
     "change",
     [
