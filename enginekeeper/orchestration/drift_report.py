@@ -18,6 +18,7 @@ from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF, STALE_AFTER
 from enginekeeper.fleet.picking import Picking, selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
+from enginekeeper.orchestration.attested import known_environments
 from enginekeeper.orchestration.drift import (
     GRAVEST_FIRST,
     DriftKind,
@@ -28,7 +29,6 @@ from enginekeeper.orchestration.drift import (
 )
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.environments import environment_from_dict
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
 from registry.queries import View
@@ -172,10 +172,9 @@ def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, FleetEngin
     held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
     recorded = list(view.fleet.engines_recorded(digests))
     said = list(view.fleet.verdicts_recorded([row for row, *_ in recorded]))
-    documents = view.fleet.environments({row for _, row, _ in said})
-    environments = {row: environment_from_dict(one) for row, one in documents.items()}
+    environments = known_environments(view, {where for *_, where, _ in said})
     judgements: dict[int, list[Judgement]] = {}
-    for engine, where, result in said:
+    for _, engine, where, result in said:
         judgement = Judgement(environments[where], Result(result))
         judgements.setdefault(engine, []).append(judgement)
     return {

@@ -182,6 +182,8 @@ class WavePlan:
         return sum(group.bytes for group in self.groups)
 
 
+_Alike = tuple[NodeShape, tuple[str, ...], tuple[str, ...]]
+"""What of a node decides: its shape, its engines, its problems."""
 _Bound = tuple[str, GpuKind, str, str]
 """What is decided once: engine, kind of GPU, operating system, CPU architecture."""
 
@@ -245,16 +247,10 @@ def plan_wave(
     scope: DriverScope = DriverScope.EXACT,
 ) -> WavePlan:
     """Plans a change for nodes; an engine that is not among `engines` is unknown."""
-    alike: dict[tuple[NodeShape, tuple[str, ...], tuple[str, ...]], list[str]] = defaultdict(list)
-    untouched: list[str] = []
-    already, simulated = 0, False
-    for node in nodes:
-        simulated = simulated or node.simulated
-        already += node.driver == change.driver.version
-        if node.driver is None and not node.shape.kinds and not node.problems:
-            untouched.append(node.name)
-        else:
-            alike[node.shape, node.engines, node.problems].append(node.name)
+    nodes = list(nodes)  # kept while their parts are told apart by identity
+    alike = _alike(nodes)
+    untouched = alike.pop(None, [])
+    new = change.driver.version
     decisions = _Decisions(engines)
     members: dict[int, list[str]] = defaultdict(list)
     for (shape, digests, _), names in alike.items():
@@ -272,13 +268,33 @@ def plan_wave(
         held=held,
         ready=ready,
         untouched=tuple(sorted(untouched)),
-        already=already,
-        simulated=simulated,
+        already=sum(node.driver == new for node in nodes),
+        simulated=any(node.simulated for node in nodes),
     )
 
 
+def _alike(nodes: Sequence[NodeFacts]) -> dict[_Alike | None, list[str]]:
+    """Returns the names of nodes by what decides about them; by None where nothing has to.
+
+    Nodes that were read together share their parts, so that a hundred thousand are told apart
+    without looking into them.
+    """
+    same: dict[tuple[int, int, int, bool], tuple[NodeFacts, list[str]]] = {}
+    for node in nodes:
+        parts = (id(node.shape), id(node.engines), id(node.problems), node.driver is None)
+        found = same.get(parts)
+        if found is None:
+            found = same[parts] = (node, [])
+        found[1].append(node.name)
+    alike: dict[_Alike | None, list[str]] = defaultdict(list)
+    for node, names in same.values():
+        is_idle = node.driver is None and not node.shape.kinds and not node.problems
+        alike[None if is_idle else (node.shape, node.engines, node.problems)] += names
+    return alike
+
+
 def _sorted_out(
-    alike: Mapping[tuple[NodeShape, tuple[str, ...], tuple[str, ...]], Sequence[str]],
+    alike: Mapping[_Alike, Sequence[str]],
     decisions: _Decisions,
     reasons: Sequence[str | None],
 ) -> tuple[tuple[str, ...], tuple[HeldNodes, ...]]:

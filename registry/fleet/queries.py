@@ -25,6 +25,7 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
+from registry.fleet.together import among
 from registry.fleet.types import (
     Assignment,
     DriftIgnore,
@@ -205,12 +206,23 @@ class FleetView:
             for row, digest, *facts in self._rows(query.where(EngineRow.digest.in_(portion))):
                 yield (row, str(digest), *facts)
 
-    def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, str]]:
-        """Yields (row of the engine, row of the environment, result), newest first."""
-        query = of_columns(VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result)
-        query = query.order_by(VerdictRow.id.desc())
+    def engine_rows(self, digests: Iterable[str]) -> dict[int, Digest]:
+        """Returns the engines that the catalogue knows of some, by row."""
+        query = of_columns(EngineRow.id, EngineRow.digest)
+        return {
+            row: digest
+            for portion in _portions(_parsed(digests))
+            for row, digest in self._rows(query.where(EngineRow.digest.in_(portion)))
+        }
+
+    def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, int, str]]:
+        """Yields (row, row of the engine, row of the environment, result), newest first."""
+        query = of_columns(
+            VerdictRow.id, VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result
+        ).order_by(VerdictRow.id.desc())
         for portion in _portions(sorted(engines)):
-            yield from map(tuple, self._rows(query.where(VerdictRow.engine_id.in_(portion))))
+            wanted = among(self._session, VerdictRow.engine_id, portion)
+            yield from map(tuple, self._rows(query.where(wanted)))
 
     def environments(self, rows: Collection[int]) -> dict[int, Any]:
         """Returns the documents of environments, by row."""
@@ -218,7 +230,9 @@ class FleetView:
         return {
             row: document
             for portion in _portions(sorted(rows))
-            for row, document in self._rows(query.where(EnvironmentRow.id.in_(portion)))
+            for row, document in self._rows(
+                query.where(among(self._session, EnvironmentRow.id, portion))
+            )
         }
 
     def placed_since(self, nodes: Iterable[str]) -> dict[tuple[str, str], datetime]:

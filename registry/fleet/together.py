@@ -11,22 +11,48 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import JSON, Table, TextClause, bindparam, insert, text, update
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Table,
+    TextClause,
+    bindparam,
+    cast,
+    func,
+    insert,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.models import Row
 
 Rows = Sequence[Mapping[str, Any]]
 """All with the same columns; no bytes are among the values."""
-_DIALECT = postgresql.dialect()
+_NUMBERS: ARRAY[int] = ARRAY(BigInteger)
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has none for it
 
 
 def is_postgresql(session: Session) -> bool:
     """Says whether a session's database is PostgreSQL."""
     return session.get_bind().dialect.name == "postgresql"
+
+
+def among(
+    session: Session, column: InstrumentedAttribute[int], values: Sequence[int]
+) -> ColumnElement[bool]:
+    """Returns the condition that a column has one of some values.
+
+    PostgreSQL gets them as one array: the statement stays the same, and is planned once.
+    """
+    if is_postgresql(session):
+        return column == func.any(cast(list(values), _NUMBERS))
+    return column.in_(values)
 
 
 def add_rows(session: Session, model: type[Row], rows: Rows) -> None:
@@ -59,7 +85,11 @@ def change_rows(
         statement = statement.where(table.c[rising] < bindparam("_rising"))
     statement = statement.values({name: bindparam(name) for name in columns})
     values = [
-        {**{name: one[name] for name in columns}, "_key": one[key], "_rising": one.get(rising)}
+        {
+            **{name: one[name] for name in columns},
+            "_key": one[key],
+            "_rising": one.get(rising or key),
+        }
         for one in rows
     ]
     session.connection().execute(statement, values)
@@ -88,7 +118,10 @@ def _type(table: Table, column: str) -> str:
 
 
 def _table(model: type[Row]) -> Table:
-    return cast("Table", model.__table__)
+    table = model.__table__
+    if not isinstance(table, Table):
+        raise TypeError(f"{model.__name__} is no table")
+    return table
 
 
 @lru_cache(maxsize=64)
