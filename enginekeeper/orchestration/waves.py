@@ -248,8 +248,7 @@ def plan_wave(
 ) -> WavePlan:
     """Plans a change for nodes; an engine that is not among `engines` is unknown."""
     nodes = list(nodes)  # kept while their parts are told apart by identity
-    alike = _alike(nodes)
-    untouched = alike.pop(None, [])
+    alike, untouched = _alike(nodes)
     new = change.driver.version
     decisions = _Decisions(engines)
     members: dict[int, list[str]] = defaultdict(list)
@@ -273,8 +272,8 @@ def plan_wave(
     )
 
 
-def _alike(nodes: Sequence[NodeFacts]) -> dict[_Alike | None, list[str]]:
-    """Returns the names of nodes by what decides about them; by None where nothing has to.
+def _alike(nodes: Sequence[NodeFacts]) -> tuple[dict[_Alike, list[str]], list[str]]:
+    """Returns the names of nodes by what decides about them, and of those that have no GPU.
 
     Nodes that were read together share their parts, so that a hundred thousand are told apart
     without looking into them.
@@ -286,11 +285,14 @@ def _alike(nodes: Sequence[NodeFacts]) -> dict[_Alike | None, list[str]]:
         if found is None:
             found = same[parts] = (node, [])
         found[1].append(node.name)
-    alike: dict[_Alike | None, list[str]] = defaultdict(list)
+    alike: dict[_Alike, list[str]] = defaultdict(list)
+    untouched: list[str] = []
     for node, names in same.values():
-        is_idle = node.driver is None and not node.shape.kinds and not node.problems
-        alike[None if is_idle else (node.shape, node.engines, node.problems)] += names
-    return alike
+        if node.driver is None and not node.shape.kinds and not node.problems:
+            untouched += names
+        else:
+            alike[node.shape, node.engines, node.problems] += names
+    return alike, untouched
 
 
 def _sorted_out(

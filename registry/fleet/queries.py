@@ -193,17 +193,20 @@ class FleetView:
         return {
             str(row[0]): NamedEngine(*row)
             for portion in _portions(_parsed(digests))
-            for row in self._rows(query.where(EngineRow.digest.in_(portion)))
+            for row in self._rows(query.where(among(self._session, EngineRow.digest, portion)))
         }
 
     def engines_recorded(self, digests: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-        """Yields (row, id, hard layer, soft layer, variant, bytes) of engines; no envelope."""
+        """Yields row, id, hard and soft layer, variant, bytes, model and simulated of engines."""
         query = of_columns(
             EngineRow.id, EngineRow.digest, KeyRow.hard, EngineRow.soft, EngineRow.variant,
-            EngineRow.size,
+            EngineRow.size, ModelRow.name, EngineRow.simulated,
         ).join(KeyRow, KeyRow.id == EngineRow.key_id)  # fmt: skip
+        query = query.join(ModelRow, ModelRow.id == EngineRow.model_id)
         for portion in _portions(_parsed(digests)):
-            for row, digest, *facts in self._rows(query.where(EngineRow.digest.in_(portion))):
+            for row, digest, *facts in self._rows(
+                query.where(among(self._session, EngineRow.digest, portion))
+            ):
                 yield (row, str(digest), *facts)
 
     def engine_rows(self, digests: Iterable[str]) -> dict[int, Digest]:
@@ -212,7 +215,9 @@ class FleetView:
         return {
             row: digest
             for portion in _portions(_parsed(digests))
-            for row, digest in self._rows(query.where(EngineRow.digest.in_(portion)))
+            for row, digest in self._rows(
+                query.where(among(self._session, EngineRow.digest, portion))
+            )
         }
 
     def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, int, str]]:
@@ -295,7 +300,7 @@ class FleetView:
         """Returns how many enrolled nodes are in each state: the whole fleet, counted."""
         query = (
             of_columns(NodeRow.profile_id, NodeRow.engine_set_id, func.count())
-            .where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
+            .where(NodeRow.profile_id.is_not(None))  # a retired one has none: an index knows all
             .group_by(NodeRow.profile_id, NodeRow.engine_set_id)
         )
         return [FleetState(*row) for row in self._rows(query)]

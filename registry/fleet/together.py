@@ -18,6 +18,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     ColumnElement,
+    String,
     Table,
     TextClause,
     bindparam,
@@ -25,16 +26,19 @@ from sqlalchemy import (
     func,
     insert,
     text,
+    type_coerce,
     update,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from registry.digests import Digest
 from registry.models import Row
 
 Rows = Sequence[Mapping[str, Any]]
 """All with the same columns; no bytes are among the values."""
 _NUMBERS: ARRAY[int] = ARRAY(BigInteger)
+_TEXTS: ARRAY[str] = ARRAY(String)
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has none for it
 
 
@@ -44,15 +48,17 @@ def is_postgresql(session: Session) -> bool:
 
 
 def among(
-    session: Session, column: InstrumentedAttribute[int], values: Sequence[int]
+    session: Session, column: InstrumentedAttribute[Any], values: Sequence[int] | Sequence[Digest]
 ) -> ColumnElement[bool]:
-    """Returns the condition that a column has one of some values.
+    """Returns the condition that a column has one of some rows or digests.
 
     PostgreSQL gets them as one array: the statement stays the same, and is planned once.
     """
-    if is_postgresql(session):
-        return column == func.any(cast(list(values), _NUMBERS))
-    return column.in_(values)
+    if not is_postgresql(session):
+        return column.in_(values)
+    if isinstance(next(iter(values), None), Digest):
+        return type_coerce(column, String) == func.any(cast(list(map(str, values)), _TEXTS))
+    return column == func.any(cast(list(values), _NUMBERS))
 
 
 def add_rows(session: Session, model: type[Row], rows: Rows) -> None:
