@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from typing import Any
 from registry.errors import InvalidRecordError
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+_LEAVES = frozenset({str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True, order=True)
@@ -76,23 +81,26 @@ def canonical_json(document: Any) -> bytes:  # noqa: ANN401 - any JSON value
     """Serializes a JSON value in the one way it is hashed and signed; refuses NaN."""
     try:
         _refuse_other_keys(document)
-        text = json.dumps(
-            document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode()  # fails on lone surrogates, which are not UTF-8
+        return _CANONICAL.encode(document).encode()  # fails on lone surrogates, which are not UTF-8
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRecordError(f"not a JSON document: {error}") from error
 
 
 def _refuse_other_keys(document: object) -> None:
-    """Refuses keys that json would turn into strings: `{1: …}` and `{"1": …}` must not collide."""
+    """Refuses keys that json would turn into strings: `{1: …}` and `{"1": …}` must not collide.
+
+    It goes into what may hold keys alone: of an inventory's four hundred values one in ten.
+    """
+    values: Iterable[object] = ()
     if isinstance(document, dict):
-        for key, value in document.items():
+        for key in document:
             if not isinstance(key, str):
                 raise TypeError(f"the key {key!r} is not a string")
-            _refuse_other_keys(value)
+        values = document.values()
     elif isinstance(document, list | tuple):
-        for value in document:
+        values = document
+    for value in values:
+        if type(value) not in _LEAVES:
             _refuse_other_keys(value)
 
 

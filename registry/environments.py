@@ -155,6 +155,8 @@ def judged_there(said: Sequence[Said], asked: Environment, scope: DriverScope) -
     That is what was said of exactly this one; where there is none, what the driver scope lets in.
     """
     exact = [one for one in said if one.environment == asked]
+    if scope is DriverScope.EXACT:
+        return exact
     return exact or [one for one in said if covers(one.environment, asked, scope)]
 
 

@@ -151,6 +151,14 @@ class EngineKey:
         hard = {name: value for name, value in fields.items() if name not in SOFT_FIELDS}
         return cls(hard, soft, info or {})
 
+    @classmethod
+    def recorded(cls, hard: Mapping[str, Any], soft: Mapping[str, Any]) -> EngineKey:
+        """Returns a key as the catalogue has it: it was checked when it was recorded."""
+        key = object.__new__(cls)
+        for layer, given in ((Layer.HARD, hard), (Layer.SOFT, soft), (Layer.INFO, {})):
+            object.__setattr__(key, layer, given)
+        return key
+
     def __hash__(self) -> int:
         return hash(canonical_json(self.as_dict()))
 

@@ -78,6 +78,7 @@ from registry.types import (
 from registry.waivers import ended_together
 from registry.waves.queries import WaveView
 
+_Named = TypeVar("_Named", Digest, int)
 Identified = TypeVar("Identified", ModelRow, CheckpointRow, ReferenceRow, WaiverRow)
 
 _OfEngine = TypeVar("_OfEngine", PlacementRow, StandingRow, WaiverRow)
@@ -88,10 +89,10 @@ _ENGINE_STARTING = starting(ENGINES, EngineRow.digest)
 _VERDICT_STARTING = starting(VERDICTS, VerdictRow.digest)
 
 
-def _parts(digests: Sequence[Digest]) -> Iterator[Sequence[Digest]]:
-    """Yields digests by as many as one query can name."""
-    for start in range(0, len(digests), _TOGETHER):
-        yield digests[start : start + _TOGETHER]
+def _parts(named: Sequence[_Named]) -> Iterator[Sequence[_Named]]:
+    """Yields digests or rows by as many as one query can name."""
+    for start in range(0, len(named), _TOGETHER):
+        yield named[start : start + _TOGETHER]
 
 
 def _of_engines(table: type[_OfEngine]) -> Select[_OfEngine]:
@@ -241,6 +242,15 @@ class View(HoldingView):
             for one in self._verdicts(EngineRow.digest.in_(some)):
                 found[one.engine].append(one)
         return found
+
+    def verdicts_of_rows(self, rows: Sequence[int]) -> dict[int, Verdict]:
+        """Returns the verdicts of rows that `fleet.verdicts_recorded` told; what is gone is not."""
+        query = VERDICTS.add_columns(VerdictRow.id.label("row"))
+        return {
+            row.row: to_verdict(row)
+            for some in _parts(rows)
+            for row in self._session.execute(query.where(VerdictRow.id.in_(some)))
+        }
 
     def _verdicts(self, wanted: ColumnElement[bool]) -> list[Verdict]:
         query = VERDICTS.where(wanted).order_by(VerdictRow.id.desc())

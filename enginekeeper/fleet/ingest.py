@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NoReturn
 
-from enginekeeper.fleet.inventories import parse_inventory
+from enginekeeper.fleet.inventories import checked_inventory
 from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.profiles import report_of
 from enginekeeper.fleet.refusals import (
@@ -161,7 +161,7 @@ class Ingest:
         if not said_again or message.node != speaker.name:
             boots = self._admit(speaker, message.node, message.boot_id, message.sequence)
         document = json.dumps(message.inventory, separators=(",", ":")).encode()
-        inventory = parse_inventory(document, "inventory: inventory")
+        inventory = checked_inventory(message.inventory, document, "inventory: inventory")
         _check_own(speaker, inventory)
         boot = message.boot_id or speaker.boot_id
         heard = Beat(speaker.id, self.clock(), message.sequence, boot, boots, speaker.clock_offset)

@@ -48,7 +48,14 @@ def parse_inventory(text: bytes, where: str) -> Inventory:
     """Returns the inventory that a document is; raises InputError that names the field."""
     if len(text) > MAX_BYTES:
         raise InputError("too large for an inventory", where=where, actual=f"{len(text)} bytes")
-    document = parse_json(text, where)
+    return checked_inventory(parse_json(text, where), text, where)
+
+
+def checked_inventory(document: object, text: bytes, where: str) -> Inventory:
+    """Returns the inventory that a document is, which was read and which the text says.
+
+    Raises InputError that names the field.
+    """
     if not isinstance(document, dict) or document.get("schema") not in READABLE:
         found = document.get("schema") if isinstance(document, dict) else type(document).__name__
         raise InputError(

@@ -40,7 +40,7 @@ class NodeShape:
         return self._hash
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NodeFacts:
     """One node."""
 
@@ -59,6 +59,13 @@ class NodeFacts:
 
     None where its agent does not tell all of it.
     """
+
+    def named(self, name: str) -> NodeFacts:
+        """Returns a node that is like this one but for its name, and shares everything else."""
+        return NodeFacts(
+            name, self.driver, self.shape, self.engines, self.problems, self.simulated, self.labels,
+            self.running,
+        )  # fmt: skip
 
 
 def facts_of(inventory: Inventory) -> NodeFacts:

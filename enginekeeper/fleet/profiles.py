@@ -6,10 +6,12 @@ problems. Nodes that are alike share one, so that a fleet is decided about profi
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from enginekeeper.errors import InputError
@@ -47,6 +49,18 @@ class Profile:
     """What is wrong with GPUs that answer; holds no node."""
     runs_told: bool = False
     """Whether the engines that run are all that serves there, and all of them are told."""
+
+    @cached_property
+    def deciding(self) -> str:
+        """What of it decides about engines, as text: nodes of the same decide alike."""
+        driver = self.driver
+        return json.dumps(
+            [
+                [(one.product, one.compute_capability, one.mig_profile) for one in self.kinds],
+                None if driver is None else (driver.version, driver.cuda, driver.branch),
+                self.os, self.cpu_architecture, self.instruction_set, self.simulated,
+            ]
+        )  # fmt: skip
 
     @property
     def shape(self) -> NodeShape:

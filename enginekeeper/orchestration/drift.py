@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
+from operator import ne
 from typing import Any
 
 from enginekeeper.compatibility.decision import Decision, Judgement, decide
@@ -131,11 +132,12 @@ class Judge:
     _unopposed: dict[Any, bool] = field(default_factory=dict)
     _standings: dict[Any, tuple[Finding, ...]] = field(default_factory=dict)
     _alike: dict[str, str] = field(default_factory=dict)
+    _channels: dict[tuple[str, str], list[tuple[str, object]]] = field(default_factory=dict)
     _wanted: dict[Any, DesiredEngine] = field(default_factory=dict)
 
     def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
         """Returns what an assignment means on nodes of a profile; waivers are not counted."""
-        asked = (_place_of(profile), model, channel)
+        asked = (profile.deciding, model, channel)
         found = self._wanted.get(asked)
         if found is None:
             found = self._wanted[asked] = self._resolved(profile, model, channel)
@@ -159,7 +161,7 @@ class Judge:
 
     def standing(self, profile: Profile, engine: str) -> tuple[Finding, ...]:
         """Returns why an engine should not be on nodes of a profile, whatever is desired."""
-        asked = (engine, _place_of(profile))
+        asked = (engine, profile.deciding)
         found = self._standings.get(asked)
         if found is None:
             found = self._standings[asked] = tuple(self._stand(profile, engine))
@@ -219,19 +221,25 @@ class Judge:
         digests = self.positions.get((model, channel), ())
         if not digests:
             return DesiredEngine(model, channel, None, "the channel has no engine of the model")
-        products = {one.product for one in profile.kinds}
-        fitting = [
-            one
-            for one in digests
-            if (known := self.engines.get(one)) is not None
-            and known.engine.key.hard.get("gpu_product") in (None, *products)
-        ]
+        products = {None, *(one.product for one in profile.kinds)}
+        fitting = [one for one, product in self._on_channel(model, channel) if product in products]
         for one in fitting:
             if not self.standing(profile, one):
                 return DesiredEngine(model, channel, one)
         if not fitting:
             return DesiredEngine(model, channel, None, "no engine for this hardware")
         return DesiredEngine(model, channel, None, self.standing(profile, fitting[0])[0].reason)
+
+    def _on_channel(self, model: str, channel: str) -> list[tuple[str, object]]:
+        """Returns the engines of a channel that are known, with the GPU that each is for."""
+        found = self._channels.get((model, channel))
+        if found is None:
+            found = self._channels[model, channel] = [
+                (one, known.engine.key.hard.get("gpu_product"))
+                for one in self.positions.get((model, channel), ())
+                if (known := self.engines.get(one)) is not None
+            ]
+        return found
 
     def _instead(self, wanted: DesiredEngine, others: Sequence[str]) -> Finding:
         """Says what is there in place of what is desired."""
@@ -250,14 +258,6 @@ class Judge:
             found = _finding(DriftKind.MISSING, None, "engine", wanted.engine, None)
             return replace(found, wanted=about)
         return replace(_between(desired.engine, same_model[0].engine), wanted=about)
-
-
-def _place_of(profile: Profile) -> tuple[object, ...]:
-    """Returns what of a profile decides about engines."""
-    return (
-        profile.kinds, profile.driver, profile.os, profile.cpu_architecture,
-        profile.instruction_set, profile.simulated,
-    )  # fmt: skip
 
 
 def _asked_about(profile: Profile, environment: Environment, on: date) -> Place:
@@ -312,23 +312,33 @@ def _unfit(
 
 def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Environment) -> Finding:
     """Says in what the nearest environment in which an engine passed differs from this one."""
-    passed = [
-        (_differing(one.environment, environment), one.environment)
-        for one in judgements
-        if one.result is Result.PASS and one.fault is None
-    ]
-    near = [(fields, where) for fields, where in passed if fields]
-    if not near:
+    passed = sorted(
+        (
+            (distance, at)
+            for at, one in enumerate(judgements)
+            if one.result is Result.PASS
+            and (distance := _distance(one.environment, environment)) > 0
+        ),
+    )
+    near = next((judgements[at] for _, at in passed if judgements[at].fault is None), None)
+    if near is None:
         return _finding(DriftKind.UNQUALIFIED, engine, "verdict", "pass here", "never passed")
-    fields, where = min(near, key=lambda one: len(one[0]))
+    fields = _differing(near.environment, environment)
     names = {one.field for one in fields}
     kind = DriftKind.UNQUALIFIED
     if names <= _FOLLOWS_DRIVER and "driver" in names:
         kind = DriftKind.DRIVER
     elif names <= _ABOUT_CUDA:
         kind = DriftKind.CUDA
-    reason = f"passed on {where}, and was not judged on {environment}"
+    reason = f"passed on {near.environment}, and was not judged on {environment}"
     return Finding(kind, _SEVERITY[kind], engine, fields, reason)
+
+
+def _distance(passed: Environment, here: Environment) -> int:
+    """Returns in how many fields two environments differ."""
+    if not isinstance(passed, GpuEnvironment) or not isinstance(here, GpuEnvironment):
+        return 1
+    return sum(map(ne, vars(passed).values(), vars(here).values()))
 
 
 def _differing(passed: Environment, here: Environment) -> tuple[FieldDrift, ...]:

@@ -18,6 +18,7 @@ from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF, STALE_AFTER
 from enginekeeper.fleet.picking import Picking, selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
+from enginekeeper.orchestration.attested import known_environments
 from enginekeeper.orchestration.drift import (
     GRAVEST_FIRST,
     DriftKind,
@@ -28,7 +29,6 @@ from enginekeeper.orchestration.drift import (
 )
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.environments import environment_from_dict
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
 from registry.queries import View
@@ -141,14 +141,14 @@ def drift_of(
         stale = fleet.profiles_not_heard_since(now - stale_after)
         clock_off = fleet.profiles_with_clock_off(CLOCK_MAY_BE_OFF, now - stale_after)
         silent = len(fleet.silent())
-        facts = {} if verified else recorded_engines(view, digests)
-        named = fleet.engines_named(digests)
+        engines = {} if verified else recorded_engines(view, digests)
+        named = fleet.engines_named(digests) if verified else {}
     if verified:
         facts = known_engines(registry, sorted(digests), simulated_nodes=True)
-    engines = {
-        digest: KnownEngine(one, named[digest].model, named[digest].simulated)
-        for digest, one in facts.items()
-    }
+        engines = {
+            digest: KnownEngine(one, named[digest].model, named[digest].simulated)
+            for digest, one in facts.items()
+        }
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
     waived = _waived(registry, engines)
     wanted = _Wanted(assignments)
@@ -167,23 +167,29 @@ def drift_of(
     )  # fmt: skip
 
 
-def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, FleetEngine]:
+def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, KnownEngine]:
     """Returns what the catalogue records of engines; no signature is asked."""
     held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
     recorded = list(view.fleet.engines_recorded(digests))
     said = list(view.fleet.verdicts_recorded([row for row, *_ in recorded]))
-    documents = view.fleet.environments({row for _, row, _ in said})
-    environments = {row: environment_from_dict(one) for row, one in documents.items()}
+    environments = known_environments(view, {where for *_, where, _ in said})
+    same: dict[tuple[int, str], Judgement] = {}
     judgements: dict[int, list[Judgement]] = {}
-    for engine, where, result in said:
-        judgement = Judgement(environments[where], Result(result))
+    for _, engine, where, result in said:
+        judgement = same.get((where, result))
+        if judgement is None:
+            judgement = same[where, result] = Judgement(environments[where], Result(result))
         judgements.setdefault(engine, []).append(judgement)
     return {
-        digest: FleetEngine(
-            digest, EngineKey(hard, soft), variant, size, tuple(judgements.get(row, ())),
-            withdrawn=held.get(digest),
+        digest: KnownEngine(
+            FleetEngine(
+                digest, EngineKey.recorded(hard, soft), variant, size,
+                tuple(judgements.get(row, ())), withdrawn=held.get(digest),
+            ),
+            model,
+            simulated,
         )
-        for row, digest, hard, soft, variant, size in recorded
+        for row, digest, hard, soft, variant, size, model, simulated in recorded
     }  # fmt: skip
 
 

@@ -63,20 +63,23 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
     shapes = {row: one.shape for row, one in profiles.items()}
     engines = {row: _engines(document) for row, document in fleet.engine_sets().items()}
     unheard = {name for name, _ in fleet.not_heard_since(now - SILENT_AFTER)}
-    problems: dict[tuple[int, int], tuple[str, ...]] = {}
+    alike: dict[tuple[int, int, bool], NodeFacts] = {}
     for name, at, having in fleet.members():
-        profile, (digests, running, wrong) = profiles[at], engines[having]
-        alike = problems.setdefault((at, having), (*profile.problems, *wrong))
-        yield NodeFacts(
-            name=name,
-            driver=None if profile.driver is None else profile.driver.version,
-            shape=shapes[at],
-            engines=digests,
-            problems=(*alike, _UNHEARD) if name in unheard else alike,
-            simulated=profile.simulated,
-            labels=profile.labels,
-            running=running if profile.runs_told else None,
-        )
+        is_unheard = name in unheard
+        like = alike.get((at, having, is_unheard))
+        if like is None:
+            profile, (digests, running, wrong) = profiles[at], engines[having]
+            like = alike[at, having, is_unheard] = NodeFacts(
+                name=name,
+                driver=None if profile.driver is None else profile.driver.version,
+                shape=shapes[at],
+                engines=digests,
+                problems=(*profile.problems, *wrong, *([_UNHEARD] if is_unheard else [])),
+                simulated=profile.simulated,
+                labels=profile.labels,
+                running=running if profile.runs_told else None,
+            )
+        yield like.named(name)
     for name, simulated in fleet.silent():
         yield NodeFacts(name, None, NodeShape((), "", ""), (), (_UNREPORTED,), simulated)
 

@@ -182,6 +182,8 @@ class WavePlan:
         return sum(group.bytes for group in self.groups)
 
 
+_Alike = tuple[NodeShape, tuple[str, ...], tuple[str, ...]]
+"""What of a node decides: its shape, its engines, its problems."""
 _Bound = tuple[str, GpuKind, str, str]
 """What is decided once: engine, kind of GPU, operating system, CPU architecture."""
 
@@ -245,16 +247,9 @@ def plan_wave(
     scope: DriverScope = DriverScope.EXACT,
 ) -> WavePlan:
     """Plans a change for nodes; an engine that is not among `engines` is unknown."""
-    alike: dict[tuple[NodeShape, tuple[str, ...], tuple[str, ...]], list[str]] = defaultdict(list)
-    untouched: list[str] = []
-    already, simulated = 0, False
-    for node in nodes:
-        simulated = simulated or node.simulated
-        already += node.driver == change.driver.version
-        if node.driver is None and not node.shape.kinds and not node.problems:
-            untouched.append(node.name)
-        else:
-            alike[node.shape, node.engines, node.problems].append(node.name)
+    nodes = list(nodes)  # kept while their parts are told apart by identity
+    alike, untouched = _alike(nodes)
+    new = change.driver.version
     decisions = _Decisions(engines)
     members: dict[int, list[str]] = defaultdict(list)
     for (shape, digests, _), names in alike.items():
@@ -272,13 +267,36 @@ def plan_wave(
         held=held,
         ready=ready,
         untouched=tuple(sorted(untouched)),
-        already=already,
-        simulated=simulated,
+        already=sum(node.driver == new for node in nodes),
+        simulated=any(node.simulated for node in nodes),
     )
 
 
+def _alike(nodes: Sequence[NodeFacts]) -> tuple[dict[_Alike, list[str]], list[str]]:
+    """Returns the names of nodes by what decides about them, and of those that have no GPU.
+
+    Nodes that were read together share their parts, so that a hundred thousand are told apart
+    without looking into them.
+    """
+    same: dict[tuple[int, int, int, bool], tuple[NodeFacts, list[str]]] = {}
+    for node in nodes:
+        parts = (id(node.shape), id(node.engines), id(node.problems), node.driver is None)
+        found = same.get(parts)
+        if found is None:
+            found = same[parts] = (node, [])
+        found[1].append(node.name)
+    alike: dict[_Alike, list[str]] = defaultdict(list)
+    untouched: list[str] = []
+    for node, names in same.values():
+        if node.driver is None and not node.shape.kinds and not node.problems:
+            untouched += names
+        else:
+            alike[node.shape, node.engines, node.problems] += names
+    return alike, untouched
+
+
 def _sorted_out(
-    alike: Mapping[tuple[NodeShape, tuple[str, ...], tuple[str, ...]], Sequence[str]],
+    alike: Mapping[_Alike, Sequence[str]],
     decisions: _Decisions,
     reasons: Sequence[str | None],
 ) -> tuple[tuple[str, ...], tuple[HeldNodes, ...]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -18,7 +20,7 @@ def serve(app: Starlette, host: str, port: int) -> None:
     config = uvicorn.Config(
         app, host=host, port=port, access_log=False, log_config=None, backlog=_WAITING,
         timeout_graceful_shutdown=_GRACE_SECONDS, server_header=False, date_header=False,
-        proxy_headers=False,
+        proxy_headers=False, http=_protocol(), ws="none",
     )  # fmt: skip
     # uvicorn raises the signal again once all is done, for whoever handled it before
     before = {one: signal.signal(one, _ended) for one in (signal.SIGINT, signal.SIGTERM)}
@@ -27,6 +29,15 @@ def serve(app: Starlette, host: str, port: int) -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _protocol() -> Any:  # noqa: ANN401 - a name or a class of uvicorn's
+    """Returns what parses: C where it is installed, as with the extra `serve`, or Python."""
+    if importlib.util.find_spec("httptools") is None:
+        return "h11"
+    from enginekeeper.web.protocol import LimitedProtocol  # noqa: PLC0415 - needs httptools
+
+    return LimitedProtocol
 
 
 def _ended(_number: int, _frame: FrameType | None) -> None:

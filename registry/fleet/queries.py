@@ -26,6 +26,7 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
+from registry.fleet.together import among
 from registry.fleet.types import (
     Assignment,
     DriftIgnore,
@@ -193,25 +194,41 @@ class FleetView:
         return {
             str(row[0]): NamedEngine(*row)
             for portion in _portions(_parsed(digests))
-            for row in self._rows(query.where(EngineRow.digest.in_(portion)))
+            for row in self._rows(query.where(among(self._session, EngineRow.digest, portion)))
         }
 
     def engines_recorded(self, digests: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-        """Yields (row, id, hard layer, soft layer, variant, bytes) of engines; no envelope."""
+        """Yields row, id, hard and soft layer, variant, bytes, model and simulated of engines."""
         query = of_columns(
             EngineRow.id, EngineRow.digest, KeyRow.hard, EngineRow.soft, EngineRow.variant,
-            EngineRow.size,
+            EngineRow.size, ModelRow.name, EngineRow.simulated,
         ).join(KeyRow, KeyRow.id == EngineRow.key_id)  # fmt: skip
+        query = query.join(ModelRow, ModelRow.id == EngineRow.model_id)
         for portion in _portions(_parsed(digests)):
-            for row, digest, *facts in self._rows(query.where(EngineRow.digest.in_(portion))):
+            for row, digest, *facts in self._rows(
+                query.where(among(self._session, EngineRow.digest, portion))
+            ):
                 yield (row, str(digest), *facts)
 
-    def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, str]]:
-        """Yields (row of the engine, row of the environment, result), newest first."""
-        query = of_columns(VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result)
-        query = query.order_by(VerdictRow.id.desc())
+    def engine_rows(self, digests: Iterable[str]) -> dict[int, Digest]:
+        """Returns the engines that the catalogue knows of some, by row."""
+        query = of_columns(EngineRow.id, EngineRow.digest)
+        return {
+            row: digest
+            for portion in _portions(_parsed(digests))
+            for row, digest in self._rows(
+                query.where(among(self._session, EngineRow.digest, portion))
+            )
+        }
+
+    def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, int, str]]:
+        """Yields (row, row of the engine, row of the environment, result), newest first."""
+        query = of_columns(
+            VerdictRow.id, VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result
+        ).order_by(VerdictRow.id.desc())
         for portion in _portions(sorted(engines)):
-            yield from map(tuple, self._rows(query.where(VerdictRow.engine_id.in_(portion))))
+            wanted = among(self._session, VerdictRow.engine_id, portion)
+            yield from map(tuple, self._rows(query.where(wanted)))
 
     def environments(self, rows: Collection[int]) -> dict[int, Any]:
         """Returns the documents of environments, by row."""
@@ -219,7 +236,9 @@ class FleetView:
         return {
             row: document
             for portion in _portions(sorted(rows))
-            for row, document in self._rows(query.where(EnvironmentRow.id.in_(portion)))
+            for row, document in self._rows(
+                query.where(among(self._session, EnvironmentRow.id, portion))
+            )
         }
 
     def placed_since(self, nodes: Iterable[str]) -> dict[tuple[str, str], datetime]:
@@ -282,7 +301,7 @@ class FleetView:
         """Returns how many enrolled nodes are in each state: the whole fleet, counted."""
         query = (
             of_columns(NodeRow.profile_id, NodeRow.engine_set_id, func.count())
-            .where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
+            .where(NodeRow.profile_id.is_not(None))  # a retired one has none: an index knows all
             .group_by(NodeRow.profile_id, NodeRow.engine_set_id)
         )
         return [FleetState(*row) for row in self._rows(query)]

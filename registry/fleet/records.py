@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -26,6 +26,7 @@ from registry.fleet.tables import (
     NodePlacementRow,
     NodeRow,
 )
+from registry.fleet.together import add_rows
 from registry.fleet.types import Assignment, Beat, DriftIgnore, Node, NodeReport, TakenReport
 
 NO_SEQUENCE = -1
@@ -78,15 +79,13 @@ class FleetDraft(FleetView):
         """Enrols simulated nodes that were never enrolled, in one entry of the audit log."""
         common = {"simulated": True, "labels": dict(labels), "enrolled_at": at}
         rows = [{"name": name, "token": token, **common} for name, token in tokens.items()]
-        self._session.execute(insert(NodeRow), rows)
+        add_rows(self._session, NodeRow, rows)
         silent = select(NodeRow.id).where(~NodeRow.id.in_(select(HeartbeatRow.node_id)))
-        self._session.execute(
-            insert(HeartbeatRow),
-            [
-                {"node_id": node, "earlier_boots": [], "sequence": NO_SEQUENCE}
-                for node in self._session.scalars(silent).all()
-            ],
-        )
+        beats = [
+            {"node_id": node, "earlier_boots": [], "sequence": NO_SEQUENCE}
+            for node in self._session.scalars(silent)
+        ]
+        add_rows(self._session, HeartbeatRow, beats)
         self._note("node enroll", f"{len(tokens)} nodes", {"simulated": True})
 
     def renew(self, name: str, token: str) -> Node:

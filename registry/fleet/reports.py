@@ -31,7 +31,7 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
-from registry.fleet.together import add_rows, change_rows, is_postgresql
+from registry.fleet.together import add_rows, among, change_rows, is_postgresql
 from registry.fleet.types import PROFILE_SCHEME, Beat, NodeReport, PlacedEngine, Taken, TakenReport
 
 _DOCUMENTS = text(
@@ -39,6 +39,8 @@ _DOCUMENTS = text(
     "unnest(CAST(:nodes AS integer[]), CAST(:documents AS bytea[])) AS given (node_id, document) "
     "ON CONFLICT (node_id) DO UPDATE SET document = excluded.document"
 )
+_UNWATCHED = {"synchronize_session": False}
+"""No row is in the session as an object: nothing has to be found again."""
 
 
 def write_beats(session: Session, beats: Sequence[Beat]) -> None:
@@ -93,7 +95,7 @@ def _locked(session: Session, nodes: Sequence[int]) -> dict[int, _Known]:
             NodeRow.profile_id, HeartbeatRow.sequence,
         )
         .join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
-        .where(NodeRow.id.in_(nodes))
+        .where(among(session, NodeRow.id, nodes))
         .order_by(NodeRow.id)  # so that two that take reports wait for each other in one order
         .with_for_update(of=NodeRow)
     )  # fmt: skip
@@ -205,8 +207,8 @@ class _Recording:
                 if placed not in before
             ]  # fmt: skip
         if gone:
-            closing = update(NodePlacementRow).where(NodePlacementRow.id.in_(gone))
-            self.session.execute(closing.values(until=self.at))
+            closing = update(NodePlacementRow).where(among(self.session, NodePlacementRow.id, gone))
+            self.session.execute(closing.values(until=self.at), execution_options=_UNWATCHED)
         add_rows(self.session, NodePlacementRow, new)
 
     def _placements(self, nodes: Sequence[int]) -> dict[int, dict[PlacedEngine, int]]:
@@ -214,8 +216,9 @@ class _Recording:
             NodePlacementRow.node_id, NodePlacementRow.id, NodePlacementRow.engine,
             NodePlacementRow.path, NodePlacementRow.bytes, NodePlacementRow.running,
             NodePlacementRow.devices,
-        ).where(NodePlacementRow.node_id.in_(nodes), NodePlacementRow.until.is_(None))  # fmt: skip
-        rows: Iterable[Any] = self.session.execute(query)
+        )  # fmt: skip
+        query = query.where(among(self.session, NodePlacementRow.node_id, nodes))
+        rows: Iterable[Any] = self.session.execute(query.where(NodePlacementRow.until.is_(None)))
         found: dict[int, dict[PlacedEngine, int]] = {}
         for node, row, engine, path, state, running, devices in rows:
             one = PlacedEngine(engine, path, state, running, tuple(devices or ()))
@@ -228,7 +231,8 @@ class _Recording:
         if not changed:
             return
         nodes = [one.beat.node for one in changed]
-        self.session.execute(delete(DeviceRow).where(DeviceRow.node_id.in_(nodes)))
+        removing = delete(DeviceRow).where(among(self.session, DeviceRow.node_id, nodes))
+        self.session.execute(removing, execution_options=_UNWATCHED)
         add_rows(self.session, DeviceRow, list(_devices(changed)))
 
     def _keep(self, reports: Sequence[NodeReport]) -> None:
@@ -250,9 +254,9 @@ class _Recording:
 def close_history(session: Session, nodes: Sequence[int], at: datetime) -> None:
     """Says of nodes that they have the profile they had no more."""
     closing = update(NodeHistoryRow).where(
-        NodeHistoryRow.node_id.in_(nodes), NodeHistoryRow.until.is_(None)
+        among(session, NodeHistoryRow.node_id, nodes), NodeHistoryRow.until.is_(None)
     )
-    session.execute(closing.values(until=at), execution_options={"synchronize_session": False})
+    session.execute(closing.values(until=at), execution_options=_UNWATCHED)
 
 
 def _devices(reports: Sequence[NodeReport]) -> Iterator[dict[str, Any]]:

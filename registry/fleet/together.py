@@ -11,22 +11,54 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import JSON, Table, TextClause, bindparam, insert, text, update
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    ColumnElement,
+    String,
+    Table,
+    TextClause,
+    bindparam,
+    cast,
+    func,
+    insert,
+    text,
+    type_coerce,
+    update,
+)
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from registry.digests import Digest
 from registry.models import Row
 
 Rows = Sequence[Mapping[str, Any]]
 """All with the same columns; no bytes are among the values."""
-_DIALECT = postgresql.dialect()
+_NUMBERS: ARRAY[int] = ARRAY(BigInteger)
+_TEXTS: ARRAY[str] = ARRAY(String)
+_DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has none for it
 
 
 def is_postgresql(session: Session) -> bool:
     """Says whether a session's database is PostgreSQL."""
     return session.get_bind().dialect.name == "postgresql"
+
+
+def among(
+    session: Session, column: InstrumentedAttribute[Any], values: Sequence[int] | Sequence[Digest]
+) -> ColumnElement[bool]:
+    """Returns the condition that a column has one of some rows or digests.
+
+    PostgreSQL gets them as one array: the statement stays the same, and is planned once.
+    """
+    if not is_postgresql(session):
+        return column.in_(values)
+    if isinstance(next(iter(values), None), Digest):
+        return type_coerce(column, String) == func.any(cast(list(map(str, values)), _TEXTS))
+    return column == func.any(cast(list(values), _NUMBERS))
 
 
 def add_rows(session: Session, model: type[Row], rows: Rows) -> None:
@@ -59,7 +91,11 @@ def change_rows(
         statement = statement.where(table.c[rising] < bindparam("_rising"))
     statement = statement.values({name: bindparam(name) for name in columns})
     values = [
-        {**{name: one[name] for name in columns}, "_key": one[key], "_rising": one.get(rising)}
+        {
+            **{name: one[name] for name in columns},
+            "_key": one[key],
+            "_rising": one.get(rising or key),
+        }
         for one in rows
     ]
     session.connection().execute(statement, values)
@@ -88,7 +124,10 @@ def _type(table: Table, column: str) -> str:
 
 
 def _table(model: type[Row]) -> Table:
-    return cast("Table", model.__table__)
+    table = model.__table__
+    if not isinstance(table, Table):
+        raise TypeError(f"{model.__name__} is no table")
+    return table
 
 
 @lru_cache(maxsize=64)

@@ -61,7 +61,11 @@ def react(
             alike.setdefault((node.driver, node.simulated), []).append(node)
     # once for all drivers: the signatures of an engine are the same under each
     engines = {
-        kind: engines_on(registry, [node for node in nodes if node.simulated is kind])
+        kind: engines_on(
+            registry,
+            [node for node in nodes if node.simulated is kind],
+            {driver for driver, simulated in alike if simulated is kind},
+        )
         for kind in {kind for _, kind in alike}
     }
     unqualified: dict[str, tuple[str, ...]] = {}

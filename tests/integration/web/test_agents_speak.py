@@ -228,6 +228,33 @@ def test_a_huge_body_of_unknown_length_is_refused_at_its_limit(fleet: Fleet) -> 
         assert connection.recv(4096).startswith(b"HTTP/1.1 413")
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /v1/desired HTTP/1.1\r\nHost: x\r\nX-Long: ",
+        b"GET /v1/",
+        b"POST /v1/heartbeat HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Long: ",
+    ],
+    ids=["header", "address", "trailer"],
+)
+def test_an_endless_head_is_cut_off(fleet: Fleet, start: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", fleet.server.port), timeout=30) as connection:
+        connection.sendall(start)
+        with contextlib.suppress(ConnectionError):  # as soon as the server is at its end
+            for _ in range(64):
+                connection.sendall(b"x" * 0x10000)
+            assert b"HTTP/1.1 400" in b"".join(iter(lambda: connection.recv(4096), b""))
+
+
+def test_many_requests_on_one_connection_are_no_endless_head(fleet: Fleet) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", fleet.server.port, timeout=30)
+    with contextlib.closing(connection):
+        for _ in range(40):
+            connection.request("GET", "/v1/nothing", headers={"X-Long": "x" * 4096})
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()[:7]) == (404, b'{"what"')
+
+
 def test_a_wrong_clock_is_taken_and_noted(fleet: Fleet) -> None:
     found = known(fleet, "gpu-h")
     assert fleet.beat("gpu-h", 2, found, sent_at=datetime(1970, 1, 1, tzinfo=UTC))[0] == 200
