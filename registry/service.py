@@ -244,7 +244,7 @@ class Registry:
     def take_in_revocations(self, engine: Engine) -> int:
         """Records what lies beside an engine and the catalogue lost; says how many revocations.
 
-        The ends of waivers, and verdicts, are taken in, too.
+        The ends of waivers, quarantines, releases and verdicts are taken in, too.
         """
         with self.catalogue.read() as view:
             lost = find_lost(view, self.store, engine, self.trust, self.clock())
@@ -320,7 +320,7 @@ class Registry:
         fresh = self.freshness()
         with self.catalogue.read() as view:
             lost = self._lost(view, engine, unchecked=bool(view.unchecked()))
-            held = held_by((*lost.revocations, *view.standing(engine.digest)))
+            held = held_by((*lost.standing, *view.standing(engine.digest)))
         said = lost.unread if held is None else str(held)
         if said is None and fresh is not None and fresh.revokes(engine.digest):
             said = "the signed snapshot says that it was revoked"
