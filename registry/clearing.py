@@ -1,7 +1,7 @@
 """Emptying a place of a channel, on record: the undo of the first engine that was put there.
 
 A channel is of one world, real or simulated, as long as anything is in it; an empty one takes the
-world of the next engine (adr/0101). What was in it stays in its history and on the way back.
+world of the next engine (adr/0104). What was in it stays in its history and on the way back.
 """
 
 from __future__ import annotations

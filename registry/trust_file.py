@@ -24,7 +24,19 @@ from registry.trust import WAIVER_DAYS, KeyRevocation, Purpose, Trust, TrustedKe
 SCHEMA = 2
 _FIELDS = frozenset({"schema", "keys", "revocations", "thresholds", "snapshot", "max_waiver_days"})
 _KEY_FIELDS = frozenset(
-    {"keyid", "keytype", "scheme", "public", "purposes", "root", "not_before", "not_after"}
+    {
+        "keyid",
+        "keytype",
+        "scheme",
+        "public",
+        "identity",
+        "issuer",
+        "trusted_root",
+        "purposes",
+        "root",
+        "not_before",
+        "not_after",
+    }
 )
 MOST_WAIVER_DAYS = 3650
 _SNAPSHOT = {"off": False, "required": True}
