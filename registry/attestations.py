@@ -47,10 +47,15 @@ PREDICATES: Mapping[Purpose, str] = {
     Purpose.REVOCATION: "urn:enginekeeper:revocation:v1",
 }
 """What each purpose's key says, if nothing else is asked for."""
+HOLD_TYPE, RELEASE_TYPE = "urn:enginekeeper:quarantine:v1", "urn:enginekeeper:release:v1"
+"""What a revoker says besides."""
 SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
 _PROVENANCE = frozenset({Purpose.BUILD, Purpose.REFERENCE})
 _TIMES = {Purpose.BUILD: "signedAt", Purpose.REFERENCE: "signedAt", Purpose.REVOCATION: "revokedAt"}
 """Where a statement says when it was signed; the others, in `issuedAt`."""
+_OTHER_TIMES = {
+    SUMMARY_TYPE: "timeVerified", HOLD_TYPE: "issuedAt", RELEASE_TYPE: "issuedAt",
+}  # fmt: skip
 _RESULTS = {Result.PASS: "PASSED", Result.FAIL: "FAILED", Result.INCONCLUSIVE: "WARNED"}
 
 
@@ -247,8 +252,8 @@ def signed_at(statement: Statement) -> datetime:
         if statement.purpose in _PROVENANCE and "signedAt" not in notes:
             text = statement.predicate["runDetails"]["metadata"]["finishedOn"]
         else:
-            summary = statement.predicate_type == SUMMARY_TYPE
-            text = notes["timeVerified" if summary else _TIMES.get(statement.purpose, "issuedAt")]
+            other = _OTHER_TIMES.get(statement.predicate_type)
+            text = notes[other or _TIMES.get(statement.purpose, "issuedAt")]
         return read_moment(text)
     except (KeyError, TypeError, ValueError) as error:
         raise malformed(statement.purpose, f"no time of signing ({error})") from error

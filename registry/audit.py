@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from registry.digests import Digest, canonical_json, digest_document
 from registry.documents import read_object
@@ -43,6 +43,16 @@ class Event:
 
     details: Mapping[str, Any]
     """JSON values without fractions, so that they read back as they were hashed."""
+
+
+class Note(Protocol):
+    """Notes a change of a unit of work, for the log."""
+
+    def __call__(
+        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
+    ) -> None:
+        """Notes what was done to what, and by whom if not by whose unit of work it is."""
+        ...
 
 
 @dataclass(frozen=True)

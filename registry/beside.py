@@ -24,6 +24,7 @@ from registry.digests import Digest
 from registry.envelopes import told_by
 from registry.errors import IntegrityError
 from registry.publishing import stated_verdict
+from registry.quarantines import lost_changes
 from registry.queries import View
 from registry.records import Draft
 from registry.revocations import found_beside, revocations_beside
@@ -38,6 +39,8 @@ class Lost:
     """What the catalogue does not have of what lies beside an engine."""
 
     revocations: tuple[StandingChange, ...] = ()
+    holds: tuple[StandingChange, ...] = ()
+    """Quarantines, and after them the release of what is recorded to be held."""
     endings: tuple[tuple[Digest, str], ...] = ()
     """Waivers that have ended, each with the envelope that says so."""
     verdicts: tuple[Verdict, ...] = ()
@@ -47,7 +50,12 @@ class Lost:
 
     def __bool__(self) -> bool:
         """Says whether there is anything to take in."""
-        return bool(self.revocations or self.endings or self.verdicts)
+        return bool(self.revocations or self.holds or self.endings or self.verdicts)
+
+    @property
+    def standing(self) -> tuple[StandingChange, ...]:
+        """What comes before the recorded changes of the engine's standing, newest first."""
+        return (*self.revocations, *self.holds)
 
     def among_waivers(self, waivers: Iterable[Waiver]) -> list[Waiver]:
         """Returns recorded waivers, those that were ended with the statement that ended them."""
@@ -69,7 +77,13 @@ def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Diges
     known = _names(engine, recorded)
     wanted = tuple(
         layout.attestation_prefix(engine.path, kind)
-        for kind in (Purpose.REVOCATION, layout.WAIVER_END, Purpose.VERDICT)
+        for kind in (
+            Purpose.REVOCATION,
+            layout.QUARANTINE,
+            layout.RELEASE,
+            layout.WAIVER_END,
+            Purpose.VERDICT,
+        )
     )
     names = store.list_documents(layout.attestation_folder(engine.path))
     return any(name.startswith(wanted) and name not in known for name in names)
@@ -87,6 +101,7 @@ def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: d
     endings = ((one.digest, ending_among(envelopes, one, trust)) for one in waivers)
     return Lost(
         tuple(one for one in found if one.envelope not in recorded),
+        () if found else lost_changes(store, engine, changes, trust, now),
         tuple((digest, ending) for digest, ending in endings if ending is not None),
         tuple(_lost_verdicts(view.verdicts(engine.digest), store, engine, trust, now)),
     )
@@ -132,6 +147,9 @@ def take_in(draft: Draft, lost: Lost) -> int:
         if held is None or held.kind is not Standing.REVOKED:
             draft.add_standing(change)
             taken += 1
+    for change in reversed(lost.holds):
+        if held_by(draft.standing(change.engine)) or change.kind is Standing.QUARANTINED:
+            draft.add_standing(change)
     for waiver, ending in lost.endings:
         draft.end_waiver(waiver, ending)
     for verdict in lost.verdicts:

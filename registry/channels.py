@@ -4,6 +4,8 @@ Rules:
 
 - an engine gets into a channel through the gate and in no other way, back or forth;
 - going back leaves the way: after A, B, C one rollback leads to B and the next to A, and not to C;
+- from a place that was emptied the way leads back to what was in it; from an engine it leads to no
+  engine of the other world, simulated or real;
 - what has no row any more (swept) cannot be gone back to.
 """
 
@@ -29,7 +31,7 @@ def find_place(
         one.place
         for one in view.channels(model)
         if one.channel == channel and target in (None, one.target)
-    ]
+    ] or _emptied(view, channel, model, target)
     if not found:
         raise RecordNotFoundError(
             "no such channel",
@@ -45,6 +47,13 @@ def find_place(
             remedy="name it: --model MODEL --target TARGET",
         )
     return found[0]
+
+
+def _emptied(view: View, channel: str, model: str | None, target: str | None) -> list[Place]:
+    """Returns the places of a channel that something was in once."""
+    return [
+        one for one in view.steps(model) if one.channel == channel and target in (None, one.target)
+    ]
 
 
 def position_at(view: View, place: Place) -> ChannelPosition | None:
@@ -118,12 +127,20 @@ def way_back(moves: Sequence[ChannelMove | Step]) -> list[Digest]:
     """Returns the engines that rollbacks lead to, one after the other, given moves newest first.
 
     A rollback takes the engines off the way that it went back over; what was put in since lies on
-    top of where it led. An engine stands on the way once, where it was last put in.
+    top of where it led. An engine stands on the way once, where it was last put in. From a place
+    that was emptied the way leads to what was taken out, first.
     """
     way: list[Digest] = []
+    worlds: dict[Digest, bool | None] = {}
     for move in reversed(moves):
+        worlds[move.engine] = move.simulated
+        if move.cleared:
+            continue
         if move.engine in way:
             at = way.index(move.engine)
             del way[at : None if move.rollback else at + 1]
         way.append(move.engine)
-    return way[-2::-1]
+    if not moves or moves[0].cleared:
+        return way[::-1]
+    other = None if moves[0].simulated is None else not moves[0].simulated
+    return [one for one in way[-2::-1] if other is None or worlds[one] is not other]

@@ -118,6 +118,8 @@ def to_move(row: ChannelMoveRow) -> ChannelMove:
         actor=row.actor,
         moved_at=row.moved_at,
         rollback=row.rollback,
+        cleared=row.cleared,
+        simulated=None if row.engine is None else row.engine.simulated,
     )
 
 

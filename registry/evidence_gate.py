@@ -8,7 +8,7 @@ Rules:
   the gate, so nothing is left out to open it;
 - nor is the order of the statements believed: the verdict that was signed last counts, and of two
   of one moment the one that is no pass;
-- a quarantine is not signed and not in the evidence: only the registry knows of one;
+- a quarantine is not in the evidence: only the registry knows of one;
 - where the trust asks for a snapshot, the one that was kept counts until it expires, with what
   later ones revoked that this machine has seen;
 - a registry that answers, and does not know the engine, keeps the gate closed: it may have been

@@ -44,6 +44,6 @@ class Judge:
             self.compatibility, self.driver_scope, simulated_node,
             tuple(lost.among_waivers(recorded.waivers)), fresh, lost.unread,
         )  # fmt: skip
-        standing = (*lost.revocations, *recorded.standing)
+        standing = (*lost.standing, *recorded.standing)
         verdicts = (*reversed(lost.verdicts), *recorded.verdicts)
         return decide(engine, verdicts, environment, policy, standing=standing)

@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 KEY = "key.json"
 SUMMARY, WAIVER_END = "summary", "waiver-end"
 """How the statements are named that summarize verdicts, and that end waivers."""
+QUARANTINE, RELEASE = "quarantine", "release"
+"""How the statements are named that hold an engine, and that let it go."""
 
 
 def engine_path(model: str, recipe: str, target: str, key: EngineKey, engine: Digest) -> str:

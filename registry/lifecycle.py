@@ -2,7 +2,8 @@
 
 Rules:
 
-- a quarantine needs no key and is undone by a release; a revocation is signed and final;
+- a quarantine needs no key and is undone by a release; a revocation is signed and final; all three
+  lie beside the engine, where no lost catalogue loses them (`registry.quarantines`);
 - the gate closes at once; channels and nodes stay as they are until somebody moves them, so that
   what serves is not stopped by the way;
 - the statement of a revocation is in the store before its row is in the catalogue.
@@ -14,7 +15,7 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from securesystemslib.signer import Signer
 
@@ -23,9 +24,10 @@ from registry.attestations import sign
 from registry.channels import way_back
 from registry.digests import digest_bytes
 from registry.errors import InvalidRecordError
+from registry.quarantines import keep_beside, quarantines_to_end, sealed_change
 from registry.revocations import Revocation, revocation, verify_revocation
 from registry.service import Registry
-from registry.standing import Standing, StandingChange, held_by
+from registry.standing import Standing, StandingChange, check_may_follow, held_by
 from registry.trust import Purpose
 from registry.types import ChannelPosition, Engine, EngineFilter, Entity, Place, Placement
 
@@ -73,17 +75,38 @@ def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
         )
 
 
-def quarantine(registry: Registry, engine: Engine, reason: str) -> StandingChange:
-    """Closes the gate on an engine until it is released; again changes nothing."""
+def quarantine(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
+    """Closes the gate on an engine until it is released; again changes nothing.
+
+    The gate is closed first, then the statement is put beside the engine: where the store does not
+    answer, StoreUnavailableError says that this is left, and the same once more does it.
+    """
     held = registry.held(engine)
-    if held is not None and held.kind is Standing.QUARANTINED:
-        return held
-    return _change(registry, engine, Standing.QUARANTINED, reason)
+    if held is None or held.kind is not Standing.QUARANTINED:
+        change = _change(registry, Standing.QUARANTINED, engine, reason)
+        envelope = sealed_change(engine, change, (), *signers)
+        with registry.catalogue.edit(actor=registry.actor) as draft:
+            held = draft.add_standing(replace(change, envelope=envelope.decode()))
+    if held.envelope is not None:
+        keep_beside(registry.store, engine, held.kind, held.envelope.encode())
+    return held
 
 
-def release(registry: Registry, engine: Engine, reason: str) -> StandingChange:
-    """Ends a quarantine; raises ConflictError where there is none, or a revocation."""
-    return _change(registry, engine, Standing.RELEASED, reason)
+def release(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
+    """Ends a quarantine; raises ConflictError where there is none, or a revocation.
+
+    Where no revoker signs it, the quarantine counts again in a catalogue that is restored from
+    before the release.
+    """
+    change = _change(registry, Standing.RELEASED, engine, reason)
+    with registry.catalogue.read() as view:
+        recorded = view.standing(engine.digest)
+    check_may_follow(recorded, change)
+    ends = quarantines_to_end(registry.store, engine, recorded)
+    envelope = sealed_change(engine, change, ends, *signers)
+    keep_beside(registry.store, engine, change.kind, envelope)
+    with registry.catalogue.edit(actor=registry.actor) as draft:
+        return draft.add_standing(replace(change, envelope=envelope.decode()))
 
 
 def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
@@ -106,10 +129,8 @@ def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) ->
         return draft.add_standing(change)
 
 
-def _change(registry: Registry, engine: Engine, kind: Standing, reason: str) -> StandingChange:
-    change = StandingChange(engine.digest, kind, _checked(reason), registry.actor, registry.clock())
-    with registry.catalogue.edit(actor=registry.actor) as draft:
-        return draft.add_standing(change)
+def _change(registry: Registry, kind: Standing, engine: Engine, reason: str) -> StandingChange:
+    return StandingChange(engine.digest, kind, _checked(reason), registry.actor, registry.clock())
 
 
 def _checked(reason: str) -> str:

@@ -35,7 +35,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "f3b86d2e9a41"
+REVISION = "a4e7c0d95b36"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")
@@ -323,7 +323,10 @@ class WaiverRow(Row):
 
 
 class ChannelRow(Row):
-    """Names that resolve, per model and target, to one engine."""
+    """Names that resolve, per model and target, to one engine.
+
+    One that nothing is in takes the world, real or simulated, of the next engine.
+    """
 
     __tablename__ = "channels"
     __table_args__ = (UniqueConstraint("name", "model_name"),)
@@ -373,6 +376,9 @@ class ChannelMoveRow(Row):
     )
     rollback: Mapped[bool] = mapped_column(
         server_default=false(), comment="back to an earlier engine, not on to another one"
+    )
+    cleared: Mapped[bool] = mapped_column(
+        server_default=false(), comment="the engine was taken out, and nothing put in its place"
     )
     environment_id: Mapped[int] = mapped_column(
         ForeignKey("environments.id"), comment="where the gate found the engine qualified"

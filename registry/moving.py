@@ -1,4 +1,4 @@
-"""Moves channels: on to an engine or back to an earlier one, or a rehearsal of either.
+"""Moves channels: on to an engine, back to an earlier one, to nothing, or a rehearsal of these.
 
 Rules:
 
@@ -91,6 +91,14 @@ class Mover:
         wanted = _Wanted(place, engine, where, rollback=True, unnamed=to is None)
         return self._move(wanted, actor=actor, dry_run=dry_run)
 
+    def clear(self, place: Place, *, actor: str, dry_run: bool = False) -> ChannelMove | None:
+        """Lets a place resolve to nothing, which asks no gate; None where nothing was there.
+
+        What serves is not stopped, and a rollback leads back.
+        """
+        with self.catalogue.edit(actor=actor, dry_run=dry_run) as draft:
+            return draft.clearing.clear(place, actor=actor, at=self.clock())
+
     def choices(self, place: Place, environment: Environment | None) -> list[GateDecision]:
         """Returns what the gate says of every engine a channel can go back to, the next first."""
         with self.catalogue.read() as view:
@@ -148,6 +156,7 @@ class Mover:
             actor=actor,
             moved_at=self.clock(),
             rollback=wanted.rollback,
+            simulated=engine.simulated,
         )
         draft.move_channel(move, simulated=engine.simulated)
         return ChannelPosition(

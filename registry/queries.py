@@ -379,7 +379,7 @@ class View(HoldingView):
             select(
                 ChannelRow.name, ChannelRow.model_name, ChannelMoveRow.target,
                 func.coalesce(EngineRow.digest, ChannelMoveRow.swept_engine),
-                ChannelMoveRow.rollback,
+                ChannelMoveRow.rollback, ChannelMoveRow.cleared, EngineRow.simulated,
             )
             .join(ChannelRow, ChannelMoveRow.channel_id == ChannelRow.id)
             .outerjoin(EngineRow, ChannelMoveRow.engine_id == EngineRow.id)
@@ -388,9 +388,11 @@ class View(HoldingView):
         if model_name is not None:
             query = query.where(ChannelRow.model_name == model_name)
         found: dict[Place, list[Step]] = {}
-        for channel, model, target, engine, rollback in self._session.execute(query):
-            place = Place(channel, model, target)
-            found.setdefault(place, []).append(Step(engine, rollback))
+        for channel, model, target, engine, rollback, cleared, simulated in self._session.execute(
+            query
+        ):
+            step = Step(engine, rollback, cleared, simulated)
+            found.setdefault(Place(channel, model, target), []).append(step)
         return found
 
     def standing(self, engine: Digest) -> list[StandingChange]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
+from registry.clearing import ClearingDraft
 from registry.digests import Digest, digest_bytes
 from registry.entities import (
     to_checkpoint,
@@ -82,6 +83,11 @@ class Draft(Writer):
     def failures(self) -> FailureDraft:
         """The builds that failed, to be changed in this unit of work."""
         return FailureDraft(self._session, self.note)
+
+    @property
+    def clearing(self) -> ClearingDraft:
+        """The channels, to be emptied in this unit of work."""
+        return ClearingDraft(self._session, self.note)
 
     @property
     def waves(self) -> WaveDraft:
@@ -382,15 +388,21 @@ class Draft(Writer):
             .with_for_update()  # two that move one channel wait for each other
         )
         channel = self._session.scalars(query).one()
-        if channel.simulated is not simulated:
+        if channel.simulated is not simulated and not self._is_empty(channel):
             raise ConflictError(
                 "simulated and real engines do not share a channel",
                 where=f"channel {move.channel} of {move.model_name}",
                 actual=f"an engine with simulated = {simulated}",
                 expected=f"simulated = {channel.simulated}",
-                remedy="use a channel of its own for simulated engines",
+                remedy="use a channel of its own for simulated engines, or empty this one: "
+                f"enginekeeper channel clear {move.channel} --model {move.model_name}",
             )
+        channel.simulated = simulated
         return channel
+
+    def _is_empty(self, channel: ChannelRow) -> bool:
+        anything = select(ChannelPositionRow.id).where(ChannelPositionRow.channel_id == channel.id)
+        return self._session.scalar(anything.limit(1)) is None
 
     def _key(self, engine: Engine) -> int:
         hard = engine.key.hard

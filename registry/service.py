@@ -130,12 +130,9 @@ class Registry:
         return self._publisher().reference(publication)
 
     def record_verdict(
-        self,
-        engine: str | Digest,
-        document: Mapping[str, Any],
-        envelope: bytes,
+        self, engine: str | Digest, document: Mapping[str, Any], envelope: bytes,
         vsa: bytes | None = None,
-    ) -> Verdict:
+    ) -> Verdict:  # fmt: skip
         """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
         return self._publisher().verdict(self.engine(engine), document, envelope, vsa)
 
@@ -214,13 +211,9 @@ class Registry:
         return done.decision
 
     def roll_back(
-        self,
-        place: Place,
-        *,
-        actor: str,
-        to: str | Digest | None = None,
+        self, place: Place, *, actor: str, to: str | Digest | None = None,
         environment: Environment | None = None,
-    ) -> ChannelPosition:
+    ) -> ChannelPosition:  # fmt: skip
         """Lets a channel resolve to an earlier engine again, if the gate is open for it.
 
         Back to the one before, or to another one of its history. The gate is asked for the
@@ -228,13 +221,16 @@ class Registry:
         """
         return self._mover().roll_back(place, to, environment, actor=actor).position
 
+    def clear_channel(
+        self, place: Place, *, actor: str, dry_run: bool = False
+    ) -> ChannelMove | None:
+        """Lets a place of a channel resolve to nothing; None where nothing was there."""
+        return self._mover().clear(place, actor=actor, dry_run=dry_run)
+
     def rehearse_rollback(
-        self,
-        place: Place,
-        *,
-        to: str | Digest | None = None,
+        self, place: Place, *, to: str | Digest | None = None,
         environment: Environment | None = None,
-    ) -> GateDecision:
+    ) -> GateDecision:  # fmt: skip
         """Returns what opens the gate to `roll_back`; raises what that would, keeps nothing."""
         mover = self._mover()
         return mover.roll_back(place, to, environment, actor=self.actor, dry_run=True).decision
@@ -248,7 +244,7 @@ class Registry:
     def take_in_revocations(self, engine: Engine) -> int:
         """Records what lies beside an engine and the catalogue lost; says how many revocations.
 
-        The ends of waivers, and verdicts, are taken in, too.
+        The ends of waivers, quarantines, releases and verdicts are taken in, too.
         """
         with self.catalogue.read() as view:
             lost = find_lost(view, self.store, engine, self.trust, self.clock())
@@ -324,7 +320,7 @@ class Registry:
         fresh = self.freshness()
         with self.catalogue.read() as view:
             lost = self._lost(view, engine, unchecked=bool(view.unchecked()))
-            held = held_by((*lost.revocations, *view.standing(engine.digest)))
+            held = held_by((*lost.standing, *view.standing(engine.digest)))
         said = lost.unread if held is None else str(held)
         if said is None and fresh is not None and fresh.revokes(engine.digest):
             said = "the signed snapshot says that it was revoked"

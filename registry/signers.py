@@ -4,6 +4,8 @@
     awskms:alias/ek-builder                   whatever securesystemslib has a signer for:
     hsm:…, gcpkms:…, azurekms:…, hv:…         its own words, with its own libraries
     awskms:alias/ek-builder#3f1c              with the start of the key's id, where several fit
+    sigstore:                                 keyless, as the workload's identity (CI, GCP)
+    sigstore:?ambient=false                   keyless, as whoever logs in by a browser
 
 Rules:
 
@@ -29,6 +31,7 @@ from securesystemslib.signer import (
     SecretsHandler,
     Signature,
     Signer,
+    SigstoreSigner,
     SSlibKey,
 )
 
@@ -38,6 +41,7 @@ from registry.errors import (
     RecordNotFoundError,
     StoreUnavailableError,
 )
+from registry.keyless import KEYTYPE
 from registry.signing import load_signer
 from registry.trust import Purpose, Trust, TrustedKey, TrustRoot
 
@@ -47,6 +51,7 @@ _FAILURES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "gcpkms": ("google.api_core.exceptions", ("GoogleAPIError",)),
     "azurekms": ("azure.core.exceptions", ("AzureError",)),
     "hsm": ("pkcs11.exceptions", ("PKCS11Error",)),
+    "sigstore": ("sigstore.errors", ("Error",)),
 }
 """What the libraries of remote signers raise, by the scheme of their addresses."""
 
@@ -68,8 +73,9 @@ class RemoteSigner(Signer):
         cls, priv_key_uri: str, public_key: Key, secrets_handler: SecretsHandler | None = None
     ) -> RemoteSigner:
         """Opens the signer that securesystemslib has for an address."""
+        opened = SigstoreSigner if _scheme(priv_key_uri) == SigstoreSigner.SCHEME else Signer
         with _translated(priv_key_uri):
-            inner = Signer.from_priv_key_uri(priv_key_uri, public_key, secrets_handler)
+            inner = opened.from_priv_key_uri(priv_key_uri, public_key, secrets_handler)
         return cls(priv_key_uri, inner)
 
     def sign(self, payload: bytes) -> Signature:
@@ -103,11 +109,12 @@ def signer_at(
     root = TrustRoot.of(simulated=simulated)
     address, _, start = uri.partition("#")
     scheme, colon, rest = address.partition(":")
-    if not colon or (scheme not in SIGNER_FOR_URI_SCHEME and scheme not in _FILES):
+    known = {*_FILES, *SIGNER_FOR_URI_SCHEME, SigstoreSigner.SCHEME}
+    if not colon or scheme not in known:
         raise InvalidRecordError(
             "not the address of a key",
             actual=uri,
-            expected=f"one of {', '.join(sorted({*_FILES, *SIGNER_FOR_URI_SCHEME}))}: and a key",
+            expected=f"one of {', '.join(sorted(known))}: and a key",
         )
     usable = [
         key
@@ -121,6 +128,8 @@ def signer_at(
         start = signer.public_key.keyid
         _only(usable, start, uri, purpose)
         return signer
+    keyless = scheme == SigstoreSigner.SCHEME
+    usable = [key for key in usable if (key.keytype == KEYTYPE) is keyless]
     key = _only(usable, start, uri, purpose).as_sslib()
     return RemoteSigner.from_priv_key_uri(address, key, secrets)
 
@@ -178,7 +187,9 @@ def _only(usable: list[TrustedKey], start: str, uri: str, purpose: Purpose) -> T
 @contextmanager
 def _translated(uri: str) -> Iterator[None]:
     """Turns what a signer's library raises into what the registry raises."""
-    unanswered: tuple[type[Exception], ...] = (OSError, *_failures(uri.partition(":")[0]))
+    # RuntimeError: what the keyless signer says where there is no identity to sign as
+    other = (RuntimeError,) if _scheme(uri) == SigstoreSigner.SCHEME else ()
+    unanswered: tuple[type[Exception], ...] = (OSError, *other, *_failures(_scheme(uri)))
     try:
         yield
     except UnsupportedLibraryError as error:
@@ -193,6 +204,10 @@ def _translated(uri: str) -> Iterator[None]:
         ) from error
     except (ValueError, KeyError) as error:
         raise InvalidRecordError(f"the key cannot be used: {error}", where=uri) from error
+
+
+def _scheme(uri: str) -> str:
+    return uri.partition(":")[0]
 
 
 def _failures(scheme: str) -> tuple[type[Exception], ...]:

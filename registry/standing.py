@@ -3,7 +3,7 @@
 Rules:
 
 - the latest change counts; an engine without any is in good standing;
-- a quarantine is an operator's: quick, without a key, and undone by a release;
+- a quarantine is an operator's: quick, without a key if there is none, and undone by a release;
 - a revocation is final, and signed: nothing in the catalogue undoes it.
 """
 
@@ -37,7 +37,7 @@ class StandingChange(Entity):
     actor: str
     changed_at: datetime
     envelope: str | None = None
-    """DSSE envelope of the statement, of a revocation."""
+    """DSSE envelope of the statement; None for a quarantine or release of an earlier version."""
 
     def __str__(self) -> str:
         when = self.changed_at.isoformat(timespec="seconds")

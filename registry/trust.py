@@ -31,10 +31,11 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, SSlibKey
+from securesystemslib.signer import KEY_FOR_TYPE_AND_SCHEME, Key, SSlibKey
 
 from registry.digests import canonical_json, digest_bytes
 from registry.errors import InvalidRecordError
+from registry.keyless import KEYTYPE, SCHEME, keyless_key, keyval
 
 CLOCK_SKEW = timedelta(minutes=5)
 """How far a signer's clock may run ahead of a reader's."""
@@ -90,17 +91,31 @@ class TrustedKey:
     keytype: str
     scheme: str
     public: str
-    """The public key as securesystemslib writes it: hexadecimal for ed25519, PEM for others."""
+    """The public key as securesystemslib writes it: hexadecimal for ed25519, PEM for others.
+
+    Of a keyless signer it is identity and issuer, as canonical JSON.
+    """
     purposes: frozenset[Purpose]
     root: TrustRoot
     not_before: datetime | None = None
     not_after: datetime | None = None
     """What it signs later is not believed; what it signed until then stays so."""
+    trusted_root: str | None = None
+    """Of a keyless signer: the file that vouches for a private instance; else the public one."""
+
+    @classmethod
+    def keyless(
+        cls, identity: str, issuer: str, purposes: frozenset[Purpose], root: TrustRoot,
+        trusted_root: str | None = None,
+    ) -> TrustedKey:  # fmt: skip
+        """Returns the entry of an identity that an issuer vouches for."""
+        public = canonical_json({"identity": identity, "issuer": issuer}).decode()
+        return cls(KEYTYPE, SCHEME, public, purposes, root, trusted_root=trusted_root)
 
     @cached_property
     def keyid(self) -> str:
         """The key's id, computed from the key."""
-        named = {"keytype": self.keytype, "scheme": self.scheme, "keyval": {"public": self.public}}
+        named = {"keytype": self.keytype, "scheme": self.scheme, "keyval": self._keyval}
         return digest_bytes(canonical_json(named)).value
 
     @cached_property
@@ -115,8 +130,14 @@ class TrustedKey:
         except (ValueError, UnsupportedAlgorithm):  # verifies nothing, and is no other key either
             return self.public.encode()
 
-    def as_sslib(self) -> SSlibKey:
+    @property
+    def _keyval(self) -> dict[str, str]:
+        return keyval(self.public) if self.keytype == KEYTYPE else {"public": self.public}
+
+    def as_sslib(self) -> Key:
         """Returns the key in the form that verifies signatures."""
+        if self.keytype == KEYTYPE:
+            return keyless_key(self.keyid, self.public, self.trusted_root)
         return SSlibKey(self.keyid, self.keytype, self.scheme, {"public": self.public})
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,9 +147,10 @@ class TrustedKey:
             "keyid": self.keyid,
             "keytype": self.keytype,
             "scheme": self.scheme,
-            "public": self.public,
+            **self._keyval,
             "purposes": sorted(self.purposes),
             "root": str(self.root),
+            **({} if self.trusted_root is None else {"trusted_root": self.trusted_root}),
             **{name: one.isoformat() for name, one in window.items() if one is not None},
         }
 
@@ -137,15 +159,16 @@ class TrustedKey:
         """Reads what `as_dict` wrote; raises InvalidRecordError on anything else."""
         try:
             key = cls(
-                document["keytype"], document["scheme"], document["public"],
+                document["keytype"], document["scheme"], _public(document),
                 frozenset(Purpose(purpose) for purpose in document["purposes"]),
                 TrustRoot(document["root"]),
                 *(
                     None if (text := document.get(name)) is None else read_moment(text)
                     for name in ("not_before", "not_after")
                 ),
+                _trusted_root(document),
             )  # fmt: skip
-            if (key.keytype, key.scheme) not in KEY_FOR_TYPE_AND_SCHEME:
+            if (key.keytype, key.scheme) not in {*KEY_FOR_TYPE_AND_SCHEME, (KEYTYPE, SCHEME)}:
                 raise InvalidRecordError("an unknown kind of key", actual=document)
             if document["keyid"] != key.keyid:
                 raise InvalidRecordError(
@@ -216,7 +239,7 @@ class Trust:
         """How long a waiver counts at most."""
         return timedelta(days=self.max_waiver_days)
 
-    def keys_for(self, purpose: Purpose, root: TrustRoot) -> list[SSlibKey]:
+    def keys_for(self, purpose: Purpose, root: TrustRoot) -> list[Key]:
         """Returns the public keys that may sign for a purpose under a root, at whatever time.
 
         A key of which a revocation has left nothing is none of them.
@@ -310,6 +333,26 @@ class Trust:
         """Returns the same trust without these keys; a revocation that is there stays."""
         new = tuple(one for one in revocations if one not in self.revocations)
         return replace(self, revocations=(*self.revocations, *new)) if new else self
+
+
+def _public(document: Mapping[str, Any]) -> str:
+    """Returns the public half of an entry; raises KeyError, TypeError or ValueError."""
+    if document["keytype"] != KEYTYPE:
+        public: str = document["public"]
+        return public
+    named = canonical_json({name: document[name] for name in ("identity", "issuer")}).decode()
+    keyval(named)
+    return named
+
+
+def _trusted_root(document: Mapping[str, Any]) -> str | None:
+    """Returns where the trusted root of a keyless entry lies; raises ValueError."""
+    found = document.get("trusted_root")
+    if found is None:
+        return None
+    if document["keytype"] != KEYTYPE or not isinstance(found, str) or not found.startswith("/"):
+        raise ValueError(f"trusted_root {found!r} is no absolute path of a keyless entry's file")
+    return found
 
 
 def read_moment(text: object) -> datetime:

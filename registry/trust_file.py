@@ -25,7 +25,19 @@ SCHEMA = 2
 _FIELDS = frozenset({"schema", "keys", "revocations", "thresholds", "snapshot", "max_waiver_days"})
 _FIRST_FIELDS = frozenset({"schema", "keys"})
 _KEY_FIELDS = frozenset(
-    {"keyid", "keytype", "scheme", "public", "purposes", "root", "not_before", "not_after"}
+    {
+        "keyid",
+        "keytype",
+        "scheme",
+        "public",
+        "identity",
+        "issuer",
+        "trusted_root",
+        "purposes",
+        "root",
+        "not_before",
+        "not_after",
+    }
 )
 MOST_WAIVER_DAYS = 3650
 _SNAPSHOT = {"off": False, "required": True}

@@ -241,6 +241,10 @@ class ChannelMove(Entity):
     moved_at: datetime
     rollback: bool = False
     """Back to an earlier engine, not on to another one."""
+    cleared: bool = False
+    """The engine was taken out, and nothing put in its place."""
+    simulated: bool | None = None
+    """Of which world the engine is; None for one that was swept."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,8 @@ class Step:
 
     engine: Digest
     rollback: bool
+    cleared: bool = False
+    simulated: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
+    from securesystemslib.signer import Signer
+
     from enginekeeper.orchestration.bench import Bench
     from registry.lifecycle import BlastRadius
     from registry.standing import StandingChange
@@ -41,7 +43,8 @@ def quarantine(engine_id: str, reason: str, dry_run: bool, yes: bool, as_json: b
     if _only_looked(bench, found, output, dry_run=dry_run):
         return ExitCode.OK
     require_yes(f"Quarantine engine {found.digest.short}?", yes=yes)
-    _told(hold(bench.registry, found, reason), output)
+    signers = _signers(bench, found)
+    _told(hold(bench.registry, found, reason, *signers), output)
     return ExitCode.OK
 
 
@@ -54,8 +57,12 @@ def release(engine_id: str, reason: str, as_json: bool) -> int:
     from enginekeeper.orchestration.bench import open_bench
     from registry.lifecycle import release as let_go
 
-    registry = open_bench().registry
-    _told(let_go(registry, registry.engine(engine_id), reason), Output(as_json))
+    bench, output = open_bench(), Output(as_json)
+    found = bench.registry.engine(engine_id)
+    signers = _signers(bench, found)
+    _told(let_go(bench.registry, found, reason, *signers), output)
+    if not signers:
+        output.note("no revoker signed it: after `ek db restore` from before now, release it again")
     return ExitCode.OK
 
 
@@ -83,6 +90,17 @@ def revoke(engine_id: str, reason: str, dry_run: bool, yes: bool, as_json: bool)
     if bench.trust.snapshot_required:
         output.note("machines that ask for snapshots learn of it by: enginekeeper snapshot publish")
     return ExitCode.OK
+
+
+def _signers(bench: Bench, engine: Engine) -> tuple[Signer, ...]:
+    """Returns this home's revoker, who signs where there is one; nobody where there is none."""
+    from registry.errors import IntegrityError, RecordNotFoundError, StoreUnavailableError
+    from registry.trust import Purpose
+
+    try:
+        return bench.signers(Purpose.REVOCATION, simulated=engine.simulated)
+    except (IntegrityError, RecordNotFoundError, StoreUnavailableError):
+        return ()
 
 
 def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool) -> bool:

@@ -13,11 +13,12 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from registry.gate import GateDecision
+    from registry.types import ChannelMove
 
 
 @click.group()
 def channel() -> None:
-    """Show channels, fill them, roll them back; only qualified engines get in."""
+    """Show channels, fill and empty them, roll them back; only qualified engines get in."""
 
 
 @channel.command("list")
@@ -106,6 +107,37 @@ def rollback(
     return ExitCode.OK
 
 
+@channel.command()
+@click.argument("name", metavar="CHANNEL")
+@click.option("--model", help="Of which model, if the channel resolves for several.")
+@click.option("--target", help="For which target, if it resolves for several.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be taken out.")
+@json_option
+def clear(
+    name: str, model: str | None, target: str | None, dry_run: bool, as_json: bool
+) -> int:  # fmt: skip
+    """Let CHANNEL resolve to nothing for one model and target; a rollback undoes it.
+
+    Stops nothing that runs. A channel in which nothing is left takes real or simulated engines,
+    whichever comes next.
+    """
+    from enginekeeper.orchestration.bench import open_bench
+    from registry.channels import find_place
+
+    registry = open_bench().registry
+    with registry.catalogue.read() as view:
+        place = find_place(view, name, model=model, target=target)
+    move = registry.clear_channel(place, actor=registry.actor, dry_run=dry_run)
+    taken = None if move is None else str(move.engine)
+    said = "was empty; nothing was changed"
+    if move is not None:
+        said = f"{'would be' if dry_run else 'is'} empty: {move.engine.short} is taken out"
+    document = {"channel": place.channel, "model_name": place.model, "target": place.target,
+                "engine": taken, "dry_run": dry_run}  # fmt: skip
+    Output(as_json).outcome(document, f"{place} {said}")
+    return ExitCode.OK
+
+
 def _choice(decision: GateDecision) -> dict[str, Any]:
     document = decision.as_dict()
     return {**document, "engine": decision.engine.short, "gate": document["outcome"]}
@@ -139,10 +171,7 @@ def history(model: str, name: str, as_json: bool) -> int:
     from enginekeeper.errors import MissingError
     from enginekeeper.orchestration.bench import open_bench
 
-    rows = [
-        {**one.as_dict(), "move": "rollback" if one.rollback else "set"}
-        for one in open_bench().registry.channel_history(name, model)
-    ]
+    rows = [_move(one) for one in open_bench().registry.channel_history(name, model)]
     columns = ("moved_at", "target", "move", "engine", "previous", "actor")
     if not rows:
         raise MissingError(
@@ -150,3 +179,10 @@ def history(model: str, name: str, as_json: bool) -> int:
         )
     Output(as_json).table(rows, columns)
     return ExitCode.OK
+
+
+def _move(one: ChannelMove) -> dict[str, Any]:
+    """Returns a move as a row; one that emptied the place names what was there as `previous`."""
+    if one.cleared:
+        return {**one.as_dict(), "move": "clear", "engine": None}
+    return {**one.as_dict(), "move": "rollback" if one.rollback else "set"}

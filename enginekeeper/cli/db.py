@@ -75,8 +75,8 @@ def restore(file: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
     """Put the backup FILE back as the catalogue, whole or not at all, and verify it.
 
     Exits 10 if there is a catalogue already and --yes was not given, 11 if FILE is not the
-    backup that was made. Verdicts, revocations and ends of waivers from after the backup are taken
-    in from the store; quarantines and releases are signed nowhere, and are lost.
+    backup that was made. Verdicts, revocations, quarantines and ends of waivers from after the
+    backup are taken in from the store, and releases that a revoker signed.
     """
     from enginekeeper.settings import Settings
     from registry.backups.backup import restore as put_back
@@ -87,8 +87,8 @@ def restore(file: Path, yes: bool, dry_run: bool, as_json: bool) -> int:
     output = Output(as_json)
     output.outcome(_described(file, record), f"{done}: {_said(record)}")
     output.note(
-        f"quarantines and releases since {record.made_at} are not in it and lie nowhere else: "
-        "put them on again (enginekeeper engine quarantine), then enginekeeper store scrub"
+        f"what was judged, held and revoked since {record.made_at} is taken in by: enginekeeper "
+        "store scrub; a release without a key since then does not count: release once more"
     )
     return ExitCode.OK
 

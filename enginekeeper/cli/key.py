@@ -91,22 +91,45 @@ def create(role: str, simulated: bool, as_json: bool) -> int:
 @click.option(
     "--public", type=NamedPath(), help="Public key of another machine or a KMS (PEM), not our own."
 )
+@click.option(
+    "--identity", help="No key: whom --issuer vouches for (an e-mail address, a workflow's URI)."
+)
+@click.option("--issuer", help="The OpenID issuer of --identity, e.g. https://accounts.google.com.")
+@click.option(
+    "--trusted-root", type=NamedPath(), help="trusted_root.json of a private sigstore instance."
+)
 @click.option("--not-before", type=Moment(), help="What it signs before that does not count.")
 @click.option("--not-after", type=Moment(), help="What it signs after that does not count.")
 @simulated_option
 @json_option
 def trust(
-    role: str, public: Path | None, not_before: datetime | None, not_after: datetime | None,
+    role: str, public: Path | None, identity: str | None, issuer: str | None,
+    trusted_root: Path | None, not_before: datetime | None, not_after: datetime | None,
     simulated: bool, as_json: bool,
 ) -> int:  # fmt: skip
-    """Add the public half of ROLE's own key, or another one, to this home's trust file."""
+    """Add the public half of ROLE's own key, or another one, to this home's trust file.
+
+    With --identity and --issuer whoever that is may sign without a key (sigstore).
+    """
+    if (identity is None) is not (issuer is None) or (identity and public):
+        raise click.UsageError("give --identity and --issuer, or --public, or none of them")
+    if trusted_root is not None and identity is None:
+        raise click.UsageError("--trusted-root is for --identity and --issuer")
     from enginekeeper.orchestration.bench import open_bench
+    from registry.keyless import verifier_of
     from registry.signers import public_key_in
     from registry.signing import ROLES, TRUST_FILE, key_path, load_signer, trusted
+    from registry.trust import TrustedKey, TrustRoot
     from registry.trust_file import add_trusted_key
 
     keys, purpose = open_bench().keys, ROLES[role]
-    if public is None:
+    if identity is not None and issuer is not None:
+        where = None if trusted_root is None else str(trusted_root.absolute())
+        verifier_of(where)
+        entry = TrustedKey.keyless(
+            identity, issuer, frozenset({purpose}), TrustRoot.of(simulated=simulated), where
+        )
+    elif public is None:
         own = load_signer(key_path(keys, purpose, simulated=simulated))
         entry = trusted(own, purpose, simulated=simulated)
     else:

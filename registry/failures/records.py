@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
-
 from sqlalchemy import delete, or_
 from sqlalchemy.orm import Session
 
+from registry.audit import Note
 from registry.digests import Digest
 from registry.failures.queries import FailureView
 from registry.failures.tables import BuildFailureRow
 from registry.failures.types import BuildFailure
-
-
-class Note(Protocol):
-    """Notes a change for the audit log."""
-
-    def __call__(
-        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
-    ) -> None:
-        """Notes it."""
-        ...
 
 
 class FailureDraft(FailureView):

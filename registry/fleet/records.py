@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
 
 from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from registry.audit import Note
 from registry.errors import ConflictError, RecordNotFoundError
 from registry.fleet.pruning import PRUNED, PastTable, remove_batch
 from registry.fleet.queries import FleetView
@@ -31,15 +31,6 @@ from registry.fleet.types import Assignment, Beat, DriftIgnore, Node, NodeReport
 
 NO_SEQUENCE = -1
 """Before the first message of a node; any that comes is newer."""
-
-
-class Note(Protocol):
-    """Notes a change for the audit log, as `registry.records.Draft.note` does."""
-
-    def __call__(
-        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
-    ) -> None:
-        """Notes one change."""
 
 
 class FleetDraft(FleetView):

@@ -12,27 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
+from registry.audit import Note
 from registry.errors import ConflictError
 from registry.waves.queries import WaveView
 from registry.waves.tables import WaveNodeRow, WaveRow, WaveWorkRow
 from registry.waves.types import Wave, WaveNode, WaveWork
 
 _TOLD = 500
-
-
-class Note(Protocol):
-    """Notes a change for the audit log."""
-
-    def __call__(
-        self, action: str, subject: object, details: Mapping[str, Any], *, actor: str | None = None
-    ) -> None:
-        """Notes it."""
-        ...
 
 
 class WaveDraft(WaveView):

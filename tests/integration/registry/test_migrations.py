@@ -15,7 +15,7 @@ from registry.errors import CatalogueOutdatedError, InvalidRecordError, StoreUna
 from registry.fleet.types import Assignment, DriftIgnore
 from registry.models import REVISION
 from registry.publishing import CheckpointPublication
-from registry.types import Repair
+from registry.types import Place, Repair
 from registry.waves.types import WaveWork, WorkState
 from tests.factories.failures import failure
 from tests.factories.fleet import NOON, enrolled, placed, report
@@ -44,6 +44,9 @@ def fill(url: str, directory: Path) -> None:
     bench.judge(engine)
     bench.end(bench.waive(engine, "verdict-failed", environment=CPU))
     bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    bench.registry.set_channel("canary", engine.digest, CPU, actor="anna")
+    place = Place("canary", engine.model_name, engine.target)
+    bench.registry.clear_channel(place, actor="anna")
     node = enrolled(bench.registry.catalogue)
     with bench.registry.catalogue.edit() as draft:
         draft.fleet.take([report(node, 1, [placed("a")])], NOON)
@@ -106,6 +109,17 @@ def test_references_without_a_signature_stay_and_are_never_read(url: str, tmp_pa
             assert left.all() == [str(WEIGHTS)]
     engine.dispose()
     bench.registry.catalogue.close()
+
+
+def test_a_channel_that_was_cleared_stays_empty_without_the_mark(url: str, tmp_path: Path) -> None:
+    fill(url, tmp_path)
+    migrate.downgrade(url, "f3b86d2e9a41")
+    migrate.upgrade(url)
+    registry = make_workbench(tmp_path / "again", url=url).registry
+    assert [one.channel for one in registry.channels()] == ["prod"]
+    (move,) = registry.channel_history("canary", "smollm2-135m")
+    assert not move.cleared
+    registry.catalogue.close()
 
 
 def test_a_changed_table_is_noticed(url: str) -> None:

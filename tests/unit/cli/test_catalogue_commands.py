@@ -133,7 +133,7 @@ def test_a_backup_is_restored_when_it_is_asked_for(
     assert ek("db", "restore", kept, "--dry-run").code == ExitCode.OK
     done = ek("db", "restore", kept, "--yes", "--json")
     assert done.json == made.json
-    assert "quarantines and releases since" in done.err  # the store does not have those
+    assert "what was judged, held and revoked since" in done.err
     assert short(ek("engine", "list", "--json")) == [engine.digest.short]
 
 

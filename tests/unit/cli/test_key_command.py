@@ -180,6 +180,22 @@ def test_a_key_is_trusted_for_a_time(ek: Ek, site: Site) -> None:
     )  # fmt: skip
 
 
+def test_an_identity_is_trusted_without_a_key(ek: Ek, site: Site, tmp_path: Path) -> None:
+    who = ("--identity", "release@example.com", "--issuer", "https://accounts.google.com")
+    said = ek("key", "trust", "validator", *who, "--json")
+    assert (said.code, said.json["keytype"]) == (ExitCode.OK, "sigstore-oidc")
+    (entry,) = site.bench.trust.keys
+    assert entry.as_dict()["identity"] == "release@example.com"
+    assert said.json["keyid"][:12] in ek("key", "list").out
+    (tmp_path / "root.json").write_text("{}")
+    refused = ek("key", "trust", "builder", *who, "--trusted-root", tmp_path / "root.json")
+    assert (refused.code, "root.json" in refused.err) == (ExitCode.INVALID_INPUT, True)
+    for wrong in (who[:2], who[2:], (*who, "--public", tmp_path / "root.json"),
+                  ("--trusted-root", tmp_path / "root.json")):  # fmt: skip
+        assert ek("key", "trust", "builder", *wrong).code == ExitCode.USAGE
+    assert len(site.bench.trust.keys) == 1
+
+
 def test_a_key_elsewhere_signs_for_its_role_and_a_misspelt_role_is_noticed(
     site: Site, tmp_path: Path
 ) -> None:

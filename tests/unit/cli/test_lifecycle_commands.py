@@ -131,6 +131,22 @@ def age(site: Site, tmp_path: Path) -> None:
         os.utime(path, (0, 0))
 
 
+def test_a_channel_is_emptied_and_a_rollback_undoes_it(ek: Ek, engines: list[Engine]) -> None:
+    dry = ek("channel", "clear", "prod", "--dry-run", "--json")
+    assert (dry.code, dry.json["engine"]) == (ExitCode.OK, str(engines[1].digest))
+    assert len(ek("channel", "list", "--json").json) == 1
+    said = ek("channel", "clear", "prod")
+    assert (said.code, "channel prod of tiny on cpu is empty" in said.err) == (ExitCode.OK, True)
+    assert ek("channel", "list", "--json").json == []
+    again = ek("channel", "clear", "prod", "--json")
+    assert (again.code, again.json["engine"]) == (ExitCode.OK, None)
+    latest = ek("channel", "history", "tiny", "prod", "--json").json[0]
+    assert (latest["move"], latest["engine"]) == ("clear", None)
+    assert latest["previous"] == str(engines[1].digest)
+    assert ek("channel", "rollback", "prod", "--json").json["engine"] == str(engines[1].digest)
+    assert ek("channel", "clear", "canary").code == ExitCode.NOT_FOUND
+
+
 def test_a_sweep_shows_what_would_go_with_bytes_and_asks(
     ek: Ek, site: Site, engines: list[Engine], tmp_path: Path
 ) -> None:

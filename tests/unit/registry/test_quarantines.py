@@ -1,0 +1,192 @@
+"""What was quarantined stays so when the catalogue is lost; so does what a revoker released."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import update
+
+from registry.backups.backup import backup, restore
+from registry.blobs.interface import BlobStore
+from registry.errors import GateClosedError, StoreUnavailableError
+from registry.lifecycle import quarantine, release, revoke
+from registry.models import StandingRow
+from registry.quarantines import keep_beside
+from registry.scrubbing import scrub
+from registry.standing import Standing, StandingChange
+from registry.types import Engine
+from tests.factories.registry import CPU, Workbench, with_registry
+
+
+class Lost:
+    """A catalogue that is set back by `ek db restore` to what it was when it was kept."""
+
+    def __init__(self, bench: Workbench, kept: Path) -> None:
+        self.bench, self.kept = bench, kept
+        backup(bench.registry.catalogue.url, kept)
+
+    def restore(self) -> None:
+        restore(self.kept, self.bench.registry.catalogue.url, overwrite=True)
+
+
+@pytest.fixture
+def engine(bench: Workbench) -> Engine:
+    found = bench.publish()
+    bench.judge(found)
+    return found
+
+
+@pytest.fixture
+def lost(bench: Workbench, engine: Engine, tmp_path: Path) -> Lost:
+    """A backup from after the engine passed, and before anything held it."""
+    assert bench.registry.held(engine) is None
+    return Lost(bench, tmp_path / "kept")
+
+
+def rule(bench: Workbench, engine: Engine) -> str:
+    return bench.registry.gate(engine.digest, CPU).rule
+
+
+def hold(bench: Workbench, engine: Engine, *, signed: bool = True) -> StandingChange:
+    signers = (bench.signers.revoker,) if signed else ()
+    return quarantine(bench.registry, engine, "odd answers", *signers)
+
+
+def let_go(bench: Workbench, engine: Engine, *, signed: bool = True) -> StandingChange:
+    signers = (bench.signers.revoker,) if signed else ()
+    return release(bench.registry, engine, "it was the network", *signers)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_quarantine_from_after_the_backup_still_closes_the_gate(
+    bench: Workbench, engine: Engine, lost: Lost, *, signed: bool
+) -> None:
+    hold(bench, engine, signed=signed)
+    lost.restore()
+    assert rule(bench, engine) == "quarantined"
+    assert bench.registry.held(engine) is None  # asking changes nothing
+    with pytest.raises(GateClosedError, match="quarantined"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    scrub(bench.registry)
+    assert rule(bench, engine) == "quarantined"
+    held = bench.registry.held(engine)
+    assert held is not None
+    assert ("odd answers" in held.reason) is signed
+
+
+def test_it_is_taken_in_once_and_can_be_released(
+    bench: Workbench, engine: Engine, lost: Lost
+) -> None:
+    hold(bench, engine)
+    lost.restore()
+    for _ in range(2):
+        scrub(bench.registry)
+    with bench.registry.catalogue.read() as view:
+        assert len(view.standing(engine.digest)) == 1
+    let_go(bench, engine)
+    scrub(bench.registry)
+    assert rule(bench, engine) == "qualified"
+
+
+def test_what_was_released_by_a_revoker_stays_so(
+    bench: Workbench, engine: Engine, lost: Lost
+) -> None:
+    hold(bench, engine)
+    let_go(bench, engine)
+    lost.restore()
+    assert rule(bench, engine) == "qualified"
+    scrub(bench.registry)
+    assert rule(bench, engine) == "qualified"
+
+
+def test_a_release_from_after_the_backup_ends_the_quarantine_in_it(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    hold(bench, engine)
+    lost = Lost(bench, tmp_path / "kept")
+    let_go(bench, engine)
+    lost.restore()
+    assert rule(bench, engine) == "qualified"
+    scrub(bench.registry)
+    assert bench.registry.held(engine) is None
+
+
+@pytest.mark.parametrize("role", [None, "builder", "simulated_revoker"])
+def test_a_release_that_no_revoker_signed_opens_no_restored_catalogue(
+    bench: Workbench, engine: Engine, lost: Lost, role: str | None
+) -> None:
+    hold(bench, engine)
+    signers = () if role is None else (getattr(bench.signers, role),)
+    release(bench.registry, engine, "it was the network", *signers)
+    assert rule(bench, engine) == "qualified"
+    lost.restore()
+    assert rule(bench, engine) == "quarantined"
+
+
+def test_a_release_ends_no_quarantine_that_came_after_it(
+    bench: Workbench, engine: Engine, lost: Lost
+) -> None:
+    hold(bench, engine)
+    let_go(bench, engine)
+    hold(bench, engine)
+    lost.restore()
+    assert rule(bench, engine) == "quarantined"
+    scrub(bench.registry)
+    assert rule(bench, engine) == "quarantined"
+
+
+def test_nothing_follows_a_revocation(bench: Workbench, engine: Engine, lost: Lost) -> None:
+    hold(bench, engine)
+    revoke(bench.registry, engine, "leaks", bench.signers.revoker)
+    lost.restore()
+    assert rule(bench, engine) == "revoked"
+    scrub(bench.registry)
+    assert rule(bench, engine) == "revoked"
+    scrub(bench.registry)
+    with bench.registry.catalogue.read() as view:
+        assert [one.kind for one in view.standing(engine.digest)] == [Standing.REVOKED]
+
+
+def test_what_lies_beside_an_engine_holds_it_whoever_wrote_it(
+    bench: Workbench, engine: Engine, lost: Lost
+) -> None:
+    keep_beside(bench.registry.store, engine, Standing.QUARANTINED, b"{}")
+    lost.restore()
+    assert rule(bench, engine) == "quarantined"
+
+
+class Silent:
+    """A store that takes nothing."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.store = store
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.store, name)
+
+    def put_document(self, name: str, data: bytes, **_: object) -> None:
+        raise StoreUnavailableError("the store does not answer", where=f"{name}, {len(data)} bytes")
+
+
+def test_a_quarantine_closes_the_gate_while_the_store_is_silent_and_is_kept_later(
+    bench: Workbench, engine: Engine, lost: Lost
+) -> None:
+    silent = with_registry(bench, store=Silent(bench.registry.store))
+    with pytest.raises(StoreUnavailableError):
+        hold(silent, engine)
+    assert rule(bench, engine) == "quarantined"
+    hold(bench, engine)
+    lost.restore()
+    assert rule(bench, engine) == "quarantined"
+
+
+def test_a_quarantine_of_an_earlier_version_is_released_as_ever(
+    bench: Workbench, engine: Engine
+) -> None:
+    hold(bench, engine)
+    with bench.registry.catalogue.edit() as draft:
+        draft._session.execute(update(StandingRow).values(envelope=None))
+    assert hold(bench, engine).envelope is None
+    let_go(bench, engine)
+    assert rule(bench, engine) == "qualified"
