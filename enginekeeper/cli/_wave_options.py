@@ -10,6 +10,7 @@ import click
 from enginekeeper.cli._options import Command, NamedPath
 
 if TYPE_CHECKING:
+    from enginekeeper.fleet.traffic import Traffic
     from enginekeeper.orchestration.waves import DriverChange
 
 
@@ -40,6 +41,30 @@ def fleet_options(command: Command) -> Command:
         "--inventory", "places", type=NamedPath(), multiple=True, metavar="PLACE",
         help="File, lines or directory that `agent once` wrote, in place of the enrolled nodes.",
     )(command)  # fmt: skip
+
+
+def traffic_options(command: Command) -> Command:
+    """Adds `--traffic` and `--traffic-query`."""
+    command = click.option(
+        "--traffic-query", metavar="PROMQL",
+        help="What to ask for in place of the GPUs' use in the last hour: a value for each node.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--traffic", metavar="URL|FILE",
+        help="Prometheus, or a JSON file {NODE: NUMBER}: the least busy nodes come first.",
+    )(command)  # fmt: skip
+
+
+def traffic_of(source: str | None, query: str | None) -> Traffic | None:
+    """Returns what is known of the nodes' traffic; None where nobody named who knows."""
+    from enginekeeper.fleet.http_get import get_text
+    from enginekeeper.fleet.traffic import read_traffic
+
+    if source is None:
+        if query is not None:
+            raise click.UsageError("--traffic-query is asked of Prometheus: name it with --traffic")
+        return None
+    return read_traffic(source, query, get_text)
 
 
 def change_to(driver: str, cuda: str | None, cuda_driver: str | None) -> DriverChange:

@@ -13,7 +13,13 @@ from enginekeeper.cli._confirm import destroys, require_yes
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
-from enginekeeper.cli._wave_options import change_options, change_to, fleet_options
+from enginekeeper.cli._wave_options import (
+    change_options,
+    change_to,
+    fleet_options,
+    traffic_of,
+    traffic_options,
+)
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.bench import Bench
@@ -49,6 +55,7 @@ reason_option = click.option("--reason", required=True, help="Why; it is kept in
 @click.option("--webhook", metavar="URL", help="Told of every change, signed.")
 @click.option("--deployment", help="Prefect deployment of the rebuild flow that judges and builds.")
 @click.option("--spec", "specs", type=NamedPath(), multiple=True, help="Build specs of what runs.")
+@traffic_options
 @click.option("--dry-run", is_flag=True, help="Only show what it would begin with.")
 @json_option
 def start(
@@ -67,6 +74,8 @@ def start(
     webhook: str | None,
     deployment: str | None,
     specs: tuple[Path, ...],
+    traffic: str | None,
+    traffic_query: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> int:
@@ -74,8 +83,9 @@ def start(
 
     Nothing is sent to a node: `wave check NODE` tells a script whether it may be upgraded, `wave
     hooks` what the GPU Operator needs, the webhook whoever listens. Let it go on with `wave
-    advance`, from cron, or with `wave run`. Exits 7 while nodes are held, 8 where an engine
-    cannot work under the driver at all.
+    advance`, from cron, or with `wave run`. Nodes go in the order of their names, or of --traffic
+    as it is now. Exits 7 while nodes are held, 8 where an engine cannot work under the driver at
+    all.
     """
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.rollout import service
@@ -90,7 +100,7 @@ def start(
     announcement = service.Announcement(
         change=change_to(driver, cuda, cuda_driver), places=places, selectors=selectors,
         skipped=skipped, qualify=qualify, name=name, webhook=webhook, deployment=deployment,
-        specs=tuple(map(str, specs)),
+        specs=tuple(map(str, specs)), traffic=traffic_of(traffic, traffic_query),
         terms=Terms(
             max_unavailable=max_unavailable, canary=canary, soak_seconds=60 * soak,
             patience_seconds=60 * patience,

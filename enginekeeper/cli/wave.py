@@ -11,7 +11,13 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 from enginekeeper.cli._wave_nodes import check, hooks, react
-from enginekeeper.cli._wave_options import change_options, change_to, fleet_options
+from enginekeeper.cli._wave_options import (
+    change_options,
+    change_to,
+    fleet_options,
+    traffic_of,
+    traffic_options,
+)
 from enginekeeper.cli._wave_rollout import abort, advance, resume, rollback, run, start, status
 
 if TYPE_CHECKING:
@@ -46,6 +52,7 @@ def list_command(as_json: bool) -> int:
 @wave.command()
 @change_options(required=True)
 @fleet_options
+@traffic_options
 @json_option
 def plan(
     driver: str,
@@ -53,11 +60,14 @@ def plan(
     cuda_driver: str | None,
     places: tuple[Path, ...],
     selectors: tuple[str, ...],
+    traffic: str | None,
+    traffic_query: str | None,
     as_json: bool,
 ) -> int:
     """Show what a driver would break: for each engine and GPU, not for each node.
 
     Asks the last reports of the enrolled nodes, or inventories. Starts nothing and asks no node.
+    With --traffic nodes are named with the least busy first, those of which nothing is known last.
     Exits 0 if every node may be upgraded now; 7 if some must wait, which is drift that has not
     happened yet: engines to be judged, built or found first; 8 if some engine is refused, since no
     wait helps there: it needs another toolchain, another recipe, or the node stays where it is.
@@ -65,10 +75,12 @@ def plan(
     """
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.fleet_reading import plan_of
-    from enginekeeper.orchestration.waves import plan_document
+    from enginekeeper.orchestration.waves import by_traffic, plan_document
 
-    change = change_to(driver, cuda, cuda_driver)
+    change, known = change_to(driver, cuda, cuda_driver), traffic_of(traffic, traffic_query)
     found = plan_of(open_bench().registry, places, selectors, change)
+    if known is not None:
+        found = by_traffic(found, known)
     output = Output(as_json)
     if as_json:
         output.json(plan_document(found))
@@ -119,11 +131,21 @@ def _notes(plan: WavePlan) -> list[str]:
         f"{len(plan.ready)} nodes may be upgraded now, {waiting} must wait, {len(plan.untouched)} "
         f"have no GPU; {plan.already} have this driver already"
     )
+    lines.append(_order_said(plan))
     judging = "nothing" if plan.judging_gpu_hours == 0 else "not known"
     lines.append(
         f"builds: {hours} GPU-hours, {plan.bytes / 1e6:.0f} MB to fetch; judging: {judging}"
     )
     return lines
+
+
+def _order_said(plan: WavePlan) -> str:
+    if plan.traffic is None:
+        return "nodes by name: nobody said how busy they are (--traffic)"
+    names = [*plan.ready, *(name for one in plan.held for name in one.nodes)]
+    unknown = plan.traffic.unknown(names)
+    last = f"; {unknown} of which nothing is known come last, by name" if unknown else ""
+    return f"nodes by traffic, the least first, as {plan.traffic.source} has it{last}"
 
 
 def _some(names: tuple[str, ...]) -> str:

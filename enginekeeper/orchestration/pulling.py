@@ -6,6 +6,8 @@ Rules:
   when all bytes are here, which may be an hour later: what it closed since is not switched to;
 - the new engine lies whole and verified beside the current one before anything is switched;
 - a process that loaded the old engine keeps its files: what runs, or was current before, stays;
+- an engine that is stored without its weights gets them here, by this node's toolchain, before it
+  is switched to; what comes out must be what was judged;
 - evidence and snapshot are kept beside the engine, so that `run-check` needs no registry.
 """
 
@@ -19,15 +21,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.building.engine_directory import is_stripped
-from enginekeeper.documents import read_json_object
-from enginekeeper.errors import InputError
 from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.fleet.pulls import SNAPSHOT, PullDirectory, PullState, remember_pull
 from enginekeeper.fleet.runs import live_pid, run_records
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.loadable import (
+    document_in,
+    judged_bytes,
+    loadable,
+    refit_beside,
+    refitted_place,
+    stripped_in,
+)
 from enginekeeper.orchestration.nodes import ThisNode
 from enginekeeper.orchestration.placing import forget, record
+from enginekeeper.orchestration.refitting import STRIPPED, WHOLE_BYTES
 from enginekeeper.orchestration.run_check import RunCheck, check_run
 from registry.bundles import FILES, renew_evidence, write_directory
 from registry.disks import full_disk_said
@@ -42,7 +50,7 @@ from registry.evidence import Evidence
 from registry.exchange import evidence_of
 from registry.files import locked, write_whole
 from registry.gate import GateDecision
-from registry.manifests import Manifest, verify_directory
+from registry.manifests import verify_directory
 from registry.names import check_component
 from registry.snapshots import SNAPSHOT as SIGNED_SNAPSHOT
 from registry.types import Engine
@@ -86,7 +94,7 @@ class Pulled:
 def wanted(bench: Bench, name: str, channel: str | None, into: Path) -> Wanted:
     """Returns what a model's channel, or an engine's id, means on this node.
 
-    Raises the gate's error where it is not open, InputError for a stripped engine.
+    Raises the gate's error where it is not open.
     """
     node, directory = ThisNode(bench), PullDirectory(into.absolute())
     if channel is None:
@@ -101,13 +109,19 @@ def wanted(bench: Bench, name: str, channel: str | None, into: Path) -> Wanted:
 
 
 def bytes_missing(bench: Bench, wish: Wanted) -> int:
-    """Returns how many bytes must still come; what an interrupted pull left counts as there."""
+    """Returns how many bytes must still come; what an interrupted pull left counts as there.
+
+    Of an engine that is stored without its weights, also how many it gets by them.
+    """
     place = wish.into.engines / wish.engine.digest.short
+    info = wish.engine.key.info
+    with_weights = int(info[WHOLE_BYTES]) if info.get(STRIPPED) else 0
+    weights = 0 if refitted_place(place).is_dir() else with_weights
     if place.is_dir():
-        return 0
+        return weights
     draft = place.with_name(f".{place.name}.exporting")
     there = sum(one.stat().st_size for one in draft.rglob("*") if one.is_file())
-    return max(0, bench.registry.manifest(wish.engine).size - there)
+    return weights + max(0, bench.registry.manifest(wish.engine).size - there)
 
 
 def pull(bench: Bench, wish: Wanted) -> Pulled:
@@ -117,11 +131,11 @@ def pull(bench: Bench, wish: Wanted) -> Pulled:
     with _alone(into.root):
         into.current_name()  # refuses a directory that is somebody else's
         _require_room(into.root, bytes_missing(bench, wish))
-        _refuse_stripped(bench, engine, registry.manifest(engine), into.root)
         place = into.engines / engine.digest.short
         _bring(bench, evidence_of(registry, engine), place)
         renew_evidence(place, evidence_of(registry, engine))  # what was said since, too
         _keep_snapshot(bench, into.root)
+        _put_weights_in(bench, wish, place)
         _require_still_open(bench, wish)
         check = check_run(bench, place, offline=True)
         record(bench, engine.digest, place / FILES)
@@ -169,19 +183,37 @@ def _bring(bench: Bench, evidence: Evidence, place: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _put_weights_in(bench: Bench, wish: Wanted, place: Path) -> None:
+    """Refits a stripped engine; one that becomes what nobody judged does not stay here."""
+    if not stripped_in(place / FILES):
+        return
+    judged = judged_bytes(document_in(bench.registry, wish.decision))
+    try:
+        refit_beside(bench, wish.engine, place, judged)
+    except IntegrityError:
+        _remove_unused(bench, wish.into)
+        raise
+
+
 def _require_still_open(bench: Bench, wish: Wanted) -> None:
     """Asks the gate again; an engine that it closed during the download does not stay here.
 
-    One that is current, the one before, or running stays: what serves is never touched.
+    By another verdict it may be open for other refitted bytes: that is asked again, too.
     """
     engine, into = wish.engine, wish.into
     decision = ThisNode(bench).gate(engine)
     if not decision.is_open:
-        state = into.state()
-        kept = {into.current_name(), None if state is None else state.previous}
-        for name in _remove_others(bench, into, kept):
-            _progress.info("engine %s was removed", name)
+        _remove_unused(bench, into)
     decision.require_open(remedy="it was closed during the download; what was current stays so")
+    loadable(into.engines / engine.digest.short, document_in(bench.registry, decision))
+
+
+def _remove_unused(bench: Bench, into: PullDirectory) -> None:
+    """Removes what is neither current nor before nor runs: what serves is never touched."""
+    state = into.state()
+    kept = {into.current_name(), None if state is None else state.previous}
+    for name in _remove_others(bench, into, kept):
+        _progress.info("engine %s was removed", name)
 
 
 def _require_room(root: Path, missing: int) -> None:
@@ -192,31 +224,6 @@ def _require_room(root: Path, missing: int) -> None:
             actual=f"{free / 1e9:.1f} GB free",
             expected=f"{missing / 1e9:.1f} GB, and {_SPARE / 1e9:.1f} GB to spare",
             remedy="free some space and pull again; nothing was written",
-        )  # fmt: skip
-
-
-def _refuse_stripped(bench: Bench, engine: Engine, manifest: Manifest, root: Path) -> None:
-    """Refuses an engine whose weights would have to be put back in first.
-
-    The place for that: `trtllm-refit` from the checkpoint, into a directory that gets evidence of
-    its own. Its config.json says that it is one, and is read before anything large is.
-    """
-    entry = next((one for one in manifest.files if one.path == "config.json"), None)
-    if entry is None:
-        return
-    copy = root / f".{engine.digest.short}.config.json"
-    copy.unlink(missing_ok=True)
-    bench.registry.store.fetch(entry.digest, copy)
-    try:
-        stripped = is_stripped(read_json_object(copy))
-    finally:
-        copy.unlink(missing_ok=True)
-    if stripped:
-        raise InputError(
-            "the engine has no weights in it, and pull does not put them in",
-            where=f"engine {engine.digest.short}", actual="build_config.use_strip_plan: true",
-            remedy=f"enginekeeper engine refit {engine.digest.short} DIRECTORY writes it with its "
-            "weights; to pull it, build it without strip_plan",
         )  # fmt: skip
 
 
@@ -241,9 +248,13 @@ def _remove_others(
         one.path for one in run_records(bench.settings.home) if live_pid(one, table) is not None
     }
     for place in sorted(into.engines.iterdir()):
-        if place.name in kept or place.name.startswith(".") or place.resolve() / FILES in busy:
+        if place.name in kept or place.name.startswith("."):
+            continue
+        whole = refitted_place(place.resolve())
+        if place.resolve() / FILES in busy or whole in busy:
             continue
         with suppress(RecordNotFoundError):  # of a pull that was interrupted there is none
             forget(bench, place / FILES)
+        shutil.rmtree(whole, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
         yield place.name

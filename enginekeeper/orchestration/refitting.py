@@ -191,7 +191,7 @@ def refit_here(bench: Bench, name: str, place: Path, weights: Path | None) -> Re
             where=f"engine {engine.digest.short}",
             remedy=f"enginekeeper engine fetch {engine.digest.short} DIRECTORY",
         )
-    checkpoint = _own_weights(bench, engine) if weights is None else weights
+    checkpoint = own_weights(bench, engine) if weights is None else weights
     made = refitted(bench, engine, plan.path / "engine", checkpoint, engine.variant)
     judged = require_judged(bench, engine, made)
     draft = place.with_name(f".{place.name}.refit")
@@ -201,7 +201,7 @@ def refit_here(bench: Bench, name: str, place: Path, weights: Path | None) -> Re
     return RefittedHere(engine, str(made.record["digest"]), place, judged, storage(bench, engine))
 
 
-def _own_weights(bench: Bench, engine: Engine) -> Path:
+def own_weights(bench: Bench, engine: Engine) -> Path:
     """Brings the checkpoint here that an engine was built from."""
     pinned = _pinned(bench, engine)
     made = fetched(

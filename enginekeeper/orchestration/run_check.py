@@ -6,6 +6,7 @@ Rules:
 - the registry is asked, since it alone knows of quarantines and of what was said since; where it
   does not answer, the evidence beside the engine decides, and that is said; one that answers and
   does not know the engine starts nothing;
+- of an engine that is stored without its weights, what was refitted from it here is started;
 - what nobody can tell is not started. What serves already is never looked for and never touched.
 """
 
@@ -20,6 +21,13 @@ from enginekeeper.errors import MissingError, UnavailableError
 from enginekeeper.fleet.placements import placements
 from enginekeeper.fleet.pulls import SNAPSHOT
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.loadable import (
+    document_beside,
+    document_in,
+    loadable,
+    no_weights,
+    stripped_in,
+)
 from enginekeeper.orchestration.nodes import ThisNode
 from registry.blobs.interface import MAX_DOCUMENT
 from registry.blobs.select import open_store
@@ -88,12 +96,17 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
             silence = str(error).splitlines()[0]
         else:
             decision = known or decide_unknown(registry, evidence, environment)
+            if decision.is_open:
+                files = loadable(root, document_in(registry, decision))
             return RunCheck(digest, files, decision, "registry")
     gate = EvidenceGate(
         bench.trust, refusal, snapshot=_kept_snapshot(root), reader=bench.snapshots,
         store=open_store(bench.settings.store_url).url,
     )  # fmt: skip
-    return RunCheck(digest, files, gate.decide(evidence, environment), "evidence", silence)
+    decision = gate.decide(evidence, environment)
+    if decision.is_open:
+        files = loadable(root, document_beside(evidence, decision))
+    return RunCheck(digest, files, decision, "evidence", silence)
 
 
 def _if_known(registry: Registry, engine: Digest, node: ThisNode) -> GateDecision | None:
@@ -157,6 +170,8 @@ def _recorded(bench: Bench, place: Path, *, offline: bool) -> RunCheck:
             where=str(place), actual=found.digest, expected=engine.digest,
             remedy="do not load it; fetch it again to another place",
         )  # fmt: skip
+    if stripped_in(place):
+        raise no_weights(place)
     decision = ThisNode(bench).gate(engine)
     return RunCheck(engine.digest, place, decision, "registry")
 

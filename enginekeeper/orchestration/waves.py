@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -30,6 +30,7 @@ from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, meant_for, missing_for, runtime_of
 from enginekeeper.fleet.interface import DriverState
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape
+from enginekeeper.fleet.traffic import Traffic
 from registry.environments import DriverScope
 from registry.keys import EngineKey
 
@@ -153,6 +154,8 @@ class WavePlan:
     already: int
     """How many nodes have this driver now."""
     simulated: bool
+    traffic: Traffic | None = None
+    """By what the nodes stand in order: the least first; by their names without it."""
 
     @property
     def refused(self) -> bool:
@@ -341,6 +344,17 @@ def _reason(group: WaveGroup) -> str | None:
     return f"{group.action} engine {_short(group.engine.digest)}: {rules}"
 
 
+def by_traffic(plan: WavePlan, traffic: Traffic) -> WavePlan:
+    """Returns a plan with its nodes in the order in which they are to go: the least busy first."""
+    return replace(
+        plan,
+        groups=tuple(replace(one, nodes=traffic.order(one.nodes)) for one in plan.groups),
+        held=tuple(replace(one, nodes=traffic.order(one.nodes)) for one in plan.held),
+        ready=traffic.order(plan.ready),
+        traffic=traffic,
+    )
+
+
 def _order(group: WaveGroup) -> tuple[int, int, tuple[str, ...]]:
     kind = group.kind
     names = (kind.product, kind.compute_capability, kind.mig_profile or "")
@@ -353,6 +367,14 @@ def _short(digest: str) -> str:
     return digest.partition(":")[2][:12]
 
 
+def _order_document(plan: WavePlan) -> dict[str, Any]:
+    traffic = plan.traffic
+    if traffic is None:
+        return {"by": "name"}
+    nodes = {*plan.ready, *(name for one in plan.held for name in one.nodes)}
+    return {"by": "traffic", "source": traffic.source, "unknown": traffic.unknown(nodes)}
+
+
 def plan_document(plan: WavePlan) -> dict[str, Any]:
     """Returns a plan as JSON values."""
     change = plan.change
@@ -361,6 +383,7 @@ def plan_document(plan: WavePlan) -> dict[str, Any]:
         "cuda_driver": change.driver.cuda,
         "cuda_runtime": change.cuda_runtime,
         "simulated": plan.simulated,
+        "order": _order_document(plan),
         "groups": [
             {
                 "engine": group.engine.digest,

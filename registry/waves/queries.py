@@ -86,7 +86,7 @@ class WaveView:
         rows = list(self._session.scalars(select(WaveRow).where(wanted).order_by(WaveRow.id)))
         ids = [row.id for row in rows]
         nodes: dict[int, list[WaveNode]] = {one: [] for one in ids}
-        query = select(WaveNodeRow).where(WaveNodeRow.wave_id.in_(ids)).order_by(WaveNodeRow.node)
+        query = select(WaveNodeRow).where(WaveNodeRow.wave_id.in_(ids)).order_by(WaveNodeRow.id)
         for node in self._session.scalars(query):
             nodes[node.wave_id].append(_to_node(node))
         work: dict[int, list[WaveWork]] = {one: [] for one in ids}

@@ -22,6 +22,7 @@ from pathlib import Path
 from enginekeeper.errors import InputError, MissingError
 from enginekeeper.fleet.environments import GpuKind
 from enginekeeper.fleet.nodes import NodeFacts
+from enginekeeper.fleet.traffic import Traffic
 from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout import machine
 from enginekeeper.orchestration.rollout.budget import allowed
@@ -58,6 +59,8 @@ class Announcement:
     webhook: str | None = None
     deployment: str | None = None
     specs: tuple[str, ...] = ()
+    traffic: Traffic | None = None
+    """How busy the nodes are: the least busy go first; by their names without it."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,7 @@ def _announced(
                 one.name, roles.get(one.name, Role.BATCH), Stage.HELD, now, one.driver,
                 named=one.name in announcement.qualify,
             )
-            for one in sorted(nodes, key=lambda node: node.name)
+            for one in _in_order(nodes, announcement.traffic)
         ),
         places=tuple(str(place.absolute()) for place in announcement.places),
         simulated=any(one.simulated for one in nodes),
@@ -242,6 +245,12 @@ def _announced(
         deployment=announcement.deployment,
         specs=tuple(str(Path(spec).absolute()) for spec in announcement.specs),
     )  # fmt: skip
+
+
+def _in_order(nodes: Sequence[NodeFacts], traffic: Traffic | None) -> list[NodeFacts]:
+    by_name = {one.name: one for one in nodes}
+    names = sorted(by_name) if traffic is None else traffic.order(by_name)
+    return [by_name[name] for name in names]
 
 
 def _qualifying(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -223,16 +227,19 @@ def test_an_engine_is_pulled_and_started_without_its_registry(
     assert ek(environment, "run-check", "--model", "tiny", "--channel", "prod")[0] == 5
 
 
+LABELS = (
+    "nvidia.com/cuda.driver-version.full=580.95.05\nnvidia.com/cuda.runtime-version.full=13.0\n"
+    "nvidia.com/gpu.compute.major=9\nnvidia.com/gpu.compute.minor=0\nnvidia.com/gpu.count=1\n"
+    "nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3\n"
+)
+
+
 def test_labels_that_others_made_are_taken_and_nvml_is_left_alone(
     nvml: SimulatedNvml, environment: Environ, tmp_path: Path
 ) -> None:
     nvml.set(SimulatedGpu(), errors={"nvmlInitWithFlags": 18})
     labels = tmp_path / "gfd"
-    labels.write_text(
-        "nvidia.com/cuda.driver-version.full=580.95.05\nnvidia.com/cuda.runtime-version.full=13.0\n"
-        "nvidia.com/gpu.compute.major=9\nnvidia.com/gpu.compute.minor=0\nnvidia.com/gpu.count=1\n"
-        "nvidia.com/gpu.product=NVIDIA-H100-80GB-HBM3\n"
-    )
+    labels.write_text(LABELS)
     file = tmp_path / "node.json"
     code, _, _ = ek(environment, "agent", "once", "--gfd", labels, "--output", file)
     (found,) = read_inventories([file])
@@ -244,3 +251,39 @@ def test_labels_that_others_made_are_taken_and_nvml_is_left_alone(
     code, document, _ = ek(environment, *asked)
     assert (code, document["gpu_source"], document["devices"]) == (0, "gfd+dcgm", [])
     assert "does not answer" in document["problem"]
+
+
+def test_an_exporter_is_asked_over_http_for_each_gpu(
+    nvml: SimulatedNvml, environment: Environ, tmp_path: Path
+) -> None:
+    nvml.set(errors={"nvmlInitWithFlags": 18})
+    labels = tmp_path / "gfd"
+    labels.write_text(LABELS)
+    who = (
+        'gpu="{0}",UUID="GPU-{0}",pci_bus_id="00000000:0{0}:00.0",device="nvidia{0}",'
+        'modelName="NVIDIA H100 80GB HBM3",Hostname="a",DCGM_FI_DRIVER_VERSION="580.95.05"'
+    )
+    text = "# TYPE DCGM_FI_DEV_XID_ERRORS gauge\n" + "".join(
+        f"DCGM_FI_DEV_XID_ERRORS{{{who.format(at)}}} {xid}\n" for at, xid in enumerate((0, 31, 79))
+    )
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "metrics").write_text(text)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1",
+               "--directory", str(tmp_path / "www"))  # fmt: skip
+    asked = ("agent", "once", "--gfd", labels, "--dcgm", f"http://127.0.0.1:{port}/metrics")
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as exporter:
+        try:
+            for _ in range(50):
+                code, document, _ = ek(environment, *asked)
+                if document["problem"] is None:
+                    break
+                time.sleep(0.2)
+        finally:
+            exporter.kill()
+    assert (code, document["gpu_source"], document["problem"]) == (0, "gfd+dcgm", None)
+    assert [(one["uuid"], one["xid"]) for one in document["devices"]] == [
+        ("GPU-0", None), ("GPU-1", 31),
+    ]  # fmt: skip
+    assert [one["index"] for one in document["lost"]] == [2]

@@ -27,6 +27,7 @@ from registry.trust_file import change_trust
 from registry.types import Engine, Result
 from tests.factories.benches import Site, make_site, variants_of
 from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.fakes import inference_server
 from tests.fakes.shell import ek
 from tests.fakes.simulated_nvml import SimulatedGpu, SimulatedNvml
 
@@ -232,23 +233,30 @@ def test_the_command_takes_its_place_and_nvml_confirms_it(
     assert ek(node, "agent", "once")[1]["running"] == []
 
 
-def test_a_server_is_asked_what_it_serves(
-    node: Environ, place: Path, engine: Engine, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("kind", "paths", "names_its_directory"),
+    [
+        ("vllm", ("", "/v1/models"), True),
+        ("trtllm-serve", ("", "/v1/models"), False),
+        ("triton", ("/v2/models/tensorrt_llm", "/v2/models/tensorrt_llm/config"), True),
+    ],
+)
+def test_each_server_is_asked_what_it_serves(
+    node: Environ, place: Path, engine: Engine, kind: str, paths: tuple[str, str],
+    *, names_its_directory: bool,
+) -> None:  # fmt: skip
+    below, asked = paths
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (tmp_path / "www" / "v1").mkdir(parents=True)
-    told = {"data": [{"id": "llama", "root": str(place / "engine")}]}
-    (tmp_path / "www" / "v1" / "models").write_text(json.dumps(told))
-    server = (sys.executable, "-m", "http.server", port, "--bind", "127.0.0.1", "--directory",
-              tmp_path / "www")  # fmt: skip
-    endpoint = f"http://127.0.0.1:{port}"
-    with started(node, place, "--endpoint", endpoint, "--", *server):
+    url = f"http://127.0.0.1:{port}"
+    server = (sys.executable, inference_server.__file__, kind, port, "{engine}")
+    with started(node, place, "--endpoint", f"{url}{below}", "--", *server):
         running = answering(node)
     assert running["engine"] == str(engine.digest)
     assert running["says"] == {
-        "source": f"{endpoint}/v1/models", "models": ["llama"], "agrees": True,
-        "places": [str(place / "engine")], "problem": None,
+        "source": f"{url}{asked}", "models": ["tensorrt_llm" if kind == "triton" else "llama"],
+        "places": [str(place / "engine")] if names_its_directory else [],
+        "agrees": True if names_its_directory else None, "problem": None,
     }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -248,6 +250,67 @@ def test_what_comes_out_otherwise_is_not_what_was_judged(stripped: World) -> Non
     assert done.returncode == 11, done.stderr
     assert "not the one that was judged" in done.stderr
     assert not place.exists()
+
+
+def _pull(world: World, *words: object) -> subprocess.CompletedProcess[str]:
+    """Pulls on a node that is enrolled as simulated, as whoever has simulated engines must."""
+    (engine,) = _registry(world).engines()
+    into = world.root / "node"
+    return _ek(world, "pull", engine.digest, "--into", into, "--json", *words)
+
+
+def _enrolled(world: World) -> Path:
+    done = _ek(world, "node", "enroll", socket.gethostname(), "--simulated")
+    assert done.returncode == 0, done.stderr
+    return world.root / "node"
+
+
+def test_a_pull_puts_the_weights_in_and_what_was_judged_is_started(stripped: World) -> None:
+    into = _enrolled(stripped)
+    (engine,) = _registry(stripped).engines()
+    verdict = _registry(stripped).verdicts(engine.digest)[0]
+    judged = _registry(stripped).verdict_document(verdict)["refit"]["engine"]
+    coming = json.loads(_pull(stripped, "--dry-run").stdout)["bytes_missing"]
+    assert coming > engine.size
+
+    done = _pull(stripped)
+
+    assert done.returncode == 0, done.stderr
+    whole = into / "refitted" / engine.digest.short
+    assert str(Manifest.of_directory(whole, "engine").digest) == judged
+    assert _ek(stripped, "engine", "verify", into / "current").returncode == 0
+    checked = _ek(stripped, "run-check", into / "current", "--json")
+    assert (checked.returncode, json.loads(checked.stdout)["directory"]) == (0, str(whole))
+    before = (whole / "rank0.engine").stat()
+    assert _pull(stripped).returncode == 0
+    assert (whole / "rank0.engine").stat().st_mtime_ns == before.st_mtime_ns
+    load_engine(whole, H100.product).unpack(stripped.root / "given-back")
+
+    with (whole / "rank0.engine").open("ab") as file:
+        file.write(b"damaged")
+    changed = _ek(stripped, "run-check", into / "current")
+    assert (changed.returncode, "not the one that was judged" in changed.stderr) == (11, True)
+    assert _pull(stripped).returncode == 0  # it is made again
+    assert _ek(stripped, "run-check", into / "current").returncode == 0
+    shutil.rmtree(whole)
+    assert _ek(stripped, "run-check", into / "current").returncode == 4
+
+
+def test_a_pull_that_makes_other_bytes_than_were_judged_is_refused(stripped: World) -> None:
+    into = _enrolled(stripped)
+    (product,) = (stripped.root / "cache" / "work" / "refitted").glob("*/product.json")
+    with (product.parent / "engine" / "rank0.engine").open("ab") as file:
+        file.write(b"another tool")
+    record = json.loads(product.read_text())
+    made = Manifest.of_directory(product.parent / "engine", "engine")
+    product.write_text(json.dumps({**record, "digest": str(made.digest)}))
+
+    done = _pull(stripped)
+
+    assert (done.returncode, "not the one that was judged" in done.stderr) == (11, True)
+    assert not (into / "current").exists()
+    assert [one.name for one in (into / "engines").iterdir()] == []
+    assert not list(into.glob("refitted/*"))
 
 
 def test_an_engine_with_its_weights_has_nothing_to_refit(world: World) -> None:

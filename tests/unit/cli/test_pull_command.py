@@ -229,7 +229,7 @@ def test_damaged_files_are_brought_anew(ek: Ek, engine: Engine, into: Path) -> N
     assert "brought anew" in said.err
 
 
-def test_a_stripped_engine_is_refused_by_name(
+def test_a_stripped_engine_of_which_no_verdict_names_the_refitted_bytes_does_not_stay(
     ek: Ek, site: Site, into: Path, tmp_path: Path
 ) -> None:
     (variant,) = variants_of(tmp_path)
@@ -239,8 +239,25 @@ def test_a_stripped_engine_is_refused_by_name(
     engine = publish(site.bench, built, variant)
     site.judge(engine, variant)
     said = ek("pull", engine.digest.short, "--into", into, "--json")
-    assert (said.code, "use_strip_plan" in said.err) == (3, True)
-    assert not (into / "engines").exists()
+    assert (said.code, "no verdict says" in said.err) == (11, True)
+    assert not (into / "current").exists()
+    assert list((into / "engines").iterdir()) == []
+
+
+def test_a_stripped_engine_that_nobody_refitted_here_is_not_started(
+    ek: Ek, site: Site, tmp_path: Path
+) -> None:
+    (variant,) = variants_of(tmp_path)
+    built = site.built(variant, b"stripped")
+    config = {"version": "1.2.1", "build_config": {"use_strip_plan": True}}
+    (built.directory / "config.json").write_text(json.dumps(config))
+    engine = publish(site.bench, built, variant)
+    site.judge(engine, variant)
+    ek("engine", "fetch", engine.digest.short, "--to", tmp_path / "fetched")
+    ek("engine", "export", engine.digest.short, "--to", tmp_path / "exported")
+    for where in (("fetched",), ("exported",), ("exported", "--offline")):
+        said = ek("run-check", tmp_path / where[0], *where[1:])
+        assert (said.code, "no weights in it" in said.err) == (4, True), where
 
 
 def test_a_directory_that_is_somebody_elses_is_left_alone(

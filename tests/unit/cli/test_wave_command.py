@@ -138,3 +138,21 @@ def test_an_inventory_that_is_none_is_named(ek: Ek, fleet: Path) -> None:
     assert said.code == ExitCode.INVALID_INPUT
     assert "gpu-9.json" in said.err
     assert ek(*R595, "--inventory", fleet / "gone").code == ExitCode.NOT_FOUND
+
+
+def test_nodes_are_named_by_traffic_where_somebody_knows_it(
+    ek: Ek, fleet: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "traffic.json"
+    file.write_text(json.dumps({"gpu-1": 90, "gpu-3": 2.5, "spare-1": 0}))
+    said = ek(*R595, "--inventory", fleet, "--traffic", file, "--json")
+    assert said.json["groups"][0]["nodes"] == ["gpu-3", "gpu-1", "gpu-2"]
+    assert said.json["held"][0]["nodes"] == ["gpu-3", "gpu-1", "gpu-2"]
+    assert said.json["order"] == {"by": "traffic", "source": str(file), "unknown": 1}
+    text = ek(*R595, "--inventory", fleet, "--traffic", file).err
+    assert "by traffic, the least first" in text
+    assert "1 of which nothing is known" in text
+    assert ek(*R595, "--inventory", fleet, "--json").json["order"] == {"by": "name"}
+    assert "nobody said how busy" in ek(*R595, "--inventory", fleet).err
+    assert ek(*R595, "--inventory", fleet, "--traffic-query", "up").code == ExitCode.USAGE
+    assert ek(*R595, "--inventory", fleet, "--traffic", tmp_path / "no").code == ExitCode.NOT_FOUND

@@ -192,3 +192,17 @@ def test_a_node_is_in_one_wave_at_a_time(ek: Ek, fleet: Path) -> None:
 def test_a_wave_that_is_none_exits_4(ek: Ek) -> None:
     for command in ("status", "advance", "hooks", "resume", "run"):
         assert ek("wave", command, "absent").code == ExitCode.NOT_FOUND
+
+
+def test_the_least_busy_node_goes_first(
+    ek: Ek, site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "traffic.json"
+    file.write_text('{"gpu-1": 90, "gpu-2": 3}')
+    assert start(ek, fleet, "--traffic", file).code == ExitCode.DRIFT
+    report(tmp_path, "spare", driver=NEW)
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    said = ek("wave", "advance", "w", "--json")
+    stages = {one["node"]: one["stage"] for one in said.json["nodes"]}
+    assert (stages["gpu-1"], stages["gpu-2"]) == ("held", "released")
+    assert [one["node"] for one in said.json["nodes"]] == ["gpu-2", "gpu-1", "spare"]
