@@ -73,6 +73,9 @@ def plan(
 @whole_suite_option
 @click.option("--retry-failed", is_flag=True, help="Try what `ek failures` lists again, too.")
 @probes_option
+@click.option(
+    "--served", is_flag=True, help="Ask TensorRT engines over HTTP, as served; says less."
+)
 @locate_option
 @click.option("--channel", help="Put every engine that passes into this channel.")
 @click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
@@ -86,6 +89,7 @@ def build(
     whole_suite: bool,
     retry_failed: bool,
     probes: bool,
+    served: bool,
     locate: bool,
     channel: str | None,
     deployment: str | None,
@@ -105,7 +109,7 @@ def build(
     order = BuildOrder(
         str(spec), tuple(only), tuple(skip),
         audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, probes=probes,
-        locate=locate, channel=channel,
+        served=served, locate=locate, channel=channel,
     )  # fmt: skip
     outcomes = run_build(order, deployment=deployment)
     return show_outcomes(Output(as_json), outcomes)

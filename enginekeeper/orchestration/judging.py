@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.building.engine_directory import is_stripped
-from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration import stages
+from enginekeeper.orchestration.asking import runner_of, says_all
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
@@ -79,20 +79,15 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     made = _with_weights(bench, made)
     loaded = there(made.refitted or made.compiled)
     if not engine.simulated:
-        runner, interim = runner_of(engine, loaded), _interim(work, made)
+        runner = runner_of(engine, loaded, source_of(work).path, served=work.order.served)
+        interim = None if work.order.served else _interim(work, made)
         scores = stages.score_engine(bench.shop, loaded, both, name, runner=runner, interim=interim)
         return replace(made, scores=scores)
     signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
-    scores = score_simulated(bench.shop, source_of(work), signed, both, name)
+    scores = score_simulated(
+        bench.shop, source_of(work), signed, both, name, served=work.order.served
+    )
     return replace(made, scores=scores)
-
-
-def runner_of(engine: Engine, loaded: Made) -> stages.Runner:
-    """Returns what asks a real engine of TensorRT-LLM, in the toolchain of its release."""
-    version = str(engine.key.hard["tensorrt_llm"])
-    runner = EngineRunner(version)
-    told = runner.job(loaded.path / "engine", "generation")
-    return stages.Runner(f"tensorrt-llm-{version}", runner.score_step, told)
 
 
 def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
@@ -134,12 +129,12 @@ def _with_weights(bench: Bench, made: Progress) -> Progress:
 def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
     """Judges the engine, signs and records the verdict, and ends the variant.
 
-    A judgement without audits is shown and not recorded: it cannot qualify anything, and must
-    not stand in the way of one that did.
+    A judgement that cannot qualify anything (without audits, or by choices alone where they show
+    no fault) is shown and not recorded: it must not stand in the way of one that did.
     """
     variant, engine = made.variant, there(made.engine)
     verdict, document = decide(bench, work, made)
-    if work.order.audits:
+    if _is_recorded(work, made, str(verdict.result)):
         _record(bench, engine, verdict, document)
     outcome = Outcome(
         variant=str(variant.identifier),
@@ -153,15 +148,24 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
         seconds=made.seconds,
         simulated=engine.simulated,
     )
-    outcome = _in_channel(bench, work, outcome)
+    outcome = _in_channel(bench, work, made, outcome)
     work.end(outcome)
     return outcome
 
 
-def _in_channel(bench: Bench, work: Work, outcome: Outcome) -> Outcome:
+def _is_recorded(work: Work, made: Progress, result: str) -> bool:
+    if not work.order.audits:
+        return False
+    if not work.order.served or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
+        return True
+    loaded = there(made.refitted or made.compiled).path / "engine"
+    return says_all(loaded) or result == "fail"
+
+
+def _in_channel(bench: Bench, work: Work, made: Progress, outcome: Outcome) -> Outcome:
     """Puts an engine into the channel asked for; a verdict that is not recorded opens none."""
     name = work.order.channel
-    if name is None or work.order.audits:
+    if name is None or _is_recorded(work, made, str(outcome.result)):
         return into_channel(bench, name, outcome)
     return replace(outcome, channel=f"{name}: refused: this run made no recorded verdict")
 
@@ -196,7 +200,7 @@ def _unexplained(verdict: Verdict) -> bool:
 
 
 def _culprits(evidence: Evidence, dictionary: Dictionary) -> tuple[Culprit, ...]:
-    if evidence.twin is None:
+    if evidence.twin is None or evidence.engine.of_choices:
         return ()
     return explain(dictionary, evidence.twin, evidence.engine, evidence.scored)
 

@@ -29,6 +29,9 @@ class BuildOrder:
     probes: bool = False
     """Whether the engine is also asked in other batches, in chunks and token by token."""
 
+    served: bool = False
+    """Whether engines of TensorRT-LLM are asked over HTTP, as they are served: that says less."""
+
     locate: bool = False
     """Whether a tensor is looked for where the engine is not its recipe and the audits are clean:
     one forward pass per tensor."""

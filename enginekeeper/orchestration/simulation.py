@@ -17,6 +17,7 @@ from typing import Any
 from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
+from enginekeeper.orchestration.asking import SERVED_STEP, served_job
 from enginekeeper.orchestration.stages import Compilation, Made, Probe, Source, made_once
 from enginekeeper.orchestration.tools import DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.orchestration.workshop import Workshop
@@ -54,7 +55,13 @@ class SignedDirectory:
 
 
 def score_simulated(
-    shop: Workshop, source: Source, engine: SignedDirectory, probe: Probe, name: str
+    shop: Workshop,
+    source: Source,
+    engine: SignedDirectory,
+    probe: Probe,
+    name: str,
+    *,
+    served: bool = False,
 ) -> Made:
     """Scores an engine of a double by the CPU executor of the checkpoint that is inside.
 
@@ -63,7 +70,9 @@ def score_simulated(
     """
     loaded = load_engine(engine.path, engine.product)
     runner = EngineRunner(loaded.version)
+    asked = {"served": True} if served else {}
     inputs = {
+        **asked,
         "arm": str(digest_document(loaded.described(), "ek-simulated-arm-v1")),
         "model": str(source.digest),
         **probe.inputs(),
@@ -75,9 +84,14 @@ def score_simulated(
         checkpoint, twin = directory / "checkpoint", directory / "twin"
         loaded.unpack(checkpoint)
         write_checkpoint_twin(source.path, checkpoint, twin)
+        told = (
+            served_job(loaded.version, engine.path, source.path)
+            if served
+            else runner.job(engine.path, "generation")
+        )
         job = {
-            "step": runner.score_step,
-            "job": {**probe.job(directory), **runner.job(engine.path, "generation")},
+            "step": SERVED_STEP if served else runner.score_step,
+            "job": {**probe.job(directory), **told},
             "double": {"version": loaded.version, "models": {str(engine.path): str(twin)}},
         }
         seconds = shop.run("inductor", SIMULATED_STEP, job, name=name, minutes=60).seconds

@@ -12,6 +12,7 @@ from registry.digests import Digest, digest_document
 DECIDING = (
     "configs",
     "validation",
+    "orchestration/asking.py",
     "orchestration/interim.py",
     "orchestration/judging.py",
     "orchestration/pipeline.py",
@@ -28,6 +29,7 @@ SCORING = {
     "sensitivities": "inductor",
     "probe_engine": "inductor",
     "score_trtllm": "inductor",
+    "score_served": "inductor",
     "run_with_double": "inductor",
 }
 """The steps that a verdict's numbers come from, and their toolchains; None for the machine's."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,3 +22,11 @@ def stand_in(job: dict[str, Any]) -> None:
 
     STATE.version = job["version"]
     STATE.models = {Path(name): Path(model) for name, model in job["models"].items()}
+
+
+def serve_command(job: dict[str, Any]) -> list[str]:
+    """Returns how the double of `trtllm-serve` is started, with the same said to it."""
+    print("SIMULATED: a double of trtllm-serve; the CPU computes, no GPU", flush=True)
+    told = Path("double.json").absolute()
+    told.write_text(json.dumps(job), encoding="utf-8")
+    return [sys.executable, "-s", "-E", "-u", str(DOUBLES / "trtllm_serve.py"), str(told)]

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import score_served
 import score_trtllm
-from _double import stand_in
+from _double import serve_command, stand_in
 from _step import Refusal, main
 
-STEPS = {"score_trtllm": score_trtllm.run}
+STEPS = ("score_trtllm", "score_served")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Runs the step."""
     if job["step"] not in STEPS:
         raise Refusal("job", "no such step", actual=job["step"], expected=", ".join(STEPS))
-    stand_in(job["double"])
-    return {**STEPS[job["step"]](job["job"]), "simulated": True}
+    if job["step"] == "score_served":
+        outputs = score_served.run(job["job"], serve_command(job["double"]))
+    else:
+        stand_in(job["double"])
+        outputs = score_trtllm.run(job["job"])
+    return {**outputs, "simulated": True}
 
 
 if __name__ == "__main__":

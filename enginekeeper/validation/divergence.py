@@ -138,6 +138,17 @@ class Comparison:
         return windows
 
 
+def same_choices(p: Scores, q: Scores) -> NDArray[np.bool_]:
+    """Says at which positions Q chose P's best token, or one that is tied with it.
+
+    Unlike `compare` it needs nothing of Q but its choices.
+    """
+    best = p.top_logprobs[:, :1] - TIE
+    chosen = (p.top_ids == q.top_ids[:, :1]) & (p.top_logprobs >= best)
+    found: NDArray[np.bool_] = chosen.any(axis=1)
+    return found
+
+
 def compare(p: Scores, q: Scores, tokens: TokenizedSuite, *, at: str) -> Comparison:
     """Compares arm Q with arm P, where Q was scored at P's best tokens under the name `at`."""
     there = q.at.get(at)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enginekeeper.validation.checks import Check, Limit, Quantity, Rule, bounded, rounded
-from enginekeeper.validation.divergence import Comparison, compare
+from enginekeeper.validation.divergence import Comparison, compare, same_choices
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import Floor, measured_floor
@@ -32,6 +32,8 @@ from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
 from enginekeeper.validation.tokens import TokenizedSuite
 
+CHOICES_ONLY = "the runner names the tokens that were chosen, and says nothing of any other"
+
 FAILING_CHECKS = 4
 """kl, decode gap, decode flips, decode against prefill: they share the error of a failure."""
 
@@ -41,6 +43,8 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     floor = measured_floor(evidence)
     limit = _limit(policy, floor, evidence)
     evidence = evidence.seen
+    if evidence.engine.of_choices:
+        return _of_choices(evidence, limit)
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
     probes = probe_checks(evidence.probes, replace(limit, rule=whole))
@@ -56,7 +60,9 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
     divergence = _divergence(comparison, _pairing(floor, policy, evidence.rule), limit)
-    gap = _decode_gap(greedy, evidence.tokens.strata, limit)
+    gap = _silent(evidence.engine, "fidelity.decode_gap") or _decode_gap(
+        greedy, evidence.tokens.strata, limit
+    )
     if floor is not None and floor.hides(policy):
         divergence, gap, consistent = (
             _below_the_floor(check, floor) for check in (divergence, gap, consistent)
@@ -64,7 +70,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
-    flips = _decode_flips(comparison, greedy, limit)
+    flips = _decode_flips(expected_flips(comparison), greedy, limit)
     if all(check.outcome == "not run" for check in (consistent, gap, flips)):
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
     decided = (divergence, finite, consistent, gap, flips, *probes)
@@ -79,6 +85,33 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         ),
     }
     return Line("fidelity", line_result(checks), _statement(checks), checks, details)
+
+
+def _of_choices(evidence: Evidence, limit: Limit) -> Line:
+    """Judges what an engine chose, where its runner says no more: it can fail, and never pass."""
+    engine, twin, said = evidence.engine, evidence.twin, CHOICES_ONLY
+    kl = Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats", note=said)
+    finite = Check("fidelity.finite", "not run", "rows of logits that are finite", note=said)
+    checks: list[Check] = [kl, finite]
+    checks.append(_self_check(evidence, limit))
+    if twin is not None and not twin.not_finite:
+        greedy = compare_greedy(twin, engine)
+        silent = _silent(engine, "fidelity.decode_gap")
+        checks.append(silent or _decode_gap(greedy, evidence.tokens.strata, limit))
+        agree = same_choices(twin, engine)
+        expected = (int((~agree).sum()), len(agree))
+        checks.append(_decode_flips(expected, greedy, limit))
+    result = line_result(tuple(checks))
+    return Line("fidelity", result, _statement(tuple(checks)), tuple(checks), {})
+
+
+def _silent(engine: Scores, name: str) -> Check | None:
+    """Returns what becomes of a decode check whose numbers the runner does not give."""
+    missing = sorted({"top_logprobs", "greedy_logprobs"} & set(engine.lacks))
+    if not missing:
+        return None
+    note = f"the runner gives no {' and no '.join(missing)}"
+    return Check(name, "not run", "log-probabilities of what decode chose", note=note)
 
 
 def _noise(evidence: Evidence) -> Comparison | None:
@@ -200,6 +233,8 @@ def _below_the_floor(check: Check, floor: Floor) -> Check:
 
 def _self_check(evidence: Evidence, limit: Limit) -> Check:
     """Compares the engine's decode path with its own prefill, where its text allows it."""
+    if silent := _silent(evidence.engine, "fidelity.decode_against_prefill"):
+        return silent
     sums, sizes = decode_against_prefill(evidence.engine, evidence.tokens, evidence.greedy_prefix)
     quantity = Quantity(
         "fidelity.decode_against_prefill",
@@ -244,9 +279,9 @@ def _decode_check(quantity: Quantity, limit: Limit, message: str) -> Check:
     return replace(check, finding=_finding(check, "decode", message, "T10"))
 
 
-def _decode_flips(comparison: Comparison, greedy: GreedyComparison, limit: Limit) -> Check:
+def _decode_flips(expected: tuple[int, int], greedy: GreedyComparison, limit: Limit) -> Check:
     """Asks whether continuations part more often than the same arms disagree in prefill."""
-    background, positions = expected_flips(comparison)
+    background, positions = expected
     events, exposures = greedy.decode_flips, greedy.decode_exposures
     name, meaning = "fidelity.decode_flips", "first differences from the twin per decode step"
     if exposures == 0 or positions == 0:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from enginekeeper.validation.checks import (
     Check,
     Limit,
@@ -18,11 +20,12 @@ from enginekeeper.validation.checks import (
     rounded,
     shown,
 )
-from enginekeeper.validation.divergence import Comparison, compare
+from enginekeeper.validation.divergence import Comparison, compare, same_choices
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.greedy import GreedyComparison, compare_greedy
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores
 
 FAILING_CHECKS = 3
 """KL, perplexity and top-1 agreement: they share the error of a failure."""
@@ -44,6 +47,8 @@ def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
         return _undecided("no reference was scored")
     if broken := source.not_finite:
         return _undecided(f"the reference itself is not finite at {broken} positions")
+    if evidence.engine.of_choices:
+        return _of_choices(reference, source, evidence, policy)
     comparison = compare(source, evidence.engine, evidence.tokens, at="source")
     checks = [reference, *_bounded(comparison, policy, evidence.rule)]
     greedy = compare_greedy(source, evidence.engine)
@@ -78,6 +83,35 @@ def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
     line = Line("quality", result, _statement(tuple(checks)), tuple(checks), details)
     worse = any((check.lower or 0.0) > policy.max_fidelity_kl for check in excess)
     return Quality(line, worse)
+
+
+def _of_choices(
+    reference: Check, source: Scores, evidence: Evidence, policy: AcceptancePolicy
+) -> Quality:
+    """Judges how often the source's preferred token was chosen: all that the runner says."""
+    engine = evidence.engine
+    quantity = Quantity(
+        "quality.top1_agreement",
+        "share of positions with the source's preferred token",
+        "",
+        np.add.reduceat(same_choices(source, engine).astype(np.float64), engine.offsets[:-1]),
+        np.diff(engine.offsets).astype(np.float64),
+        evidence.tokens.strata,
+    )
+    limit = Limit(
+        policy.min_top1_agreement,
+        "at least",
+        policy.confidence,
+        FAILING_CHECKS,
+        "min_top1_agreement",
+        evidence.rule,
+    )
+    note = "the runner says nothing of the tokens that were not chosen"
+    kl = Check("quality.kl", "inconclusive", "KL(source ‖ engine)", "nats", note=note)
+    greedy = _continued("quality.greedy", "the engine", compare_greedy(source, engine))
+    checks = (reference, kl, _with_finding(bounded(quantity, limit)), greedy)
+    line = Line("quality", line_result(checks), _statement(checks), checks, {})
+    return Quality(line, worse_than_recipe=False)
 
 
 def _undecided(reason: str) -> Quality:

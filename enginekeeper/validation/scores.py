@@ -29,6 +29,9 @@ Ids = NDArray[np.int32]
 SCHEMA = "1"
 ARMS = ("engine", "twin", "source")
 
+LACKING = frozenset({"target_logprobs", "top_logprobs", "greedy_logprobs"})
+"""What a runner may leave out, if the file says so."""
+
 MASS_TOLERANCE = 1e-4
 """How far a row of log-probabilities may exceed a total of 1: float32 log-softmax over 2e5 ids."""
 
@@ -74,6 +77,16 @@ class Scores:
     def prompts(self) -> int:
         """P: how many prompts were scored."""
         return len(self.offsets) - 1
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Arrays whose numbers its runner does not give: they stand for nothing."""
+        return tuple(self.meta.get("lacks", ()))
+
+    @property
+    def of_choices(self) -> bool:
+        """Whether it names what was chosen, and nothing of any other token."""
+        return "target_logprobs" in self.lacks
 
     @property
     def decode_finite(self) -> NDArray[np.bool_]:
@@ -160,13 +173,24 @@ def _assemble(path: Path, arrays: dict[str, NDArray[Any]], metadata: dict[str, s
     for name, array in at.items():
         _check_layout(path, f"at_{name}", array, "float32 with 2 dimensions")
     plain = {name: arrays[name] for name in _LAYOUT if name != "finite"}
+    meta = parse_json(metadata.get("meta", "{}"), f"{path}: meta")
+    _check_lacks(path, meta)
     return Scores(
         arm=metadata["arm"],
         finite=arrays["finite"] != 0,
         at=at,
-        meta=parse_json(metadata.get("meta", "{}"), f"{path}: meta"),
+        meta=meta,
         **plain,
     )
+
+
+def _check_lacks(path: Path, meta: dict[str, Any]) -> None:
+    lacks = meta.get("lacks", [])
+    if not isinstance(lacks, list) or not set(map(str, lacks)) <= LACKING:
+        raise MalformedScoresError(
+            "what the scores lack is nothing that scores can lack",
+            where=f"{path}: meta.lacks", actual=lacks, expected=", ".join(sorted(LACKING)),
+        )  # fmt: skip
 
 
 def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
@@ -204,7 +228,8 @@ def check_scores(scores: Scores, tokens: TokenizedSuite, *, where: str) -> None:
     for name, array in scores.at.items():
         _check_logprobs(array, scores.finite, f"at_{name}", where)
     _check_logprobs(scores.target_logprobs[:, None], scores.finite, "target_logprobs", where)
-    _check_targets(scores, tokens, where)
+    if not scores.of_choices:
+        _check_targets(scores, tokens, where)
     _check_greedy(scores, where)
 
 

@@ -118,16 +118,17 @@ def run_with_double(job: Job) -> Job:
     _check(job, {"step", "job", "double"})
     _check(job["double"], {"version", "models"})
     asked: Job = job["job"]
-    if job["step"] != "score_trtllm":
-        raise AssertionError(f"no such step: {job['step']}")
-    _check(
-        asked,
-        {"tokens", "targets", "output", "top_k", "greedy", "api", "way", "max_batch"},
-        optional=frozenset({"rounds"}),
-    )
-    _check(asked["api"], {"module", "version", "arguments"})
-    if asked["api"]["arguments"]["model"] not in job["double"]["models"]:
-        raise AssertionError(f"nothing stands in for {asked['api']['arguments']['model']}")
+    shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
+    if job["step"] == "score_served":
+        _check(asked, {*shared, "serve", "logprobs"})
+        _check(asked["serve"], {"version", "arguments", "options"})
+        model = asked["serve"]["arguments"][0]
+    else:
+        _check(asked, {*shared, "api"}, optional=frozenset({"rounds"}))
+        _check(asked["api"], {"module", "version", "arguments"})
+        model = asked["api"]["arguments"]["model"]
+    if job["step"] not in ("score_trtllm", "score_served") or model not in job["double"]["models"]:
+        raise AssertionError(f"step {job['step']}: nothing stands in for {model}")
     return _score(asked, "engine")
 
 

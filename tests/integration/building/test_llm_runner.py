@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from enginekeeper.building.engine_runner import EngineRunner, Way
+from enginekeeper.orchestration.asking import served_job
 from enginekeeper.toolchains.errors import StepCrashedError, StepRefusedError
 from enginekeeper.validation.twin import write_checkpoint_twin
 from tests.factories.checkpoints import SOURCE, exported
@@ -59,9 +61,24 @@ class Site:
             "tokens": tokens, "targets": {}, "output": str(output), "top_k": 20, "greedy": GREEDY,
         }  # fmt: skip
 
-    def _wrapped(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    def serve(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - the job's values
+        """Scores the engine as it is served; returns the arrays."""
+        tokenizer = self.bench.folder / "tokenizer"
+        tokenizer.mkdir(exist_ok=True)
+        (tokenizer / "tokenizer.json").touch()
+        output = self.bench.folder / "served.safetensors"
+        asked = {**self._job(output), **served_job(self.version, self.engine, tokenizer), **changes}
+        self.bench.run("run_with_double", self._wrapped(asked, "score_served"), "served")
+        return dict(load_file(output))
+
+    def _wrapped(self, job: Mapping[str, Any], step: str = "score_trtllm") -> dict[str, Any]:
         double = {"version": self.version, "models": {str(self.engine): str(self.twin)}}
-        return {"step": "score_trtllm", "job": dict(job), "double": double}
+        return {"step": step, "job": dict(job), "double": double}
+
+
+def _lacks(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    with safe_open(path, framework="np") as handle:
+        return json.loads(handle.metadata()["meta"])["lacks"]
 
 
 @pytest.fixture
@@ -86,7 +103,8 @@ def test_both_ways_give_the_scores_of_what_stands_in_for_the_engine(
     site = replace(site, version=version)
     twin = site.score_twin()
 
-    for way in ("generation", "context"):
+    ways: tuple[Way, ...] = ("generation", "context")
+    for way in ways:
         engine = site.score(way)
 
         assert engine.keys() == twin.keys()
@@ -147,3 +165,42 @@ def test_what_the_runtime_refuses_ends_the_step_with_its_words_in_the_log(site: 
     log = Path(str(caught.value.place.log)).read_text()
     assert "should not exceed max_seq_len (20)" in log
     assert "SIMULATED" in log
+
+
+def test_a_served_engine_with_context_logits_gives_every_number(site: Site) -> None:
+    twin = site.score_twin()
+
+    served = site.serve()
+
+    assert np.array_equal(served["greedy_ids"], twin["greedy_ids"])
+    for name in ("top_logprobs", "target_logprobs", "greedy_logprobs"):
+        assert np.abs(served[name] - twin[name]).max() < 1e-4, name
+    assert _lacks(site.bench.folder / "served.safetensors") == []
+
+
+def test_a_served_engine_without_them_names_what_it_chose_and_what_it_lacks(site: Site) -> None:
+    twin = site.score_twin()
+    _write_engine(site.engine, exported("w8a16", site.bench.folder / "again"))
+
+    served = site.serve()
+
+    assert np.array_equal(served["top_ids"][:, 0], twin["top_ids"][:, 0])
+    assert np.abs(served["top_logprobs"][:, 0] - twin["top_logprobs"][:, 0]).max() < 1e-4
+    assert np.abs(served["greedy_logprobs"] - twin["greedy_logprobs"]).max() < 1e-4
+    assert _lacks(site.bench.folder / "served.safetensors") == ["target_logprobs"]
+
+
+def test_a_release_whose_server_has_no_log_probabilities_is_not_asked_for_any(site: Site) -> None:
+    site = replace(site, version="0.21.0")
+    _write_engine(site.engine, exported("w8a16", site.bench.folder / "again"))
+
+    served = site.serve()
+
+    assert served["greedy_ids"].min() >= 0
+    assert _lacks(site.bench.folder / "served.safetensors") == [
+        "target_logprobs", "top_logprobs", "greedy_logprobs",
+    ]  # fmt: skip
+    with pytest.raises(StepRefusedError) as caught:
+        site.serve(logprobs=True)
+    assert caught.value.kind == "request-refused"
+    assert "logprobs is not supported" in str(caught.value.actual)

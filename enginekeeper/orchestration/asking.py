@@ -1,0 +1,57 @@
+"""How an engine of TensorRT-LLM is asked: through the LLM API, or over HTTP as it is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.building.engine_runner import EngineRunner, Way
+from enginekeeper.documents import read_json_object
+from enginekeeper.orchestration.stages import Made, Runner
+from enginekeeper.serving.servers import serve_row
+from enginekeeper.specs.llm_api import serve_interface_of
+from registry.types import Engine
+
+SERVED_STEP = "score_served"
+
+
+def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Runner:
+    """Returns what asks a real engine, in the toolchain of its release.
+
+    The caller has verified it. `source` is the model's directory: a server needs its tokenizer.
+    """
+    version, directory = str(engine.key.hard["tensorrt_llm"]), loaded.path / "engine"
+    toolchain, runner = f"tensorrt-llm-{version}", EngineRunner(version)
+    if served:
+        return Runner(toolchain, SERVED_STEP, served_job(version, directory, source))
+    return Runner(toolchain, runner.score_step, runner.job(directory, "generation"))
+
+
+def says_all(directory: Path) -> bool:
+    """Says whether an engine that is served gives every number a judgement is made of."""
+    limits = read_json_object(directory / "config.json").get("build_config") or {}
+    return bool(limits.get("gather_context_logits"))
+
+
+def served_job(version: str, directory: Path, source: Path) -> dict[str, Any]:
+    """Returns what the step needs to know to serve an engine and ask it.
+
+    One that was built with context logits gives every number; another says what it chose.
+    """
+    way: Way = "context" if says_all(directory) else "generation"
+    told = EngineRunner(version).job(directory, way)
+    api, backend = told["api"]["arguments"], serve_row(version).backend
+    arguments = [
+        str(directory), "--tokenizer", str(source),
+        *(() if backend is None else ("--backend", backend)),
+        "--tp_size", str(api["tensor_parallel_size"]),
+        "--pp_size", str(api["pipeline_parallel_size"]),
+        "--max_batch_size", str(told["max_batch"]),
+    ]  # fmt: skip
+    options = {"kv_cache_config": api["kv_cache_config"]}
+    return {
+        "serve": {"version": version, "arguments": arguments, "options": options},
+        "way": way,
+        "logprobs": serve_interface_of(version).logprobs,
+        "max_batch": told["max_batch"],
+    }
