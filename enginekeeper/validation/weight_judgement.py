@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats, round_to
-from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, Sums
+from enginekeeper.validation.weight_statistics import ONE_UNIT, Comparison, PartStatistics, Sums
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -69,9 +69,6 @@ _HALF_ROUNDING = 2.0**-8
 
 _COLUMN_GAIN = 0.01
 """Twice and a half what bfloat16 rounding of the pre-quant vector changes a column by."""
-
-_ONE_UNIT = 2.0**-7
-"""Largest relative change between neighbouring bfloat16 numbers."""
 
 _SAME_SCALE = 1e-5
 """Relative; float32 arithmetic done in another order."""
@@ -202,12 +199,13 @@ def _per_scale(stats: PartStatistics, cells: Sums) -> Sums:
 def judge_plain(stats: PartStatistics) -> Judgement:
     """Holds an unquantized part against the source: equal bit for bit, or else in doubt or wrong.
 
-    Differences of one unit in the last place are what another conversion (truncation) would give.
+    Differences of one unit in the last place are what another conversion (truncation) would give;
+    a single weight that is further off is damage, however little it is of its block.
     """
     if stats.exact:
         return Judgement(TIGHT)
     blocks = stats.blocks
-    unit = blocks.error <= _ONE_UNIT**2 * blocks.energy
+    unit = (blocks.error <= ONE_UNIT**2 * blocks.energy) & (blocks.strays == 0)
     small = bool(unit.all()) and abs(stats.gain) <= TIGHT.gain
     gain = stats.gain if abs(stats.gain) > TIGHT.gain else None
     return Judgement(TIGHT, gain=gain, blocks=_any(~(blocks.error <= 0)), doubtful=small)

@@ -35,6 +35,12 @@ _E2M1_STEP = np.float32(2.0**-2)
 _TIE = np.float32(2.0**-9)
 """How near to a tie, relative to the code, other arithmetic may decide it the other way."""
 
+ONE_UNIT = np.float32(2.0**-7)
+"""Largest relative change between neighbouring bfloat16 numbers."""
+
+_SMALLEST_UNIT = np.float32(2.0**-24)
+"""The unit of float16 below its normal numbers, where no relative bound holds."""
+
 _CODE_TOLERANCE = np.float32(1e-5)
 """Relative; neighbouring codes of every format differ by more than 5 %."""
 
@@ -43,7 +49,7 @@ _CODE_TOLERANCE = np.float32(1e-5)
 class Comparison:
     """Six sums over the same cells: blocks of rows and columns, or whole columns.
 
-    `strays` and `coarsest` say something of roundings: those of an unquantized part have no cells.
+    `coarsest` says something of roundings: that of an unquantized part has no cells.
     """
 
     error: Sums
@@ -56,7 +62,8 @@ class Comparison:
     """(stored - honest) x source; over the energy it is the gain the export added."""
     strays: Sums
     """How many codes differ from the honest ones and are not a neighbour that a tie, or another
-    order of arithmetic, could have chosen. Of blocks only."""
+    order of arithmetic, could have chosen; of an unquantized part how many weights differ by more
+    than one unit in the last place. Of blocks only."""
     coarsest: Sums
     """The largest squared error that rounding each weight to either neighbour makes."""
 
@@ -162,8 +169,9 @@ class _Running:
         if not self.blocks:
             shape = (self.part.rows, self.columns // block)
             plain = self.kind is WeightFormat.PLAIN
-            self.blocks = _zeros(_SUMS if plain else (*_SUMS, "coarsest", "strays"), shape)
-            self.per_column = _zeros(_SUMS if plain else (*_SUMS, "coarsest"), (self.columns,))
+            sums = _SUMS if plain else (*_SUMS, "coarsest")
+            self.blocks = _zeros((*sums, "strays"), shape)
+            self.per_column = _zeros(sums, (self.columns,))
         differing = _differing_codes(rows, scales)
         self.differing += int(differing.sum())
         self.not_finite += int((~np.isfinite(rows.stored)).sum())
@@ -175,10 +183,12 @@ class _Running:
             "energy": rows.source * rows.source,
             "excess": (rows.stored - rows.honest) * rows.source,
         }
-        if self.kind is not WeightFormat.PLAIN:
+        if self.kind is WeightFormat.PLAIN:
+            strays = _beyond_a_unit(rows)
+        else:
             cells["coarsest"] = _coarsest(self.kind, rows, scales)
-            strays = _strays(differing, rows, scales).reshape(len(rows.source), -1, block)
-            self.blocks["strays"][where] = strays.sum(axis=2)
+            strays = _strays(differing, rows, scales)
+        self.blocks["strays"][where] = strays.reshape(len(rows.source), -1, block).sum(axis=2)
         for name, values in cells.items():
             grouped = values.reshape(len(values), -1, block)
             self.blocks[name][where] = grouped.sum(axis=2)
@@ -246,6 +256,14 @@ def _strays(differing: npt.NDArray[np.bool_], rows: _Rows, scales: _Scales) -> F
     # Written so that NaN is a stray.
     strays[differing & comparable & ~(distance <= allowed)] = 1
     return strays
+
+
+def _beyond_a_unit(rows: _Rows) -> Floats:
+    """Marks weights that no other conversion to the checkpoint's format would have given."""
+    allowed = np.abs(rows.honest) * ONE_UNIT + _SMALLEST_UNIT
+    # Written so that NaN is beyond.
+    beyond: Floats = (~(np.abs(rows.stored - rows.honest) <= allowed)).astype(np.float32)
+    return beyond
 
 
 def _coarsest(kind: WeightFormat, rows: _Rows, scales: _Scales) -> Floats:

@@ -17,9 +17,7 @@ from enginekeeper.validation.numerics.mapping import (
     norms,
 )
 from enginekeeper.validation.source_model import SourceModel
-
-_ONE_UNIT = 2.0**-7
-"""Relative distance of neighbouring bfloat16 numbers: what another conversion may change."""
+from enginekeeper.validation.weight_statistics import ONE_UNIT
 
 
 def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> Floats | None:
@@ -52,7 +50,7 @@ def norm_finding(where: str, ratio: Floats) -> Finding:
             expected=0,
             taxonomy="T20",
         )
-    small = bool((np.abs(ratio - 1) <= _ONE_UNIT).all())
+    small = bool((np.abs(ratio - 1) <= ONE_UNIT).all())
     changed = int((ratio != 1).sum())
     return Finding(
         check="weights.norm",

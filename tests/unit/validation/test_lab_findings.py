@@ -122,6 +122,25 @@ def test_rounding_at_random_is_honest(recipe: str, linear: Linear, tmp_path: Pat
     assert found(recipe, "rounding-random", tmp_path, linear=linear) == []
 
 
+@pytest.mark.parametrize("bit", [2, 4, 6])
+def test_a_flipped_bit_of_a_plain_weight_is_found_however_small_its_share(
+    bit: int, tmp_path: Path
+) -> None:
+    (finding,) = found("none", "bit-flip", tmp_path, bit)
+    assert (finding.result, finding.taxonomy) == ("fail", "T25")
+
+
+def test_last_places_of_plain_weights_are_in_doubt_and_not_wrong(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("none", tmp_path)
+    name = "transformer.layers.1.mlp.proj.weight"
+    checkpoints.edit_tensor(
+        checkpoint, name, lambda w: (w.view(np.uint16) ^ np.uint16(1)).view(w.dtype)
+    )
+    reports = audit(checkpoints.SOURCE, checkpoint)
+    (finding,) = [finding for report in reports for finding in report.findings]
+    assert finding.result == "inconclusive"
+
+
 def test_scales_of_one_are_said_to_be_that(tmp_path: Path) -> None:
     (finding,) = found("w8a16", "scale-one", tmp_path)
     assert (finding.taxonomy, finding.actual) == ("T2", 1.0)
