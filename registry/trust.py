@@ -162,10 +162,7 @@ class TrustedKey:
                 document["keytype"], document["scheme"], _public(document),
                 frozenset(Purpose(purpose) for purpose in document["purposes"]),
                 TrustRoot(document["root"]),
-                *(
-                    None if (text := document.get(name)) is None else read_moment(text)
-                    for name in ("not_before", "not_after")
-                ),
+                _moment(document.get("not_before")), _moment(document.get("not_after")),
                 _trusted_root(document),
             )  # fmt: skip
             if (key.keytype, key.scheme) not in {*KEY_FOR_TYPE_AND_SCHEME, (KEYTYPE, SCHEME)}:
@@ -353,6 +350,10 @@ def _trusted_root(document: Mapping[str, Any]) -> str | None:
     if document["keytype"] != KEYTYPE or not isinstance(found, str) or not found.startswith("/"):
         raise ValueError(f"trusted_root {found!r} is no absolute path of a keyless entry's file")
     return found
+
+
+def _moment(text: object) -> datetime | None:
+    return None if text is None else read_moment(text)
 
 
 def read_moment(text: object) -> datetime:

@@ -273,6 +273,7 @@ def test_an_exporter_is_asked_over_http_for_each_gpu(
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1",
                "--directory", str(tmp_path / "www"))  # fmt: skip
     asked = ("agent", "once", "--gfd", labels, "--dcgm", f"http://127.0.0.1:{port}/metrics")
+    code, document = -1, dict[str, Any]()
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as exporter:
         try:
             for _ in range(50):

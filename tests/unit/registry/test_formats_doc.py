@@ -92,6 +92,7 @@ def _in_words(name: str) -> str:
          "engines/<model>/<recipe>/<target>/cuda-<version>/driver-<version>/<engine>"),
         (r"^checkpoints/[^/]+/[^/]+/[0-9a-f]{12}", "checkpoints/<model>/<recipe>/<checkpoint>"),
         (r"^references/[^/]+/[0-9a-f]{12}/[0-9a-f]{12}", "references/<model>/<suite>/<reference>"),
+        (r"^statements/[0-9a-f]{64}", "statements/<all 64 digits of the engine>"),
         (r"-[0-9a-f]{12}\.dsse\.json$", "-<envelope>.dsse.json"),
         (r"/verdicts/[0-9a-f]{12}\.json$", "/verdicts/<document>.json"),
         (r"[0-9a-f]{2}/[0-9a-f]{64}$", "<first two digits>/<all 64 digits>"),
