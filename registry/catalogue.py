@@ -4,7 +4,7 @@ Rules:
 
 - a change happens whole or not at all: `edit` commits when its block ends and leaves nothing
   when it raises;
-- `read` sees one state of the catalogue from its first query to its last;
+- `read` sees one state of the catalogue from its first query to its last, and changes nothing;
 - what comes out are values of `registry.types`; rows and sessions stay inside.
 
 Example:
@@ -59,12 +59,15 @@ class Catalogue:
     """An open catalogue; safe to share between threads."""
 
     def __init__(self, engine: sqlalchemy.Engine) -> None:
-        self._engine = engine
-
-    @property
-    def url(self) -> str:
+        self._engine = self._reader = engine
+        self._writer = engine.execution_options(**{_WRITES: True})
+        self._is_postgresql = engine.dialect.name == "postgresql"
+        if self._is_postgresql:
+            self._reader = engine.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        self.url = engine.url.render_as_string(hide_password=True)
         """The catalogue's address, its password hidden."""
-        return self._engine.url.render_as_string(hide_password=True)
 
     @contextmanager
     def edit(self, *, actor: str = UNNAMED, dry_run: bool = False) -> Iterator[Draft]:
@@ -73,8 +76,7 @@ class Catalogue:
         The audit log names the actor, unless a change names its own. A dry run fails where the
         change would, and leaves nothing either way.
         """
-        writer = self._engine.execution_options(**{_WRITES: True})
-        with translated(self.url), Session(writer) as session, session.begin() as changes:
+        with translated(self.url), Session(self._writer) as session, session.begin() as changes:
             draft = Draft(session, actor)
             yield draft
             draft.write_log()
@@ -84,11 +86,10 @@ class Catalogue:
     @contextmanager
     def read(self) -> Iterator[View]:
         """Gives a view of one state of the catalogue."""
-        reader = self._engine
-        if reader.dialect.name == "postgresql":
-            reader = reader.execution_options(isolation_level="REPEATABLE READ")
-        with translated(self.url), Session(reader) as session:
+        with translated(self.url), Session(self._reader) as session:
             yield View(session)
+            if self._is_postgresql:
+                session.commit()  # psycopg forgets what it prepared when something is rolled back
 
     @contextmanager
     def alone(self, task: str) -> Iterator[None]:
@@ -97,7 +98,7 @@ class Catalogue:
         The database gives the task free when the process ends, however that happens.
         """
         where = self.url
-        if self._engine.dialect.name == "postgresql":
+        if self._is_postgresql:
             ask = text("SELECT pg_try_advisory_lock(hashtext(:task))")
             with translated(where), self._engine.connect() as connection:
                 if not connection.execute(ask, {"task": f"enginekeeper {task}"}).scalar():

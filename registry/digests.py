@@ -29,6 +29,7 @@ _CANONICAL = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
 )
 _LEAVES = frozenset({str, int, float, bool, type(None)})
+_SCHEME = re.compile(r"[a-z0-9][a-z0-9-]*")
 
 
 @dataclass(frozen=True, order=True)
@@ -42,7 +43,7 @@ class Digest:
     """64 lower-case hexadecimal digits."""
 
     def __post_init__(self) -> None:
-        if not _HEX.fullmatch(self.value) or not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.scheme):
+        if not _HEX.fullmatch(self.value) or not _SCHEME.fullmatch(self.scheme):
             raise InvalidRecordError(
                 "not a digest",
                 actual=f"{self.scheme}:{self.value}",

@@ -23,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -131,10 +132,11 @@ class EngineKey:
     def __post_init__(self) -> None:
         for layer in Layer:
             given: Mapping[str, Any] = getattr(self, layer)
-            present = {name: _plain(value) for name, value in given.items() if value is not None}
-            for name, value in present.items():
-                _check_field(layer, name, value)
-            canonical_json(present)  # refuses what is not JSON
+            present = {
+                name: _checked(layer, name, value)
+                for name, value in given.items()
+                if value is not None
+            }
             object.__setattr__(self, layer, present)
         if "builder" not in self.hard or "weights" not in self.hard:
             raise InvalidRecordError(
@@ -206,7 +208,8 @@ def _differ(a: object, b: object) -> bool:
     return canonical_json(a) != canonical_json(b)  # True == 1 in Python, not in a digest
 
 
-def _check_field(layer: Layer, name: str, value: object) -> None:
+def _checked(layer: Layer, name: str, value: object) -> object:
+    """Returns a plain copy of a field's value; raises InvalidRecordError for what is no field."""
     known = _KNOWN.get(layer)
     if known is not None and name not in known:
         raise InvalidRecordError(
@@ -215,29 +218,55 @@ def _check_field(layer: Layer, name: str, value: object) -> None:
             expected=", ".join(known),
             remedy="put what is recorded only into the info layer",
         )
-    if not _is_exact(value, fractions=layer is Layer.INFO):
+    try:
+        _exact_name(name)
+        return _exact(value, fractions=layer is Layer.INFO)
+    except (TypeError, ValueError) as error:
         raise InvalidRecordError(
             "not a value that hashes the same everywhere",
-            where=f"engine key: {name}",
-            actual=repr(value),
+            where=f"engine key: {name!r}",
+            actual=str(error),
             expected="text without NUL, whole numbers, booleans, and lists or objects of these",
             remedy="write a fraction as text",
-        )
+        ) from error
 
 
-def _is_exact(value: object, *, fractions: bool) -> bool:
+def _exact(value: object, *, fractions: bool) -> object:
+    """Copies a JSON value into plain dicts and lists, so that nobody holds on to its insides.
+
+    Whatever it returns is one JSON text and no other; raises TypeError or ValueError for the rest.
+    Text comes first: nearly all of a key is text, and a key is read with every engine.
+    """
     if isinstance(value, str):
-        return "\x00" not in value  # PostgreSQL's JSONB cannot hold it
-    if isinstance(value, dict):
-        return all(
-            _is_exact(name, fractions=fractions) and _is_exact(item, fractions=fractions)
-            for name, item in value.items()
-        )
-    if isinstance(value, list):
-        return all(_is_exact(item, fractions=fractions) for item in value)
-    return (
-        value is None or isinstance(value, bool | int) or (fractions and isinstance(value, float))
-    )
+        return _exact_text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        str(value)  # of too many digits, it could not be written
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _exact_name(name): _exact(item, fractions=fractions) for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_exact(item, fractions=fractions) for item in value]
+    if fractions and isinstance(value, float) and math.isfinite(value):
+        return value
+    raise TypeError(f"{type(value).__name__} {value!r}")
+
+
+def _exact_name(name: object) -> str:
+    if not isinstance(name, str):  # json would turn it into text: `{1: …}` is not `{"1": …}`
+        raise TypeError(f"the name {name!r} is not text")
+    return _exact_text(name)
+
+
+def _exact_text(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("PostgreSQL's JSONB cannot hold a NUL")
+    if not value.isascii():
+        value.encode()  # fails on half of a surrogate pair, which is not UTF-8
+    return value
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value

@@ -21,7 +21,7 @@ from registry.entities import (
     to_standing,
     to_waiver,
 )
-from registry.environments import Environment, environment_from_dict
+from registry.environments import Environment, GpuEnvironment, environment_from_dict
 from registry.errors import RecordNotFoundError
 from registry.failures.queries import FailureView
 from registry.filters import filtered, is_latest
@@ -51,6 +51,7 @@ from registry.reading import (
     ENGINE,
     ENGINES,
     POSITIONED,
+    POSITIONED_FOR,
     RECORDED,
     VERDICTS,
     Recorded,
@@ -345,10 +346,21 @@ class View(HoldingView):
             for row in self._session.execute(query)
         }
 
-    def positioned(self, channel: str, model_name: str) -> list[Engine]:
-        """Returns what a channel resolves to on each target of a model, by target."""
-        named = {"channel": channel, "named": model_name}
-        return [to_engine(row) for row in self._session.execute(POSITIONED, named)]
+    def positioned(
+        self, channel: str, model_name: str, hardware: GpuEnvironment | None = None
+    ) -> list[Engine]:
+        """Returns what a channel resolves to on each target of a model, by target.
+
+        With hardware, only engines whose keys were made for such a GPU and its CUDA runtime.
+        """
+        named, query = {"channel": channel, "named": model_name}, POSITIONED
+        if hardware is not None:
+            query = POSITIONED_FOR
+            named |= {
+                "product": hardware.product, "capability": hardware.compute_capability,
+                "cuda": hardware.cuda_runtime,
+            }  # fmt: skip
+        return [to_engine(row) for row in self._session.execute(query, named)]
 
     def moves(self, channel: str, model_name: str) -> list[ChannelMove]:
         """Returns a channel's history, newest first."""

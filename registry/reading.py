@@ -97,6 +97,13 @@ POSITIONED = (
 )
 """What a channel resolves to on each target of a model, by target."""
 
+POSITIONED_FOR = POSITIONED.where(
+    KeyRow.gpu_product == bindparam("product"),
+    KeyRow.compute_capability == bindparam("capability"),
+    KeyRow.cuda_runtime == bindparam("cuda"),
+)
+"""The same, of engines whose keys were made for one kind of GPU and one CUDA runtime."""
+
 RECORDED = (
     _select(
         *_VERDICT,

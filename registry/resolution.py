@@ -7,7 +7,7 @@ even where it is closed: a node that is told nothing could not say why.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,27 +48,33 @@ def resolve(
     view: View,
     channel: str,
     model: str,
-    meets: Meets,
+    where: Environment | Meets,
     decide: Callable[[Engine, Environment], GateDecision],
 ) -> Resolution:
     """Returns what a channel means on a node: an open gate before a closed one.
 
     Raises RecordNotFoundError when the channel has no engine of the model for its hardware.
     """
-    there = view.positioned(channel, model)
-    places = [(engine, meets(engine.key)) for engine in there]
+    meets = where if callable(where) else (lambda _key: where)
+    hardware = where if isinstance(where, GpuEnvironment) else None
+    places = [(engine, meets(engine.key)) for engine in view.positioned(channel, model, hardware)]
     fitting = [(engine, place) for engine, place in places if _made_for(engine.key, place)]
     if not fitting:
-        targets = [engine.target for engine in there]
-        raise RecordNotFoundError(
-            "the channel has no engine for this hardware",
-            where=f"channel {channel} of {model}",
-            actual=f"engines for {', '.join(targets)}" if targets else "no such channel",
-            expected=" or ".join(sorted({f"one for {place}" for _, place in places})) or None,
-            remedy="build one for it and put it there: enginekeeper channel set",
-        )
+        raise _nothing_there(view.positioned(channel, model), meets, f"{channel} of {model}")
     found = [Resolution(channel, model, one, decide(one, place)) for one, place in fitting]
     return next((one for one in found if one.decision.is_open), found[0])
+
+
+def _nothing_there(there: Sequence[Engine], meets: Meets, channel: str) -> RecordNotFoundError:
+    targets = ", ".join(engine.target for engine in there)
+    wanted = sorted({f"one for {meets(engine.key)}" for engine in there})
+    return RecordNotFoundError(
+        "the channel has no engine for this hardware",
+        where=f"channel {channel}",
+        actual=f"engines for {targets}" if targets else "no such channel",
+        expected=" or ".join(wanted) or None,
+        remedy="build one for it and put it there: enginekeeper channel set",
+    )
 
 
 def _made_for(key: EngineKey, environment: Environment) -> bool:

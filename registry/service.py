@@ -276,16 +276,12 @@ class Registry:
 
         The node is one environment, or a function that says what an engine meets on it.
         """
-        meets = where if callable(where) else (lambda _key: where)
         judge = self._judge()
         with self.catalogue.read() as view:
             return resolve(
-                view,
-                channel,
-                model,
-                meets,
+                view, channel, model, where,
                 lambda one, place: self._decided(view, judge, one, place, simulated=simulated_node),
-            )
+            )  # fmt: skip
 
     def nearest(self, wanted: EngineKey, *, limit: int = 3) -> list[Neighbour]:
         """Returns the engines that come nearest to a key, and the fields in which they differ."""

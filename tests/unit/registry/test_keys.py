@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from registry.digests import canonical_json
 from registry.errors import InvalidRecordError
 from registry.keys import HARD_FIELDS, SOFT_FIELDS, EngineKey, FieldDifference, Layer, compare
 
@@ -60,6 +62,56 @@ def test_any_hard_field_changes_the_digest(key: EngineKey, name: str, value: obj
 def test_an_absent_field_and_none_are_the_same(key: EngineKey) -> None:
     filled = {**dict.fromkeys(HARD_FIELDS), **key.hard}
     assert EngineKey(filled, key.soft, key.info).digest() == key.digest()
+
+
+NAN = float("nan")
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.none(), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(["recipe", "driver", "note"]), anything)
+def test_a_key_takes_exactly_what_is_one_json_text(name: str, value: object) -> None:
+    layers: list[dict[str, Any]] = [{"builder": "b", "weights": "w"}, {}, {}]
+    layers[["recipe", "driver", "note"].index(name)][name] = value
+    assert _is_refused(lambda: EngineKey(*layers)) is (
+        _is_refused(lambda: canonical_json(value))
+        or "\\u0000" in json.dumps(value)
+        or (name != "note" and _has_fraction(value))
+    )
+
+
+def _is_refused(make: Callable[[], object]) -> bool:
+    try:
+        make()
+    except InvalidRecordError:
+        return True
+    return False
+
+
+def _has_fraction(value: object) -> bool:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, float) or any(map(_has_fraction, inside))
+
+
+@pytest.mark.parametrize("layer", Layer)
+@pytest.mark.parametrize(
+    "value",
+    [{"a": {1: "b"}}, "\ud800", {"\ud800": 1}, ["a\x00"], {"\x00": 1}, 10**5000, b"x", NAN],
+    ids=["a number for a name", "half a pair", "half a pair for a name", "NUL", "NUL for a name",
+         "too many digits", "bytes", "NaN"],
+)  # fmt: skip
+def test_what_no_json_text_stands_for_is_refused(layer: Layer, value: object) -> None:
+    name = {Layer.HARD: "recipe", Layer.SOFT: "driver", Layer.INFO: "note"}[layer]
+    fields: dict[str, Any] = {"builder": "b", "weights": "w"} if layer is Layer.HARD else {}
+    layers = {Layer.HARD: {"builder": "b", "weights": "w"}, layer: {**fields, name: value}}
+    with pytest.raises(InvalidRecordError, match="hashes the same everywhere"):
+        EngineKey(*(layers.get(one, {}) for one in Layer))
 
 
 @given(keys, keys)
