@@ -9,6 +9,7 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -273,7 +274,8 @@ def test_an_exporter_is_asked_over_http_for_each_gpu(
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1",
                "--directory", str(tmp_path / "www"))  # fmt: skip
     asked = ("agent", "once", "--gfd", labels, "--dcgm", f"http://127.0.0.1:{port}/metrics")
-    code, document = -1, dict[str, Any]()
+    code: int = -1
+    document: dict[str, Any] = {"problem": "not asked"}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as exporter:
         try:
             for _ in range(50):
