@@ -71,17 +71,21 @@ def lost_changes(
     held = held_by(recorded)
     if held is not None and held.kind is Standing.REVOKED:
         return ()
-    known = {one.envelope for one in recorded}
+    known = {told_by(one.envelope.encode()) for one in recorded if one.envelope is not None}
     said = list(beside.envelopes(layout.QUARANTINE))
     releases = list(_releases(beside, engine, trust)) if said or held is not None else []
     ended = {name for _, ends in releases for name in ends}
     quarantines = (
         _quarantine(engine, one, trust, now)
         for one in said
-        if one.decode(errors="replace") not in known and str(told_by(one)) not in ended
+        if told_by(one) not in known and str(told_by(one)) not in ended
     )
     holds = "" if held is None or held.envelope is None else str(told_by(held.envelope.encode()))
-    ending = [one for one, ends in releases if holds in ends and one.envelope not in known]
+    ending = [
+        one
+        for one, ends in releases
+        if holds in ends and told_by((one.envelope or "").encode()) not in known
+    ]
     return (*quarantines, *sorted(ending, key=lambda one: one.changed_at, reverse=True)[:1])
 
 

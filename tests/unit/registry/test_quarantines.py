@@ -156,6 +156,18 @@ def test_what_lies_beside_an_engine_holds_it_whoever_wrote_it(
     assert rule(bench, engine) == "quarantined"
 
 
+def test_a_recorded_quarantine_in_another_envelope_is_no_new_one(
+    bench: Workbench, engine: Engine
+) -> None:
+    held = hold(bench, engine)
+    let_go(bench, engine, signed=False)
+    assert held.envelope is not None
+    copy = held.envelope.encode() + b"\n"
+    keep_beside(bench.registry.store, engine, Standing.QUARANTINED, copy)
+    scrub(bench.registry)
+    assert rule(bench, engine) == "qualified"
+
+
 class Silent:
     """A store that takes nothing."""
 
