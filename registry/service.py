@@ -176,9 +176,9 @@ class Registry:
         """Says what the registry's snapshot is worth; None where the trust asks for none."""
         if not self.trust.snapshot_required:
             return None
-        if self.snapshots is None:
-            return Freshness(None, "this process cannot remember what it has seen")
-        return self.snapshots.freshness(self.store, self.trust)
+        if self.snapshots is not None:
+            return self.snapshots.freshness(self.store, self.trust)
+        return Freshness(None, "this process cannot remember what it has seen")
 
     def state(self) -> RegistryState:
         """Returns the state that a snapshot vouches for, as catalogue and trust have it now."""
@@ -207,8 +207,8 @@ class Registry:
         """Returns what opens the gate to `set_channel`; raises what that would, keeps nothing."""
         check_component(channel, where="channel")
         found = self.engine(engine)
-        done = self._mover().set(channel, found, environment, actor=self.actor, dry_run=True)
-        return done.decision
+        mover = self._mover()
+        return mover.set(channel, found, environment, actor=self.actor, dry_run=True).decision
 
     def roll_back(
         self, place: Place, *, actor: str, to: str | Digest | None = None,
@@ -247,9 +247,8 @@ class Registry:
         The ends of waivers, quarantines, releases and verdicts are taken in, too.
         """
         with self.catalogue.read() as view:
-            lost = find_lost(view, self.store, engine, self.trust, self.clock())
-        if not lost:
-            return 0
+            if not (lost := find_lost(view, self.store, engine, self.trust, self.clock())):
+                return 0
         with self.catalogue.edit(actor=self.actor) as draft:
             return take_in(draft, lost)
 
@@ -265,9 +264,8 @@ class Registry:
         """Decides whether an engine may run in an environment; raises nothing for a closed gate."""
         judge = self._judge()
         with self.catalogue.read() as view:
-            return self._decided(
-                view, judge, view.engine(engine), environment, simulated=simulated_node
-            )
+            found = view.engine(engine)
+            return self._decided(view, judge, found, environment, simulated=simulated_node)
 
     def resolve(
         self, channel: str, model: str, where: Environment | Meets, *, simulated_node: bool = False
@@ -409,9 +407,8 @@ class Registry:
             raise IntegrityError(
                 "the verdict document is not the one that was signed",
                 where=f"{self.store.url}/{verdict.path}",
-                actual=digest_bytes(data),
-                expected=verdict.document,
-            )
+                actual=digest_bytes(data), expected=verdict.document,
+            )  # fmt: skip
         return read_object(data, where=verdict.path)
 
     def fetch_engine(self, reference: str | Digest, destination: Path) -> Engine:
@@ -435,17 +432,14 @@ class Registry:
         """
         engine = self.engine(reference)
         self.verify_engine(engine)
-        manifest = Manifest.of_directory(
-            directory, "engine", key=engine.key.digest(), simulated=engine.simulated
-        )
+        key, simulated = engine.key.digest(), engine.simulated
+        manifest = Manifest.of_directory(directory, "engine", key=key, simulated=simulated)
         if manifest.digest != engine.digest:
             raise IntegrityError(
                 "the directory does not hold this engine",
-                where=str(directory),
-                actual=manifest.digest,
-                expected=engine.digest,
+                where=str(directory), actual=manifest.digest, expected=engine.digest,
                 remedy="name the directory of a good copy: enginekeeper where lists copies here",
-            )
+            )  # fmt: skip
         return heal_artifact(self.store, directory, manifest, engine.path)
 
     def manifest(self, engine: Engine) -> Manifest:
