@@ -29,7 +29,7 @@ from enginekeeper.fleet.wire import HEARTBEAT_PATH, INVENTORY_PATH
 from enginekeeper.web.serving import serve
 from tests.fakes import servers
 
-CONNECTIONS = 64
+CONNECTIONS = 128
 TICKS = os.sysconf("SC_CLK_TCK")
 BEATS, INVENTORIES = 1667, 1000
 _BATCH = 500
