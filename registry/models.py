@@ -11,6 +11,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -73,6 +74,10 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None or value.tzinfo is not None:
             return value
         return value.replace(tzinfo=UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Leaves what PostgreSQL answers as it is: it has its zone."""
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
 
 
 Id = Annotated[int, mapped_column(primary_key=True)]

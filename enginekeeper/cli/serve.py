@@ -38,5 +38,6 @@ def serve(host: str, port: int, period: int) -> int:
     desired, watch = DesiredStates(lambda: bench.registry), DriverWatch(lambda: bench.registry)
     with ingest.catalogue.alone("serve"):
         ingest.load()
+        watch.learn()
         run(create_app(Agents(ingest, desired, period, watch)), host, port)
     return ExitCode.OK

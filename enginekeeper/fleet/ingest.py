@@ -79,6 +79,7 @@ class Offered:
 
     speaker: Speaker
     report: NodeReport
+    inventory: Inventory
 
 
 @dataclass
@@ -165,7 +166,7 @@ class Ingest:
         _check_own(speaker, inventory)
         boot = message.boot_id or speaker.boot_id
         heard = Beat(speaker.id, self.clock(), message.sequence, boot, boots, speaker.clock_offset)
-        return Offered(speaker, report_of(inventory, document, state, heard))
+        return Offered(speaker, report_of(inventory, document, state, heard), inventory)
 
     def take(self, offered: Sequence[Offered]) -> list[TakenReport]:
         """Commits inventories of different nodes; `settle` each of them afterwards."""

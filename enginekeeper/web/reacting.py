@@ -1,24 +1,25 @@
 """Notices a node that reports another driver than before, and has its engines held against it.
 
-A node whose driver was not known since the service began counts as changed: what happened while
-nobody listened is looked at once. Nodes that change together are one plan for each driver.
+A node whose driver is not known counts as changed, and one of the last minute before the service
+began: what happened while nobody looked is looked at once. Nodes that change together are one plan
+for each driver.
 """
 
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from enginekeeper.fleet.ingest import Offered
-from enginekeeper.fleet.inventories import parse_inventory
-from enginekeeper.fleet.nodes import facts_of
+from enginekeeper.fleet.nodes import NodeFacts, facts_of
 from enginekeeper.orchestration.rollout.found import react
 from registry.service import Registry
 
 _LOG = logging.getLogger(__name__)
+_LOOKED_AT = timedelta(minutes=1)
+"""How long before a service ended its reports had surely been looked at."""
 
 
 @dataclass
@@ -27,17 +28,21 @@ class DriverWatch:
 
     registry: Callable[[], Registry]
     _drivers: dict[str, str | None] = field(default_factory=dict)
-    _changed: dict[str, bytes] = field(default_factory=dict)
-    """Node to the inventory that told of it."""
+    _changed: dict[str, NodeFacts] = field(default_factory=dict)
+    """Node to what its inventory told of it."""
+
+    def learn(self) -> None:
+        """Learns the drivers that nodes reported long enough ago to have been looked at then."""
+        with self.registry().catalogue.read() as view:
+            self._drivers.update(view.fleet.drivers_looked_at(_LOOKED_AT))
 
     def noticed(self, offered: Offered) -> None:
         """Takes a report that was recorded; the last of a node counts."""
         name, driver = offered.speaker.name, offered.report.driver
-        if name not in self._drivers or self._drivers[name] != driver:
-            self._drivers[name] = driver
-            self._changed[name] = offered.report.document
-        elif name in self._changed:
-            self._changed[name] = offered.report.document
+        is_new = name not in self._drivers or self._drivers[name] != driver
+        self._drivers[name] = driver
+        if is_new or name in self._changed:
+            self._changed[name] = facts_of(offered.inventory)
 
     def look(self) -> None:
         """Records waves for what is not qualified; what cannot be looked at now is kept."""
@@ -46,11 +51,7 @@ class DriverWatch:
         changed, self._changed = self._changed, {}
         looked = False
         try:
-            nodes = [
-                facts_of(parse_inventory(zlib.decompress(document), name))
-                for name, document in changed.items()
-            ]
-            found = react(self.registry(), nodes, now=datetime.now(UTC))
+            found = react(self.registry(), [*changed.values()], now=datetime.now(UTC))
             looked = True
         finally:
             if not looked:

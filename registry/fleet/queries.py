@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.digests import Digest
@@ -47,6 +48,7 @@ from registry.models import (
     EnvironmentRow,
     KeyRow,
     ModelRow,
+    UtcDateTime,
     VerdictRow,
 )
 from registry.types import EngineFilter, Placement
@@ -170,11 +172,14 @@ class FleetView:
 
     def where(self, wanted: WhereFilter) -> list[Placed]:
         """Returns which engines are, or were, on which nodes, by node and path."""
-        query = _placed(wanted)
-        for condition in self._conditions(wanted):
-            query = query.where(condition)
-        query = query.order_by(NodeRow.name, NodePlacementRow.path)
-        return list(map(Placed._make, self._rows(query)))
+        asked = {name for name, value in vars(wanted).items() if value is not None}
+        given = {name: value for name, value in vars(wanted).items() if name in asked}
+        if wanted.engine_start is not None:
+            given["engine_end"] = f"{wanted.engine_start}g"  # `g` follows the last digit
+        if wanted.driver is not None:
+            given["driver"] = wanted.driver.of(values_of(ProfileRow.driver, self._session))
+        rows = self._rows(_placed(frozenset(asked)), given)
+        return list(map(Placed._make, rows))
 
     def engine_ids(self, wanted: EngineFilter) -> list[Digest]:
         """Returns the ids of the engines of the catalogue that fit a filter."""
@@ -337,6 +342,16 @@ class FleetView:
         query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
         return list(self._session.scalars(query.where(NodeRow.retired_at.is_(None))))
 
+    def drivers_looked_at(self, within: timedelta) -> dict[str, str | None]:
+        """Returns the drivers of nodes that reported so long before anything was heard last."""
+        last = self._session.scalar(select(func.max(HeartbeatRow.seen_at)))
+        if last is None:
+            return {}
+        query = of_columns(NodeRow.name, ProfileRow.driver)
+        query = query.join(ProfileRow, ProfileRow.id == NodeRow.profile_id)
+        rows = self._rows(query.where(NodeRow.reported_at < last - within))
+        return {name: driver for name, driver in rows}  # noqa: C416 - rows are no pairs
+
     def not_heard_since(self, before: datetime) -> list[tuple[str, datetime | None]]:
         """Returns the nodes that were not heard since a time, by name."""
         late = HeartbeatRow.seen_at.is_(None) | (HeartbeatRow.seen_at < before)
@@ -383,8 +398,10 @@ class FleetView:
         nodes = AuditRow.action.in_(("node enroll", "node label", "node retire"))
         return set(self._session.scalars(query.where(nodes)))
 
-    def _rows(self, query: Select[Any]) -> Iterable[Any]:
-        return self._session.execute(query)
+    def _rows(self, query: Select[Any], given: Mapping[str, Any] | None = None) -> Iterable[Any]:
+        """Returns rows of columns, past what the session does for objects: half of the time."""
+        self._session.flush()  # as a query of the session would
+        return self._session.connection().execute(query, given)
 
     def _nodes(self, query: Select[Any]) -> Iterator[Node]:
         return (Node(*row) for row in self._rows(query))
@@ -403,28 +420,13 @@ class FleetView:
         for portion in _portions(sorted(set(rows))):
             yield from self._rows(query.where(column.in_(portion)))
 
-    def _conditions(self, wanted: WhereFilter) -> Iterator[ColumnElement[bool]]:
-        if wanted.node is not None:
-            yield NodeRow.name == wanted.node
-        if wanted.simulated is not None:
-            yield NodeRow.simulated == wanted.simulated
-        if wanted.engines is not None:
-            yield NodePlacementRow.engine.in_(wanted.engines)
-        if wanted.engine_start is not None:
-            # a range, so that the index is used; `g` follows the last digit
-            yield NodePlacementRow.engine >= wanted.engine_start
-            yield NodePlacementRow.engine < f"{wanted.engine_start}g"
-        if wanted.gpu_uuid is not None:
-            on = select(DeviceRow.node_id).where(DeviceRow.uuid == wanted.gpu_uuid)
-            yield NodePlacementRow.node_id.in_(on)
-        if wanted.driver is not None:
-            yield ProfileRow.driver.in_(
-                wanted.driver.of(values_of(ProfileRow.driver, self._session))
-            )
 
+@lru_cache(maxsize=256)  # to make it again takes as long as to ask it
+def _placed(asked: frozenset[str]) -> Select[Any]:
+    """Returns the query of placements at a time, joined to what the node was then.
 
-def _placed(wanted: WhereFilter) -> Select[Any]:
-    """Returns the query of placements at a time: joined to what the node was then."""
+    Its parameters have the names of the fields of WhereFilter that are asked.
+    """
     query = of_columns(
         NodeRow.name, NodeRow.simulated, NodePlacementRow.engine, NodePlacementRow.path,
         NodePlacementRow.bytes, NodePlacementRow.running, NodePlacementRow.devices,
@@ -433,18 +435,36 @@ def _placed(wanted: WhereFilter) -> Select[Any]:
     )  # fmt: skip
     query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
     query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
-    if wanted.at is None:
-        query = query.outerjoin(ProfileRow, ProfileRow.id == NodeRow.profile_id)
-        query = query.where(NodePlacementRow.until.is_(None))
-    else:
-        then = (NodeHistoryRow.node_id == NodeRow.id) & _at(NodeHistoryRow, wanted.at)
+    if "at" in asked:
+        then = (NodeHistoryRow.node_id == NodeRow.id) & _at(NodeHistoryRow)
         query = query.outerjoin(NodeHistoryRow, then)
         query = query.outerjoin(ProfileRow, ProfileRow.id == NodeHistoryRow.profile_id)
-        query = query.where(_at(NodePlacementRow, wanted.at))
-    return query.limit(wanted.limit)
+        query = query.where(_at(NodePlacementRow))
+    else:
+        query = query.outerjoin(ProfileRow, ProfileRow.id == NodeRow.profile_id)
+        query = query.where(NodePlacementRow.until.is_(None))
+    query = query.where(*(_CONDITIONS[name] for name in sorted(asked & _CONDITIONS.keys())))
+    if "limit" in asked:
+        query = query.limit(bindparam("limit", type_=Integer))
+    return query.order_by(NodeRow.name, NodePlacementRow.path)
 
 
-def _at(table: type[NodePlacementRow | NodeHistoryRow], moment: datetime) -> ColumnElement[bool]:
+_CONDITIONS: Mapping[str, ColumnElement[bool]] = {
+    "node": NodeRow.name == bindparam("node"),
+    "simulated": NodeRow.simulated == bindparam("simulated"),
+    "engines": NodePlacementRow.engine.in_(bindparam("engines", expanding=True)),
+    # a range, so that the index is used
+    "engine_start": (NodePlacementRow.engine >= bindparam("engine_start"))
+    & (NodePlacementRow.engine < bindparam("engine_end")),
+    "gpu_uuid": NodePlacementRow.node_id.in_(
+        select(DeviceRow.node_id).where(DeviceRow.uuid == bindparam("gpu_uuid"))
+    ),
+    "driver": ProfileRow.driver.in_(bindparam("driver", expanding=True)),
+}
+
+
+def _at(table: type[NodePlacementRow | NodeHistoryRow]) -> ColumnElement[bool]:
+    moment = bindparam("at", type_=UtcDateTime)
     return (table.since <= moment) & (table.until.is_(None) | (table.until > moment))
 
 

@@ -147,7 +147,7 @@ def seaweedfs() -> Iterator[S3Server]:
     """Starts SeaweedFS with one empty bucket."""
     with _scratch("s3") as scratch:
         names = ("master", "volume", "filer", "s3", "admin")
-        ports = _free_ports(2 * len(names))
+        ports = free_ports(2 * len(names))
         listening = [
             option
             for name, port, grpc in zip(names, ports[::2], ports[1::2], strict=True)
@@ -171,7 +171,7 @@ def seaweedfs() -> Iterator[S3Server]:
 def moto() -> Iterator[S3Server]:
     """Starts moto's server with one empty bucket; its checksums and copies prove nothing."""
     with _scratch("moto") as scratch:
-        (port,) = _free_ports(1)
+        (port,) = free_ports(1)
         server = [
             str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port),
         ]  # fmt: skip
@@ -230,7 +230,7 @@ class PrefectServer:
 def prefect() -> Iterator[PrefectServer]:
     """Starts a Prefect server with a new database."""
     with _scratch("prefect") as scratch:
-        (port,) = _free_ports(1)
+        (port,) = free_ports(1)
         server = [
             _prefect(), "server", "start", "--host", "127.0.0.1", "--port", str(port), "--no-ui",
         ]  # fmt: skip
@@ -348,7 +348,8 @@ def _wait_until(ready: Callable[[], bool], alive: Callable[[], bool], log: Path)
         time.sleep(0.1)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Returns ports of this host that nobody listens on now."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))
@@ -377,7 +378,7 @@ def fleet_server(
 ) -> Iterator[FleetServer]:
     """Starts `ek serve` and ends it by SIGTERM, unless it was killed before."""
     with _scratch("serve") as scratch:
-        listening = port or _free_ports(1)[0]
+        listening = port or free_ports(1)[0]
         log = scratch / "log"
         command = [
             sys.executable, "-m", "enginekeeper", "serve", "--port", str(listening), *options,

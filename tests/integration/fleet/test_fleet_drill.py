@@ -34,7 +34,7 @@ from registry.waves.types import Phase, Wave, WaveWork
 from tests.factories.benches import Site, make_site, variants_of
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.waves import NEW, OLD, stages
-from tests.fakes.servers import _free_ports
+from tests.fakes.servers import free_ports
 from tests.fakes.shell import ek
 from tests.fakes.simulated_nvml import SimulatedGpu, SimulatedNvml
 
@@ -154,7 +154,7 @@ def test_a_driver_that_changes_under_eight_of_twenty_nodes(
     assert engine.simulated
     nodes = [make_node(f"n-{at:02d}", library.library, site, engine) for at in range(NODES)]
     changed, spared = nodes[:CHANGED], nodes[-1]
-    (port,) = _free_ports(1)
+    (port,) = free_ports(1)
     base = {**os.environ, "ENGINEKEEPER_HOME": str(site.bench.settings.home),
             "ENGINEKEEPER_CACHE": str(site.bench.settings.cache)}  # fmt: skip
     with ExitStack() as running:

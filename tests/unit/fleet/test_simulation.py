@@ -78,3 +78,29 @@ def test_retired_nodes_stay_so_and_are_not_counted(bench: Workbench) -> None:
     with catalogue.edit() as draft:
         draft.fleet.retire("sim-000001", NOON)
     assert simulate(catalogue, [POOL], 3, minutes(5)).reported == 2
+
+
+@pytest.mark.parametrize("number", [0, 5, 7, 8])
+def test_a_simulated_node_is_kept_as_one_that_reported_over_the_wire(
+    tmp_path: Path, number: int
+) -> None:
+    made, spoke = (make_workbench(tmp_path / name).registry.catalogue for name in ("made", "spoke"))
+    simulate(made, [POOL], number + 1, NOON)
+    name = f"sim-{number:06d}"
+    join(spoke, parse_inventory(json.dumps(inventory_of(POOL, name, number, NOON)).encode(), "x"))
+    kept = []
+    for catalogue in (made, spoke):
+        with catalogue.read() as view:
+            node = view.fleet.node(name)
+            assert node.profile is not None
+            assert node.engine_set is not None
+            kept.append(
+                (
+                    node.state, node.labels, node.boot_id, view.fleet.devices(node),
+                    view.fleet.engines_on(node), json.loads(view.fleet.document(node) or b""),
+                    view.fleet.profiles([node.profile])[node.profile],
+                    view.fleet.engine_sets([node.engine_set])[node.engine_set],
+                    [one.driver for one in view.fleet.history(node)],
+                )
+            )  # fmt: skip
+    assert kept[0] == kept[1]

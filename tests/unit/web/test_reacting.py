@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from registry.service import Registry
 from registry.types import Engine
 from registry.waves.types import Wave
 from tests.factories.benches import Site, make_site, variants_of
+from tests.factories.fleet import join
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.inventories import inventory, on_disk
 from tests.factories.waves import NEW, OLD, stages
@@ -82,5 +83,35 @@ def test_what_cannot_be_looked_at_now_is_looked_at_later(site: Site, engine: Eng
     with pytest.raises(StoreUnavailableError):
         watch.look()
     down = False
+    watch.look()
+    assert len(waves(site)) == 1
+
+
+def heard(site: Site, at: datetime) -> None:
+    """Lets another node be heard, so that the service was there at that time."""
+    join(site.bench.registry.catalogue, inventory("gpu-2"), now=at)
+
+
+@pytest.mark.parametrize(("minutes", "looked"), [(2, 0), (0.5, 1)])
+def test_a_service_that_begins_knows_what_was_looked_at_before(
+    site: Site, engine: Engine, minutes: float, looked: int
+) -> None:
+    reports(site, DriverWatch(lambda: site.bench.registry), engine, NEW, 1)
+    heard(site, datetime.now(UTC) + timedelta(minutes=minutes))
+    watch = DriverWatch(lambda: site.bench.registry)
+    watch.learn()
+    reports(site, watch, engine, NEW, 2)
+    watch.look()
+    assert len(waves(site)) == looked
+
+
+def test_a_driver_that_changed_while_no_service_was_there_is_looked_at(
+    site: Site, engine: Engine
+) -> None:
+    reports(site, DriverWatch(lambda: site.bench.registry), engine, OLD, 1)
+    heard(site, datetime.now(UTC) + timedelta(minutes=2))
+    watch = DriverWatch(lambda: site.bench.registry)
+    watch.learn()
+    reports(site, watch, engine, NEW, 2)
     watch.look()
     assert len(waves(site)) == 1

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+import pytest
+
 from enginekeeper.fleet.ingest import Ingest, Offered
+from enginekeeper.web import writing
 from enginekeeper.web.writing import InventoryWriter
 from registry.errors import InvalidRecordError, RegistryError, StoreUnavailableError
 from registry.fleet.types import Taken, TakenReport
@@ -58,6 +61,21 @@ def test_those_that_wait_are_written_together() -> None:
     found = write(catalogue, *(Inventory(Speaker(at)) for at in range(5)))
     assert catalogue.portions == [[0, 1, 2, 3, 4]]
     assert [one.profile for one in found if isinstance(one, TakenReport)] == [0, 1, 2, 3, 4]
+
+
+def test_those_that_come_a_moment_later_go_with_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "_GATHER_SECONDS", 2.0)
+    catalogue = Catalogue()
+
+    async def one_after_the_other() -> None:
+        writer = InventoryWriter(cast("Ingest", catalogue))
+        first = asyncio.create_task(writer.write(cast("Offered", Inventory(Speaker(1)))))
+        await asyncio.sleep(0.05)
+        await writer.write(cast("Offered", Inventory(Speaker(2))))
+        await first
+
+    asyncio.run(one_after_the_other())
+    assert catalogue.portions == [[1, 2]]
 
 
 def test_a_node_is_in_a_portion_once_and_in_order() -> None:
