@@ -38,6 +38,8 @@ from registry.types import Result
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 BUILD_TYPE = "urn:enginekeeper:build:v1"
 REFERENCE_TYPE = "urn:enginekeeper:reference:v1"
+BUILD_TYPES: Mapping[str, str] = {"timing-cache": "urn:enginekeeper:timing-cache:v1"}
+"""What a builder's key signs besides engines, by the kind of its manifest."""
 PREDICATES: Mapping[Purpose, str] = {
     Purpose.BUILD: "https://slsa.dev/provenance/v1",
     Purpose.VERDICT: "https://in-toto.io/attestation/test-result/v0.1",
@@ -156,6 +158,20 @@ def recording(manifest: Manifest, record: BuildRecord) -> Statement:
     return Statement(manifest.digest, Purpose.REFERENCE, _provenance(definition, record))
 
 
+def made_under(manifest: Manifest, build_type: str, record: BuildRecord) -> Statement:
+    """States that a manifest's files, no engine, came of a build; SLSA provenance v1."""
+    definition = {
+        "buildType": build_type,
+        "externalParameters": dict(record.parameters),
+        "internalParameters": {
+            "keyDigest": str(manifest.key),
+            "simulated": manifest.simulated,
+            **_signing(record),
+        },
+    }
+    return Statement(manifest.digest, Purpose.BUILD, _provenance(definition, record))
+
+
 def test_result(engine: Digest, claim: VerdictClaim) -> Statement:
     """States a verdict on an engine in one environment; in-toto test-result v0.1."""
     configuration = {
@@ -220,6 +236,25 @@ def verify_build(
     """Returns the build statement of an engine; raises IntegrityError unless it names this key."""
     statement = verify(envelope, trust, Purpose.BUILD, subject=subject, simulated=simulated)
     return _about_key(statement, key.digest())
+
+
+def verify_made(
+    envelope: bytes, trust: Trust, build_type: str, key: Digest, *, subject: Digest, simulated: bool
+) -> Statement:
+    """Returns a builder's statement about something else than an engine.
+
+    Raises IntegrityError unless it is of this type and names this key.
+    """
+    statement = verify(envelope, trust, Purpose.BUILD, subject=subject, simulated=simulated)
+    said = statement.predicate["buildDefinition"].get("buildType")  # an object: it was read before
+    if said != build_type:
+        raise IntegrityError(
+            "the statement is about another kind of artifact",
+            where=f"{statement.purpose} statement",
+            actual=said,
+            expected=build_type,
+        )
+    return _about_key(statement, key)
 
 
 def verify_reference(

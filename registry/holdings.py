@@ -15,6 +15,7 @@ from registry.models import (
     ReferenceRow,
     VerdictRow,
 )
+from registry.timing.tables import TimingCacheRow
 from registry.types import Holding
 
 
@@ -84,7 +85,7 @@ class HoldingView:
     def paths_taken(self, paths: Collection[str]) -> set[str]:
         """Returns those of some folders of the store that belong to a row."""
         found: set[str] = set()
-        for table in (EngineRow, CheckpointRow, ReferenceRow):
+        for table in (EngineRow, CheckpointRow, ReferenceRow, TimingCacheRow):
             found |= set(self._session.scalars(select(table.path).where(table.path.in_(paths))))
         return found
 

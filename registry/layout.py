@@ -14,6 +14,8 @@
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
                                           /attestations/reference-<envelope>.dsse.json
+    timing-caches/<gpu>/<tensorrt>/<software>/<cache>/manifest.json
+                                                     /attestations/build-<envelope>.dsse.json
     snapshot/current.dsse.json
     blobs/sha256/<first two digits>/<all 64 digits>
 
@@ -33,6 +35,7 @@ from registry.keys import EngineKey
 from registry.names import check_component
 
 MANIFEST = "manifest.json"
+TIMING = "timing-caches"
 KEY = "key.json"
 STATEMENTS = "statements"
 SUMMARY, WAIVER_END = "summary", "waiver-end"
@@ -58,6 +61,11 @@ def checkpoint_path(model: str, recipe: str, checkpoint: Digest) -> str:
 def reference_path(model: str, suite: Digest, reference: Digest) -> str:
     """Returns the folder of a reference's documents."""
     return f"references/{_joined(model=model)}/{suite.short}/{reference.short}"
+
+
+def timing_path(gpu: str, tensorrt: str, software: str, cache: Digest) -> str:
+    """Returns the folder of a timing cache's documents."""
+    return f"{TIMING}/{_joined(gpu=gpu, tensorrt=tensorrt, software=software)}/{cache.short}"
 
 
 def attestation_name(folder: str, purpose: str, envelope: Digest) -> str:

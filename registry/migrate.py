@@ -24,6 +24,7 @@ from registry.errors import CatalogueOutdatedError, StoreUnavailableError
 from registry.failures import tables as _failure_tables  # noqa: F401 - its tables are among them
 from registry.fleet import tables as _fleet_tables  # noqa: F401 - its tables are among them
 from registry.models import Row
+from registry.timing import tables as _timing_tables  # noqa: F401 - its tables are among them
 from registry.waves import tables as _wave_tables  # noqa: F401 - its tables are among them
 
 

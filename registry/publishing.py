@@ -129,7 +129,7 @@ class Publisher:
         def store() -> None:
             store_artifact(self.store, publication.directory, manifest, folder)
 
-        return self._record(manifest, folder, store, lambda draft: draft.add_checkpoint(checkpoint))
+        return self.record(manifest, folder, store, lambda draft: draft.add_checkpoint(checkpoint))
 
     def engine(
         self, publication: EnginePublication, also: Callable[[Draft, Engine], object]
@@ -171,7 +171,7 @@ class Publisher:
             # The key is documentation here: what counts is its digest, in the manifest and signed.
             # Its info layer differs between builds of the same bytes; the first one stays.
             self._document_once(f"{folder}/{layout.KEY}", canonical_json(key.as_dict()))
-            self._attest(folder, Purpose.BUILD, publication.provenance)
+            self.attest(folder, Purpose.BUILD, publication.provenance)
 
         def record(draft: Draft) -> Engine:
             found = self._believed(draft, draft.add_engine(engine), engine)
@@ -180,7 +180,7 @@ class Publisher:
             also(draft, found)
             return found
 
-        return self._record(manifest, folder, store, record)
+        return self.record(manifest, folder, store, record)
 
     def reference(self, publication: ReferencePublication) -> Reference:
         """Publishes a reference; publishing the same one again returns it.
@@ -214,12 +214,12 @@ class Publisher:
 
         def store() -> None:
             store_artifact(self.store, publication.directory, manifest, folder)
-            self._attest(folder, Purpose.REFERENCE, publication.provenance)
+            self.attest(folder, Purpose.REFERENCE, publication.provenance)
 
         def record(draft: Draft) -> Reference:
             return self._believed(draft, draft.add_reference(reference), reference)
 
-        return self._record(manifest, folder, store, record)
+        return self.record(manifest, folder, store, record)
 
     def verdict(
         self,
@@ -257,7 +257,7 @@ class Publisher:
         draft.renew_provenance(renewed)
         return renewed
 
-    def _record(
+    def record(
         self,
         manifest: Manifest,
         folder: str,
@@ -301,7 +301,8 @@ class Publisher:
         with self.catalogue.edit(actor=self.actor) as draft:
             return draft.end_waiver(waiver.digest, envelope.decode())
 
-    def _attest(self, folder: str, purpose: str, envelope: bytes) -> None:
+    def attest(self, folder: str, purpose: str, envelope: bytes) -> None:
+        """Stores a signed statement beside an artifact."""
         name = layout.attestation_name(folder, purpose, digest_bytes(envelope))
         self.store.put_document(name, envelope)
 

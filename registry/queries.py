@@ -59,6 +59,7 @@ from registry.reading import (
     to_verdict,
 )
 from registry.standing import Standing, StandingChange
+from registry.timing.queries import TimingView
 from registry.types import (
     ChannelMove,
     ChannelPosition,
@@ -117,6 +118,11 @@ class View(HoldingView):
     def failures(self) -> FailureView:
         """The builds that failed, and are not to be tried again by the way."""
         return FailureView(self._session)
+
+    @property
+    def timing(self) -> TimingView:
+        """The timing caches of builders."""
+        return TimingView(self._session)
 
     @property
     def waves(self) -> WaveView:

@@ -49,6 +49,7 @@ from registry.models import (
     WaiverRow,
 )
 from registry.standing import Standing, StandingChange, check_may_follow
+from registry.timing.records import TimingDraft
 from registry.types import (
     ChannelMove,
     Checkpoint,
@@ -88,6 +89,11 @@ class Draft(Writer):
     def clearing(self) -> ClearingDraft:
         """The channels, to be emptied in this unit of work."""
         return ClearingDraft(self._session, self.note)
+
+    @property
+    def timing(self) -> TimingDraft:
+        """The timing caches, to be changed in this unit of work."""
+        return TimingDraft(self._session, self.note, self._insert)
 
     @property
     def waves(self) -> WaveDraft:

@@ -11,7 +11,8 @@ Rules, each a reason to keep an engine:
 - `quarantined`: it is held to be looked into;
 - `young`: it was recorded within the grace period.
 
-A checkpoint is kept with its engines, as the newest of what it was made from, while it is young, or
+The latest timing cache of each key is kept, and young ones, which a build may be about to fetch. A
+checkpoint is kept with its engines, as the newest of what it was made from, while it is young, or
 because somebody said so. References are kept: verdicts name them. All of this is decided by the
 catalogue alone; bytes follow (`registry.sweeping`).
 """
@@ -37,6 +38,7 @@ class Kind(StrEnum):
 
     ENGINE = "engine"
     CHECKPOINT = "checkpoint"
+    TIMING_CACHE = "timing cache"
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ class Marked:
 def mark(
     view: View, policy: RetentionPolicy, now: datetime, keep: Collection[Digest] = ()
 ) -> list[Marked]:
-    """Returns every engine and checkpoint with the reasons to keep it, newest first."""
+    """Returns everything that may be swept with the reasons to keep it, newest first."""
     reasons: defaultdict[Digest, list[str]] = defaultdict(list)
     engines, checkpoints = view.engine_holdings(), view.checkpoint_holdings()
+    timing = view.timing.holdings()
     for why, digests in _reached(view, engines, policy):
         for digest in digests:
             reasons[digest].append(why)
-    for one in (*engines, *checkpoints):
+    for one in (*engines, *checkpoints, *timing):
         if one.digest in keep:
             reasons[one.digest].append("keep")
         if one.recorded_at > now - policy.grace:
@@ -89,9 +92,15 @@ def mark(
             reasons[engine.checkpoint].append("engine")
     for digest in _newest(checkpoints, policy.per_key):
         reasons[digest].append("newest")
+    for digest in _newest(timing, 1):
+        reasons[digest].append("newest")
     return [
         Marked(kind, one, tuple(dict.fromkeys(reasons[one.digest])))
-        for kind, group in ((Kind.ENGINE, engines), (Kind.CHECKPOINT, checkpoints))
+        for kind, group in (
+            (Kind.ENGINE, engines),
+            (Kind.CHECKPOINT, checkpoints),
+            (Kind.TIMING_CACHE, timing),
+        )
         for one in group
     ]
 

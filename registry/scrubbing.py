@@ -30,6 +30,7 @@ from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, RecordNotFoundError
 from registry.manifests import FileEntry, Manifest
 from registry.service import Registry
+from registry.timing.types import MANIFEST_KIND
 from registry.transfer import put_back
 from registry.types import Engine, Restoration, VerdictDocument
 
@@ -234,6 +235,7 @@ def _recorded(registry: Registry) -> _Recorded:
         restorations = view.unchecked()  # the ones of this catalogue, and of no later one
         engines, documents = view.engines(), view.verdict_documents()
         checkpoints, references = view.checkpoints(), view.references()
+        timing = view.timing.caches()
     return _Recorded(
         engines,
         [
@@ -248,6 +250,10 @@ def _recorded(registry: Registry) -> _Recorded:
             *(
                 _Artifact("reference", one.digest, one.path, one.key, one.simulated)
                 for one in references
+            ),
+            *(
+                _Artifact(MANIFEST_KIND, one.digest, one.path, one.key.digest(), one.simulated)
+                for one in timing
             ),
         ],
         documents,

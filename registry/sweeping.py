@@ -45,7 +45,7 @@ from registry.transfer import load_manifest
 from registry.trust import Purpose
 from registry.types import Holding
 
-_FOLDERS = ("engines", "checkpoints", "references")
+_FOLDERS = ("engines", "checkpoints", "references", layout.TIMING)
 _BATCH = 100
 """Blobs, or folders, that are removed while publishers wait: some seconds at most."""
 _ROWS = 1000
@@ -76,18 +76,21 @@ class _Seen:
     engine: int = 0
     checkpoint: int = 0
     reference: int = 0
+    timing: int = 0
 
     def later(self, view: View) -> tuple[list[Holding], _Seen]:
         """Returns what was recorded since, and what was seen then."""
         engines = view.engine_holdings(after=self.engine)
         checkpoints = view.checkpoint_holdings(after=self.checkpoint)
         references = view.reference_holdings(after=self.reference)
+        timing = view.timing.holdings(after=self.timing)
         seen = _Seen(
             max((one.row for one in engines), default=self.engine),
             max((one.row for one in checkpoints), default=self.checkpoint),
             max((one.row for one in references), default=self.reference),
+            max((one.row for one in timing), default=self.timing),
         )
-        return [*engines, *checkpoints, *references], seen
+        return [*engines, *checkpoints, *references, *timing], seen
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class SweepPlan:
     policy: RetentionPolicy
     keep: frozenset[Digest]
     marked: tuple[Marked, ...]
-    """Every engine and checkpoint with the reasons to keep it."""
+    """Every engine, checkpoint and timing cache with the reasons to keep it."""
     orphans: tuple[Orphan, ...]
     """What would be removed of artifacts without a row."""
     unknown: tuple[Orphan, ...]
@@ -111,7 +114,7 @@ class SweepPlan:
 
     @property
     def condemned(self) -> list[Marked]:
-        """The engines and then the checkpoints that nothing reaches."""
+        """The engines, then the checkpoints, then the timing caches that nothing reaches."""
         return [one for one in self.marked if not one.reasons]
 
     @property
@@ -126,16 +129,27 @@ class SweepReport:
 
     engines: list[Digest] = field(default_factory=list)
     checkpoints: list[Digest] = field(default_factory=list)
+    timing_caches: list[Digest] = field(default_factory=list)
     documents: int = 0
     blobs: int = 0
     size: int = 0
     """Bytes of the blobs."""
+
+    def add(self, removed: Marked) -> None:
+        """Counts an artifact whose row was removed."""
+        groups = {
+            Kind.ENGINE: self.engines,
+            Kind.CHECKPOINT: self.checkpoints,
+            Kind.TIMING_CACHE: self.timing_caches,
+        }
+        groups[removed.kind].append(removed.holding.digest)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the report as a JSON object."""
         return {
             "engines": [str(one) for one in self.engines],
             "checkpoints": [str(one) for one in self.checkpoints],
+            "timing_caches": [str(one) for one in self.timing_caches],
             "documents": self.documents,
             "blobs": self.blobs,
             "bytes": self.size,
@@ -180,8 +194,7 @@ def sweep(registry: Registry, plan: SweepPlan) -> SweepReport:
         for one in _remove_rows(registry, plan, batch)
     ]
     for one in removed:
-        group = report.engines if one.kind is Kind.ENGINE else report.checkpoints
-        group.append(one.holding.digest)
+        report.add(one)
     folders = [one.holding.path for one in removed] + [one.folder for one in plan.orphans]
     for some in _batches(folders):
         report.documents += _remove_documents(registry, some)
@@ -203,10 +216,13 @@ def _remove_rows(registry: Registry, plan: SweepPlan, batch: Sequence[Marked]) -
         doomed = [one for one in now if one.holding.digest in wanted and not one.reasons]
         for one in doomed:
             digest = one.holding.digest
-            if one.kind is Kind.ENGINE:
-                draft.remove_engine(digest)
-            else:
-                draft.remove_checkpoint(digest)
+            match one.kind:
+                case Kind.ENGINE:
+                    draft.remove_engine(digest)
+                case Kind.CHECKPOINT:
+                    draft.remove_checkpoint(digest)
+                case Kind.TIMING_CACHE:
+                    draft.timing.remove(digest)
             draft.note(f"{one.kind} sweep", digest, {"path": one.holding.path})
     return doomed
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from registry.errors import IntegrityError
 from registry.queries import View
+from registry.timing.statements import verify_cache
 from registry.trust import Trust
 from registry.types import Engine, Waiver
 from registry.verification import verify_engine, verify_recorded_reference, verify_verdict
@@ -20,7 +21,7 @@ class Loss:
     """One thing that counts under one trust and not under another."""
 
     kind: str
-    """`engine`, `verdict`, `waiver`, `reference` or `channel`."""
+    """`engine`, `verdict`, `waiver`, `reference`, `timing cache` or `channel`."""
     name: str
     """The start of its id, or the channel's name."""
     what: str
@@ -41,6 +42,9 @@ def losses(view: View, before: Trust, after: Trust) -> Iterator[Loss]:
     for one in view.references():
         if _lost(partial(verify_recorded_reference, one), before, after):
             yield Loss("reference", one.digest.short, f"{one.model_name} by {one.runtime}")
+    for cache in view.timing.caches():
+        if _lost(partial(verify_cache, cache), before, after):
+            yield Loss("timing cache", cache.digest.short, str(cache.key))
     for position in view.channels():
         if position.engine in hit:
             what = f"{position.model_name} on {position.target}: engine {position.engine.short}"

@@ -24,7 +24,17 @@ from typing import Any, Protocol
 
 from enginekeeper.toolchains.results import StepOutcome
 
-__all__ = ["BuildRequest", "Builder", "BuiltEngine", "CompiledGraph", "RunStep"]
+__all__ = ["BuildRequest", "Builder", "BuiltEngine", "CompiledGraph", "RunStep", "TimingFiles"]
+
+
+@dataclass(frozen=True)
+class TimingFiles:
+    """Where a build finds the timing cache it starts with, and leaves the one it ends with."""
+
+    start: Path | None
+    """One of exactly this GPU and software, whose signature was verified; None: there is none."""
+
+    end: Path
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,9 @@ class BuildRequest:
 
     options: Mapping[str, bool | int | str] = field(default_factory=dict)
     """What the spec asks of `trtllm-build` besides; other builders take none."""
+
+    timing: TimingFiles | None = None
+    """For builders that measure kernels; the others take none."""
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,19 @@ What runs its engines is in `engine_runner.py`.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from enginekeeper.building.engine_directory import EngineReport, Expected, inspect_engine
+from enginekeeper.building.host_memory import (
+    HostMemory,
+    MemoryNeed,
+    check_host_memory,
+    read_host_memory,
+)
 from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
 from enginekeeper.building.trtllm_command import arguments
 from enginekeeper.errors import InputError
@@ -20,6 +28,8 @@ from enginekeeper.specs.releases import Release, releases_with_engines
 from enginekeeper.toolchains.results import StepOutcome
 
 __all__ = ["TensorrtLlmBuilder"]
+
+progress = logging.getLogger("enginekeeper.progress")
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,18 @@ class TensorrtLlmBuilder:
 
     simulated: bool = False
     """Whether doubles are expected: an engine that says otherwise of itself is refused."""
+
+    host_memory: Callable[[], HostMemory] = read_host_memory
+    """Asked before a real build; a double takes none."""
+
+    timing_options: ClassVar[Mapping[str, FlagValue]] = {
+        "input_timing_cache": "model.cache",
+        "output_timing_cache": "model.cache",
+    }
+    """Always the same, relative to where the tool runs: both are kept in the engine's config.json,
+    and a path that is another one in each build would be another engine. Without a cache to start
+    with there is no such file, which the tool says and passes over. The ranks of one build find
+    what the first of them measured."""
 
     compile_step: ClassVar[str] = "build_trtllm"
     refit_step: ClassVar[str] = "refit_trtllm"
@@ -52,12 +74,17 @@ class TensorrtLlmBuilder:
             raise InputError(
                 f"{self.release.name} has no trtllm-build", expected=releases_with_engines()
             )
+        asked = {**self.requested(request), **self.timing_options}
+        timing = request.timing
         return {
             "checkpoint": str(request.checkpoint),
             "output": str(request.output),
             "version": self.release.version,
-            "arguments": list(arguments(self.release.version, self.requested(request))),
+            "arguments": list(arguments(self.release.version, asked)),
             "gpu": self._gpu_asked(),
+            "timing_cache": None
+            if timing is None
+            else {"start": timing.start and str(timing.start), "end": str(timing.end)},
         }
 
     def _gpu_asked(self) -> dict[str, str]:
@@ -69,9 +96,11 @@ class TensorrtLlmBuilder:
     def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
         """Builds an engine and looks at what was built.
 
-        Raises a StepError when the step refuses or fails, InputError for an engine that is not the
-        one asked for, or that is simulated where a real one is expected, or the other way round.
+        Raises UnavailableError where the host's memory cannot do, a StepError when the step refuses
+        or fails, InputError for an engine that is not the one asked for, or that is simulated where
+        a real one is expected, or the other way round.
         """
+        need = self._memory_need(request)
         outcome = run(self.toolchain, self.compile_step, self.job(request))
         tensorrt = self.release.facts.tensorrt
         expected = Expected(
@@ -85,11 +114,24 @@ class TensorrtLlmBuilder:
             directory=request.output,
             seconds=outcome.seconds,
             description={**outcome.outputs, "inspection": asdict(report)},
-            report={**asdict(report), "peak_memory": outcome.outputs["peak_memory"]},
+            report={
+                **asdict(report),
+                "peak_memory": outcome.outputs["peak_memory"],
+                "timing_cache": outcome.outputs["timing_cache"],
+                **({} if need is None else {"host_memory": need.as_dict()}),
+            },
             graphs=(),
             versions=outcome.versions,
             simulated=report.simulated,
         )
+
+    def _memory_need(self, request: BuildRequest) -> MemoryNeed | None:
+        if self.simulated:
+            return None
+        need = check_host_memory(request.checkpoint, self.host_memory())
+        if need.is_tight:
+            progress.info("warning: %s", need)
+        return need
 
     def refit(self, plan: Path, weights: Path, output: Path, run: RunStep) -> StepOutcome:
         """Puts the weights of a checkpoint into a stripped engine, and looks at what came of it.

@@ -1,4 +1,4 @@
-"""`gc`: removes engines, checkpoints and blobs that nothing reaches any more."""
+"""`gc`: removes engines, checkpoints, timing caches and blobs that nothing reaches any more."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ def gc(
     dry_run: bool, yes: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Remove what nothing reaches: no channel, no rollback, no node, no key's newest engine.
+
+    Of timing caches the latest of each key stays.
 
     Shows what would go, with bytes, and asks. References and revocations are never removed.
     """
@@ -137,6 +139,7 @@ def _text(plan: SweepPlan) -> str:
 def _done(report: SweepReport) -> str:
     return (
         f"removed {len(report.engines)} engines, {len(report.checkpoints)} checkpoints, "
+        f"{len(report.timing_caches)} timing caches, "
         f"{report.documents} documents, {report.blobs} blobs: {_megabytes(report.size)} are free"
     )
 

@@ -54,6 +54,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "wave": ("wave", "wave", "Plan driver and CUDA changes over the fleet."),
     "acceptance": ("acceptance", "acceptance", "Say what a GPU host lacks, and what it would do."),
     "failures": ("failures", "failures", "List builds that failed and are not tried again yet."),
+    "timing-caches": ("timing_caches", "timing_caches", "List the timing caches of builds."),
     "advisories": (
         "advisories",
         "advisories",

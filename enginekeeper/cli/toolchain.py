@@ -128,6 +128,59 @@ def show(name: str, as_json: bool) -> int:
     return ExitCode.OK
 
 
+@toolchain.command("container")
+@click.argument("name")
+@click.option("--runtime", type=click.Choice(["docker", "podman", "apptainer", "kubernetes"]))
+@click.option("--image", metavar="REF", help="NAME@sha256:DIGEST; for Apptainer an image file.")
+@click.option("--python", default="/usr/bin/python3", show_default=True, help="Inside the image.")
+@click.option("--namespace", help="Kubernetes: where jobs run.")
+@click.option("--claim", help="Kubernetes: the claim whose volume is mounted here, too.")
+@click.option("--at", type=click.Path(path_type=Path), help="Kubernetes: where it is mounted.")
+@click.option("--tensorrt", metavar="A.B.C.D", help="What the image has: for timing caches.")
+@click.option("--cuda-runtime", metavar="X.Y", help="What the image has: for timing caches.")
+@click.option("--remove", is_flag=True, help="Let its steps run on this host again.")
+@json_option
+def container_command(
+    name: str, runtime: str | None, image: str | None, python: str, namespace: str | None,
+    claim: str | None, at: Path | None, tensorrt: str | None, cuda_runtime: str | None,
+    remove: bool, as_json: bool,
+) -> int:  # fmt: skip
+    """Run a toolchain's steps in a container image on this host, or show how they are run.
+
+    Without network, with what is read mounted read-only, with no signing key, on the one GPU that
+    the build is for. The image is never pulled by a build: pull it before.
+    """
+    from enginekeeper.settings import Settings
+    from enginekeeper.toolchains.catalogue import find_toolchain
+    from enginekeeper.toolchains.containers.description import (
+        container_of,
+        described,
+        remove_container,
+        write_container,
+    )
+
+    settings, output = Settings.from_environment(), Output(as_json)
+    found = find_toolchain(name)
+    if remove:
+        there = remove_container(name, settings)
+        said = "runs on this host again" if there else "ran on this host already"
+        output.document({"toolchain": name, "container": None}, f"{name} {said}")
+        return ExitCode.OK
+    if runtime is not None or image is not None:
+        described_as = described(
+            found, runtime, image, python, cluster=(namespace, claim, at),
+            versions={"tensorrt": tensorrt, "nvidia-cuda-runtime": cuda_runtime},
+        )  # fmt: skip
+        write_container(name, described_as, settings)
+    container = container_of(name, settings)
+    document = None if container is None else container.as_dict()
+    text = f"{name} runs on this host" if container is None else (
+        f"{name} runs in {container.runtime}: {container.image}"
+    )  # fmt: skip
+    output.document({"toolchain": name, "container": document}, text)
+    return ExitCode.OK
+
+
 @toolchain.command("compare-help")
 @click.argument("name")
 @click.argument("help_file", type=NamedPath())

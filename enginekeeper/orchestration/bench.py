@@ -17,6 +17,7 @@ from enginekeeper.fleet.environments import GpuKind, kinds_of
 from enginekeeper.fleet.identity import actor, node_name
 from enginekeeper.fleet.interface import DriverState
 from enginekeeper.orchestration.keys import Host, local_environment
+from enginekeeper.orchestration.launching import launcher_of
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools, reference_toolchain
 from enginekeeper.orchestration.transfers import TransferLog
 from enginekeeper.orchestration.validator import validator_digest
@@ -66,6 +67,7 @@ class Bench:
             logs=self.settings.home / "runs" / f"{started}-{os.getpid()}",
             python_of=lambda name: ensure(name, self.settings),
             lock_of=lambda name: lock_digest(name, self.settings),
+            launcher_of=lambda name: launcher_of(name, self.settings),
             reference_toolchain=lambda: reference_toolchain(self.settings),
         )
 

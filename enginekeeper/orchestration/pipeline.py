@@ -56,6 +56,7 @@ from enginekeeper.orchestration.stages import (
     Scoring,
     Source,
 )
+from enginekeeper.orchestration.timing import started_from, timing_of
 from enginekeeper.sources.prefix import PrefixReader
 from enginekeeper.sources.resolve import resolve_source
 from enginekeeper.specs.recipes import Recipe
@@ -384,7 +385,7 @@ def _compilation(bench: Bench, variant: Variant) -> Compilation:
     limits = {name: getattr(variant.limits, name) for name in _LIMITS}
     if variant.profile.simulated:
         progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)
-        return simulated_compilation(bench.shop, variant, limits)
+        return simulated_compilation(bench, variant, limits)
     release, product = variant.profile.release, variant.target.product
     if release is not None and product is not None:
         return Compilation(
@@ -393,6 +394,7 @@ def _compilation(bench: Bench, variant: Variant) -> Compilation:
             variant.build.given,
             bound={"gpu": product.product},
             minutes=_BUILD_MINUTES,
+            timing=timing_of(bench, variant, product),
         )
     return Compilation(InductorBuilder(shared_graphs=bench.shop.work.root / "graphs"), limits)
 
@@ -414,6 +416,7 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         repairs=made.repairs,
         run=BuildRun.of(compiled),
         maker=Maker.of(variant),
+        timing_cache=started_from(compiled.record),
     )
     engine = publish(bench, built, variant)
     where = environment_of(bench, engine.key)

@@ -78,6 +78,8 @@ class BuiltEngine:
     repairs: tuple[Repair, ...]
     run: BuildRun
     maker: Maker = Maker()
+    timing_cache: Digest | None = None
+    """The one that the build started with."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
             "model": built.weights,
             "checkpoint": built.checkpoint.digest,
             "toolchain": bench.shop.lock_of(built.maker.toolchain),
+            **({} if built.timing_cache is None else {"timing_cache": built.timing_cache}),
         },
         parameters={
             **build_parameters(built.names, built.weights),

@@ -18,7 +18,9 @@ from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.orchestration.asking import SERVED_STEP, served_job
+from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.stages import Compilation, Made, Probe, Source, made_once
+from enginekeeper.orchestration.timing import timing_of
 from enginekeeper.orchestration.tools import DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.specs.variants import Variant
@@ -26,7 +28,7 @@ from enginekeeper.validation.twin import write_checkpoint_twin
 from registry.digests import digest_document
 
 
-def simulated_compilation(shop: Workshop, variant: Variant, limits: dict[str, int]) -> Compilation:
+def simulated_compilation(bench: Bench, variant: Variant, limits: dict[str, int]) -> Compilation:
     """Returns how the double of a variant's release builds it, on the GPU it is for."""
     profile, product = variant.profile, variant.target.product
     if profile.release is None or product is None:
@@ -35,7 +37,8 @@ def simulated_compilation(shop: Workshop, variant: Variant, limits: dict[str, in
         TensorrtLlmBuilder(profile.release, product, profile.name, simulated=True),
         limits,
         variant.build.given,
-        bound={"gpu": product.product, "double": shop.code(DOUBLE)},
+        bound={"gpu": product.product, "double": bench.shop.code(DOUBLE)},
+        timing=timing_of(bench, variant, product),
     )
 
 

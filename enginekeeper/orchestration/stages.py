@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from enginekeeper.building.interface import Builder, BuildRequest
+from enginekeeper.building.interface import Builder, BuildRequest, BuiltEngine, TimingFiles
 from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.tools import QUANTIZER
 from enginekeeper.orchestration.workshop import Workshop
@@ -54,6 +54,27 @@ class Checkpoint:
     digest: Digest
 
 
+class TimingRun(Protocol):
+    """The timing cache of one build."""
+
+    @property
+    def files(self) -> TimingFiles:
+        """Where it starts from, and where it is left."""
+        ...
+
+    def end(self, built: BuiltEngine) -> Mapping[str, Any]:
+        """Keeps what was measured; returns what is recorded of it."""
+        ...
+
+
+class Timing(Protocol):
+    """Where builds take their timing cache from."""
+
+    def begin(self, directory: Path) -> TimingRun:
+        """Fetches one for a build."""
+        ...
+
+
 @dataclass(frozen=True)
 class Compilation:
     """What makes an engine of a checkpoint, and what is asked of it."""
@@ -66,6 +87,9 @@ class Compilation:
 
     minutes: float = 60
     """How long it may take."""
+
+    timing: Timing | None = None
+    """It changes how long a build takes, and has no part in what names the engine."""
 
     def inputs(self, shop: Workshop) -> dict[str, Any]:
         """Returns what of it changes the engine."""
@@ -263,13 +287,19 @@ def compile_engine(
         return shop.run(toolchain, step, job, name=name, minutes=compilation.minutes)
 
     def make(directory: Path) -> dict[str, Any]:
-        request = BuildRequest(
-            checkpoint.path, directory / "engine", compilation.limits, compilation.options
+        timing = (
+            None if compilation.timing is None else compilation.timing.begin(directory / "timing")
         )
+        request = BuildRequest(
+            checkpoint.path, directory / "engine", compilation.limits, compilation.options,
+            None if timing is None else timing.files,
+        )  # fmt: skip
         started = shop.clock()
         built = compilation.builder.build(request, run)
         times = {"started": started, "finished": shop.clock()}
+        measured = {} if timing is None else {"timing": dict(timing.end(built))}
         return {
+            **measured,
             **described(built.directory, "engine", built.seconds),
             "graphs": [asdict(graph) for graph in built.graphs],
             "report": dict(built.report),

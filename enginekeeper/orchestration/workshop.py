@@ -6,11 +6,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from enginekeeper.own_code import code_digest
-from enginekeeper.toolchains.runner import StepOutcome, StepRun, run_step
+from enginekeeper.toolchains.runner import (
+    Launcher,
+    StepOutcome,
+    StepRun,
+    launch_step,
+    run_step,
+)
 from enginekeeper.toolchains.step_code import step_digest
 from enginekeeper.work import WorkStore
 from registry.digests import Digest
@@ -35,6 +42,9 @@ class Workshop:
     reference_toolchain: Callable[[], str]
     """Returns the toolchain that scores references on this machine."""
 
+    launcher_of: Callable[[str], Launcher | None] = field(default=lambda _name: None)
+    """Returns what starts a toolchain's steps in a container; None where it is installed here."""
+
     clock: Callable[[], float] = field(default=time.time)
 
     def run(
@@ -51,7 +61,12 @@ class Workshop:
 
         `on_line` gets every line the step says; what it raises ends the step.
         """
-        python = self.python_of(toolchain)
+        launcher = self.launcher_of(toolchain)
+        start = (
+            partial(run_step, python=self.python_of(toolchain))
+            if launcher is None
+            else partial(launch_step, launcher=launcher)
+        )
         directory = self._directory(name, step)
         progress.info("%s: %s ...", name, step)
 
@@ -59,11 +74,8 @@ class Workshop:
             progress.debug("%s: %s: %s", name, step, line)
             on_line(line)
 
-        outcome = run_step(
-            StepRun(toolchain, step, job, directory, timeout_seconds=minutes * 60),
-            python=python,
-            on_line=hear,
-        )
+        run = StepRun(toolchain, step, job, directory, timeout_seconds=minutes * 60)
+        outcome = start(run, on_line=hear)
         progress.info("%s: %s done in %.0f s", name, step, outcome.seconds)
         return outcome
 

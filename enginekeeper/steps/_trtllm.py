@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,8 +80,12 @@ def ranks_of(checkpoint: Path) -> int:
 
 
 def program(name: str) -> Path:
-    """Returns a program of this toolchain: beside its interpreter, not somewhere on the PATH."""
-    path = Path(sys.executable).parent / name
+    """Returns a program of this toolchain: beside its interpreter, not somewhere on the PATH.
+
+    In a container all there is is the toolchain, and its programs lie where its image has them.
+    """
+    found = shutil.which(name) if os.environ.get("ENGINEKEEPER_STEP_CONTAINER") == "1" else None
+    path = Path(found or Path(sys.executable).parent / name)
     if not path.is_file():
         raise Refusal(
             f"no-{name}", f"this toolchain has no {name}", where=path,

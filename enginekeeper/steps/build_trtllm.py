@@ -1,9 +1,11 @@
 """The step `build_trtllm`: a TensorRT-LLM checkpoint becomes an engine by `trtllm-build`.
 
 Job: `{"checkpoint", "output", "version", "arguments": [...], "gpu": {"product",
-"compute_capability"}}`. The GPU is looked for before any work. The tool runs in a scratch folder
-beside the output, its words go to the log as they are, and the engine appears at `output` complete
-or not at all. When the tool fails, so does the step, with the tool's own status: its log says why.
+"compute_capability"}, "timing_cache": null or {"start": path or null, "end": path}}`. The GPU is
+looked for before any work. The tool runs in a scratch folder beside the output, its words go to the
+log as they are, and the engine appears at `output` complete or not at all. A timing cache to start
+with is copied to where the arguments say that the tool looks for it; what the tool leaves there
+goes to `end`. When the tool fails, so does the step, with the tool's own status: its log says why.
 
 Written against the documented tool; not run on a GPU.
 """
@@ -11,7 +13,9 @@ Written against the documented tool; not run on a GPU.
 from __future__ import annotations
 
 import re
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from _step import main
@@ -19,6 +23,13 @@ from _trtllm import Making, making_engine, run_program
 
 TOOL = "trtllm-build"
 BUILDING_LINE = re.compile(r"Build TensorRT engine Unnamed Network 0")
+TIMING_CACHE = "model.cache"
+NO_CACHE_LINE = re.compile(r"Invalid timing cache, using freshly created one")
+"""Said of a file that is not there (tensorrt_llm/builder.py), not of one that does not fit."""
+
+LOCAL_CACHE_LINE = re.compile(r"Local timing cache in use")
+"""Said by TensorRT when it builds without the cache that it was given; not seen by us."""
+
 PEAK_LINE = re.compile(r"Build phase peak memory: ([\d.]+) MB, children: ([\d.]+) MB")
 
 
@@ -29,11 +40,18 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             *job["arguments"],
             f"--checkpoint_dir={making.checkpoint}",
             f"--output_dir={making.place}",
-            # relative to where the tool runs: it is kept in config.json, and a path that is another
-            # one in each build would be another engine
-            "--output_timing_cache=model.cache",
         ]
+        timing, cache = job.get("timing_cache"), making.place.with_name(TIMING_CACHE)
+        start = None if timing is None else timing["start"]
+        if start is not None:
+            shutil.copyfile(start, cache)
         seen = _build(making, arguments, job["version"])
+        seen["timing_cache"].update(
+            before=None if start is None else Path(start).stat().st_size,
+            after=cache.stat().st_size if cache.is_file() else None,
+        )
+        if timing is not None and cache.is_file():
+            cache.replace(timing["end"])
     return {
         "device": making.device, "arguments": job["arguments"], "ranks": making.ranks, **seen,
     }  # fmt: skip
@@ -41,19 +59,25 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def _build(making: Making, arguments: list[str], version: str) -> dict[str, Any]:
     """Runs the tool to its end; returns what its log says of the build."""
-    started, built = time.monotonic(), 0
+    started, built, fresh, local = time.monotonic(), 0, 0, 0
     peak: dict[str, float] = {}
 
     def hear(line: str) -> None:
-        nonlocal built
+        nonlocal built, fresh, local
         if match := PEAK_LINE.search(line):
             peak.update(host_mb=float(match[1]), children_mb=float(match[2]))
+        fresh += NO_CACHE_LINE.search(line) is not None
+        local += LOCAL_CACHE_LINE.search(line) is not None
         if BUILDING_LINE.search(line):
             built += 1
             print(f"progress {built}/{making.ranks} rank {built - 1}", flush=True)
 
     run_program(making, arguments, version, hear)
-    return {"build_seconds": round(time.monotonic() - started, 3), "peak_memory": peak}
+    return {
+        "build_seconds": round(time.monotonic() - started, 3),
+        "peak_memory": peak,
+        "timing_cache": {"ranks": built, "fresh": fresh, "not_taken": local},
+    }
 
 
 if __name__ == "__main__":

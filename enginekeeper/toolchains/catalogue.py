@@ -63,6 +63,8 @@ class Toolchain:
         """Returns the lock in this package, else the one resolved on this host, else None."""
         if self.simulated:
             return _LOCKS / f"{SIMULATED}tensorrt-llm.lock"  # all of them hold nothing
+        if (contained := contained_lock(self.name, settings)) is not None:
+            return contained
         for folder in (_LOCKS, local_locks(settings)):
             path = folder / f"{self.name}.lock"
             if path.is_file():
@@ -143,6 +145,17 @@ def find_toolchain(name: str) -> Toolchain:
 def local_locks(settings: Settings) -> Path:
     """Returns the folder of the locks that were resolved on this host."""
     return settings.home / "locks"
+
+
+def containers_folder(settings: Settings) -> Path:
+    """Returns the folder of the toolchains that are container images (`containers/`)."""
+    return settings.home / "containers"
+
+
+def contained_lock(name: str, settings: Settings) -> Path | None:
+    """Returns what names the image of a toolchain; None for one that is installed here."""
+    path = containers_folder(settings) / f"{name}.lock"
+    return path if path.is_file() else None
 
 
 def lock_of(toolchain: Toolchain, settings: Settings) -> Path:

@@ -99,6 +99,8 @@ def _examine_toolchain(toolchain: Toolchain, settings: Settings, *, deep: bool) 
             return Finding(subject, Health.NOTE, state.value, sync)
         case State.BROKEN:
             return Finding(subject, Health.BAD, "its interpreter is gone", sync)
+        case State.CONTAINED:
+            return Finding(subject, Health.OK, f"runs as {lock_of(toolchain, settings)} says")
         case State.UNRESOLVED:
             lock_it = f"on a GPU host: enginekeeper toolchain lock {toolchain.name}"
             return Finding(subject, Health.NOTE, "resolved on a GPU host", lock_it)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginekeeper.settings import Settings
-from enginekeeper.toolchains.catalogue import Toolchain
+from enginekeeper.toolchains.catalogue import Toolchain, contained_lock
 from registry.digests import Digest, digest_file
 
 RECORD = "toolchain.json"
@@ -32,6 +32,9 @@ class State(enum.Enum):
 
     BROKEN = "broken"
     """Finished once, and its interpreter no longer runs."""
+
+    CONTAINED = "in a container"
+    """Its steps run in an image; nothing is installed here."""
 
     UNRESOLVED = "unresolved"
     """There is no lock file yet: it is resolved on a GPU host."""
@@ -78,6 +81,8 @@ def state_of(toolchain: Toolchain, settings: Settings) -> State:
     lock = toolchain.lock_file(settings)
     if lock is None:
         return State.UNRESOLVED
+    if lock == contained_lock(toolchain.name, settings):
+        return State.CONTAINED
     installation = installation_of(toolchain, lock, settings)
     if installation.ready:
         return State.READY

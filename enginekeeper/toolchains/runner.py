@@ -22,7 +22,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from enginekeeper.errors import MissingError, UnavailableError
 from enginekeeper.toolchains.errors import StepDiskFullError, StepPlace, StepTimeoutError
@@ -31,7 +31,10 @@ from enginekeeper.toolchains.processes import Command, Ended, run_command
 from enginekeeper.toolchains.results import StepOutcome, read_result
 from registry.disks import is_full
 
-__all__ = ["STEPS", "StepOutcome", "StepRun", "run_step", "step_environment"]
+__all__ = [
+    "LIFELINE", "STEPS", "InToolchain", "Launcher", "StepOutcome", "StepRun", "launch_step",
+    "run_step", "step_environment", "step_settings",
+]  # fmt: skip
 
 STEPS = Path(__file__).parents[1] / "steps"
 
@@ -62,6 +65,9 @@ _SET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
+LIFELINE = "ENGINEKEEPER_STEP_LIFELINE"
+"""`stdin`: the step's standard input closes when whoever runs it is gone (`steps/_step.py`)."""
+
 _SET_OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
@@ -83,8 +89,48 @@ class StepRun:
         return StepPlace(self.step, self.toolchain, self.directory / "step.log")
 
 
+class Launcher(Protocol):
+    """Says how a step is started, and removes what is left when it has ended."""
+
+    def command(self, run: StepRun, script: Path, result: Path) -> Command:
+        """Returns the command that runs a step's script."""
+        ...
+
+    def clean_up(self, run: StepRun) -> None:
+        """Removes what ending that command leaves."""
+        ...
+
+
+@dataclass(frozen=True)
+class InToolchain:
+    """Starts steps with a toolchain's own interpreter, on this host."""
+
+    python: Path
+
+    def command(self, run: StepRun, script: Path, result: Path) -> Command:
+        """Returns the command that runs a step's script."""
+        job = run.directory / "job.json"
+        return Command(
+            arguments=(str(self.python), "-s", "-E", "-u", str(script), str(job), str(result)),
+            environment=step_environment(os.environ, self.python, network=run.network),
+            directory=run.directory,
+            log=run.place.log,
+            timeout_seconds=run.timeout_seconds,
+        )
+
+    def clean_up(self, run: StepRun) -> None:
+        """Removes nothing: `run_command` leaves no process."""
+
+
 def run_step(
     run: StepRun, *, python: Path, on_line: Callable[[str], None] | None = None
+) -> StepOutcome:
+    """Runs a step with an interpreter; see `launch_step`."""
+    return launch_step(run, InToolchain(python), on_line)
+
+
+def launch_step(
+    run: StepRun, launcher: Launcher, on_line: Callable[[str], None] | None = None
 ) -> StepOutcome:
     """Runs a step to its end and returns its result; raises one of the step errors otherwise."""
     script = run.scripts / f"{run.step}.py"
@@ -93,9 +139,13 @@ def run_step(
     result = run.directory / "result.json"
     try:
         _prepare(run, result)
-        ended = run_command(_command(run, python, script, result), on_line)
+        command = launcher.command(run, script, result)
+        try:
+            ended = run_command(command, on_line)
+        finally:
+            launcher.clean_up(run)
     except (FileNotFoundError, PermissionError) as error:
-        raise _not_startable(run, python, error) from error
+        raise _not_startable(run, error) from error
     except OSError as error:
         if is_full(error):
             raise _disk_full(run) from error
@@ -111,12 +161,12 @@ def step_environment(
     names = (*_PASSED, *(_PASSED_WITH_NETWORK if network else ()))
     passed = {name: environ[name] for name in names if name in environ}
     passed["PATH"] = f"{python.parent}{os.pathsep}{environ.get('PATH', os.defpath)}"
-    return {
-        **passed,
-        **_SET,
-        **({} if network else _SET_OFFLINE),
-        "ENGINEKEEPER_STEP_LIFELINE": "stdin",
-    }
+    return {**passed, **step_settings(network=network), LIFELINE: "stdin"}
+
+
+def step_settings(*, network: bool) -> dict[str, str]:
+    """Returns what is set for every step, wherever it runs."""
+    return {**_SET, **({} if network else _SET_OFFLINE)}
 
 
 def _prepare(run: StepRun, result: Path) -> None:
@@ -124,17 +174,6 @@ def _prepare(run: StepRun, result: Path) -> None:
     result.unlink(missing_ok=True)  # that of an earlier run must not be taken for this one's
     job = json.dumps(dict(run.job), indent=2, sort_keys=True, allow_nan=False)
     (run.directory / "job.json").write_text(job, encoding="utf-8")
-
-
-def _command(run: StepRun, python: Path, script: Path, result: Path) -> Command:
-    job = run.directory / "job.json"
-    return Command(
-        arguments=(str(python), "-s", "-E", "-u", str(script), str(job), str(result)),
-        environment=step_environment(os.environ, python, network=run.network),
-        directory=run.directory,
-        log=run.place.log,
-        timeout_seconds=run.timeout_seconds,
-    )
 
 
 def _check_end(run: StepRun, ended: Ended) -> None:
@@ -150,10 +189,10 @@ def _check_end(run: StepRun, ended: Ended) -> None:
         raise explain_exit(run.place, ended.status)
 
 
-def _not_startable(run: StepRun, python: Path, error: OSError) -> UnavailableError:
+def _not_startable(run: StepRun, error: OSError) -> UnavailableError:
     return UnavailableError(
         f"step {run.step} could not be started: {error.strerror}",
-        where=str(error.filename or python),
+        where=str(error.filename or run.toolchain),
         remedy=f"enginekeeper toolchain sync {run.toolchain}",
     )
 

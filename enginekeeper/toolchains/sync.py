@@ -26,7 +26,7 @@ from pathlib import Path
 
 from enginekeeper.errors import StepError, UnavailableError
 from enginekeeper.settings import Settings
-from enginekeeper.toolchains.catalogue import TORCH, find_toolchain, lock_of
+from enginekeeper.toolchains.catalogue import TORCH, contained_lock, find_toolchain, lock_of
 from enginekeeper.toolchains.doubles import install_double
 from enginekeeper.toolchains.installation import (
     RECORD,
@@ -53,6 +53,12 @@ _IMPORT_SECONDS = 600.0  # a first import compiles bytecode: 40 s for vLLM on tw
 def ensure(name: str, settings: Settings, *, progress: Listener | None = None) -> Path:
     """Returns the interpreter of a toolchain, installing it first if need be."""
     toolchain = find_toolchain(name)
+    if contained_lock(name, settings) is not None:
+        raise UnavailableError(
+            f"the toolchain {name} runs in a container here: there is nothing to install",
+            where=str(contained_lock(name, settings)),
+            remedy=f"enginekeeper toolchain container {name} --remove",
+        )
     installation = installation_of(toolchain, lock_of(toolchain, settings), settings)
     tell = progress or _PROGRESS.info
     if toolchain.simulated:

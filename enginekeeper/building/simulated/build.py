@@ -28,6 +28,7 @@ from enginekeeper.building.simulated.plan_file import (
     tensor_names,
     write_plan,
 )
+from enginekeeper.building.simulated.timing import Device, TimingCache
 
 ARCHITECTURES = frozenset(
     {"LlamaForCausalLM", "MistralForCausalLM", "QWenForCausalLM", "Qwen2ForCausalLM"}
@@ -98,7 +99,6 @@ class _Double:
         self._wait_as_told()
         self._end_as_told()
         self._build(model, plugins, Path(folder), output)
-        Path(arguments.output_timing_cache).write_bytes(b"simulated timing cache")
         self._say("I", "Build phase peak memory: 5800.25 MB, children: 0.00 MB")
         self._say("I", "Total time of building all engines: 00:00:01")
 
@@ -147,7 +147,11 @@ class _Double:
         for rank in range(ranks):
             if not (folder / f"rank{rank}.safetensors").is_file():
                 raise FileNotFoundError(f"{folder}/rank{rank}.safetensors")
+            timing = self._timing_cache()
             self._say("I", "Build TensorRT engine Unnamed Network 0")
+            timing.measure(model, self.arguments)
+            if rank == 0:
+                timing.save(Path(self.arguments.output_timing_cache))
             if rank in self.settings.get("leave_out", []):
                 continue
             self._write_plan(output / f"rank{rank}.engine", folder / f"rank{rank}.safetensors")
@@ -161,6 +165,11 @@ class _Double:
             "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
         (output / "config.json").write_text(json.dumps(document, indent=1))
+
+    def _timing_cache(self) -> TimingCache:
+        """Returns the cache that a rank builds with, as builder.py makes it of the argument."""
+        device = Device(self.product, self.sm, TENSORRT[self.version])
+        return TimingCache.of_argument(self.arguments.input_timing_cache, device, self._say_as)
 
     def _write_plan(self, place: Path, weights: Path) -> None:
         note = PlanNote(
@@ -224,7 +233,10 @@ class _Double:
         }
 
     def _say(self, level: str, text: str) -> None:
-        _print(f"[11/26/2026-03:00:00] [TRT-LLM] [{level}] {text}")
+        self._say_as("TRT-LLM", level, text)
+
+    def _say_as(self, who: str, level: str, text: str) -> None:
+        _print(f"[11/26/2026-03:00:00] [{who}] [{level}] {text}")
 
 
 def _sm(compute_capability: str) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from benchmarks.failure_taxonomy import UNKNOWN, corpus
-from enginekeeper.building.interface import BuildRequest
+from enginekeeper.building.interface import BuildRequest, TimingFiles
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.specs.gpus import gpu_products
@@ -256,3 +256,37 @@ def _gone(pid: int) -> None:
             return
         time.sleep(0.02)
     raise AssertionError(f"{pid} still runs under {sys.platform}")
+
+
+def _timed(site: Site, tmp_path: Path, start: Path | None, name: str) -> Any:  # noqa: ANN401 - as build
+    files = TimingFiles(start, tmp_path / f"{name}.cache")
+    request = replace(site.request, output=tmp_path / name / "engine", timing=files)
+    return site.builder.build(request, site.run)
+
+
+def test_a_build_leaves_its_timings_and_the_next_one_starts_from_them(tmp_path: Path) -> None:
+    site = _site(tmp_path, world=2)
+
+    first = _timed(site, tmp_path, None, "first")
+    second = _timed(site, tmp_path, tmp_path / "first.cache", "second")
+
+    said = [it.report["timing_cache"] for it in (first, second)]
+    # the second rank of the first build found what its first rank had measured
+    assert [(it["ranks"], it["fresh"], it["not_taken"]) for it in said] == [(2, 1, 0), (2, 0, 0)]
+    assert (said[0]["before"], said[1]["before"]) == (None, said[0]["after"])
+    assert (tmp_path / "first.cache").read_bytes() == (tmp_path / "second.cache").read_bytes()
+    configs = [(it.directory / "config.json").read_bytes() for it in (first, second)]
+    assert configs[0] == configs[1]  # the engine does not tell whether there was a cache
+    assert site.leftovers == []
+
+
+def test_the_timings_of_another_gpu_would_end_the_build(tmp_path: Path) -> None:
+    site = _site(tmp_path)
+    _timed(site, tmp_path, None, "first")
+    site.tools.tell(sm=100)
+
+    with pytest.raises(StepCrashedError) as caught:
+        _timed(site, tmp_path, tmp_path / "first.cache", "second")
+
+    assert "Failed to save timing cache." in caught.value.place.log.read_text()
+    assert not (tmp_path / "second.cache").exists()

@@ -21,9 +21,14 @@ from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
 from enginekeeper.toolchains.doubles import SETTINGS
 from enginekeeper.toolchains.installation import installation_of
+from registry.attestations import read_material
+from registry.blobs.interface import blob_name
 from registry.environments import GpuEnvironment
+from registry.errors import IntegrityError
 from registry.manifests import Manifest
 from registry.service import Registry
+from registry.transfer import load_manifest
+from registry.verification import verify_engine
 from tests.fakes.worlds import World, Zygote
 from tests.integration.flows.test_interruptions import STATUS, check_chain
 
@@ -162,6 +167,53 @@ def test_an_interrupted_simulated_build_goes_on_where_it_was(
     )
 
     assert any(name.startswith("in build_trtllm") for name in interrupted)
+
+
+@pytest.fixture
+def two_recipes(plain_zygote: Zygote, tmp_path: Path) -> World:
+    return World(tmp_path / "world", plain_zygote, spec=SPEC.replace("[w8a16]", "[w8a16, fp8]"))
+
+
+def test_a_build_starts_with_what_the_one_before_it_measured_on_such_a_gpu(
+    two_recipes: World,
+) -> None:
+    ended = two_recipes.build()
+
+    assert [one["ending"] for one in ended.outcomes] == ["judged", "judged"], ended.err
+    registry = _registry(two_recipes)
+    latest, first = json.loads(_ek(two_recipes, "timing-caches", "--json").stdout)
+    assert (latest["grown_from"], first["grown_from"]) == (first["digest"], None)
+    assert (latest["simulated"], latest["fault"]) == (True, None)
+    assert latest["key"] == {
+        "gpu": H100.product, "compute_capability": "9.0", "tensorrt": "10.14.1.48",
+        "cuda_runtime": "13.0", "cuda_driver": "13.0",
+    }  # fmt: skip
+    younger, older = registry.engines()
+    statement = verify_engine(younger, registry.trust)
+    assert str(read_material(statement, "timing_cache")) == first["digest"]
+    with pytest.raises(IntegrityError, match="no material"):
+        read_material(verify_engine(older, registry.trust), "timing_cache")
+    assert "0 of 1 ranks found one" in ended.err
+    assert "1 of 1 ranks found one" in ended.err
+
+
+def test_a_cache_that_was_tampered_with_is_not_used_and_the_build_goes_on(
+    two_recipes: World,
+) -> None:
+    two_recipes.build("--only", "*w8a16*")
+    registry = _registry(two_recipes)
+    with registry.catalogue.read() as view:
+        (cache,) = view.timing.caches()
+    manifest = load_manifest(registry.store, cache.path, cache.digest)
+    blob = two_recipes.root / "home" / "store" / blob_name(manifest.files[0].digest)
+    blob.chmod(0o644)
+    blob.write_bytes(blob.read_bytes()[::-1])
+
+    ended = two_recipes.build()
+
+    assert [one["ending"] for one in ended.outcomes] == ["reused", "judged"], ended.err
+    assert "no timing cache is used" in ended.err
+    assert "0 of 1 ranks found one" in ended.err
 
 
 STRIPPED = f"{SPEC}build: {{strip_plan: true}}\n"

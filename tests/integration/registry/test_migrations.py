@@ -20,6 +20,7 @@ from registry.waves.types import WaveWork, WorkState
 from tests.factories.failures import failure
 from tests.factories.fleet import NOON, enrolled, placed, report
 from tests.factories.registry import CPU, WEIGHTS, make_workbench
+from tests.factories.timing import shelved
 from tests.factories.waves import node as wave_node
 from tests.factories.waves import wave
 
@@ -56,6 +57,7 @@ def fill(url: str, directory: Path) -> None:
     with bench.registry.catalogue.edit() as draft:
         draft.waves.begin(wave(wave_node("gpu-1"), work=(work,)))
         draft.failures.remember(failure(WEIGHTS))
+    shelved(bench)
     bench.registry.catalogue.close()
 
 

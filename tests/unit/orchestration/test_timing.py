@@ -1,0 +1,62 @@
+"""The keys of timing caches: all of what they depend on is known, or there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.timing import locked_key, started_from
+from enginekeeper.specs.gpus import gpu_products
+from registry.digests import digest_bytes
+from registry.timing.types import TimingKey
+
+H100 = gpu_products()["h100-sxm"]
+CUDA_13 = "nvidia-cuda-runtime==13.0.96 \\\n    --hash=sha256:00\n"
+CUDA_12 = "nvidia-cuda-runtime-cu12==12.9.79\n"
+
+
+def _lock(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "tensorrt-llm-1.2.1.lock"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "tensorrt", "cuda"),
+    [
+        (f"tensorrt==10.14.1.48 \\\n    --hash=sha256:00\n{CUDA_13}", "10.14.1.48", "13.0"),
+        (f"tensorrt-cu12==10.11.0.33\ntensorrt==10.11.0.33\n{CUDA_12}", "10.11.0.33", "12.9"),
+    ],
+)
+def test_a_lock_file_says_what_a_cache_depends_on(
+    text: str, tensorrt: str, cuda: str, tmp_path: Path
+) -> None:
+    key = locked_key(H100, _lock(tmp_path, text), "13.0")
+
+    assert key == TimingKey("NVIDIA H100 80GB HBM3", "9.0", tensorrt, cuda, "13.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        (CUDA_13, "tensorrt"),
+        (f"tensorrt-llm==1.2.1\n{CUDA_13}", "tensorrt"),
+        (f"tensorrt==10.14.1\n{CUDA_13}", "tensorrt"),
+        ("tensorrt==10.14.1.48\n", "cuda_runtime"),
+        (f"tensorrt==10.14.1.48\n{CUDA_13}{CUDA_12}", "cuda_runtime"),
+        (f"tensorrt==10.14.1.48\ntensorrt-cu13==10.14.1.49\n{CUDA_13}", "tensorrt"),
+    ],
+)
+def test_one_that_does_not_say_it_all_gives_no_key(text: str, missing: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"does not say which {missing}"):
+        locked_key(H100, _lock(tmp_path, text), "13.0")
+
+
+def test_a_product_says_what_its_build_started_with() -> None:
+    digest = digest_bytes(b"cache")
+
+    assert started_from({"timing": {"started_from": str(digest)}}) == digest
+    assert started_from({"timing": {"started_from": None}}) is None
+    assert started_from({}) is None
