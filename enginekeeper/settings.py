@@ -47,6 +47,9 @@ class Settings:
     node: str | None = None
     """What this node is called in the fleet, if not by its host's name. ENGINEKEEPER_NODE."""
 
+    container_image: str | None = None
+    """The image of the container this process is in. ENGINEKEEPER_CONTAINER_IMAGE."""
+
     webhook_secret_file: Path | None = None
     """File with the secret that signs what webhooks are sent. ENGINEKEEPER_WEBHOOK_SECRET_FILE."""
 
@@ -71,6 +74,7 @@ class Settings:
                 if name.startswith(_SIGNER) and value.strip()
             },
             pin_file=_file(env, "ENGINEKEEPER_PIN_FILE"),
+            container_image=env.get("ENGINEKEEPER_CONTAINER_IMAGE") or None,
             node=env.get("ENGINEKEEPER_NODE") or None,
             webhook_secret_file=_file(env, "ENGINEKEEPER_WEBHOOK_SECRET_FILE"),
         )

@@ -83,6 +83,12 @@ def node_text(document: dict[str, Any]) -> str:
         for one in document["engines"]
     ]
     lines += [
+        f"  runs in:  {one['image']} (declared), process {one['pid']}, "
+        f"engine {one['engine'].partition(':')[2][:12]}"
+        for one in (document["inventory"] or {}).get("running", ())
+        if one.get("image") is not None
+    ]
+    lines += [
         f"  desired:  {one['model']} {one['channel']}: "
         + (one["engine"].partition(":")[2][:12] if one["engine"] else f"NONE, {one['reason']}")
         for one in document["desired"]

@@ -12,6 +12,7 @@ from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.run_check import RunCheck
+    from enginekeeper.settings import Settings
 
 
 @click.command("run-check")
@@ -62,7 +63,7 @@ def run_check(
     else:
         output.note(_said(found))
         if found.decision.is_open:
-            _become(bench.settings.home, found, command, endpoint)
+            _become(bench.settings, found, command, endpoint)
     return CODES[str(found.decision.family)]
 
 
@@ -82,7 +83,9 @@ def _asked(
     return Path(directory), command
 
 
-def _become(home: Path, found: RunCheck, command: list[str], endpoint: str | None) -> NoReturn:
+def _become(
+    settings: Settings, found: RunCheck, command: list[str], endpoint: str | None
+) -> NoReturn:
     """Records this process as one that runs the engine, and lets the command take its place."""
     import os
     import signal
@@ -93,7 +96,10 @@ def _become(home: Path, found: RunCheck, command: list[str], endpoint: str | Non
 
     engine = str(found.directory)
     program, *rest = (part.replace("{engine}", engine) for part in command)
-    record = record_run(home, found.engine, found.directory, endpoint=endpoint)
+    record = record_run(
+        settings.home, found.engine, found.directory, endpoint=endpoint,
+        image=settings.container_image,
+    )  # fmt: skip
     sys.stderr.flush()
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python; a program expects the default
         signal.signal(ignored, signal.SIG_DFL)

@@ -100,6 +100,8 @@ class RunningEngine:
     """UUIDs of the GPUs, or slices, on which NVML shows it; none where it is only declared."""
     says: EndpointSays | None = None
     """What its server says, where its start named an address."""
+    image: str | None = None
+    """The container image it runs in, where its start named one: declared, and nothing more."""
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def running_engines(
             started_at=one.started_at.isoformat(timespec="seconds"),
             evidence=Evidence.CONFIRMED if seen[pid] else Evidence.DECLARED,
             devices=tuple(sorted(seen[pid])),
+            image=one.image,
             says=None if ask is None or one.endpoint is None else ask(one.endpoint, one.path),
         )
         for pid, one in living.items()

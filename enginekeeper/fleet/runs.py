@@ -21,6 +21,8 @@ from enginekeeper.fleet.processes import ProcessTable
 from registry.digests import Digest, digest_bytes
 from registry.errors import InvalidRecordError
 
+_LONGEST_IMAGE = 500
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -39,16 +41,24 @@ class RunRecord:
     file: Path
     endpoint: str | None = None
     """Where its server answers, as its start named it."""
+    image: str | None = None
+    """The container image it runs in, by whoever started it; None where nobody said."""
 
 
 def record_run(
     home: Path, engine: Digest, path: Path, *,
     pid: int | None = None, processes: ProcessTable | None = None, endpoint: str | None = None,
+    image: str | None = None,
 ) -> Path:  # fmt: skip
     """Records that a process, this one by default, runs an engine; returns the record's file.
 
-    Raises UnavailableError for a process that is not there.
+    Raises UnavailableError for a process that is not there, InputError for what is no image.
     """
+    if image is not None and not (image.isprintable() and len(image) <= _LONGEST_IMAGE):
+        raise InputError(
+            "not the name of a container image", where="ENGINEKEEPER_CONTAINER_IMAGE",
+            actual=ascii(image)[:200], expected=f"at most {_LONGEST_IMAGE} printable characters",
+        )  # fmt: skip
     table, number = processes or ProcessTable(), os.getpid() if pid is None else pid
     started, boot = table.start_time(number), table.boot_id()
     if started is None or boot is None:
@@ -66,6 +76,7 @@ def record_run(
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid_namespace": table.namespace(number),
         "endpoint": endpoint,
+        "image": image,
     }
     name = f"{digest_bytes(f'{boot} {started} {number} {path}'.encode()).short}.json"
     write_whole(home / "runs" / name, json.dumps(document, indent=2))
@@ -122,6 +133,7 @@ def _read(file: Path) -> RunRecord:
             _optional(document.get("pid_namespace")),
             file,
             _optional(document.get("endpoint")),
+            _optional(document.get("image")),
         )
     except (
         InputError, InvalidRecordError, ValueError, KeyError, TypeError, AttributeError,

@@ -250,8 +250,10 @@ def test_each_server_is_asked_what_it_serves(
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     server = (sys.executable, inference_server.__file__, kind, port, "{engine}")
-    with started(node, place, "--endpoint", f"{url}{below}", "--", *server):
+    environ = {**node, "ENGINEKEEPER_CONTAINER_IMAGE": f"registry.example/{kind}@sha256:{'a' * 64}"}
+    with started(environ, place, "--endpoint", f"{url}{below}", "--", *server):
         running = answering(node)
+    assert running["image"] == environ["ENGINEKEEPER_CONTAINER_IMAGE"]
     assert running["engine"] == str(engine.digest)
     assert running["says"] == {
         "source": f"{url}{asked}", "models": ["tensorrt_llm" if kind == "triton" else "llama"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.fleet.interface import LostDevice
-from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.inventory import Evidence, Inventory, RunningEngine
 from enginekeeper.fleet.nodes import facts_of
 from enginekeeper.fleet.tokens import is_token
 from registry.digests import digest_bytes
@@ -132,6 +132,16 @@ def test_a_node_is_shown_with_all_that_is_known(ek: Ek, site: Site) -> None:
     for line in ("driver:   580.95.05, CUDA 13.0", "labels:   pool=h100", ENGINE.short):
         assert line in text
     assert ek("node", "show", "gpu-9").code == ExitCode.NOT_FOUND
+
+
+def test_the_image_that_a_start_named_is_shown(ek: Ek, site: Site) -> None:
+    run = RunningEngine(
+        str(ENGINE), "/engines/m", 7, "2026-11-26T03:00:00+00:00", Evidence.DECLARED,
+        image="nvcr.io/nvidia/tensorrt-llm/release:1.2.1",
+    )  # fmt: skip
+    join(site.bench.registry.catalogue, inventory("gpu-1", running=(run,)))
+    said = ek("node", "show", "gpu-1").out
+    assert f"runs in:  {run.image} (declared), process 7, engine {ENGINE.short}" in said
 
 
 def test_simulated_nodes_are_said_to_be(ek: Ek, site: Site) -> None:

@@ -136,3 +136,10 @@ def test_a_slice_is_named_and_not_its_gpu(tmp_path: Path, proc: FakeProc) -> Non
     )
     (found,) = running_engines(run_records(tmp_path), [gpu], proc.table)
     assert found.devices == ("MIG-1",)
+
+
+@pytest.mark.parametrize("image", ["a\x1b[2J", "a" * 501])
+def test_what_is_no_name_of_an_image_is_refused(tmp_path: Path, image: str) -> None:
+    with pytest.raises(InputError, match="container image"):
+        record_run(tmp_path, digest_bytes(b"engine"), tmp_path, image=image)
+    assert not (tmp_path / "runs").exists()
