@@ -11,10 +11,11 @@ from typing import Any
 import probe_trtllm
 import score_served
 import score_trtllm
+import warm_pytorch
 from _double import serve_command, stand_in
 from _step import Refusal, main
 
-STEPS = ("score_trtllm", "score_served", "probe_trtllm")
+STEPS = ("score_trtllm", "score_served", "probe_trtllm", "warm_pytorch")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +26,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         outputs = score_served.run(job["job"], serve_command(job["double"]))
     else:
         stand_in(job["double"])
-        scripts = {"score_trtllm": score_trtllm, "probe_trtllm": probe_trtllm}
+        scripts = {
+            "score_trtllm": score_trtllm,
+            "probe_trtllm": probe_trtllm,
+            "warm_pytorch": warm_pytorch,
+        }
         outputs = scripts[job["step"]].run(job["job"])
     return {**outputs, "simulated": True}
 
