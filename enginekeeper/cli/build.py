@@ -76,6 +76,11 @@ def plan(
 @click.option(
     "--served", is_flag=True, help="Ask TensorRT engines over HTTP, as served; says less."
 )
+@click.option(
+    "--validation-twin",
+    is_flag=True,
+    help="Build TensorRT engines again with context logits, to support the verdict.",
+)
 @locate_option
 @click.option("--channel", help="Put every engine that passes into this channel.")
 @click.option("--deployment", help="Let a Prefect server's deployment of the flow do it.")
@@ -90,6 +95,7 @@ def build(
     retry_failed: bool,
     probes: bool,
     served: bool,
+    validation_twin: bool,
     locate: bool,
     channel: str | None,
     deployment: str | None,
@@ -109,7 +115,7 @@ def build(
     order = BuildOrder(
         str(spec), tuple(only), tuple(skip),
         audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, probes=probes,
-        served=served, locate=locate, channel=channel,
+        served=served, validation_twin=validation_twin, locate=locate, channel=channel,
     )  # fmt: skip
     outcomes = run_build(order, deployment=deployment)
     return show_outcomes(Output(as_json), outcomes)

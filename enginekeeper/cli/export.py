@@ -76,10 +76,14 @@ def triton(engine_dir: Path, target: Path | None, place: str | None, streaming: 
 def trtllm_serve(engine_dir: Path, target: Path | None, place: str | None, **more: Any) -> int:  # noqa: ANN401 - click's values
     """Say how `trtllm-serve` of the engine's release is started on it."""
     from enginekeeper.serving.commands import trtllm_serve as command_of
-    from enginekeeper.serving.engine import served_engine
+    from enginekeeper.serving.commands import trtllm_serve_bundle
+    from enginekeeper.serving.engine import PYTORCH, served_engine
     from enginekeeper.serving.servers import serve_row
 
     files, key = _verified(engine_dir)
+    if key.hard.get("builder") == PYTORCH:
+        command = trtllm_serve_bundle(files, key, place or "{engine}", _listening(more))
+        return _told(command, {}, target, place or files, more["as_json"])
     engine = served_engine(files, key)
     command = command_of(engine, place or "{engine}", _listening(more))
     row = serve_row(engine.release)

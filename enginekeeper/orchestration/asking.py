@@ -13,6 +13,7 @@ from enginekeeper.specs.llm_api import serve_interface_of
 from registry.types import Engine
 
 SERVED_STEP = "score_served"
+PROBE_STEP = "probe_trtllm"
 
 
 def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Runner:
@@ -25,6 +26,24 @@ def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Ru
     if served:
         return Runner(toolchain, SERVED_STEP, served_job(version, directory, source))
     return Runner(toolchain, runner.score_step, runner.job(directory, "generation"))
+
+
+def prober_of(engine: Engine, loaded: Made) -> Runner:
+    """Returns what asks a real engine in other ways, in the toolchain of its release."""
+    version = str(engine.key.hard["tensorrt_llm"])
+    told = probe_job(version, loaded.path / "engine")
+    return Runner(f"tensorrt-llm-{version}", PROBE_STEP, told)
+
+
+def probe_job(version: str, directory: Path) -> dict[str, Any]:
+    """Returns what the step needs to know to ask an engine in other ways."""
+    limits = read_json_object(directory / "config.json")["build_config"]
+    runner = EngineRunner(version)
+    plain, reusing = (
+        runner.job(directory, "generation", reuse=reuse)["api"] for reuse in (False, True)
+    )
+    wanted = ("max_batch_size", "max_input_len", "max_seq_len")
+    return {"api": plain, "reusing": reusing, "limits": {name: limits[name] for name in wanted}}
 
 
 def says_all(directory: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from enginekeeper.building.engine_directory import is_stripped
 from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration import stages
-from enginekeeper.orchestration.asking import runner_of, says_all
+from enginekeeper.orchestration.asking import prober_of, runner_of, says_all
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
@@ -23,8 +23,13 @@ from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.refitting import refit_document, refitted
-from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
+from enginekeeper.orchestration.simulation import (
+    SignedDirectory,
+    probe_simulated,
+    score_simulated,
+)
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
+from enginekeeper.orchestration.validation_twins import score_validation_twin
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.validation.dictionary import Culprit, Dictionary, explain, load_dictionary
 from enginekeeper.validation.evidence import Evidence, Stop
@@ -76,28 +81,39 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         )
         made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
+    if work.order.validation_twin:
+        made = replace(made, validation=score_validation_twin(bench, work, made, both))
     made = _with_weights(bench, made)
     loaded = there(made.refitted or made.compiled)
     if not engine.simulated:
         runner = runner_of(engine, loaded, source_of(work).path, served=work.order.served)
         interim = None if work.order.served else _interim(work, made)
         scores = stages.score_engine(bench.shop, loaded, both, name, runner=runner, interim=interim)
-        return replace(made, scores=scores)
+        made = replace(made, scores=scores)
+        return _probed(bench, work, made) if work.order.probes else made
     signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
     scores = score_simulated(
         bench.shop, source_of(work), signed, both, name, served=work.order.served
     )
-    return replace(made, scores=scores)
+    made = replace(made, scores=scores)
+    return _probed(bench, work, made) if work.order.probes else made
 
 
 def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
-    """Asks an engine in other ways, unless its run has failed already; doubles have one way."""
+    """Asks an engine in other ways, unless its run has failed already."""
     stopped = there(made.scores).record.get("stopped") or {}
     if stopped.get("result") == "fail":
         return made
-    probe, name = there(work.probe), made.variant.identifier
+    probe, name, engine = there(work.probe), made.variant.identifier, there(made.engine)
     order = order_of(rounds_of(probe.suite))[:PROBE_PROMPTS]
-    asked = stages.probe_engine(bench.shop, there(made.compiled), probe, order, name)
+    loaded = there(made.refitted or made.compiled)
+    if engine.simulated:
+        signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
+        asked = probe_simulated(bench.shop, source_of(work), signed, probe, order, name=name)
+        return replace(made, probes=asked)
+    inductor = engine.key.hard["builder"] == BuilderKind.INDUCTOR
+    runner = None if inductor else prober_of(engine, loaded)
+    asked = stages.probe_engine(bench.shop, loaded, probe, order, name, runner=runner)
     return replace(made, probes=asked)
 
 
@@ -307,6 +323,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         return load_scores(scored.path / SCORES, tokens)
 
     nudged = there(made.twin).path / NUDGED
+    validation = made.validation
     asked = None if made.probes is None else load_probes(made.probes.path / stages.PROBES)
     return partial(
         Evidence,
@@ -316,6 +333,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         twin=arm(there(made.twin)),
         nudged=load_scores(nudged, tokens) if nudged.is_file() else None,
         second_source=arm(there(work.second)),
+        validation_twin=None if validation is None else arm(validation),
         audits=made.audits,
         greedy_prefix=probe.scoring.greedy_prefix,
         pieces=read_pieces(source_of(work).path),

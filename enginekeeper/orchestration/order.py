@@ -32,6 +32,9 @@ class BuildOrder:
     served: bool = False
     """Whether engines of TensorRT-LLM are asked over HTTP, as they are served: that says less."""
 
+    validation_twin: bool = False
+    """Whether a TensorRT engine is built again with context logits, to support its verdict."""
+
     locate: bool = False
     """Whether a tensor is looked for where the engine is not its recipe and the audits are clean:
     one forward pass per tensor."""

@@ -153,6 +153,8 @@ class Progress:
     scores: Made | None = None
     twin: Made | None = None
     probes: Made | None = None
+    validation: Made | None = None
+    """Scores of the engine's validation twin, where one was asked for."""
 
     @property
     def variant(self) -> Variant:
@@ -174,6 +176,7 @@ class Progress:
             "twin": self.twin,
             "score": self.scores,
             "probe": self.probes,
+            "validation_twin": self.validation,
         }
         return {
             name: round(one.seconds, 1)
@@ -368,7 +371,7 @@ def export_checkpoint(bench: Bench, work: Work, made: Progress) -> Outcome:
 def make_engine(bench: Bench, made: Progress) -> Progress:
     """Compiles the checkpoint, and says what came out otherwise than asked."""
     variant = made.variant
-    compilation = _compilation(bench, variant)
+    compilation = compilation_of(bench, variant)
     name, key = variant.identifier, made.planned.key
     with nullcontext() if key is None else remembering(bench, variant, key):
         compiled = stages.compile_engine(bench.shop, made.checkpoint, name, compilation)
@@ -381,7 +384,8 @@ def make_engine(bench: Bench, made: Progress) -> Progress:
     return replace(made, compiled=compiled)
 
 
-def _compilation(bench: Bench, variant: Variant) -> Compilation:
+def compilation_of(bench: Bench, variant: Variant) -> Compilation:
+    """Returns what makes a variant's engine, and what is asked of it."""
     limits = {name: getattr(variant.limits, name) for name in _LIMITS}
     if variant.profile.simulated:
         progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)

@@ -10,16 +10,26 @@ are scored once. That is said of no real engine.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.building.engine_runner import EngineRunner
+from enginekeeper.building.engine_runner import EngineRunner, Way
 from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
-from enginekeeper.orchestration.asking import SERVED_STEP, served_job
+from enginekeeper.documents import read_json_object
+from enginekeeper.orchestration.asking import PROBE_STEP, SERVED_STEP, probe_job, served_job
 from enginekeeper.orchestration.bench import Bench
-from enginekeeper.orchestration.stages import Compilation, Made, Probe, Source, made_once
+from enginekeeper.orchestration.stages import (
+    Compilation,
+    Made,
+    Probe,
+    Source,
+    made_once,
+    probing_job,
+)
 from enginekeeper.orchestration.timing import timing_of
 from enginekeeper.orchestration.tools import DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.orchestration.workshop import Workshop
@@ -65,20 +75,66 @@ def score_simulated(
     name: str,
     *,
     served: bool = False,
+    way: Way = "generation",
 ) -> Made:
     """Scores an engine of a double by the CPU executor of the checkpoint that is inside.
 
     The caller has verified its signature. Raises InputError for an engine that would not run on
     the product its key names, and for one that is not whole.
     """
+    directory = engine.path
+    version = str(read_json_object(directory / "config.json").get("version"))
+    runner = EngineRunner(version)
+    told = served_job(version, directory, source.path) if served else runner.job(directory, way)
+    step = SERVED_STEP if served else runner.score_step
+    asked = _Asked("simulated-scores", step, told, {**probe.inputs(), "way": told["way"]})
+    return _by_the_double(shop, source, engine, asked, probe.job, name=name)
+
+
+def probe_simulated(
+    shop: Workshop,
+    source: Source,
+    engine: SignedDirectory,
+    probe: Probe,
+    prompts: Sequence[int],
+    *,
+    name: str,
+) -> Made:
+    """Asks an engine of a double in other ways; the caller has verified its signature."""
+    version = str(read_json_object(engine.path / "config.json").get("version"))
+    told = probe_job(version, engine.path)
+    inputs = {"tokens": str(probe.tokens.key), "prompts": list(prompts)}
+    asked = _Asked("simulated-probes", PROBE_STEP, told, inputs)
+    shared = partial(probing_job, probe, prompts)
+    return _by_the_double(shop, source, engine, asked, shared, name=name)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A step that asks an engine: its product's kind, what it is told, what changes its product."""
+
+    kind: str
+    step: str
+    told: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+
+
+def _by_the_double(
+    shop: Workshop,
+    source: Source,
+    engine: SignedDirectory,
+    asked: _Asked,
+    shared: Callable[[Path], dict[str, Any]],
+    *,
+    name: str,
+) -> Made:
+    """Runs a step with the double in TensorRT-LLM's place, and the executor of the checkpoint."""
     loaded = load_engine(engine.path, engine.product)
-    runner = EngineRunner(loaded.version)
-    asked = {"served": True} if served else {}
     inputs = {
-        **asked,
         "arm": str(digest_document(loaded.described(), "ek-simulated-arm-v1")),
         "model": str(source.digest),
-        **probe.inputs(),
+        **asked.inputs,
+        "step": asked.step,
         "numerics": shop.code(*RUNTIME, DOUBLE_OF_THE_API, "configs", "validation"),
         "made_by": shop.identity("inductor", SIMULATED_STEP),
     }
@@ -87,14 +143,9 @@ def score_simulated(
         checkpoint, twin = directory / "checkpoint", directory / "twin"
         loaded.unpack(checkpoint)
         write_checkpoint_twin(source.path, checkpoint, twin)
-        told = (
-            served_job(loaded.version, engine.path, source.path)
-            if served
-            else runner.job(engine.path, "generation")
-        )
         job = {
-            "step": SERVED_STEP if served else runner.score_step,
-            "job": {**probe.job(directory), **told},
+            "step": asked.step,
+            "job": {**shared(directory), **asked.told},
             "double": {"version": loaded.version, "models": {str(engine.path): str(twin)}},
         }
         seconds = shop.run("inductor", SIMULATED_STEP, job, name=name, minutes=60).seconds
@@ -102,4 +153,4 @@ def score_simulated(
         shutil.rmtree(checkpoint)
         return {"seconds": seconds, "simulated": True}
 
-    return made_once(shop, "simulated-scores", inputs, make)
+    return made_once(shop, asked.kind, inputs, make)

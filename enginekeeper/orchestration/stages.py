@@ -388,27 +388,41 @@ def score_engine(
     return made_once(shop, "engine-scores", inputs, make)
 
 
-def probe_engine(
-    shop: Workshop, engine: Made, probe: Probe, prompts: Sequence[int], name: str
-) -> Made:
-    """Asks a verified engine the beginnings of some prompts in other ways."""
-    job = {
-        "engine": str(engine.path / "engine"),
+def probing_job(probe: Probe, prompts: Sequence[int], directory: Path) -> dict[str, Any]:
+    """Returns the part of a probing step's job that all runners share."""
+    return {
         "tokens": str(probe.tokens.path / "tokens.json"),
         "prompts": list(prompts),
         "longest": PROBE_TOKENS,
         "top_k": probe.scoring.top_k,
+        "output": str(directory / PROBES),
     }
+
+
+def probe_engine(
+    shop: Workshop,
+    engine: Made,
+    probe: Probe,
+    prompts: Sequence[int],
+    name: str,
+    *,
+    runner: Runner | None = None,
+) -> Made:
+    """Asks a verified engine the beginnings of some prompts in other ways."""
+    told = {"engine": str(engine.path / "engine")}
+    runner = runner or Runner("inductor", "probe_engine", told)
     inputs = {
-        **job,
+        "prompts": list(prompts),
+        "longest": PROBE_TOKENS,
+        "top_k": probe.scoring.top_k,
         "engine": engine.record["digest"],
         "tokens": str(probe.tokens.key),
-        "made_by": shop.identity("inductor", "probe_engine"),
+        "made_by": shop.identity(runner.toolchain, runner.step),
     }
 
     def make(directory: Path) -> dict[str, Any]:
-        whole = {**job, "output": str(directory / PROBES)}
-        outcome = shop.run("inductor", "probe_engine", whole, name=name, minutes=60)
+        job = {**probing_job(probe, prompts, directory), **runner.told}
+        outcome = shop.run(runner.toolchain, runner.step, job, name=name, minutes=60)
         return {"seconds": outcome.seconds}
 
     return made_once(shop, "engine-probes", inputs, make)

@@ -29,6 +29,7 @@ SCORING = {
     "sensitivities": "inductor",
     "probe_engine": "inductor",
     "score_trtllm": "inductor",
+    "probe_trtllm": "inductor",
     "score_served": "inductor",
     "run_with_double": "inductor",
 }

@@ -12,6 +12,9 @@ from enginekeeper.serving.engine import PYTORCH, ServedEngine
 from enginekeeper.serving.servers import serve_row
 from registry.keys import EngineKey
 
+OPTIONS = "llm_api_options.yaml"
+"""In a bundle for the PyTorch backend: what it was warmed up with."""
+
 
 @dataclass(frozen=True)
 class Listening:
@@ -49,6 +52,34 @@ def trtllm_serve(engine: ServedEngine, place: str, at: Listening) -> list[str]:
     ]  # fmt: skip
 
 
+def trtllm_serve_bundle(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
+    """Returns how `trtllm-serve` is started on a bundle for the PyTorch backend.
+
+    Raises InputError for a directory without a model. The caller has verified it.
+    """
+    tensor, pipeline = _parallel(directory, key)
+    options = () if not (directory / OPTIONS).is_file() else (
+        "--extra_llm_api_options", f"{place}/{OPTIONS}",
+    )  # fmt: skip
+    return [
+        "trtllm-serve", place, "--backend", "pytorch",
+        "--host", at.host, "--port", str(at.port),
+        "--tp_size", tensor, "--pp_size", pipeline,
+        "--kv_cache_free_gpu_memory_fraction", str(at.memory),
+        *(() if at.tokenizer is None else ("--tokenizer", str(at.tokenizer))),
+        *options,
+    ]  # fmt: skip
+
+
+def _parallel(directory: Path, key: EngineKey) -> tuple[str, str]:
+    """Returns the ranks of a checkpoint in Hugging Face's format; refuses one without a model."""
+    config = read_json_object(directory / "config.json")
+    if not isinstance(config.get("architectures"), list):
+        raise InputError("no model of Hugging Face's", where=str(directory / "config.json"))
+    tensor, pipeline = (key.hard.get(f"{name}_parallel", 1) for name in ("tensor", "pipeline"))
+    return str(tensor), str(pipeline)
+
+
 def vllm(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
     """Returns how vLLM is started on a quantized checkpoint in Hugging Face's format.
 
@@ -62,14 +93,11 @@ def vllm(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str
             expected=f"builder {PYTORCH}: a quantized checkpoint in Hugging Face's format",
             remedy="for a TensorRT engine: export triton, or export trtllm-serve",
         )  # fmt: skip
-    config = read_json_object(directory / "config.json")
-    if not isinstance(config.get("architectures"), list):
-        raise InputError("no model of Hugging Face's", where=str(directory / "config.json"))
-    parallel = [key.hard.get(f"{name}_parallel", 1) for name in ("tensor", "pipeline")]
+    tensor, pipeline = _parallel(directory, key)
     return [
         "vllm", "serve", place,
         "--host", at.host, "--port", str(at.port),
-        "--tensor-parallel-size", str(parallel[0]), "--pipeline-parallel-size", str(parallel[1]),
+        "--tensor-parallel-size", tensor, "--pipeline-parallel-size", pipeline,
         "--gpu-memory-utilization", str(at.memory),
         *(() if at.tokenizer is None else ("--tokenizer", str(at.tokenizer))),
         *(() if at.name is None else ("--served-model-name", at.name)),

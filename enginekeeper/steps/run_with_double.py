@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import probe_trtllm
 import score_served
 import score_trtllm
+import warm_pytorch
 from _double import serve_command, stand_in
 from _step import Refusal, main
 
-STEPS = ("score_trtllm", "score_served")
+STEPS = ("score_trtllm", "score_served", "probe_trtllm", "warm_pytorch")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -24,7 +26,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         outputs = score_served.run(job["job"], serve_command(job["double"]))
     else:
         stand_in(job["double"])
-        outputs = score_trtllm.run(job["job"])
+        scripts = {
+            "score_trtllm": score_trtllm,
+            "probe_trtllm": probe_trtllm,
+            "warm_pytorch": warm_pytorch,
+        }
+        outputs = scripts[job["step"]].run(job["job"])
     return {**outputs, "simulated": True}
 
 

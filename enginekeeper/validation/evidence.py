@@ -59,6 +59,8 @@ class Evidence:
     """The recipe twin with float32-sized noise added, scored at `twin`: measures the floor."""
     second_source: Scores | None = None
     """The unquantized model in another runtime, scored at `source`: checks the reference."""
+    validation_twin: Scores | None = None
+    """The engine built again with context logits, scored at `twin`: supports, decides nothing."""
     audits: tuple[AuditReport, ...] = ()
     greedy_prefix: int = GREEDY_PREFIX
     pieces: Pieces = NO_PIECES
@@ -94,6 +96,7 @@ class Evidence:
             twin=cut(self.twin),
             nudged=cut(self.nudged),
             second_source=cut(self.second_source),
+            validation_twin=cut(self.validation_twin),
             scored=None,
         )
 

@@ -14,7 +14,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, Rule, bounded, rounded
+from enginekeeper.validation.checks import (
+    Check,
+    Limit,
+    Quantity,
+    Rule,
+    bounded,
+    rounded,
+    shown,
+)
 from enginekeeper.validation.divergence import Comparison, compare, same_choices
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
@@ -74,6 +82,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     if all(check.outcome == "not run" for check in (consistent, gap, flips)):
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
     decided = (divergence, finite, consistent, gap, flips, *probes)
+    decided = (*decided, *_supporting(evidence, policy))
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     details = {
         **_details(comparison, greedy),
@@ -103,6 +112,27 @@ def _of_choices(evidence: Evidence, limit: Limit) -> Line:
         checks.append(_decode_flips(expected, greedy, limit))
     result = line_result(tuple(checks))
     return Line("fidelity", result, _statement(tuple(checks)), tuple(checks), {})
+
+
+def _supporting(evidence: Evidence, policy: AcceptancePolicy) -> tuple[Check, ...]:
+    """Shows how far the validation twin is from the recipe, where one was scored."""
+    twin, other = evidence.twin, evidence.validation_twin
+    if twin is None or other is None:
+        return ()
+    found = compare(twin, other, evidence.tokens, at="twin")
+    quantity = Quantity(
+        "fidelity.validation_twin",
+        "mean KL(recipe twin ‖ validation twin)",
+        "nats per position",
+        found.per_prompt(found.kl),
+        found.sizes,
+        found.tokens.strata,
+        least=0.0,
+    )
+    note = "another plan than the one that is shipped: it supports, and decides nothing"
+    if other.not_finite:
+        note = f"{other.not_finite} rows are not finite; {note}"
+    return (replace(shown(quantity, policy.confidence), note=note),)
 
 
 def _silent(engine: Scores, name: str) -> Check | None:

@@ -27,7 +27,7 @@ from enginekeeper.validation.findings import Finding
 SCHEMA = "1"
 
 INDUCTOR = frozenset({"logits", "batch", "chunk", "decode"})
-"""What the embedded builder's engines offer."""
+"""What the embedded builder's runner offers; another says what it offers in its file."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,15 @@ PROBES = (
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """Continuations that were to end at a stop token, at an end of text, or at a length."""
+
+    asked: int
+    wrong: tuple[str, ...]
+    """What was otherwise than it had to be, in words."""
+
+
+@dataclass(frozen=True)
 class ProbeScores:
     """What an engine said on every rung, at the best tokens of the base."""
 
@@ -70,6 +79,10 @@ class ProbeScores:
     rungs: Mapping[str, NDArray[np.float32]]
     finite: Mapping[str, NDArray[np.bool_]]
     ladders: Mapping[str, tuple[str, ...]]
+    offers: frozenset[str] = INDUCTOR
+    """What the runner could be asked."""
+    stop: Stopped | None = None
+    """What came of asking it to stop; None where nobody asked."""
 
     def divergence(self, rung: str) -> NDArray[np.float64]:
         """Returns KL(base ‖ rung) by position; 0 where a row is not finite, which is counted."""
@@ -108,7 +121,22 @@ def load_probes(path: Path) -> ProbeScores:
         {name: arrays[name] for name in names},
         {name: arrays[f"finite_{name}"] != 0 for name in names},
         ladders,
+        _offers(metadata, path),
+        _stopped(metadata, path),
     )
+
+
+def _offers(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
+    return (
+        frozenset(parse_json(metadata["offers"], str(path))) if "offers" in metadata else INDUCTOR
+    )
+
+
+def _stopped(metadata: Mapping[str, str], path: Path) -> Stopped | None:
+    if "stop" not in metadata:
+        return None
+    said = parse_json(metadata["stop"], str(path))
+    return Stopped(int(said["asked"]), tuple(map(str, said["wrong"])))
 
 
 def probe_checks(scores: ProbeScores | None, limit: Limit) -> tuple[Check, ...]:
@@ -117,17 +145,40 @@ def probe_checks(scores: ProbeScores | None, limit: Limit) -> tuple[Check, ...]:
 
 
 def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
-    lacking = sorted(probe.needs - INDUCTOR)
+    lacking = sorted(probe.needs - (INDUCTOR if scores is None else scores.offers))
     if lacking:
         reason = f"the runner offers no {', '.join(lacking)}"
     elif scores is None:
-        reason = "the engine was not asked (--probes, embedded builder only)"
+        reason = "the engine was not asked (--probes)"
+    elif probe.name == "probe.stop" and scores.stop is not None:
+        return _stop_check(probe, scores.stop)
     else:
         rungs = scores.ladders.get(probe.name.removeprefix("probe."), ())
         if rungs:
             return _worst_rung(probe, scores, rungs, limit)
         reason = "the engine's limits leave no rung"
     return Check(probe.name, "not run", probe.meaning, note=reason)
+
+
+def _stop_check(probe: Probe, stop: Stopped) -> Check:
+    """Fails at the first continuation that did not end as it had to: greedy ends are certain."""
+    wrong = len(stop.wrong)
+    check = Check(
+        probe.name,
+        "fail" if wrong else "pass",
+        probe.meaning,
+        "continuations",
+        float(wrong),
+        limit=0.0,
+        prompts=stop.asked,
+    )
+    if not stop.asked:
+        return replace(check, outcome="not run", note="no continuation has a token to stop at")
+    if not wrong:
+        return check
+    message = f"{wrong} continuations did not end as asked: {stop.wrong[0]}"
+    finding = Finding(probe.name, "fail", "stop", message, wrong, 0, probe.taxonomy)
+    return replace(check, note=message, finding=finding)
 
 
 def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit: Limit) -> Check:

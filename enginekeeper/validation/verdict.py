@@ -195,6 +195,7 @@ def _describe(evidence: Evidence) -> dict[str, Any]:
         "twin": evidence.twin,
         "nudged_twin": evidence.nudged,
         "second_source": evidence.second_source,
+        "validation_twin": evidence.validation_twin,
     }
     return {
         "tokens": str(evidence.tokens.digest),

@@ -19,8 +19,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from enginekeeper.building.engine_runner import EngineRunner, Way
-from enginekeeper.orchestration.asking import served_job
+from enginekeeper.orchestration.asking import probe_job, served_job
 from enginekeeper.toolchains.errors import StepCrashedError, StepRefusedError
+from enginekeeper.validation.probes import load_probes
 from enginekeeper.validation.twin import write_checkpoint_twin
 from tests.factories.checkpoints import SOURCE, exported
 from tests.factories.engine_bench import Bench
@@ -204,3 +205,26 @@ def test_a_release_whose_server_has_no_log_probabilities_is_not_asked_for_any(si
         site.serve(logprobs=True)
     assert caught.value.kind == "request-refused"
     assert "logprobs is not supported" in str(caught.value.actual)
+
+
+def test_an_engine_is_asked_in_other_ways_and_told_to_stop(site: Site) -> None:
+    output = site.bench.folder / "probes.safetensors"
+    job = {
+        **probe_job(site.version, site.engine), "tokens": str(site.bench.tokens(VOCABULARY)),
+        "prompts": [0, 1, 2], "longest": 8, "top_k": 20, "output": str(output),
+    }  # fmt: skip
+
+    site.bench.run("run_with_double", site._wrapped(job, "probe_trtllm"), "probes")
+
+    probes = load_probes(output)
+    assert probes.offers == {"batch", "decode", "logits", "reuse", "text"}
+    assert probes.ladders == {
+        "decode": ("decode-1",),
+        "batch": ("batch-2", "batch-3", "batch-4", "batch-4-identical"),
+        "reuse": ("reuse-1",),
+    }
+    assert len(probes.offsets) == 5  # three prompts, and one long context
+    for rung in probes.rungs:
+        assert probes.divergence(rung).max() < 1e-6, rung
+    assert probes.stop is not None
+    assert (probes.stop.asked, probes.stop.wrong) == (4, ())

@@ -414,3 +414,26 @@ def test_a_failure_that_lies_in_the_host_is_tried_again(world: World) -> None:
     again = world.build()
 
     assert again.outcomes[0]["result"] == "pass", again.err
+
+
+def test_a_validation_twin_is_built_scored_and_shown_and_not_published(world: World) -> None:
+    ended = world.build("--validation-twin")
+
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    (verdict,) = registry.verdicts(engine.digest)
+    checks = {one["check"]: one for one in registry.verdict_document(verdict)["checks"]}
+    assert ended.outcomes[0]["result"] == "pass", ended.err
+    assert checks["fidelity.validation_twin"]["result"] == "shown"
+    registry.fetch_engine(engine.digest, world.root / "fetched")
+    config = json.loads((world.root / "fetched" / "config.json").read_text())
+    assert config["build_config"]["gather_context_logits"] is False
+    world.check()
+
+
+def test_a_served_engine_without_context_logits_is_judged_and_not_recorded(world: World) -> None:
+    ended = world.build("--served")
+
+    assert ended.outcomes[0]["ending"] == "judged", ended.err
+    (engine,) = _registry(world).engines()
+    assert _registry(world).verdicts(engine.digest) == []

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from enginekeeper.orchestration.publication import publish
+from enginekeeper.serving.commands import OPTIONS, Listening, trtllm_serve_bundle
 from enginekeeper.serving.servers import servers
 from enginekeeper.specs.releases import releases
 from registry.bundles import write_directory
 from registry.exchange import evidence_of
+from registry.keys import EngineKey
 from tests.factories.benches import Site, variants_of
 from tests.factories.gpu_engines import gpu_key
 
@@ -127,6 +129,30 @@ def test_vllm_is_started_on_a_quantized_checkpoint_only(
     refused = ek("export", "vllm", exported(), "--json")
     assert (refused.code, "export triton" in refused.err) == (3, True)
     assert ek("export", "triton", checkpoint).code == 3
+
+
+def test_a_bundle_is_served_by_the_pytorch_backend_with_its_own_options(
+    ek: Ek, exported: Callable[..., Path]
+) -> None:
+    model = {"architectures": ["LlamaForCausalLM"]}
+    checkpoint = exported(model, builder="trtllm_pytorch")
+
+    said = ek("export", "trtllm-serve", checkpoint, "--json")
+
+    assert said.json["command"][4:8] == ["trtllm-serve", "{engine}", "--backend", "pytorch"]
+    assert "--extra_llm_api_options" not in said.json["command"]
+    assert ek("export", "trtllm-serve", exported({}, builder="trtllm_pytorch")).code == 3
+
+
+def test_the_options_of_a_bundle_are_those_it_was_warmed_up_with(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    (tmp_path / OPTIONS).write_text("{}")
+    key = EngineKey({"builder": "trtllm_pytorch", "weights": "w", "tensor_parallel": 2})
+
+    command = trtllm_serve_bundle(tmp_path, key, "{engine}", Listening())
+
+    assert command[-2:] == ["--extra_llm_api_options", "{engine}/llm_api_options.yaml"]
+    assert command[command.index("--tp_size") + 1] == "2"
 
 
 def _without(section: str, name: str) -> dict[str, Any]:

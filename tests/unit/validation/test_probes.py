@@ -17,6 +17,7 @@ from enginekeeper.validation.probes import (
     INDUCTOR,
     PROBES,
     ProbeScores,
+    Stopped,
     load_probes,
     probe_checks,
 )
@@ -73,7 +74,7 @@ def test_what_nobody_asked_for_is_not_run() -> None:
     checks = named(probe_checks(None, LIMIT))
 
     assert {check.outcome for check in checks.values()} == {"not run"}
-    assert checks["batch"].note == "the engine was not asked (--probes, embedded builder only)"
+    assert checks["batch"].note == "the engine was not asked (--probes)"
 
 
 def test_a_ladder_without_a_rung_is_not_run() -> None:
@@ -153,3 +154,31 @@ def test_a_file_of_probes_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, schema: str, drop: str | None) -> None:
     with pytest.raises(InputError):
         load_probes(written(tmp_path / "p.safetensors", schema=schema, drop=drop))
+
+
+def test_what_another_runner_offers_is_what_its_file_says() -> None:
+    other = replace(scores(), offers=frozenset({"logits", "batch", "decode", "reuse", "text"}))
+
+    checks = named(probe_checks(other, LIMIT))
+
+    assert checks["chunk"].note == "the runner offers no chunk"
+    assert checks["reuse"].note == "the engine's limits leave no rung"
+    assert checks["structured"].note == "the runner offers no tools"
+    assert checks["batch"].outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("stopped", "outcome"),
+    [
+        (Stopped(3, ()), "pass"),
+        (Stopped(3, ("stop token 7 after 2 tokens: 16 tokens",)), "fail"),
+        (Stopped(0, ()), "not run"),
+    ],
+)
+def test_a_continuation_that_does_not_stop_as_asked_fails(stopped: Stopped, outcome: str) -> None:
+    offers = frozenset({"logits", "text"})
+
+    check = named(probe_checks(replace(scores(), offers=offers, stop=stopped), LIMIT))["stop"]
+
+    assert check.outcome == outcome
+    assert (check.finding is not None) is (outcome == "fail")

@@ -452,3 +452,18 @@ def test_an_engine_that_contradicts_itself_in_batches_fails(
         for verdict in (judge(base, policy()), wrong)
     ]
     assert shared == [4, 5]
+
+
+def test_a_validation_twin_is_shown_and_decides_nothing(tokens: TokenizedSuite, arm: Arm) -> None:
+    healthy = evidence(tokens, arm)
+    assert healthy.twin is not None
+    far = arm(noise=2.0, seed=5, targets={"twin": healthy.twin})
+
+    verdict = judge(replace(healthy, validation_twin=far), policy())
+
+    shown = check(verdict, "fidelity.validation_twin")
+    assert (verdict.result, shown["result"]) == ("pass", "shown")
+    assert shown["value"] > 0.1
+    assert "another plan" in shown["note"]
+    names = [one["check"] for one in judge(healthy, policy()).document()["checks"]]
+    assert "fidelity.validation_twin" not in names

@@ -7,6 +7,7 @@ sampling_params.py), and answer from the CPU executor. Nothing of it runs an eng
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,22 @@ from tensorrt_llm._executor import Executor
 _BLOCK = 32
 """Tokens in a block of the cache."""
 
+AUTOTUNED = frozenset({"TLLM_AUTOTUNER_CACHE_PATH"})
+CACHES: dict[str, dict[str, bytes]] = {
+    "TLLM_AUTOTUNER_CACHE_PATH": {
+        "": json.dumps(
+            {"metadata": {"lib_version": "SIMULATED", "device_name": "SIMULATED"}, "rank_0": {}}
+        ).encode()
+    },
+    "TRTLLM_DG_CACHE_DIR": {"cache/kernel.gemm.0a1b/kernel.cubin": b"SIMULATED: no kernel"},
+    "TRITON_CACHE_DIR": {
+        "QX3K/rms_norm.json": b'{"simulated": true}', "QX3K/rms_norm.cubin": b"SIMULATED",
+    },
+    "FLASHINFER_WORKSPACE_BASE": {".cache/flashinfer/90a/cached_ops/x/x.so": b"SIMULATED: no ELF"},
+    "TORCHINDUCTOR_CACHE_DIR": {"fxgraph/ab/fab/entry": b"SIMULATED: no pickle"},
+}  # fmt: skip
+"""What warming up leaves behind, by the variable that says where: names as the real ones have."""
+
 _REQUESTED = {"logprobs": None, "prompt_logprobs": None, "top_k": None, "top_p": None, "n": 1,
               "max_tokens": 32, "end_id": None, "ignore_eos": False, "stop_token_ids": None,
               "include_stop_str_in_output": False, "return_context_logits": False,
@@ -29,8 +46,14 @@ class KvCacheConfig:
     """Takes what the runner may say of the cache."""
 
     def __init__(
-        self, *, enable_block_reuse: bool = True, free_gpu_memory_fraction: float | None = None
+        self,
+        *,
+        enable_block_reuse: bool = True,
+        free_gpu_memory_fraction: float | None = None,
+        dtype: str = "auto",
     ) -> None:
+        if dtype not in ("auto", "fp8"):
+            raise ValueError(f"SIMULATED: no cache of {dtype}")
         self.enable_block_reuse = enable_block_reuse
         self.free_gpu_memory_fraction = free_gpu_memory_fraction
 
@@ -117,6 +140,7 @@ class Llm:
             )
         if self._executor is None:
             raise RuntimeError("LLM is shutting down")
+        self._on_request()
         prompts = [tuple(ids) for ids in inputs]
         for ids in prompts:
             self._check_request(ids, sampling_params)
@@ -147,6 +171,9 @@ class Llm:
                 reused = end if ids[:end] in self._cached else reused
                 self._cached.add(ids[:end])
         return rows[reused:]
+
+    def _on_request(self) -> None:
+        """Does what a request leaves behind besides its answer."""
 
     def _read_limits(self) -> dict[str, Any]:
         raise NotImplementedError
@@ -211,6 +238,20 @@ class TorchLlm(Llm):
     """The PyTorch backend: a checkpoint in Hugging Face's format."""
 
     backend = "pytorch"
+
+    def _on_request(self) -> None:
+        """Fills the caches that variables lead somewhere, as tuning and compiling would."""
+        for variable, files in CACHES.items():
+            place = os.environ.get(variable)
+            untuned = variable in AUTOTUNED and self.given.get("enable_autotuner") is False
+            if place is None or untuned:
+                continue
+            if variable == "TORCHINDUCTOR_CACHE_DIR" and not self.given.get("torch_compile_config"):
+                continue
+            for name, content in files.items():
+                path = Path(place) / name if name else Path(place)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
 
     def _read_limits(self) -> dict[str, Any]:
         config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))

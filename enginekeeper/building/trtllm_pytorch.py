@@ -1,0 +1,100 @@
+"""The builder of bundles for TensorRT-LLM's PyTorch backend: checkpoint, options and warm caches.
+
+There is nothing to compile ahead of time but what a warm start compiles and tunes. So a bundle is a
+quantized checkpoint in Hugging Face's format, the file of its LLM-API options, and the caches that
+warming up on the GPU left behind, bound to what they were made with (`runtime_caches.py`).
+
+Written against the documented interface and proved against doubles of it; **it has not run on a
+GPU**. The pipeline does not build with it yet: it has no checkpoint in that format to give it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
+from enginekeeper.building.runtime_caches import CACHES, DESCRIPTION, CacheKey
+from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError
+from enginekeeper.specs.gpus import GpuProduct
+from enginekeeper.specs.llm_api import interface_of
+from enginekeeper.specs.llm_options import LlmOptions, llm_arguments, llm_file
+from enginekeeper.specs.releases import Release
+
+__all__ = ["TrtllmPytorchBuilder"]
+
+QUANTIZATION = "hf_quant_config.json"
+
+
+@dataclass(frozen=True)
+class TrtllmPytorchBuilder:
+    """Builds bundles of one release for one GPU product."""
+
+    release: Release
+    gpu: GpuProduct
+    toolchain: str
+    options: LlmOptions = field(default_factory=LlmOptions)
+    tensor_parallel: int = 1
+
+    kind: ClassVar[str] = "trtllm_pytorch"
+    compile_step: ClassVar[str] = "warm_pytorch"
+
+    def job(self, request: BuildRequest) -> dict[str, Any]:
+        """Returns the job of the step; raises InputError for what the release cannot be asked."""
+        version = self.release.version
+        arguments = llm_arguments(version, self.options, request.limits, self.tensor_parallel)
+        interface = interface_of(version, "pytorch")
+        told = {
+            **arguments,
+            "model": str(request.checkpoint),
+            "skip_tokenizer_init": True,
+        }
+        return {
+            "checkpoint": str(request.checkpoint),
+            "output": str(request.output),
+            "version": version,
+            "api": {"module": interface.module, "version": version, "arguments": told},
+            "file": llm_file(arguments),
+            "caches": {name: list(one) for name, one in CACHES.items()},
+            "gpu": {
+                "product": self.gpu.product,
+                "compute_capability": str(self.gpu.compute_capability),
+            },
+        }
+
+    def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
+        """Builds a bundle and looks at what was built.
+
+        Raises a StepError when the step refuses or fails, InputError for a bundle whose caches are
+        of another GPU than the one asked for.
+        """
+        outcome = run(self.toolchain, self.compile_step, self.job(request))
+        path = request.output / DESCRIPTION
+        document = read_json_object(path)
+        key = CacheKey.from_dict(document.get("key") or {}, str(path))
+        if key.gpu_product != self.gpu.product:
+            raise InputError(
+                "the caches are of another GPU than the bundle is for",
+                where=str(path),
+                actual=key.gpu_product,
+                expected=self.gpu.product,
+            )
+        quantization = read_json_object(request.output / QUANTIZATION).get("quantization")
+        return BuiltEngine(
+            directory=request.output,
+            seconds=outcome.seconds,
+            description=outcome.outputs,
+            graphs=(),
+            versions=outcome.versions,
+            report=_report(document, quantization),
+            simulated=bool(outcome.outputs.get("simulated")),
+        )
+
+
+def _report(document: Mapping[str, Any], quantization: object) -> dict[str, Any]:
+    caches: dict[str, Any] = document.get("caches") or {}
+    empty = sorted(name for name, held in caches.items() if not held["files"])
+    warnings = [f"warming up left nothing in the cache {name}" for name in empty]
+    return {"caches": caches, "quantization": quantization, "warnings": warnings}

@@ -1,0 +1,127 @@
+"""The step `warm_pytorch`: a quantized checkpoint becomes a bundle with the caches of a warm start.
+
+Job: `{"checkpoint", "output", "version", "api": {"module", "version", "arguments"}, "file",
+"caches": {name: [variable, place]}, "gpu": {"product", "compute_capability"}}`. The GPU is looked
+for before any work. The PyTorch backend is loaded with every cache led into the bundle and asked
+prompts of many lengths and batches, so that tuning and compiling happen. The bundle appears at
+`output` complete or not at all: the checkpoint, the LLM-API file, `caches/`, and `warmup.json`,
+which says what the caches are bound to and what is in each.
+
+Written against the documented interface; not run on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _step import Refusal, main
+from _trtllm import find_device
+
+OPTIONS, DESCRIPTION, FOLDER = "llm_api_options.yaml", "warmup.json", "caches"
+PACKAGES = ("tensorrt_llm", "torch", "triton", "flashinfer-python", "deep_gemm", "transformers")
+LENGTHS = (1, 8, 64, 512, 4096, 32768)
+BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+TOKENS = 4
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Chooses the GPU, warms up, and moves a whole bundle to its place."""
+    checkpoint, output = Path(job["checkpoint"]).resolve(), Path(job["output"])
+    _require_quantized(checkpoint)
+    if output.exists():
+        raise Refusal("output-exists", "the bundle's place is taken", where=output)
+    device = find_device(job["gpu"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bundle-") as folder:
+        place = Path(folder) / "bundle"
+        shutil.copytree(checkpoint, place)
+        (place / OPTIONS).write_text(job["file"], encoding="utf-8")
+        os.environ["CUDA_VISIBLE_DEVICES"] = device["uuid"]
+        found = _warmed(job, checkpoint, place / FOLDER)
+        description = {"key": _key(device), "caches": found}
+        text = json.dumps(description, indent=2, sort_keys=True)
+        (place / DESCRIPTION).write_text(text, encoding="utf-8")
+        place.replace(output)
+    return {"device": device, **description}
+
+
+def _require_quantized(checkpoint: Path) -> None:
+    """Refuses what is no checkpoint that ModelOpt quantized for Hugging Face's format."""
+    for name in ("config.json", "hf_quant_config.json"):
+        if not (checkpoint / name).is_file():
+            raise Refusal(
+                "not-a-checkpoint", "not a quantized checkpoint in Hugging Face's format",
+                where=checkpoint, expected=name,
+            )  # fmt: skip
+
+
+def _warmed(job: dict[str, Any], checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Loads and asks the model; returns what each cache then holds. Refuses where all are empty."""
+    for variable, place in job["caches"].values():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        os.environ[variable] = str(folder / place)
+    from _llm_api import LlmApi  # noqa: PLC0415 - only now: libraries read the variables once
+
+    vocabulary = int(json.loads((checkpoint / "config.json").read_text())["vocab_size"])
+    limits = job["api"]["arguments"]
+    with LlmApi(job["api"], vocabulary) as api:
+        for length in LENGTHS:
+            if length + TOKENS <= min(limits["max_num_tokens"], limits["max_seq_len"]):
+                print(f"progress 0/0 warming up with {length} tokens", flush=True)
+                api.ask([[1] * length], TOKENS)
+        for batch in BATCHES:
+            if batch <= limits["max_batch_size"]:
+                print(f"progress 0/0 warming up with a batch of {batch}", flush=True)
+                api.ask([[1, 1]] * batch, TOKENS)
+    found = {name: _held(folder / place) for name, (_, place) in job["caches"].items()}
+    if not any(one["files"] for one in found.values()):
+        raise Refusal(
+            "no-caches", "warming up left no cache behind", where=folder,
+            remedy="serve the checkpoint as it is: there is nothing to ship",
+        )  # fmt: skip
+    return found
+
+
+def _held(place: Path) -> dict[str, int]:
+    files = [place] if place.is_file() else [one for one in place.rglob("*") if one.is_file()]
+    if links := [one for one in place.rglob("*") if one.is_symlink()]:
+        raise Refusal("unexpected-output", "a cache holds a link", where=links[0])
+    return {"files": len(files), "bytes": sum(one.stat().st_size for one in files)}
+
+
+def _key(device: dict[str, str]) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "gpu_product": device["product"],
+        "compute_capability": device["compute_capability"],
+        "driver": _driver(),
+        "cuda": str(torch.version.cuda),
+        "packages": packages,
+    }
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said = done.stdout.split()
+    if done.returncode != 0 or not said:
+        raise Refusal("driver-silent", "the NVIDIA driver does not say its version")
+    return said[0]
+
+
+if __name__ == "__main__":
+    main(run)
