@@ -135,6 +135,7 @@ def provenance(manifest: Manifest, key: EngineKey, record: BuildRecord) -> State
             "keyDigest": str(key.digest()),
             "simulated": manifest.simulated,
             "soft": key.as_dict()["soft"],
+            "info": key.as_dict()["info"],
             **_signing(record),
         },
     }

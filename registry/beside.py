@@ -27,11 +27,12 @@ from registry.publishing import stated_verdict
 from registry.quarantines import lost_changes
 from registry.queries import View
 from registry.records import Draft
-from registry.revocations import found_beside, revocations_beside
+from registry.revocations import found_beside
 from registry.standing import Standing, StandingChange, held_by
+from registry.statements import Statements, envelope_start, statements_of
 from registry.trust import Purpose, Trust
 from registry.types import Engine, Result, Verdict, Waiver
-from registry.waivers import ended_together, ending_among, endings_beside
+from registry.waivers import ended_together, ending_among
 
 
 @dataclass(frozen=True)
@@ -67,61 +68,57 @@ class Lost:
 
 
 NOTHING_LOST = Lost()
+_LOOKED_AT = (Purpose.REVOCATION, layout.QUARANTINE, layout.RELEASE, layout.WAIVER_END)
+"""Statements of which one that is there may be lost, recorded or not."""
 
 
 def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Digest]) -> bool:
-    """Says whether there is anything that `find_lost` would look at: one listing, nothing read.
+    """Says whether there is anything that `find_lost` would look at: listed, nothing read.
 
     Verdicts that are recorded are nothing to look at.
     """
-    known = _names(engine, recorded)
-    wanted = tuple(
-        layout.attestation_prefix(engine.path, kind)
-        for kind in (
-            Purpose.REVOCATION,
-            layout.QUARANTINE,
-            layout.RELEASE,
-            layout.WAIVER_END,
-            Purpose.VERDICT,
-        )
+    said, known = statements_of(store, engine), {one.short for one in recorded}
+    return bool(
+        any(said.names(kind) for kind in _LOOKED_AT)
+        or any(envelope_start(name) not in known for name in said.names(Purpose.VERDICT))
     )
-    names = store.list_documents(layout.attestation_folder(engine.path))
-    return any(name.startswith(wanted) and name not in known for name in names)
 
 
 def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: datetime) -> Lost:
     """Returns what a catalogue lost of what lies beside an engine; changes nothing."""
+    said = statements_of(store, engine)
     changes = view.standing(engine.digest)
     waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
     recorded = {one.envelope for one in changes}
     found = [
-        found_beside(engine, envelope, trust, now) for envelope in revocations_beside(store, engine)
+        found_beside(engine, envelope, trust, now)
+        for envelope in said.envelopes(Purpose.REVOCATION)
     ]
-    envelopes = endings_beside(store, engine) if waivers else ()
+    envelopes = tuple(said.envelopes(layout.WAIVER_END)) if waivers else ()
     endings = ((one.digest, ending_among(envelopes, one, trust)) for one in waivers)
     return Lost(
         tuple(one for one in found if one.envelope not in recorded),
-        () if found else lost_changes(store, engine, changes, trust, now),
+        () if found else lost_changes(said, engine, changes, trust, now),
         tuple((digest, ending) for digest, ending in endings if ending is not None),
-        tuple(_lost_verdicts(view.verdicts(engine.digest), store, engine, trust, now)),
+        tuple(_lost_verdicts(view.verdicts(engine.digest), said, engine, trust, now)),
     )
 
 
 def _lost_verdicts(
-    recorded: Sequence[Verdict], store: BlobStore, engine: Engine, trust: Trust, now: datetime
+    recorded: Sequence[Verdict], beside: Statements, engine: Engine, trust: Trust, now: datetime
 ) -> Iterator[Verdict]:
     """Yields the verdicts beside an engine that are not recorded, the first that was issued first.
 
     One that nobody trusted signed is none: it could open a gate. One that was issued before what is
     recorded of the same environment would decide nothing, and is no loss.
     """
-    known = _names(engine, [one.digest for one in recorded])
+    known = {one.digest.short for one in recorded}
     said = {told_by(one.envelope.encode()) for one in recorded}
     found = []
-    for name in store.list_documents(layout.attestation_prefix(engine.path, Purpose.VERDICT)):
-        if name in known:
+    for name in beside.names(Purpose.VERDICT):
+        if envelope_start(name) in known:
             continue
-        envelope = store.get_document(name)
+        envelope = beside.store.get_document(name)
         try:
             verdict = stated_verdict(engine, envelope, trust, now)
         except IntegrityError:
@@ -132,11 +129,6 @@ def _lost_verdicts(
         there = (other for other in recorded if other.environment == one.environment)
         if not any(other.issued_at >= one.issued_at for other in there):
             yield one
-
-
-def _names(engine: Engine, verdicts: Collection[Digest]) -> set[str]:
-    """Returns where verdicts on an engine lie beside it."""
-    return {layout.attestation_name(engine.path, Purpose.VERDICT, one) for one in verdicts}
 
 
 def take_in(draft: Draft, lost: Lost) -> int:

@@ -26,10 +26,11 @@ from registry.evidence import Evidence, require
 from registry.freshness import Freshness, SnapshotReader, age_of
 from registry.gate import Compatibility, GateDecision, GatePolicy, decide
 from registry.publishing import signed_verdict, signed_waiver
-from registry.revocations import found_beside, revocations_beside
+from registry.revocations import found_beside
 from registry.service import Registry
 from registry.snapshots import read_snapshot
-from registry.trust import Trust
+from registry.statements import statements_of
+from registry.trust import Purpose, Trust
 from registry.types import Result, Verdict
 from registry.waivers import ended_together
 
@@ -108,7 +109,7 @@ def decide_unknown(
     engine = evidence.engine(now)
     said = (
         *(one.encode() for one in evidence.revocations),
-        *revocations_beside(registry.store, engine),
+        *statements_of(registry.store, engine).envelopes(Purpose.REVOCATION),
     )
     policy = GatePolicy(
         registry.trust if freshness is None else freshness.trusting(registry.trust),

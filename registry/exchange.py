@@ -10,11 +10,12 @@ from pathlib import Path
 from registry import layout
 from registry.blobs.interface import BlobStore
 from registry.bundles import FILES, unpack
-from registry.digests import canonical_json, digest_bytes
+from registry.digests import canonical_json
 from registry.evidence import Check, Evidence, Judgement, ModelFacts, Permission, checks
 from registry.publishing import EnginePublication, later_than, signed_verdict, signed_waiver
 from registry.records import Draft
 from registry.service import Registry
+from registry.statements import put_statement, statements_of
 from registry.trust import Purpose
 from registry.types import Engine, Verdict, Waiver
 
@@ -33,9 +34,6 @@ class Imported:
 def evidence_of(registry: Registry, engine: Engine) -> Evidence:
     """Returns everything that a registry has signed about an engine; raises IntegrityError."""
     model = registry.model(engine.model)
-    beside = registry.store.list_documents(
-        layout.attestation_prefix(engine.path, Purpose.REVOCATION)
-    )
     return Evidence(
         registry.manifest(engine),
         engine.key,
@@ -50,7 +48,10 @@ def evidence_of(registry: Registry, engine: Engine) -> Evidence:
             Permission(one.envelope, one.ending)
             for one in reversed(registry.waivers(engine.digest))
         ),
-        tuple(registry.store.get_document(name).decode(errors="replace") for name in beside),
+        tuple(
+            one.decode(errors="replace")
+            for one in statements_of(registry.store, engine).envelopes(Purpose.REVOCATION)
+        ),
     )
 
 
@@ -130,7 +131,7 @@ class _Statements:
         return cls(engine, evidence, tuple(verdicts), tuple(waivers))
 
     def put_beside(self, store: BlobStore) -> None:
-        """Puts every statement beside where the engine lies; those that stop it come first."""
+        """Puts every statement where it is looked for; those that stop the engine come first."""
         evidence = self.evidence
         endings = [one.ending for one in evidence.permissions if one.ending is not None]
         summaries = [one.summary for one in evidence.judgements if one.summary is not None]
@@ -142,9 +143,7 @@ class _Statements:
             (layout.SUMMARY, summaries),
         ):
             for envelope in envelopes:
-                data = envelope.encode()
-                name = layout.attestation_name(self.engine.path, kind, digest_bytes(data))
-                store.put_document(name, data)
+                put_statement(store, self.engine.digest, kind, envelope.encode())
         for verdict, one in zip(self.verdicts, evidence.judgements, strict=True):
             store.put_document(verdict.path, canonical_json(one.document))
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from registry.digests import Digest
 from registry.models import (
     CheckpointRow,
     EngineRow,
@@ -74,6 +75,11 @@ class HoldingView:
             Holding(row, digest, (digest,), size, path, recorded_at)
             for row, digest, size, path, recorded_at in self._session.execute(query)
         ]
+
+    def place_of(self, engine: Digest) -> str | None:
+        """Returns the folder of a recorded engine in the store; None for one that is not."""
+        query = select(EngineRow.path).where(EngineRow.digest == engine)
+        return self._session.scalars(query).one_or_none()
 
     def paths_taken(self, paths: Collection[str]) -> set[str]:
         """Returns those of some folders of the store that belong to a row."""

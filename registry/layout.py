@@ -3,12 +3,14 @@
     engines/<model>/<recipe>/<target>/<platform>/<engine>/manifest.json
                                                          /key.json
                                                          /attestations/build-<envelope>.dsse.json
-                                                         /attestations/verdict-<envelope>.dsse.json
-                                                         /attestations/revocation-<envelope>.dsse.json
-                                                         /attestations/summary-<envelope>.dsse.json
-                                                         /attestations/waiver-<envelope>.dsse.json
-                                                         /attestations/waiver-end-<envelope>.dsse.json
-                                                         /verdicts/<document>.json
+    statements/<all 64 digits of the engine>/verdict-<envelope>.dsse.json
+                                            /revocation-<envelope>.dsse.json
+                                            /quarantine-<envelope>.dsse.json
+                                            /release-<envelope>.dsse.json
+                                            /summary-<envelope>.dsse.json
+                                            /waiver-<envelope>.dsse.json
+                                            /waiver-end-<envelope>.dsse.json
+                                            /verdicts/<document>.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
                                           /attestations/reference-<envelope>.dsse.json
@@ -18,6 +20,10 @@
 The platform is `cuda-<version>/driver-<version>`, as far as the engine's key has them: an engine
 for a CPU has neither. What stands in angle brackets for a digest is its first twelve digits; the
 document has all of it.
+
+Where an engine's files are is for a person to find; the same bytes may have been built twice, under
+two drivers, and lie where the first was. What is signed of them lies where their digest alone
+decides, so that it is found whatever they were built under.
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from registry.names import check_component
 
 MANIFEST = "manifest.json"
 KEY = "key.json"
+STATEMENTS = "statements"
 SUMMARY, WAIVER_END = "summary", "waiver-end"
 """How the statements are named that summarize verdicts, and that end waivers."""
 QUARANTINE, RELEASE = "quarantine", "release"
@@ -54,23 +61,28 @@ def reference_path(model: str, suite: Digest, reference: Digest) -> str:
 
 
 def attestation_name(folder: str, purpose: str, envelope: Digest) -> str:
-    """Returns the name of a signed statement about the artifact in a folder."""
-    return f"{attestation_prefix(folder, purpose)}{envelope.short}.dsse.json"
-
-
-def attestation_prefix(folder: str, purpose: str) -> str:
-    """Returns how the names of a purpose's statements about the artifact in a folder begin."""
-    return f"{attestation_folder(folder)}{purpose}-"
+    """Returns the name of the statement that says how the artifact in a folder was made."""
+    return f"{attestation_folder(folder)}{purpose}-{envelope.short}.dsse.json"
 
 
 def attestation_folder(folder: str) -> str:
-    """Returns where the signed statements about the artifact in a folder lie."""
+    """Returns where statements lie in an artifact's folder; all of an engine's did once."""
     return f"{folder}/attestations/"
 
 
-def verdict_name(folder: str, document: Digest) -> str:
-    """Returns the name of a verdict document on the engine in a folder."""
-    return f"{folder}/verdicts/{document.short}.json"
+def statement_folder(engine: Digest) -> str:
+    """Returns where what is signed of an engine lies: verdicts, waivers, revocations."""
+    return f"{STATEMENTS}/{engine.value}/"
+
+
+def statement_name(engine: Digest, kind: str, envelope: Digest) -> str:
+    """Returns the name of a signed statement about an engine."""
+    return f"{statement_folder(engine)}{kind}-{envelope.short}.dsse.json"
+
+
+def verdict_name(engine: Digest, document: Digest) -> str:
+    """Returns the name of a verdict document on an engine."""
+    return f"{statement_folder(engine)}verdicts/{document.short}.json"
 
 
 def _joined(**parts: str) -> str:

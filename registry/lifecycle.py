@@ -19,15 +19,14 @@ from dataclasses import dataclass, replace
 
 from securesystemslib.signer import Signer
 
-from registry import layout
 from registry.attestations import sign
 from registry.channels import way_back
-from registry.digests import digest_bytes
 from registry.errors import InvalidRecordError
 from registry.quarantines import keep_beside, quarantines_to_end, sealed_change
 from registry.revocations import Revocation, revocation, verify_revocation
 from registry.service import Registry
 from registry.standing import Standing, StandingChange, check_may_follow, held_by
+from registry.statements import put_statement
 from registry.trust import Purpose
 from registry.types import ChannelPosition, Engine, EngineFilter, Entity, Place, Placement
 
@@ -120,8 +119,7 @@ def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) ->
     said = Revocation(_checked(reason), registry.actor, registry.clock())
     envelope = sign(revocation(engine, said), *signers)
     verify_revocation(engine, envelope, registry.trust)
-    name = layout.attestation_name(engine.path, Purpose.REVOCATION, digest_bytes(envelope))
-    registry.store.put_document(name, envelope)
+    put_statement(registry.store, engine.digest, Purpose.REVOCATION, envelope)
     change = StandingChange(
         engine.digest, Standing.REVOKED, said.reason, said.actor, said.revoked_at, envelope.decode()
     )

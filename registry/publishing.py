@@ -26,6 +26,7 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.records import Draft
+from registry.statements import put_statement, statements_of
 from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
@@ -33,7 +34,6 @@ from registry.types import Checkpoint, Engine, Reference, Repair, Result, Verdic
 from registry.verification import is_withdrawn, verify_engine, verify_recorded
 from registry.waivers import (
     ending_among,
-    endings_beside,
     require_short,
     verify_ending,
     verify_grant,
@@ -145,7 +145,8 @@ class Publisher:
         with self.catalogue.read() as view:
             model = view.model(publication.model)
             _check_world(view, manifest, publication.checkpoint)
-        folder = layout.engine_path(
+            recorded = view.place_of(manifest.digest)
+        folder = recorded or layout.engine_path(
             model.name, publication.recipe, publication.target, key, manifest.digest
         )
         engine = Engine(
@@ -173,7 +174,9 @@ class Publisher:
             self._attest(folder, Purpose.BUILD, publication.provenance)
 
         def record(draft: Draft) -> Engine:
-            found = self._believed(draft, draft.add_engine(engine), engine.provenance)
+            found = self._believed(draft, draft.add_engine(engine), engine)
+            if found.path != folder:  # recorded meanwhile, by somebody with another driver
+                self.store.put_document(f"{found.path}/{layout.MANIFEST}", manifest.to_bytes())
             also(draft, found)
             return found
 
@@ -214,7 +217,7 @@ class Publisher:
             self._attest(folder, Purpose.REFERENCE, publication.provenance)
 
         def record(draft: Draft) -> Reference:
-            return self._believed(draft, draft.add_reference(reference), reference.provenance)
+            return self._believed(draft, draft.add_reference(reference), reference)
 
         return self._record(manifest, folder, store, record)
 
@@ -234,19 +237,22 @@ class Publisher:
             verdict = replace(verdict, vsa=vsa.decode())
             verify_summary(engine, verdict, vsa, self.trust)
         self.store.put_document(verdict.path, canonical_json(document))
-        self._attest(engine.path, Purpose.VERDICT, envelope)
+        put_statement(self.store, engine.digest, Purpose.VERDICT, envelope)
         if vsa is not None:
-            self._attest(engine.path, layout.SUMMARY, vsa)
+            put_statement(self.store, engine.digest, layout.SUMMARY, vsa)
         with self.catalogue.edit(actor=self.actor) as draft:
             draft.hold_engine(verdict.engine)
             _check_not_backdated(draft, verdict)
             return draft.add_verdict(verdict)
 
-    def _believed(self, draft: Draft, found: Signed, provenance: str) -> Signed:
-        """Returns what is recorded, with a new statement if the old one's signer lost the trust."""
-        if found.provenance == provenance or not is_withdrawn(found, self.trust):
+    def _believed(self, draft: Draft, found: Signed, given: Signed) -> Signed:
+        """Returns what is recorded, with a new statement if the old one's signer lost the trust.
+
+        With what the new one says of the key, too, but its digest, which is the same.
+        """
+        if found.provenance == given.provenance or not is_withdrawn(found, self.trust):
             return found
-        renewed = replace(found, provenance=provenance)
+        renewed = replace(found, provenance=given.provenance, key=given.key)
         verify_recorded(renewed, self.trust)  # under the names that it is recorded by
         draft.renew_provenance(renewed)
         return renewed
@@ -281,8 +287,9 @@ class Publisher:
         """
         waiver = signed_waiver(engine, envelope, self.trust, self.clock())
         require_short(waiver, self.trust)
-        self._attest(engine.path, Purpose.WAIVER, envelope)
-        ending = ending_among(endings_beside(self.store, engine), waiver, self.trust)
+        put_statement(self.store, engine.digest, Purpose.WAIVER, envelope)
+        endings = statements_of(self.store, engine).envelopes(layout.WAIVER_END)
+        ending = ending_among(endings, waiver, self.trust)
         with self.catalogue.edit(actor=self.actor) as draft:
             recorded = draft.add_waiver(waiver)
             return recorded if ending is None else draft.end_waiver(waiver.digest, ending)
@@ -290,7 +297,7 @@ class Publisher:
     def waiver_end(self, engine: Engine, waiver: Waiver, envelope: bytes) -> Waiver:
         """Publishes that approvers ended a waiver; an ended one stays as it is."""
         verify_ending(envelope, waiver, self.trust)
-        self._attest(engine.path, layout.WAIVER_END, envelope)
+        put_statement(self.store, engine.digest, layout.WAIVER_END, envelope)
         with self.catalogue.edit(actor=self.actor) as draft:
             return draft.end_waiver(waiver.digest, envelope.decode())
 
@@ -335,7 +342,7 @@ def stated_verdict(engine: Engine, envelope: bytes, trust: Trust, at: datetime) 
         quality=claim.quality,
         summary=claim.summary,
         document=claim.document,
-        path=layout.verdict_name(engine.path, claim.document),
+        path=layout.verdict_name(engine.digest, claim.document),
         envelope=envelope.decode(),
         simulated=engine.simulated,
         issued_at=claim.issued_at,
@@ -355,7 +362,7 @@ def signed_waiver(engine: Engine, envelope: bytes, trust: Trust, at: datetime) -
         granted_by=grant.granted_by,
         issued_at=grant.issued_at,
         expires_at=grant.expires_at,
-        path=layout.attestation_name(engine.path, Purpose.WAIVER, digest),
+        path=layout.statement_name(engine.digest, Purpose.WAIVER, digest),
         envelope=envelope.decode(),
         simulated=engine.simulated,
         recorded_at=at,

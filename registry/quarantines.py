@@ -20,10 +20,10 @@ from securesystemslib.signer import Signer
 from registry import layout
 from registry.attestations import HOLD_TYPE, RELEASE_TYPE, Statement, sign, timestamp, verify
 from registry.blobs.interface import BlobStore
-from registry.digests import digest_bytes
 from registry.envelopes import told_by
 from registry.errors import IntegrityError
 from registry.standing import Standing, StandingChange, held_by
+from registry.statements import Statements, put_statement, statements_of
 from registry.trust import Purpose, Trust, read_moment
 from registry.types import Engine
 
@@ -50,8 +50,7 @@ def sealed_change(
 
 def keep_beside(store: BlobStore, engine: Engine, kind: Standing, envelope: bytes) -> None:
     """Puts the statement of a change beside its engine; again changes nothing."""
-    name = layout.attestation_name(engine.path, _NAMES[kind], digest_bytes(envelope))
-    store.put_document(name, envelope)
+    put_statement(store, engine.digest, _NAMES[kind], envelope)
 
 
 def quarantines_to_end(
@@ -60,11 +59,12 @@ def quarantines_to_end(
     """Returns the names of all that was said to quarantine an engine, recorded or beside it."""
     kind = Standing.QUARANTINED
     known = [one.envelope.encode() for one in recorded if one.kind is kind and one.envelope]
-    return {str(told_by(one)) for one in (*known, *_beside(store, engine, kind))}
+    beside = statements_of(store, engine).envelopes(_NAMES[kind])
+    return {str(told_by(one)) for one in (*known, *beside)}
 
 
 def lost_changes(
-    store: BlobStore, engine: Engine, recorded: Sequence[StandingChange], trust: Trust,
+    beside: Statements, engine: Engine, recorded: Sequence[StandingChange], trust: Trust,
     now: datetime,
 ) -> tuple[StandingChange, ...]:  # fmt: skip
     """Returns the quarantines and releases that a catalogue lost, given those it has, newest first.
@@ -75,8 +75,8 @@ def lost_changes(
     if held is not None and held.kind is Standing.REVOKED:
         return ()
     known = {one.envelope for one in recorded}
-    said = list(_beside(store, engine, Standing.QUARANTINED))
-    releases = list(_releases(store, engine, trust)) if said or held is not None else []
+    said = list(beside.envelopes(layout.QUARANTINE))
+    releases = list(_releases(beside, engine, trust)) if said or held is not None else []
     ended = {name for _, ends in releases for name in ends}
     quarantines = (
         _quarantine(engine, one, trust, now)
@@ -100,9 +100,9 @@ def _quarantine(engine: Engine, envelope: bytes, trust: Trust, now: datetime) ->
 
 
 def _releases(
-    store: BlobStore, engine: Engine, trust: Trust
+    beside: Statements, engine: Engine, trust: Trust
 ) -> Iterator[tuple[StandingChange, frozenset[str]]]:
-    for envelope in _beside(store, engine, Standing.RELEASED):
+    for envelope in beside.envelopes(layout.RELEASE):
         try:
             yield _verified(engine, envelope, Standing.RELEASED, trust)
         except IntegrityError:
@@ -125,8 +125,3 @@ def _verified(
             f"the statement is malformed: {error}", where=f"{kind} engine {engine.digest.short}"
         ) from error
     return StandingChange(engine.digest, kind, reason, actor, at, envelope.decode()), ends
-
-
-def _beside(store: BlobStore, engine: Engine, kind: Standing) -> Iterator[bytes]:
-    for name in store.list_documents(layout.attestation_prefix(engine.path, _NAMES[kind])):
-        yield store.get_document(name)

@@ -179,7 +179,10 @@ class Draft(Writer):
         The caller has verified the new one, and that the old one does not count.
         """
         kind = EngineRow if isinstance(artifact, Engine) else ReferenceRow
-        self._row(kind, artifact.digest).provenance = artifact.provenance
+        row = self._row(kind, artifact.digest)
+        row.provenance = artifact.provenance
+        if isinstance(artifact, Engine):
+            row.soft, row.info = artifact.key.soft, artifact.key.info
         self._session.flush()
         statement = str(digest_bytes(artifact.provenance.encode()))
         self.note("statement renew", artifact.digest, {"statement": statement})

@@ -1,7 +1,8 @@
 """Signed statements that an engine must not run any more, and those that lie beside it.
 
-The statement lies with the engine's other attestations and is never swept. Whatever the catalogue
-lost (restored from a backup, edited), it is taken in again before the engine gets anywhere.
+The statement lies with all else that is signed of the engine and is never swept. Whatever the
+catalogue lost (restored from a backup, edited), it is taken in again before the engine gets
+anywhere.
 
 Example:
     envelope = sign(revocation(engine, Revocation("leaks memory", "anna", now)), signer)
@@ -10,13 +11,10 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry import layout
 from registry.attestations import Statement, timestamp, verify
-from registry.blobs.interface import BlobStore
 from registry.errors import IntegrityError
 from registry.standing import Standing, StandingChange
 from registry.trust import Purpose, Trust, read_moment
@@ -56,12 +54,6 @@ def verify_revocation(engine: Engine, envelope: bytes, trust: Trust) -> Revocati
             f"the statement is malformed: {error}", where=f"revocation of {engine.digest.short}"
         ) from error
     return Revocation(str(reason), str(actor), revoked_at)
-
-
-def revocations_beside(store: BlobStore, engine: Engine) -> Iterator[bytes]:
-    """Yields the envelopes of the revocations that lie beside an engine in the store."""
-    for name in store.list_documents(layout.attestation_prefix(engine.path, Purpose.REVOCATION)):
-        yield store.get_document(name)
 
 
 def found_beside(engine: Engine, envelope: bytes, trust: Trust, now: datetime) -> StandingChange:

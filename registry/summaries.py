@@ -19,7 +19,7 @@ from registry.attestations import (
 )
 from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, InvalidRecordError
-from registry.layout import attestation_name
+from registry.layout import attestation_name, statement_name
 from registry.trust import Purpose, Trust
 from registry.types import Engine, Result, Verdict
 
@@ -30,16 +30,18 @@ QUALIFIED = "ENGINEKEEPER_QUALIFIED"
 def summary(engine: Engine, verdict: bytes, claim: VerdictClaim, policy: Digest) -> Statement:
     """States in SLSA's words what a verdict's envelope says of an engine, by which policy."""
     passed = claim.result is Result.PASS
-    inputs = {Purpose.BUILD: digest_bytes(engine.provenance.encode()),
-              Purpose.VERDICT: digest_bytes(verdict)}  # fmt: skip
+    build, said = digest_bytes(engine.provenance.encode()), digest_bytes(verdict)
+    inputs = {
+        attestation_name(engine.path, Purpose.BUILD, build): build,
+        statement_name(engine.digest, Purpose.VERDICT, said): said,
+    }
     predicate = {
         "verifier": {"id": "urn:enginekeeper:validator"},
         "timeVerified": timestamp(claim.issued_at),
         "resourceUri": f"urn:enginekeeper:engine:{engine.digest}",
         "policy": {"uri": "urn:enginekeeper:acceptance", "digest": digest_set(policy)},
         "inputAttestations": [
-            {"uri": attestation_name(engine.path, purpose, digest), "digest": digest_set(digest)}
-            for purpose, digest in inputs.items()
+            {"uri": name, "digest": digest_set(digest)} for name, digest in inputs.items()
         ],
         "verificationResult": "PASSED" if passed else "FAILED",
         "verifiedLevels": [QUALIFIED] if passed else ["FAILED"],

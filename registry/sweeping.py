@@ -12,7 +12,8 @@ Rules:
   (`Draft.lock_for_sweep`), and what counts is looked up again then. A publisher looks once more for
   its blobs while no sweep can begin, in the unit of work that adds its row, and stores again what
   is gone. So of a publish and a sweep of the same blob one comes first, and the other sees it;
-- the statements that an engine was revoked are never swept;
+- what is signed of an engine (verdicts with their documents, waivers, revocations) is never swept:
+  it counts again when the same bytes are published again (`registry.statements`);
 - artifacts that the catalogue does not know are left alone unless asked for: the catalogue may be
   the wrong one, or a publish crashed.
 
@@ -51,8 +52,8 @@ _ROWS = 1000
 """Rows that are removed in one unit of work: each begins with a look at the whole catalogue."""
 _READERS = 8
 _ARTIFACT = re.compile(r"(.*/[0-9a-f]{12})/.+")
-_STAYS = tuple(f"/attestations/{kind}-" for kind in (Purpose.REVOCATION, layout.WAIVER_END))
-"""Statements that count again when the same bytes are published again."""
+_STAYS = re.compile(rf".*/(attestations/(?!{Purpose.BUILD}-|{Purpose.REFERENCE}-)|verdicts/).+")
+"""What stores from before have of an engine's statements in its folder."""
 
 Item = TypeVar("Item")
 
@@ -330,4 +331,4 @@ def _batches(items: Sequence[Item], size: int = _BATCH) -> Iterator[Sequence[Ite
 
 
 def _stays(document: str) -> bool:
-    return any(kind in document for kind in _STAYS)
+    return _STAYS.fullmatch(document) is not None

@@ -24,6 +24,7 @@ from registry.attestations import (
 from registry.digests import digest_bytes
 from registry.envelopes import signers_of
 from registry.errors import IntegrityError, WithdrawnError
+from registry.keys import Layer
 from registry.summaries import verify_summary
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Reference, Verdict, Waiver
@@ -73,13 +74,32 @@ def verify_engine(engine: Engine, trust: Trust) -> Statement:
             where=f"build statement of engine {engine.digest.short}",
             remedy="it was built by an older version: build it again in a home of its own",
         )
-    if wrong := sorted(name for name, value in recorded.items() if signed[name] != value):
+    wrong = sorted(name for name, value in recorded.items() if signed[name] != value)
+    if wrong:
         raise _differs(
             f"engine {engine.digest.short}",
             {name: recorded[name] for name in wrong},
             {name: signed[name] for name in wrong},
         )
+    _check_layers(engine, statement)
     return statement
+
+
+def _check_layers(engine: Engine, statement: Statement) -> None:
+    """Raises IntegrityError unless the layers that no digest covers are those that were signed.
+
+    Statements from before the info layer was signed say nothing of it.
+    """
+    given = statement.predicate["buildDefinition"]["internalParameters"]
+    key = engine.key.as_dict()
+    signed = {Layer.SOFT: given.get("soft", {}), Layer.INFO: given.get("info", key[Layer.INFO])}
+    wrong = [layer for layer, value in signed.items() if key[layer] != value]
+    if wrong:
+        raise _differs(
+            f"engine {engine.digest.short}",
+            {layer: key[layer] for layer in wrong},
+            {layer: signed[layer] for layer in wrong},
+        )
 
 
 def verify_recorded_reference(reference: Reference, trust: Trust) -> Statement:

@@ -21,7 +21,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from registry import layout
 from registry.attestations import (
     PREDICATES,
     Statement,
@@ -30,7 +29,6 @@ from registry.attestations import (
     timestamp,
     verify,
 )
-from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
 from registry.envelopes import Asked, count_signers, signed_payload, statement_digest, told_by
 from registry.environments import Environment, environment_from_dict
@@ -195,12 +193,6 @@ def ended_together(waivers: Iterable[Waiver]) -> list[Waiver]:
         else one
         for one in found
     ]
-
-
-def endings_beside(store: BlobStore, engine: Engine) -> tuple[bytes, ...]:
-    """Returns the envelopes of the ends of waivers that lie beside an engine in the store."""
-    names = store.list_documents(layout.attestation_prefix(engine.path, layout.WAIVER_END))
-    return tuple(store.get_document(name) for name in names)
 
 
 def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> str | None:

@@ -139,18 +139,19 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
     """
     weights, path = built.weights, built.checkpoint.path
     checkpoint = publish_checkpoint(bench, variant, weights, path, built.repairs)
-    known = _recorded(bench, _manifest(built).digest)
+    known, key = _recorded(bench, _manifest(built).digest), built.key
     if known is None:
         signed, names = sign_engine(bench, built), built.names
     elif bench.registry.is_withdrawn(known):
         signed, names = sign_engine(bench, replace(built, names=known.names)), known.names
     else:
         signed, names = SignedEngine(_manifest(built), known.provenance.encode()), known.names
+        key = known.key  # its soft and info layers are those of that statement
     return bench.registry.publish_engine(
         EnginePublication(
             directory=built.directory,
             manifest=signed.manifest,
-            key=built.key,
+            key=key,
             provenance=signed.provenance,
             model=built.weights,
             recipe=names.recipe,

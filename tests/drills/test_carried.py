@@ -175,8 +175,8 @@ def set_back(ground: Ground) -> None:
     with ground.registry.catalogue._engine.begin() as connection:
         connection.execute(text("DELETE FROM standings"))
     store = ground.registry.store
-    for name in list(store.list_documents("engines/")):
-        if "/attestations/revocation-" in name:
+    for name in list(store.list_documents("statements/")):
+        if "/revocation-" in name:
             store.remove_document(name)
 
 

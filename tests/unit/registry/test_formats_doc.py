@@ -18,7 +18,7 @@ from registry.digests import digest_bytes
 from registry.envelopes import PAYLOAD_TYPE, read_envelope
 from registry.freshness import SnapshotReader
 from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS, EngineKey
-from registry.lifecycle import revoke
+from registry.lifecycle import quarantine, release, revoke
 from registry.manifests import FileEntry, Manifest
 from registry.publishing import CheckpointPublication, signed_waiver
 from registry.revocations import Revocation, revocation
@@ -70,6 +70,8 @@ def written(bench: Workbench) -> set[str]:
     engine = bench.publish(cuda_runtime="12.9", driver="580.95.05")
     bench.judge(engine)
     bench.end(bench.waive(engine, "never-judged"))
+    quarantine(bench.registry, engine, "odd answers")
+    release(bench.registry, engine, "was the client")
     revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
     bench.record()
     root = bench.directory / "checkpoint"
@@ -92,6 +94,7 @@ def _in_words(name: str) -> str:
          "engines/<model>/<recipe>/<target>/cuda-<version>/driver-<version>/<engine>"),
         (r"^checkpoints/[^/]+/[^/]+/[0-9a-f]{12}", "checkpoints/<model>/<recipe>/<checkpoint>"),
         (r"^references/[^/]+/[0-9a-f]{12}/[0-9a-f]{12}", "references/<model>/<suite>/<reference>"),
+        (r"^statements/[0-9a-f]{64}", "statements/<all 64 digits of the engine>"),
         (r"-[0-9a-f]{12}\.dsse\.json$", "-<envelope>.dsse.json"),
         (r"/verdicts/[0-9a-f]{12}\.json$", "/verdicts/<document>.json"),
         (r"[0-9a-f]{2}/[0-9a-f]{64}$", "<first two digits>/<all 64 digits>"),

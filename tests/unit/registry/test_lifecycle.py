@@ -27,7 +27,8 @@ from registry.lineage import lineage
 from registry.publishing import CheckpointPublication
 from registry.revocations import Revocation, revocation
 from registry.standing import Standing, StandingChange, held_by
-from registry.trust import Trust
+from registry.statements import statements_of
+from registry.trust import Purpose, Trust
 from registry.types import ChannelMove, Engine, Place, Placement, Result
 from tests.factories.fleet import NOON, engine_name, enrolled, report
 from tests.factories.registry import CPU, H100, START, WEIGHTS, Workbench, with_registry
@@ -84,8 +85,7 @@ def test_only_a_revoker_revokes(bench: Workbench) -> None:
         with pytest.raises(IntegrityError, match="signature does not count"):
             revoke(bench.registry, engine, "mine", signer)
     assert rule(bench, engine) == ("qualified", "ok")
-    names = bench.registry.store.list_documents(f"{engine.path}/attestations/revocation-")
-    assert list(names) == []
+    assert statements_of(bench.registry.store, engine).names(Purpose.REVOCATION) == []
 
 
 def test_a_revocation_whose_signer_is_not_trusted_any_more_keeps_the_gate_closed(

@@ -137,7 +137,7 @@ def test_what_no_validator_signed_is_no_lost_verdict(
     engine = bench.publish()
     signers = replace(bench.signers, validator=getattr(bench.signers, role))
     _, envelope = replace(bench, signers=signers).verdict_on(engine)
-    name = layout.attestation_name(engine.path, Purpose.VERDICT, digest_bytes(envelope))
+    name = layout.statement_name(engine.digest, Purpose.VERDICT, digest_bytes(envelope))
     bench.registry.store.put_document(name, envelope)
     backup(bench.registry.catalogue.url, tmp_path / "kept")
     restore(tmp_path / "kept", bench.registry.catalogue.url, overwrite=True)
@@ -149,7 +149,7 @@ def test_a_recorded_verdict_in_another_envelope_is_no_lost_one(
 ) -> None:
     failed = bench.judge(engine, Result.FAIL)
     copy = failed.envelope.encode() + b"\n"
-    name = layout.attestation_name(engine.path, Purpose.VERDICT, digest_bytes(copy))
+    name = layout.statement_name(engine.digest, Purpose.VERDICT, digest_bytes(copy))
     bench.registry.store.put_document(name, copy)
     scrub(bench.registry)
     assert len(bench.registry.verdicts(engine.digest)) == 2

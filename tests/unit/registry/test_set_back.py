@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from registry import layout
 from registry.backups.backup import backup, restore
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.freshness import SnapshotReader
@@ -76,7 +77,7 @@ def victim(keeper: Keeper, tmp_path: Path) -> Engine:
     keeper.publish()
     assert keeper.rule(engine) == "revoked"
     restore(tmp_path / "kept", url, overwrite=True)
-    for name in list(registry.store.list_documents(engine.path)):
+    for name in list(registry.store.list_documents(layout.statement_folder(engine.digest))):
         if "/revocation-" in name:
             registry.store.remove_document(name)
     keeper.put_snapshot(old)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from registry import layout
 from registry.attestations import PREDICATES, SUMMARY_TYPE, Statement, sign
 from registry.errors import IntegrityError
+from registry.statements import statements_of
 from registry.summaries import QUALIFIED, verify_summary
 from registry.trust import Purpose
 from registry.types import Result
@@ -51,8 +53,8 @@ def test_a_summary_says_what_slsa_asks_for(
 def test_a_summary_lies_beside_its_verdict_and_verifies(bench: Workbench) -> None:
     engine = bench.publish()
     verdict = bench.judge(engine)
-    (name,) = bench.registry.store.list_documents(f"{engine.path}/attestations/summary-")
-    verify_summary(engine, verdict, bench.registry.store.get_document(name), bench.signers.trust)
+    (envelope,) = statements_of(bench.registry.store, engine).envelopes(layout.SUMMARY)
+    verify_summary(engine, verdict, envelope, bench.signers.trust)
     signature = bench.registry.summary_signature(engine, verdict)
     assert signature is not None
     assert signature.fault is None

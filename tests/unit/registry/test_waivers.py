@@ -20,6 +20,7 @@ from registry.gate import Refusal
 from registry.lifecycle import quarantine, revoke
 from registry.models import WaiverRow
 from registry.scrubbing import scrub
+from registry.statements import statements_of
 from registry.trust import KeyRevocation, Purpose, Trust
 from registry.types import Engine, Result, Waiver
 from registry.waivers import (
@@ -171,8 +172,7 @@ def test_a_longer_one_is_refused_with_the_latest_date_and_is_nowhere(
         bench.waive(engine, "never-judged", expires_at=START + days * DAY)
     assert "2027-02-22T12:00:00+00:00 at the latest" in str(error.value)
     assert bench.registry.waivers(engine.digest) == []
-    folder = layout.attestation_prefix(engine.path, Purpose.WAIVER)
-    assert list(bench.registry.store.list_documents(folder)) == []
+    assert statements_of(bench.registry.store, engine).names(Purpose.WAIVER) == []
 
 
 def test_a_longer_waiver_from_elsewhere_counts_as_long_as_the_policy_here_says(
@@ -245,7 +245,7 @@ def test_what_nobody_trusted_signed_ends_no_waiver(bench: Workbench) -> None:
     statement = ending_statement(waiver, reason="mine", ended_by="mallory", at=START)
     envelope = sign(statement, bench.signers.builder)
     for data in (envelope, b"{}"):
-        name = layout.attestation_name(engine.path, layout.WAIVER_END, digest_bytes(data))
+        name = layout.statement_name(engine.digest, layout.WAIVER_END, digest_bytes(data))
         bench.registry.store.put_document(name, data)
     assert scrub(bench.registry).wrong == []
     assert rule(bench, engine) == "waived"
