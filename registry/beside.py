@@ -27,7 +27,7 @@ from registry.publishing import stated_verdict
 from registry.quarantines import lost_changes
 from registry.queries import View
 from registry.records import Draft
-from registry.revocations import found_beside
+from registry.revocations import found_beside, verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.statements import Statements, envelope_start, statements_of
 from registry.trust import Purpose, Trust
@@ -40,6 +40,8 @@ class Lost:
     """What the catalogue does not have of what lies beside an engine."""
 
     revocations: tuple[StandingChange, ...] = ()
+    doubtful: tuple[StandingChange, ...] = ()
+    """Revocations that nobody trusted signed: they count as long as they lie there."""
     holds: tuple[StandingChange, ...] = ()
     """Quarantines, and after them the release of what is recorded to be held."""
     endings: tuple[tuple[Digest, str], ...] = ()
@@ -51,12 +53,13 @@ class Lost:
 
     def __bool__(self) -> bool:
         """Says whether there is anything to take in."""
-        return bool(self.revocations or self.holds or self.endings or self.verdicts)
+        found = (self.revocations, self.doubtful, self.holds, self.endings, self.verdicts)
+        return any(found)
 
     @property
     def standing(self) -> tuple[StandingChange, ...]:
         """What comes before the recorded changes of the engine's standing, newest first."""
-        return (*self.revocations, *self.holds)
+        return (*self.revocations, *self.doubtful, *self.holds)
 
     def among_waivers(self, waivers: Iterable[Waiver]) -> list[Waiver]:
         """Returns recorded waivers, those that were ended with the statement that ended them."""
@@ -68,7 +71,8 @@ class Lost:
 
 
 NOTHING_LOST = Lost()
-_HOLDING = (Purpose.REVOCATION, layout.QUARANTINE, layout.RELEASE, layout.WAIVER_END)
+_LOOKED_AT = (Purpose.REVOCATION, layout.QUARANTINE, layout.RELEASE, layout.WAIVER_END)
+"""Statements of which one that is there may be lost, recorded or not."""
 
 
 def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Digest]) -> bool:
@@ -78,7 +82,7 @@ def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Diges
     """
     said, known = statements_of(store, engine), {one.short for one in recorded}
     return bool(
-        any(map(said.names, _HOLDING))
+        any(said.names(kind) for kind in _LOOKED_AT)
         or any(envelope_start(name) not in known for name in said.names(Purpose.VERDICT))
     )
 
@@ -89,18 +93,31 @@ def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: d
     changes = view.standing(engine.digest)
     waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
     recorded = {one.envelope for one in changes}
-    found = [
-        found_beside(engine, envelope, trust, now)
-        for envelope in said.envelopes(Purpose.REVOCATION)
-    ]
+    signed, doubtful = _revocations(said, engine, trust, now)
     envelopes = tuple(said.envelopes(layout.WAIVER_END)) if waivers else ()
     endings = ((one.digest, ending_among(envelopes, one, trust)) for one in waivers)
     return Lost(
-        tuple(one for one in found if one.envelope not in recorded),
-        () if found else lost_changes(said, engine, changes, trust, now),
+        tuple(one for one in signed if one.envelope not in recorded),
+        tuple(one for one in doubtful if one.envelope not in recorded),
+        () if signed else lost_changes(said, engine, changes, trust, now),
         tuple((digest, ending) for digest, ending in endings if ending is not None),
         tuple(_lost_verdicts(view.verdicts(engine.digest), said, engine, trust, now)),
     )
+
+
+def _revocations(
+    beside: Statements, engine: Engine, trust: Trust, now: datetime
+) -> tuple[list[StandingChange], list[StandingChange]]:
+    """Returns the revocations beside an engine: those that somebody trusted signed, the others."""
+    signed, doubtful = [], []
+    for envelope in beside.envelopes(Purpose.REVOCATION):
+        try:
+            verify_revocation(engine, envelope, trust)
+        except IntegrityError:
+            doubtful.append(found_beside(engine, envelope, trust, now))
+        else:
+            signed.append(found_beside(engine, envelope, trust, now))
+    return signed, doubtful
 
 
 def _lost_verdicts(
@@ -131,13 +148,20 @@ def _lost_verdicts(
 
 
 def take_in(draft: Draft, lost: Lost) -> int:
-    """Records what was lost; returns how many revocations, of which one is enough."""
+    """Records what was lost; returns how many revocations, of which one is enough.
+
+    What only calls itself a revocation is recorded as a quarantine: else whoever writes the store
+    could take an engine out for good.
+    """
     taken = 0
     for change in lost.revocations:
         held = held_by(draft.standing(change.engine))
         if held is None or held.kind is not Standing.REVOKED:
             draft.add_standing(change)
             taken += 1
+    for change in lost.doubtful[:1]:
+        if held_by(draft.standing(change.engine)) is None:
+            draft.add_standing(replace(change, kind=Standing.QUARANTINED, envelope=None))
     for change in reversed(lost.holds):
         if held_by(draft.standing(change.engine)) or change.kind is Standing.QUARANTINED:
             draft.add_standing(change)

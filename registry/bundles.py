@@ -21,6 +21,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,10 +31,12 @@ from registry.errors import ConflictError, IntegrityError, InvalidRecordError
 from registry.evidence import EVIDENCE, Check, Evidence, checks, require
 from registry.files import write_whole
 from registry.manifests import FileEntry, verify_directory
-from registry.transfer import fetch_artifact
+from registry.transfer import alone, fetch_artifact, prune, workplace
 from registry.trust import Trust
 
 FILES = "engine"
+_FETCHING = f".{FILES}.fetching"
+"""Where an interrupted export has what it fetched of its engine."""
 _BLOCK, _RECORD = tarfile.BLOCKSIZE, tarfile.RECORDSIZE
 _PIECE = 1024 * 1024
 
@@ -44,12 +47,23 @@ def write_directory(store: BlobStore, evidence: Evidence, destination: Path) -> 
     Goes on from what an interrupted call left.
     """
     _require_new(destination)
-    draft = destination.with_name(f".{destination.name}.exporting")
-    with disk_errors(destination):
-        draft.mkdir(parents=True, exist_ok=True)
+    with disk_errors(destination), alone(destination):
+        _require_new(destination)  # by now: somebody else was at it
+        draft = workplace(destination.with_name(f".{destination.name}.exporting"))
+        _reopen(draft, [entry.path for entry in evidence.manifest.files])
         fetch_artifact(store, evidence.manifest, draft / FILES)
         write_whole(draft / EVIDENCE, _document(evidence))
+        draft.chmod(0o755)
         draft.rename(destination)
+
+
+def _reopen(draft: Path, files: Collection[str]) -> None:
+    """Leaves nothing in a draft but what may be files of its engine, for a fetch to go on with."""
+    whole, partial = draft / FILES, draft / _FETCHING
+    prune(draft, [f"{place}/{path}" for place in (FILES, _FETCHING) for path in files])
+    if whole.is_dir():  # of the engine that was exported then, which may be another
+        shutil.rmtree(partial, ignore_errors=True)
+        whole.rename(partial)
 
 
 def renew_evidence(directory: Path, evidence: Evidence) -> None:

@@ -83,7 +83,7 @@ class SnapshotReader:
         """
         kept = RegistryState()
         try:
-            kept = self.memory.revoked(store.url) or kept
+            kept = self.memory.revoked(store.origin) or kept
             if (behind := self._clock_fault(trust.clock())) is not None:
                 return Freshness(None, str(behind), kept, set_back=True)
             snapshot = self.snapshot(store, trust)
@@ -123,8 +123,8 @@ class SnapshotReader:
         Raises RecordNotFoundError for none, IntegrityError for one that nobody trusted signed or
         that is older than, or another than, the one that was seen.
         """
-        snapshot = self._believed(store.get_document(SNAPSHOT), store.url, trust)
-        seen = self.memory.seen(store.url)
+        snapshot = self._believed(store.get_document(SNAPSHOT), store.origin, trust)
+        seen = self.memory.seen(store.origin)
         if seen is not None and is_behind(snapshot, seen):
             raise IntegrityError(
                 "the snapshot is older than, or another than, one that was seen here",
@@ -133,7 +133,7 @@ class SnapshotReader:
                 expected=f"version {seen.version} ({seen.digest[:19]}) or later",
                 remedy="find out who set the store back; what runs may go on running",
             )
-        self.memory.remember(store.url, snapshot)
+        self.memory.remember(store.origin, snapshot)
         return snapshot
 
     def publish(
@@ -168,7 +168,7 @@ class SnapshotReader:
                 if attempt == _TRIES - 1:
                     raise
                 continue
-            self.memory.remember(store.url, snapshot)
+            self.memory.remember(store.origin, snapshot)
             return snapshot
         raise AssertionError("the last attempt returns or raises")
 
@@ -176,15 +176,15 @@ class SnapshotReader:
         self, store: BlobStore, state: RegistryState, last: Snapshot | None
     ) -> RegistryState:
         """Returns a state with all that was revoked before, as store and memory have it."""
-        kept = self.memory.revoked(store.url) or RegistryState()
+        kept = self.memory.revoked(store.origin) or RegistryState()
         return state.carrying(kept if last is None else last.state.lasting().carrying(kept))
 
     def _require_known(
         self, store: BlobStore, current: Document | None, last: Snapshot | None
     ) -> None:
         """Raises IntegrityError unless all that was revoked before can be carried on."""
-        seen = self.memory.seen(store.url)
-        if self.memory.revoked(store.url) is not None:
+        seen = self.memory.seen(store.origin)
+        if self.memory.revoked(store.origin) is not None:
             return
         lost = current is not None or seen is not None
         if lost if last is None else seen is not None and is_behind(last, seen):
@@ -217,7 +217,7 @@ class SnapshotReader:
         )
 
     def _seen(self, store: BlobStore) -> int:
-        seen = self.memory.seen(store.url)
+        seen = self.memory.seen(store.origin)
         return 0 if seen is None else seen.version
 
     def _believed(self, data: bytes, store: str, trust: Trust) -> Snapshot:
@@ -236,7 +236,7 @@ class SnapshotReader:
         self, current: Document, store: BlobStore, trust: Trust
     ) -> Snapshot | None:
         try:
-            return self._believed(current.data, store.url, trust)
+            return self._believed(current.data, store.origin, trust)
         except IntegrityError:
             return None
 

@@ -5,9 +5,9 @@
                                                          /attestations/build-<envelope>.dsse.json
     statements/<all 64 digits of the engine>/verdict-<envelope>.dsse.json
                                             /revocation-<envelope>.dsse.json
-                                            /summary-<envelope>.dsse.json
                                             /quarantine-<envelope>.dsse.json
                                             /release-<envelope>.dsse.json
+                                            /summary-<envelope>.dsse.json
                                             /waiver-<envelope>.dsse.json
                                             /waiver-end-<envelope>.dsse.json
                                             /verdicts/<document>.json

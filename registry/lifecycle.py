@@ -21,7 +21,7 @@ from securesystemslib.signer import Signer
 
 from registry.attestations import sign
 from registry.channels import way_back
-from registry.errors import InvalidRecordError
+from registry.errors import ConflictError, InvalidRecordError
 from registry.quarantines import keep_beside, quarantines_to_end, sealed_change
 from registry.revocations import Revocation, revocation, verify_revocation
 from registry.service import Registry
@@ -94,6 +94,7 @@ def quarantine(registry: Registry, engine: Engine, reason: str, *signers: Signer
 def release(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
     """Ends a quarantine; raises ConflictError where there is none, or a revocation.
 
+    Also where something that calls itself a revocation lies in the store: it counts while it does.
     Where no revoker signs it, the quarantine counts again in a catalogue that is restored from
     before the release.
     """
@@ -101,6 +102,7 @@ def release(registry: Registry, engine: Engine, reason: str, *signers: Signer) -
     with registry.catalogue.read() as view:
         recorded = view.standing(engine.digest)
     check_may_follow(recorded, change)
+    _require_none_beside(registry, engine)
     ends = quarantines_to_end(statements_of(registry.store, engine), recorded)
     envelope = sealed_change(engine, change, ends, *signers)
     keep_beside(registry.store, engine, change.kind, envelope)
@@ -129,6 +131,19 @@ def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) ->
 
 def _change(registry: Registry, kind: Standing, engine: Engine, reason: str) -> StandingChange:
     return StandingChange(engine.digest, kind, _checked(reason), registry.actor, registry.clock())
+
+
+def _require_none_beside(registry: Registry, engine: Engine) -> None:
+    beside = statements_of(registry.store, engine).names(Purpose.REVOCATION)
+    if beside:
+        raise ConflictError(
+            "what calls itself a revocation of the engine lies in the store",
+            where=f"engine {engine.digest.short}",
+            actual=", ".join(f"{registry.store.url}/{name}" for name in beside),
+            expected="none, of an engine that is to be released",
+            remedy="find out who put it there; if it is genuine, let the trust file name its "
+            "signer and scrub; if it is not, remove it and release the engine again",
+        )
 
 
 def _checked(reason: str) -> str:

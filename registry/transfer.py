@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,12 +128,12 @@ def fetch_artifact(store: BlobStore, manifest: Manifest, destination: Path) -> N
     if destination.exists():
         verify_directory(manifest, destination)
         return
-    with disk_errors(destination), _alone(destination):
+    with disk_errors(destination), alone(destination):
         if destination.exists():  # by now: somebody else was at it
             verify_directory(manifest, destination)
             return
-        partial = _workplace(destination)
-        _prune(partial, manifest)
+        partial = workplace(destination.with_name(f".{destination.name}.fetching"))
+        prune(partial, [entry.path for entry in manifest.files])
         try:
             for entry in manifest.files:
                 path = partial / entry.path
@@ -148,8 +148,8 @@ def fetch_artifact(store: BlobStore, manifest: Manifest, destination: Path) -> N
 
 
 @contextmanager
-def _alone(destination: Path) -> Iterator[None]:
-    """Lets one process at a time fetch to a destination; the others wait and find it there."""
+def alone(destination: Path) -> Iterator[None]:
+    """Lets one process at a time write to a destination; the others wait and find it there."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     lock = destination.with_name(f".{destination.name}.lock")
     with locked(lock):
@@ -159,24 +159,23 @@ def _alone(destination: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _workplace(destination: Path) -> Path:
-    """Returns the directory to fetch into, ours alone; raises if somebody else made it."""
-    partial = destination.with_name(f".{destination.name}.fetching")
+def workplace(partial: Path) -> Path:
+    """Makes a directory to write into, ours alone; raises if somebody else made it, or a link."""
     partial.mkdir(mode=0o700, exist_ok=True)
     found = partial.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise StoreUnavailableError(
-            "the directory to fetch into belongs to somebody else",
+            "the directory to write into belongs to somebody else",
             where=str(partial),
-            remedy="remove it, or fetch to another place",
+            remedy="remove it, or name another place",
         )
     partial.chmod(0o700)
     return partial
 
 
-def _prune(partial: Path, manifest: Manifest) -> None:
-    """Removes what no interrupted fetch of this artifact can have left, links above all."""
-    names = {partial / entry.path for entry in manifest.files}
+def prune(partial: Path, written: Collection[str]) -> None:
+    """Removes what no interrupted run can have left that was to write some files, links first."""
+    names = {partial / name for name in written}
     wanted = names | {trace for name in names for trace in leftovers(name)}
     for directory, folders, files in os.walk(partial, topdown=False):
         here = Path(directory)

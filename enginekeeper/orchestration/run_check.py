@@ -101,7 +101,7 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
             return RunCheck(digest, files, decision, "registry")
     gate = EvidenceGate(
         bench.trust, refusal, snapshot=_kept_snapshot(root), reader=bench.snapshots,
-        store=open_store(bench.settings.store_url).url,
+        store=open_store(bench.settings.store_url).origin,
     )  # fmt: skip
     decision = gate.decide(evidence, environment)
     if decision.is_open:

@@ -94,6 +94,11 @@ class BlobStore(Protocol):
         """The store's own address, without credentials."""
         ...
 
+    @property
+    def origin(self) -> str:
+        """Names this store among all, however its address is spelled; what was seen goes by it."""
+        ...
+
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
         """Stores a file's bytes and returns their digest; sends nothing when they are there.
 

@@ -72,6 +72,11 @@ class LocalBlobStore:
         """The store's own address."""
         return self._root.as_uri()
 
+    @property
+    def origin(self) -> str:
+        """Names the directory, whichever link or `..` led to it."""
+        return self._root.resolve().as_uri()
+
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
         """Stores a file's bytes and returns their digest; copies nothing when they are there."""
         with disk_errors(path):

@@ -22,6 +22,7 @@ from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 ABANDONED = timedelta(days=7)
 """How long an interrupted upload may be gone on with before another one sweeps it."""
 _PIECE = 1024 * 1024  # bytes
+_AWS = (".amazonaws.com", ".amazonaws.com.cn")
 
 
 class S3BlobStore:
@@ -87,6 +89,14 @@ class S3BlobStore:
     def url(self) -> str:
         """The store's own address, without credentials."""
         return self._location.url
+
+    @property
+    def origin(self) -> str:
+        """Names the prefix with its server; without it on AWS, which has a bucket's name once."""
+        endpoint = self._root.client.meta.endpoint_url
+        if (urlsplit(endpoint).hostname or "").endswith(_AWS):
+            return self.url
+        return f"{self.url}?endpoint_url={endpoint.rstrip('/')}"
 
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
         """Stores a file's bytes and returns their digest; sends nothing when they are there.

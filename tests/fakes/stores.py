@@ -29,6 +29,11 @@ class DyingStore:
         """The real store's address."""
         return self.store.url
 
+    @property
+    def origin(self) -> str:
+        """What the real store is remembered by."""
+        return self.store.origin
+
     def put_file(self, path: Path, *, expected: Digest | None = None) -> Digest:
         """Stores a file, or dies."""
         self._before(f"blob {path.name}")

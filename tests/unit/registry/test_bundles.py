@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import tarfile
@@ -25,7 +26,13 @@ from registry.bundles import (
     write_directory,
 )
 from registry.digests import Digest, digest_file
-from registry.errors import ConflictError, IntegrityError, InvalidRecordError, RegistryError
+from registry.errors import (
+    ConflictError,
+    IntegrityError,
+    InvalidRecordError,
+    RegistryError,
+    StoreUnavailableError,
+)
 from registry.evidence import EVIDENCE, Evidence
 from registry.exchange import evidence_of, import_bundle, recorded_checks
 from registry.lifecycle import revoke
@@ -380,3 +387,58 @@ def test_an_interrupted_export_goes_on(bench: Workbench, engine: Engine, tmp_pat
     write_directory(broken, evidence, out)
     assert faults(out, bench.signers.trust) == []
     assert not draft.exists()
+
+
+def prepared(draft: Path, what: str) -> Path:
+    """Puts into the place of a draft what somebody else prepared; returns where it leads."""
+    target = draft.with_name("elsewhere")
+    (target / "engine" / "graphs").mkdir(parents=True)
+    if what == "the draft is a link":
+        draft.symlink_to(target)
+        return target
+    draft.mkdir()
+    if what == "a file that nobody asked for":
+        (draft / "run.sh").write_text("echo pwned")
+        (draft / "engine").mkdir()
+        (draft / "engine" / "more.so").write_bytes(b"?")
+    else:
+        (draft / what).parent.mkdir(exist_ok=True)
+        (draft / what).symlink_to(target / what)
+    return target
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["the draft is a link", "a file that nobody asked for", "engine", ".engine.fetching",
+     "engine/graphs", "evidence.json"],
+)  # fmt: skip
+def test_an_export_follows_nothing_that_lies_where_it_writes(
+    bench: Workbench, engine: Engine, tmp_path: Path, what: str
+) -> None:
+    target, evidence = (
+        prepared(tmp_path / ".out.exporting", what),
+        evidence_of(bench.registry, engine),
+    )
+    if what == "the draft is a link":
+        with pytest.raises(StoreUnavailableError, match="belongs to somebody else"):
+            write_directory(bench.registry.store, evidence, tmp_path / "out")
+    else:
+        write_directory(bench.registry.store, evidence, tmp_path / "out")
+        assert faults(tmp_path / "out", bench.signers.trust) == []
+    assert [one for one in target.rglob("*") if one.is_file()] == []
+
+
+def test_an_export_goes_on_with_what_another_engine_left_there(
+    bench: Workbench, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, _data: bytes) -> None:
+        raise OSError(errno.EIO, "broken", str(path))
+
+    other = evidence_of(bench.registry, bench.publish(content=b"other"))
+    with monkeypatch.context() as broken:
+        broken.setattr("registry.bundles.write_whole", full)
+        with pytest.raises(StoreUnavailableError):
+            write_directory(bench.registry.store, other, tmp_path / "out")
+    assert (tmp_path / ".out.exporting" / "engine").is_dir()
+    write_directory(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "out")
+    assert faults(tmp_path / "out", bench.signers.trust) == []

@@ -18,7 +18,7 @@ from registry.digests import digest_bytes
 from registry.envelopes import PAYLOAD_TYPE, read_envelope
 from registry.freshness import SnapshotReader
 from registry.keys import HARD_FIELDS, SCHEMES, SOFT_FIELDS, EngineKey
-from registry.lifecycle import revoke
+from registry.lifecycle import quarantine, release, revoke
 from registry.manifests import FileEntry, Manifest
 from registry.publishing import CheckpointPublication, signed_waiver
 from registry.revocations import Revocation, revocation
@@ -70,6 +70,8 @@ def written(bench: Workbench) -> set[str]:
     engine = bench.publish(cuda_runtime="12.9", driver="580.95.05")
     bench.judge(engine)
     bench.end(bench.waive(engine, "never-judged"))
+    quarantine(bench.registry, engine, "odd answers")
+    release(bench.registry, engine, "was the client")
     revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
     bench.record()
     root = bench.directory / "checkpoint"

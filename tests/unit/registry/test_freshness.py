@@ -13,6 +13,9 @@ from sqlalchemy import delete
 
 from registry.attestations import Statement, sign
 from registry.blobs.interface import BlobStore
+from registry.blobs.local import LocalBlobStore
+from registry.blobs.s3 import S3BlobStore
+from registry.blobs.s3_location import S3Location
 from registry.digests import digest_bytes
 from registry.errors import (
     ConflictError,
@@ -347,7 +350,7 @@ def offline(strict: Workbench, engine: Any, kept: bytes) -> str:  # noqa: ANN401
     registry = strict.registry
     gate = EvidenceGate(
         registry.trust, registry.compatibility, snapshot=kept, reader=registry.snapshots,
-        store=registry.store.url,
+        store=registry.store.origin,
     )  # fmt: skip
     return gate.decide(evidence_of(registry, engine), CPU).rule
 
@@ -375,7 +378,7 @@ def test_an_older_snapshot_that_was_kept_does_not_undo_what_was_seen_since(
     registry = strict.registry
     stale = EvidenceGate(
         registry.trust, registry.compatibility, snapshot=kept, reader=registry.snapshots,
-        store=registry.store.url,
+        store=registry.store.origin,
     )  # fmt: skip
     assert stale.decide(evidence, CPU).rule == "revoked"
     assert [offline(strict, one, kept) for one in (good, waived)] == ["qualified", "never-judged"]
@@ -405,3 +408,38 @@ def test_what_the_snapshot_revokes_goes_nowhere_though_its_row_is_lost(strict: W
         draft._session.execute(delete(StandingRow))
     with pytest.raises(GateClosedError, match="held"):
         strict.registry.require_unheld(engine)
+
+
+@pytest.mark.parametrize("spelling", ["link", "up and down"])
+def test_a_store_that_was_set_back_is_known_however_its_address_is_spelled(
+    strict: Workbench, tmp_path: Path, spelling: str
+) -> None:
+    publish(strict)
+    old = strict.registry.store.get_document(SNAPSHOT)
+    publish(strict)
+    strict.registry.store.put_document(SNAPSHOT, old, if_absent=False)
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    path = tmp_path / "link" if spelling == "link" else tmp_path / "store" / ".." / "store"
+    again = with_registry(strict, store=LocalBlobStore(path))
+    found = again.registry.freshness()
+    assert found is not None
+    assert "older than" in (found.fault or "")
+
+
+def test_two_servers_with_a_bucket_of_one_name_are_two_stores() -> None:
+    urls = [f"s3://engines/p?endpoint_url=http://{name}:9000&region=eu" for name in ("a", "b")]
+    a, b = (S3BlobStore(S3Location.from_url(url)) for url in urls)
+    assert a.origin == "s3://engines/p?endpoint_url=http://a:9000"
+    assert b.origin != a.origin
+
+
+def test_a_server_that_the_environment_names_is_the_same_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    named = S3BlobStore(S3Location.from_url("s3://engines/p?endpoint_url=http://a:9000"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://a:9000")
+    assert S3BlobStore(S3Location("engines", "p", region="eu")).origin == named.origin
+
+
+def test_on_aws_the_region_is_no_part_of_what_a_store_is_remembered_by() -> None:
+    assert S3BlobStore(S3Location("engines", "p", region="eu-west-1")).origin == "s3://engines/p"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
+from registry import layout
 from registry.attestations import sign
 from registry.catalogue import connect, parse_url
 from registry.channels import find_place, way_back
@@ -26,6 +27,7 @@ from registry.lifecycle import blast_radius, quarantine, release, revoke
 from registry.lineage import lineage
 from registry.publishing import CheckpointPublication
 from registry.revocations import Revocation, revocation
+from registry.scrubbing import scrub
 from registry.standing import Standing, StandingChange, held_by
 from registry.statements import statements_of
 from registry.trust import Purpose, Trust
@@ -116,6 +118,31 @@ def test_what_claims_to_be_a_revocation_beside_the_engine_holds_it_too(bench: Wo
     bench.registry.store.put_document(f"{engine.path}/attestations/revocation-x.dsse.json", forged)
     with pytest.raises(IntegrityError, match="nobody trusted signed"):
         bench.registry.set_channel("canary", engine.digest, CPU, actor="anna")
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"forged"], ids=["empty", "no envelope", "forged"])
+@pytest.mark.parametrize("look", ["a scrub", "a channel", "a publish"])
+def test_junk_that_is_called_a_revocation_holds_the_engine_only_while_it_lies_there(
+    bench: Workbench, data: bytes, look: str
+) -> None:
+    engine, store = put(bench, b"1"), bench.registry.store
+    name = layout.statement_name(engine.digest, Purpose.REVOCATION, engine.digest)
+    said = revocation(engine, Revocation("sabotage", "eve", START))
+    store.put_document(name, sign(said, bench.signers.validator) if data == b"forged" else data)
+    if look == "a scrub":
+        scrub(bench.registry)
+    elif look == "a publish":
+        bench.publish(content=b"1")
+    else:
+        with pytest.raises(IntegrityError, match="nobody trusted signed"):
+            bench.registry.set_channel("canary", engine.digest, CPU, actor="anna")
+    assert rule(bench, engine) == ("quarantined", "closed")
+    assert bench.registry.state().revoked_engines == frozenset()
+    with pytest.raises(ConflictError, match=r"(?s)lies in the store.*revocation-"):
+        release(bench.registry, engine, "it is junk")
+    store.remove_document(name)
+    release(bench.registry, engine, "it was junk")
+    bench.registry.set_channel("canary", engine.digest, CPU, actor="anna")
 
 
 def test_publishing_revoked_bytes_again_does_not_clear_them(bench: Workbench) -> None:

@@ -164,7 +164,7 @@ def test_a_memory_of_numbers_learns_what_was_revoked_by_looking(keeper: Keeper) 
     keeper.publish()
     numbers_only(keeper.memory)
     assert keeper.rule(engine) == "revoked"
-    kept = Memory(keeper.memory).revoked(bench.registry.store.url)
+    kept = Memory(keeper.memory).revoked(bench.registry.store.origin)
     assert kept == RegistryState(revoked_engines=frozenset({engine.digest}))
 
 
