@@ -16,7 +16,6 @@ from pathlib import Path
 
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.interface import Nvml
-from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.settings import Settings
 from enginekeeper.toolchains.containers import command_lines, kubernetes_run
 from enginekeeper.toolchains.containers.box import Box, mounts_of
@@ -45,6 +44,12 @@ def launcher_of(name: str, settings: Settings) -> Launcher | None:
     return None if container is None else ContainerLauncher(container, settings.home / "keys")
 
 
+def _open_nvml() -> Nvml:
+    from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415 - only where a GPU is chosen
+
+    return open_nvml()
+
+
 @dataclass
 class ContainerLauncher:
     """Starts the steps of one toolchain in its image."""
@@ -53,7 +58,7 @@ class ContainerLauncher:
     keys: Path
     """The folder that no container may see."""
 
-    nvml: Callable[[], Nvml] = open_nvml
+    nvml: Callable[[], Nvml] = _open_nvml
     user: str = field(default_factory=lambda: f"{os.getuid()}:{os.getgid()}")
     _removals: dict[Path, Arguments] = field(default_factory=dict)
 

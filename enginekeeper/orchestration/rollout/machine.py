@@ -29,6 +29,7 @@ from enginekeeper.orchestration.rollout.budget import allowed
 from registry.waves.types import Origin, Phase, Role, Stage, Wave, WaveNode
 
 _GOING_ON = frozenset({Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING})
+_GOING_BACK = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _AWAY = frozenset({Stage.RELEASED, Stage.UPGRADED, Stage.FAILED, Stage.REVERTING})
 _HAS_IT = frozenset({Stage.UPGRADED, Stage.DONE, Stage.FAILED})
 _NAMED = 3
@@ -201,9 +202,10 @@ def _against(node: WaveNode, sight: Sight) -> tuple[str, ...] | None:
 def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
     """Notes when every node first has engines that are qualified, all of them.
 
-    A node that went back to its driver says nothing of this one, and all of them prove nothing.
+    A node that went back to its driver says nothing of this one, and all of them prove nothing; nor
+    does a wave that goes back.
     """
-    if wave.safe_at is not None:
+    if wave.safe_at is not None or wave.phase in _GOING_BACK:
         return wave
     seen = [sights.get(one.name) for one in wave.nodes if one.stage is not Stage.REVERTED]
     if seen and all(one is not None and not one.blockers for one in seen):

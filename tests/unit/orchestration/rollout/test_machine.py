@@ -273,6 +273,16 @@ WAVES = st.builds(
 SEEN = st.dictionaries(st.sampled_from(NAMES), SIGHTS)
 
 
+def test_a_wave_that_goes_back_is_not_said_to_be_safe() -> None:
+    nodes = (node("a", Role.QUALIFICATION), node("b", Role.BATCH, Stage.FAILED))
+    begun = wave(*nodes, phase=Phase.ROLLING_BACK)
+    sights = {"a": READY, "b": Sight(OLD)}
+
+    after = advance(begun, sights, now=NOON)
+
+    assert advance(after, sights, now=later(60)).safe_at is None
+
+
 def for_any_wave(promise: Callable[..., None]) -> Callable[..., None]:
     """Asks of any wave, and of anything seen of its nodes, whether a promise holds."""
     return settings(max_examples=400, deadline=None)(given(WAVES, SEEN)(promise))
