@@ -22,16 +22,29 @@ def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Ru
     The caller has verified it. `source` is the model's directory: a server needs its tokenizer.
     """
     version, directory = str(engine.key.hard["tensorrt_llm"]), loaded.path / "engine"
-    toolchain, runner = f"tensorrt-llm-{version}", EngineRunner(version)
+    toolchain, runner, gpus = f"tensorrt-llm-{version}", EngineRunner(version), gpus_of(engine)
     if served:
-        return Runner(toolchain, SERVED_STEP, served_job(version, directory, source))
-    return Runner(toolchain, runner.score_step, runner.job(directory, "generation"))
+        told = served_job(version, directory, source)
+        return Runner(toolchain, SERVED_STEP, {**told, **gpus})
+    return Runner(toolchain, runner.score_step, {**runner.job(directory, "generation"), **gpus})
+
+
+def gpus_of(engine: Engine) -> dict[str, Any]:
+    """Returns which GPUs a step may use for a real engine, and how many."""
+    hard = engine.key.hard
+    return {
+        "gpu": {
+            "product": str(hard["gpu_product"]),
+            "compute_capability": str(hard["compute_capability"]),
+        },
+        "ranks": int(hard["tensor_parallel"]) * int(hard["pipeline_parallel"]),
+    }
 
 
 def prober_of(engine: Engine, loaded: Made) -> Runner:
     """Returns what asks a real engine in other ways, in the toolchain of its release."""
     version = str(engine.key.hard["tensorrt_llm"])
-    told = probe_job(version, loaded.path / "engine")
+    told = {**probe_job(version, loaded.path / "engine"), **gpus_of(engine)}
     return Runner(f"tensorrt-llm-{version}", PROBE_STEP, told)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.orchestration import stages
+from enginekeeper.orchestration.asking import gpus_of
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.pipeline import Progress, Work, compilation_of, source_of, there
 from enginekeeper.orchestration.simulation import SignedDirectory, score_simulated
@@ -46,6 +47,6 @@ def score_validation_twin(bench: Bench, work: Work, made: Progress, probe: Probe
         return score_simulated(shop, source_of(work), signed, probe, name, way="context")
     version = str(engine.key.hard["tensorrt_llm"])
     runner = EngineRunner(version)
-    told = runner.job(directory, "context")
+    told = {**runner.job(directory, "context"), **gpus_of(engine)}
     asks = Runner(f"tensorrt-llm-{version}", runner.score_step, told)
     return stages.score_engine(shop, built, probe, variant.identifier, runner=asks)

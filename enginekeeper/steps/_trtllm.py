@@ -95,7 +95,12 @@ def program(name: str) -> Path:
 
 
 def find_device(wanted: dict[str, str]) -> dict[str, str]:
-    """Returns the first GPU that is the one the engine is for; refuses before any work.
+    """Returns the first GPU that is the one the engine is for; refuses before any work."""
+    return find_devices(wanted, 1)[0]
+
+
+def find_devices(wanted: dict[str, str], count: int) -> list[dict[str, str]]:
+    """Returns as many GPUs of the kind the engine is for; refuses where there are fewer.
 
     Numbers in CUDA_VISIBLE_DEVICES are taken in nvidia-smi's order, which is that of the bus.
     """
@@ -104,19 +109,31 @@ def find_device(wanted: dict[str, str]) -> dict[str, str]:
     if allowed is not None:
         names = [name.strip() for name in allowed.split(",")]
         found = [one for one in found if one["index"] in names or one["uuid"] in names]
+    kind = (wanted["product"], wanted["compute_capability"])
+    fitting = [one for one in found if (one["product"], one["compute_capability"]) == kind]
+    if len(fitting) >= count:
+        return fitting[:count]
     expected = f"{wanted['product']}, compute capability {wanted['compute_capability']}"
-    for one in found:
-        if (one["product"], one["compute_capability"]) == (
-            wanted["product"], wanted["compute_capability"],
-        ):  # fmt: skip
-            return one
     raise Refusal(
         "wrong-gpu",
-        "there is no GPU of the kind the engine is for",
+        "there is no GPU of the kind the engine is for"
+        if count == 1
+        else f"there are not {count} GPUs of the kind the engine is for",
         expected=expected,
         actual=", ".join(f"{it['product']} ({it['compute_capability']})" for it in found) or "none",
         remedy="build on a host that has one: an engine is bound to the GPU that built it",
     )
+
+
+def use_devices(job: dict[str, Any]) -> None:
+    """Lets this process, and what it starts, see the GPUs that its job names, and no others.
+
+    By their UUIDs: CUDA counts GPUs in an order of its own, unless it is told otherwise. A job of
+    the double names none.
+    """
+    if "gpu" in job:
+        devices = find_devices(job["gpu"], int(job["ranks"]))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(one["uuid"] for one in devices)
 
 
 def _devices() -> list[dict[str, str]]:

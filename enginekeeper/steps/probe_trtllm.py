@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import Refusal, main
+from _trtllm import use_devices
 from score_trtllm import vocabulary_of
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Asks in every way and returns which rungs there were."""
     from _llm_api import LlmApi  # noqa: PLC0415 - torch takes seconds to import
 
+    use_devices(job)
     vocabulary = vocabulary_of(Path(job["tokens"]))
     prompts = _prompts(job, vocabulary)
     texts = list(prompts.values())

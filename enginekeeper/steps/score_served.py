@@ -22,8 +22,9 @@ def run(job: dict[str, Any], command: list[str] | None = None) -> dict[str, Any]
     """Starts the server, which is that of this toolchain unless told otherwise, and scores."""
     from _served import serving  # noqa: PLC0415 - torch takes seconds to import
     from _served_arm import score_served  # noqa: PLC0415
-    from _trtllm import program  # noqa: PLC0415
+    from _trtllm import program, use_devices  # noqa: PLC0415
 
+    use_devices(job)
     told, vocabulary = job["serve"], vocabulary_of(Path(job["tokens"]))
     with serving(command or [str(program(TOOL))], told["arguments"], told["options"]) as served:
         if (said := served.version()) != told["version"]:

@@ -1,8 +1,9 @@
 """The step `score_trtllm`: an engine scores a tokenized suite through TensorRT-LLM's LLM API.
 
 Job: as `score_engine`, with `"api": {"module", "version", "arguments"}` in place of the engine,
-which the arguments name, `"way": "generation" | "context"` and `"max_batch"`. See `_llm_arm` for
-the ways. What the runtime refuses or fails at ends the step: its log says why.
+which the arguments name, `"way": "generation" | "context"` and `"max_batch"`; for a real engine
+`"gpu"` and `"ranks"`, too: the GPUs that the process is to see. See `_llm_arm` for the ways. What
+the runtime refuses or fails at ends the step: its log says why.
 
 Written against the documented interface; not run on a GPU.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from _step import Refusal, main
+from _trtllm import use_devices
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +27,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     if job["way"] not in WAYS:
         raise Refusal("job", "no such way to score", actual=job["way"], expected=", ".join(WAYS))
+    use_devices(job)
     vocabulary = vocabulary_of(Path(job["tokens"]))
     with LlmApi(job["api"], vocabulary) as api:
         arm = LlmArm(api, job["way"], vocabulary, int(job["max_batch"]))

@@ -115,6 +115,17 @@ def test_both_ways_give_the_scores_of_what_stands_in_for_the_engine(
         assert engine["finite"].all()
 
 
+def test_padding_of_the_output_matrix_takes_no_share_of_the_probability(site: Site) -> None:
+    twin = site.score_twin()
+    config = json.loads((site.engine / "config.json").read_text())
+    config["pretrained_config"]["vocab_size"] = VOCABULARY + 32
+    (site.engine / "config.json").write_text(json.dumps(config))
+
+    engine = site.score("generation")
+
+    assert np.abs(engine["target_logprobs"] - twin["target_logprobs"]).max() < 1e-4
+
+
 def test_prompts_are_scored_in_rounds_as_any_engine_s_are(site: Site) -> None:
     output = site.bench.folder / "generation.safetensors"
     answer = output.with_name(f"{output.name}.answer")

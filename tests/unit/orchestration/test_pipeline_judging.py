@@ -147,6 +147,8 @@ def test_a_real_engine_is_asked_in_its_own_toolchain_after_its_signature_was_ver
     told = started[-1].job
     assert told["api"]["arguments"]["model"] == str(place)
     assert (told["way"], told["max_batch"]) == ("generation", 2)
+    assert told["gpu"] == {"product": "NVIDIA H100 80GB HBM3", "compute_capability": "9.0"}
+    assert told["ranks"] == 1
     assert told["rounds"]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from tensorrt_llm_release import EARLY, SAMPLING, STATE, check_arguments
 
 from tensorrt_llm._executor import Executor
@@ -158,8 +159,9 @@ class Llm:
         made, finish, reason = _until_stopped(made, asked)
         best = CompletionOutput(made, finish_reason=finish, stop_reason=reason)
         if asked.return_generation_logits:
-            best.generation_logits = logits[: len(made)]
-        context = self._not_reused(ids, rows) if asked.return_context_logits else None
+            best.generation_logits = self._padded(logits[: len(made)])
+        wanted = asked.return_context_logits
+        context = self._padded(self._not_reused(ids, rows)) if wanted else None
         return RequestOutput(list(ids), [best], context)
 
     def _not_reused(self, ids: tuple[int, ...], rows: Any) -> Any:  # noqa: ANN401
@@ -171,6 +173,10 @@ class Llm:
                 reused = end if ids[:end] in self._cached else reused
                 self._cached.add(ids[:end])
         return rows[reused:]
+
+    def _padded(self, rows: Any) -> Any:  # noqa: ANN401
+        """Returns rows as wide as the backend's output matrix."""
+        return rows
 
     def _on_request(self) -> None:
         """Does what a request leaves behind besides its answer."""
@@ -198,7 +204,12 @@ class EngineLlm(Llm):
                     f"{size} {asked} is not consistent with the engine's {size} {built}"
                 )
         build: dict[str, Any] = config["build_config"]
-        return build
+        return {**build, "vocab_size": config["pretrained_config"].get("vocab_size", 0)}
+
+    def _padded(self, rows: Any) -> Any:  # noqa: ANN401
+        """Adds the columns of padding rows of the output matrix, which are zeros."""
+        missing = max(self._limits["vocab_size"] - rows.shape[-1], 0)
+        return torch.nn.functional.pad(rows, (0, missing))
 
     def _check_request(self, ids: tuple[int, ...], asked: SamplingParams) -> None:
         longest = self._limits["max_seq_len"]
