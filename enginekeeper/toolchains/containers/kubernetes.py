@@ -98,8 +98,8 @@ def job_manifest(
 
 
 def product_label(product: str) -> str:
-    """Returns a GPU product as GPU feature discovery writes it into a label."""
-    return _LABEL.sub("-", product)
+    """Returns a GPU product as GPU feature discovery writes it into a label: without spaces."""
+    return _LABEL.sub("-", product).strip("-_.")
 
 
 def _security(user: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from registry.types import Engine
 from registry.waivers import ending_statement, waiver_statement
 from tests.factories.registry import START, WEIGHTS, Signers, Workbench, cpu_key, waiver_of
 from tests.factories.signed_engines import SignedEngines
+from tests.factories.timing import shelved
 
 TEXT = (Path(__file__).parents[3] / "docs" / "formats.md").read_text()
 DIGEST = digest_bytes(b"")
@@ -41,7 +42,7 @@ MANIFEST = Manifest("engine", (FileEntry("a", 0, DIGEST),)).as_dict()
     [
         *HARD_FIELDS, *SOFT_FIELDS, *MANIFEST, *MANIFEST["files"][0], *Purpose,
         *PREDICATES.values(), *SCHEMES, PAYLOAD_TYPE,
-        attestations.BUILD_TYPE, attestations.REFERENCE_TYPE,
+        attestations.BUILD_TYPE, attestations.REFERENCE_TYPE, *attestations.BUILD_TYPES.values(),
     ],
 )  # fmt: skip
 def test_the_document_names_it(name: str) -> None:
@@ -74,6 +75,7 @@ def written(bench: Workbench) -> set[str]:
     release(bench.registry, engine, "was the client")
     revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
     bench.record()
+    shelved(bench)
     root = bench.directory / "checkpoint"
     root.mkdir()
     (root / "config.json").write_bytes(b"{}")
@@ -94,6 +96,8 @@ def _in_words(name: str) -> str:
          "engines/<model>/<recipe>/<target>/cuda-<version>/driver-<version>/<engine>"),
         (r"^checkpoints/[^/]+/[^/]+/[0-9a-f]{12}", "checkpoints/<model>/<recipe>/<checkpoint>"),
         (r"^references/[^/]+/[0-9a-f]{12}/[0-9a-f]{12}", "references/<model>/<suite>/<reference>"),
+        (r"^timing-caches/[^/]+/[^/]+/[^/]+/[0-9a-f]{12}",
+         "timing-caches/<gpu>/<tensorrt>/<software>/<cache>"),
         (r"^statements/[0-9a-f]{64}", "statements/<all 64 digits of the engine>"),
         (r"-[0-9a-f]{12}\.dsse\.json$", "-<envelope>.dsse.json"),
         (r"/verdicts/[0-9a-f]{12}\.json$", "/verdicts/<document>.json"),
