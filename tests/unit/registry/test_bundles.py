@@ -34,6 +34,7 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.evidence import EVIDENCE, Evidence
+from registry.evidence_gate import EvidenceGate
 from registry.exchange import evidence_of, import_bundle, recorded_checks
 from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
@@ -186,6 +187,38 @@ def test_an_old_bundle_brings_back_no_pass(
     done = import_bundle(other.registry, bundle, tmp_path / "scratch")
     assert (done.verdicts, done.superseded) == (1, 1)
     assert other.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+
+
+@pytest.mark.parametrize("late", [Result.FAIL, Result.INCONCLUSIVE])
+def test_an_old_bundle_closes_nothing_that_passed_since(
+    bench: Workbench, late: Result, tmp_path: Path
+) -> None:
+    engine, other = bench.publish(), elsewhere(bench, tmp_path / "other")
+    bench.judge(engine, late)
+    write_bundle(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "old")
+    other.registry.publish_engine(bench.publication())
+    other.judge(engine)
+    done = import_bundle(other.registry, tmp_path / "old", tmp_path / "scratch")
+    assert (done.verdicts, done.superseded) == (0, 1)
+    assert other.registry.gate(engine.digest, CPU).rule == "qualified"
+    gate = EvidenceGate(bench.signers.trust, lambda _key, _environment: None)
+    assert gate.decide(evidence_of(other.registry, engine), CPU).rule == "qualified"
+
+
+@pytest.mark.parametrize("latest", [Result.PASS, Result.FAIL])
+def test_verdicts_count_as_they_were_issued_however_a_bundle_orders_them(
+    bench: Workbench, latest: Result, tmp_path: Path
+) -> None:
+    engine, other = bench.publish(), elsewhere(bench, tmp_path / "other")
+    bench.judge(engine, Result.FAIL if latest is Result.PASS else Result.PASS)
+    bench.judge(engine, latest)
+    evidence = evidence_of(bench.registry, engine)
+    turned = replace(evidence, judgements=evidence.judgements[::-1])
+    write_bundle(bench.registry.store, turned, tmp_path / "turned")
+    import_bundle(other.registry, tmp_path / "turned", tmp_path / "scratch")
+    rules = {Result.PASS: "qualified", Result.FAIL: "verdict-failed"}
+    assert other.registry.gate(engine.digest, CPU).rule == rules[latest]
+    assert len(other.registry.verdicts(engine.digest)) == 2
 
 
 def test_a_bundle_of_strangers_leaves_nothing(
