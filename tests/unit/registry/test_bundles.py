@@ -475,3 +475,17 @@ def test_an_export_goes_on_with_what_another_engine_left_there(
     assert (tmp_path / ".out.exporting" / "engine").is_dir()
     write_directory(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "out")
     assert faults(tmp_path / "out", bench.signers.trust) == []
+
+
+@pytest.mark.parametrize("field", ["source", "architecture"])
+def test_what_a_terminal_would_obey_is_taken_in_from_nobody(
+    bench: Workbench, engine: Engine, tmp_path: Path, field: str
+) -> None:
+    evidence, orders = evidence_of(bench.registry, engine), {field: "x\x1b[2J"}
+    forged = replace(evidence, model=replace(evidence.model, **orders))
+    write_bundle(bench.registry.store, forged, tmp_path / "forged")
+    with pytest.raises(InvalidRecordError, match="printable"):
+        import_bundle(bench.registry, tmp_path / "forged", tmp_path / "scratch")
+    said = {"source": "s", "architecture": "a", **orders}
+    with pytest.raises(InvalidRecordError, match="printable"):
+        bench.registry.record_model(evidence.model.digest, "m", **said)
