@@ -12,12 +12,18 @@ from registry.blobs.interface import BlobStore
 from registry.bundles import FILES, unpack
 from registry.digests import canonical_json
 from registry.evidence import Check, Evidence, Judgement, ModelFacts, Permission, checks
-from registry.publishing import EnginePublication, contradicted, signed_verdict, signed_waiver
+from registry.publishing import (
+    EnginePublication,
+    contradicted,
+    later_than,
+    signed_verdict,
+    signed_waiver,
+)
 from registry.records import Draft
 from registry.service import Registry
 from registry.statements import put_statement, statements_of
 from registry.trust import Purpose
-from registry.types import Engine, Result, Verdict, Waiver
+from registry.types import Engine, Verdict, Waiver
 
 
 @dataclass(frozen=True)
@@ -148,15 +154,16 @@ class _Statements:
             store.put_document(verdict.path, canonical_json(one.document))
 
     def record(self, draft: Draft) -> list[Verdict]:
-        """Records verdicts as they were issued, and waivers; returns the verdicts left out.
+        """Records verdicts, oldest first, and waivers; returns the verdicts left out.
 
-        In what order they come is anybody's to change. What a later verdict here contradicts is not
-        recorded after it: it would be the latest, and close or open what that one decided.
+        What a later verdict contradicts that was here before is not recorded after it: it would be
+        the latest, and close or open what that one decided. Nor is a pass that a later one of the
+        evidence contradicts: its order is anybody's to change.
         """
-        superseded = []
-        issued = sorted(self.verdicts, key=lambda it: (it.issued_at, it.result is not Result.PASS))
-        for verdict in issued:
-            if contradicted(verdict, draft.verdicts(self.engine.digest)) is not None:
+        superseded, here = [], draft.verdicts(self.engine.digest)
+        for verdict in self.verdicts:
+            late = later_than(verdict, draft.verdicts(self.engine.digest))
+            if late is not None or contradicted(verdict, here) is not None:
                 superseded.append(verdict)
                 continue
             draft.add_verdict(verdict)

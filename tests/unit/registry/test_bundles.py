@@ -7,7 +7,9 @@ import gzip
 import json
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -205,20 +207,38 @@ def test_an_old_bundle_closes_nothing_that_passed_since(
     assert gate.decide(evidence_of(other.registry, engine), CPU).rule == "qualified"
 
 
-@pytest.mark.parametrize("latest", [Result.PASS, Result.FAIL])
-def test_verdicts_count_as_they_were_issued_however_a_bundle_orders_them(
-    bench: Workbench, latest: Result, tmp_path: Path
+@pytest.mark.parametrize("order", [1, -1], ids=["as recorded", "turned"])
+@pytest.mark.parametrize("results", list(permutations((Result.PASS, Result.FAIL))), ids=str)
+def test_what_opens_here_by_evidence_opens_there_and_no_order_opens_more(
+    bench: Workbench, results: tuple[Result, ...], order: int, tmp_path: Path
 ) -> None:
+    """A failure that was recorded after a later pass closes: some clock was wrong."""
     engine, other = bench.publish(), elsewhere(bench, tmp_path / "other")
-    bench.judge(engine, Result.FAIL if latest is Result.PASS else Result.PASS)
-    bench.judge(engine, latest)
+    first, second = (bench.verdict_on(engine, one) for one in results)
+    for document, envelope in (first, second)[:: 1 if results[0] is Result.FAIL else -1]:
+        with suppress(ConflictError):  # a pass that is older is not recorded
+            bench.registry.record_verdict(engine.digest, document, envelope)
     evidence = evidence_of(bench.registry, engine)
-    turned = replace(evidence, judgements=evidence.judgements[::-1])
-    write_bundle(bench.registry.store, turned, tmp_path / "turned")
-    import_bundle(other.registry, tmp_path / "turned", tmp_path / "scratch")
-    rules = {Result.PASS: "qualified", Result.FAIL: "verdict-failed"}
-    assert other.registry.gate(engine.digest, CPU).rule == rules[latest]
-    assert len(other.registry.verdicts(engine.digest)) == 2
+    evidence = replace(evidence, judgements=evidence.judgements[::order])
+    write_bundle(bench.registry.store, evidence, tmp_path / "b")
+    import_bundle(other.registry, tmp_path / "b", tmp_path / "scratch")
+    there = other.registry.gate(engine.digest, CPU).rule
+    gate = EvidenceGate(bench.signers.trust, lambda _key, _environment: None)
+    assert gate.decide(evidence, CPU).rule == there
+    expected = results == (Result.FAIL, Result.PASS) and order == 1
+    assert there == ("qualified" if expected else "verdict-failed")
+
+
+def test_a_failure_that_is_recorded_after_a_later_pass_closes_with_and_without_the_registry(
+    bench: Workbench,
+) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine, Result.FAIL)
+    bench.judge(engine)
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    gate = EvidenceGate(bench.signers.trust, lambda _key, _environment: None)
+    offline = gate.decide(evidence_of(bench.registry, engine), CPU)
+    assert {offline.rule, bench.registry.gate(engine.digest, CPU).rule} == {"verdict-failed"}
 
 
 def test_a_bundle_of_strangers_leaves_nothing(
