@@ -24,6 +24,7 @@ from registry.envelopes import signers_of
 from registry.errors import IntegrityError, InvalidRecordError, RegistryError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
+from registry.names import check_line
 from registry.publishing import check_manifest, signed_verdict, signed_waiver
 from registry.revocations import verify_revocation
 from registry.summaries import verify_summary
@@ -33,6 +34,8 @@ from registry.verification import verify_engine
 from registry.waivers import verify_ending
 
 SCHEMA = 1
+_UNSIGNED = ("source", "architecture")
+"""What is told of a model and nobody signed."""
 EVIDENCE = "evidence.json"
 _FIELDS = {
     "schema", "manifest", "key", "model", "recipe", "target", "variant", "build", "verdicts",
@@ -145,7 +148,7 @@ class Evidence:
             model = document["model"]
             facts = ModelFacts(
                 Digest.parse(_text(model["digest"])), _text(model["name"]),
-                _text(model["source"]), _text(model["architecture"]),
+                *(check_line(_text(model[one]), where=f"{one} of the model") for one in _UNSIGNED),
             )  # fmt: skip
             names = EngineNames(
                 facts.name, *(_text(document[name]) for name in ("recipe", "target", "variant"))

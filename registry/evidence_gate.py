@@ -6,8 +6,9 @@ Rules:
   differs, and all of them are signed;
 - every statement in the evidence must verify: one that does not could be the verdict that closes
   the gate, so nothing is left out to open it;
-- nor is the order of the statements believed: the verdict that was signed last counts, and of two
-  of one moment the one that is no pass;
+- a pass counts only if it was both issued and recorded after whatever says otherwise, as in the
+  registry; when it was recorded, the order of the statements says, which anybody can change: that
+  can close the gate, never open it. Of two of one moment the one that is no pass counts;
 - a quarantine is not in the evidence: only the registry knows of one;
 - where the trust asks for a snapshot, the one that was kept counts until it expires, with what
   later ones revoked that this machine has seen;
@@ -17,8 +18,8 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from registry.environments import DriverScope, Environment
 from registry.errors import IntegrityError
@@ -62,7 +63,7 @@ class EvidenceGate:
             signed_verdict(engine, one.document, one.envelope.encode(), self.trust, now)
             for one in evidence.judgements
         ]
-        verdicts.sort(key=_signed_last, reverse=True)
+        verdicts = [one for one in reversed(verdicts) if not _is_even(one, verdicts)]
         waivers = ended_together(
             replace(
                 signed_waiver(engine, one.envelope.encode(), self.trust, now), ending=one.ending
@@ -93,8 +94,12 @@ class EvidenceGate:
         return age_of(snapshot, self.trust)
 
 
-def _signed_last(verdict: Verdict) -> tuple[datetime, bool]:
-    return (verdict.issued_at, verdict.result is not Result.PASS)
+def _is_even(verdict: Verdict, said: Sequence[Verdict]) -> bool:
+    """Says whether a pass was issued at the moment of a verdict of the same place that is none."""
+    others = (one for one in said if one.environment == verdict.environment)
+    return verdict.result is Result.PASS and any(
+        one.result is not Result.PASS and one.issued_at == verdict.issued_at for one in others
+    )
 
 
 def decide_unknown(

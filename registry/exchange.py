@@ -12,7 +12,13 @@ from registry.blobs.interface import BlobStore
 from registry.bundles import FILES, unpack
 from registry.digests import canonical_json
 from registry.evidence import Check, Evidence, Judgement, ModelFacts, Permission, checks
-from registry.publishing import EnginePublication, later_than, signed_verdict, signed_waiver
+from registry.publishing import (
+    EnginePublication,
+    contradicted,
+    later_than,
+    signed_verdict,
+    signed_waiver,
+)
 from registry.records import Draft
 from registry.service import Registry
 from registry.statements import put_statement, statements_of
@@ -28,7 +34,7 @@ class Imported:
     verdicts: int
     """Recorded now or before."""
     superseded: int
-    """Passes that were left out: a later verdict is recorded here."""
+    """Those that were left out: a later verdict that says otherwise is recorded here."""
 
 
 def evidence_of(registry: Registry, engine: Engine) -> Evidence:
@@ -148,10 +154,16 @@ class _Statements:
             store.put_document(verdict.path, canonical_json(one.document))
 
     def record(self, draft: Draft) -> list[Verdict]:
-        """Records verdicts, oldest first, and waivers; returns the passes that were left out."""
-        superseded = []
+        """Records verdicts, oldest first, and waivers; returns the verdicts left out.
+
+        What a later verdict contradicts that was here before is not recorded after it: it would be
+        the latest, and close or open what that one decided. Nor is a pass that a later one of the
+        evidence contradicts: its order is anybody's to change.
+        """
+        superseded, here = [], draft.verdicts(self.engine.digest)
         for verdict in self.verdicts:
-            if later_than(verdict, draft.verdicts(self.engine.digest)) is not None:
+            late = later_than(verdict, draft.verdicts(self.engine.digest))
+            if late is not None or contradicted(verdict, here) is not None:
                 superseded.append(verdict)
                 continue
             draft.add_verdict(verdict)

@@ -4,7 +4,8 @@ Rules:
 
 - a path is relative, POSIX, and stays below the directory it is joined to;
 - no component is empty, `.`, `..`, or hidden behind a backslash or a control character;
-- a component that a person chose (a model, a recipe, a target) is letters, digits and `._+-`.
+- a component that a person chose (a model, a recipe, a target) is letters, digits and `._+-`;
+- what is only shown to people is one line that a terminal takes for text.
 """
 
 from __future__ import annotations
@@ -41,6 +42,19 @@ def check_component(name: str, *, where: str) -> str:
             expected="1 to 128 letters, digits, `._+-`, starting with a letter or digit",
         )
     return name
+
+
+def check_line(text: str, *, where: str) -> str:
+    """Returns text for people if it is one printable line; raises InvalidRecordError.
+
+    What a terminal would take for an order does not get into the catalogue.
+    """
+    if not text.isprintable():
+        raise InvalidRecordError(
+            "not one line of printable text", where=where, actual=ascii(text),
+            expected="no control character and no end of a line",
+        )  # fmt: skip
+    return text
 
 
 def _why_not_confined(path: str) -> str | None:

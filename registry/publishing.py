@@ -376,18 +376,19 @@ def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
     An old pass that is recorded late would otherwise open a gate that a newer verdict closed. Two
     validators who pass an engine at once do not stand in each other's way.
     """
-    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
+    return contradicted(verdict, recorded) if verdict.result is Result.PASS else None
+
+
+def contradicted(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
+    """Returns a recorded verdict of the same place that says otherwise and was issued later.
+
+    None for one that is recorded itself: it stays what it was.
+    """
+    if verdict.digest in {one.digest for one in recorded}:
         return None
-    return next(
-        (
-            one
-            for one in recorded
-            if one.environment == verdict.environment
-            and one.result is not Result.PASS
-            and one.issued_at > verdict.issued_at
-        ),
-        None,
-    )
+    there = (one for one in recorded if one.environment == verdict.environment)
+    others = (one for one in there if one.result is not verdict.result)
+    return next((one for one in others if one.issued_at > verdict.issued_at), None)
 
 
 def check_manifest(manifest: Manifest, key: EngineKey) -> None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +26,9 @@ from registry.errors import (
 )
 from registry.layout import MANIFEST
 from registry.manifests import FileEntry, Manifest, verify_directory
+
+_ASKED_AT_ONCE = 8
+"""Questions to a store that are under way together; on S3 a client has that many connections."""
 
 
 def store_artifact(store: BlobStore, directory: Path, manifest: Manifest, folder: str) -> None:
@@ -92,13 +96,17 @@ def require_stored(store: BlobStore, manifest: Manifest) -> None:
 
 
 def is_stored(store: BlobStore, manifest: Manifest, folder: str) -> bool:
-    """Says whether an artifact's manifest and all of its files are there; reads no file."""
+    """Says whether an artifact's manifest and all of its files are there; reads no file.
+
+    Several are asked for at once: whoever asks may hold off every other writer meanwhile.
+    """
     try:
         if store.get_document(f"{folder}/{MANIFEST}") != manifest.to_bytes():
             return False
     except RecordNotFoundError:
         return False
-    return all(store.exists(digest) for digest in {entry.digest for entry in manifest.files})
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return all(pool.map(store.exists, {entry.digest for entry in manifest.files}))
 
 
 def lost(what: str, where: str, expected: Digest) -> IntegrityError:

@@ -73,7 +73,7 @@ def import_command(file: Path, sha256: str | None, as_json: bool) -> int:
         f"engine {done.engine.digest.short} is here, with {done.verdicts} verdicts",
     )  # fmt: skip
     if done.superseded:
-        output.note(f"{done.superseded} older passes were left out: a later verdict is here")
+        output.note(f"{done.superseded} older verdicts were left out: a later one is here")
     return ExitCode.OK
 
 

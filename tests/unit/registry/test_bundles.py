@@ -7,7 +7,9 @@ import gzip
 import json
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.evidence import EVIDENCE, Evidence
+from registry.evidence_gate import EvidenceGate
 from registry.exchange import evidence_of, import_bundle, recorded_checks
 from registry.lifecycle import revoke
 from registry.manifests import FileEntry, Manifest
@@ -186,6 +189,56 @@ def test_an_old_bundle_brings_back_no_pass(
     done = import_bundle(other.registry, bundle, tmp_path / "scratch")
     assert (done.verdicts, done.superseded) == (1, 1)
     assert other.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+
+
+@pytest.mark.parametrize("late", [Result.FAIL, Result.INCONCLUSIVE])
+def test_an_old_bundle_closes_nothing_that_passed_since(
+    bench: Workbench, late: Result, tmp_path: Path
+) -> None:
+    engine, other = bench.publish(), elsewhere(bench, tmp_path / "other")
+    bench.judge(engine, late)
+    write_bundle(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "old")
+    other.registry.publish_engine(bench.publication())
+    other.judge(engine)
+    done = import_bundle(other.registry, tmp_path / "old", tmp_path / "scratch")
+    assert (done.verdicts, done.superseded) == (0, 1)
+    assert other.registry.gate(engine.digest, CPU).rule == "qualified"
+    gate = EvidenceGate(bench.signers.trust, lambda _key, _environment: None)
+    assert gate.decide(evidence_of(other.registry, engine), CPU).rule == "qualified"
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["as recorded", "turned"])
+@pytest.mark.parametrize("results", list(permutations((Result.PASS, Result.FAIL))), ids=str)
+def test_what_opens_here_by_evidence_opens_there_and_no_order_opens_more(
+    bench: Workbench, results: tuple[Result, ...], order: int, tmp_path: Path
+) -> None:
+    """A failure that was recorded after a later pass closes: some clock was wrong."""
+    engine, other = bench.publish(), elsewhere(bench, tmp_path / "other")
+    first, second = (bench.verdict_on(engine, one) for one in results)
+    for document, envelope in (first, second)[:: 1 if results[0] is Result.FAIL else -1]:
+        with suppress(ConflictError):  # a pass that is older is not recorded
+            bench.registry.record_verdict(engine.digest, document, envelope)
+    evidence = evidence_of(bench.registry, engine)
+    evidence = replace(evidence, judgements=evidence.judgements[::order])
+    write_bundle(bench.registry.store, evidence, tmp_path / "b")
+    import_bundle(other.registry, tmp_path / "b", tmp_path / "scratch")
+    there = other.registry.gate(engine.digest, CPU).rule
+    gate = EvidenceGate(bench.signers.trust, lambda _key, _environment: None)
+    assert gate.decide(evidence, CPU).rule == there
+    expected = results == (Result.FAIL, Result.PASS) and order == 1
+    assert there == ("qualified" if expected else "verdict-failed")
+
+
+def test_a_failure_that_is_recorded_after_a_later_pass_closes_with_and_without_the_registry(
+    bench: Workbench,
+) -> None:
+    engine = bench.publish()
+    document, envelope = bench.verdict_on(engine, Result.FAIL)
+    bench.judge(engine)
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    gate = EvidenceGate(bench.signers.trust, lambda _key, _environment: None)
+    offline = gate.decide(evidence_of(bench.registry, engine), CPU)
+    assert {offline.rule, bench.registry.gate(engine.digest, CPU).rule} == {"verdict-failed"}
 
 
 def test_a_bundle_of_strangers_leaves_nothing(
@@ -442,3 +495,17 @@ def test_an_export_goes_on_with_what_another_engine_left_there(
     assert (tmp_path / ".out.exporting" / "engine").is_dir()
     write_directory(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "out")
     assert faults(tmp_path / "out", bench.signers.trust) == []
+
+
+@pytest.mark.parametrize("field", ["source", "architecture"])
+def test_what_a_terminal_would_obey_is_taken_in_from_nobody(
+    bench: Workbench, engine: Engine, tmp_path: Path, field: str
+) -> None:
+    evidence, orders = evidence_of(bench.registry, engine), {field: "x\x1b[2J"}
+    forged = replace(evidence, model=replace(evidence.model, **orders))
+    write_bundle(bench.registry.store, forged, tmp_path / "forged")
+    with pytest.raises(InvalidRecordError, match="printable"):
+        import_bundle(bench.registry, tmp_path / "forged", tmp_path / "scratch")
+    said = {"source": "s", "architecture": "a", **orders}
+    with pytest.raises(InvalidRecordError, match="printable"):
+        bench.registry.record_model(evidence.model.digest, "m", **said)

@@ -20,7 +20,7 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.manifests import Manifest, verify_directory
-from registry.transfer import fetch_artifact, load_manifest, store_artifact
+from registry.transfer import fetch_artifact, is_stored, load_manifest, store_artifact
 from tests.fakes.stores import Killed
 
 FILES = {"a.json": b"{}", "graphs/decode.so": b"code", "weights/model.safetensors": b"weights"}
@@ -201,3 +201,30 @@ def test_a_swapped_blob_does_not_come_out(
     with pytest.raises(IntegrityError):
         fetch_artifact(store, manifest, destination)
     assert list(destination.parent.iterdir()) == []
+
+
+class MeetingStore(LocalBlobStore):
+    """Answers whether a blob is there only when a second question is under way, too."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.meeting = threading.Barrier(2, timeout=10)
+
+    def exists(self, digest: Digest) -> bool:
+        self.meeting.wait()
+        return super().exists(digest)
+
+
+def test_the_last_look_asks_for_several_files_at_once(original: Path, tmp_path: Path) -> None:
+    (original / "four.json").write_bytes(b"four")
+    manifest = Manifest.of_directory(original, "checkpoint")
+    store_artifact(LocalBlobStore(tmp_path / "store"), original, manifest, "checkpoints/one")
+    assert is_stored(MeetingStore(tmp_path / "store"), manifest, "checkpoints/one")
+
+
+def test_the_last_look_misses_a_file_that_is_gone(original: Path, tmp_path: Path) -> None:
+    store = LocalBlobStore(tmp_path / "store")
+    manifest = Manifest.of_directory(original, "checkpoint")
+    store_artifact(store, original, manifest, "checkpoints/one")
+    store.remove(manifest.files[-1].digest)
+    assert not is_stored(store, manifest, "checkpoints/one")
