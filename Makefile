@@ -53,8 +53,9 @@ demo-all: dev ## The same for every recipe that the CPU can score
 bench: dev ## Measure what benchmarks/README.md reports
 	@$(BIN)/python benchmarks/help_time.py
 
-bench-faults: dev ## Put known faults into the exports of make demo-all and count what the audits find
+bench-faults: dev ## Put known faults into the exports of make demo-all; count what audits, behaviour and others find
 	@$(BIN)/python benchmarks/detection.py
+	@$(BIN)/python benchmarks/behaviour.py all
 
 lock: dev ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --generate-hashes \

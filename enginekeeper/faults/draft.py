@@ -133,7 +133,7 @@ class Draft:
     def differs(self) -> bool:
         """Says whether the config, the tensors, their order or the notes are not the original's."""
         original = read_json_object(self.base.directory / "config.json")
-        if self.config != original or self._rewrites_files():
+        if self.config != original or self.rewrites_files():
             return True
         pairs = zip(self.ranks, self.base.ranks, strict=True)
         return any(_differs(ours, theirs) for ours, theirs in pairs)
@@ -157,7 +157,7 @@ class Draft:
         The same checkpoint as `write` gives, without copying what no edit touched. What an edit
         does to the files themselves is written in full, so that they are what is read.
         """
-        if self._rewrites_files():
+        if self.rewrites_files():
             self.write(directory)
             return Checkpoint.open(directory)
         self._write_config(directory)
@@ -171,7 +171,7 @@ class Draft:
             files.append(TensorFile(path, merged))
         return Checkpoint.of(directory, self.config, files)
 
-    def _rewrites_files(self) -> bool:
+    def rewrites_files(self) -> bool:
         """Whether the files differ in more than the tensors that were edited."""
         pairs = zip(self.ranks, self.base.ranks, strict=True)
         reordered = any(_in_another_order(ours, theirs) for ours, theirs in pairs)

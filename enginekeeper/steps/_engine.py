@@ -44,6 +44,18 @@ class Session:
     capacity: int
 
 
+@dataclass(frozen=True)
+class Call:
+    """What all layers share while they are fed the same tokens."""
+
+    entry: str
+    """`decode` or `prefill`."""
+    rope: tuple[Tensor, Tensor]
+    slots: Tensor
+    masks: dict[int | None, Tensor]
+    """By attention window, made when the first layer asks."""
+
+
 class Engine:
     """An engine directory loaded for use."""
 
@@ -121,23 +133,32 @@ class Engine:
         positions = (slots[None, :] - session.padding[:, None]).clamp(min=0)
         rope = (self._cos[positions][:, None], self._sin[positions][:, None])
         masks: dict[int | None, Tensor] = {}
-        entry = "decode" if tokens == 1 else "prefill"
-        x = self._embedding[ids].to(torch.float32)
-        for number, signature in enumerate(self.description["layers"]):
-            window = self.config.windows[number]
-            if window not in masks:
-                masks[window] = _mask(session, slots, window)
-            x = self._graphs[signature, entry](
-                x,
-                rope,
-                slots,
-                masks[window],
-                session.caches[number],
-                self._epsilon,
-                self._layer_weights[number],
-            )
+        call = Call("decode" if tokens == 1 else "prefill", rope, slots, masks)
+        x = self._through(session, ids, call)
         session.used += tokens
         return x
+
+    def _through(self, session: Session, ids: Tensor, call: Call) -> Tensor:
+        """Returns the hidden states of tokens after all layers."""
+        x = self._embedding[ids].to(torch.float32)
+        for number in range(len(self.description["layers"])):
+            x = self._layer(session, number, x, call)
+        return x
+
+    def _layer(self, session: Session, number: int, x: Tensor, call: Call) -> Tensor:
+        """Runs one layer, which reads and writes its own part of the session's cache."""
+        window = self.config.windows[number]
+        if window not in call.masks:
+            call.masks[window] = _mask(session, call.slots, window)
+        return self._graphs[self.description["layers"][number], call.entry](
+            x,
+            call.rope,
+            call.slots,
+            call.masks[window],
+            session.caches[number],
+            self._epsilon,
+            self._layer_weights[number],
+        )
 
     @torch.no_grad()
     def logits(self, states: Tensor) -> Tensor:

@@ -1,0 +1,141 @@
+"""An edit in a loaded engine says what an engine built of the edited checkpoint says.
+
+So faults can be measured without compiling anything: `benchmarks/behaviour.py` stands on this.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from enginekeeper.faults.catalogue import named
+from enginekeeper.faults.draft import Draft
+from enginekeeper.faults.fault import Target
+from enginekeeper.faults.injection import Injection, inject
+from registry.files import write_whole
+from tests.factories.checkpoints import SOURCE, exported
+from tests.factories.engine_bench import Bench
+
+pytestmark = pytest.mark.toolchain
+
+VOCABULARY = 96
+PROMPTS = [0, 1, 2]
+LAST = Target("last", "mlp.proj")
+FAULTS = {
+    "scale-gain": Injection(named("scale-gain"), 1.1, LAST),
+    "epsilon": Injection(named("epsilon"), 100.0, LAST),
+    "rope-base": Injection(named("rope-base"), 0.1, LAST),
+    "layers-fewer": Injection(named("layers-fewer"), 1, LAST),
+    "table-rows-zero": Injection(named("table-rows-zero"), 16, Target("first")),
+}
+
+Said = dict[str, Any]
+
+
+class Desk:
+    """Asks one process for one edit after another."""
+
+    def __init__(self, bench: Bench, checkpoint: Path) -> None:
+        self.bench, self.checkpoint = bench, checkpoint
+        self.place = bench.folder / "desk"
+        self.place.mkdir()
+        self.said: dict[str, Said] = {}
+        self.requests = self.work()
+
+    def work(self) -> Generator[dict[str, Any], Said, None]:
+        yield self.request("built", {})
+        for name, injection in FAULTS.items():
+            draft = Draft.open(self.checkpoint, SOURCE)
+            injection.apply(draft)
+            overlay = self.bench.folder / f"{name}-overlay"
+            overlay.mkdir()
+            draft.overlay(overlay)
+            self.said[name] = yield self.request(name, {"overlay": str(overlay)})
+        self.said["again"] = yield self.request("again", {})
+        nothing = self.bench.folder / "nothing-overlay"
+        nothing.mkdir()
+        draft = Draft.open(self.checkpoint)
+        draft.get(0, "transformer.ln_f.weight")
+        draft.overlay(nothing)
+        self.said["nothing"] = yield self.request("nothing", {"overlay": str(nothing)})
+        other = self.bench.folder / "other-overlay"
+        other.mkdir()
+        draft = Draft.open(self.checkpoint)
+        draft.config["hidden_act"] = "gelu"
+        draft.overlay(other)
+        self.said["other"] = yield self.request("other", {"overlay": str(other)})
+
+    def request(self, name: str, edit: dict[str, Any]) -> dict[str, Any]:
+        output = self.bench.folder / f"{name}.safetensors"
+        return {"dropped": [], "prompts": PROMPTS, "output": str(output), **edit}
+
+    def hear(self, line: str) -> None:
+        if not line.startswith("ask "):
+            return
+        asked = int(line.split()[1])
+        try:
+            request = (
+                next(self.requests)
+                if asked == 1
+                else self.requests.send(json.loads((self.place / f"{asked - 1}.json").read_text()))
+            )
+        except StopIteration:
+            request = {"stop": True}
+        write_whole(self.place / "answer.json", json.dumps({"ask": asked, **request}).encode())
+
+
+def _scored(bench: Bench, name: str) -> dict[str, Any]:
+    return dict(load_file(bench.folder / f"{name}.safetensors"))
+
+
+@pytest.fixture
+def desk(bench: Bench, tmp_path: Path) -> Iterator[Desk]:
+    checkpoint = exported("w8a16", tmp_path)
+    bench.compile(checkpoint)
+    desk = Desk(bench, checkpoint)
+    logits = str(bench.folder / "logits.safetensors")
+    engine = str(bench.folder / "engine")
+    job = {
+        "engine": engine, "tokens": str(bench.tokens(VOCABULARY)), "targets": {},
+        "top_k": VOCABULARY, "batch_size": 3, "desk": str(desk.place), "write_logits": logits,
+        "source_logits": logits,
+    }  # fmt: skip
+    bench.run("score_edits", job, "edits", desk.hear)
+    yield desk
+    shutil.rmtree(desk.place)
+
+
+def test_an_edit_in_place_is_an_engine_of_the_edited_checkpoint(desk: Desk) -> None:
+    bench = desk.bench
+    built = _scored(bench, "built")
+    for name, injection in FAULTS.items():
+        faulty = bench.folder / f"{name}-checkpoint"
+        inject(desk.checkpoint, injection, faulty, SOURCE)
+        bench.compile(faulty, f"{name}-engine")
+        own = bench.score(
+            "score_engine", f"{name}-own", VOCABULARY,
+            engine=str(bench.folder / f"{name}-engine"), batch_size=3,
+        )  # fmt: skip
+        here = _scored(bench, name)
+        assert np.array_equal(here["target_logprobs"], own["target_logprobs"]), name
+        assert not np.array_equal(here["target_logprobs"], built["target_logprobs"]), name
+        assert desk.said[name]["changed"], name
+    assert desk.said["scale-gain"]["first_layer"] == 1
+    assert desk.said["epsilon"]["first_layer"] == 0
+
+
+def test_edits_are_taken_back_and_what_changes_nothing_is_said(desk: Desk) -> None:
+    built, again = _scored(desk.bench, "built"), _scored(desk.bench, "again")
+    assert np.array_equal(built["top_logprobs"], again["top_logprobs"])
+    assert desk.said["nothing"]["changed"] == []
+    assert desk.said["other"]["refused"]["kind"] == "another-graph"
+    assert built["logit_cosine"] == pytest.approx(1.0, abs=1e-4)
+    assert built["logit_distance"] == pytest.approx(0.0, abs=1e-3)
+    assert _scored(desk.bench, "layers-fewer")["logit_cosine"].min() < 0.999
