@@ -501,7 +501,7 @@ def test_an_export_goes_on_with_what_another_engine_left_there(
 def test_what_a_terminal_would_obey_is_taken_in_from_nobody(
     bench: Workbench, engine: Engine, tmp_path: Path, field: str
 ) -> None:
-    evidence, orders = evidence_of(bench.registry, engine), {field: "x\x1b[2J"}
+    evidence, orders = evidence_of(bench.registry, engine), dict[str, Any]({field: "x\x1b[2J"})
     forged = replace(evidence, model=replace(evidence.model, **orders))
     write_bundle(bench.registry.store, forged, tmp_path / "forged")
     with pytest.raises(InvalidRecordError, match="printable"):
