@@ -26,7 +26,7 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.records import Draft
-from registry.statements import put_statement, statements_of
+from registry.statements import gather, put_statement, statements_of
 from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
@@ -146,9 +146,8 @@ class Publisher:
             model = view.model(publication.model)
             _check_world(view, manifest, publication.checkpoint)
             recorded = view.place_of(manifest.digest)
-        folder = recorded or layout.engine_path(
-            model.name, publication.recipe, publication.target, key, manifest.digest
-        )
+        names = (model.name, publication.recipe, publication.target)
+        folder = recorded or layout.engine_path(*names, key, manifest.digest)
         engine = Engine(
             digest=manifest.digest,
             key=key,
@@ -165,6 +164,8 @@ class Publisher:
             recorded_at=self.clock(),
         )
         verify_engine(engine, self.trust)
+        if recorded is None:
+            gather(self.store, engine.digest, layout.target_path(*names))
 
         def store() -> None:
             store_artifact(self.store, publication.directory, manifest, folder)

@@ -48,6 +48,7 @@ from registry.models import (
     VerdictRow,
     WaiverRow,
 )
+from registry.names import check_line
 from registry.standing import Standing, StandingChange, check_may_follow
 from registry.timing.records import TimingDraft
 from registry.types import (
@@ -111,6 +112,8 @@ class Draft(Writer):
 
     def add_model(self, model: Model) -> Model:
         """Records source weights; a model recorded before keeps its first name and source."""
+        check_line(model.source, where="source of the model")
+        check_line(model.architecture, where="architecture of the model")
         self._insert(
             ModelRow, digest=model.digest, name=model.name, source=model.source,
             architecture=model.architecture, recorded_at=model.recorded_at,

@@ -37,7 +37,7 @@ from registry.judge import Judge
 from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.moving import Mover
-from registry.names import check_component, check_line
+from registry.names import check_component
 from registry.nearest import Neighbour, nearest
 from registry.outdated import without_outdated
 from registry.publishing import (
@@ -100,8 +100,6 @@ class Registry:
     def record_model(self, digest: Digest, name: str, *, source: str, architecture: str) -> Model:
         """Records source weights; everything else hangs on them."""
         check_component(name, where="model")
-        check_line(source, where="source of the model")
-        check_line(architecture, where="architecture of the model")
         model = Model(digest, name, source, architecture, self.clock())
         with self.catalogue.edit(actor=self.actor) as draft:
             return draft.add_model(model)

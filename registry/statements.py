@@ -26,6 +26,7 @@ from registry.types import Engine
 
 _KINDS = (layout.WAIVER_END, layout.SUMMARY, layout.QUARANTINE, layout.RELEASE, *Purpose)
 """How names begin; of two that fit the longer one comes first."""
+_STOPPING = (Purpose.REVOCATION, layout.QUARANTINE, layout.RELEASE, layout.WAIVER_END)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,19 @@ def statements_of(store: BlobStore, engine: Engine) -> Statements:
 def put_statement(store: BlobStore, engine: Digest, kind: str, envelope: bytes) -> None:
     """Puts a signed statement about an engine where it is looked for; again is nothing."""
     store.put_document(layout.statement_name(engine, kind, digest_bytes(envelope)), envelope)
+
+
+def gather(store: BlobStore, engine: Digest, root: str) -> None:
+    """Puts where it is looked for what a sweep from before left of an engine in other folders.
+
+    That is what stopped it. Its folder was named after the driver it was built under, and below the
+    root are those of all drivers: this is asked for once, when the engine is recorded anew.
+    """
+    for name in store.list_documents(f"{root}/"):
+        folder, _, last = name.rpartition("/attestations/")
+        kind = _kind(last)
+        if folder.endswith(f"/{engine.short}") and kind in _STOPPING:
+            put_statement(store, engine, kind, store.get_document(name))
 
 
 def envelope_start(name: str) -> str:

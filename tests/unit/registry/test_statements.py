@@ -74,6 +74,19 @@ def test_revoked_bytes_that_were_swept_come_back_revoked(bench: Workbench, drive
         bench.registry.set_channel("prod", again.digest, CPU, actor="anna")
 
 
+@pytest.mark.parametrize("driver", [OLD, NEW])
+def test_what_a_sweep_from_before_left_in_a_drivers_folder_is_found(
+    bench: Workbench, driver: str
+) -> None:
+    engine, store = judged(bench, OLD), bench.registry.store
+    revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
+    (name,) = statements_of(store, engine).names(Purpose.REVOCATION)
+    store.put_document(f"{engine.path}/attestations/{Path(name).name}", store.get_document(name))
+    store.remove_document(name)
+    swept(bench)
+    assert rule(bench, judged(bench, driver)) == "revoked"
+
+
 def test_a_revocation_that_is_carried_closes_the_gate_whatever_the_driver_here(
     bench: Workbench, elsewhere: Workbench, tmp_path: Path
 ) -> None:
