@@ -17,13 +17,13 @@ from enginekeeper.fleet.environments import GpuKind, kinds_of
 from enginekeeper.fleet.identity import actor, node_name
 from enginekeeper.fleet.interface import DriverState
 from enginekeeper.orchestration.keys import Host, local_environment
-from enginekeeper.orchestration.launching import launcher_of
 from enginekeeper.orchestration.tools import Tools, locked_torch, read_tools, reference_toolchain
 from enginekeeper.orchestration.transfers import TransferLog
 from enginekeeper.orchestration.validator import validator_digest
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
-from enginekeeper.toolchains.catalogue import lock_digest
+from enginekeeper.toolchains.catalogue import contained_lock, lock_digest
+from enginekeeper.toolchains.runner import Launcher
 from enginekeeper.toolchains.sync import ensure
 from enginekeeper.validation.suite_store import SuiteStore
 from enginekeeper.work import WorkStore
@@ -67,7 +67,7 @@ class Bench:
             logs=self.settings.home / "runs" / f"{started}-{os.getpid()}",
             python_of=lambda name: ensure(name, self.settings),
             lock_of=lambda name: lock_digest(name, self.settings),
-            launcher_of=lambda name: launcher_of(name, self.settings),
+            launcher_of=self._launcher_of,
             reference_toolchain=lambda: reference_toolchain(self.settings),
         )
 
@@ -125,6 +125,14 @@ class Bench:
             actor=actor(),
             snapshots=self.snapshots,
         )
+
+    def _launcher_of(self, toolchain: str) -> Launcher | None:
+        if contained_lock(toolchain, self.settings) is None:
+            return None
+        # NVML, which chooses the GPU, is not for those who run no container
+        from enginekeeper.orchestration.launching import launcher_of  # noqa: PLC0415
+
+        return launcher_of(toolchain, self.settings)
 
     def _make_home(self) -> None:
         try:

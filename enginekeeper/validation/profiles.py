@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from enginekeeper.validation.checks import Limit, rounded
 from enginekeeper.validation.divergence import Comparison, Window
@@ -76,6 +75,8 @@ def power(comparison: Comparison, limit: Limit) -> list[dict[str, Any]]:
         return []
     measured = float(means.std() / means.mean()) if means.mean() > 0 else 0.0
     variation = max(measured, VARIATION)
+    from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
+
     needed = float(stats.norm.ppf(limit.failure_confidence))
     rows = []
     for dose in DOSES:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Doubles = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -50,6 +49,8 @@ class Estimate:
         distance = abs(limit - self.value)
         if distance == 0.0:
             return None
+        from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
+
         quantile = float(stats.norm.ppf(confidence))
         return max(self.prompts + 1, int(np.ceil((quantile * self.spread / distance) ** 2)))
 
@@ -73,6 +74,8 @@ def estimate(
     largest = float(np.abs(residuals).max())
     if largest <= 1e-12 * abs(value):  # rounding noise: all prompts say the same
         return Estimate(value, value, value, count, 0.0)
+    from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
+
     variance, skewness = _moments_of_mean(residuals / largest, strata)
     error = largest * float(np.sqrt(variance))
     freedom = count - len(np.unique(strata))
@@ -126,6 +129,8 @@ def hazard_exceeds(
     Fisher's exact test: no large-sample approximation, so it holds for the handful of events that
     a healthy engine shows.
     """
+    from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
+
     table = np.asarray(
         [
             [events, exposures - events],

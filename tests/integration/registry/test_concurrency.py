@@ -21,8 +21,10 @@ from registry.lifecycle import blast_radius, revoke
 from registry.moving import Mover
 from registry.queries import View
 from registry.service import Registry
+from registry.timing import shelf
 from registry.types import ChannelPosition, Engine, Result, Verdict
 from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
+from tests.factories.timing import KEY, publication
 
 Made = TypeVar("Made")
 PUBLISHERS = 8
@@ -100,6 +102,24 @@ def test_one_reference_recorded_by_many_is_one_reference(
     assert len({one.provenance for one in publications}) == PUBLISHERS
     assert len(set(references)) == 1
     assert bench.registry.references() == references[:1]
+
+
+def test_of_builders_who_measured_at_once_the_last_wins_and_no_cache_is_spoiled(
+    bench: Workbench, registries: list[Registry], tmp_path: Path
+) -> None:
+    publications = [publication(bench, bytes([number // 2])) for number in range(PUBLISHERS)]
+
+    at_once(registries, lambda number, registry: shelf.publish(registry, publications[number]))
+
+    with bench.registry.catalogue.read() as view:
+        caches = view.timing.caches(KEY)
+    found, doubts = shelf.find(bench.registry, KEY, simulated=False)
+    assert len(caches) == PUBLISHERS // 2
+    assert (found, doubts) == (caches[0], ())
+    contents = {
+        shelf.fetch(bench.registry, one, tmp_path / one.digest.short).read_bytes() for one in caches
+    }
+    assert contents == {bytes([number]) for number in range(PUBLISHERS // 2)}
 
 
 def test_a_channels_history_has_no_forks(bench: Workbench, registries: list[Registry]) -> None:

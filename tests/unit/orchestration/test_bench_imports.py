@@ -18,3 +18,13 @@ def test_a_bench_loads_no_pydantic_no_nvml_and_reads_no_table() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_empty_plan_loads_neither_scipy_nor_prefect() -> None:
+    code = (
+        "import sys\n"
+        "import enginekeeper.orchestration.start\n"
+        "sys.exit(' '.join(sorted({'scipy', 'prefect'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from enginekeeper.building.interface import BuiltEngine, TimingFiles
 from enginekeeper.errors import InputError
-from enginekeeper.orchestration.timing import locked_key, started_from
+from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.timing import BuildTiming, TimingRun, locked_key, started_from
 from enginekeeper.specs.gpus import gpu_products
 from registry.digests import digest_bytes
 from registry.timing.types import TimingKey
@@ -60,3 +63,34 @@ def test_a_product_says_what_its_build_started_with() -> None:
     assert started_from({"timing": {"started_from": str(digest)}}) == digest
     assert started_from({"timing": {"started_from": None}}) is None
     assert started_from({}) is None
+
+
+def _built(tensorrt: str | None) -> BuiltEngine:
+    report = {"tensorrt": tensorrt, "timing_cache": {"ranks": 2, "fresh": 1, "not_taken": 0}}
+    return BuiltEngine(Path("engine"), 1.0, {}, (), {}, report)
+
+
+def _run(tmp_path: Path) -> TimingRun:
+    key = TimingKey(H100.product, "9.0", "10.14.1.48", "13.0", "13.0")
+    nobody = cast("Bench", None)  # nothing is signed or published
+    timing = BuildTiming(nobody, key, "variant", "tensorrt-llm-1.2.1", simulated=False)
+    end = tmp_path / "timing" / "end" / "model.cache"
+    end.parent.mkdir(parents=True)
+    return TimingRun(timing, TimingFiles(None, end), None)
+
+
+@pytest.mark.parametrize("tensorrt", ["10.14.1.49", None])
+def test_what_a_build_of_another_tensorrt_measured_is_not_kept(
+    tensorrt: str | None, tmp_path: Path
+) -> None:
+    run = _run(tmp_path)
+    run.files.end.write_bytes(b"measured")
+
+    said = run.end(_built(tensorrt))
+
+    assert (said["kept"], said["found"]) == (None, 1)
+    assert not (tmp_path / "timing").exists()
+
+
+def test_a_tool_that_leaves_no_cache_is_no_fault(tmp_path: Path) -> None:
+    assert _run(tmp_path).end(_built("10.14.1.48"))["kept"] is None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.attestations import BuildRecord, made_under, sign
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.manifests import Manifest
 from registry.retention import Kind, RetentionPolicy, mark
@@ -101,6 +102,16 @@ def test_an_engines_statement_is_none_of_a_cache(bench: Workbench) -> None:
 
     with pytest.raises(IntegrityError, match="another artifact"):
         shelf.publish(bench.registry, replace(publication(bench), provenance=engine.provenance))
+
+
+def test_a_builders_statement_about_another_kind_of_artifact_is_none(bench: Workbench) -> None:
+    given = publication(bench)
+    record = BuildRecord("urn:test:builder", "run-1", bench.clock(), bench.clock())
+    statement = made_under(given.manifest, "urn:enginekeeper:another:v1", record)
+    envelope = sign(statement, bench.signers.builder)
+
+    with pytest.raises(IntegrityError, match="another kind of artifact"):
+        shelf.publish(bench.registry, replace(given, provenance=envelope))
 
 
 def test_a_row_that_names_another_key_than_was_signed_is_not_believed(bench: Workbench) -> None:
