@@ -9,11 +9,12 @@ from _twin import load_model
 from score_twin import TransformersArm
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     Tensor = torch.Tensor
-    Ids = Sequence[int]
+
+TOGETHER = 8
+"""Sequences decoded at once: most of a step's work is the same whatever their number."""
 
 
 class Executor:
@@ -40,13 +41,19 @@ class Executor:
             rows[ids] = rows[whole][: len(ids)]
         return rows
 
-    def continue_from(self, ids: Ids, first: Tensor, tokens: int) -> tuple[list[int], Tensor]:
-        """Continues greedily; `first` is the row of logits after the prompt, from prefill."""
-        chosen, rows = [int(first.argmax())], [first]
-        if tokens > 1:
-            decoding: Any = self._arm.decode([list(ids)], tokens)
-            while len(chosen) < tokens:
-                row = decoding.step(torch.tensor([chosen[-1]]))[0].to(torch.float32)
-                rows.append(row)
-                chosen.append(int(row.argmax()))
-        return chosen, torch.stack(rows)
+    def continue_from(
+        self, prompts: list[tuple[int, ...]], firsts: list[Tensor], tokens: int
+    ) -> list[tuple[list[int], Tensor]]:
+        """Continues greedily; `firsts` are the rows of logits after the prompts, from prefill."""
+        done: list[tuple[list[int], Tensor]] = []
+        for start in range(0, len(prompts), TOGETHER):
+            part = slice(start, start + TOGETHER)
+            batch, rows = [list(ids) for ids in prompts[part]], [torch.stack(firsts[part])]
+            decoding: Any = None
+            for _ in range(tokens - 1):
+                decoding = decoding or self._arm.decode(batch, tokens)
+                rows.append(decoding.step(rows[-1].argmax(dim=-1)).to(torch.float32))
+            steps = torch.stack(rows, dim=1)
+            chosen = steps.argmax(dim=-1).tolist()
+            done += list(zip(chosen, steps, strict=True))
+        return done

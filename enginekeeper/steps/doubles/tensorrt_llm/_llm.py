@@ -146,16 +146,25 @@ class Llm:
         for ids in prompts:
             self._check_request(ids, sampling_params)
         rows = self._executor.read(prompts)
-        return [self._answer(ids, rows[ids], sampling_params) for ids in prompts]
+        firsts = [rows[ids][-1] for ids in prompts]
+        made = self._executor.continue_from(prompts, firsts, sampling_params.max_tokens)
+        return [
+            self._answer(ids, rows[ids], one, sampling_params)
+            for ids, one in zip(prompts, made, strict=True)
+        ]
 
     def shutdown(self) -> None:
         """Gives back what it holds."""
         self._executor = None
 
-    def _answer(self, ids: tuple[int, ...], rows: Any, asked: SamplingParams) -> RequestOutput:  # noqa: ANN401
-        if self._executor is None:
-            raise RuntimeError("LLM is shutting down")
-        made, logits = self._executor.continue_from(ids, rows[-1], asked.max_tokens)
+    def _answer(
+        self,
+        ids: tuple[int, ...],
+        rows: torch.Tensor,
+        continued: tuple[list[int], torch.Tensor],
+        asked: SamplingParams,
+    ) -> RequestOutput:
+        made, logits = continued
         made, finish, reason = _until_stopped(made, asked)
         best = CompletionOutput(made, finish_reason=finish, stop_reason=reason)
         if asked.return_generation_logits:
