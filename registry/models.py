@@ -36,7 +36,7 @@ from sqlalchemy.types import TypeDecorator
 
 from registry.digests import Digest
 
-REVISION = "a4d71c9e5b38"
+REVISION = "b8e3d60f29a7"
 """The migration these tables belong to; a test holds it equal to the newest one."""
 
 Json = JSON().with_variant(JSONB(), "postgresql")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from enginekeeper.fleet.health import age, diagnose
+from enginekeeper.fleet.picking import selector
 from enginekeeper.fleet.profiles import Profile
+from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.desired import Resolver
-from registry.fleet.types import Interval
+from registry.fleet.types import Assignment, Interval
 from registry.service import Registry
 
 _SHOWN = 5
@@ -46,7 +49,9 @@ def node_document(registry: Registry, name: str, now: datetime) -> dict[str, Any
             }
             for one in engines
         ],
-        "desired": [vars(one) for one in wanted],
+        "desired": [
+            {**vars(one), "containers": _containers(one, profile, assignments)} for one in wanted
+        ],
         "history": [_interval(one) for one in history],
         "inventory": None if document is None else json.loads(document),
     }  # fmt: skip
@@ -83,14 +88,14 @@ def node_text(document: dict[str, Any]) -> str:
         for one in document["engines"]
     ]
     lines += [
-        f"  runs in:  {one['image']} (declared), process {one['pid']}, "
+        f"  runs in:  {_runs_in(one.get('image'))}, process {one['pid']}, "
         f"engine {one['engine'].partition(':')[2][:12]}"
         for one in (document["inventory"] or {}).get("running", ())
-        if one.get("image") is not None
     ]
     lines += [
         f"  desired:  {one['model']} {one['channel']}: "
         + (one["engine"].partition(":")[2][:12] if one["engine"] else f"NONE, {one['reason']}")
+        + "".join(f", in {image}" for image in one["containers"])
         for one in document["desired"]
     ]
     lines += [
@@ -100,6 +105,25 @@ def node_text(document: dict[str, Any]) -> str:
     if len(document["history"]) > _SHOWN:
         lines.append(f"  history:  {len(document['history']) - _SHOWN} older ones: --json")
     return "\n".join(lines)
+
+
+def _containers(
+    wanted: DesiredEngine, profile: Profile | None, assignments: Sequence[Assignment]
+) -> list[str]:
+    """Returns the images that a node's assignments name for what is wanted."""
+    named = {
+        one.container
+        for one in assignments
+        if (one.model, one.channel) == (wanted.model, wanted.channel)
+        and one.container is not None
+        and profile is not None
+        and selector(one.selector)(profile)
+    }
+    return sorted(named)
+
+
+def _runs_in(image: str | None) -> str:
+    return "unknown (its start named no image)" if image is None else f"{image} (declared)"
 
 
 def _xids(inventory: dict[str, Any] | None) -> dict[str, str]:

@@ -24,7 +24,7 @@ from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
 from registry.keys import EngineKey
 
 _LONGEST = {"driver": 40, "product": 200, "uuid": 200, "compute capability": 20, "MIG profile": 200,
-            "engine": 100, "label": 200, "path": 4096, "bytes": 1000}  # fmt: skip
+            "engine": 100, "label": 200, "path": 4096, "bytes": 1000, "image": 500}  # fmt: skip
 """Characters that the catalogue has room for."""
 _MOST_LABELS, _MOST_DEVICES = 64, 1024
 
@@ -177,9 +177,12 @@ def _by_name(kind: GpuKind) -> tuple[str, str, str]:
 def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:
     """Yields each engine at each path once: on disk, running, or both."""
     running: dict[tuple[str, str], set[str]] = {}
+    images: dict[tuple[str, str], set[str | None]] = {}
     confirmed: set[tuple[str, str]] = set()
     for one in inventory.running:  # several processes may run one engine
         running.setdefault((one.engine, one.path), set()).update(one.devices)
+        _check("image", one.image)
+        images.setdefault((one.engine, one.path), set()).add(one.image or None)
         if one.evidence is Evidence.CONFIRMED:
             confirmed.add((one.engine, one.path))
     on_disk = {(one.engine, one.path): one for one in inventory.engines}
@@ -193,8 +196,14 @@ def _engines(inventory: Inventory) -> Iterator[PlacedEngine]:
             *key, state,
             running=str(evidence) if key in running else None,
             devices=tuple(sorted(running.get(key, ()))),
+            images=_told(images.get(key, set())),
             placed_at=None if disk is None else _moment(disk.placed_at),
         )  # fmt: skip
+
+
+def _told(images: set[str | None]) -> tuple[str | None, ...]:
+    """Returns the images that processes told, None among them for one that told none."""
+    return tuple(sorted(images, key=lambda one: one or "")) if any(images) else ()
 
 
 def _devices(inventory: Inventory) -> Iterator[NodeDevice]:

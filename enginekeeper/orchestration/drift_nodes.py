@@ -14,6 +14,7 @@ from typing import Any
 
 from enginekeeper.fleet.health import STALE_AFTER, Diagnosis, Health, diagnose
 from enginekeeper.orchestration.drift import DriftKind, FieldDrift, Finding, Severity
+from enginekeeper.orchestration.drift_containers import RUNS_IN
 from enginekeeper.orchestration.drift_report import (
     UNKNOWN_SYNC,
     FleetDrift,
@@ -84,6 +85,8 @@ class _Times:
     placed: Mapping[tuple[str, str], datetime]
     assigned: Mapping[tuple[str, str], datetime]
     """By model and channel."""
+    contained: Mapping[tuple[str, str, str], datetime]
+    """When an image was named, by model, channel and image."""
     moved: Mapping[tuple[str, str, str | None], datetime]
     """By model, channel and engine, if it still is the channel's; None for the last move of any."""
     held: Mapping[str, datetime]
@@ -94,7 +97,9 @@ class _Times:
         if one.engine is not None and one.kind not in _OF_THE_NODE:
             there = self.placed.get((node, one.engine), there)
         wanted = None
-        if one.kind in _OF_THE_CHANNEL and one.wanted is not None:
+        if one.wanted is not None and one.fields[0].field == RUNS_IN:
+            wanted = self.contained.get((*one.wanted, one.fields[0].desired or ""))
+        elif one.kind in _OF_THE_CHANNEL and one.wanted is not None:
             wanted = self._wanted(one.wanted, one.fields[0].desired)
         elif one.kind is DriftKind.REVOKED and one.engine is not None:
             wanted = self.held.get(one.engine)
@@ -164,9 +169,13 @@ def _stale(diagnosis: Diagnosis, ignored: str | None) -> Finding:
 
 def _times(view: View, drift: FleetDrift, nodes: set[str]) -> _Times:
     assigned: dict[tuple[str, str], datetime] = {}
+    contained: dict[tuple[str, str, str], datetime] = {}
     for assignment in view.fleet.assignments():
         at = (assignment.model, assignment.channel)
         assigned[at] = min(assigned.get(at, assignment.assigned_at), assignment.assigned_at)
+        image, named = assignment.container, assignment.container_at
+        if image is not None and named is not None:
+            contained[*at, image] = min(contained.get((*at, image), named), named)
     moved: dict[tuple[str, str, str | None], datetime] = {}
     for position in view.channels():
         at, when = (position.model_name, position.channel), position.moved_at
@@ -185,6 +194,7 @@ def _times(view: View, drift: FleetDrift, nodes: set[str]) -> _Times:
         view.fleet.profiles_since(nodes),
         view.fleet.placed_since(nodes),
         assigned,
+        contained,
         moved,
         {str(digest): changes[digest][0].changed_at for digest in held},
     )

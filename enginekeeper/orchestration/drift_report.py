@@ -15,6 +15,7 @@ from typing import Any
 
 from enginekeeper.compatibility.decision import Judgement
 from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF, STALE_AFTER
+from enginekeeper.fleet.images import ImageName
 from enginekeeper.fleet.picking import Picking, selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
@@ -27,8 +28,10 @@ from enginekeeper.orchestration.drift import (
     KnownEngine,
     Severity,
 )
+from enginekeeper.orchestration.drift_containers import Named, container_findings
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
+from registry.fleet.queries import FleetView
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
 from registry.queries import View
@@ -134,6 +137,7 @@ def drift_of(
         states, sets = fleet.states(), fleet.engine_sets()
         profiles = {row: Profile.of_document(one) for row, one in fleet.profiles().items()}
         assignments = fleet.assignments()
+        runs = _runs(fleet, sets, assignments)
         ignores = [one for one in fleet.ignores() if one.expires_at is None or one.expires_at > now]
         positions = _positions(fleet.positions(), assignments)
         digests = {engine for having in sets.values() for engine, _, _ in having}
@@ -151,11 +155,8 @@ def drift_of(
         }
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
     waived = _waived(registry, engines)
-    wanted = _Wanted(assignments)
-    found = [
-        _held_against(judge, one, profiles[one.profile], sets[one.engine_set], wanted)
-        for one in states
-    ]
+    held = _Held(judge, profiles, sets, runs, _Wanted(assignments))
+    found = [held.drift(one) for one in states]
     excused = [_excused(one, ignores, waived) for one in found]
     return FleetDrift(
         tuple(excused), stale, clock_off, silent,
@@ -193,6 +194,23 @@ def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, KnownEngin
     }  # fmt: skip
 
 
+def _runs(
+    fleet: FleetView, sets: Mapping[int, Sequence[Any]], assignments: Sequence[Assignment]
+) -> dict[int, list[tuple[str, str | None]]]:
+    """Returns the engines that run, with the images they run in, by the rows of sets.
+
+    Where no assignment names an image nothing is asked: then no image is drift.
+    """
+    if not any(one.container for one in assignments):
+        return {}
+    told = fleet.images(sets)
+    return {
+        row: told.get(row)
+        or [(engine, None) for engine in {one for one, _, runs in having if runs is not None}]
+        for row, having in sets.items()
+    }
+
+
 def _positions(
     positions: Sequence[tuple[str, str, str]], assignments: Sequence[Assignment]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -211,25 +229,45 @@ class _Wanted:
 
     def __init__(self, assignments: Sequence[Assignment]) -> None:
         self._picking = Picking(one.selector for one in assignments)
-        self._by_selector: dict[str, list[tuple[str, str]]] = {}
+        self._by_selector: dict[str, list[tuple[tuple[str, str], ImageName | None]]] = {}
         for one in assignments:
-            self._by_selector.setdefault(one.selector, []).append((one.model, one.channel))
+            image = None if one.container is None else ImageName.parse(one.container)
+            of_selector = self._by_selector.setdefault(one.selector, [])
+            of_selector.append(((one.model, one.channel), image))
 
-    def on(self, profile: Profile) -> list[tuple[str, str]]:
-        """Returns models and channels that are assigned to nodes of a profile, each once."""
-        picked = self._picking.picking(profile)
-        return sorted({one for text in picked for one in self._by_selector[text]})
+    def on(self, profile: Profile) -> Named:
+        """Returns models and channels that are assigned to nodes of a profile, by name.
+
+        With the images that are named for them; none where any will do.
+        """
+        found: dict[tuple[str, str], tuple[ImageName, ...]] = {}
+        for text in self._picking.picking(profile):
+            for about, image in self._by_selector[text]:
+                images = found.setdefault(about, ())
+                if image is not None and image not in images:
+                    found[about] = (*images, image)
+        return dict(sorted(found.items()))
 
 
-def _held_against(
-    judge: Judge,
-    state: FleetState,
-    profile: Profile,
-    having: Sequence[Sequence[str | None]],
-    wanted: _Wanted,
-) -> StateDrift:
-    desired = tuple(judge.wanted(profile, *one) for one in wanted.on(profile))
-    return StateDrift(state, profile, desired, judge.findings(profile, having, desired))
+@dataclass(frozen=True)
+class _Held:
+    """Holds the states of a fleet against what should be."""
+
+    judge: Judge
+    profiles: Mapping[int, Profile]
+    sets: Mapping[int, Sequence[Sequence[str | None]]]
+    runs: Mapping[int, Sequence[tuple[str, str | None]]]
+    wanted: _Wanted
+
+    def drift(self, state: FleetState) -> StateDrift:
+        """Returns what is otherwise in a state."""
+        profile = self.profiles[state.profile]
+        asked = self.wanted.on(profile)
+        desired = tuple(self.judge.wanted(profile, *one) for one in asked)
+        findings = self.judge.findings(profile, self.sets[state.engine_set], desired)
+        if runs := self.runs.get(state.engine_set):
+            findings += tuple(container_findings(runs, desired, asked, self.judge.engines))
+        return StateDrift(state, profile, desired, findings)
 
 
 def _excused(

@@ -116,14 +116,17 @@ class FleetView:
         query = (
             of_columns(
                 NodePlacementRow.engine, NodePlacementRow.path, NodePlacementRow.bytes,
-                NodePlacementRow.running, NodePlacementRow.devices, NodePlacementRow.placed_at,
+                NodePlacementRow.running, NodePlacementRow.devices, NodePlacementRow.images,
+                NodePlacementRow.placed_at,
             )
             .where(NodePlacementRow.node_id == node.id, NodePlacementRow.until.is_(None))
             .order_by(NodePlacementRow.path)
         )  # fmt: skip
         return [
-            PlacedEngine(engine, path, state, running, tuple(devices or ()), placed_at)
-            for engine, path, state, running, devices, placed_at in self._rows(query)
+            PlacedEngine(
+                engine, path, state, running, tuple(devices or ()), tuple(images or ()), placed_at
+            )
+            for engine, path, state, running, devices, images, placed_at in self._rows(query)
         ]
 
     def placed_now(self, engine: Digest | None = None) -> Iterator[Placement]:
@@ -337,6 +340,13 @@ class FleetView:
         query = select(EngineSetRow.id, EngineSetRow.document)
         return dict(self._by_row(query, EngineSetRow.id, NodeRow.engine_set_id, rows))
 
+    def images(self, rows: Iterable[int]) -> dict[int, list[tuple[str, str | None]]]:
+        """Returns engine and image of what runs, by the rows of sets; absent if none was told."""
+        query = select(EngineSetRow.id, EngineSetRow.images)
+        query = query.where(EngineSetRow.images.is_not(None))
+        found = self._by_row(query, EngineSetRow.id, NodeRow.engine_set_id, rows)
+        return {row: [(engine, image) for engine, image in told] for row, told in found}
+
     def heard(self) -> list[datetime | None]:
         """Returns when each enrolled node was heard last."""
         query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
@@ -364,7 +374,8 @@ class FleetView:
         """Returns what should run where, in the order of models, channels and selectors."""
         query = of_columns(
             AssignmentRow.selector, AssignmentRow.model_name, AssignmentRow.channel,
-            AssignmentRow.actor, AssignmentRow.assigned_at,
+            AssignmentRow.actor, AssignmentRow.assigned_at, AssignmentRow.container,
+            AssignmentRow.container_at,
         ).order_by(
             AssignmentRow.model_name, AssignmentRow.channel, AssignmentRow.selector
         )  # fmt: skip

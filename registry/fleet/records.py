@@ -139,29 +139,31 @@ class FleetDraft(FleetView):
         """Records what should run where; says whether that is new."""
         is_new = self._insert(
             AssignmentRow, selector=one.selector, model_name=one.model, channel=one.channel,
-            actor=one.actor, assigned_at=one.assigned_at,
+            actor=one.actor, assigned_at=one.assigned_at, container=one.container,
+            container_at=one.container_at,
         )  # fmt: skip
         if is_new:
-            said = {"model": one.model, "channel": one.channel}
+            said = {"model": one.model, "channel": one.channel, **_named(one.container)}
             self._note("assign", one.selector, said, actor=one.actor)
         return is_new
 
+    def run_in(self, one: Assignment) -> bool:
+        """Names the image that an assignment is to run in, None for any; says whether that is new.
+
+        Raises RecordNotFoundError.
+        """
+        found = self._assigned(one.selector, one.model, one.channel)
+        if found.container == one.container:
+            return False
+        found.container, found.container_at = one.container, one.container_at
+        self._session.flush()
+        said = {"model": one.model, "channel": one.channel, "container": one.container}
+        self._note("assign container", one.selector, said, actor=one.actor)
+        return True
+
     def unassign(self, selector: str, model: str, channel: str) -> None:
         """Removes an assignment; raises RecordNotFoundError."""
-        found = self._session.scalar(
-            select(AssignmentRow).where(
-                AssignmentRow.selector == selector,
-                AssignmentRow.model_name == model,
-                AssignmentRow.channel == channel,
-            )
-        )
-        if found is None:
-            raise RecordNotFoundError(
-                "there is no such assignment",
-                actual=f"{selector}: {channel} of {model}",
-                remedy="enginekeeper assign list",
-            )
-        self._session.delete(found)
+        self._session.delete(self._assigned(selector, model, channel))
         self._note("unassign", selector, {"model": model, "channel": channel})
 
     def ignore(self, rule: DriftIgnore) -> None:
@@ -187,6 +189,24 @@ class FleetDraft(FleetView):
             )
         self._session.delete(found)
         self._note("drift heed", kind, {"selector": selector})
+
+    def _assigned(self, selector: str, model: str, channel: str) -> AssignmentRow:
+        found = self._session.scalar(
+            select(AssignmentRow)
+            .where(
+                AssignmentRow.selector == selector,
+                AssignmentRow.model_name == model,
+                AssignmentRow.channel == channel,
+            )
+            .with_for_update()
+        )
+        if found is None:
+            raise RecordNotFoundError(
+                "there is no such assignment",
+                actual=f"{selector}: {channel} of {model}",
+                remedy="enginekeeper assign list",
+            )
+        return found
 
     def _ignored(self, kind: str, selector: str) -> DriftIgnoreRow | None:
         query = select(DriftIgnoreRow)
@@ -217,3 +237,7 @@ class FleetDraft(FleetView):
         dialect = postgresql if is_postgresql else sqlite
         statement = dialect.insert(table).values(**values).on_conflict_do_nothing()
         return self._session.scalar(statement.returning(table.__table__.c.id)) is not None
+
+
+def _named(container: str | None) -> dict[str, str]:
+    return {} if container is None else {"container": container}

@@ -131,7 +131,11 @@ class _Recording:
             },
         )
         sets = self._rows_of(
-            EngineSetRow, {one.engine_set_digest: {"document": one.engine_set} for one in reports}
+            EngineSetRow,
+            {
+                one.engine_set_digest: {"document": one.engine_set, "images": one.images or None}
+                for one in reports
+            },
         )
         now = {
             one.beat.node: profiles[digest] for one, digest in zip(reports, digests, strict=True)
@@ -200,8 +204,8 @@ class _Recording:
                 {
                     "node_id": one.beat.node, "engine": placed.engine, "path": placed.path,
                     "bytes": placed.bytes, "running": placed.running,
-                    "devices": list(placed.devices) or None, "placed_at": placed.placed_at,
-                    "since": self.at,
+                    "devices": list(placed.devices) or None, "images": list(placed.images) or None,
+                    "placed_at": placed.placed_at, "since": self.at,
                 }
                 for placed in one.engines
                 if placed not in before
@@ -215,13 +219,14 @@ class _Recording:
         query = of_columns(
             NodePlacementRow.node_id, NodePlacementRow.id, NodePlacementRow.engine,
             NodePlacementRow.path, NodePlacementRow.bytes, NodePlacementRow.running,
-            NodePlacementRow.devices,
+            NodePlacementRow.devices, NodePlacementRow.images,
         )  # fmt: skip
         query = query.where(among(self.session, NodePlacementRow.node_id, nodes))
         rows: Iterable[Any] = self.session.execute(query.where(NodePlacementRow.until.is_(None)))
         found: dict[int, dict[PlacedEngine, int]] = {}
-        for node, row, engine, path, state, running, devices in rows:
-            one = PlacedEngine(engine, path, state, running, tuple(devices or ()))
+        for node, row, engine, path, state, running, devices, images in rows:
+            seen, told = tuple(devices or ()), tuple(images or ())
+            one = PlacedEngine(engine, path, state, running, seen, told)
             found.setdefault(node, {})[one] = row
         return found
 

@@ -54,13 +54,16 @@ class ProfileRow(Row):
 
 
 class EngineSetRow(Row):
-    """The engines that nodes which are alike have, with the state of their bytes."""
+    """The engines that nodes which are alike have, with their bytes and the images they run in."""
 
     __tablename__ = "engine_sets"
 
     id: Mapped[Id]
     digest: Mapped[str] = mapped_column(String(100), unique=True)
     document: Mapped[list[Any]] = mapped_column(Json)
+    images: Mapped[list[Any] | None] = mapped_column(
+        _JsonOrNull, comment="[engine, image] of what runs, if any was told"
+    )
 
 
 class NodeRow(Row):
@@ -139,6 +142,9 @@ class NodePlacementRow(Row):
     devices: Mapped[list[str] | None] = mapped_column(
         _JsonOrNull, comment="UUIDs on which it was seen"
     )
+    images: Mapped[list[str | None] | None] = mapped_column(
+        _JsonOrNull, comment="of containers it runs in, null among them where a process told none"
+    )
     placed_at: Mapped[datetime | None] = mapped_column(UtcDateTime, comment="by the node's clock")
     since: Mapped[Since]
     until: Mapped[Until]
@@ -169,6 +175,10 @@ class AssignmentRow(Row):
     channel: Mapped[Name]
     actor: Mapped[Name]
     assigned_at: Mapped[Moment]
+    container: Mapped[str | None] = mapped_column(String(500), comment="image to run in; null: any")
+    container_at: Mapped[datetime | None] = mapped_column(
+        UtcDateTime, comment="when the image was named"
+    )
 
 
 class DriftIgnoreRow(Row):

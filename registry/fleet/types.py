@@ -14,6 +14,8 @@ from registry.versions import VersionRange
 
 PROFILE_SCHEME = "ek-node-profile-v1"
 ENGINE_SET_SCHEME = "ek-engine-set-v1"
+WITH_IMAGES_SCHEME = "ek-engine-set-v2"
+"""Of a set that container images tell apart; where none was told it is named as ever."""
 HARDWARE_SCHEME = "ek-node-devices-v1"
 
 
@@ -82,6 +84,9 @@ class PlacedEngine:
     """The evidence: `declared` or `confirmed`; None where nothing runs it."""
     devices: tuple[str, ...] = ()
     """UUIDs of the GPUs on which it was seen."""
+    images: tuple[str | None, ...] = ()
+    """Of the containers it runs in, by their starts; None among them for a process that told none
+    beside one that did. Empty where nobody told any."""
     placed_at: datetime | None = field(default=None, compare=False)
 
 
@@ -126,8 +131,20 @@ class NodeReport:
         return [list(one) for one in sorted(found, key=lambda one: tuple(map(str, one)))]
 
     @cached_property
+    def images(self) -> list[list[str | None]]:
+        """The images in which each engine that runs does, each once; empty if none was told."""
+        runs = [one for one in self.engines if one.running is not None]
+        if not any(one.images for one in runs):
+            return []
+        found = {(one.engine, image) for one in runs for image in one.images or (None,)}
+        return [list(one) for one in sorted(found, key=lambda one: (one[0], one[1] or ""))]
+
+    @cached_property
     def engine_set_digest(self) -> str:
-        """Names the engines."""
+        """Names the engines, with the images they run in where any was told."""
+        if self.images:
+            both = {"engines": self.engine_set, "images": self.images}
+            return str(digest_document(both, WITH_IMAGES_SCHEME))
         return str(digest_document(self.engine_set, ENGINE_SET_SCHEME))
 
     def profile_for(self, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -231,6 +248,10 @@ class Assignment:
     channel: str
     actor: str
     assigned_at: datetime
+    container: str | None = None
+    """The image it is to run in; None where any will do."""
+    container_at: datetime | None = None
+    """When that was named."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the assignment as a JSON object."""
@@ -240,6 +261,8 @@ class Assignment:
             "channel": self.channel,
             "actor": self.actor,
             "assigned_at": self.assigned_at.isoformat(),
+            "container": self.container,
+            "container_at": _text(self.container_at),
         }
 
 

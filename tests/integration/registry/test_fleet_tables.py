@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +223,66 @@ def test_assignments_are_there_once(catalogue: Catalogue) -> None:
         draft.fleet.unassign("pool=h100", "m", "prod")
     with catalogue.edit() as draft, pytest.raises(RecordNotFoundError):
         draft.fleet.unassign("pool=h100", "m", "prod")
+
+
+def test_an_assignment_names_another_image_or_none_and_the_log_says_who(
+    catalogue: Catalogue,
+) -> None:
+    one = Assignment("pool=h100", "m", "prod", "anna", NOON, "x:1", NOON)
+    later = replace(one, container="x:2", container_at=minutes(5), actor="ben")
+    with catalogue.edit() as draft:
+        assert draft.fleet.assign(one)
+        assert not draft.fleet.run_in(replace(one, container_at=minutes(1)))
+        assert draft.fleet.assignments() == [one]
+        assert draft.fleet.run_in(later)
+    with catalogue.read() as view:
+        assert view.fleet.assignments() == [replace(later, actor="anna")]
+        entry = list(view.audit_entries())[-1]
+    assert (entry.actor, entry.action, json.loads(entry.details)["container"]) == (
+        "ben", "assign container", "x:2",
+    )  # fmt: skip
+    with catalogue.edit() as draft:
+        assert draft.fleet.run_in(replace(one, container=None, container_at=None))
+        assert draft.fleet.assignments()[0].container is None
+        with pytest.raises(RecordNotFoundError, match="no such assignment"):
+            draft.fleet.run_in(replace(one, channel="canary"))
+
+
+def test_nodes_are_told_apart_by_the_images_in_which_their_engines_run(
+    catalogue: Catalogue,
+) -> None:
+    nodes = [enrolled(catalogue, f"gpu-{at}") for at in range(4)]
+    told: list[tuple[str | None, ...]] = [("x:1",), ("x:1",), (None, "x:1"), ()]
+    take(
+        catalogue,
+        *(
+            report(node, 1, [placed("a", running="declared", images=images)])
+            for node, images in zip(nodes, told, strict=True)
+        ),
+    )
+    a = engine_name("a")
+    with catalogue.read() as view:
+        sets = [view.fleet.node(one.name).engine_set or 0 for one in nodes]
+        images = view.fleet.images(sets)
+        assert [images.get(one) for one in sets] == [
+            [(a, "x:1")], [(a, "x:1")], [(a, None), (a, "x:1")], None,
+        ]  # fmt: skip
+        assert sorted(one.nodes for one in view.fleet.states()) == [1, 1, 2]
+        assert {str(one) for one in view.fleet.engine_sets().values()} == {
+            str([[a, "verified", "declared"]])
+        }
+
+
+def test_another_image_ends_a_placement_and_begins_the_next(catalogue: Catalogue) -> None:
+    node = enrolled(catalogue)
+    first, second = (placed("a", running="declared", images=(image,)) for image in ("x:1", "x:2"))
+    for number, serving in enumerate((first, second, second)):
+        take(catalogue, report(node, number + 1, [serving]), at=number)
+    with catalogue.read() as view:
+        assert view.fleet.engines_on(node) == [second]
+        assert view.fleet.placed_since(["gpu-1"]) == {("gpu-1", engine_name("a")): minutes(1)}
+        (before,) = view.fleet.where(WhereFilter(at=NOON))
+    assert before.until == minutes(1)
 
 
 def test_the_last_rule_about_the_same_drift_counts(catalogue: Catalogue) -> None:

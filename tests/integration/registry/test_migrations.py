@@ -12,17 +12,19 @@ from sqlalchemy import text
 from registry import migrate
 from registry.catalogue import connect, open_catalogue, parse_url
 from registry.errors import CatalogueOutdatedError, InvalidRecordError, StoreUnavailableError
-from registry.fleet.types import Assignment, DriftIgnore
+from registry.fleet.types import Assignment, DriftIgnore, Taken
 from registry.models import REVISION
 from registry.publishing import CheckpointPublication
 from registry.types import Place, Repair
 from registry.waves.types import WaveWork, WorkState
 from tests.factories.failures import failure
-from tests.factories.fleet import NOON, enrolled, placed, report
+from tests.factories.fleet import NOON, engine_name, enrolled, minutes, placed, report
 from tests.factories.registry import CPU, WEIGHTS, make_workbench
 from tests.factories.timing import shelved
 from tests.factories.waves import node as wave_node
 from tests.factories.waves import wave
+
+IMAGE = "nvcr.io/nvidia/tensorrt-llm/release:1.2.1"
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -50,8 +52,9 @@ def fill(url: str, directory: Path) -> None:
     bench.registry.clear_channel(place, actor="anna")
     node = enrolled(bench.registry.catalogue)
     with bench.registry.catalogue.edit() as draft:
-        draft.fleet.take([report(node, 1, [placed("a")])], NOON)
-        draft.fleet.assign(Assignment("pool=h100", "m", "prod", "anna", NOON))
+        serving = placed("a", running="declared", images=(IMAGE,))
+        draft.fleet.take([report(node, 1, [serving])], NOON)
+        draft.fleet.assign(Assignment("pool=h100", "m", "prod", "anna", NOON, IMAGE, NOON))
         draft.fleet.ignore(DriftIgnore("driver", "*", "why", "anna", None, NOON))
     work = WaveWork("sha256:a", "NVIDIA L4", "", "revalidate", WorkState.WAITING, NOON, "m")
     with bench.registry.catalogue.edit() as draft:
@@ -121,6 +124,39 @@ def test_a_channel_that_was_cleared_stays_empty_without_the_mark(url: str, tmp_p
     assert [one.channel for one in registry.channels()] == ["prod"]
     (move,) = registry.channel_history("canary", "smollm2-135m")
     assert not move.cleared
+    registry.catalogue.close()
+
+
+def test_nodes_that_run_something_are_asked_again_for_the_images_they_told(
+    url: str, tmp_path: Path
+) -> None:
+    fill(url, tmp_path)
+    migrate.downgrade(url, "a4d71c9e5b38")
+    migrate.upgrade(url)
+    registry = make_workbench(tmp_path / "again", url=url).registry
+    with registry.catalogue.edit() as draft:
+        node = draft.fleet.node("gpu-1")
+        assert (node.state, node.engine_set is not None) == (None, True)
+        assert draft.fleet.images([node.engine_set or 0]) == {}
+        assert [one.container for one in draft.fleet.assignments()] == [None]
+        serving = placed("a", running="declared", images=(IMAGE,))
+        (taken,) = draft.fleet.take([report(node, 2, [serving])], minutes(1))
+    assert taken.what is Taken.RECORDED
+    with registry.catalogue.read() as view:
+        now = view.fleet.node("gpu-1").engine_set or 0
+        assert view.fleet.images([now]) == {now: [(engine_name("a"), IMAGE)]}
+    registry.catalogue.close()
+
+
+def test_a_node_on_which_nothing_runs_is_not_asked_again(url: str, tmp_path: Path) -> None:
+    registry = make_workbench(tmp_path, url=url).registry
+    node = enrolled(registry.catalogue)
+    with registry.catalogue.edit() as draft:
+        draft.fleet.take([report(node, 1, [placed("a")])], NOON)
+    migrate.downgrade(url, "a4d71c9e5b38")
+    migrate.upgrade(url)
+    with registry.catalogue.read() as view:
+        assert view.fleet.node("gpu-1").state is not None
     registry.catalogue.close()
 
 

@@ -16,8 +16,9 @@ from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli.drift import _KINDS
 from enginekeeper.fleet.health import CLOCK_MAY_BE_OFF
 from enginekeeper.fleet.interface import DriverState, LostDevice
-from enginekeeper.fleet.inventory import Inventory
+from enginekeeper.fleet.inventory import Evidence, Inventory, RunningEngine
 from enginekeeper.orchestration.drift import DriftKind
+from enginekeeper.orchestration.drift_report import drift_of
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
 from registry.fleet.tables import HeartbeatRow
@@ -27,6 +28,7 @@ from tests.factories.benches import Site, variants_of
 from tests.factories.fleet import join
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.inventories import inventory, on_disk
+from tests.fakes.statements import asked
 
 Ek = Callable[..., Any]
 R595 = DriverState("595.71.05", "13.2")
@@ -269,6 +271,106 @@ def test_a_waiver_excuses_what_it_waives(ek: Ek, catalogue: Catalogue, engine: E
     if granted.code != ExitCode.OK:
         pytest.fail(granted.err)
     assert "night" in one_finding(ek)["ignored"]
+
+
+def running(name: str, engine: object, *images: str | None) -> Inventory:
+    """A node on which processes run an engine, each in an image."""
+    runs = (
+        RunningEngine(str(engine), "/engines/m", at, "", Evidence.DECLARED, image=image)
+        for at, image in enumerate(images)
+    )
+    return node(name, engine, running=tuple(runs))
+
+
+def test_what_runs_in_another_image_than_the_assignment_names_is_drift(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "pool=h100", engine.model_name, "prod", "--container", "x:2")
+    join(catalogue, running("gpu-1", engine.digest, "x:1"), running("gpu-2", engine.digest, "x:2"))
+    (found,) = ek("drift", "--json").json
+    (finding,) = found["findings"]
+    assert (found["node"], found["sync"]) == ("gpu-1", "out-of-sync")
+    assert (finding["class"], finding["severity"], finding["cause"]) == (
+        "container", "medium", "corrective",
+    )  # fmt: skip
+    assert finding["fields"] == [{"field": "image", "desired": "x:2", "actual": "x:1"}]
+    assert (finding["engine"], finding["reason"]) == (str(engine.digest), "runs in x:1: by text")
+    assert ek("drift", "--fail-on-drift", "--class", "container").code == ExitCode.DRIFT
+    summary = ek("drift", "--summary", "--json").json
+    assert (summary["drift"], summary["worst"]) == ({"container": 1}, "medium")
+
+
+def test_an_image_that_nobody_told_is_said_to_be_unknown_where_one_is_named(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, running("gpu-1", engine.digest, None), node("gpu-2", engine.digest))
+    assert ek("drift", "--json").json == []
+    ek("assign", "add", "*", engine.model_name, "prod", "--container", f"x@sha256:{'a' * 64}")
+    (found,) = ek("drift", "--json").json
+    (finding,) = found["findings"]
+    assert (found["node"], finding["severity"], finding["fields"][0]["actual"]) == (
+        "gpu-1", "low", "unknown",
+    )  # fmt: skip
+    assert "cannot be told" in finding["reason"]
+
+
+def test_an_image_named_later_is_intentional_until_the_process_is_started_in_it(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod", "--container", "x:1")
+    join(catalogue, running("gpu-1", engine.digest, "x:1"))
+    assert ek("drift", "--json").json == []
+    said = ek("assign", "add", "*", engine.model_name, "prod", "--container", "x:2")
+    assert "in x:2 from now on" in said.err
+    finding = one_finding(ek)
+    (assigned,) = ek("assign", "list", "--json").json
+    assert (finding["cause"], finding["since"]) == ("intentional", assigned["container_at"])
+    join(catalogue, running("gpu-1", engine.digest, "x:3"))
+    finding = one_finding(ek)
+    assert (finding["cause"], finding["since"] > assigned["container_at"]) == ("corrective", True)
+    join(catalogue, running("gpu-1", engine.digest, "x:2"))
+    assert ek("drift", "--json").json == []
+
+
+def test_an_image_stays_named_until_it_is_taken_back(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    assignment = ("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, running("gpu-1", engine.digest, "x:1", None))
+    assert ek(*assignment, "--container", "x:1", "--json").json["container"] == "x:1"
+    assert ek(*assignment, "--json").json["container"] == "x:1"
+    assert one_finding(ek)["fields"][0]["actual"] == "unknown"
+    assert "any container" in ek(*assignment, "--any-container").err
+    assert ek("assign", "list", "--json").json[0]["container"] is None
+    assert ek("drift", "--json").json == []
+    assert ek(*assignment, "--container", "X:1").code == ExitCode.INVALID_INPUT
+    assert ek(*assignment, "--container", "x", "--any-container").code == ExitCode.USAGE
+
+
+def test_drift_of_a_container_that_somebody_wants_fails_nothing(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod", "--container", "x:2")
+    join(catalogue, running("gpu-1", engine.digest, "x:1"))
+    ek("drift", "ignore", "container", "pool=h100", "--reason", "trial of x:1")
+    assert "trial of x:1" in one_finding(ek)["ignored"]
+    assert ek("drift", "--fail-on-drift").code == ExitCode.OK
+
+
+def test_images_are_asked_in_one_statement_and_only_where_one_is_named(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine
+) -> None:
+    def statements() -> list[str]:
+        with asked() as found:
+            drift_of(site.bench.registry, datetime.now(UTC), verified=False)
+        return found
+
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, *(running(f"gpu-{at}", engine.digest, f"x:{at}") for at in range(5)))
+    without = statements()
+    ek("assign", "add", "*", engine.model_name, "prod", "--container", "x:1")
+    assert len(statements()) == len(without) + 1
 
 
 def test_the_summary_counts_every_node_once(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:

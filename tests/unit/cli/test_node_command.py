@@ -144,6 +144,25 @@ def test_the_image_that_a_start_named_is_shown(ek: Ek, site: Site) -> None:
     assert f"runs in:  {run.image} (declared), process 7, engine {ENGINE.short}" in said
 
 
+def test_that_a_start_named_no_image_is_shown_and_is_no_drift(ek: Ek, site: Site) -> None:
+    run = RunningEngine(
+        str(ENGINE), "/engines/m", 7, "2026-11-26T03:00:00+00:00", Evidence.DECLARED
+    )
+    join(site.bench.registry.catalogue, inventory("gpu-1", running=(run,)))
+    assert (
+        "runs in:  unknown (its start named no image), process 7" in ek("node", "show", "gpu-1").out
+    )
+    assert ek("drift", "--class", "container", "--json").json == []
+
+
+def test_the_image_that_an_assignment_names_is_shown(ek: Ek, site: Site) -> None:
+    join(site.bench.registry.catalogue, inventory("gpu-1"))
+    ek("assign", "add", "*", "m", "prod", "--container", "x:1")
+    ek("assign", "add", "pool=none", "m", "prod", "--container", "x:2")
+    assert ek("node", "show", "gpu-1", "--json").json["desired"][0]["containers"] == ["x:1"]
+    assert ek("node", "show", "gpu-1").out.count(", in x:") == 1
+
+
 def test_simulated_nodes_are_said_to_be(ek: Ek, site: Site) -> None:
     join(
         site.bench.registry.catalogue, inventory("gpu-1"),

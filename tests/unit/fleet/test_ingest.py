@@ -157,6 +157,29 @@ def test_what_runs_is_kept_with_its_evidence(world: World) -> None:
     ]
 
 
+def test_the_images_that_processes_told_are_kept_apart_from_one_that_told_none(
+    world: World,
+) -> None:
+    one = RunningEngine(str(ENGINE), "/engines/m", 7, "", Evidence.DECLARED, image="x:1")
+    other = replace(one, pid=8, image=None)
+    world.put("gpu-1", 1, replace(FOUND, running=(one, other, replace(other, path="/else"))))
+    with world.catalogue.read() as view:
+        node = view.fleet.node("gpu-1")
+        assert [(each.path, each.images) for each in view.fleet.engines_on(node)] == [
+            ("/else", ()), ("/engines/m", (None, "x:1")),
+        ]  # fmt: skip
+        assert node.engine_set is not None
+        assert view.fleet.images([node.engine_set]) == {
+            node.engine_set: [(str(ENGINE), None), (str(ENGINE), "x:1")]
+        }
+
+
+def test_an_image_without_end_is_refused(world: World) -> None:
+    run = RunningEngine(str(ENGINE), "/engines/m", 7, "", Evidence.DECLARED, image="x" * 501)
+    with pytest.raises(InputError, match="the image is too long"):
+        world.put("gpu-1", 1, replace(FOUND, running=(run,)))
+
+
 def test_a_replayed_heartbeat_is_refused_and_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
