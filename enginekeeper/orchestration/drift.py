@@ -6,7 +6,8 @@ Rules:
   gate: nothing of it is stored, so that a new driver makes drift with the report that names it;
 - what stands in the way is named by the field that differs: the driver where the engine passed
   under another one, the CUDA, or else that it is unqualified;
-- an engine that nobody assigned is no drift: the one before is kept for the way back;
+- an engine that nobody assigned is no drift: the one before is kept for the way back. That it runs
+  in place of the one that is desired is: what serves counts before what lies there;
 - drift that somebody wants (a rule, a waiver) is shown, and leaves its node in sync.
 """
 
@@ -154,9 +155,13 @@ class Judge:
         found = [one for engine in there for one in self.standing(profile, engine)]
         found += _changed(having)
         should = {one.engine for one in desired if one.engine is not None}
+        runs = dict.fromkeys(str(engine) for engine, _, running in having if running is not None)
+        others = [engine for engine in runs | there if engine not in should]
         for one in desired:
             if one.engine is None or one.engine not in there:
-                found.append(self._instead(one, [e for e in there if e not in should]))
+                found.append(self._instead(one, others))
+            elif one.engine not in runs:
+                found += self._runs_instead(one, [engine for engine in others if engine in runs])
         return tuple(found)
 
     def standing(self, profile: Profile, engine: str) -> tuple[Finding, ...]:
@@ -249,15 +254,24 @@ class Judge:
             found = _finding(DriftKind.MISSING, None, "engine", "one that may run here", "none")
             return replace(found, wanted=about, reason=f"{' of '.join(about[::-1])}: {said}")
         desired = self.engines.get(wanted.engine)
-        same_model = [
-            known
-            for one in others
-            if (known := self.engines.get(one)) is not None and known.model == wanted.model
-        ]
+        same_model = self._of_model(wanted.model, others)
         if desired is None or not same_model:
             found = _finding(DriftKind.MISSING, None, "engine", wanted.engine, None)
             return replace(found, wanted=about)
         return replace(_between(desired.engine, same_model[0].engine), wanted=about)
+
+    def _runs_instead(self, wanted: DesiredEngine, running: Sequence[str]) -> Iterator[Finding]:
+        """Yields what serves a model while the engine that is desired lies there and does not."""
+        for known in self._of_model(wanted.model, running):
+            found = _finding(
+                DriftKind.ENGINE, known.engine.digest, "running", wanted.engine, known.engine.digest
+            )
+            said = "it runs, and the engine that is desired lies there: restart through run-check"
+            yield replace(found, wanted=(wanted.model, wanted.channel), reason=said)
+
+    def _of_model(self, model: str, engines: Sequence[str]) -> list[KnownEngine]:
+        found = (self.engines.get(one) for one in engines)
+        return [known for known in found if known is not None and known.model == model]
 
 
 def _asked_about(profile: Profile, environment: Environment, on: date) -> Place:

@@ -117,6 +117,36 @@ def test_what_is_desired_and_absent_is_missing(
     assert (finding["model"], finding["channel"]) == (engine.model_name, "prod")
 
 
+def serving(engine: object, path: str = "/engines/old") -> RunningEngine:
+    since = "2026-11-24T12:00:00+00:00"
+    return RunningEngine(str(engine), path, 4711, since, Evidence.DECLARED, ())
+
+
+def test_the_engine_before_that_still_serves_is_drift(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    before = another(site, tmp_path)
+    ek("assign", "add", "pool=h100", engine.model_name, "prod")
+    old = str(before.digest)
+    join(catalogue, node("gpu-1", engine.digest, before.digest, running=(serving(old),)))
+    finding = one_finding(ek)
+    assert (finding["class"], finding["engine"]) == ("engine", old)
+    assert finding["fields"] == [
+        {"field": "running", "desired": str(engine.digest), "actual": old}
+    ]  # fmt: skip
+    assert ek("drift", "--fail-on-drift").code == ExitCode.DRIFT
+
+
+def test_an_engine_that_serves_beside_the_desired_one_is_no_drift(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    before = another(site, tmp_path)
+    ek("assign", "add", "pool=h100", engine.model_name, "prod")
+    both = (serving(before.digest), serving(engine.digest, "/engines/new"))
+    join(catalogue, node("gpu-1", engine.digest, before.digest, running=both))
+    assert ek("drift", "--json").json == []
+
+
 def test_nothing_that_may_run_there_is_missing_with_the_reason(
     ek: Ek, catalogue: Catalogue, engine: Engine
 ) -> None:
