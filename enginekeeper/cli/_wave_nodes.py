@@ -97,26 +97,31 @@ def react(
     """Hold nodes against the driver they have now: for changes that nobody announced.
 
     Records a wave for nodes with engines that are not qualified there, with what has to be
-    judged; what runs goes on. Again changes nothing. Exits 7 if there are such nodes.
+    judged; what runs goes on. Waves that were found before go on by a step. Again changes nothing.
+    Exits 7 if there are such nodes.
     """
     from datetime import UTC, datetime
 
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.fleet_reading import read_nodes
+    from enginekeeper.orchestration.rollout.found import follow
     from enginekeeper.orchestration.rollout.found import react as hold_against
     from enginekeeper.orchestration.wave_planning import select_nodes
 
     registry = open_bench().registry
     nodes = select_nodes(read_nodes(registry, places), selectors)
-    found = hold_against(
-        registry, nodes, now=datetime.now(UTC), cuda_driver=cuda_driver,
-        places=[str(place.absolute()) for place in places],
-    )  # fmt: skip
+    now, named = datetime.now(UTC), [str(place.absolute()) for place in places]
+    found = hold_against(registry, nodes, now=now, cuda_driver=cuda_driver, places=named)
+    went_on = follow(registry, now=now, places=named)
     output = Output(as_json)
     rows = [{"node": name, "reasons": list(why)} for name, why in found.unqualified.items()]
     if as_json:
-        document = {"unqualified": rows, "waves": found.waves, "unknown": dict(found.unknown)}
-        output.json(document)
+        output.json(
+            {
+                "unqualified": rows, "waves": found.waves, "unknown": dict(found.unknown),
+                "went_on": [one.name for one in went_on],
+            }
+        )  # fmt: skip
     else:
         shown = [{**row, "reasons": "; ".join(row["reasons"])} for row in rows]
         output.table(shown, ("node", "reasons"))
@@ -124,4 +129,6 @@ def react(
             output.note(f"{name}: {why}: --cuda-driver")
         for name in found.waves:
             output.note(f"recorded: enginekeeper wave status {name}")
+        for one in went_on:
+            output.note(f"wave {one.name}: {one.phase}")
     return ExitCode.DRIFT if rows or found.unknown else ExitCode.OK

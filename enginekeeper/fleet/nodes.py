@@ -59,12 +59,14 @@ class NodeFacts:
 
     None where its agent does not tell all of it.
     """
+    cuda_driver: str | None = None
+    """CUDA API that its driver offers, by its own word."""
 
     def named(self, name: str) -> NodeFacts:
         """Returns a node that is like this one but for its name, and shares everything else."""
         return NodeFacts(
             name, self.driver, self.shape, self.engines, self.problems, self.simulated, self.labels,
-            self.running,
+            self.running, self.cuda_driver,
         )  # fmt: skip
 
 
@@ -85,6 +87,7 @@ def facts_of(inventory: Inventory) -> NodeFacts:
         simulated=inventory.simulated,
         labels=dict(inventory.labels),
         running=_running(inventory),
+        cuda_driver=None if inventory.driver is None else inventory.driver.cuda,
     )
 
 

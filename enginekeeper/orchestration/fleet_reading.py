@@ -78,6 +78,7 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
                 simulated=profile.simulated,
                 labels=profile.labels,
                 running=running if profile.runs_told else None,
+                cuda_driver=None if profile.driver is None else profile.driver.cuda,
             )
         yield like.named(name)
     for name, simulated in fleet.silent():

@@ -45,9 +45,10 @@ class WaveView:
         """Says whether there is a wave of a name."""
         return self._session.scalar(select(WaveRow.id).where(WaveRow.name == name)) is not None
 
-    def open(self) -> list[Wave]:
-        """Returns the waves that have not ended, the oldest first."""
-        return self._waves(WaveRow.phase.not_in([*ENDED]))
+    def open(self, origin: Origin | None = None) -> list[Wave]:
+        """Returns the waves that have not ended, of one origin or of any, the oldest first."""
+        wanted = WaveRow.phase.not_in([*ENDED])
+        return self._waves(wanted if origin is None else wanted & (WaveRow.origin == origin))
 
     def all(self) -> list[tuple[Wave, int]]:
         """Returns every wave with the number of its nodes, the oldest first, without them."""
@@ -56,19 +57,32 @@ class WaveView:
         return [(_to_wave(row[0], (), ()), row[1]) for row in rows]
 
     def of_node(self, node: str) -> list[tuple[Wave, WaveNode]]:
-        """Returns the waves that a node is or was in, the newest first, each without its nodes."""
+        """Returns the waves that a node is or was in, each without its nodes.
+
+        The newest first; those that were found come last: they release nothing.
+        """
         query = (
             select(WaveRow, WaveNodeRow)
             .join(WaveNodeRow, WaveNodeRow.wave_id == WaveRow.id)
             .where(WaveNodeRow.node == node)
-            .order_by(WaveRow.id.desc())
+            .order_by(WaveRow.origin == Origin.FOUND, WaveRow.id.desc())
         )
         return [
             (_to_wave(wave, (), ()), _to_node(row)) for wave, row in self._session.execute(query)
         ]
 
     def going_on(self, nodes: Sequence[str]) -> dict[str, str]:
-        """Returns, of some nodes, those that are in a wave which goes on, with its name."""
+        """Returns, of some nodes, those that are in a planned wave which goes on, with its name.
+
+        A wave that was found releases and holds nothing: it stands in the way of none.
+        """
+        return self._in_open(nodes, WaveRow.origin == Origin.PLANNED)
+
+    def about(self, driver: str, nodes: Sequence[str]) -> dict[str, str]:
+        """Returns, of some nodes, those in a wave about a driver that goes on, with its name."""
+        return self._in_open(nodes, WaveRow.driver == driver)
+
+    def _in_open(self, nodes: Sequence[str], wanted: ColumnElement[bool]) -> dict[str, str]:
         found: dict[str, str] = {}
         for start in range(0, len(nodes), TOGETHER):
             query = (
@@ -77,6 +91,7 @@ class WaveView:
                 .where(
                     WaveNodeRow.node.in_(nodes[start : start + TOGETHER]),
                     WaveRow.phase.not_in([*ENDED]),
+                    wanted,
                 )
             )
             found.update((node, wave) for node, wave in self._session.execute(query))

@@ -5,7 +5,8 @@ Rules:
 - a wave is written against the version that was read: of two that go on at once one is told so;
 - only what changed is written, and every change of a phase or a stage is in the audit log: nodes
   that changed alike and for the same reasons are one entry, of at most `_TOLD` names;
-- a node is in one wave that goes on, at most.
+- a node is in one planned wave that goes on, at most; those that were found hold and release
+  nothing, and it may be in them besides.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from registry.audit import Note
 from registry.errors import ConflictError
 from registry.waves.queries import WaveView
 from registry.waves.tables import WaveNodeRow, WaveRow, WaveWorkRow
-from registry.waves.types import Wave, WaveNode, WaveWork
+from registry.waves.types import Origin, Wave, WaveNode, WaveWork
 
 _TOLD = 500
 
@@ -34,7 +35,7 @@ class WaveDraft(WaveView):
         self._note = note
 
     def begin(self, wave: Wave) -> None:
-        """Records a new wave; raises ConflictError where a node is in one that goes on."""
+        """Records a new wave; raises ConflictError where a planned one has nodes of another."""
         self._check_free(wave)
         row = WaveRow(
             name=wave.name, origin=wave.origin, driver=wave.driver, cuda_driver=wave.cuda_driver,
@@ -97,6 +98,8 @@ class WaveDraft(WaveView):
         )
 
     def _check_free(self, wave: Wave) -> None:
+        if wave.origin is Origin.FOUND:
+            return
         for node, other in self.going_on([one.name for one in wave.nodes]).items():
             raise ConflictError(
                 "a node is in a wave that goes on",

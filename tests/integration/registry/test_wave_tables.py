@@ -13,7 +13,7 @@ from registry import migrate
 from registry.audit import verify_chain
 from registry.catalogue import Catalogue, open_catalogue
 from registry.errors import ConflictError, RecordNotFoundError
-from registry.waves.types import Phase, Role, Stage, Wave, WaveWork, WorkState
+from registry.waves.types import Origin, Phase, Role, Stage, Wave, WaveWork, WorkState
 from tests.factories.waves import NOON, later, node, wave
 from tests.fakes.statements import asked
 
@@ -112,6 +112,16 @@ def test_a_node_is_in_one_wave_that_goes_on(catalogue: Catalogue) -> None:
     with catalogue.read() as view:
         assert [one.name for one, _ in view.waves.of_node("a")] == ["again", "to-r595"]
         assert view.waves.going_on(["a", "b", "c"]) == {"a": "again", "b": "again"}
+
+
+def test_a_node_is_in_waves_that_were_found_besides(catalogue: Catalogue) -> None:
+    begin(catalogue, wave(node("a")))
+    begin(catalogue, wave(node("a"), name="found", origin=Origin.FOUND, driver="610.43.02"))
+    with catalogue.read() as view:
+        assert view.waves.going_on(["a", "b"]) == {"a": "to-r595"}
+        assert view.waves.about("610.43.02", ["a", "b"]) == {"a": "found"}
+        assert [one.name for one in view.waves.open(Origin.FOUND)] == ["found"]
+        assert [one.name for one, _ in view.waves.of_node("a")] == ["to-r595", "found"]
 
 
 def test_nothing_is_written_where_nothing_changed(catalogue: Catalogue) -> None:

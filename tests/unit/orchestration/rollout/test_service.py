@@ -12,14 +12,14 @@ import pytest
 from enginekeeper.errors import MissingError
 from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout import service
-from enginekeeper.orchestration.rollout.found import react
+from enginekeeper.orchestration.rollout.found import follow, react
 from enginekeeper.orchestration.rollout.service import Announcement
 from enginekeeper.orchestration.rollout.work import Dispatch
 from enginekeeper.orchestration.wave_planning import plan_nodes
 from enginekeeper.orchestration.waves import DriverChange
 from registry.errors import ConflictError, GateRefusedError
 from registry.types import Engine, Result
-from registry.waves.types import Phase, Role, Terms, Wave, WaveWork
+from registry.waves.types import Origin, Phase, Role, Terms, Wave, WaveWork
 from tests.factories.benches import Site, variants_of
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.inventories import device, inventory, on_disk, write_inventory
@@ -28,6 +28,7 @@ from tests.fakes.statements import asked
 
 R595 = DriverChange.to(NEW, on=NOON.date())
 ON_R595 = replace(H100, driver=NEW, cuda_driver="13.2")
+NEWER = "610.43.02"
 NO_SOAK = Terms(soak_seconds=0)
 
 
@@ -47,7 +48,7 @@ def fleet(tmp_path: Path, engine: Engine) -> Path:
 
 def report(place: Path, name: str, *engines: Engine, driver: str = OLD, **fields: Any) -> None:  # noqa: ANN401 - of an inventory
     """Writes a node's inventory anew, by the CUDA of its driver."""
-    api = {OLD: "13.0", NEW: "13.2"}[driver]
+    api = {OLD: "13.0", NEW: "13.2", NEWER: "13.3"}[driver]
     found = inventory(name, [on_disk(one.digest) for one in engines], **fields)
     assert found.driver is not None
     said = replace(found, driver=replace(found.driver, version=driver, cuda=api))
@@ -274,14 +275,101 @@ def test_a_node_of_a_wave_that_goes_on_is_left_to_that_wave(
     assert stages(step(site, 5))["gpu-2"] == "upgraded"
 
 
-def test_a_driver_whose_cuda_is_not_known_is_told_as_such(
-    site: Site, engine: Engine, tmp_path: Path
+def found_waves(site: Site) -> dict[str, dict[str, str]]:
+    """Returns the stages in each wave that was found and goes on, by its driver."""
+    with site.bench.registry.catalogue.read() as view:
+        return {one.driver: stages(one) for one in view.waves.open(Origin.FOUND)}
+
+
+def test_a_second_driver_that_nobody_announced_is_a_wave_too(
+    site: Site, engine: Engine, fleet: Path
 ) -> None:
+    registry, places = site.bench.registry, [str(fleet)]
+    for driver in (NEW, NEWER):
+        report(fleet, "gpu-2", engine, driver=driver)
+        react(registry, read_nodes(registry, [fleet]), now=NOON, places=places)
+    assert found_waves(site) == {NEW: {"gpu-2": "upgraded"}, NEWER: {"gpu-2": "upgraded"}}
+    (left,) = follow(registry, now=later(1), places=places)
+    assert (left.driver, left.phase, stages(left)) == (NEW, Phase.DONE, {"gpu-2": "reverted"})
+    assert found_waves(site) == {NEWER: {"gpu-2": "upgraded"}}
+
+
+def test_a_node_of_a_planned_wave_that_gets_another_driver_is_found(
+    site: Site, engine: Engine, fleet: Path
+) -> None:
+    begin(site, fleet)
+    report(fleet, "gpu-2", engine, driver=NEWER)
+    found = react(
+        site.bench.registry, read_nodes(site.bench.registry, [fleet]), now=NOON, places=[str(fleet)]
+    )
+    assert list(found.unqualified) == ["gpu-2"]
+    assert found_waves(site) == {NEWER: {"gpu-2": "upgraded"}}
+    assert stages(step(site, 5))["gpu-2"] == "held"
+
+
+def test_what_was_found_stands_in_the_way_of_no_wave(
+    site: Site, engine: Engine, fleet: Path
+) -> None:
+    report(fleet, "gpu-2", engine, driver=NEW)
+    registry = site.bench.registry
+    react(registry, read_nodes(registry, [fleet]), now=NOON, places=[str(fleet)])
+    assert stages(begin(site, fleet))["gpu-2"] == "upgraded"
+    assert found_waves(site) == {NEW: {"gpu-2": "upgraded"}}
+
+
+def test_a_change_that_an_aborted_wave_saw_is_found_afterwards(
+    site: Site, engine: Engine, fleet: Path
+) -> None:
+    begin(site, fleet)
+    report(fleet, "gpu-2", engine, driver=NEW)
+    step(site, 5)
+    registry = site.bench.registry
+    service.abort(registry, "w", "no", now=later(6))
+    react(registry, read_nodes(registry, [fleet]), now=later(7), places=[str(fleet)])
+    assert found_waves(site) == {NEW: {"gpu-2": "upgraded"}}
+
+
+def odd(engine: Engine, tmp_path: Path, cuda: str) -> Path:
     found = inventory("odd", [on_disk(engine.digest)])
     assert found.driver is not None
-    place = write_inventory(tmp_path, replace(found, driver=replace(found.driver, version="700.1")))
+    driver = replace(found.driver, version="700.10.01", cuda=cuda)
+    return write_inventory(tmp_path, replace(found, driver=driver))
+
+
+def test_the_cuda_of_a_branch_that_is_not_known_is_what_the_nodes_say(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    registry, place = site.bench.registry, odd(engine, tmp_path, "14.1")
+    found = react(registry, read_nodes(registry, [place]), now=NOON, places=[str(place)])
+    assert (found.unknown, list(found.unqualified)) == ({}, ["odd"])
+    (name,) = found.waves
+    assert service.read_wave(registry, name).cuda_driver == "14.1"
+    assert follow(registry, now=later(1), places=[str(place)]) == ()
+
+
+def test_nodes_that_say_different_cudas_of_one_driver_are_a_wave_each(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    registry = site.bench.registry
+    nodes = [
+        replace(node, name=cuda)
+        for cuda in ("14.1", "14.2")
+        for node in read_nodes(registry, [odd(engine, tmp_path, cuda)])
+    ]
+    found = react(registry, nodes, now=NOON, places=[str(tmp_path)])
+    waves = [service.read_wave(registry, name) for name in found.waves]
+    assert {one.cuda_driver: stages(one) for one in waves} == {
+        "14.1": {"14.1": "upgraded"}, "14.2": {"14.2": "upgraded"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cuda", ["14", "x"])
+def test_a_driver_whose_cuda_nobody_can_tell_is_told_as_such(
+    site: Site, engine: Engine, tmp_path: Path, cuda: str
+) -> None:
+    place = odd(engine, tmp_path, cuda)
     nodes = read_nodes(site.bench.registry, [place])
-    assert "not in the table" in react(site.bench.registry, nodes, now=NOON).unknown["odd"]
+    assert "cuda driver" in react(site.bench.registry, nodes, now=NOON).unknown["odd"]
     told = react(site.bench.registry, nodes, now=NOON, cuda_driver="14.0", places=[str(place)])
     assert (told.unknown, list(told.unqualified)) == ({}, ["odd"])
 
