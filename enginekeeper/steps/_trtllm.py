@@ -202,3 +202,8 @@ def check_whole(place: Path, ranks: int, name: str) -> None:
                 where=file, expected=", ".join(wanted),
                 actual=", ".join(sorted(it.name for it in place.glob("*"))) or "nothing",
             )  # fmt: skip
+
+
+def vocabulary_of(tokens: Path) -> int:
+    """Returns the size of the vocabulary that a suite was tokenized with."""
+    return int(json.loads(tokens.read_text(encoding="utf-8"))["vocab_size"])

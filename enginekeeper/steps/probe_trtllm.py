@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import Refusal, main
-from _trtllm import use_devices
-from score_trtllm import vocabulary_of
+from _trtllm import use_devices, vocabulary_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

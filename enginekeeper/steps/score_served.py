@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from _step import Refusal, main
-from score_trtllm import vocabulary_of
+from _trtllm import program, use_devices, vocabulary_of
 
 TOOL = "trtllm-serve"
 
@@ -22,7 +22,6 @@ def run(job: dict[str, Any], command: list[str] | None = None) -> dict[str, Any]
     """Starts the server, which is that of this toolchain unless told otherwise, and scores."""
     from _served import serving  # noqa: PLC0415 - torch takes seconds to import
     from _served_arm import score_served  # noqa: PLC0415
-    from _trtllm import program, use_devices  # noqa: PLC0415
 
     use_devices(job)
     told, vocabulary = job["serve"], vocabulary_of(Path(job["tokens"]))

@@ -10,12 +10,11 @@ Written against the documented interface; not run on a GPU.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from _step import Refusal, main
-from _trtllm import use_devices
+from _trtllm import use_devices, vocabulary_of
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -32,11 +31,6 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     with LlmApi(job["api"], vocabulary) as api:
         arm = LlmArm(api, job["way"], vocabulary, int(job["max_batch"]))
         return score_in_rounds(arm, job) if job.get("rounds") else score(arm, job)
-
-
-def vocabulary_of(tokens: Path) -> int:
-    """Returns the size of the vocabulary that the suite was tokenized with."""
-    return int(json.loads(tokens.read_text(encoding="utf-8"))["vocab_size"])
 
 
 if __name__ == "__main__":
