@@ -87,6 +87,10 @@ class InvalidRecordError(RegistryError):
     """A record, key or manifest handed to the registry is malformed."""
 
 
+class IrregularFileError(InvalidRecordError):
+    """A symbolic link or a special file lies where only regular files may."""
+
+
 class AmbiguousIdError(InvalidRecordError):
     """A shortened id fits several records."""
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from registry.digests import Digest, canonical_json, digest_bytes
 from registry.documents import check_schema, read_object
-from registry.errors import IntegrityError, InvalidRecordError
+from registry.errors import IntegrityError, InvalidRecordError, IrregularFileError
 from registry.names import check_component, check_path
 
 SCHEMA = 1
@@ -154,7 +154,10 @@ class Manifest:
 def verify_directory(manifest: Manifest, path: Path) -> None:
     """Raises IntegrityError unless the directory has exactly the manifest's files and bytes."""
     expected = {entry.path: entry for entry in manifest.files}
-    found = set(_regular_files(path))
+    try:
+        found = set(_regular_files(path))
+    except IrregularFileError as error:
+        raise irregular(error) from error
     if found != set(expected):
         raise IntegrityError(
             "the directory does not hold the manifest's files",
@@ -175,6 +178,14 @@ def verify_directory(manifest: Manifest, path: Path) -> None:
             )
 
 
+def irregular(error: IrregularFileError) -> IntegrityError:
+    """Returns what a file that nobody put there means, where an artifact is known to be."""
+    return IntegrityError(
+        error.what, where=error.where, actual=error.actual, expected=error.expected,
+        remedy="do not load the artifact; fetch it again",
+    )  # fmt: skip
+
+
 def _regular_files(root: Path) -> Iterator[str]:
     """Yields the relative paths below a directory, sorted; raises on anything but plain files."""
     if not root.is_dir() or root.is_symlink():
@@ -185,7 +196,7 @@ def _regular_files(root: Path) -> Iterator[str]:
             path = Path(directory, name)
             mode = path.lstat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise InvalidRecordError(
+                raise IrregularFileError(
                     "neither a regular file nor a directory",
                     where=str(path),
                     actual="a symbolic link" if stat.S_ISLNK(mode) else "a special file",

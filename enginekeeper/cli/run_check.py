@@ -74,7 +74,9 @@ def _asked(
     from enginekeeper.fleet.pulls import pulled_to
 
     if model is not None and channel is not None:
-        return pulled_to(home, model, channel).current, list(arguments)
+        pulled = pulled_to(home, model, channel)
+        pulled.require_pulled(model, channel)
+        return pulled.current, list(arguments)
     if model is not None or channel is not None:
         raise click.UsageError("--model and --channel go together.")
     if not arguments:

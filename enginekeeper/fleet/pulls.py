@@ -6,13 +6,16 @@
         /snapshot.dsse.json          the registry's snapshot, where it has one
         /pull.json                   model, channel, and which engine was current before
 
-The link is the truth: whoever is killed between two steps leaves the old one or the new one.
+The link is the truth: whoever is killed between two steps leaves the old one or the new one. A
+directory is of one model: whoever starts an engine from it must get the one that was asked for.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +25,9 @@ from enginekeeper.fleet.node_files import write_whole
 
 SNAPSHOT = "snapshot.dsse.json"
 _CURRENT, _ENGINES, _STATE = "current", "engines", "pull.json"
+_NAME = re.compile(r"[0-9a-f]{12}")
+"""What an engine is called below `engines`: nothing that leads elsewhere."""
+_progress = logging.getLogger("enginekeeper.progress")
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,13 @@ class PullState:
     current: str
     previous: str | None
     """Names below `engines`; None where there was none before."""
+    previous_channel: str | None = None
+    """The channel that it was pulled from."""
+
+    def channel_of(self, name: str | None) -> str | None:
+        """Returns the channel that an engine was pulled from, None for none and for no such one."""
+        channels = {self.previous: self.previous_channel, self.current: self.channel}
+        return channels.get(name)
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class PullDirectory:
             return None
         except OSError:  # a directory, or a file
             target = Path()
-        if target.parent != Path(_ENGINES):
+        if target.parent != Path(_ENGINES) or not _NAME.fullmatch(target.name):
             raise InputError(
                 "something else is there than the link to the current engine",
                 where=str(self.current), actual=str(target), expected=f"{_ENGINES}/ID",
@@ -77,26 +90,68 @@ class PullDirectory:
         if not file.is_file():
             return None
         document = read_json_object(file)
+        document.setdefault("previous_channel", document.get("channel"))  # by an older version
         values = [document.get(name) for name in PullState.__dataclass_fields__]
         optional = (str, type(None))
-        kinds: tuple[type | tuple[type, ...], ...] = (str, optional, str, optional)
-        if not all(isinstance(one, kind) for one, kind in zip(values, kinds, strict=True)):
+        kinds: tuple[type | tuple[type, ...], ...] = (str, optional, str, optional, optional)
+        told = all(isinstance(one, kind) for one, kind in zip(values, kinds, strict=True))
+        names = [one for one in values[2:4] if one is not None] if told else [""]
+        if not all(_NAME.fullmatch(one) for one in names):
             raise InputError(
                 "what was pulled cannot be read", where=str(file), remedy="pull once more"
             )
         return PullState(*values)  # type: ignore[arg-type]  # just checked
+
+    def state_if_readable(self) -> PullState | None:
+        """Returns what the last switch was, None where that cannot be read, which is said."""
+        try:
+            return self.state()
+        except InputError as error:
+            _progress.warning("%s: %s; it is written anew", error.where, error.what)
+            return None
+
+    def require_model(self, model: str) -> None:
+        """Raises InputError where engines of another model are pulled to."""
+        state = self.state_if_readable()
+        if state is not None and state.model != model:
+            raise InputError(
+                "engines of another model are here", where=str(self.root),
+                actual=state.model, expected=model,
+                remedy="name a directory of its own for each model; nothing was pulled",
+            )  # fmt: skip
+
+    def require_pulled(self, model: str, channel: str) -> None:
+        """Raises InputError where the current engine was pulled for another model or channel.
+
+        One that was named by its id was put there by hand, and counts for the channel.
+        """
+        state, name = self.state(), self.current_name()
+        if state is None or name is None:
+            raise MissingError(
+                "nothing says what the current engine was pulled for", where=str(self.root),
+                remedy=f"enginekeeper pull {model} --channel {channel} --into {self.root}",
+            )  # fmt: skip
+        found = state.channel_of(name)
+        if state.model != model or found not in (channel, None):
+            raise InputError(
+                "the current engine was pulled for something else", where=str(self.root),
+                actual=f"{state.model}: {found}", expected=f"{model}: {channel}",
+                remedy="pull it to a directory of its own: "
+                f"enginekeeper pull {model} --channel {channel} --into DIRECTORY",
+            )  # fmt: skip
 
     def switch(self, name: str, *, model: str, channel: str | None) -> PullState:
         """Makes an engine the current one; the one before is kept for the way back.
 
         The same again changes nothing. Raises UnavailableError where the disk does not let it.
         """
-        before, state = self.current_name(), self.state()
+        before, state = self.current_name(), self.state_if_readable()
         if before == name and state is not None and state.current == name:
-            previous = state.previous
+            previous, channel_before = state.previous, state.previous_channel
         else:
             previous = before if before != name else None
-        made = PullState(model, channel, name, previous)
+            channel_before = None if state is None else state.channel_of(previous)
+        made = PullState(model, channel, name, previous, channel_before)
         write_whole(self.root / _STATE, json.dumps(asdict(made), indent=2))
         draft = self.root / f".{_CURRENT}.new"
         try:

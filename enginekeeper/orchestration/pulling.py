@@ -104,6 +104,7 @@ def wanted(bench: Bench, name: str, channel: str | None, into: Path) -> Wanted:
         check_component(channel, where="channel")
         found = node.resolve(check_component(name, where="model"), channel)
         engine, decision = found.engine, found.decision
+    directory.require_model(engine.model_name)
     decision.require_open(remedy="nothing was pulled; what serves goes on")
     return Wanted(engine, decision, directory, channel)
 
@@ -130,6 +131,7 @@ def pull(bench: Bench, wish: Wanted) -> Pulled:
     registry.verify_engine(engine)
     with _alone(into.root):
         into.current_name()  # refuses a directory that is somebody else's
+        into.require_model(engine.model_name)  # nobody else pulls now
         _require_room(into.root, bytes_missing(bench, wish))
         place = into.engines / engine.digest.short
         _bring(bench, evidence_of(registry, engine), place)
@@ -153,7 +155,8 @@ def roll_back(bench: Bench, into: Path) -> Pulled:
         state = directory.way_back()
         check = check_run(bench, directory.engines / str(state.previous))
         check.decision.require_open(remedy="the current engine stays as it is")
-        made = directory.switch(str(state.previous), model=state.model, channel=state.channel)
+        channel = state.channel_of(state.previous)
+        made = directory.switch(str(state.previous), model=state.model, channel=channel)
         return Pulled(made, check)
 
 
@@ -210,7 +213,7 @@ def _require_still_open(bench: Bench, wish: Wanted) -> None:
 
 def _remove_unused(bench: Bench, into: PullDirectory) -> None:
     """Removes what is neither current nor before nor runs: what serves is never touched."""
-    state = into.state()
+    state = into.state_if_readable()
     kept = {into.current_name(), None if state is None else state.previous}
     for name in _remove_others(bench, into, kept):
         _progress.info("engine %s was removed", name)

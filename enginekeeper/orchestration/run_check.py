@@ -35,13 +35,14 @@ from registry.bundles import FILES, read_directory
 from registry.digests import Digest
 from registry.errors import (
     IntegrityError,
+    IrregularFileError,
     RecordNotFoundError,
     StoreUnavailableError,
 )
 from registry.evidence import EVIDENCE, Evidence, require
 from registry.evidence_gate import EvidenceGate, decide_unknown
 from registry.gate import GateDecision
-from registry.manifests import Manifest, verify_directory
+from registry.manifests import Manifest, irregular, verify_directory
 from registry.service import Registry
 
 _FILE = "sqlite:///"
@@ -161,9 +162,12 @@ def _recorded(bench: Bench, place: Path, *, offline: bool) -> RunCheck:
         )  # fmt: skip
     registry = _reachable(bench)
     engine = registry.engine(record.engine)
-    found = Manifest.of_directory(
-        place, "engine", key=engine.key.digest(), simulated=engine.simulated
-    )
+    try:
+        found = Manifest.of_directory(
+            place, "engine", key=engine.key.digest(), simulated=engine.simulated
+        )
+    except IrregularFileError as error:
+        raise irregular(error) from error
     if found.digest != engine.digest:
         raise IntegrityError(
             "the directory does not hold the engine that was put there",

@@ -124,7 +124,11 @@ class FleetClient:
 
 
 def read_token(file: Path) -> str:
-    """Returns the token in a file; raises InputError where others may read it, or for none."""
+    """Returns the token in a file; raises InputError where others may read it, or for none.
+
+    What systemd gives a service (LoadCredential=) shows its group as a reader: since 254 the mask
+    of the access list that names the service's user stands there, and no group is let in.
+    """
     try:
         with file.open("rb") as handle:
             mode = stat.S_IMODE(os.fstat(handle.fileno()).st_mode)
@@ -134,7 +138,8 @@ def read_token(file: Path) -> str:
             f"the token cannot be read: {error.strerror}", where=str(file),
             remedy="enginekeeper node enroll NAME, on the server, prints one",
         ) from error  # fmt: skip
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+    given = os.environ.get("CREDENTIALS_DIRECTORY") == str(file.parent)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) & ~(stat.S_IRGRP if given else 0):
         raise InputError(
             "others on this node may read the token", where=str(file), actual=f"{mode:04o}",
             expected="0600", remedy=f"chmod 600 {file}",

@@ -22,6 +22,9 @@ from enginekeeper.errors import InputError, MissingError, UnavailableError
 from enginekeeper.fleet.node_files import write_whole
 from enginekeeper.fleet.wire import MAX_SEQUENCE, Desired, parse_desired
 
+_LONGEST = len(str(MAX_SEQUENCE))
+"""Digits; Python reads no number of some thousands."""
+
 
 @dataclass(frozen=True)
 class AgentStatus:
@@ -89,7 +92,7 @@ class AgentMemory:
             text = str(int(self.seconds()))
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot be read: {error}", where=str(file)) from error
-        if not (text.isdecimal() and int(text) < MAX_SEQUENCE):
+        if not (text.isdecimal() and len(text) <= _LONGEST and int(text) < MAX_SEQUENCE):
             raise InputError(
                 "not the last sequence", where=str(file), actual=text[:40],
                 expected="a whole number",

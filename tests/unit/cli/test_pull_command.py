@@ -30,12 +30,12 @@ def into(tmp_path: Path) -> Path:
     return tmp_path / "engines" / "tiny"
 
 
-def put(site: Site, content: bytes) -> Engine:
-    """Publishes a qualified engine and puts it into the channel."""
+def put(site: Site, content: bytes, channel: str = "prod") -> Engine:
+    """Publishes a qualified engine and puts it into a channel."""
     (variant,) = variants_of(site.directory)
     engine = site.publish(variant, content)
     site.judge(engine, variant)
-    site.bench.registry.set_channel("prod", engine.digest, site.bench.environment, actor="anna")
+    site.bench.registry.set_channel(channel, engine.digest, site.bench.environment, actor="anna")
     return engine
 
 
@@ -302,3 +302,82 @@ def test_a_killed_switch_is_the_old_one_or_the_new_one(
     assert loaded(into) == b"first"
     assert ek("pull", newer.digest.short, "--into", into).code == 0
     assert PullDirectory(into).way_back().previous == engine.digest.short
+
+
+def test_a_directory_is_of_one_model(ek: Ek, engine: Engine, into: Path) -> None:
+    of_other = "0" * 12
+    PullDirectory(into).switch(of_other, model="other", channel="prod")
+    for how in ([], ["--dry-run"], ["--channel", "prod"]):
+        name = "tiny" if "--channel" in how else engine.digest.short
+        said = ek("pull", name, "--into", into, *how)
+        assert (said.code, "another model" in said.err) == (3, True)
+    assert PullDirectory(into).current_name() == of_other
+
+
+@pytest.mark.usefixtures("engine")
+def test_what_was_pulled_for_another_model_is_not_started(ek: Ek, into: Path) -> None:
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    state = json.loads((into / "pull.json").read_text())
+    (into / "pull.json").write_text(json.dumps({**state, "model": "other"}))
+    said = ek("run-check", "--model", "tiny", "--channel", "prod")
+    assert (said.code, "other: prod" in said.err) == (3, True)
+
+
+@pytest.mark.usefixtures("engine")
+def test_what_was_pulled_for_another_channel_is_not_started(ek: Ek, site: Site, into: Path) -> None:
+    put(site, b"second", channel="canary")
+    of_prod, of_canary = (["--model", "tiny", "--channel", one] for one in ("prod", "canary"))
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    ek("pull", "tiny", "--channel", "canary", "--into", into)
+    said = ek("run-check", *of_prod)
+    assert (said.code, "tiny: canary" in said.err) == (3, True)
+    assert ek("run-check", *of_canary).code == 0
+
+    ek("pull", "--rollback", "--into", into)
+    assert (ek("run-check", *of_prod).code, ek("run-check", *of_canary).code) == (0, 3)
+
+
+@pytest.mark.usefixtures("engine")
+def test_an_engine_that_was_named_itself_is_started_for_the_channel(
+    ek: Ek, site: Site, into: Path
+) -> None:
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    newer = put(site, b"second", channel="canary")
+    ek("pull", newer.digest.short, "--into", into)
+    assert ek("run-check", "--model", "tiny", "--channel", "prod").code == 0
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    "damage", ["{", '{"model": 1}', '{"model": "tiny", "current": "../../x", "previous": null}']
+)
+def test_a_damaged_record_of_the_last_pull_is_mended_by_pulling_again(
+    ek: Ek, into: Path, damage: str
+) -> None:
+    asked = ["--model", "tiny", "--channel", "prod"]
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    (into / "pull.json").write_text(damage)
+    assert (ek("pull", "--rollback", "--into", into).code, ek("run-check", *asked).code) == (3, 3)
+    assert ek("pull", "tiny", "--channel", "prod", "--into", into).code == 0
+    assert ek("run-check", *asked).code == 0
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_way_back_that_leads_elsewhere_is_not_gone(ek: Ek, into: Path) -> None:
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    state = json.loads((into / "pull.json").read_text())
+    (into / "pull.json").write_text(json.dumps({**state, "previous": "../../elsewhere"}))
+    said = ek("pull", "--rollback", "--into", into)
+    assert (said.code, "pull.json" in said.err) == (3, True)
+
+
+def test_a_link_among_the_files_of_an_engine_is_wrong_bytes(
+    ek: Ek, engine: Engine, into: Path
+) -> None:
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    file = into / "engines" / engine.digest.short / "engine" / "graph.pt2"
+    file.rename(into / "elsewhere")
+    file.symlink_to(into / "elsewhere")
+    assert ek("run-check", into / "current").code == 11
+    (into / "engines" / engine.digest.short / "evidence.json").unlink()
+    assert ek("run-check", into / "current" / "engine").code == 11

@@ -96,7 +96,7 @@ def test_what_is_no_plain_file_is_refused(engine: Path, damage: Callable[[Path],
     damage(engine)
     with pytest.raises(InvalidRecordError):
         Manifest.of_directory(engine, "engine")
-    with pytest.raises(InvalidRecordError):
+    with pytest.raises(IntegrityError, match="neither a regular file"):
         verify_directory(manifest, engine)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
+import stat
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -237,6 +240,36 @@ def test_a_token_that_others_may_read_is_refused(token: Path, mode: int) -> None
         read_token(token)
 
 
+def listed(file: Path, user: int = 1234) -> None:
+    """Lets a user read a file as systemd does for a service's credential: by an access list."""
+    nobody = 0xFFFFFFFF
+    owner, named = (1, 4, nobody), (2, 4, user)
+    group, mask, others = (4, 0, nobody), (16, 4, nobody), (32, 0, nobody)
+    entries = (struct.pack("<HHI", *one) for one in (owner, named, group, mask, others))
+    os.setxattr(file, "system.posix_acl_access", struct.pack("<I", 2) + b"".join(entries))
+
+
+def test_a_credential_of_systemd_is_read_though_its_group_seems_to_read_it(
+    token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = read_token(token)
+    try:
+        listed(token)
+    except OSError:
+        token.chmod(0o440)  # a file system without access lists: as the mode shows them
+    assert stat.S_IMODE(token.stat().st_mode) & 0o077 == 0o040
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(token.parent))
+    assert read_token(token) == expected
+    for mode in (0o444, 0o460):
+        token.chmod(mode)
+        with pytest.raises(InputError, match="others"):
+            read_token(token)
+    token.chmod(0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/another.service")
+    with pytest.raises(InputError, match="others"):
+        read_token(token)
+
+
 @pytest.mark.parametrize("text", ["", "\n", "a b", "a\nb", "\x7f", "x" * 2000, "ü"])
 def test_what_is_no_token_is_refused_and_not_shown(token: Path, text: str) -> None:
     token.write_text(text)
@@ -274,7 +307,7 @@ def test_two_agents_of_one_home_do_not_run_at_once(agent: Agent) -> None:
             pass
 
 
-@pytest.mark.parametrize("text", ["", "x", "-5", "9" * 19])
+@pytest.mark.parametrize("text", ["", "x", "-5", "9" * 19, "9" * 5000])
 def test_a_damaged_sequence_is_said_and_not_begun_anew(agent: Agent, text: str) -> None:
     agent.memory.directory.mkdir(parents=True)
     (agent.memory.directory / "sequence").write_text(text)
