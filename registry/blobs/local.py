@@ -212,7 +212,7 @@ class LocalBlobStore:
     def _draft(self) -> Iterator[_Draft]:
         """Gives a locked temporary file on the store's own disk; it is gone when the block ends."""
         with disk_errors(self._root):
-            (self._root / _DRAFTS).mkdir(parents=True, exist_ok=True)
+            _make_directory(self._root / _DRAFTS)
             self.sweep(_YOUNG)
             descriptor, name = tempfile.mkstemp(dir=self._root / _DRAFTS)
             try:
