@@ -11,7 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -111,6 +111,13 @@ def _became(report: NodeReport, known: _Known | None) -> Taken:
     return Taken.KNOWN if same else Taken.RECORDED
 
 
+def _added(report: NodeReport, before: Iterable[PlacedEngine]) -> NodeReport:
+    """Returns a report with the engines of before at places that it says nothing of."""
+    told = {one.path for one in report.engines}
+    untold = (one for one in before if one.path not in told)
+    return replace(report, engines=(*report.engines, *untold))
+
+
 @dataclass(frozen=True)
 class _Recording:
     """Writes reports that are news."""
@@ -121,6 +128,7 @@ class _Recording:
 
     def record(self, reports: Sequence[NodeReport]) -> dict[int, int]:
         """Writes them to every table; returns the rows of the profiles, by node."""
+        reports = self._with_untold(reports)
         found = [one.profile_for(self.known[one.beat.node].labels) for one in reports]
         digests = [str(digest_document(one, PROFILE_SCHEME)) for one in found]
         profiles = self._rows_of(
@@ -183,23 +191,27 @@ class _Recording:
             close_history(self.session, [one["node_id"] for one in moved], self.at)
             add_rows(self.session, NodeHistoryRow, moved)
 
-    def _place(self, reports: Sequence[NodeReport]) -> None:
-        """Closes the placements that are no more, and opens those that are new.
+    def _with_untold(self, reports: Sequence[NodeReport]) -> list[NodeReport]:
+        """Returns the reports with what lies there still, though it was not told.
 
-        Where a node could not read all of its records, what it says nothing of lies there still:
-        a sweep goes by this.
+        Where a node could not read all of its records it says nothing of some engines: a sweep goes
+        by this, and so does what is missing there.
         """
+        untold = [one.beat.node for one in reports if not one.engines_told]
+        before = self._placements(untold) if untold else {}
+        return [
+            one if one.engines_told else _added(one, before.get(one.beat.node, ()))
+            for one in reports
+        ]
+
+    def _place(self, reports: Sequence[NodeReport]) -> None:
+        """Closes the placements that are no more, and opens those that are new."""
         open_rows = self._placements([one.beat.node for one in reports])
         gone: list[int] = []
         new: list[dict[str, Any]] = []
         for one in reports:
             before, now = open_rows.get(one.beat.node, {}), set(one.engines)
-            told = {placed.path for placed in now}
-            gone += [
-                row
-                for placed, row in before.items()
-                if placed not in now and (one.engines_told or placed.path in told)
-            ]
+            gone += [row for placed, row in before.items() if placed not in now]
             new += [
                 {
                     "node_id": one.beat.node, "engine": placed.engine, "path": placed.path,

@@ -147,6 +147,17 @@ def test_an_engine_that_serves_beside_the_desired_one_is_no_drift(
     assert ek("drift", "--json").json == []
 
 
+def test_an_engine_whose_record_cannot_be_read_is_not_missing(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "pool=h100", engine.model_name, "prod")
+    join(catalogue, node("gpu-1", engine.digest))
+    join(catalogue, node("gpu-1", engines_problem="a record cannot be read"))
+    assert [one["engine"] for one in ek("where", "--json").json] == [str(engine.digest)]
+    (found,) = ek("drift", "--all", "--json").json
+    assert (found["sync"], found["health"], found["findings"]) == ("in-sync", "degraded", [])
+
+
 def test_nothing_that_may_run_there_is_missing_with_the_reason(
     ek: Ek, catalogue: Catalogue, engine: Engine
 ) -> None:
