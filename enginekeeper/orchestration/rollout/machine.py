@@ -13,7 +13,8 @@ Rules:
 - whatever fails stops the wave: released nodes that are not upgraded yet are held again, those
   that are stay as they are;
 - a stopped, aborted or ended wave releases nothing; what happens to its nodes is still seen;
-- on the way back a node is released when its engines are qualified under the driver it had;
+- on the way back a node is released when its engines are qualified under the driver it had, and
+  held again when they are no more;
 - a change that was found releases nothing and stops nothing: it is over when every node has
   proven engines, or another driver.
 
@@ -66,7 +67,7 @@ def advance(
 
     `failures` are engines that were judged under the new driver and failed.
     """
-    nodes = tuple(_observed(one, sights.get(one.name), wave, now) for one in wave.nodes)
+    nodes = tuple(observed(one, sights.get(one.name), wave, now) for one in wave.nodes)
     after = _made_safe(replace(wave, nodes=nodes), sights, now)
     if after.phase is Phase.ROLLING_BACK:
         return _rolled_back(_turned_back(after, sights, now), now)
@@ -112,13 +113,15 @@ def turn_back(wave: Wave, reason: str, now: datetime) -> Wave:
     return replace(held, ended_at=None)
 
 
-def _observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    """Follows what is seen of a node until nothing more follows from it."""
+def observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    """Follows what is seen of a node until nothing more follows from it; releases nothing."""
     for _ in Stage:
         after = _next(node, sight, wave, now)
         if after == node:
             break
         node = after
+    if wave.phase is Phase.ROLLING_BACK and node.stage in _HAS_IT and sight and sight.back:
+        return replace(node, reasons=sight.back)
     return node
 
 
@@ -158,6 +161,8 @@ def _reverting_node(node: WaveNode, sight: Sight | None, wave: Wave, now: dateti
         return node
     if node.stage is Stage.REVERTING and sight.driver == node.previous_driver:
         return _into(node, Stage.REVERTED, now, ())
+    if node.stage is Stage.REVERTING and sight.driver == wave.driver and sight.back:
+        return _into(node, Stage.UPGRADED, now, sight.back)
     again = node.stage is Stage.REVERTED and sight.driver == wave.driver
     if again and wave.origin is Origin.FOUND:
         return _into(node, Stage.UPGRADED, now, sight.blockers)

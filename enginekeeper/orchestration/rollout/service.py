@@ -132,6 +132,16 @@ def look(registry: Registry, wave: Wave, *, now: datetime) -> Going:
     return Going(tuple(nodes), plan, sights_of(nodes, plan, back, now=now))
 
 
+def standing(registry: Registry, wave: Wave, node: WaveNode, *, now: datetime) -> WaveNode | None:
+    """Returns where one node of a wave is by what is seen of it now; None where it is not seen.
+
+    Decided as a step of the wave decides it, but for what a step releases; records nothing.
+    """
+    alone = replace(wave, nodes=(node,))
+    sight = look(registry, alone, now=now).sights.get(node.name)
+    return None if sight is None else machine.observed(node, sight, alone, now)
+
+
 def go_on(
     registry: Registry,
     name: str,

@@ -311,6 +311,14 @@ def test_the_way_back_is_taken_within_the_budget_and_only_to_what_is_qualified()
     assert (after.phase, after.ended_at) == (Phase.ROLLED_BACK, later(3))
 
 
+def test_what_may_go_back_and_loses_its_verdict_there_is_held_again() -> None:
+    begun = wave(node("a", stage=Stage.REVERTING), phase=Phase.ROLLING_BACK)
+    lost = replace(ON_NEW, back=("engine was revoked",))
+    after = advance(begun, {"a": lost}, now=NOON)
+    assert (stages(after), after.nodes[0].reasons) == ({"a": "done"}, lost.back)
+    assert not after.frees(after.nodes[0])
+
+
 def test_a_change_that_was_found_releases_nothing_and_stops_nothing() -> None:
     nodes = (node(name, stage=Stage.UPGRADED, previous_driver=None) for name in "abc")
     begun = wave(*nodes, phase=Phase.ROLLING, origin=Origin.FOUND)

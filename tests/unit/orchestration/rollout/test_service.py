@@ -232,6 +232,29 @@ def test_what_was_found_costs_as_many_statements_however_many_drivers_there_are(
     assert counts[0] == counts[1]
 
 
+def test_a_wave_that_ended_is_not_turned_back_under_another_that_has_its_nodes(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    begin(site, fleet)
+    for name in ("gpu-1", "gpu-2", "gpu-3", "spare"):
+        report(fleet, name, engine, driver=NEW)
+    step(site, 60)
+    assert step(site, 61).phase is Phase.DONE
+    registry = site.bench.registry
+    report(fleet, "gpu-1", engine)
+    begin(site, fleet, name="next", qualify=())
+
+    with pytest.raises(ConflictError, match="in a wave that goes on") as caught:
+        service.turn_back(registry, "w", "slow", now=later(70))
+
+    assert caught.value.actual == "wave next"
+    assert service.read_wave(registry, "w").phase is Phase.DONE
+    service.abort(registry, "next", "first back", now=later(80))
+    back = service.turn_back(registry, "w", "slow", now=later(90)).after
+    assert back.phase is Phase.ROLLING_BACK
+
+
 # -- nodes of the catalogue ---------------------------------------------------------------------
 
 
