@@ -186,7 +186,7 @@ class Wave:
     """Since when every node has qualified engines only, as far as that is seen."""
     ended_at: datetime | None = None
     reason: str | None = None
-    """Why it stopped or was aborted."""
+    """Why it stopped or was aborted, or what it waits for."""
     version: int = 0
     """Grows with every change."""
     notified: int = 0

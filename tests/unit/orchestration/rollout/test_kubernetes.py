@@ -9,6 +9,7 @@ import pytest
 
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.rollout.kubernetes import SKIP, apply, label_commands
+from enginekeeper.orchestration.rollout.machine import GONE
 from registry.waves.types import Phase, Stage
 from tests.factories.waves import node, wave
 
@@ -32,6 +33,10 @@ def test_on_the_way_back_only_those_lose_the_label_that_may_go_back() -> None:
     )  # fmt: skip
     (held,) = label_commands(wave(*nodes, phase=Phase.ROLLED_BACK))
     assert len(held[3:-2]) == len(nodes)
+
+
+def test_a_node_that_left_the_fleet_is_not_labelled() -> None:
+    assert label_commands(wave(node("a", stage=Stage.REVERTED, reasons=(GONE,)))) == []
 
 
 def test_many_nodes_are_several_commands_and_none_is_left_out() -> None:
