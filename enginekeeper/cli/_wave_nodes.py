@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from enginekeeper.cli._output import Output
 from enginekeeper.cli._wave_options import fleet_options
 
 if TYPE_CHECKING:
+    from registry.service import Registry
     from registry.waves.types import Wave, WaveNode
 
 
@@ -24,15 +26,16 @@ if TYPE_CHECKING:
 def check(node: str, driver: str | None, as_json: bool) -> int:
     """Say whether NODE may get a driver now: for the script that upgrades it.
 
-    Exits 0 if a wave releases it, or it has the driver already; 7 if it is held, or in no wave;
-    8 if an engine on it is refused under that driver. A script upgrades on 0 and on nothing
-    else.
+    Exits 0 if a wave that goes on releases it, or it has the driver already; 7 if it is held, or in
+    no wave; 8 if an engine on it is refused under that driver. Asked of the node and its engines as
+    they are now, not as the wave saw them last. A script upgrades on 0 and on nothing else.
     """
     from enginekeeper.orchestration.bench import open_bench
 
-    with open_bench().registry.catalogue.read() as view:
+    registry = open_bench().registry
+    with registry.catalogue.read() as view:
         found = view.waves.of_node(node)
-    code, document = _answer(node, driver, found)
+    code, document = _answer(registry, node, driver, found)
     said = f"{node}: {document['stage'] or 'in no wave'}"
     reasons = "; ".join(document["reasons"])
     text = f"{said}, driver {document['driver']}" + (f": {reasons}" if reasons else "")
@@ -41,18 +44,22 @@ def check(node: str, driver: str | None, as_json: bool) -> int:
 
 
 def _answer(
-    node: str, driver: str | None, found: list[tuple[Wave, WaveNode]]
+    registry: Registry, node: str, driver: str | None, found: list[tuple[Wave, WaveNode]]
 ) -> tuple[ExitCode, dict[str, Any]]:
-    """Returns what the newest wave that is about a driver says of a node."""
-    for wave, one in found:
-        target = one.previous_driver if one.stage == "reverting" else wave.driver
+    """Returns what the wave that is about a driver says of a node: one that goes on, or the last.
+
+    A wave that has ended releases nothing; it knows who has its driver, and is well with it.
+    """
+    for wave, recorded in sorted(found, key=lambda each: each[0].ended):
+        target = recorded.previous_driver if recorded.stage == "reverting" else wave.driver
         if driver is not None and driver != target:
             continue
+        one, may_change = _now(registry, wave, recorded)
         document = {
             "node": node, "wave": wave.name, "phase": str(wave.phase), "driver": target,
             "stage": str(one.stage), "reasons": list(one.reasons),
         }  # fmt: skip
-        if one.may_change:
+        if may_change:
             return ExitCode.OK, document
         refused = any(reason.startswith("refuse ") for reason in one.reasons)
         return (ExitCode.REFUSED if refused else ExitCode.DRIFT), document
@@ -61,6 +68,20 @@ def _answer(
         "reasons": ["no wave releases it: enginekeeper wave start"],
     }  # fmt: skip
     return ExitCode.DRIFT, nobody
+
+
+def _now(registry: Registry, wave: Wave, recorded: WaveNode) -> tuple[WaveNode, bool]:
+    """Returns where a node of a wave is now, and whether its driver may be changed."""
+    from datetime import UTC, datetime
+
+    from enginekeeper.orchestration.rollout.service import standing
+
+    if wave.ended and recorded.stage not in ("upgraded", "done"):
+        return recorded, False
+    now = standing(registry, wave, recorded, now=datetime.now(UTC))
+    if now is None:
+        return replace(recorded, reasons=("is not seen any more",)), False
+    return now, now.stage == "done" if wave.ended else wave.frees(now)
 
 
 @click.command()

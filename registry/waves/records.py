@@ -58,10 +58,13 @@ class WaveDraft(WaveView):
     def change(self, before: Wave, after: Wave) -> None:
         """Records how a wave went on; raises ConflictError where it went on meanwhile.
 
-        Nothing is written where nothing changed.
+        So it does for one that had ended, and has nodes of another that goes on. Nothing is
+        written where nothing changed.
         """
         if after == before:
             return
+        if before.ended and not after.ended:
+            self._check_free(after)  # it counts among those that go on again
         row = self._session.scalars(select(WaveRow).where(WaveRow.name == before.name)).one()
         taken = self._session.scalar(
             update(WaveRow)
@@ -106,7 +109,7 @@ class WaveDraft(WaveView):
                 where=f"node {node}",
                 actual=f"wave {other}",
                 expected="a node in no wave",
-                remedy=f"enginekeeper wave abort {other}, or leave the node out: --skip {node}",
+                remedy=f"enginekeeper wave abort {other}; or begin without the node: --skip {node}",
             )
 
     def _add_nodes(self, wave: int, nodes: Iterable[WaveNode]) -> None:

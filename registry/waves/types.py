@@ -110,11 +110,6 @@ class WaveNode:
     reasons: tuple[str, ...] = ()
     """Why it is where it is."""
 
-    @property
-    def may_change(self) -> bool:
-        """Says whether its driver may be changed now, or is what it should be."""
-        return self.stage in (Stage.RELEASED, Stage.UPGRADED, Stage.DONE, Stage.REVERTING)
-
     def as_dict(self) -> dict[str, Any]:
         """Returns the node as JSON values."""
         return {
@@ -191,7 +186,7 @@ class Wave:
     """Since when every node has qualified engines only, as far as that is seen."""
     ended_at: datetime | None = None
     reason: str | None = None
-    """Why it stopped or was aborted."""
+    """Why it stopped or was aborted, or what it waits for."""
     version: int = 0
     """Grows with every change."""
     notified: int = 0
@@ -201,6 +196,15 @@ class Wave:
     def ended(self) -> bool:
         """Says whether nothing follows by itself."""
         return self.phase in ENDED
+
+    def frees(self, node: WaveNode) -> bool:
+        """Says whether the driver of one of its nodes may be changed, or is what it should be.
+
+        On the way back, what has the driver is held there until it may go back itself.
+        """
+        if self.phase in (Phase.ROLLING_BACK, Phase.ROLLED_BACK):
+            return self.phase is Phase.ROLLING_BACK and node.stage is Stage.REVERTING
+        return node.stage in (Stage.RELEASED, Stage.UPGRADED, Stage.DONE)
 
     def stage_counts(self) -> dict[str, int]:
         """Returns how many nodes are in each stage that any is in."""

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 
 from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.orchestration.rollout.machine import GONE
 from registry.waves.types import Wave
 
 SKIP = "nvidia.com/gpu-driver-upgrade.skip"
@@ -27,10 +28,12 @@ _PATIENCE = 120.0
 def label_commands(wave: Wave, kubectl: str = "kubectl") -> list[list[str]]:
     """Returns the commands that hold and release a wave's nodes, as argument lists.
 
-    Run again they change nothing. Raises InputError for a node that no Kubernetes node can be.
+    Run again they change nothing. On the way back only nodes that may go back are released.
+    Raises InputError for a node that no Kubernetes node can be.
     """
-    held = [one.name for one in wave.nodes if not one.may_change]
-    free = [one.name for one in wave.nodes if one.may_change]
+    members = [one for one in wave.nodes if GONE not in one.reasons]
+    held = [one.name for one in members if not wave.frees(one)]
+    free = [one.name for one in members if wave.frees(one)]
     return [
         [kubectl, "label", "nodes", *names, label, "--overwrite"]
         for some, label in ((held, f"{SKIP}=true"), (free, f"{SKIP}-"))

@@ -13,7 +13,10 @@ Rules:
 - whatever fails stops the wave: released nodes that are not upgraded yet are held again, those
   that are stay as they are;
 - a stopped, aborted or ended wave releases nothing; what happens to its nodes is still seen;
-- on the way back a node is released when its engines are qualified under the driver it had;
+- on the way back a node is released when its engines are qualified under the driver it had, and
+  held again when they are no more; the wave is back when no node that it had released can still
+  come up with the driver;
+- a node that left the fleet is waited for by nobody;
 - a change that was found releases nothing and stops nothing: it is over when every node has
   proven engines, or another driver.
 
@@ -34,10 +37,13 @@ from registry.waves.types import Origin, Phase, Role, Stage, Wave, WaveNode
 _GOING_ON = frozenset({Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING})
 _GOING_BACK = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _AWAY = frozenset({Stage.RELEASED, Stage.UPGRADED, Stage.FAILED, Stage.REVERTING})
+_OVER = frozenset({Stage.DONE, Stage.REVERTED})
 _HAS_IT = frozenset({Stage.UPGRADED, Stage.DONE, Stage.FAILED})
 _NAMED = 3
 """How many failed nodes the reason of a stop names."""
 
+GONE = "left the fleet"
+_RECALLED = "the wave was"
 HELD_ANYWAY = "got the driver while it was held"
 
 
@@ -57,6 +63,8 @@ class Sight:
     """Why engines on it may not run under the driver it had; asked on the way back."""
     silent_for: timedelta | None = timedelta(0)
     """How long ago it spoke: all of this is as of then. None: it never did."""
+    is_gone: bool = False
+    """It left the fleet."""
 
 
 def advance(
@@ -66,10 +74,10 @@ def advance(
 
     `failures` are engines that were judged under the new driver and failed.
     """
-    nodes = tuple(_observed(one, sights.get(one.name), wave, now) for one in wave.nodes)
+    nodes = tuple(observed(one, sights.get(one.name), wave, now) for one in wave.nodes)
     after = _made_safe(replace(wave, nodes=nodes), sights, now)
     if after.phase is Phase.ROLLING_BACK:
-        return _rolled_back(_turned_back(after, sights, now), now)
+        return _rolled_back(_turned_back(after, sights, now), sights, now)
     if after.phase not in _GOING_ON:
         return after
     if after.origin is Origin.FOUND:
@@ -82,7 +90,7 @@ def advance(
 def stop(wave: Wave, phase: Phase, reason: str, now: datetime) -> Wave:
     """Returns the wave stopped or aborted: what was released and has not begun is held again."""
     nodes = tuple(
-        _into(one, Stage.HELD, now, (f"the wave was {phase}",))
+        _into(one, Stage.HELD, now, (f"{_RECALLED} {phase}",))
         if one.stage is Stage.RELEASED
         else one
         for one in wave.nodes
@@ -112,13 +120,17 @@ def turn_back(wave: Wave, reason: str, now: datetime) -> Wave:
     return replace(held, ended_at=None)
 
 
-def _observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    """Follows what is seen of a node until nothing more follows from it."""
+def observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    """Follows what is seen of a node until nothing more follows from it; releases nothing."""
+    if _is_gone(sight):
+        return node if wave.ended else _into(node, Stage.REVERTED, now, (GONE,))
     for _ in Stage:
         after = _next(node, sight, wave, now)
         if after == node:
             break
         node = after
+    if wave.phase is Phase.ROLLING_BACK and node.stage in _HAS_IT and sight and sight.back:
+        return replace(node, reasons=sight.back)
     return node
 
 
@@ -132,7 +144,7 @@ def _next(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> Wav
         case Stage.UPGRADED | Stage.DONE | Stage.FAILED:
             return _upgraded_node(node, sight, wave, now, late=late)
         case Stage.REVERTING | Stage.REVERTED:
-            return _reverting_node(node, sight, wave, now)
+            return _reverting_node(node, sight, wave, now, late=late)
 
 
 def _patience(wave: Wave) -> timedelta:
@@ -153,14 +165,27 @@ def _unseen(sight: Sight | None, wave: Wave) -> str | None:
     return f"not heard for more than {limit // timedelta(minutes=1)} minutes"
 
 
-def _reverting_node(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    if sight is None:
-        return node
-    if node.stage is Stage.REVERTING and sight.driver == node.previous_driver:
+def _reverting_node(
+    node: WaveNode, sight: Sight | None, wave: Wave, now: datetime, *, late: bool
+) -> WaveNode:
+    if node.stage is Stage.REVERTED:
+        return node if sight is None else _reverted_node(node, sight, wave, now)
+    if sight is not None and sight.driver == node.previous_driver:
         return _into(node, Stage.REVERTED, now, ())
-    again = node.stage is Stage.REVERTED and sight.driver == wave.driver
-    if again and wave.origin is Origin.FOUND:
+    if sight is not None and sight.driver == wave.driver and sight.back:
+        return _into(node, Stage.UPGRADED, now, sight.back)
+    if not late:
+        return node
+    unseen = _unseen(sight, wave)
+    said = f"no driver {node.previous_driver} after {wave.terms.patience_seconds} s"
+    return replace(node, reasons=(said,) if unseen is None else (said, unseen))
+
+
+def _reverted_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
+    if wave.origin is Origin.FOUND and sight.driver == wave.driver:
         return _into(node, Stage.UPGRADED, now, sight.blockers)
+    if GONE in node.reasons and not wave.ended:  # it was enrolled again
+        return _into(node, Stage.HELD, now, ())
     return node
 
 
@@ -260,6 +285,10 @@ def _is_well(sight: Sight | None, wave: Wave) -> bool:
     return sight is not None and not sight.problems and _unseen(sight, wave) is None
 
 
+def _is_gone(sight: Sight | None) -> bool:
+    return sight is not None and sight.is_gone
+
+
 def _failure(wave: Wave, failures: Sequence[str]) -> str | None:
     if failures:
         return f"failed under driver {wave.driver}: {', '.join(failures[:_NAMED])}"
@@ -278,17 +307,17 @@ def _progressed(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
         phase = Phase.CANARY
     if phase is Phase.CANARY and _canary_is_well(wave, sights, now):
         phase = Phase.ROLLING
-    if all(one.stage in (Stage.DONE, Stage.REVERTED) for one in wave.nodes):
-        return replace(wave, phase=Phase.DONE, ended_at=now)
+    if all(one.stage in _OVER for one in wave.nodes):
+        return replace(wave, phase=Phase.DONE, reason=None, ended_at=now)
     return replace(wave, phase=phase)
 
 
 def _all_done(wave: Wave, role: Role) -> bool:
-    return all(one.stage is Stage.DONE for one in wave.nodes if one.role is role)
+    return all(one.stage in _OVER for one in wave.nodes if one.role is role)
 
 
 def _canary_is_well(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> bool:
-    canary = [one for one in wave.nodes if one.role is Role.CANARY]
+    canary = _canary(wave)
     if len(canary) < _canary_size(wave) or not _all_done(wave, Role.CANARY):
         return False
     soak = timedelta(seconds=wave.terms.soak_seconds)
@@ -302,41 +331,70 @@ def _silence(sight: Sight | None, otherwise: timedelta) -> timedelta:
     return otherwise if sight is None or sight.silent_for is None else sight.silent_for
 
 
+def _canary(wave: Wave) -> list[WaveNode]:
+    return [
+        one for one in wave.nodes if one.role is Role.CANARY and one.stage is not Stage.REVERTED
+    ]
+
+
 def _canary_size(wave: Wave) -> int:
-    serving = sum(one.role is not Role.QUALIFICATION for one in wave.nodes)
+    serving = sum(
+        one.role is not Role.QUALIFICATION and one.stage is not Stage.REVERTED for one in wave.nodes
+    )
     return min(wave.terms.canary, serving)
 
 
 def _released(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
-    """Releases what the phase and the budget let go."""
+    """Releases what the phase and the budget let go, and says what others wait for."""
     if wave.phase is Phase.DONE:
         return wave
-    chosen = {one.name: one for one in _chosen(wave, sights)}
+    free, waiting = _chosen(wave, sights)
+    chosen = {one.name: one for one in free}
     nodes = tuple(
         _into(chosen[one.name], Stage.RELEASED, now, ()) if one.name in chosen else one
         for one in wave.nodes
     )
-    return replace(wave, nodes=nodes)
+    reason = _budget_used(wave, sights) if waiting else None
+    return replace(wave, nodes=nodes, reason=reason)
 
 
-def _chosen(wave: Wave, sights: Mapping[str, Sight]) -> list[WaveNode]:
+def _budget_used(wave: Wave, sights: Mapping[str, Sight]) -> str | None:
+    """Names the nodes that use the budget otherwise than on their way to the driver."""
+    used = [
+        f"{one.name} ({_why_away(one, sights.get(one.name), wave)})"
+        for one in wave.nodes
+        if one.role is not Role.QUALIFICATION
+        and one.stage is not Stage.RELEASED
+        and _is_away(one, sights.get(one.name), wave)
+    ]
+    more = f" and {len(used) - _NAMED} more" if len(used) > _NAMED else ""
+    return f"the budget is used by {', '.join(used[:_NAMED])}{more}" if used else None
+
+
+def _why_away(node: WaveNode, sight: Sight | None, wave: Wave) -> str:
+    problems = () if sight is None else sight.problems
+    return _unseen(sight, wave) or next(iter((*problems, *node.reasons)), str(node.stage))
+
+
+def _chosen(wave: Wave, sights: Mapping[str, Sight]) -> tuple[list[WaveNode], list[WaveNode]]:
+    """Returns the nodes that are released, and those that wait for room in the budget."""
     free = [
         one
         for one in wave.nodes
         if one.stage is Stage.HELD and _may_go(one, sights.get(one.name), wave)
     ]
     if wave.phase is Phase.QUALIFYING:
-        return [one for one in free if one.role is Role.QUALIFICATION]
+        return [one for one in free if one.role is Role.QUALIFICATION], []
     room = max(0, allowed(wave.terms.max_unavailable, len(wave.nodes)) - away(wave, sights))
     others = [one for one in free if one.role is not Role.QUALIFICATION]
     late = [one for one in free if one.role is Role.QUALIFICATION]
     if wave.phase is Phase.CANARY:
-        canary = [one for one in wave.nodes if one.role is Role.CANARY]
+        canary = _canary(wave)
         again = [one for one in others if one.role is Role.CANARY]
         more = [one for one in others if one.role is Role.BATCH]
         new = more[: max(0, _canary_size(wave) - len(canary))]
         others = [*again, *(replace(one, role=Role.CANARY) for one in new)]
-    return [*late, *others[:room]]
+    return [*late, *others[:room]], others[room:]
 
 
 def _may_go(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
@@ -357,19 +415,33 @@ def away(wave: Wave, sights: Mapping[str, Sight]) -> int:
 
 
 def _is_away(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
-    return node.stage in _AWAY or not _is_well(sight, wave)
+    return node.stage in _AWAY or not (_is_gone(sight) or _is_well(sight, wave))
 
 
 def _turned_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
-    room = allowed(wave.terms.max_unavailable, len(wave.nodes))
-    room -= sum(one.stage is Stage.REVERTING for one in wave.nodes)
+    """Sends nodes back as far as the budget has room; what is broken anyway takes none of it."""
+    most = allowed(wave.terms.max_unavailable, len(wave.nodes))
+    going = sum(one.stage is Stage.REVERTING for one in wave.nodes)
+    out = sum(_is_out(one, sights.get(one.name), wave) for one in wave.nodes)
     nodes = []
     for one in wave.nodes:
-        after = _back(one, sights.get(one.name), wave, now) if one.stage in _HAS_IT else one
-        goes = after.stage is Stage.REVERTING and one.stage is not Stage.REVERTING
-        nodes.append(one if goes and room <= 0 else after)
-        room -= goes
+        sight = sights.get(one.name)
+        after = _back(one, sight, wave, now) if one.stage in _HAS_IT else one
+        if after.stage is Stage.REVERTING and one.stage is not Stage.REVERTING:
+            costs = one.role is not Role.QUALIFICATION and not _is_out(one, sight, wave)
+            if going >= most or (costs and out >= most):
+                after = one
+            else:
+                going, out = going + 1, out + costs
+        nodes.append(after)
     return replace(wave, nodes=tuple(nodes))
+
+
+def _is_out(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
+    """Says whether a node serves less than it should while a wave goes back."""
+    if node.role is Role.QUALIFICATION or _is_gone(sight):
+        return False
+    return node.stage is Stage.REVERTING or not _is_well(sight, wave)
 
 
 def _back(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
@@ -380,14 +452,29 @@ def _back(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> Wav
         return node
     if sight.driver == node.previous_driver:
         return _into(node, Stage.REVERTED, now, ())
-    if _unseen(sight, wave) is not None:
+    if _unseen(sight, wave) is not None:  # it says why itself
         return node
     if sight.back:
         return replace(node, reasons=sight.back)
     return _into(node, Stage.REVERTING, now, ())
 
 
-def _rolled_back(wave: Wave, now: datetime) -> Wave:
+def _rolled_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
     if any(one.stage not in (Stage.HELD, Stage.REVERTED) for one in wave.nodes):
         return wave
+    if any(_may_come_up(one, sights.get(one.name), wave, now) for one in wave.nodes):
+        return wave
     return replace(wave, phase=Phase.ROLLED_BACK, ended_at=now)
+
+
+def _may_come_up(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> bool:
+    """Says whether a node that was released may be on its way to the driver.
+
+    It is not if it said so after it was held again, and patience ends.
+    """
+    recalled = node.stage is Stage.HELD and any(one.startswith(_RECALLED) for one in node.reasons)
+    held_for = now - node.since
+    if not recalled or held_for > _patience(wave):
+        return False
+    spoke = _unseen(sight, wave) is None and _silence(sight, held_for) < held_for
+    return not spoke or sight is None or sight.driver is None

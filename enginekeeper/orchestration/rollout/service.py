@@ -122,14 +122,31 @@ def read_wave(registry: Registry, name: str) -> Wave:
 
 
 def look(registry: Registry, wave: Wave, *, now: datetime) -> Going:
-    """Returns what is known of a wave's nodes now; a node that is not seen any more is absent."""
+    """Returns what is known of a wave's nodes now.
+
+    A node without a document any more is absent; one that was retired is gone.
+    """
     names = {one.name for one in wave.nodes}
     fleet = read_nodes(registry, tuple(map(Path, wave.places)), now=now)
     nodes = [one for one in fleet if one.name in names]
     engines = engines_on(registry, nodes)
     plan = plan_wave(nodes, engines, change_of(wave, now), scope=registry.driver_scope)
     back = _back(registry, wave, nodes, engines, now) if wave.phase is Phase.ROLLING_BACK else {}
-    return Going(tuple(nodes), plan, sights_of(nodes, plan, back, now=now))
+    sights = sights_of(nodes, plan, back, now=now)
+    if not wave.places:  # which names every node that is enrolled
+        gone = Sight(None, silent_for=None, is_gone=True)
+        sights |= dict.fromkeys(names - sights.keys(), gone)
+    return Going(tuple(nodes), plan, sights)
+
+
+def standing(registry: Registry, wave: Wave, node: WaveNode, *, now: datetime) -> WaveNode | None:
+    """Returns where one node of a wave is by what is seen of it now; None where it is not seen.
+
+    Decided as a step of the wave decides it, but for what a step releases; records nothing.
+    """
+    alone = replace(wave, nodes=(node,))
+    sight = look(registry, alone, now=now).sights.get(node.name)
+    return None if sight is None or sight.is_gone else machine.observed(node, sight, alone, now)
 
 
 def go_on(

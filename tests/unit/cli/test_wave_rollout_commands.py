@@ -108,6 +108,41 @@ def test_a_script_upgrades_on_0_alone(ek: Ek, fleet: Path) -> None:
     assert ek("wave", "check", "spare", "--driver", "600.1").code == ExitCode.DRIFT
 
 
+def test_what_a_wave_released_is_asked_anew_by_whoever_upgrades(
+    ek: Ek, site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    start(ek, fleet)
+    report(tmp_path, "spare", driver=NEW)
+    variant = variants_of(tmp_path)[0]
+    site.judge(engine, variant, Result.PASS, ON_R595)
+    ek("wave", "advance", "w")
+    assert ek("wave", "check", "gpu-1").code == ExitCode.OK
+    site.judge(engine, variant, Result.FAIL, ON_R595)
+    assert ek("wave", "check", "gpu-1").code == ExitCode.REFUSED
+    (fleet / "gpu-1.json").unlink()
+    gone = ek("wave", "check", "gpu-1", "--json")
+    assert (gone.code, gone.json["reasons"]) == (ExitCode.DRIFT, ["is not seen any more"])
+
+
+def test_a_wave_that_ended_releases_nothing(
+    ek: Ek, site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    start(ek, fleet)
+    variant = variants_of(tmp_path)[0]
+    site.judge(engine, variant, Result.PASS, ON_R595)
+    for name in ("gpu-1", "gpu-2", "spare"):
+        report(tmp_path, name, engine, driver=NEW)
+    ek("wave", "advance", "w")
+    assert ek("wave", "advance", "w", "--json").json["phase"] == "done"
+    assert ek("wave", "check", "gpu-1", "--driver", NEW).code == ExitCode.OK  # it has it already
+
+    report(tmp_path, "gpu-1", engine)
+    back = ek("wave", "check", "gpu-1", "--driver", NEW, "--json")
+    assert (back.code, back.json["reasons"]) == (ExitCode.DRIFT, [f"has driver {OLD} now"])
+    site.judge(engine, variant, Result.FAIL, ON_R595)
+    assert ek("wave", "check", "gpu-2", "--driver", NEW).code == ExitCode.REFUSED
+
+
 def test_a_wave_is_aborted_and_turned_back_with_a_reason(
     ek: Ek, fleet: Path, tmp_path: Path
 ) -> None:

@@ -9,19 +9,34 @@ import pytest
 
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.rollout.kubernetes import SKIP, apply, label_commands
-from registry.waves.types import Stage
+from enginekeeper.orchestration.rollout.machine import GONE
+from registry.waves.types import Phase, Stage
 from tests.factories.waves import node, wave
 
 
 def test_held_nodes_get_the_label_and_released_ones_lose_it() -> None:
     nodes = [node(f"n-{stage}", stage=stage) for stage in Stage]
     assert label_commands(wave(*nodes)) == [
-        ["kubectl", "label", "nodes", "n-held", "n-failed", "n-reverted", f"{SKIP}=true",
+        ["kubectl", "label", "nodes", "n-held", "n-failed", "n-reverting", "n-reverted",
+         f"{SKIP}=true", "--overwrite"],
+        ["kubectl", "label", "nodes", "n-released", "n-upgraded", "n-done", f"{SKIP}-",
          "--overwrite"],
-        ["kubectl", "label", "nodes", "n-released", "n-upgraded", "n-done", "n-reverting",
-         f"{SKIP}-", "--overwrite"],
     ]  # fmt: skip
     assert SKIP == "nvidia.com/gpu-driver-upgrade.skip"
+
+
+def test_on_the_way_back_only_those_lose_the_label_that_may_go_back() -> None:
+    nodes = [node(f"n-{stage}", stage=stage) for stage in Stage]
+    held, freed = label_commands(wave(*nodes, phase=Phase.ROLLING_BACK))
+    assert (held[3:-2], freed[3:-2]) == (
+        ["n-held", "n-released", "n-upgraded", "n-done", "n-failed", "n-reverted"], ["n-reverting"],
+    )  # fmt: skip
+    (held,) = label_commands(wave(*nodes, phase=Phase.ROLLED_BACK))
+    assert len(held[3:-2]) == len(nodes)
+
+
+def test_a_node_that_left_the_fleet_is_not_labelled() -> None:
+    assert label_commands(wave(node("a", stage=Stage.REVERTED, reasons=(GONE,)))) == []
 
 
 def test_many_nodes_are_several_commands_and_none_is_left_out() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.rollout.budget import allowed
 from enginekeeper.orchestration.rollout.machine import (
+    GONE,
     HELD_ANYWAY,
     Sight,
     advance,
@@ -311,6 +312,84 @@ def test_the_way_back_is_taken_within_the_budget_and_only_to_what_is_qualified()
     assert (after.phase, after.ended_at) == (Phase.ROLLED_BACK, later(3))
 
 
+def test_on_the_way_back_too_the_budget_counts_what_is_away_and_the_broken_go_first() -> None:
+    nodes = (node("a", stage=Stage.FAILED), *(node(name, stage=Stage.DONE) for name in "bcd"))
+    begun = wave(*nodes, phase=Phase.ROLLING_BACK)
+    sights = {"b": ON_NEW, "c": BROKEN, "d": ON_NEW}  # and nobody sees a
+    after = advance(begun, sights, now=later(1))
+    assert stages(after) == {"a": "failed", "b": "done", "c": "reverting", "d": "done"}
+
+
+def test_a_node_that_does_not_come_back_on_the_way_back_says_so() -> None:
+    begun = wave(
+        node("a", stage=Stage.REVERTING), node("b", stage=Stage.DONE), phase=Phase.ROLLING_BACK
+    )
+    after = advance(begun, {"a": silent(ON_NEW, 9000), "b": ON_NEW}, now=later(3601))
+    assert stages(after) == {"a": "reverting", "b": "done"}
+    assert after.nodes[0].reasons == (
+        f"no driver {OLD} after 3600 s", "not heard for more than 3 minutes",
+    )  # fmt: skip
+    assert after.nodes[0].since == NOON
+
+
+def test_a_wave_is_not_back_while_a_node_that_it_released_may_come_up() -> None:
+    rolling = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING)
+    begun = turn_back(rolling, "tokens are wrong", later(1))
+    starting = Sight(None, problems=("the driver does not answer",))
+
+    unheard = advance(begun, {"a": silent(READY, 30), "b": READY}, now=later(9))
+    assert unheard.phase is Phase.ROLLING_BACK  # it has not spoken since it was held again
+    waiting = advance(begun, {"a": starting, "b": READY}, now=later(60))
+    assert (waiting.phase, stages(waiting)["a"]) == (Phase.ROLLING_BACK, "held")
+
+    up = advance(waiting, {"a": WAITING, "b": READY}, now=later(100))
+    assert (up.phase, stages(up)["a"]) == (Phase.ROLLING_BACK, "reverting")
+    assert advance(up, {"a": READY, "b": READY}, now=later(200)).phase is Phase.ROLLED_BACK
+
+    still = advance(waiting, {"a": READY, "b": READY}, now=later(100))
+    assert (still.phase, stages(still)["a"]) == (Phase.ROLLED_BACK, "held")
+    assert advance(waiting, {"b": READY}, now=later(3700)).phase is Phase.ROLLED_BACK
+
+
+def test_who_uses_the_budget_is_named_while_others_wait_for_it() -> None:
+    begun = wave(node("a", stage=Stage.DONE), node("b"), node("c"), phase=Phase.ROLLING)
+    sights = {"a": ON_NEW, "b": READY, "c": silent(READY, 200)}
+
+    after = advance(begun, sights, now=NOON)
+
+    assert stages(after) == {"a": "done", "b": "held", "c": "held"}
+    assert after.reason == "the budget is used by c (not heard for more than 3 minutes)"
+    again = advance(after, {**sights, "c": READY}, now=later(1))
+    assert (stages(again)["b"], again.reason) == ("released", None)
+
+
+def test_nobody_waits_for_a_node_that_left_the_fleet() -> None:
+    gone = Sight(None, silent_for=None, is_gone=True)
+    nodes = (node("a", Role.CANARY, Stage.RELEASED), node("b"), node("c"))
+    begun = wave(*nodes, phase=Phase.CANARY, terms=NO_SOAK)
+
+    after = advance(begun, {"a": gone, "b": READY, "c": READY}, now=NOON)
+    assert stages(after) == {"a": "reverted", "b": "released", "c": "held"}
+    assert (after.nodes[0].reasons, after.nodes[1].role) == ((GONE,), Role.CANARY)
+    assert after.safe_at == NOON
+    for at, name in enumerate("bc", 1):
+        after = advance(after, {"a": gone, "b": ON_NEW, "c": READY, name: ON_NEW}, now=later(at))
+    assert after.phase is Phase.DONE
+    assert advance(after, {"a": gone, "b": gone, "c": ON_NEW}, now=later(9)) == after
+
+    back = advance(begun, {"a": gone, "b": READY, "c": READY}, now=NOON)
+    enrolled = advance(back, {"a": READY, "b": READY, "c": READY}, now=later(1))
+    assert stages(enrolled)["a"] == "held"
+
+
+def test_what_may_go_back_and_loses_its_verdict_there_is_held_again() -> None:
+    begun = wave(node("a", stage=Stage.REVERTING), phase=Phase.ROLLING_BACK)
+    lost = replace(ON_NEW, back=("engine was revoked",))
+    after = advance(begun, {"a": lost}, now=NOON)
+    assert (stages(after), after.nodes[0].reasons) == ({"a": "done"}, lost.back)
+    assert not after.frees(after.nodes[0])
+
+
 def test_a_change_that_was_found_releases_nothing_and_stops_nothing() -> None:
     nodes = (node(name, stage=Stage.UPGRADED, previous_driver=None) for name in "abc")
     begun = wave(*nodes, phase=Phase.ROLLING, origin=Origin.FOUND)
@@ -349,6 +428,7 @@ SIGHTS = st.builds(
     st.sampled_from([(), ("GPU 0: lost",)]),
     RUNNING, REASONS,
     st.sampled_from([*[timedelta(0)] * 4, timedelta(seconds=200), timedelta(seconds=5000), None]),
+    st.sampled_from([*[False] * 9, True]),
 )  # fmt: skip
 NAMES = ("a", "b", "c", "d", "e", "f")
 NODES = st.builds(
@@ -400,6 +480,7 @@ def test_nothing_is_released_with_an_engine_that_is_not_qualified_unless_it_serv
         seen = sights[name]
         drained = seen.running == () or (seen.running is None and one.named)
         assert not seen.problems
+        assert not seen.is_gone
         assert seen.silent_for == timedelta(0)
         assert not seen.blockers or (one.role is Role.QUALIFICATION and drained)
     for name in newly(begun, after, Stage.REVERTING):

@@ -167,6 +167,8 @@ def test_an_aborted_wave_holds_and_a_rollback_goes_back_only_to_what_is_proven(
     back = service.turn_back(registry, "w", "slow", now=later(80)).after
     assert (back.phase, stages(back)["spare"]) == (Phase.ROLLING_BACK, "reverting")
     report(fleet, "spare", engine)
+    assert step(site, 85).phase is Phase.ROLLING_BACK  # gpu-1 was released, and may have begun
+    report(fleet, "gpu-1", engine, taken_at=later(88).isoformat())
     assert step(site, 90).phase is Phase.ROLLED_BACK
 
 
@@ -232,6 +234,29 @@ def test_what_was_found_costs_as_many_statements_however_many_drivers_there_are(
     assert counts[0] == counts[1]
 
 
+def test_a_wave_that_ended_is_not_turned_back_under_another_that_has_its_nodes(
+    site: Site, engine: Engine, fleet: Path, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    begin(site, fleet)
+    for name in ("gpu-1", "gpu-2", "gpu-3", "spare"):
+        report(fleet, name, engine, driver=NEW)
+    step(site, 60)
+    assert step(site, 61).phase is Phase.DONE
+    registry = site.bench.registry
+    report(fleet, "gpu-1", engine)
+    begin(site, fleet, name="next", qualify=())
+
+    with pytest.raises(ConflictError, match="in a wave that goes on") as caught:
+        service.turn_back(registry, "w", "slow", now=later(70))
+
+    assert caught.value.actual == "wave next"
+    assert service.read_wave(registry, "w").phase is Phase.DONE
+    service.abort(registry, "next", "first back", now=later(80))
+    back = service.turn_back(registry, "w", "slow", now=later(90)).after
+    assert back.phase is Phase.ROLLING_BACK
+
+
 # -- nodes of the catalogue ---------------------------------------------------------------------
 
 
@@ -268,6 +293,24 @@ def test_a_canary_that_dies_under_the_driver_keeps_it_from_the_fleet(
     stopped = step(site, 3901)
     assert (stopped.phase, stages(stopped)["gpu-1"]) == (Phase.STOPPED, "failed")
     assert "gpu-1: not heard for more than 3 minutes" in (stopped.reason or "")
+
+
+def test_a_wave_goes_on_without_a_node_that_was_retired(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    begin_enrolled(site, engine, 3, soak_seconds=0)
+    heard(site, 600, "gpu-1", engine, driver=NEW)
+    heard(site, 600, "gpu-2", engine)
+    waiting = step(site, 600)  # and gpu-3 was not heard
+    assert (stages(waiting)["gpu-2"], "used by gpu-3" in (waiting.reason or "")) == ("held", True)
+
+    with site.bench.registry.catalogue.edit(actor="anna") as draft:
+        draft.fleet.retire("gpu-3", later(610))
+
+    after = step(site, 620)
+    assert stages(after) == {"gpu-1": "done", "gpu-2": "released", "gpu-3": "reverted"}
+    assert after.reason is None
 
 
 def test_a_wave_with_a_node_that_never_reported_is_not_safe(
