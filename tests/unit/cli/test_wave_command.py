@@ -122,6 +122,7 @@ def test_simulated_nodes_are_marked_and_not_mixed_with_real_ones(
     [
         (("--driver", "R595"), ExitCode.INVALID_INPUT),
         (("--driver", "620.10.01"), ExitCode.INVALID_INPUT),
+        (("--driver", "595.71.5"), ExitCode.INVALID_INPUT),
         (("--driver", "595.71.05", "--cuda", "x"), ExitCode.INVALID_INPUT),
     ],
 )
