@@ -49,7 +49,11 @@ reason_option = click.option("--reason", required=True, help="Why; it is kept in
 )  # fmt: skip
 @click.option(
     "--patience", type=click.IntRange(1, 10080), default=60, show_default=True, metavar="MINUTES",
-    help="How long a released node may take before it counts as failed.",
+    help="How long a released node may take, or be silent, before it counts as failed.",
+)  # fmt: skip
+@click.option(
+    "--stale-after", type=click.IntRange(1, 10080), metavar="MINUTES",
+    help="How long a node may be silent before it counts as away: 3, for inventories a day.",
 )  # fmt: skip
 @click.option("--name", help="Name of the wave; driver and time if left out.")
 @click.option("--webhook", metavar="URL", help="Told of every change, signed.")
@@ -70,6 +74,7 @@ def start(
     canary: int,
     soak: int,
     patience: int,
+    stale_after: int | None,
     name: str | None,
     webhook: str | None,
     deployment: str | None,
@@ -104,6 +109,7 @@ def start(
         terms=Terms(
             max_unavailable=max_unavailable, canary=canary, soak_seconds=60 * soak,
             patience_seconds=60 * patience,
+            stale_after_seconds=None if stale_after is None else 60 * stale_after,
         ),
     )  # fmt: skip
     return _begun(bench, announcement, Output(as_json), dry_run=dry_run)

@@ -12,6 +12,8 @@ from enum import StrEnum
 
 STALE_AFTER = timedelta(minutes=3)
 """Three heartbeats; after one that is lost a node is no reason to worry."""
+SILENT_AFTER = timedelta(days=1)
+"""What a node said so long ago is nothing to go by."""
 CLOCK_MAY_BE_OFF = 300
 """Seconds."""
 

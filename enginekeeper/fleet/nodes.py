@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 
 from enginekeeper.fleet.environments import GpuKind, kinds_of
@@ -61,12 +62,14 @@ class NodeFacts:
     """
     cuda_driver: str | None = None
     """CUDA API that its driver offers, by its own word."""
+    heard_at: datetime | None = None
+    """When it spoke last; None: never."""
 
-    def named(self, name: str) -> NodeFacts:
-        """Returns a node that is like this one but for its name, and shares everything else."""
+    def named(self, name: str, heard_at: datetime | None) -> NodeFacts:
+        """Returns a node of another name, heard at another time, that shares everything else."""
         return NodeFacts(
             name, self.driver, self.shape, self.engines, self.problems, self.simulated, self.labels,
-            self.running, self.cuda_driver,
+            self.running, self.cuda_driver, heard_at,
         )  # fmt: skip
 
 
@@ -88,6 +91,7 @@ def facts_of(inventory: Inventory) -> NodeFacts:
         labels=dict(inventory.labels),
         running=_running(inventory),
         cuda_driver=None if inventory.driver is None else inventory.driver.cuda,
+        heard_at=datetime.fromisoformat(inventory.taken_at),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from enginekeeper.errors import MissingError
+from enginekeeper.fleet.health import SILENT_AFTER
 from enginekeeper.fleet.inventories import read_inventories
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape, facts_of
 from enginekeeper.fleet.placements import INTACT
@@ -17,8 +18,6 @@ from enginekeeper.orchestration.waves import DriverChange, WavePlan
 from registry.queries import View
 from registry.service import Registry
 
-SILENT_AFTER = timedelta(days=1)
-"""A node that was not heard for so long has said nothing that a wave can go by."""
 _UNHEARD = f"not heard for more than {SILENT_AFTER.days * 24} hours"
 _UNREPORTED = "enrolled, and it has not reported yet"
 
@@ -38,12 +37,14 @@ def _enrolled(view: View, now: datetime) -> list[NodeFacts]:
     return found
 
 
-def read_nodes(registry: Registry, places: Sequence[Path]) -> list[NodeFacts]:
-    """Returns the nodes that inventories tell of; without any, the enrolled ones."""
+def read_nodes(
+    registry: Registry, places: Sequence[Path], *, now: datetime | None = None
+) -> list[NodeFacts]:
+    """Returns the nodes that inventories tell of; without any, the enrolled ones, as of a time."""
     if places:
         return [facts_of(one) for one in read_inventories(places)]
     with registry.catalogue.read() as view:
-        return _enrolled(view, registry.clock())
+        return _enrolled(view, now or registry.clock())
 
 
 def plan_of(
@@ -62,10 +63,12 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
     profiles = {row: Profile.of_document(document) for row, document in fleet.profiles().items()}
     shapes = {row: one.shape for row, one in profiles.items()}
     engines = {row: _engines(document) for row, document in fleet.engine_sets().items()}
-    unheard = {name for name, _ in fleet.not_heard_since(now - SILENT_AFTER)}
+    heard = fleet.heard_by_name()
+    since = now - SILENT_AFTER
     alike: dict[tuple[int, int, bool], NodeFacts] = {}
     for name, at, having in fleet.members():
-        is_unheard = name in unheard
+        heard_at = heard.get(name)
+        is_unheard = heard_at is None or heard_at < since
         like = alike.get((at, having, is_unheard))
         if like is None:
             profile, (digests, running, wrong) = profiles[at], engines[having]
@@ -80,7 +83,7 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
                 running=running if profile.runs_told else None,
                 cuda_driver=None if profile.driver is None else profile.driver.cuda,
             )
-        yield like.named(name)
+        yield like.named(name, heard_at)
     for name, simulated in fleet.silent():
         yield NodeFacts(name, None, NodeShape((), "", ""), (), (_UNREPORTED,), simulated)
 

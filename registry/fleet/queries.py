@@ -352,13 +352,12 @@ class FleetView:
         query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
         return list(self._session.scalars(query.where(NodeRow.retired_at.is_(None))))
 
-    def not_heard_since(self, before: datetime) -> list[tuple[str, datetime | None]]:
-        """Returns the nodes that were not heard since a time, by name."""
-        late = HeartbeatRow.seen_at.is_(None) | (HeartbeatRow.seen_at < before)
-        query = select(NodeRow.name, HeartbeatRow.seen_at)
+    def heard_by_name(self) -> dict[str, datetime | None]:
+        """Returns when each enrolled node was heard last; None: never."""
+        query = of_columns(NodeRow.name, HeartbeatRow.seen_at)
         query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
-        query = query.where(NodeRow.retired_at.is_(None), late).order_by(NodeRow.name)
-        return [(name, seen) for name, seen in self._session.execute(query)]
+        rows = self._rows(query.where(NodeRow.retired_at.is_(None)))
+        return {name: seen for name, seen in rows}  # noqa: C416 - rows are no pairs
 
     def assignments(self) -> list[Assignment]:
         """Returns what should run where, in the order of models, channels and selectors."""

@@ -158,6 +158,8 @@ class WaveDraft(WaveView):
         if before.safe_at is None and after.safe_at is not None:
             seconds = int((after.safe_at - after.announced_at).total_seconds())
             self._note("wave safe", after.name, {"seconds": seconds})
+        if before.safe_at is not None and after.safe_at is None:
+            self._note("wave unsafe", after.name, {"safe_at": before.safe_at.isoformat()})
         known = {one.key: one for one in before.work}
         for one in after.work:
             old = known.get(one.key)

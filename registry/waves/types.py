@@ -90,7 +90,9 @@ class Terms:
     soak_seconds: int = 600
     """How long the canary must have been well."""
     patience_seconds: int = 3600
-    """How long a released node may take before it counts as failed."""
+    """How long a released node may take, or be silent, before it counts as failed."""
+    stale_after_seconds: int | None = None
+    """How long a node may be silent before it counts as away; None: as its source has it."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ class Wave:
     """The Prefect deployment that judges and builds; None: somebody does it by hand."""
     specs: tuple[str, ...] = ()
     safe_at: datetime | None = None
-    """When every node first had qualified engines only."""
+    """Since when every node has qualified engines only, as far as that is seen."""
     ended_at: datetime | None = None
     reason: str | None = None
     """Why it stopped or was aborted."""

@@ -5,9 +5,11 @@ Rules:
 - a node is released when every engine on it is qualified under the new driver, nothing is wrong
   with it and the budget has room; a node for qualification is released when it serves nothing;
 - what is released and loses that before it has the driver is held again;
-- what is not seen is not known: it is neither released nor counted as safe;
+- what is not seen, or was not heard lately, is not known: it is neither released nor counted as
+  safe, and it is away; silent for longer than the patience, it failed if it had the driver;
 - nodes for qualification come first, then the canary, then the rest; the canary has to be well
-  for a while;
+  for a while, and to say so after it;
+- a wave is safe while nothing that is seen says otherwise, and from when every node was seen well;
 - whatever fails stops the wave: released nodes that are not upgraded yet are held again, those
   that are stay as they are;
 - a stopped, aborted or ended wave releases nothing; what happens to its nodes is still seen;
@@ -25,6 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from enginekeeper.fleet.health import SILENT_AFTER, STALE_AFTER
 from enginekeeper.orchestration.rollout.budget import allowed
 from registry.waves.types import Origin, Phase, Role, Stage, Wave, WaveNode
 
@@ -52,6 +55,8 @@ class Sight:
     """Engines that serve on it; None: nobody says."""
     back: tuple[str, ...] = ()
     """Why engines on it may not run under the driver it had; asked on the way back."""
+    silent_for: timedelta | None = timedelta(0)
+    """How long ago it spoke: all of this is as of then. None: it never did."""
 
 
 def advance(
@@ -68,10 +73,10 @@ def advance(
     if after.phase not in _GOING_ON:
         return after
     if after.origin is Origin.FOUND:
-        return _progressed(after, now)
+        return _progressed(after, sights, now)
     if (reason := _failure(after, failures)) is not None:
         return stop(after, Phase.STOPPED, reason, now)
-    return _released(_progressed(after, now), sights, now)
+    return _released(_progressed(after, sights, now), sights, now)
 
 
 def stop(wave: Wave, phase: Phase, reason: str, now: datetime) -> Wave:
@@ -118,10 +123,7 @@ def _observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) ->
 
 
 def _next(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    late = now - node.since > timedelta(seconds=wave.terms.patience_seconds)
-    if sight is None:
-        lost = node.stage is Stage.RELEASED and late
-        return _into(node, Stage.FAILED, now, ("is not seen any more",)) if lost else node
+    late = now - node.since > _patience(wave)
     match node.stage:
         case Stage.HELD:
             return _held_node(node, sight, wave, now)
@@ -133,7 +135,27 @@ def _next(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> Wav
             return _reverting_node(node, sight, wave, now)
 
 
-def _reverting_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
+def _patience(wave: Wave) -> timedelta:
+    return timedelta(seconds=wave.terms.patience_seconds)
+
+
+def _unseen(sight: Sight | None, wave: Wave) -> str | None:
+    """Says why nobody knows how a node is now; None where it was heard lately."""
+    if sight is None:
+        return "is not seen any more"
+    seconds = wave.terms.stale_after_seconds
+    if seconds is not None:
+        limit = timedelta(seconds=seconds)
+    else:  # documents come when somebody takes them, heartbeats by themselves
+        limit = SILENT_AFTER if wave.places else STALE_AFTER
+    if sight.silent_for is not None and sight.silent_for <= limit:
+        return None
+    return f"not heard for more than {limit // timedelta(minutes=1)} minutes"
+
+
+def _reverting_node(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    if sight is None:
+        return node
     if node.stage is Stage.REVERTING and sight.driver == node.previous_driver:
         return _into(node, Stage.REVERTED, now, ())
     again = node.stage is Stage.REVERTED and sight.driver == wave.driver
@@ -142,45 +164,62 @@ def _reverting_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> 
     return node
 
 
-def _held_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
-    if sight.driver == wave.driver:
+def _held_node(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
+    if sight is not None and sight.driver == wave.driver:
         return _into(node, Stage.UPGRADED, now, (HELD_ANYWAY, *sight.blockers))
     if wave.phase not in _GOING_ON:
         return node
-    return _into(node, Stage.HELD, now, (*sight.problems, *sight.blockers))
+    unseen = _unseen(sight, wave)
+    reasons = () if sight is None else (*sight.problems, *sight.blockers)
+    return _into(node, Stage.HELD, now, reasons if unseen is None else (unseen, *reasons))
 
 
 def _released_node(
-    node: WaveNode, sight: Sight, wave: Wave, now: datetime, *, late: bool
+    node: WaveNode, sight: Sight | None, wave: Wave, now: datetime, *, late: bool
 ) -> WaveNode:
-    if sight.driver == wave.driver:
+    if sight is not None and sight.driver == wave.driver:
         return _into(node, Stage.UPGRADED, now, sight.blockers)
     if late:
-        seconds = wave.terms.patience_seconds
-        return _into(node, Stage.FAILED, now, (f"no driver {wave.driver} after {seconds} s",))
-    if (against := _against(node, sight)) is not None:
+        unseen = _unseen(sight, wave)
+        said = f"no driver {wave.driver} after {wave.terms.patience_seconds} s"
+        return _into(node, Stage.FAILED, now, (said,) if unseen is None else (said, unseen))
+    if sight is not None and (against := _against(node, sight)) is not None:
         return _into(node, Stage.HELD, now, against)
     return node
 
 
 def _upgraded_node(
-    node: WaveNode, sight: Sight, wave: Wave, now: datetime, *, late: bool
+    node: WaveNode, sight: Sight | None, wave: Wave, now: datetime, *, late: bool
 ) -> WaveNode:
     """Looks at a node that had the driver, or failed on the way."""
+    unseen = _unseen(sight, wave)
+    if node.stage is Stage.FAILED and (unseen is not None or not _has_it(sight, wave)):
+        return node
+    if sight is None or sight.driver is None or (sight.driver == wave.driver and unseen):
+        lost = sight is not None and (sight.silent_for or timedelta(0)) > _patience(wave)
+        return _silent_node(node, unseen or "its driver is silent", now, late=late, lost=lost)
     if sight.driver != wave.driver:
-        if node.stage is Stage.FAILED:
-            return node
-        if sight.driver is None:  # it may be on its way up
-            stage = Stage.FAILED if late and node.stage is Stage.UPGRADED else Stage.UPGRADED
-            return _into(node, stage, now, ("its driver is silent",))
         stage = Stage.REVERTED if wave.origin is Origin.FOUND else Stage.HELD
         return _into(node, stage, now, (f"has driver {sight.driver} now",))
     if sight.problems:
         return _into(node, Stage.FAILED, now, sight.problems)
     if sight.blockers:
-        kept = (HELD_ANYWAY,) if HELD_ANYWAY in node.reasons else ()
-        return _into(node, Stage.UPGRADED, now, (*kept, *sight.blockers))
+        return _into(node, Stage.UPGRADED, now, (*_flag(node), *sight.blockers))
     return _into(node, Stage.DONE, now, ())
+
+
+def _silent_node(node: WaveNode, why: str, now: datetime, *, late: bool, lost: bool) -> WaveNode:
+    """Waits with patience for a node that had the driver and does not say how it is."""
+    reasons = (*_flag(node), why)
+    if lost:
+        return _into(node, Stage.FAILED, now, reasons)
+    if node.stage is Stage.DONE or why not in node.reasons:  # it may be on its way up
+        return replace(node, stage=Stage.UPGRADED, since=now, reasons=reasons)
+    return _into(node, Stage.FAILED, now, reasons) if late else node
+
+
+def _flag(node: WaveNode) -> tuple[str, ...]:
+    return (HELD_ANYWAY,) if HELD_ANYWAY in node.reasons else ()
 
 
 def _into(node: WaveNode, stage: Stage, now: datetime, reasons: Sequence[str]) -> WaveNode:
@@ -200,17 +239,25 @@ def _against(node: WaveNode, sight: Sight) -> tuple[str, ...] | None:
 
 
 def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
-    """Notes when every node first has engines that are qualified, all of them.
+    """Notes since when every node has engines that are qualified, all of them.
 
-    A node that went back to its driver says nothing of this one, and all of them prove nothing; nor
-    does a wave that goes back.
+    Only a node that is seen well says so; one whose engine is not qualified any more takes it back
+    while the wave goes on, one that falls silent does not. A node that went back to its driver says
+    nothing of this one, and all of them prove nothing; nor does a wave that goes back.
     """
-    if wave.safe_at is not None or wave.phase in _GOING_BACK:
+    if wave.phase in _GOING_BACK:
         return wave
     seen = [sights.get(one.name) for one in wave.nodes if one.stage is not Stage.REVERTED]
-    if seen and all(one is not None and not one.blockers for one in seen):
+    if wave.safe_at is not None:
+        lost = not wave.ended and any(one is not None and one.blockers for one in seen)
+        return replace(wave, safe_at=None) if lost else wave
+    if seen and all(_is_well(one, wave) and one is not None and not one.blockers for one in seen):
         return replace(wave, safe_at=now)
     return wave
+
+
+def _is_well(sight: Sight | None, wave: Wave) -> bool:
+    return sight is not None and not sight.problems and _unseen(sight, wave) is None
 
 
 def _failure(wave: Wave, failures: Sequence[str]) -> str | None:
@@ -224,12 +271,12 @@ def _failure(wave: Wave, failures: Sequence[str]) -> str | None:
     return f"failed: {said}{more}"
 
 
-def _progressed(wave: Wave, now: datetime) -> Wave:
+def _progressed(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
     """Moves on through the phases, as far as the nodes are."""
     phase = wave.phase
     if phase is Phase.QUALIFYING and _all_done(wave, Role.QUALIFICATION):
         phase = Phase.CANARY
-    if phase is Phase.CANARY and _canary_is_well(wave, now):
+    if phase is Phase.CANARY and _canary_is_well(wave, sights, now):
         phase = Phase.ROLLING
     if all(one.stage in (Stage.DONE, Stage.REVERTED) for one in wave.nodes):
         return replace(wave, phase=Phase.DONE, ended_at=now)
@@ -240,12 +287,19 @@ def _all_done(wave: Wave, role: Role) -> bool:
     return all(one.stage is Stage.DONE for one in wave.nodes if one.role is role)
 
 
-def _canary_is_well(wave: Wave, now: datetime) -> bool:
+def _canary_is_well(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> bool:
     canary = [one for one in wave.nodes if one.role is Role.CANARY]
     if len(canary) < _canary_size(wave) or not _all_done(wave, Role.CANARY):
         return False
-    soaked = timedelta(seconds=wave.terms.soak_seconds)
-    return all(now - one.since >= soaked for one in canary)
+    soak = timedelta(seconds=wave.terms.soak_seconds)
+    return not soak or all(
+        now - one.since >= soak + _silence(sights.get(one.name), now - one.since) for one in canary
+    )
+
+
+def _silence(sight: Sight | None, otherwise: timedelta) -> timedelta:
+    """Returns how long ago a node spoke."""
+    return otherwise if sight is None or sight.silent_for is None else sight.silent_for
 
 
 def _canary_size(wave: Wave) -> int:
@@ -286,24 +340,24 @@ def _chosen(wave: Wave, sights: Mapping[str, Sight]) -> list[WaveNode]:
 
 
 def _may_go(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
-    if sight is None or sight.problems or sight.driver == wave.driver:
+    if sight is None or not _is_well(sight, wave) or sight.driver == wave.driver:
         return False
     return _against(node, sight) is None
 
 
 def away(wave: Wave, sights: Mapping[str, Sight]) -> int:
-    """Counts the nodes that serve less than they should: released, failed, broken, not seen.
+    """Counts the nodes that serve less than they should: released, failed, broken, not heard.
 
     Nodes for qualification serve nothing anyway.
     """
     return sum(
-        one.role is not Role.QUALIFICATION and _is_away(one, sights.get(one.name))
+        one.role is not Role.QUALIFICATION and _is_away(one, sights.get(one.name), wave)
         for one in wave.nodes
     )
 
 
-def _is_away(node: WaveNode, sight: Sight | None) -> bool:
-    return node.stage in _AWAY or sight is None or bool(sight.problems)
+def _is_away(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
+    return node.stage in _AWAY or not _is_well(sight, wave)
 
 
 def _turned_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
@@ -326,6 +380,8 @@ def _back(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> Wav
         return node
     if sight.driver == node.previous_driver:
         return _into(node, Stage.REVERTED, now, ())
+    if _unseen(sight, wave) is not None:
+        return node
     if sight.back:
         return replace(node, reasons=sight.back)
     return _into(node, Stage.REVERTING, now, ())

@@ -90,14 +90,14 @@ def draft(registry: Registry, announcement: Announcement, *, now: datetime) -> W
     Raises GateRefusedError where an engine cannot work under the driver at all, ConflictError
     where a node that is to qualify serves, MissingError for one that is not among the nodes.
     """
-    nodes = members(read_nodes(registry, announcement.places), announcement)
+    nodes = members(read_nodes(registry, announcement.places, now=now), announcement)
     allowed(announcement.terms.max_unavailable, len(nodes))
     plan = plan_nodes(registry, nodes, announcement.change)
     if plan.refused:
         raise _refused(plan)
     roles = _qualifying(nodes, plan, announcement.qualify)
     wave = _announced(registry, announcement, nodes, roles, now)
-    going = Going(tuple(nodes), plan, sights_of(nodes, plan, {}))
+    going = Going(tuple(nodes), plan, sights_of(nodes, plan, {}, now=now))
     after = machine.advance(wave, going.sights, failures=failures_in(plan), now=now)
     return WaveStep(None, replace(after, work=needed(after, plan, now)), going)
 
@@ -124,12 +124,12 @@ def read_wave(registry: Registry, name: str) -> Wave:
 def look(registry: Registry, wave: Wave, *, now: datetime) -> Going:
     """Returns what is known of a wave's nodes now; a node that is not seen any more is absent."""
     names = {one.name for one in wave.nodes}
-    fleet = read_nodes(registry, tuple(map(Path, wave.places)))
+    fleet = read_nodes(registry, tuple(map(Path, wave.places)), now=now)
     nodes = [one for one in fleet if one.name in names]
     engines = engines_on(registry, nodes)
     plan = plan_wave(nodes, engines, change_of(wave, now), scope=registry.driver_scope)
     back = _back(registry, wave, nodes, engines, now) if wave.phase is Phase.ROLLING_BACK else {}
-    return Going(tuple(nodes), plan, sights_of(nodes, plan, back))
+    return Going(tuple(nodes), plan, sights_of(nodes, plan, back, now=now))
 
 
 def go_on(

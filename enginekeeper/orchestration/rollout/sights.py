@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 
 from enginekeeper.compatibility.decision import FAILED
 from enginekeeper.fleet.nodes import NodeFacts
@@ -11,7 +12,11 @@ from enginekeeper.orchestration.waves import WavePlan
 
 
 def sights_of(
-    nodes: Iterable[NodeFacts], plan: WavePlan, back: Mapping[str, tuple[str, ...]]
+    nodes: Iterable[NodeFacts],
+    plan: WavePlan,
+    back: Mapping[str, tuple[str, ...]],
+    *,
+    now: datetime,
 ) -> dict[str, Sight]:
     """Returns what is seen of each node; `back` is why it may not have the driver it had."""
     reasons = reasons_of(plan)
@@ -22,6 +27,7 @@ def sights_of(
             problems=node.problems,
             running=node.running,
             back=back.get(node.name, ()),
+            silent_for=_silence(node, now),
         )
         for node in nodes
     }
@@ -45,6 +51,11 @@ def failures_in(plan: WavePlan) -> tuple[str, ...]:
         for group in plan.groups
         if any(one.rule is FAILED for one in group.decision.deciding)
     )
+
+
+def _silence(node: NodeFacts, now: datetime) -> timedelta | None:
+    # a clock that goes ahead says nothing of the future
+    return None if node.heard_at is None else max(timedelta(0), now - node.heard_at)
 
 
 def _of_engines(node: NodeFacts, reasons: Iterable[str]) -> tuple[str, ...]:

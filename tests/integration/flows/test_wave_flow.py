@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def world(
 
 
 def report(place: Path, name: str, *engines: Engine, driver: str) -> None:
-    found = inventory(name, [on_disk(one.digest) for one in engines])
+    taken = datetime.now(UTC).isoformat()  # a document counts for a day
+    found = inventory(name, [on_disk(one.digest) for one in engines], taken_at=taken)
     assert found.driver is not None
     api = {OLD: "13.0", NEW: "13.2"}[driver]
     write_inventory(place, replace(found, driver=replace(found.driver, version=driver, cuda=api)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def fleet(tmp_path: Path, engine: Engine) -> Path:
 
 
 def report(directory: Path, name: str, *engines: Engine, driver: str = OLD) -> None:
-    found = inventory(name, [on_disk(one.digest) for one in engines])
+    taken = datetime.now(UTC).isoformat()  # a document counts for a day
+    found = inventory(name, [on_disk(one.digest) for one in engines], taken_at=taken)
     assert found.driver is not None
     api = {OLD: "13.0", NEW: "13.2"}[driver]
     said = replace(found, driver=replace(found.driver, version=driver, cuda=api))

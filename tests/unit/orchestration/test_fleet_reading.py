@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +25,15 @@ def read(site: Site, **fields: Any) -> NodeFacts:  # noqa: ANN401 - of an invent
     join(site.bench.registry.catalogue, found)
     (node,) = read_nodes(site.bench.registry, ())
     return node
+
+
+def test_a_node_is_as_it_was_when_it_spoke_last(site: Site) -> None:
+    then = datetime.now(UTC) - timedelta(hours=25)
+    found = inventory("gpu-1", [on_disk(ENGINE)])
+    join(site.bench.registry.catalogue, found, now=then)
+    (node,) = read_nodes(site.bench.registry, ())
+    assert (node.heard_at, node.problems) == (then, ("not heard for more than 24 hours",))
+    assert facts_of(found).heard_at == datetime.fromisoformat(found.taken_at)
 
 
 def test_an_enrolled_node_says_what_serves_on_it(site: Site) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -78,12 +80,82 @@ def test_when_every_node_is_done_so_is_the_wave() -> None:
     assert (after.phase, after.ended_at, after.ended) == (Phase.DONE, later(5), True)
 
 
+def silent(sight: Sight, seconds: float) -> Sight:
+    return replace(sight, silent_for=timedelta(seconds=seconds))
+
+
+def test_a_canary_soaks_only_while_it_says_that_it_is_well() -> None:
+    nodes = (node("a", Role.CANARY, Stage.DONE), node("b"))
+    begun = wave(*nodes, phase=Phase.CANARY, terms=BIG)
+    seen = {"a": silent(ON_NEW, 70), "b": READY}
+
+    unheard = advance(begun, seen, now=later(70))  # its last word is of the first second
+    assert (unheard.phase, stages(unheard)) == (Phase.CANARY, {"a": "done", "b": "held"})
+    assert advance(begun, {**seen, "a": silent(ON_NEW, 9)}, now=later(70)).phase is Phase.ROLLING
+
+    gone = advance(begun, {**seen, "a": silent(ON_NEW, 200)}, now=later(200))
+    assert (gone.phase, stages(gone)["a"]) == (Phase.CANARY, "upgraded")
+    assert gone.nodes[0].reasons == ("not heard for more than 3 minutes",)
+    again = advance(gone, {**seen, "a": ON_NEW}, now=later(300))
+    assert (again.phase, stages(again)["a"]) == (Phase.CANARY, "done")
+    assert advance(again, {**seen, "a": ON_NEW}, now=later(360)).phase is Phase.ROLLING
+
+
+@pytest.mark.parametrize("stage", [Stage.RELEASED, Stage.UPGRADED, Stage.DONE])
+@pytest.mark.parametrize("is_absent", [False, True])
+def test_what_falls_silent_is_away_and_fails_when_patience_is_over(
+    stage: Stage, is_absent: bool  # noqa: FBT001 - a case
+) -> None:  # fmt: skip
+    begun = wave(node("a", stage=stage), node("b"), phase=Phase.ROLLING)
+
+    def at(seconds: int) -> dict[str, Sight]:
+        return {"b": READY} | ({} if is_absent else {"a": silent(ON_NEW, seconds)})
+
+    after = advance(begun, at(200), now=later(200))
+    assert (away(after, at(200)), stages(after)["b"]) == (1, "held")
+    later_on = advance(after, at(3801), now=later(3801))
+    assert (later_on.phase, stages(later_on)["a"]) == (Phase.STOPPED, "failed")
+    assert "a: " in (later_on.reason or "")
+
+
+def test_a_node_that_waits_for_a_verdict_for_hours_is_given_patience_when_it_falls_silent() -> None:
+    begun = wave(node("a", stage=Stage.UPGRADED, reasons=BLOCKED.blockers), phase=Phase.ROLLING)
+    quiet = Sight(None, problems=("the driver does not answer",))
+    after = advance(begun, {"a": quiet}, now=later(20_000))
+    assert (stages(after)["a"], after.phase) == ("upgraded", Phase.ROLLING)
+    assert advance(after, {"a": quiet}, now=later(23_601)).phase is Phase.STOPPED
+
+
+def test_what_was_not_heard_lately_is_not_released() -> None:
+    begun = wave(node("a"), phase=Phase.ROLLING)
+    after = advance(begun, {"a": silent(READY, 181)}, now=NOON)
+    assert stages(after) == {"a": "held"}
+    assert after.nodes[0].reasons == ("not heard for more than 3 minutes",)
+    never = advance(begun, {"a": replace(READY, silent_for=None)}, now=NOON)
+    assert stages(never) == {"a": "held"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "stage"),
+    [
+        ({"places": ("/fleet",)}, "released"),
+        ({"places": ("/fleet",), "terms": Terms(stale_after_seconds=3600)}, "held"),
+        ({"terms": Terms(stale_after_seconds=30_000)}, "released"),
+    ],
+)
+def test_documents_are_old_after_a_day_and_heartbeats_after_three_minutes_or_as_somebody_says(
+    fields: dict[str, Any], stage: str
+) -> None:
+    begun = wave(node("a"), phase=Phase.ROLLING, **fields)
+    assert stages(advance(begun, {"a": silent(READY, 20_000)}, now=NOON)) == {"a": stage}
+
+
 @pytest.mark.parametrize(
     ("sight", "reason"),
     [
         (BROKEN, "a: GPU 1: GPU is lost"),
         (Sight(None, problems=("the driver does not answer",)), "no driver 595.71.05 after"),
-        (None, "is not seen any more"),
+        (None, "no driver 595.71.05 after 3600 s, is not seen any more"),
     ],
 )
 def test_a_node_that_fails_stops_the_wave_and_holds_what_has_not_begun(
@@ -179,6 +251,30 @@ def test_a_node_that_nobody_sees_is_not_safe() -> None:
     assert advance(begun, {"a": READY, "b": READY}, now=NOON).safe_at == NOON
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        Sight(None, problems=("enrolled, and it has not reported yet",), silent_for=None),
+        replace(READY, problems=("GPU 1: GPU is lost",)), silent(READY, 200),
+    ],
+)  # fmt: skip
+def test_a_node_that_hides_its_engines_is_not_safe(hidden: Sight) -> None:
+    begun = wave(node("a"), node("b"))
+    assert advance(begun, {"a": READY, "b": hidden}, now=NOON).safe_at is None
+
+
+def test_a_verdict_that_is_lost_ends_safety_until_it_is_back_and_silence_does_not() -> None:
+    begun = wave(node("a"), node("b"), terms=NO_SOAK)
+    safe = advance(begun, {"a": READY, "b": READY}, now=NOON)
+    quiet = advance(safe, {"a": READY, "b": silent(READY, 9000)}, now=later(1))
+    assert quiet.safe_at == NOON
+    lost = advance(safe, {"a": READY, "b": BLOCKED}, now=later(2))
+    assert lost.safe_at is None
+    assert advance(lost, {"a": READY, "b": READY}, now=later(3)).safe_at == later(3)
+    ended = replace(safe, phase=Phase.DONE)
+    assert advance(ended, {"a": BLOCKED, "b": READY}, now=later(4)).safe_at == NOON
+
+
 def test_a_change_that_every_node_left_again_was_never_safe() -> None:
     found = wave(node("a", stage=Stage.UPGRADED), phase=Phase.ROLLING, origin=Origin.FOUND)
     after = advance(found, {"a": READY}, now=NOON)
@@ -252,6 +348,7 @@ SIGHTS = st.builds(
     Sight, st.sampled_from([OLD, OLD, OLD, NEW, None]), REASONS,
     st.sampled_from([(), ("GPU 0: lost",)]),
     RUNNING, REASONS,
+    st.sampled_from([*[timedelta(0)] * 4, timedelta(seconds=200), timedelta(seconds=5000), None]),
 )  # fmt: skip
 NAMES = ("a", "b", "c", "d", "e", "f")
 NODES = st.builds(
@@ -303,9 +400,11 @@ def test_nothing_is_released_with_an_engine_that_is_not_qualified_unless_it_serv
         seen = sights[name]
         drained = seen.running == () or (seen.running is None and one.named)
         assert not seen.problems
+        assert seen.silent_for == timedelta(0)
         assert not seen.blockers or (one.role is Role.QUALIFICATION and drained)
     for name in newly(begun, after, Stage.REVERTING):
         assert not sights[name].back
+        assert sights[name].silent_for == timedelta(0)
 
 
 @for_any_wave

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from enginekeeper.errors import MissingError
+from enginekeeper.fleet.interface import DriverState
 from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout import service
 from enginekeeper.orchestration.rollout.found import follow, react
@@ -21,6 +22,7 @@ from registry.errors import ConflictError, GateRefusedError
 from registry.types import Engine, Result
 from registry.waves.types import Origin, Phase, Role, Terms, Wave, WaveWork
 from tests.factories.benches import Site, variants_of
+from tests.factories.fleet import enrolled, join
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.inventories import device, inventory, on_disk, write_inventory
 from tests.factories.waves import NEW, NOON, OLD, later, stages
@@ -228,6 +230,65 @@ def test_what_was_found_costs_as_many_statements_however_many_drivers_there_are(
         report(fleet, "gpu-2", engine, driver=NEW)
     # to record what is found takes a few more for each wave, and there is none here
     assert counts[0] == counts[1]
+
+
+# -- nodes of the catalogue ---------------------------------------------------------------------
+
+
+def heard(site: Site, at: float, name: str, *engines: Engine, driver: str = OLD) -> None:
+    """Lets an enrolled node report at a time."""
+    found = inventory(name, [on_disk(one.digest) for one in engines])
+    said = replace(found, driver=DriverState(driver, {OLD: "13.0", NEW: "13.2"}[driver]))
+    join(site.bench.registry.catalogue, said, now=later(at))
+
+
+def begin_enrolled(site: Site, engine: Engine, count: int, **terms: Any) -> Wave:  # noqa: ANN401 - of Terms
+    """Begins a wave over enrolled nodes for which everything is proven."""
+    for at in range(1, count + 1):
+        heard(site, 0, f"gpu-{at}", engine)
+    said = Announcement(change=R595, places=(), name="w", terms=Terms(**terms))
+    return service.start(site.bench.registry, said, now=NOON).after
+
+
+def test_a_canary_that_dies_under_the_driver_keeps_it_from_the_fleet(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    begun = begin_enrolled(site, engine, 3, soak_seconds=600)
+    assert stages(begun) == {"gpu-1": "released", "gpu-2": "held", "gpu-3": "held"}
+    heard(site, 300, "gpu-1", engine, driver=NEW)  # its only word under the driver
+    assert stages(step(site, 300))["gpu-1"] == "done"
+
+    for name in ("gpu-2", "gpu-3"):
+        heard(site, 1000, name, engine)
+    after = step(site, 1000)
+    assert (after.phase, stages(after)) == (
+        Phase.CANARY, {"gpu-1": "upgraded", "gpu-2": "held", "gpu-3": "held"},
+    )  # fmt: skip
+    stopped = step(site, 3901)
+    assert (stopped.phase, stages(stopped)["gpu-1"]) == (Phase.STOPPED, "failed")
+    assert "gpu-1: not heard for more than 3 minutes" in (stopped.reason or "")
+
+
+def test_a_wave_with_a_node_that_never_reported_is_not_safe(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    enrolled(site.bench.registry.catalogue, "gpu-9")
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    assert begin_enrolled(site, engine, 1).safe_at is None
+
+
+def test_a_verdict_that_is_lost_is_no_safety_and_the_audit_log_says_so(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    variant = variants_of(tmp_path)[0]
+    site.judge(engine, variant, Result.PASS, ON_R595)
+    assert begin_enrolled(site, engine, 1).safe_at == NOON
+    site.judge(engine, variant, Result.FAIL, ON_R595)
+    assert step(site, 9).safe_at is None
+    with site.bench.registry.catalogue.read() as view:
+        actions = [one.action for one in view.audit_entries()]
+    assert [one for one in actions if "safe" in one] == ["wave unsafe"]
 
 
 # -- what happened already ----------------------------------------------------------------------
