@@ -74,4 +74,4 @@ def change_to(driver: str, cuda: str | None, cuda_driver: str | None) -> DriverC
     from enginekeeper.orchestration.waves import DriverChange
 
     today = datetime.now(UTC).date()
-    return DriverChange.to(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)
+    return DriverChange.announced(driver, cuda=cuda, cuda_driver=cuda_driver, on=today)

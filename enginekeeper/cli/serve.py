@@ -19,8 +19,8 @@ def serve(host: str, port: int, period: int) -> int:
 
     Speaks HTTP: put a proxy with TLS in front before it listens on anything but this host. A second
     service on a catalogue does not start. A node that reports another driver is held against it at
-    once, as by `wave react`. SIGTERM ends it when all that was heard is written. What is refused
-    is said on stderr, one line each.
+    once, as by `wave react`, and the whole fleet at the start and every ten minutes. SIGTERM ends
+    it when all that was heard is written. What is refused is said on stderr, one line each.
     """
     import logging
 
@@ -38,6 +38,5 @@ def serve(host: str, port: int, period: int) -> int:
     desired, watch = DesiredStates(lambda: bench.registry), DriverWatch(lambda: bench.registry)
     with ingest.catalogue.alone("serve"):
         ingest.load()
-        watch.learn()
         run(create_app(Agents(ingest, desired, period, watch)), host, port)
     return ExitCode.OK

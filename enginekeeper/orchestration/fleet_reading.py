@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from enginekeeper.errors import MissingError
 from enginekeeper.fleet.health import SILENT_AFTER
 from enginekeeper.fleet.inventories import read_inventories
+from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.nodes import NodeFacts, NodeShape, facts_of
 from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
@@ -19,6 +21,8 @@ from registry.queries import View
 from registry.service import Registry
 
 _UNHEARD = f"not heard for more than {SILENT_AFTER.days * 24} hours"
+_OLD = f"its newest inventory is more than {SILENT_AFTER.days * 24} hours old"
+_AHEAD = f"its newest inventory is of a time more than {SILENT_AFTER.days * 24} hours ahead"
 _UNREPORTED = "enrolled, and it has not reported yet"
 
 
@@ -40,11 +44,25 @@ def _enrolled(view: View, now: datetime) -> list[NodeFacts]:
 def read_nodes(
     registry: Registry, places: Sequence[Path], *, now: datetime | None = None
 ) -> list[NodeFacts]:
-    """Returns the nodes that inventories tell of; without any, the enrolled ones, as of a time."""
+    """Returns the nodes that inventories tell of; without any, the enrolled ones, as of a time.
+
+    That a node said nothing for a day is a problem of it, whoever wrote its words down.
+    """
     if places:
-        return [facts_of(one) for one in read_inventories(places)]
+        return [_aged(one, now or registry.clock()) for one in read_inventories(places)]
     with registry.catalogue.read() as view:
         return _enrolled(view, now or registry.clock())
+
+
+def _aged(inventory: Inventory, now: datetime) -> NodeFacts:
+    """Returns what a document says of a node, and whether it says so too long ago, or too early.
+
+    One of a time to come would stand before every newer one for as long.
+    """
+    node, taken = facts_of(inventory), datetime.fromisoformat(inventory.taken_at)
+    if abs(now - taken) <= SILENT_AFTER:
+        return node
+    return replace(node, problems=(*node.problems, _OLD if taken < now else _AHEAD))
 
 
 def plan_of(

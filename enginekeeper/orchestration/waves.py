@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,6 +35,9 @@ from enginekeeper.fleet.traffic import Traffic
 from registry.environments import DriverScope
 from registry.keys import EngineKey
 
+_SPELLED = re.compile(r"[1-9]\d*(\.(0\d|[1-9]\d+))+", re.ASCII)
+"""A driver's version as NVML spells it: numbers behind the first have two digits at least. So has
+every driver in NVIDIA's tables (compatibility/data/cuda.json)."""
 _GRAVEST_FIRST = (Effect.REFUSE, Effect.REBUILD, Effect.REVALIDATE, Effect.REUSE)
 
 
@@ -68,6 +72,27 @@ class DriverChange:
                 remedy="name it, as nvidia-smi prints it: --cuda-driver 13.4",
             )
         return cls(DriverState(driver, api), cuda, on)
+
+    @classmethod
+    def announced(
+        cls, driver: str, *, on: date, cuda: str | None = None, cuda_driver: str | None = None
+    ) -> DriverChange:
+        """Makes a change to a driver that somebody names; raises InputError as `to` does.
+
+        Nodes and verdicts have drivers as NVML spells them and are compared with that: another
+        spelling would meet none of them, and is refused.
+        """
+        change = cls.to(driver, on=on, cuda=cuda, cuda_driver=cuda_driver)
+        if _SPELLED.fullmatch(driver) is None:
+            first, *rest = driver.split(".")
+            meant = ".".join([first.lstrip("0"), *(one.lstrip("0").zfill(2) for one in rest)])
+            raise InputError(
+                "not how a driver spells its version",
+                actual=driver,
+                expected=meant if rest else f"all of it, as in {meant}.71.05",
+                remedy="name it as nvidia-smi prints it",
+            )
+        return change
 
 
 @dataclass(frozen=True)

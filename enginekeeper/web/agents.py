@@ -29,11 +29,13 @@ from enginekeeper.orchestration.desired import DesiredStates, desired_digest
 from enginekeeper.web.messages import answer, bearer, body_of
 from enginekeeper.web.reacting import DriverWatch
 from enginekeeper.web.writing import InventoryWriter
-from registry.errors import RegistryError
+from registry.errors import DiagnosedError, RegistryError
 
 _LOG = logging.getLogger(__name__)
 _BEATS_SECONDS = 1.0
 """How often heartbeats are written, and how old what others changed can be."""
+_LOOK_SECONDS = 1.0
+"""How often nodes that have another driver are looked at."""
 _SMALL = 64 * 1024
 """Bytes of an inventory that is looked through at once; a larger one would make others wait."""
 _RENEW_SECONDS = 0.25
@@ -91,21 +93,37 @@ class Agents:
         return answer(Desired(speaker.name, await self._engines(speaker)).to_bytes())
 
     async def run(self) -> None:
-        """Writes heartbeats and looks what others changed, until it is cancelled."""
+        """Does what is done beside answering, until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write_and_refresh())
+            if self.watch is not None:  # apart: a look at a large fleet keeps no heartbeat waiting
+                group.create_task(self._look_on(self.watch))
+
+    async def _write_and_refresh(self) -> None:
         while True:
             await asyncio.sleep(_BEATS_SECONDS)
             await self._unless_down(self.write)
             await self._unless_down(self._refresh)
-            await self._unless_down(self._look)
 
-    async def _look(self) -> None:
-        if self.watch is not None:
-            await asyncio.to_thread(self.watch.look)
+    async def _look_on(self, watch: DriverWatch) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._look(watch.look)
+
+    @staticmethod
+    async def _look(look: Callable[[], None]) -> None:
+        try:
+            await asyncio.to_thread(look)
+        except DiagnosedError as error:
+            said = " ".join(str(error).split())
+            _LOG.error("nodes are not held against their drivers: %s", said)
 
     async def finish(self) -> None:
-        """Writes everything that was heard; the last act of the server."""
+        """Writes everything that was heard, and looks at what changed: the server's last act."""
         await self._writer.finish()
         await self._unless_down(self.write)
+        if self.watch is not None:
+            await self._look(self.watch.look_at_changes)
 
     async def write(self) -> None:
         """Writes the heartbeats that were heard since; what cannot be written is kept."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -351,16 +351,6 @@ class FleetView:
         """Returns when each enrolled node was heard last."""
         query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
         return list(self._session.scalars(query.where(NodeRow.retired_at.is_(None))))
-
-    def drivers_looked_at(self, within: timedelta) -> dict[str, str | None]:
-        """Returns the drivers of nodes that reported so long before anything was heard last."""
-        last = self._session.scalar(select(func.max(HeartbeatRow.seen_at)))
-        if last is None:
-            return {}
-        query = of_columns(NodeRow.name, ProfileRow.driver)
-        query = query.join(ProfileRow, ProfileRow.id == NodeRow.profile_id)
-        rows = self._rows(query.where(NodeRow.reported_at < last - within))
-        return {name: driver for name, driver in rows}  # noqa: C416 - rows are no pairs
 
     def heard_by_name(self) -> dict[str, datetime | None]:
         """Returns when each enrolled node was heard last; None: never."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from enginekeeper.fleet.inventory import EngineOnDisk, HostFacts, Inventory
 HOST = HostFacts(
     "linux", "Debian GNU/Linux 12", "6.1.0", "x86_64", "Xeon", 96, 2**40, ("avx2", "avx512f")
 )
+TAKEN_AT = datetime.now(UTC).isoformat(timespec="seconds")
+"""Now: an inventory of yesterday holds its node."""
 R580 = DriverState("580.95.05", "13.0", "r580_00")
 
 
@@ -35,7 +38,7 @@ def inventory(
 ) -> Inventory:  # fmt: skip
     """Returns the inventory of a node with eight H100 under R580."""
     base: dict[str, Any] = {
-        "boot_id": "b", "taken_at": "2026-11-26T03:00:00+00:00", "agent": "0.1.0",
+        "boot_id": "b", "taken_at": TAKEN_AT, "agent": "0.1.0",
         "simulated": False, "host": HOST, "driver": R580,
         "devices": tuple(device(index) for index in range(8)), "lost": (), "problem": None,
         "engines_problem": None,

@@ -218,7 +218,9 @@ def _upgraded_node(
 ) -> WaveNode:
     """Looks at a node that had the driver, or failed on the way."""
     unseen = _unseen(sight, wave)
-    if node.stage is Stage.FAILED and (unseen is not None or not _has_it(sight, wave)):
+    has_other = sight is not None and sight.driver not in (None, wave.driver)
+    left = has_other and wave.origin is Origin.FOUND
+    if node.stage is Stage.FAILED and not left and (unseen or not _has_it(sight, wave)):
         return node
     if sight is None or sight.driver is None or (sight.driver == wave.driver and unseen):
         lost = sight is not None and (sight.silent_for or timedelta(0)) > _patience(wave)

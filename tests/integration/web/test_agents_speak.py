@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from enginekeeper.fleet.interface import DriverState
 from enginekeeper.fleet.inventory import Inventory
 from enginekeeper.fleet.tokens import make_token, token_digest
 from enginekeeper.fleet.wire import (
@@ -339,3 +340,31 @@ def test_kill_9_loses_no_inventory_and_agents_go_on(fleet: Fleet) -> None:
     answers = [fleet.beat(name, 2, one)[1]["inventory"] for name, one in found.items()]
     assert answers == ["known"] * len(names)
     assert [fleet.engines(name) for name in names] == [[str(ENGINE)]] * len(names)
+
+
+@pytest.mark.parametrize(
+    ("how", "driver"), [(signal.SIGKILL, "595.71.05"), (signal.SIGTERM, "610.43.02")]
+)
+def test_a_driver_that_changed_as_the_service_ended_is_planned_for(
+    fleet: Fleet, how: signal.Signals, driver: str
+) -> None:
+    name = f"gpu-o{driver[:3]}"
+    found = known(fleet, name)
+    assert fleet.put(name, 2, replace(found, driver=DriverState(driver, "13.3")))[1]["recorded"]
+    fleet.server.process.send_signal(how)
+    fleet.server.process.wait(30)
+    if how is signal.SIGTERM:
+        assert planned(fleet, driver) == {name}
+    fleet.restart(how)
+    give_up = time.monotonic() + 30
+    while planned(fleet, driver) != {name} and time.monotonic() < give_up:
+        time.sleep(0.2)
+    assert planned(fleet, driver) == {name}
+
+
+def planned(fleet: Fleet, driver: str) -> set[str]:
+    """Returns the nodes of waves about a driver."""
+    with fleet.catalogue.read() as view:
+        return {
+            one.name for wave in view.waves.open() if wave.driver == driver for one in wave.nodes
+        }

@@ -51,6 +51,19 @@ def test_what_must_be_judged_holds_its_nodes_and_exits_7(
     assert engine.digest.short in text.out
 
 
+def test_an_old_inventory_holds_its_node_whatever_is_proven(
+    ek: Ek, fleet: Path, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
+    old = inventory("gpu-2", [on_disk(engine.digest)], taken_at="2020-01-01T00:00:00+00:00")
+    write_inventory(fleet, old)
+    said = ek(*R595, "--inventory", fleet, "--json")
+    assert said.code == ExitCode.DRIFT
+    assert said.json["held"] == [
+        {"nodes": ["gpu-2"], "reasons": ["its newest inventory is more than 24 hours old"]}
+    ]
+
+
 def test_when_all_is_judged_it_exits_0(
     ek: Ek, fleet: Path, site: Site, engine: Engine, tmp_path: Path
 ) -> None:
@@ -122,6 +135,7 @@ def test_simulated_nodes_are_marked_and_not_mixed_with_real_ones(
     [
         (("--driver", "R595"), ExitCode.INVALID_INPUT),
         (("--driver", "620.10.01"), ExitCode.INVALID_INPUT),
+        (("--driver", "595.71.5"), ExitCode.INVALID_INPUT),
         (("--driver", "595.71.05", "--cuda", "x"), ExitCode.INVALID_INPUT),
     ],
 )

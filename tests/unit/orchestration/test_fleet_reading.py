@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from enginekeeper.orchestration.fleet_reading import read_nodes
 from registry.digests import digest_bytes
 from tests.factories.benches import Site
 from tests.factories.fleet import join
-from tests.factories.inventories import device, inventory, on_disk
+from tests.factories.inventories import device, inventory, on_disk, write_inventory
 
 ENGINE = str(digest_bytes(b"engine"))
 RUNS = RunningEngine(ENGINE, "/engines/m", 7, "2026-11-26T03:00:00+00:00", Evidence.DECLARED)
@@ -66,3 +67,20 @@ def test_the_catalogue_tells_a_wave_what_the_inventory_tells_it(
         found.shape, found.problems, found.engines,
     )  # fmt: skip
     assert there.shape.complete is (fields == {})
+
+
+@pytest.mark.parametrize(
+    ("hours", "problems"),
+    [
+        (-25, ("its newest inventory is more than 24 hours old",)), (-23, ()), (23, ()),
+        (25, ("its newest inventory is of a time more than 24 hours ahead",)),
+    ],
+)  # fmt: skip
+def test_an_inventory_in_a_file_ages_as_the_word_of_an_enrolled_node_does(
+    site: Site, tmp_path: Path, hours: float, problems: tuple[str, ...]
+) -> None:
+    now = datetime.now(UTC)
+    taken = (now + timedelta(hours=hours)).isoformat()
+    file = write_inventory(tmp_path, inventory("gpu-1", [on_disk(ENGINE)], taken_at=taken))
+    (node,) = read_nodes(site.bench.registry, [file], now=now)
+    assert node.problems == problems

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enginekeeper.compatibility.cuda import Toolkit, cuda_table
 from enginekeeper.compatibility.decision import Judgement, decide
 from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.placing import Effect
@@ -243,6 +244,24 @@ def test_a_driver_whose_cuda_is_not_known_has_to_be_told() -> None:
 def test_what_is_no_version_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="not a driver version"):
         DriverChange.to(text, on=TODAY)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("595.71.5", "595.71.05"), ("595.071.05", "595.71.05"), ("0595.71.05", "595.71.05"),
+        ("595.71.005", "595.71.05"), ("595.71.0", "595.71.00"), ("595", "all of it"),
+    ],
+)  # fmt: skip
+def test_a_driver_that_no_node_can_report_is_not_announced(text: str, meant: str) -> None:
+    with pytest.raises(InputError, match="spells its version") as caught:
+        DriverChange.announced(text, on=TODAY)
+    assert meant in str(caught.value)
+
+
+@pytest.mark.parametrize("toolkit", cuda_table().toolkits, ids=lambda one: str(one.driver))
+def test_drivers_are_announced_as_nvidia_spells_them(toolkit: Toolkit) -> None:
+    assert DriverChange.announced(toolkit.driver, on=TODAY).driver.version == toolkit.driver
 
 
 def test_the_facts_of_an_inventory_say_all_that_is_wrong() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ import pytest
 from enginekeeper.fleet.ingest import Ingest
 from enginekeeper.fleet.tokens import make_token, token_digest
 from enginekeeper.fleet.wire import InventoryMessage
+from enginekeeper.orchestration.desired import DesiredStates
+from enginekeeper.web.agents import Agents
 from enginekeeper.web.reacting import DriverWatch
 from registry.errors import StoreUnavailableError
 from registry.service import Registry
-from registry.types import Engine
-from registry.waves.types import Wave
+from registry.types import Engine, Result
+from registry.waves.types import Phase, Wave
 from tests.factories.benches import Site, make_site, variants_of
-from tests.factories.fleet import join
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.inventories import inventory, on_disk
 from tests.factories.waves import NEW, OLD, stages
@@ -87,31 +89,86 @@ def test_what_cannot_be_looked_at_now_is_looked_at_later(site: Site, engine: Eng
     assert len(waves(site)) == 1
 
 
-def heard(site: Site, at: datetime) -> None:
-    """Lets another node be heard, so that the service was there at that time."""
-    join(site.bench.registry.catalogue, inventory("gpu-2"), now=at)
+def begins(site: Site, seconds: list[float]) -> DriverWatch:
+    """Returns what a service begins with; the last of `seconds` is the time."""
+    return DriverWatch(lambda: site.bench.registry, clock=lambda: seconds[-1])
 
 
-@pytest.mark.parametrize(("minutes", "looked"), [(2, 0), (0.5, 1)])
-def test_a_service_that_begins_knows_what_was_looked_at_before(
-    site: Site, engine: Engine, minutes: float, looked: int
-) -> None:
-    reports(site, DriverWatch(lambda: site.bench.registry), engine, NEW, 1)
-    heard(site, datetime.now(UTC) + timedelta(minutes=minutes))
-    watch = DriverWatch(lambda: site.bench.registry)
-    watch.learn()
-    reports(site, watch, engine, NEW, 2)
-    watch.look()
-    assert len(waves(site)) == looked
-
-
-def test_a_driver_that_changed_while_no_service_was_there_is_looked_at(
+def test_a_change_that_was_recorded_and_not_looked_at_is_found_by_the_next_service(
     site: Site, engine: Engine
 ) -> None:
-    reports(site, DriverWatch(lambda: site.bench.registry), engine, OLD, 1)
-    heard(site, datetime.now(UTC) + timedelta(minutes=2))
-    watch = DriverWatch(lambda: site.bench.registry)
-    watch.learn()
-    reports(site, watch, engine, NEW, 2)
+    reports(site, begins(site, [0.0]), engine, NEW, 1)
+    begins(site, [0.0]).look()
+    (found,) = waves(site)
+    assert (found.driver, stages(found)) == (NEW, {"gpu-1": "upgraded"})
+
+
+def test_the_last_act_of_a_service_is_to_look_at_what_changed(site: Site, engine: Engine) -> None:
+    watch = begins(site, [0.0])
+    reports(site, watch, engine, NEW, 1)
+    registry = site.bench.registry
+    agents = Agents(Ingest(registry.catalogue), DesiredStates(lambda: registry), watch=watch)
+    asyncio.run(agents.finish())
+    assert [one.driver for one in waves(site)] == [NEW]
+
+
+def test_a_service_that_runs_without_a_node_or_a_change_records_nothing(site: Site) -> None:
+    begins(site, [0.0]).look()
+    assert waves(site) == []
+
+
+def test_the_whole_fleet_is_looked_at_again_and_what_was_said_is_not_said_again(
+    site: Site, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = [0.0]
+    watch = begins(site, seconds)
+    watch.look()
+    reports(site, begins(site, [0.0]), engine, NEW, 1)  # somewhere else, as by `wave abort`
+    seconds.append(599.0)
+    watch.look()
+    assert waves(site) == []
+    for time in (600.0, 1201.0):
+        seconds.append(time)
+        watch.look()
+    assert len(waves(site)) == 1
+    said = [one.getMessage() for one in caplog.records if "gpu-1" in one.getMessage()]
+    assert said == ["engines are not qualified for the driver of gpu-1"]
+
+
+def test_a_fleet_that_could_not_be_looked_at_is_looked_at_a_minute_later(
+    site: Site, engine: Engine
+) -> None:
+    reports(site, begins(site, [0.0]), engine, NEW, 1)
+    seconds, down = [0.0], [True]
+
+    def registry() -> Registry:
+        if down:
+            raise StoreUnavailableError("the catalogue does not answer")
+        return site.bench.registry
+
+    watch = DriverWatch(registry, clock=lambda: seconds[-1])
+    with pytest.raises(StoreUnavailableError):
+        watch.look()
+    down.clear()
+    seconds.append(60.0)
     watch.look()
     assert len(waves(site)) == 1
+
+
+def test_waves_that_were_found_go_on_by_themselves(
+    site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    seconds = [0.0]
+    watch = begins(site, seconds)
+    reports(site, watch, engine, NEW, 1)
+    watch.look()
+    (found,) = waves(site)
+    environment = replace(H100, driver=NEW, cuda_driver="13.2")
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, environment)
+    seconds.append(61.0)
+    watch.look()
+    with site.bench.registry.catalogue.read() as view:
+        after = view.waves.wave(found.name)
+    assert (after.phase, stages(after), after.safe_at is None) == (
+        Phase.DONE, {"gpu-1": "done"}, False,
+    )  # fmt: skip

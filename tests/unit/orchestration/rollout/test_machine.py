@@ -276,6 +276,14 @@ def test_a_verdict_that_is_lost_ends_safety_until_it_is_back_and_silence_does_no
     assert advance(ended, {"a": BLOCKED, "b": READY}, now=later(4)).safe_at == NOON
 
 
+def test_a_node_of_a_found_change_that_failed_leaves_it_with_another_driver() -> None:
+    nodes = (node("a", stage=Stage.FAILED, reasons=("GPU 1: GPU is lost",)),)
+    found = wave(*nodes, phase=Phase.ROLLING, origin=Origin.FOUND)
+    assert stages(advance(found, {"a": Sight(None)}, now=later(1))) == {"a": "failed"}
+    left = advance(found, {"a": READY}, now=later(1))
+    assert (left.phase, stages(left)) == (Phase.DONE, {"a": "reverted"})
+
+
 def test_a_change_that_every_node_left_again_was_never_safe() -> None:
     found = wave(node("a", stage=Stage.UPGRADED), phase=Phase.ROLLING, origin=Origin.FOUND)
     after = advance(found, {"a": READY}, now=NOON)

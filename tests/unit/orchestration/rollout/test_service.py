@@ -51,7 +51,10 @@ def fleet(tmp_path: Path, engine: Engine) -> Path:
 def report(place: Path, name: str, *engines: Engine, driver: str = OLD, **fields: Any) -> None:  # noqa: ANN401 - of an inventory
     """Writes a node's inventory anew, by the CUDA of its driver."""
     api = {OLD: "13.0", NEW: "13.2", NEWER: "13.3"}[driver]
-    found = inventory(name, [on_disk(one.digest) for one in engines], **fields)
+    taken_at = later(0).isoformat()
+    found = inventory(
+        name, [on_disk(one.digest) for one in engines], **{"taken_at": taken_at, **fields}
+    )
     assert found.driver is not None
     said = replace(found, driver=replace(found.driver, version=driver, cuda=api))
     write_inventory(place, said)
