@@ -83,7 +83,7 @@ class SnapshotReader:
         """
         kept = RegistryState()
         try:
-            kept = self.memory.revoked(store.origin) or kept
+            kept = self.memory.revoked(self._name(store)) or kept
             if (behind := self._clock_fault(trust.clock())) is not None:
                 return Freshness(None, str(behind), kept, set_back=True)
             snapshot = self.snapshot(store, trust)
@@ -123,8 +123,9 @@ class SnapshotReader:
         Raises RecordNotFoundError for none, IntegrityError for one that nobody trusted signed or
         that is older than, or another than, the one that was seen.
         """
-        snapshot = self._believed(store.get_document(SNAPSHOT), store.origin, trust)
-        seen = self.memory.seen(store.origin)
+        name = self._name(store)
+        snapshot = self._believed(store.get_document(SNAPSHOT), name, trust)
+        seen = self.memory.seen(name)
         if seen is not None and is_behind(snapshot, seen):
             raise IntegrityError(
                 "the snapshot is older than, or another than, one that was seen here",
@@ -133,7 +134,7 @@ class SnapshotReader:
                 expected=f"version {seen.version} ({seen.digest[:19]}) or later",
                 remedy="find out who set the store back; what runs may go on running",
             )
-        self.memory.remember(store.origin, snapshot)
+        self.memory.remember(self._name(store), snapshot)
         return snapshot
 
     def publish(
@@ -168,7 +169,7 @@ class SnapshotReader:
                 if attempt == _TRIES - 1:
                     raise
                 continue
-            self.memory.remember(store.origin, snapshot)
+            self.memory.remember(self._name(store), snapshot)
             return snapshot
         raise AssertionError("the last attempt returns or raises")
 
@@ -176,15 +177,15 @@ class SnapshotReader:
         self, store: BlobStore, state: RegistryState, last: Snapshot | None
     ) -> RegistryState:
         """Returns a state with all that was revoked before, as store and memory have it."""
-        kept = self.memory.revoked(store.origin) or RegistryState()
+        kept = self.memory.revoked(self._name(store)) or RegistryState()
         return state.carrying(kept if last is None else last.state.lasting().carrying(kept))
 
     def _require_known(
         self, store: BlobStore, current: Document | None, last: Snapshot | None
     ) -> None:
         """Raises IntegrityError unless all that was revoked before can be carried on."""
-        seen = self.memory.seen(store.origin)
-        if self.memory.revoked(store.origin) is not None:
+        seen = self.memory.seen(self._name(store))
+        if self.memory.revoked(self._name(store)) is not None:
             return
         lost = current is not None or seen is not None
         if lost if last is None else seen is not None and is_behind(last, seen):
@@ -216,8 +217,13 @@ class SnapshotReader:
             "enginekeeper snapshot forget-time",
         )
 
+    def _name(self, store: BlobStore) -> str:
+        """Returns the name that the memory has a store under; earlier versions took the address."""
+        self.memory.carry_over(store.url, store.origin)
+        return store.origin
+
     def _seen(self, store: BlobStore) -> int:
-        seen = self.memory.seen(store.origin)
+        seen = self.memory.seen(self._name(store))
         return 0 if seen is None else seen.version
 
     def _believed(self, data: bytes, store: str, trust: Trust) -> Snapshot:
@@ -236,7 +242,7 @@ class SnapshotReader:
         self, current: Document, store: BlobStore, trust: Trust
     ) -> Snapshot | None:
         try:
-            return self._believed(current.data, store.origin, trust)
+            return self._believed(current.data, self._name(store), trust)
         except IntegrityError:
             return None
 

@@ -70,6 +70,12 @@ class Memory:
         """Forgets the latest time: for a clock that was ahead and is right now."""
         self._change(lambda stores, _time: (stores, None))
 
+    def carry_over(self, earlier: str, store: str) -> None:
+        """Goes on with what was seen of a store under the name that it had in earlier versions."""
+        stores, _ = self._read()
+        if earlier in stores and store not in stores:
+            self._change(lambda now, time: ({store: now[earlier], **now}, time))
+
     def remember(self, store: str, snapshot: Snapshot) -> None:
         """Remembers a snapshot and when it was issued, unless a later one was seen."""
         self._change(lambda stores, time: _with_snapshot(stores, time, store, snapshot))

@@ -443,3 +443,25 @@ def test_a_server_that_the_environment_names_is_the_same_store(
 
 def test_on_aws_the_region_is_no_part_of_what_a_store_is_remembered_by() -> None:
     assert S3BlobStore(S3Location("engines", "p", region="eu-west-1")).origin == "s3://engines/p"
+
+
+def test_what_an_earlier_version_saw_under_the_address_counts_on(
+    strict: Workbench, tmp_path: Path
+) -> None:
+    strict.publish()
+    (tmp_path / "link").symlink_to(Path(strict.registry.store.url.removeprefix("file://")))
+    linked = with_registry(strict, store=LocalBlobStore(tmp_path / "link"))
+    publish(linked)
+    old = linked.registry.store.get_document(SNAPSHOT)
+    publish(linked)
+    assert linked.registry.snapshots is not None
+    path = linked.registry.snapshots.memory.path
+    document = json.loads(path.read_text())
+    store = linked.registry.store
+    document["stores"] = {store.url: document["stores"][store.origin]}
+    path.write_text(json.dumps(document))
+    store.put_document(SNAPSHOT, old, if_absent=False)
+    fresh = linked.registry.freshness()
+    assert fresh is not None
+    assert "version 2" in str(fresh.fault)
+    assert publish(linked).version == 3

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
 from registry.backups.backup import backup, restore
 from registry.blobs.interface import BlobStore
+from registry.catalogue import Catalogue
 from registry.errors import GateClosedError, StoreUnavailableError
 from registry.lifecycle import quarantine, release, revoke
 from registry.models import StandingRow
 from registry.quarantines import keep_beside
+from registry.records import Draft
 from registry.scrubbing import scrub
 from registry.standing import Standing, StandingChange
 from registry.types import Engine
@@ -202,3 +207,35 @@ def test_a_quarantine_of_an_earlier_version_is_released_as_ever(
     assert hold(bench, engine).envelope is None
     let_go(bench, engine)
     assert rule(bench, engine) == "qualified"
+
+
+class Between:
+    """A catalogue of which somebody else changes something between two units of work."""
+
+    def __init__(self, catalogue: Catalogue, change: Callable[[], object]) -> None:
+        self.catalogue, self.change, self.edits = catalogue, change, 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.catalogue, name)
+
+    def edit(self, **options: Any) -> AbstractContextManager[Draft]:  # noqa: ANN401 - handed on
+        self.edits += 1
+        if self.edits == 2:
+            self.change()
+        return self.catalogue.edit(**options)
+
+
+def test_a_quarantine_that_comes_between_keeps_a_channel_from_moving(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    hold(bench, engine)
+    kept = Lost(bench, tmp_path / "held")
+    let_go(bench, engine)
+    kept.restore()  # the release is lost, and lies beside the engine
+    between = Between(bench.registry.catalogue, lambda: hold(bench, engine))
+    with pytest.raises(GateClosedError):
+        with_registry(bench, catalogue=between).registry.set_channel(
+            "prod", engine.digest, CPU, actor="anna"
+        )
+    assert between.edits == 2
+    assert bench.registry.channels() == []
