@@ -28,7 +28,7 @@ STAGES = {
     "compile": "in compile_engine",
     "publish": "os.rename home/store/engines",
     "score": "in score_engine",
-    "judge": "os.rename home/store/engines/tiny/w8a16/cpu/#/verdicts",
+    "judge": "os.rename home/store/statements/#/verdicts",
 }
 """Every stage, and how a boundary inside it begins."""
 
