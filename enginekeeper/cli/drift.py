@@ -86,6 +86,8 @@ def ignore(kind: str, selector: str, reason: str, until: datetime | None, as_jso
     """Want drift of CLASS on the nodes that SELECTOR picks: it is shown, and fails nothing.
 
     It opens no gate: an engine that may not start there still may not (`ek waiver` is for that).
+    CLASS `*` is every class but what is critical, which must be named. Of labels only those count
+    that an operator gave (`ek node enroll --label`, `ek node label`): no node excuses itself.
     """
     from datetime import UTC, datetime
 
@@ -94,8 +96,13 @@ def ignore(kind: str, selector: str, reason: str, until: datetime | None, as_jso
     from registry.fleet.types import DriftIgnore
 
     NodeSelector.parse(selector)
+    now = datetime.now(UTC)
+    if until is not None and until <= now:
+        raise click.BadParameter(
+            f"{until.isoformat()} is past: the rule would excuse nothing", param_hint="--until"
+        )
     registry = open_bench().registry
-    rule = DriftIgnore(kind, selector, reason, registry.actor, until, datetime.now(UTC))
+    rule = DriftIgnore(kind, selector, reason, registry.actor, until, now)
     with registry.catalogue.edit(actor=registry.actor) as draft:
         draft.fleet.ignore(rule)
     Output(as_json).outcome(rule.as_dict(), f"drift {kind} on {selector} is wanted: {reason}")

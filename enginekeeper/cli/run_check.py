@@ -36,7 +36,8 @@ def run_check(
     Its bytes, its builder's signature and a qualification for this node's GPU, CUDA and driver are
     checked, as `gate` does; where the registry does not answer, by the evidence that `pull` or
     `engine export` wrote beside it. What a registry that answers does not know is not started. For
-    ExecStartPre and init containers leave COMMAND out.
+    ExecStartPre leave COMMAND out. In a pod let it start the server: a container that Kubernetes
+    restarts runs no init container again.
 
     COMMAND takes this process's place: its pid is recorded, so that the agent can say what runs.
     `{engine}` in it becomes the directory that was checked, ENGINEKEEPER_ENGINE_DIR too. An engine

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -49,6 +49,14 @@ class Profile:
     """What is wrong with GPUs that answer; holds no node."""
     runs_told: bool = False
     """Whether the engines that run are all that serves there, and all of them are told."""
+    labels_given: tuple[str, ...] = ()
+    """Names of the labels that an operator gave; the others are the nodes' own word."""
+
+    @property
+    def by_operator(self) -> Profile:
+        """The same with the labels of the operator alone: what excuses goes by no node's word."""
+        given = {name: self.labels[name] for name in self.labels_given}
+        return replace(self, labels=given)
 
     @cached_property
     def deciding(self) -> str:
@@ -83,6 +91,7 @@ class Profile:
             "complete": self.complete,
             "runs_told": self.runs_told,
             **({"faults": list(self.faults)} if self.faults else {}),
+            **({"labels_given": list(self.labels_given)} if self.labels_given else {}),
         }
 
     @property
@@ -125,6 +134,7 @@ class Profile:
             complete=document["complete"],
             runs_told=document["runs_told"],
             faults=tuple(document.get("faults", ())),  # absent where there is none
+            labels_given=tuple(document.get("labels_given", ())),
         )
 
 

@@ -158,6 +158,9 @@ def _of_node(
     if diagnosis.health is Health.STALE:
         why = drift.ignored_stale.get(node.profile or 0)
         found.append(NodeFinding(_stale(diagnosis, why), node.seen_at, CORRECTIVE))
+    if node.name in drift.overdue:
+        never = _stale(diagnosis, drift.overdue[node.name])
+        found.append(NodeFinding(never, node.enrolled_at, CORRECTIVE))
     return NodeDrift(node.name, node.simulated, sync, diagnosis, tuple(found))
 
 

@@ -73,19 +73,25 @@ class FleetDrift:
     """How many nodes never reported."""
     ignored_stale: Mapping[int, str]
     """Profiles whose silence somebody wants, and why."""
+    overdue: Mapping[str, str | None]
+    """Nodes that should have reported by now and never did, and why somebody wants that."""
 
     @property
     def has_drift(self) -> bool:
         """Says whether anything is otherwise that nobody wants so."""
-        stale = any(profile not in self.ignored_stale for profile in self.stale)
-        return stale or any(one.sync == OUT_OF_SYNC for one in self.states)
+        return self._has_stale or any(one.sync == OUT_OF_SYNC for one in self.states)
+
+    @property
+    def _has_stale(self) -> bool:
+        unwanted = any(profile not in self.ignored_stale for profile in self.stale)
+        return unwanted or None in self.overdue.values()
 
     def worst(self) -> Severity | None:
         """Returns the gravest severity of what nobody wants so."""
         found = {
             one.severity for state in self.states for one in state.findings if one.ignored is None
         }
-        if any(profile not in self.ignored_stale for profile in self.stale):
+        if self._has_stale:
             found.add(Severity.LOW)
         return next((one for one in GRAVEST_FIRST if one in found), None)
 
@@ -107,6 +113,8 @@ class FleetDrift:
                 ignored[kind] += one.state.nodes
         for profile, count in self.stale.items():
             (ignored if profile in self.ignored_stale else kinds)[DriftKind.STALE] += count
+        for why in self.overdue.values():
+            (kinds if why is None else ignored)[DriftKind.STALE] += 1
         stale = sum(self.stale.values())
         degraded = sum(count - self.stale.get(row, 0) for row, count in problems.items())
         degraded += sum(count for row, count in self.clock_off.items() if row not in problems)
@@ -144,7 +152,7 @@ def drift_of(
         digests |= {engine for engines in positions.values() for engine in engines}
         stale = fleet.profiles_not_heard_since(now - stale_after)
         clock_off = fleet.profiles_with_clock_off(CLOCK_MAY_BE_OFF, now - stale_after)
-        silent = len(fleet.silent())
+        silent, overdue = len(fleet.silent()), fleet.unheard_since(now - stale_after)
         engines = {} if verified else recorded_engines(view, digests)
         named = fleet.engines_named(digests) if verified else {}
     if verified:
@@ -163,8 +171,9 @@ def drift_of(
         {
             row: why
             for row in stale
-            if (why := _wanted(DriftKind.STALE, profiles[row], ignores)) is not None
+            if (why := _wanted_stale(profiles[row].by_operator, ignores)) is not None
         },
+        {name: _wanted_stale(_unheard(*known), ignores) for name, known in overdue.items()},
     )  # fmt: skip
 
 
@@ -276,9 +285,9 @@ def _excused(
     """Marks what somebody wants so: by a rule, or by a waiver of the engine there."""
     if not drift.findings:
         return drift
-    findings = []
+    findings, profile = [], drift.profile.by_operator
     for one in drift.findings:
-        why = _wanted(one.kind, drift.profile, ignores)
+        why = _wanted(one.kind, one.severity, profile, ignores)
         for environment, said in waived.get(one.engine or "", ()):
             if one.environment is not None and environment in (None, one.environment):
                 why = why or said
@@ -286,11 +295,24 @@ def _excused(
     return replace(drift, findings=tuple(findings))
 
 
-def _wanted(kind: DriftKind, profile: Profile, ignores: Sequence[DriftIgnore]) -> str | None:
+def _wanted(
+    kind: DriftKind, severity: Severity, profile: Profile, ignores: Sequence[DriftIgnore]
+) -> str | None:
+    """Returns why somebody wants drift so; what is critical must be called by its class."""
+    kinds = (kind,) if severity is Severity.CRITICAL else (kind, "*")
     for one in ignores:
-        if one.kind in ("*", kind) and selector(one.selector)(profile):
+        if one.kind in kinds and selector(one.selector)(profile):
             return f"{one.reason} ({one.actor})"
     return None
+
+
+def _wanted_stale(profile: Profile, ignores: Sequence[DriftIgnore]) -> str | None:
+    return _wanted(DriftKind.STALE, Severity.LOW, profile, ignores)
+
+
+def _unheard(labels: Mapping[str, str], simulated: bool) -> Profile:  # noqa: FBT001 - of a row
+    """Returns what is known of a node that never reported."""
+    return Profile((), None, "", "", (), 0, simulated=simulated, labels=labels)
 
 
 def _waived(registry: Registry, engines: Collection[str]) -> dict[str, list[Any]]:

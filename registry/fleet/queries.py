@@ -305,6 +305,14 @@ class FleetView:
         )
         return [(name, simulated) for name, simulated in self._rows(query.order_by(NodeRow.name))]
 
+    def unheard_since(self, moment: datetime) -> dict[str, tuple[dict[str, str], bool]]:
+        """Returns the nodes enrolled by then that never reported: labels, and if simulated."""
+        query = of_columns(NodeRow.name, NodeRow.labels, NodeRow.simulated).where(
+            NodeRow.retired_at.is_(None), NodeRow.profile_id.is_(None),
+            NodeRow.enrolled_at <= moment,
+        )  # fmt: skip
+        return {name: (labels, simulated) for name, labels, simulated in self._rows(query)}
+
     def states(self) -> list[FleetState]:
         """Returns how many enrolled nodes are in each state: the whole fleet, counted."""
         query = (

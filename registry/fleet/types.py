@@ -148,8 +148,12 @@ class NodeReport:
         return str(digest_document(self.engine_set, ENGINE_SET_SCHEME))
 
     def profile_for(self, labels: Mapping[str, str]) -> dict[str, Any]:
-        """Returns the profile of the node with an operator's labels, which outweigh its own."""
-        return {**self.profile, "labels": {**self.profile["labels"], **labels}}
+        """Returns the profile of the node with an operator's labels, which outweigh its own.
+
+        Which of them are the operator's is in it where there are any.
+        """
+        given = {"labels_given": sorted(labels)} if labels else {}
+        return {**self.profile, "labels": {**self.profile["labels"], **labels}, **given}
 
 
 class Taken(StrEnum):

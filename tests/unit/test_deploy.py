@@ -135,6 +135,17 @@ def test_a_serving_unit_is_not_restarted_against_the_gate() -> None:
     assert found["RestartPreventExitStatus"] == ["5 6 8 11"]
 
 
+def test_a_server_in_a_pod_asks_the_gate_at_each_of_its_starts() -> None:
+    (pod,) = (pod for file, pod in pods() if file.parent.name == "serving")
+    (server,) = pod["containers"]  # a restart of it runs no init container
+    assert server["command"][:2] == ["ek", "run-check"]
+    asked = parse(server["command"][1:]).params
+    assert "{engine}" in asked["arguments"]
+    writable = [one["mountPath"] for one in server["volumeMounts"] if not one.get("readOnly")]
+    assert writable == ["/var/lib/enginekeeper"]
+    assert server["env"] == pod["initContainers"][0]["env"]
+
+
 @pytest.mark.parametrize(
     ("file", "pod"), tuple(pods()), ids=lambda one: getattr(one, "name", "pod")
 )
