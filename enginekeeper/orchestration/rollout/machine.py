@@ -182,8 +182,9 @@ def _reverting_node(
 
 
 def _reverted_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
-    if wave.origin is Origin.FOUND and sight.driver == wave.driver:
-        return _into(node, Stage.UPGRADED, now, sight.blockers)
+    if wave.origin is Origin.FOUND:
+        has_it = sight.driver == wave.driver
+        return _into(node, Stage.UPGRADED, now, sight.blockers) if has_it else node
     if GONE in node.reasons and not wave.ended:  # it was enrolled again
         return _into(node, Stage.HELD, now, ())
     return node

@@ -390,6 +390,13 @@ def test_nobody_waits_for_a_node_that_left_the_fleet() -> None:
     assert stages(enrolled)["a"] == "held"
 
 
+def test_a_change_that_was_found_is_over_when_its_nodes_left_the_fleet() -> None:
+    gone = node("a", stage=Stage.REVERTED, reasons=(GONE,))
+    found = wave(gone, node("b", stage=Stage.UPGRADED), phase=Phase.ROLLING, origin=Origin.FOUND)
+    after = advance(found, {"a": READY, "b": ON_NEW}, now=NOON)
+    assert (stages(after), after.phase) == ({"a": "reverted", "b": "done"}, Phase.DONE)
+
+
 def test_what_may_go_back_and_loses_its_verdict_there_is_held_again() -> None:
     begun = wave(node("a", stage=Stage.REVERTING), phase=Phase.ROLLING_BACK)
     lost = replace(ON_NEW, back=("engine was revoked",))
