@@ -45,10 +45,17 @@ class WaveView:
         """Says whether there is a wave of a name."""
         return self._session.scalar(select(WaveRow.id).where(WaveRow.name == name)) is not None
 
-    def open(self, origin: Origin | None = None) -> list[Wave]:
-        """Returns the waves that have not ended, of one origin or of any, the oldest first."""
+    def open(self, origin: Origin | None = None, driver: str | None = None) -> list[Wave]:
+        """Returns the waves that have not ended, the oldest first.
+
+        Only those of one origin, or about one driver, where that is said.
+        """
         wanted = WaveRow.phase.not_in([*ENDED])
-        return self._waves(wanted if origin is None else wanted & (WaveRow.origin == origin))
+        if origin is not None:
+            wanted &= WaveRow.origin == origin
+        if driver is not None:
+            wanted &= WaveRow.driver == driver
+        return self._waves(wanted)
 
     def all(self) -> list[tuple[Wave, int]]:
         """Returns every wave with the number of its nodes, the oldest first, without them."""

@@ -22,10 +22,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
+from pathlib import Path
 
 from enginekeeper.compatibility.cuda import cuda_of_driver
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.nodes import NodeFacts
+from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout.service import go_on
 from enginekeeper.orchestration.rollout.sights import blockers_in
 from enginekeeper.orchestration.rollout.work import needed
@@ -119,9 +121,8 @@ def _recorded(
             return None
         found = [
             one
-            for one in changes.waves.open(Origin.FOUND)
-            if (one.driver, one.cuda_driver, one.places, one.simulated)
-            == (driver.version, driver.cuda, places, plan.simulated)
+            for one in changes.waves.open(Origin.FOUND, driver.version)
+            if (one.cuda_driver, one.places, one.simulated) == (driver.cuda, places, plan.simulated)
         ]
         if found:
             merged = tuple(sorted((*found[0].nodes, *nodes), key=lambda one: one.name))
@@ -148,5 +149,8 @@ def follow(registry: Registry, *, now: datetime, places: Sequence[str] = ()) -> 
     """
     with registry.catalogue.read() as view:
         found = [one for one in view.waves.open(Origin.FOUND) if one.places == tuple(places)]
-    steps = [go_on(registry, one.name, now=now) for one in found]
+    if not found:
+        return ()
+    fleet = read_nodes(registry, tuple(map(Path, places)), now=now)
+    steps = [go_on(registry, one.name, now=now, fleet=fleet) for one in found]
     return tuple(step.after for step in steps if step.after != step.before)

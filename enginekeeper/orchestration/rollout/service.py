@@ -121,13 +121,17 @@ def read_wave(registry: Registry, name: str) -> Wave:
         return view.waves.wave(name)
 
 
-def look(registry: Registry, wave: Wave, *, now: datetime) -> Going:
+def look(
+    registry: Registry, wave: Wave, *, now: datetime, fleet: Sequence[NodeFacts] | None = None
+) -> Going:
     """Returns what is known of a wave's nodes now.
 
-    A node without a document any more is absent; one that was retired is gone.
+    A node without a document any more is absent; one that was retired is gone. `fleet` is what the
+    wave's places say, if that was read just now.
     """
     names = {one.name for one in wave.nodes}
-    fleet = read_nodes(registry, tuple(map(Path, wave.places)), now=now)
+    if fleet is None:
+        fleet = read_nodes(registry, tuple(map(Path, wave.places)), now=now)
     nodes = [one for one in fleet if one.name in names]
     engines = engines_on(registry, nodes)
     plan = plan_wave(nodes, engines, change_of(wave, now), scope=registry.driver_scope)
@@ -156,15 +160,19 @@ def go_on(
     now: datetime,
     change: Change | None = None,
     dispatch: Dispatch | None = None,
+    fleet: Sequence[NodeFacts] | None = None,
 ) -> WaveStep:
-    """Lets a wave go on by one step, after a change that somebody wants, and records it."""
+    """Lets a wave go on by one step, after a change that somebody wants, and records it.
+
+    `fleet` is what its places say, if that was read just now.
+    """
     before = read_wave(registry, name)
     turned = before
-    going = look(registry, before, now=now)
+    going = look(registry, before, now=now, fleet=fleet)
     if change is not None:
         turned = change(before, going)
         if turned.phase is Phase.ROLLING_BACK:  # which asks about the driver before, too
-            going = look(registry, turned, now=now)
+            going = look(registry, turned, now=now, fleet=fleet)
     after = machine.advance(turned, going.sights, failures=failures_in(going.plan), now=now)
     after = _recorded(registry, before, replace(after, work=needed(after, going.plan, now)))
     if dispatch is not None and not after.ended:

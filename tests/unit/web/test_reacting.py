@@ -172,3 +172,18 @@ def test_waves_that_were_found_go_on_by_themselves(
     assert (after.phase, stages(after), after.safe_at is None) == (
         Phase.DONE, {"gpu-1": "done"}, False,
     )  # fmt: skip
+
+
+def test_what_takes_long_comes_later(site: Site, engine: Engine) -> None:
+    slow, looked = iter(range(0, 10_000, 50)), []
+
+    def registry() -> Registry:
+        looked.append(len(looked))
+        return site.bench.registry
+
+    reports(site, begins(site, [0.0]), engine, NEW, 1)
+    watch = DriverWatch(registry, clock=lambda: float(next(slow)))  # each look takes 50 s
+    for _ in range(8):
+        watch.look()
+    # both at once; then a step, of 50 s, each 1000 s, and not each minute
+    assert len(looked) == 2
