@@ -38,6 +38,7 @@ STAGES: dict[str, Callable[[str, str], bool]] = {
     "large blob": lambda method, path: method in ("POST", "PUT") and "upload" in path.lower(),
     "manifest": lambda method, path: method == "PUT" and path.endswith("/manifest.json"),
     "signature": lambda method, path: method == "PUT" and "/attestations/" in path,
+    "verdict": lambda method, path: method == "PUT" and "/statements/" in path,
     "reading": lambda method, _path: method == "GET",
     "looking": lambda method, _path: method == "HEAD",
 }
@@ -113,7 +114,7 @@ def test_a_fault_that_lasts_is_said_and_costs_nothing_but_time(
 ) -> None:
     drill = ledger.drill(
         f"S3: {NAMES.get(kind, kind)}, lasting",
-        "as above; every request of one stage: blob, parts, manifest, signature, GET or HEAD",
+        "as above; every request of one stage: blob, parts, manifest, signature, verdict, GET, HEAD",
     )
     size = LARGE if stage == "large blob" else 64
     publication = ground.publication(uuid.uuid4().bytes * (size // 16))
