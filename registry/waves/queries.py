@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
 from registry.errors import RecordNotFoundError
@@ -50,12 +50,12 @@ class WaveView:
 
         Only those of one origin, or about one driver, where that is said.
         """
-        wanted = WaveRow.phase.not_in([*ENDED])
+        wanted: list[ColumnElement[bool]] = [WaveRow.phase.not_in([*ENDED])]
         if origin is not None:
-            wanted &= WaveRow.origin == origin
+            wanted.append(WaveRow.origin == origin)
         if driver is not None:
-            wanted &= WaveRow.driver == driver
-        return self._waves(wanted)
+            wanted.append(WaveRow.driver == driver)
+        return self._waves(and_(*wanted))
 
     def all(self) -> list[tuple[Wave, int]]:
         """Returns every wave with the number of its nodes, the oldest first, without them."""
