@@ -307,10 +307,9 @@ class FleetView:
 
     def unheard_since(self, moment: datetime) -> dict[str, tuple[dict[str, str], bool]]:
         """Returns the nodes enrolled by then that never reported: labels, and if simulated."""
-        query = of_columns(NodeRow.name, NodeRow.labels, NodeRow.simulated).where(
-            NodeRow.retired_at.is_(None), NodeRow.profile_id.is_(None),
-            NodeRow.enrolled_at <= moment,
-        )  # fmt: skip
+        query = of_columns(NodeRow.name, NodeRow.labels, NodeRow.simulated)
+        query = query.where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_(None))
+        query = query.where(NodeRow.enrolled_at <= moment)
         return {name: (labels, simulated) for name, labels, simulated in self._rows(query)}
 
     def states(self) -> list[FleetState]:
@@ -435,8 +434,9 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
 
     Its parameters have the names of the fields of WhereFilter that are asked.
     """
+    simulated = _SIMULATED_THEN if "at" in asked else NodeRow.simulated
     query = of_columns(
-        NodeRow.name, NodeRow.simulated, NodePlacementRow.engine, NodePlacementRow.path,
+        NodeRow.name, simulated, NodePlacementRow.engine, NodePlacementRow.path,
         NodePlacementRow.bytes, NodePlacementRow.running, NodePlacementRow.devices,
         NodePlacementRow.since, NodePlacementRow.until, ProfileRow.driver, ProfileRow.id,
         HeartbeatRow.seen_at, NodeRow.retired_at,
@@ -452,14 +452,17 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
         query = query.outerjoin(ProfileRow, ProfileRow.id == NodeRow.profile_id)
         query = query.where(NodePlacementRow.until.is_(None))
     query = query.where(*(_CONDITIONS[name] for name in sorted(asked & _CONDITIONS.keys())))
+    if "simulated" in asked:
+        query = query.where(simulated == bindparam("simulated"))
     if "limit" in asked:
         query = query.limit(bindparam("limit", type_=Integer))
     return query.order_by(NodeRow.name, NodePlacementRow.path)
 
 
+_SIMULATED_THEN = func.coalesce(ProfileRow.document["simulated"].as_boolean(), NodeRow.simulated)
+"""Whether a node was simulated at a time: it may have been retired, and enrolled anew otherwise."""
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "node": NodeRow.name == bindparam("node"),
-    "simulated": NodeRow.simulated == bindparam("simulated"),
     "engines": NodePlacementRow.engine.in_(bindparam("engines", expanding=True)),
     # a range, so that the index is used
     "engine_start": (NodePlacementRow.engine >= bindparam("engine_start"))

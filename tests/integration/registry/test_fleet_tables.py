@@ -194,6 +194,26 @@ def test_a_node_enrolled_anew_starts_over(catalogue: Catalogue) -> None:
         assert [one.until for one in view.fleet.history(again)] == [None, minutes(1)]
 
 
+def test_what_was_simulated_stays_so_though_its_name_is_a_real_nodes_now(
+    catalogue: Catalogue,
+) -> None:
+    profile = {"driver": "580.95.05", "labels": {}, "simulated": True}
+    take(catalogue, report(enrolled(catalogue, simulated=True), 1, [placed("a")], profile=profile))
+    with catalogue.edit() as draft:
+        draft.fleet.retire("gpu-1", minutes(1))
+    again = enrolled(catalogue, simulated=False)
+    real = {**profile, "simulated": False}
+    take(catalogue, report(again, 1, [placed("b")], profile=real), at=2)
+    with catalogue.read() as view:
+        before, now = (view.fleet.where(WhereFilter(at=minutes(one))) for one in (0.5, 3))
+    assert [(one.engine, one.simulated) for one in (*before, *now)] == [
+        (engine_name("a"), True), (engine_name("b"), False),
+    ]  # fmt: skip
+    assert where(catalogue, at=minutes(0.5), simulated=True) == [("gpu-1", engine_name("a"))]
+    assert where(catalogue, at=minutes(0.5), simulated=False) == []
+    assert where(catalogue, simulated=False) == [("gpu-1", engine_name("b"))]
+
+
 def test_new_labels_ask_for_a_new_report(catalogue: Catalogue) -> None:
     node = enrolled(catalogue, labels={"zone": "a"})
     take(catalogue, report(node, 1))
