@@ -155,12 +155,14 @@ def _unseen(sight: Sight | None, wave: Wave) -> str | None:
     """Says why nobody knows how a node is now; None where it was heard lately."""
     if sight is None:
         return "is not seen any more"
+    if sight.silent_for is None:
+        return "was never heard"
     seconds = wave.terms.stale_after_seconds
     if seconds is not None:
         limit = timedelta(seconds=seconds)
     else:  # documents come when somebody takes them, heartbeats by themselves
         limit = SILENT_AFTER if wave.places else STALE_AFTER
-    if sight.silent_for is not None and sight.silent_for <= limit:
+    if sight.silent_for <= limit:
         return None
     return f"not heard for more than {limit // timedelta(minutes=1)} minutes"
 

@@ -133,7 +133,7 @@ def test_what_was_not_heard_lately_is_not_released() -> None:
     assert stages(after) == {"a": "held"}
     assert after.nodes[0].reasons == ("not heard for more than 3 minutes",)
     never = advance(begun, {"a": replace(READY, silent_for=None)}, now=NOON)
-    assert stages(never) == {"a": "held"}
+    assert (stages(never), never.nodes[0].reasons) == ({"a": "held"}, ("was never heard",))
 
 
 @pytest.mark.parametrize(
