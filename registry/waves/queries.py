@@ -50,7 +50,7 @@ class WaveView:
 
         Only those of one origin, or about one driver, where that is said.
         """
-        wanted = WaveRow.phase.not_in([*ENDED])
+        wanted: ColumnElement[bool] = WaveRow.phase.not_in([*ENDED])
         if origin is not None:
             wanted &= WaveRow.origin == origin
         if driver is not None:
