@@ -175,7 +175,7 @@ def test_waves_that_were_found_go_on_by_themselves(
 
 
 def test_what_takes_long_comes_later(site: Site, engine: Engine) -> None:
-    slow, looked = iter(range(0, 10_000, 50)), []
+    slow, looked = iter(range(0, 10_000, 50)), list[int]()
 
     def registry() -> Registry:
         looked.append(len(looked))
