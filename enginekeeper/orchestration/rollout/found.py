@@ -25,7 +25,7 @@ from itertools import count
 from pathlib import Path
 
 from enginekeeper.compatibility.cuda import cuda_of_driver
-from enginekeeper.errors import InputError
+from enginekeeper.errors import InputError, MissingError
 from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout.service import go_on
@@ -151,6 +151,11 @@ def follow(registry: Registry, *, now: datetime, places: Sequence[str] = ()) -> 
         found = [one for one in view.waves.open(Origin.FOUND) if one.places == tuple(places)]
     if not found:
         return ()
-    fleet = read_nodes(registry, tuple(map(Path, places)), now=now)
+    try:
+        fleet = read_nodes(registry, tuple(map(Path, places)), now=now)
+    except MissingError:
+        if places:
+            raise
+        fleet = []  # every node was retired
     steps = [go_on(registry, one.name, now=now, fleet=fleet) for one in found]
     return tuple(step.after for step in steps if step.after != step.before)

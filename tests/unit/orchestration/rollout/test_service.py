@@ -488,3 +488,16 @@ def test_the_cuda_that_is_named_is_not_that_of_a_driver_which_is_known(
         site.bench.registry, read_nodes(site.bench.registry, [fleet]), now=NOON, cuda_driver="14.0"
     )
     assert (told.unqualified, told.waves) == ({}, ())
+
+
+def test_a_wave_that_was_found_ends_with_the_last_node_that_is_enrolled(
+    site: Site, engine: Engine
+) -> None:
+    registry = site.bench.registry
+    heard(site, 0, "gpu-1", engine, driver=NEW)
+    react(registry, read_nodes(registry, (), now=NOON), now=NOON)
+    assert found_waves(site) == {NEW: {"gpu-1": "upgraded"}}
+    with registry.catalogue.edit() as draft:
+        draft.fleet.retire("gpu-1", later(1))
+    (ended,) = follow(registry, now=later(2))
+    assert ended.ended
