@@ -114,8 +114,8 @@ def test_a_fault_that_lasts_is_said_and_costs_nothing_but_time(
 ) -> None:
     drill = ledger.drill(
         f"S3: {NAMES.get(kind, kind)}, lasting",
-        "as above; every request of one stage: blob, parts, manifest, signature, verdict, GET "
-        "or HEAD",
+        "as above; every request of one stage: blob, parts, manifest, signature, verdict, "
+        "GET, HEAD",
     )
     size = LARGE if stage == "large blob" else 64
     publication = ground.publication(uuid.uuid4().bytes * (size // 16))
