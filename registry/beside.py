@@ -1,9 +1,9 @@
 """What lies signed beside an engine in the store, and counts again where the catalogue lost it.
 
 Revocations, the ends of waivers, and verdicts: a catalogue that was restored, edited or swept may
-lack their rows. They are looked for before an engine gets anywhere: when it, or a waiver for it, is
-published, when a channel is moved to it, and by a scrub. The gate looks while the catalogue says
-that it was restored from a backup and nobody has scrubbed since; it records nothing.
+lack their rows. They are looked for before an engine gets anywhere: when it, a verdict on it or a
+waiver for it is published, when a channel is moved to it, and by a scrub. The gate looks while the
+catalogue says that it was restored from a backup and nobody has scrubbed since; it records nothing.
 
 Example:
     with catalogue.read() as view:
@@ -47,7 +47,7 @@ class Lost:
     endings: tuple[tuple[Digest, str], ...] = ()
     """Waivers that have ended, each with the envelope that says so."""
     verdicts: tuple[Verdict, ...] = ()
-    """Those after which nothing recorded was said there, in the order in which they were issued."""
+    """Passes after which nothing recorded was said there, as they were issued; then all others."""
     unread: str | None = None
     """Why it could not be told; None where it could."""
 
@@ -55,6 +55,10 @@ class Lost:
         """Says whether there is anything to take in."""
         found = (self.revocations, self.doubtful, self.holds, self.endings, self.verdicts)
         return any(found)
+
+    def before(self, verdict: Digest) -> Lost:
+        """Returns what comes before a verdict that is about to be published: the other verdicts."""
+        return Lost(verdicts=tuple(one for one in self.verdicts if one.digest != verdict))
 
     @property
     def standing(self) -> tuple[StandingChange, ...]:
@@ -123,10 +127,12 @@ def _revocations(
 def _lost_verdicts(
     recorded: Sequence[Verdict], beside: Statements, engine: Engine, trust: Trust, now: datetime
 ) -> Iterator[Verdict]:
-    """Yields the verdicts beside an engine that are not recorded, the first that was issued first.
+    """Yields the verdicts beside an engine that are not recorded, as they are to be recorded.
 
-    One that nobody trusted signed is none: it could open a gate. One that was issued before what is
-    recorded of the same environment would decide nothing, and is no loss.
+    One that nobody trusted signed is none: it could open a gate. When each was recorded is lost
+    with the rows, and the latest of them decided: so all that are no pass come after the passes,
+    however early they were issued, and what is judged from now on decides. A pass that was issued
+    before what is recorded of the same environment would decide nothing, and is no loss.
     """
     known = {one.digest.short for one in recorded}
     said = {told_by(one.envelope.encode()) for one in recorded}
@@ -141,9 +147,10 @@ def _lost_verdicts(
             continue
         if told_by(envelope) not in said:  # else a recorded one in another envelope
             found.append(verdict)
-    for one in sorted(found, key=lambda it: (it.issued_at, it.result is not Result.PASS)):
+    for one in sorted(found, key=lambda it: (it.result is not Result.PASS, it.issued_at)):
         there = (other for other in recorded if other.environment == one.environment)
-        if not any(other.issued_at >= one.issued_at for other in there):
+        late = any(other.issued_at >= one.issued_at for other in there)
+        if one.result is not Result.PASS or not late:
             yield one
 
 

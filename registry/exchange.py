@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry import layout
-from registry.blobs.interface import BlobStore
 from registry.bundles import FILES, unpack
 from registry.digests import canonical_json
 from registry.evidence import Check, Evidence, Judgement, ModelFacts, Permission, checks
@@ -88,7 +87,7 @@ def import_bundle(registry: Registry, path: Path, scratch: Path) -> Imported:
 def _publish(registry: Registry, evidence: Evidence, directory: Path) -> Imported:
     model, names = evidence.model, evidence.names
     statements = _Statements.of(evidence, registry)
-    statements.put_beside(registry.store)
+    statements.put_beside(registry)
     registry.record_model(
         model.digest, model.name, source=model.source, architecture=model.architecture
     )
@@ -136,21 +135,31 @@ class _Statements:
         )
         return cls(engine, evidence, tuple(verdicts), tuple(waivers))
 
-    def put_beside(self, store: BlobStore) -> None:
-        """Puts every statement where it is looked for; those that stop the engine come first."""
-        evidence = self.evidence
+    def put_beside(self, registry: Registry) -> None:
+        """Puts every statement where it is looked for; those that stop the engine come first.
+
+        But the verdicts that are not recorded here: what lies there is recorded some day.
+        """
+        evidence, store = self.evidence, registry.store
+        with registry.catalogue.read() as view:
+            here = view.verdicts(self.engine.digest)
+        judged = [
+            (verdict, one)
+            for verdict, one in zip(self.verdicts, evidence.judgements, strict=True)
+            if contradicted(verdict, here) is None
+        ]
         endings = [one.ending for one in evidence.permissions if one.ending is not None]
-        summaries = [one.summary for one in evidence.judgements if one.summary is not None]
+        summaries = [one.summary for _, one in judged if one.summary is not None]
         for kind, envelopes in (
             (Purpose.REVOCATION, evidence.revocations),
             (layout.WAIVER_END, endings),
             (Purpose.WAIVER, [one.envelope for one in evidence.permissions]),
-            (Purpose.VERDICT, [one.envelope for one in evidence.judgements]),
+            (Purpose.VERDICT, [one.envelope for _, one in judged]),
             (layout.SUMMARY, summaries),
         ):
             for envelope in envelopes:
                 put_statement(store, self.engine.digest, kind, envelope.encode())
-        for verdict, one in zip(self.verdicts, evidence.judgements, strict=True):
+        for verdict, one in judged:
             store.put_document(verdict.path, canonical_json(one.document))
 
     def record(self, draft: Draft) -> list[Verdict]:

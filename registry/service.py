@@ -30,7 +30,7 @@ from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment, judged_there
-from registry.errors import GateClosedError, IntegrityError, StoreUnavailableError
+from registry.errors import IntegrityError, StoreUnavailableError
 from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision
 from registry.judge import Judge
@@ -50,7 +50,7 @@ from registry.queries import View
 from registry.records import Draft
 from registry.resolution import Meets, Resolution, resolve
 from registry.snapshots import RegistryState, state_of
-from registry.standing import Standing, StandingChange, held_by
+from registry.standing import Standing, StandingChange, held_by, held_error
 from registry.transfer import fetch_artifact, heal_artifact, load_manifest, require_stored
 from registry.trust import Trust, utc_now
 from registry.types import (
@@ -134,7 +134,10 @@ class Registry:
         vsa: bytes | None = None,
     ) -> Verdict:  # fmt: skip
         """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
-        return self._publisher().verdict(self.engine(engine), document, envelope, vsa)
+        found = self.engine(engine)
+        # What was said of it before is recorded before it, or it would count more one day.
+        self.take_in_revocations(found, before=digest_bytes(envelope))
+        return self._publisher().verdict(found, document, envelope, vsa)
 
     def grant_waiver(self, engine: str | Digest, envelope: bytes) -> Waiver:
         """Publishes a waiver that approvers signed."""
@@ -241,14 +244,18 @@ class Registry:
         """Returns what the gate says of every engine a channel can go back to, the next first."""
         return self._mover().choices(place, environment)
 
-    def take_in_revocations(self, engine: Engine) -> int:
+    def take_in_revocations(self, engine: Engine, *, before: Digest | None = None) -> int:
         """Records what lies beside an engine and the catalogue lost; says how many revocations.
 
-        The ends of waivers, quarantines, releases and verdicts are taken in, too.
+        The ends of waivers, quarantines, releases and verdicts are taken in, too; before a verdict
+        is published, only the others.
         """
         with self.catalogue.read() as view:
-            if not (lost := find_lost(view, self.store, engine, self.trust, self.clock())):
-                return 0
+            lost = find_lost(view, self.store, engine, self.trust, self.clock())
+        if before is not None:
+            lost = lost.before(before)
+        if not lost:
+            return 0
         with self.catalogue.edit(actor=self.actor) as draft:
             return take_in(draft, lost)
 
@@ -306,26 +313,23 @@ class Registry:
         with self.catalogue.read() as view:
             return held_by(view.standing(engine.digest))
 
-    def require_unheld(self, engine: Engine) -> None:
+    def require_unheld(self, engine: Engine, *, unless_revoked: bool = False) -> None:
         """Raises GateClosedError for an engine that is quarantined or revoked: it goes nowhere.
 
         By the catalogue, by the snapshot, and for a restored catalogue by what lies beside it.
+        Where a revocation goes with the engine, one that lies there signed may let it pass.
         """
         fresh = self.freshness()
         with self.catalogue.read() as view:
             lost = self._lost(view, engine, unchecked=bool(view.unchecked()))
             held = held_by((*lost.standing, *view.standing(engine.digest)))
+        if unless_revoked and held and held.kind is Standing.REVOKED and held not in lost.doubtful:
+            return
         said = lost.unread if held is None else str(held)
         if said is None and fresh is not None and fresh.revokes(engine.digest):
             said = "the signed snapshot says that it was revoked"
         if said is not None:
-            raise _held(engine, said)
-
-    def require_unquarantined(self, engine: Engine) -> None:
-        """Raises GateClosedError for an engine that is quarantined: only this catalogue says so."""
-        held = self.held(engine)
-        if held is not None and held.kind is Standing.QUARANTINED:
-            raise _held(engine, str(held))
+            raise held_error(engine.digest, said)
 
     def checkpoint(self, reference: str | Digest) -> Checkpoint:
         """Returns the checkpoint with an id or an unambiguous start of one."""
@@ -488,13 +492,3 @@ class Registry:
 
     def _publisher(self) -> Publisher:
         return Publisher(self.catalogue, self.store, self.trust, self.clock, self.actor)
-
-
-def _held(engine: Engine, said: str) -> GateClosedError:
-    return GateClosedError(
-        "the engine is held, or it cannot be told whether it is",
-        where=f"engine {engine.digest.short}",
-        actual=said,
-        expected="no quarantine and no revocation",
-        remedy=f"enginekeeper engine show {engine.digest.short}",
-    )

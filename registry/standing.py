@@ -15,7 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from registry.digests import Digest
-from registry.errors import ConflictError
+from registry.errors import ConflictError, GateClosedError
 from registry.types import Entity
 
 
@@ -73,3 +73,14 @@ def check_may_follow(changes: Sequence[StandingChange], change: StandingChange) 
             where=f"engine {change.engine.short}",
             remedy=f"enginekeeper engine show {change.engine.short}",
         )
+
+
+def held_error(engine: Digest, said: str) -> GateClosedError:
+    """Says that an engine is held, by whom or why it cannot be told that it is not."""
+    return GateClosedError(
+        "the engine is held, or it cannot be told whether it is",
+        where=f"engine {engine.short}",
+        actual=said,
+        expected="no quarantine and no revocation",
+        remedy=f"enginekeeper engine show {engine.short}",
+    )

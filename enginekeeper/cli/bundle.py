@@ -41,7 +41,7 @@ def export(engine_id: str, file: Path, as_json: bool) -> int:
     registry = open_bench().registry
     found = registry.engine(engine_id)
     registry.verify_engine(found)
-    registry.require_unquarantined(found)
+    registry.require_unheld(found, unless_revoked=True)
     digest = write_bundle(registry.store, evidence_of(registry, found), file)
     document = {"engine": str(found.digest), "path": str(file.resolve()), "sha256": digest.value}
     Output(as_json).document(document, f"{digest.value}  {file}")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from enginekeeper.cli._errors import ExitCode
+from registry.bundles import unpack
 from registry.signing import TRUST_FILE
 from registry.types import Engine
 from tests.factories.benches import Site, variants_of
@@ -90,6 +91,30 @@ def test_a_quarantined_engine_is_not_handed_on(ek: Ek, engine: Engine, tmp_path:
     assert (said.code, (tmp_path / "engine.bundle").exists()) == (ExitCode.FAIL, False)
     ek("engine", "release", engine.digest.short, "--reason", "was not")
     assert ek("bundle", "export", engine.digest.short, tmp_path / "b").code == ExitCode.OK
+
+
+def test_an_engine_that_was_quarantined_after_the_restored_backup_is_not_handed_on(
+    ek: Ek, engine: Engine, tmp_path: Path
+) -> None:
+    ek("db", "backup", tmp_path / "kept")
+    ek("engine", "quarantine", engine.digest.short, "--reason", "odd", "--yes")
+    assert ek("db", "restore", tmp_path / "kept", "--yes").code == ExitCode.OK
+    file = tmp_path / "engine.bundle"
+    said = ek("bundle", "export", engine.digest.short, file)
+    assert (said.code, file.exists()) == (ExitCode.FAIL, False)
+
+
+def test_a_revoked_engine_is_handed_on_with_its_revocation(
+    ek: Ek, site: Site, engine: Engine, tmp_path: Path
+) -> None:
+    ek("db", "backup", tmp_path / "kept")
+    assert ek("engine", "revoke", engine.digest.short, "--reason", "leaks", "--yes").code == 0
+    assert ek("bundle", "export", engine.digest.short, tmp_path / "recorded").code == ExitCode.OK
+    assert ek("db", "restore", tmp_path / "kept", "--yes").code == ExitCode.OK
+    assert ek("bundle", "export", engine.digest.short, tmp_path / "lost").code == ExitCode.OK
+    for name in ("recorded", "lost"):
+        found = unpack(tmp_path / name, site.bench.trust, tmp_path / f"{name}.out")
+        assert len(found.revocations) == 1
 
 
 def test_a_bundle_that_was_changed_brings_nothing(

@@ -17,6 +17,7 @@ from registry.errors import ConflictError, GateClosedError, StoreUnavailableErro
 from registry.lifecycle import revoke
 from registry.retention import RetentionPolicy
 from registry.scrubbing import scrub
+from registry.statements import put_statement
 from registry.sweeping import plan_sweep, sweep
 from registry.trust import Purpose
 from registry.types import Engine, Result
@@ -108,16 +109,58 @@ def test_a_channel_is_not_moved_to_what_failed_after_the_backup(
         bench.registry.set_channel("next", engine.digest, CPU, actor="anna")
 
 
-def test_verdicts_from_after_the_backup_are_taken_in_as_they_were_issued(
+def test_a_fail_that_was_recorded_after_a_later_pass_still_closes_the_gate(
     bench: Workbench, engine: Engine, url: str, tmp_path: Path
 ) -> None:
-    bench.judge(engine, Result.FAIL)
+    late = bench.verdict_on(engine, Result.FAIL)
     bench.judge(engine, more={"run": 2})
-    restore(tmp_path / "kept", url, overwrite=True)
-    assert rules(bench, engine) == {"qualified"}
+    backup(url, tmp_path / "passed")
+    bench.registry.record_verdict(engine.digest, *late)
+    assert rules(bench, engine) == {"verdict-failed"}
+    restore(tmp_path / "passed", url, overwrite=True)
+    assert rules(bench, engine) == {"verdict-failed"}
     scrub(bench.registry)
+    assert rules(bench, engine) == {"verdict-failed"}
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_of_verdicts_from_after_the_backup_a_fail_counts_until_the_engine_is_judged_again(
+    bench: Workbench, engine: Engine, url: str, tmp_path: Path, *, checked: bool
+) -> None:
+    bench.judge(engine, Result.FAIL)
+    bench.judge(engine, more={"run": 2})  # which of them was recorded first, nobody can tell
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rules(bench, engine) == {"verdict-failed"}
+    if checked:
+        scrub(bench.registry)
+        assert rules(bench, engine) == {"verdict-failed"}
+    bench.judge(engine, more={"run": 3})
+    assert rules(bench, engine) == {"qualified"}
     found = [one.result for one in bench.registry.verdicts(engine.digest)]
-    assert found == ["pass", "fail", "pass"]
+    assert found == ["pass", "fail", "pass", "pass"]
+
+
+def test_a_fail_of_the_moment_of_a_pass_still_closes_the_gate(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine, moment = bench.publish(), bench.clock.now
+    passed = bench.verdict_on(engine)
+    bench.clock.now = moment
+    failed = bench.verdict_on(engine, Result.FAIL)
+    bench.registry.record_verdict(engine.digest, *passed)
+    backup(bench.registry.catalogue.url, tmp_path / "kept")
+    bench.registry.record_verdict(engine.digest, *failed)
+    restore(tmp_path / "kept", bench.registry.catalogue.url, overwrite=True)
+    assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+
+
+def test_a_verdict_whose_publisher_died_keeps_its_summary_when_it_is_published_again(
+    bench: Workbench, engine: Engine
+) -> None:
+    document, envelope = bench.verdict_on(engine)
+    put_statement(bench.registry.store, engine.digest, Purpose.VERDICT, envelope)
+    vsa = bench.summary_of(engine, document, envelope)
+    assert bench.registry.record_verdict(engine.digest, document, envelope, vsa).vsa == vsa.decode()
 
 
 def test_a_verdict_that_was_recorded_after_the_restoration_outweighs_an_older_one(

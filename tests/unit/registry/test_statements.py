@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from registry import exchange, layout
-from registry.blobs.interface import BlobStore
 from registry.bundles import write_bundle
 from registry.errors import GateClosedError, IntegrityError
 from registry.evidence import Evidence
@@ -17,6 +16,7 @@ from registry.exchange import evidence_of, import_bundle
 from registry.lifecycle import revoke
 from registry.retention import RetentionPolicy
 from registry.scrubbing import scrub
+from registry.service import Registry
 from registry.statements import statements_of
 from registry.sweeping import plan_sweep, sweep
 from registry.transfer import load_manifest
@@ -173,6 +173,20 @@ def test_what_failed_stays_failed_when_its_bytes_are_swept_and_brought_back(
     assert scrub(bench.registry).wrong == []  # the document of the verdict is there, too
 
 
+def test_a_fail_that_was_recorded_after_a_later_pass_counts_when_its_bytes_are_brought_back(
+    bench: Workbench,
+) -> None:
+    engine = bench.publish(driver=OLD)
+    late = bench.verdict_on(engine, Result.FAIL)
+    bench.judge(engine)
+    bench.registry.record_verdict(engine.digest, *late)
+    swept(bench)
+    bench.publish(driver=OLD)
+    assert rule(bench, engine) == "verdict-failed"
+    bench.judge(engine, more={"run": 2})
+    assert rule(bench, engine) == "qualified"
+
+
 def test_a_sweep_beside_an_import_takes_nothing_of_what_was_said(
     bench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,8 +194,8 @@ def test_a_sweep_beside_an_import_takes_nothing_of_what_was_said(
     bundle = carried(bench, engine, tmp_path / "b")
     plan, put = plan_sweep(bench.registry, NOW), exchange._Statements.put_beside
 
-    def put_and_swept(statements: exchange._Statements, store: BlobStore) -> None:
-        put(statements, store)
+    def put_and_swept(statements: exchange._Statements, registry: Registry) -> None:
+        put(statements, registry)
         sweep(bench.registry, plan)
 
     monkeypatch.setattr(exchange._Statements, "put_beside", put_and_swept)
