@@ -140,13 +140,14 @@ def _lost_verdicts(
     for name in beside.names(Purpose.VERDICT):
         if envelope_start(name) in known:
             continue
-        envelope = beside.store.get_document(name)
+        envelope = beside.read(name)
         try:
             verdict = stated_verdict(engine, envelope, trust, now)
         except IntegrityError:
             continue
         if told_by(envelope) not in said:  # else a recorded one in another envelope
-            found.append(verdict)
+            place = beside.document(engine.digest, verdict.document)
+            found.append(replace(verdict, path=place))
     for one in sorted(found, key=lambda it: (it.result is not Result.PASS, it.issued_at)):
         there = (other for other in recorded if other.environment == one.environment)
         late = any(other.issued_at >= one.issued_at for other in there)

@@ -11,6 +11,7 @@
                                             /waiver-<envelope>.dsse.json
                                             /waiver-end-<envelope>.dsse.json
                                             /verdicts/<document>.json
+    statements/gathered.json
     checkpoints/<model>/<recipe>/<checkpoint>/manifest.json
     references/<model>/<suite>/<reference>/manifest.json
                                           /attestations/reference-<envelope>.dsse.json
@@ -38,6 +39,8 @@ MANIFEST = "manifest.json"
 TIMING = "timing-caches"
 KEY = "key.json"
 STATEMENTS = "statements"
+GATHERED = f"{STATEMENTS}/gathered.json"
+"""Says that what stores from before have in the folders of engines was copied from there."""
 SUMMARY, WAIVER_END = "summary", "waiver-end"
 """How the statements are named that summarize verdicts, and that end waivers."""
 QUARANTINE, RELEASE = "quarantine", "release"
@@ -85,6 +88,11 @@ def attestation_folder(folder: str) -> str:
 def statement_folder(engine: Digest) -> str:
     """Returns where what is signed of an engine lies: verdicts, waivers, revocations."""
     return f"{STATEMENTS}/{engine.value}/"
+
+
+def inheritance_folder(short: str) -> str:
+    """Returns where lies what older folders had of an engine of which only the short is known."""
+    return f"{STATEMENTS}/{short}/"
 
 
 def statement_name(engine: Digest, kind: str, envelope: Digest) -> str:

@@ -26,7 +26,7 @@ from registry.keys import EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.records import Draft
-from registry.statements import gather, put_statement, statements_of
+from registry.statements import gather_once, inherit, put_statement, statements_of
 from registry.summaries import verify_summary
 from registry.transfer import is_stored, store_artifact
 from registry.trust import Purpose, Trust
@@ -165,7 +165,8 @@ class Publisher:
         )
         verify_engine(engine, self.trust)
         if recorded is None:
-            gather(self.store, engine.digest, layout.target_path(*names))
+            gather_once(self.store)
+            inherit(self.store, engine.digest)
 
         def store() -> None:
             store_artifact(self.store, publication.directory, manifest, folder)

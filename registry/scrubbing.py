@@ -6,6 +6,7 @@ Rules:
   whoever shares it, and so is every verdict document;
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
 - what stays wrong is told with those who need it;
+- what stores from before have of an engine in folders that are not its own is copied beside it;
 - what lies signed beside an engine (a revocation, the end of a waiver, a verdict) and that the
   catalogue lost is recorded again; a catalogue that was restored is checked by that.
 
@@ -27,9 +28,15 @@ from registry.beside import anything_beside
 from registry.blobs.interface import Progress, blob_name
 from registry.copies import Copy
 from registry.digests import Digest, digest_bytes
-from registry.errors import IntegrityError, RecordNotFoundError
+from registry.errors import (
+    IntegrityError,
+    RecordNotFoundError,
+    RegistryError,
+    StoreUnavailableError,
+)
 from registry.manifests import FileEntry, Manifest
 from registry.service import Registry
+from registry.statements import document_places, gather, inherit
 from registry.timing.types import MANIFEST_KIND
 from registry.transfer import put_back
 from registry.types import Engine, Restoration, VerdictDocument
@@ -40,6 +47,8 @@ class Fault(StrEnum):
 
     MISSING = "missing"
     DAMAGED = "damaged"
+    REFUSED = "refused"
+    """What lies beside an engine could not be taken in; why is told with its users."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +125,7 @@ def scrub(
     """
     scrubber, recorded = _Scrubber(registry, copy), _recorded(registry)
     report = scrubber.report
-    verdicts: defaultdict[Digest, list[Digest]] = defaultdict(list)
-    for one in recorded.documents:
-        verdicts[one.engine].append(one.verdict)
-    for engine in recorded.engines:  # first, as the rest takes long: who revokes is in a hurry
-        if anything_beside(registry.store, engine, verdicts[engine.digest]):
-            report.revocations += registry.take_in_revocations(engine)
-    registry.mark_checked(recorded.restorations)
+    scrubber.take_in(recorded)  # first, as the rest takes long: who revokes is in a hurry
     needed: dict[Digest, FileEntry] = {}
     users: defaultdict[Digest, list[str]] = defaultdict(list)
     for artifact in recorded.artifacts:
@@ -130,10 +133,11 @@ def scrub(
         for entry in scrubber.files_of(artifact):
             needed[entry.digest] = entry
             users[entry.digest].append(f"{artifact}: {entry.path}")
+    engines = {one.digest: one for one in recorded.engines}
     for one in recorded.documents:
         report.documents += 1
         user = f"verdict {one.verdict.short} on engine {one.engine.short}"
-        scrubber.check_document(one.path, one.digest, user)
+        scrubber.check_document(one.path, one.digest, user, engines.get(one.engine))
     done, total = 0, sum(entry.size for entry in needed.values())
     for digest, entry in sorted(needed.items()):
         scrubber.check_blob(entry, tuple(users[digest]))
@@ -163,10 +167,37 @@ class _Scrubber:
             return ()
         return Manifest.from_bytes(data, expected=artifact.digest).files
 
-    def check_document(self, name: str, digest: Digest, user: str) -> None:
-        """Holds a document against its digest."""
+    def take_in(self, recorded: _Recorded) -> None:
+        """Records what lies beside each engine and was lost; what stops one stops no other.
+
+        Unless all could be looked at, a catalogue that was restored stays one that is not checked.
+        """
+        store, verdicts = self.registry.store, defaultdict[Digest, list[Digest]](list)
+        for document in recorded.documents:
+            verdicts[document.engine].append(document.verdict)
+        gathered = gather(store, but={one.path for one in recorded.engines})
+        for engine in recorded.engines:
+            try:
+                if engine.digest.short in gathered:
+                    inherit(store, engine.digest)
+                if anything_beside(store, engine, verdicts[engine.digest]):
+                    self.report.revocations += self.registry.take_in_revocations(engine)
+            except StoreUnavailableError:
+                raise
+            except RegistryError as error:
+                name, user = layout.statement_folder(engine.digest), f"engine {engine.digest.short}"
+                found = Finding(Fault.REFUSED, name, engine.digest, (f"{user}: {error}",))
+                self.report.findings.append(found)
+        if not self.report.wrong:
+            self.registry.mark_checked(recorded.restorations)
+
+    def check_document(self, name: str, digest: Digest, user: str, engine: Engine | None) -> None:
+        """Holds a verdict's document against its digest; one may lie in its engine's folder."""
         data, fault = self._read(name, digest)
-        if fault is not None and self.copy is not None:
+        if fault is not None and engine is not None:
+            places = document_places(engine, digest)
+            data = next((one for place in places if (one := self._read(place, digest)[0])), None)
+        if fault is not None and data is None and self.copy is not None:
             data = self.copy.document(name, digest)
         self._settle(fault, name, digest, user, data)
 

@@ -5,7 +5,9 @@ Rules:
 - the engine's digest alone decides where a statement lies: the same bytes that are built again
   under another driver are judged, waived and revoked by what was said of them before;
 - nothing that was said is ever swept. It is small, and it counts again when the bytes come back;
-- stores from before have statements in the engine's folder: they are read there, too.
+- stores from before have statements in the engine's folder: they are read there, too. It was named
+  after the target and the driver of one build, and the same bytes may come back under others: so
+  they are copied from all folders once (`gather_once`), before a sweep, and by every scrub.
 
 Example:
     put_statement(store, engine.digest, Purpose.REVOCATION, envelope)
@@ -15,18 +17,26 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 from registry import layout
 from registry.blobs.interface import BlobStore
 from registry.digests import Digest, digest_bytes
+from registry.errors import IntegrityError, RecordNotFoundError
 from registry.trust import Purpose
 from registry.types import Engine
 
 _KINDS = (layout.WAIVER_END, layout.SUMMARY, layout.QUARANTINE, layout.RELEASE, *Purpose)
 """How names begin; of two that fit the longer one comes first."""
-_STOPPING = (Purpose.REVOCATION, layout.QUARANTINE, layout.RELEASE, layout.WAIVER_END)
+_OLD = re.compile(
+    r"(?P<folder>engines/.+/(?P<short>[0-9a-f]{12}))/"
+    r"(?:attestations/(?P<statement>[^/]+)|(?P<document>verdicts/[^/]+))"
+)
+"""Where stores from before have what is signed of an engine, and how it was made."""
+_GATHERED = b'{"gathered": "engines"}'
 
 
 @dataclass(frozen=True)
@@ -44,15 +54,25 @@ class Statements:
     def envelopes(self, kind: str) -> Iterator[bytes]:
         """Yields the envelopes of a kind; whoever believes one verifies it first."""
         for name in self.names(kind):
-            yield self.store.get_document(name)
+            yield self.read(name)
+
+    def read(self, name: str) -> bytes:
+        """Returns a statement; for what is longer than any, its name: no envelope either way."""
+        return _read(self.store, name)
+
+    def document(self, engine: Digest, document: Digest) -> str:
+        """Returns where a verdict document lies, or is to lie where it does not yet."""
+        name = f"verdicts/{document.short}.json"
+        return self.placed.get(name, layout.verdict_name(engine, document))
 
 
 def statements_of(store: BlobStore, engine: Engine) -> Statements:
     """Lists what lies signed of an engine, wherever it is; reads nothing."""
     placed: dict[str, str] = {}
-    for folder in (layout.statement_folder(engine.digest), layout.attestation_folder(engine.path)):
+    for folder in (layout.statement_folder(engine.digest), f"{engine.path}/"):
         for name in store.list_documents(folder):
-            placed.setdefault(name.removeprefix(folder), name)
+            last = name.removeprefix(folder).removeprefix("attestations/")
+            placed.setdefault(last, name)
     return Statements(store, placed)
 
 
@@ -61,17 +81,45 @@ def put_statement(store: BlobStore, engine: Digest, kind: str, envelope: bytes) 
     store.put_document(layout.statement_name(engine, kind, digest_bytes(envelope)), envelope)
 
 
-def gather(store: BlobStore, engine: Digest, root: str) -> None:
-    """Puts where it is looked for what a sweep from before left of an engine in other folders.
+def gather_once(store: BlobStore) -> None:
+    """Gathers what a store from before has, unless somebody did: before an engine is recorded."""
+    try:
+        store.get_document(layout.GATHERED)
+    except RecordNotFoundError:
+        gather(store)
+        store.put_document(layout.GATHERED, _GATHERED)
 
-    That is what stopped it. Its folder was named after the driver it was built under, and below the
-    root are those of all drivers: this is asked for once, when the engine is recorded anew.
+
+def gather(store: BlobStore, but: Collection[str] = ()) -> frozenset[str]:
+    """Copies what was said of engines out of all their folders but some, to be inherited.
+
+    Returns the short digests of those engines: all that the name of a folder tells, and what lies
+    there may be of an engine whose manifest was swept.
     """
-    for name in store.list_documents(f"{root}/"):
-        folder, _, last = name.rpartition("/attestations/")
-        kind = _kind(last)
-        if folder.endswith(f"/{engine.short}") and kind in _STOPPING:
-            put_statement(store, engine, kind, store.get_document(name))
+    listed = store.list_documents("engines/")
+    found = ((one, name) for name in listed if (one := _OLD.fullmatch(name)))
+    engines = set()
+    for (folder, short), some in groupby(found, lambda it: (it[0]["folder"], it[0]["short"])):
+        names = {last: name for one, name in some if (last := _said(one))}
+        if names and folder not in but:
+            _copy(store, names, layout.inheritance_folder(short))
+            engines.add(short)
+    return frozenset(engines)
+
+
+def inherit(store: BlobStore, engine: Digest) -> None:
+    """Puts where it is looked for what was gathered of an engine, whatever folder it was from."""
+    folder = layout.inheritance_folder(engine.short)
+    names = {name.removeprefix(folder): name for name in store.list_documents(folder)}
+    if names:
+        _copy(store, names, layout.statement_folder(engine))
+
+
+def document_places(engine: Engine, document: Digest) -> tuple[str, ...]:
+    """Returns where a verdict document may lie, of an engine that was judged by any version."""
+    inherited = f"{layout.inheritance_folder(engine.digest.short)}verdicts/{document.short}.json"
+    old = f"{engine.path}/verdicts/{document.short}.json"
+    return (layout.verdict_name(engine.digest, document), inherited, old)
 
 
 def envelope_start(name: str) -> str:
@@ -81,3 +129,30 @@ def envelope_start(name: str) -> str:
 
 def _kind(name: str) -> str | None:
     return next((kind for kind in _KINDS if name.startswith(f"{kind}-")), None)
+
+
+def _said(old: re.Match[str]) -> str | None:
+    """Returns the name in its new folder of what lies in an old one; None for how it was made."""
+    if old["document"]:
+        return old["document"]
+    made = _kind(old["statement"]) in {None, Purpose.BUILD, Purpose.REFERENCE}
+    return None if made else old["statement"]
+
+
+def _copy(store: BlobStore, names: Mapping[str, str], folder: str) -> None:
+    """Copies documents that a folder does not have, each under the name that its bytes have."""
+    there = frozenset(store.list_documents(folder))
+    for last in sorted(names):
+        if folder + last in there:
+            continue
+        data = _read(store, names[last])
+        start, sep, _ = last.rpartition("/" if last.startswith("verdicts/") else "-")
+        ending = "json" if sep == "/" else "dsse.json"
+        store.put_document(f"{folder}{start}{sep}{digest_bytes(data).short}.{ending}", data)
+
+
+def _read(store: BlobStore, name: str) -> bytes:
+    try:
+        return store.get_document(name)
+    except IntegrityError:  # longer than any that is written
+        return name.encode()

@@ -13,7 +13,8 @@ Rules:
   its blobs while no sweep can begin, in the unit of work that adds its row, and stores again what
   is gone. So of a publish and a sweep of the same blob one comes first, and the other sees it;
 - what is signed of an engine (verdicts with their documents, waivers, revocations) is never swept:
-  it counts again when the same bytes are published again (`registry.statements`);
+  it counts again when the same bytes are published again (`registry.statements`). What lies of it
+  in the engine's folder is copied to where it is looked for then, before the row goes;
 - artifacts that the catalogue does not know are left alone unless asked for: the catalogue may be
   the wrong one, or a publish crashed.
 
@@ -41,6 +42,7 @@ from registry.manifests import Manifest
 from registry.queries import View
 from registry.retention import Kind, Marked, RetentionPolicy, mark
 from registry.service import Registry
+from registry.statements import gather
 from registry.transfer import load_manifest
 from registry.trust import Purpose
 from registry.types import Holding
@@ -188,6 +190,7 @@ def plan_sweep(
 def sweep(registry: Registry, plan: SweepPlan) -> SweepReport:
     """Removes what was planned, except what is reached by now."""
     report = SweepReport()
+    gather(registry.store)
     removed = [
         one
         for batch in _batches(plan.condemned, _ROWS)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -209,9 +210,17 @@ def test_what_is_cancelled_leaves_no_container(
     with pytest.raises(KeyboardInterrupt):
         launch_step(site.step("tensorrt-llm-1.2.1", "build_trtllm", job), site.launcher, cancel)
 
-    pids = [int(path.read_text()) for path in site.host.state.glob("*.pid")]
-    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert gone(int(path.read_text()) for path in site.host.state.glob("*.pid"))
     assert not site.request.output.exists()
+
+
+def gone(pids: Iterable[int]) -> bool:
+    """Says whether processes end; a killed one is there until somebody waited for it."""
+    left = [Path(f"/proc/{pid}") for pid in pids]
+    ends = time.monotonic() + 10
+    while any(one.exists() for one in left) and time.monotonic() < ends:
+        time.sleep(0.05)
+    return not any(one.exists() for one in left)
 
 
 def test_an_image_that_is_not_there_is_not_pulled(site_of: Callable[[str], Site]) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 
 from registry import exchange, layout
+from registry.attestations import BuildRecord, provenance, sign
+from registry.backups.backup import backup, restore
 from registry.bundles import write_bundle
 from registry.errors import GateClosedError, IntegrityError
 from registry.evidence import Evidence
 from registry.exchange import evidence_of, import_bundle
 from registry.lifecycle import revoke
+from registry.publishing import EnginePublication
 from registry.retention import RetentionPolicy
 from registry.scrubbing import scrub
 from registry.service import Registry
@@ -21,10 +24,12 @@ from registry.statements import statements_of
 from registry.sweeping import plan_sweep, sweep
 from registry.transfer import load_manifest
 from registry.trust import KeyRevocation, Purpose
-from registry.types import Engine, Result
+from registry.types import Engine, EngineNames, Result
+from registry.verification import build_parameters
 from tests.factories.registry import (
     CPU,
     START,
+    WEIGHTS,
     Signers,
     Workbench,
     make_workbench,
@@ -54,6 +59,38 @@ def swept(bench: Workbench, *, orphans: bool = False) -> None:
     sweep(bench.registry, plan_sweep(bench.registry, NOW, orphans=orphans))
 
 
+def as_before(bench: Workbench, engine: Engine, target: str = "cpu") -> None:
+    """Puts all that is signed of an engine into its folder, where the version before had it."""
+    store, folder = bench.registry.store, layout.statement_folder(engine.digest)
+    path = engine.path.replace("/cpu/", f"/{target}/")
+    for name in list(store.list_documents(folder)):
+        last = name.removeprefix(folder)
+        then = last if last.startswith("verdicts/") else f"attestations/{last}"
+        store.put_document(f"{path}/{then}", store.get_document(name))
+        store.remove_document(name)
+
+
+def swept_before(bench: Workbench, engine: Engine) -> None:
+    """Leaves of an engine what a sweep of the version before did, in a store it wrote alone."""
+    swept(bench)
+    as_before(bench, engine)
+    store = bench.registry.store
+    store.remove_document(layout.GATHERED)
+    assert list(store.list_documents(f"{layout.STATEMENTS}/")) == []
+
+
+def publication(bench: Workbench, driver: str, target: str) -> EnginePublication:
+    """Builds the same bytes for a target of another name."""
+    made = bench.publication(driver=driver)
+    names = EngineNames("smollm2-135m", made.recipe, target, made.variant)
+    record = BuildRecord(
+        "urn:test:builder", "run-2", bench.clock(), bench.clock(),
+        parameters=build_parameters(names, WEIGHTS),
+    )  # fmt: skip
+    signed = sign(provenance(made.manifest, made.key, record), bench.signers.builder)
+    return replace(made, target=target, provenance=signed)
+
+
 def carried(bench: Workbench, engine: Engine, path: Path) -> Path:
     write_bundle(bench.registry.store, evidence_of(bench.registry, engine), path)
     return path
@@ -74,17 +111,77 @@ def test_revoked_bytes_that_were_swept_come_back_revoked(bench: Workbench, drive
         bench.registry.set_channel("prod", again.digest, CPU, actor="anna")
 
 
-@pytest.mark.parametrize("driver", [OLD, NEW])
-def test_what_a_sweep_from_before_left_in_a_drivers_folder_is_found(
-    bench: Workbench, driver: str
+@pytest.mark.parametrize("by", ["revocation", "verdict"])
+@pytest.mark.parametrize(("driver", "target"), [(OLD, "cpu"), (NEW, "cpu"), (NEW, "cpu-avx512")])
+def test_what_a_sweep_from_before_left_in_an_engines_folder_is_found(
+    bench: Workbench, driver: str, target: str, by: str
 ) -> None:
+    engine = judged(bench, OLD)
+    if by == "revocation":
+        revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
+    else:
+        bench.judge(engine, Result.FAIL)
+    swept_before(bench, engine)
+    again = bench.registry.publish_engine(publication(bench, driver, target))
+    assert again.digest == engine.digest
+    assert rule(bench, again) == ("revoked" if by == "revocation" else "verdict-failed")
+    assert scrub(bench.registry).wrong == []  # the documents of verdicts are there, too
+    assert evidence_of(bench.registry, again).names.target == target
+
+
+def test_what_is_no_envelope_holds_the_bytes_from_an_old_folder_as_well(bench: Workbench) -> None:
     engine, store = judged(bench, OLD), bench.registry.store
-    revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
-    (name,) = statements_of(store, engine).names(Purpose.REVOCATION)
-    store.put_document(f"{engine.path}/attestations/{Path(name).name}", store.get_document(name))
-    store.remove_document(name)
+    swept_before(bench, engine)
+    junk = f"{engine.path}/attestations/quarantine-000000000000.dsse.json"
+    store.put_document(junk, b"\xff junk")
+    again = bench.registry.publish_engine(publication(bench, NEW, "cpu-avx512"))
+    assert rule(bench, again) == "quarantined"
+
+
+def test_old_folders_are_read_by_the_first_publish_and_by_every_scrub(bench: Workbench) -> None:
+    engine, store = judged(bench, OLD), bench.registry.store
+    inherited = layout.inheritance_folder(engine.digest.short)
+    as_before(bench, engine, "cpu-avx512")
+    bench.publish(content=b"another")  # not the first one here
+    assert list(store.list_documents(inherited)) == []
+    scrub(bench.registry)
+    gathered = {Path(name).name.partition("-")[0] for name in store.list_documents(inherited)}
+    assert gathered > {"verdict"}  # and its document
+    assert "build" not in gathered
+    assert len(list(store.list_documents(layout.statement_folder(engine.digest)))) == len(gathered)
+
+
+def test_a_sweep_keeps_what_lies_in_a_folder_though_the_store_was_gathered(
+    bench: Workbench,
+) -> None:
+    engine = judged(bench, OLD)
+    bench.judge(engine, Result.FAIL)
+    as_before(bench, engine)  # by a writer of the version before, who is still about
     swept(bench)
-    assert rule(bench, judged(bench, driver)) == "revoked"
+    again = bench.registry.publish_engine(publication(bench, NEW, "cpu-avx512"))
+    assert rule(bench, again) == "verdict-failed"
+
+
+def test_verdicts_that_a_catalogue_lost_have_their_documents_where_stores_from_before_do(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    url, engine = bench.registry.catalogue.url, bench.publish()
+    backup(url, tmp_path / "kept")
+    bench.judge(engine)
+    as_before(bench, engine)
+    restore(tmp_path / "kept", url, overwrite=True)
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert len(evidence_of(bench.registry, engine).judgements) == 1
+    assert scrub(bench.registry).findings == []
+
+
+def test_a_scrub_finds_the_document_of_a_verdict_in_its_engines_folder(bench: Workbench) -> None:
+    engine = judged(bench, OLD)
+    as_before(bench, engine)  # the row names the new place
+    (found,) = scrub(bench.registry).findings
+    assert found.mended
+    assert scrub(bench.registry).findings == []
+    assert len(evidence_of(bench.registry, engine).judgements) == 1
 
 
 def test_a_revocation_that_is_carried_closes_the_gate_whatever_the_driver_here(
@@ -211,11 +308,7 @@ def test_a_sweep_leaves_what_stores_from_before_have_in_an_engines_folder(
 ) -> None:
     engine = judged(bench, OLD)
     store = bench.registry.store
-    for name in list(store.list_documents(layout.statement_folder(engine.digest))):
-        last = name.removeprefix(layout.statement_folder(engine.digest))
-        then = last if last.startswith("verdicts/") else f"attestations/{last}"
-        store.put_document(f"{engine.path}/{then}", store.get_document(name))
-        store.remove_document(name)
+    as_before(bench, engine)
     before = set(store.list_documents(engine.path))
     swept(bench, orphans=True)
     gone = {f"{engine.path}/{one}" for one in (layout.MANIFEST, layout.KEY)}
