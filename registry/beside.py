@@ -65,6 +65,11 @@ class Lost:
         """What comes before the recorded changes of the engine's standing, newest first."""
         return (*self.revocations, *self.doubtful, *self.holds)
 
+    @property
+    def engines(self) -> set[Digest]:
+        """Of what something was lost but the end of a waiver: one, or none."""
+        return {one.engine for one in self.standing} | {one.engine for one in self.verdicts}
+
     def among_waivers(self, waivers: Iterable[Waiver]) -> list[Waiver]:
         """Returns recorded waivers, those that were ended with the statement that ended them."""
         ended = dict(self.endings)
@@ -159,8 +164,19 @@ def take_in(draft: Draft, lost: Lost) -> int:
     """Records what was lost; returns how many revocations, of which one is enough.
 
     What only calls itself a revocation is recorded as a quarantine: else whoever writes the store
-    could take an engine out for good.
+    could take an engine out for good. What somebody else took in meanwhile is recorded once.
     """
+    for engine in lost.engines:
+        draft.hold_engine(engine)  # first: what is looked at from here on stays as it is
+    taken = _take_in_standing(draft, lost)
+    for waiver, ending in lost.endings:
+        draft.end_waiver(waiver, ending)
+    for verdict in lost.verdicts:
+        draft.add_verdict(verdict)
+    return taken
+
+
+def _take_in_standing(draft: Draft, lost: Lost) -> int:
     taken = 0
     for change in lost.revocations:
         held = held_by(draft.standing(change.engine))
@@ -171,10 +187,9 @@ def take_in(draft: Draft, lost: Lost) -> int:
         if held_by(draft.standing(change.engine)) is None:
             draft.add_standing(replace(change, kind=Standing.QUARANTINED, envelope=None))
     for change in reversed(lost.holds):
-        if held_by(draft.standing(change.engine)) or change.kind is Standing.QUARANTINED:
+        recorded = draft.standing(change.engine)
+        if change.envelope is not None and change.envelope in {one.envelope for one in recorded}:
+            continue
+        if held_by(recorded) or change.kind is Standing.QUARANTINED:
             draft.add_standing(change)
-    for waiver, ending in lost.endings:
-        draft.end_waiver(waiver, ending)
-    for verdict in lost.verdicts:
-        draft.add_verdict(verdict)
     return taken

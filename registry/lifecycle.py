@@ -15,14 +15,15 @@ Example:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from securesystemslib.signer import Signer
 
 from registry.attestations import sign
 from registry.channels import way_back
-from registry.errors import ConflictError, InvalidRecordError
-from registry.quarantines import keep_beside, quarantines_to_end, sealed_change
+from registry.errors import ConflictError, InvalidRecordError, StoreUnavailableError
+from registry.quarantines import keep_beside, lost_changes, quarantines_to_end, sealed_change
 from registry.revocations import Revocation, revocation, verify_revocation
 from registry.service import Registry
 from registry.standing import Standing, StandingChange, check_may_follow, held_by
@@ -77,11 +78,15 @@ def blast_radius(registry: Registry, engine: Engine) -> BlastRadius:
 def quarantine(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
     """Closes the gate on an engine until it is released; again changes nothing.
 
+    But where a release of it died before its row, it is held anew: that release would be taken in.
     The gate is closed first, then the statement is put beside the engine: where the store does not
     answer, StoreUnavailableError says that this is left, and the same once more does it.
     """
-    held = registry.held(engine)
-    if held is None or held.kind is not Standing.QUARANTINED:
+    with registry.catalogue.read() as view:
+        recorded = view.standing(engine.digest)
+    held = held_by(recorded)
+    is_held = held is not None and held.kind is Standing.QUARANTINED
+    if held is None or not is_held or _is_released_beside(registry, engine, recorded):
         change = _change(registry, Standing.QUARANTINED, engine, reason)
         envelope = sealed_change(engine, change, (), *signers)
         with registry.catalogue.edit(actor=registry.actor) as draft:
@@ -96,7 +101,8 @@ def release(registry: Registry, engine: Engine, reason: str, *signers: Signer) -
 
     Also where something that calls itself a revocation lies in the store: it counts while it does.
     Where no revoker signs it, the quarantine counts again in a catalogue that is restored from
-    before the release.
+    before the release. Where one does, and then the catalogue does not answer, the release stands:
+    StoreUnavailableError says so.
     """
     change = _change(registry, Standing.RELEASED, engine, reason)
     with registry.catalogue.read() as view:
@@ -106,8 +112,13 @@ def release(registry: Registry, engine: Engine, reason: str, *signers: Signer) -
     ends = quarantines_to_end(statements_of(registry.store, engine), recorded)
     envelope = sealed_change(engine, change, ends, *signers)
     keep_beside(registry.store, engine, change.kind, envelope)
-    with registry.catalogue.edit(actor=registry.actor) as draft:
-        return draft.add_standing(replace(change, envelope=envelope.decode()))
+    try:
+        with registry.catalogue.edit(actor=registry.actor) as draft:
+            return draft.add_standing(replace(change, envelope=envelope.decode()))
+    except StoreUnavailableError as error:
+        if _is_released_beside(registry, engine, recorded):
+            raise _standing_release(error) from error
+        raise
 
 
 def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) -> StandingChange:
@@ -131,6 +142,26 @@ def revoke(registry: Registry, engine: Engine, reason: str, *signers: Signer) ->
 
 def _change(registry: Registry, kind: Standing, engine: Engine, reason: str) -> StandingChange:
     return StandingChange(engine.digest, kind, _checked(reason), registry.actor, registry.clock())
+
+
+def _is_released_beside(
+    registry: Registry, engine: Engine, recorded: Sequence[StandingChange]
+) -> bool:
+    """Says whether a signed release ends what holds an engine, and only its row is not there."""
+    said = statements_of(registry.store, engine)
+    lost = lost_changes(said, engine, recorded, registry.trust, registry.clock())
+    return any(one.kind is Standing.RELEASED for one in lost)
+
+
+def _standing_release(error: StoreUnavailableError) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"{error.what}; the signed release stands beside the engine, and is taken in from there",
+        where=error.where,
+        actual=error.actual,
+        expected=error.expected,
+        remedy="release it again; if it is to stay held, quarantine it again",
+        transient=error.transient,
+    )
 
 
 def _require_none_beside(registry: Registry, engine: Engine) -> None:

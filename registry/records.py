@@ -197,7 +197,10 @@ class Draft(Writer):
         self.note("statement renew", artifact.digest, {"statement": statement})
 
     def add_verdict(self, verdict: Verdict) -> Verdict:
-        """Records a verdict, and a qualification if it passed; the same envelope twice is once."""
+        """Records a verdict, and a qualification if it passed; the same envelope twice is once.
+
+        One that was taken in from beside its engine gets the summary that comes with it later.
+        """
         self.hold_sweep()
         environment_id = self._environment_id(verdict.environment)
         engine_id = self._id(EngineRow, verdict.engine)
@@ -217,6 +220,9 @@ class Draft(Writer):
                 QualificationRow, verdict_id=identity, engine_id=engine_id,
                 environment_id=environment_id, recorded_at=verdict.recorded_at,
             )  # fmt: skip
+        row = self._row(VerdictRow, verdict.digest)
+        row.vsa = verdict.vsa if row.vsa is None else row.vsa
+        self._session.flush()
         return self.verdict(verdict.digest)
 
     def add_waiver(self, waiver: Waiver) -> Waiver:

@@ -302,7 +302,10 @@ class Trust:
         ]
 
     def with_key(self, key: TrustedKey) -> Trust:
-        """Returns the same trust and one key more; a known key gets the new purposes and window."""
+        """Returns the same trust and one key more.
+
+        A known key gets the new purposes, window and trusted root, as far as there are any.
+        """
         for index, known in enumerate(self.keys):
             if known.keyid == key.keyid and known.root is key.root:
                 merged = replace(
@@ -310,6 +313,7 @@ class Trust:
                     purposes=known.purposes | key.purposes,
                     not_before=key.not_before or known.not_before,
                     not_after=key.not_after or known.not_after,
+                    trusted_root=key.trusted_root or known.trusted_root,
                 )
                 return replace(self, keys=(*self.keys[:index], merged, *self.keys[index + 1 :]))
         return replace(self, keys=(*self.keys, key))

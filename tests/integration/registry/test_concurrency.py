@@ -14,14 +14,20 @@ from typing import Any, TypeVar
 import pytest
 
 from registry import publishing
+from registry.attestations import sign
+from registry.beside import find_lost, take_in
 from registry.blobs.select import open_store
 from registry.catalogue import open_catalogue
 from registry.errors import ConflictError, GateClosedError
 from registry.lifecycle import blast_radius, revoke
 from registry.moving import Mover
 from registry.queries import View
+from registry.revocations import Revocation, revocation
 from registry.service import Registry
+from registry.standing import Standing
+from registry.statements import put_statement
 from registry.timing import shelf
+from registry.trust import Purpose
 from registry.types import ChannelPosition, Engine, Result, Verdict
 from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
 from tests.factories.timing import KEY, publication
@@ -188,6 +194,33 @@ def test_an_older_pass_never_comes_to_lie_behind_a_newer_fail(
         failing.result()
     assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
     bench.registry.catalogue.close()
+
+
+def test_a_revocation_that_two_take_in_at_once_is_recorded_once(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    bench = make_workbench(tmp_path, url=postgresql_url)
+    engine, registry = bench.publish(), bench.registry
+    said = revocation(engine, Revocation("bad", "anna", bench.clock()))
+    envelope = sign(said, bench.signers.revoker)
+    put_statement(registry.store, engine.digest, Purpose.REVOCATION, envelope)
+    with registry.catalogue.read() as view:
+        lost = find_lost(view, registry.store, engine, registry.trust, registry.clock())
+
+    def take() -> int:
+        with registry.catalogue.edit() as draft:
+            return take_in(draft, lost)
+
+    with ThreadPoolExecutor(1) as pool:
+        with registry.catalogue.edit() as draft:
+            assert take_in(draft, lost) == 1
+            second = pool.submit(take)
+            with pytest.raises(TimeoutError):
+                second.result(timeout=1)  # it waits for the engine
+        assert second.result() == 0
+    with registry.catalogue.read() as view:
+        assert [one.kind for one in view.standing(engine.digest)] == [Standing.REVOKED]
+    registry.catalogue.close()
 
 
 def test_who_revokes_an_engine_sees_a_channel_that_is_being_moved_to_it(

@@ -203,6 +203,12 @@ def test_an_entry_that_could_mean_somebody_else_is_refused(change: dict[str, Any
         TrustedKey.from_dict({**entry().as_dict(), **change})
 
 
+def test_an_entry_that_is_trusted_again_gets_the_root_that_is_given_and_keeps_it() -> None:
+    trust = Trust().with_key(entry(trusted_root=None)).with_key(entry(trusted_root=ROOT))
+    assert [one.trusted_root for one in trust.keys] == [ROOT]
+    assert trust.with_key(entry(trusted_root=None)) == trust
+
+
 def test_a_trusted_root_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "root.json").write_text("{}")
     for path in (tmp_path / "root.json", tmp_path / "none.json"):

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import update
 
 from registry.backups.backup import backup, restore
+from registry.beside import find_lost, take_in
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.errors import GateClosedError, StoreUnavailableError
@@ -20,7 +21,7 @@ from registry.quarantines import keep_beside
 from registry.records import Draft
 from registry.scrubbing import scrub
 from registry.standing import Standing, StandingChange
-from registry.types import Engine
+from registry.types import Engine, Result
 from tests.factories.registry import CPU, Workbench, with_registry
 
 
@@ -196,6 +197,69 @@ def test_a_quarantine_closes_the_gate_while_the_store_is_silent_and_is_kept_late
     hold(bench, engine)
     lost.restore()
     assert rule(bench, engine) == "quarantined"
+
+
+class Down:
+    """A catalogue that can be read, and takes nothing."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.catalogue, name)
+
+    def edit(self, **_: object) -> AbstractContextManager[Draft]:
+        raise StoreUnavailableError("the catalogue does not answer", transient=True)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_release_that_died_before_its_row_says_whether_it_stands(
+    bench: Workbench, engine: Engine, *, signed: bool
+) -> None:
+    hold(bench, engine)
+    down = with_registry(bench, catalogue=Down(bench.registry.catalogue))
+    with pytest.raises(StoreUnavailableError, match="does not answer") as raised:
+        let_go(down, engine, signed=signed)
+    assert ("release stands" in raised.value.what, raised.value.transient) == (signed, True)
+    assert rule(bench, engine) == "quarantined"
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_quarantine_outlives_a_release_that_died_before_it(
+    bench: Workbench, engine: Engine, lost: Lost, *, signed: bool
+) -> None:
+    hold(bench, engine)
+    down = with_registry(bench, catalogue=Down(bench.registry.catalogue))
+    with pytest.raises(StoreUnavailableError):
+        let_go(down, engine)
+    hold(bench, engine, signed=signed)
+    hold(bench, engine, signed=signed)
+    with bench.registry.catalogue.read() as view:
+        assert len(view.standing(engine.digest)) == 2
+    scrub(bench.registry)
+    assert rule(bench, engine) == "quarantined"
+    lost.restore()
+    assert rule(bench, engine) == "quarantined"
+    scrub(bench.registry)
+    let_go(bench, engine)
+    assert rule(bench, engine) == "qualified"
+
+
+def test_what_two_take_in_at_once_is_recorded_once(
+    bench: Workbench, engine: Engine, lost: Lost
+) -> None:
+    hold(bench, engine)
+    bench.judge(engine, Result.FAIL)
+    lost.restore()
+    registry = bench.registry
+    with registry.catalogue.read() as view:
+        found = find_lost(view, registry.store, engine, registry.trust, registry.clock())
+    for _ in range(2):
+        with registry.catalogue.edit() as draft:
+            take_in(draft, found)
+    with registry.catalogue.read() as view:
+        assert len(view.standing(engine.digest)) == 1
+        assert len(view.verdicts(engine.digest)) == 2
 
 
 def test_a_quarantine_of_an_earlier_version_is_released_as_ever(

@@ -154,11 +154,15 @@ def test_a_fail_of_the_moment_of_a_pass_still_closes_the_gate(
     assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
 
 
-def test_a_verdict_whose_publisher_died_keeps_its_summary_when_it_is_published_again(
-    bench: Workbench, engine: Engine
+@pytest.mark.parametrize("taken_in", [True, False])
+def test_a_verdict_that_is_taken_in_before_its_publisher_is_done_keeps_its_summary(
+    bench: Workbench, engine: Engine, *, taken_in: bool
 ) -> None:
     document, envelope = bench.verdict_on(engine)
     put_statement(bench.registry.store, engine.digest, Purpose.VERDICT, envelope)
+    if taken_in:
+        bench.judge(engine)
+        assert len(bench.registry.verdicts(engine.digest)) == 3
     vsa = bench.summary_of(engine, document, envelope)
     assert bench.registry.record_verdict(engine.digest, document, envelope, vsa).vsa == vsa.decode()
 
