@@ -13,7 +13,7 @@ MAX_BYTES = 16 * 1024 * 1024
 
 
 def read_object(data: bytes, *, where: str) -> dict[str, Any]:
-    """Parses a JSON object; refuses duplicate keys, NaN, halves of surrogates, and others."""
+    """Parses a JSON object in UTF-8; refuses duplicate keys, NaN, halves of surrogates, others."""
     if len(data) > MAX_BYTES:
         raise InvalidRecordError(
             "the document is too large",
@@ -22,7 +22,8 @@ def read_object(data: bytes, *, where: str) -> dict[str, Any]:
             expected=f"at most {MAX_BYTES}",
         )
     try:
-        document = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        text = data.decode()
+        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
         if b"\\ud" in data.lower():  # an escape that may be half of a pair: no text can hold it
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:

@@ -137,6 +137,15 @@ def told_by(data: bytes) -> Digest:
         return digest_bytes(data)
 
 
+def is_envelope(data: bytes) -> bool:
+    """Says whether bytes are an envelope, signed or not, and so text that any catalogue holds."""
+    try:
+        read_envelope(data)
+    except IntegrityError:
+        return False
+    return True
+
+
 def read_envelope(data: bytes) -> Envelope:
     """Reads an envelope's outside; raises IntegrityError for what is none."""
     try:

@@ -49,15 +49,10 @@ QUARANTINE, RELEASE = "quarantine", "release"
 
 def engine_path(model: str, recipe: str, target: str, key: EngineKey, engine: Digest) -> str:
     """Returns the folder of an engine's documents."""
-    root = target_path(model, recipe, target)
+    root = f"engines/{_joined(model=model, recipe=recipe, target=target)}"
     versions = {"cuda": key.hard.get("cuda_runtime"), "driver": key.soft.get("driver")}
     platform = {name: f"{name}-{value}" for name, value in versions.items() if value is not None}
     return "/".join(filter(None, (root, _joined(**platform), engine.short)))
-
-
-def target_path(model: str, recipe: str, target: str) -> str:
-    """Returns the folder of the engines of a target, whatever they were built under."""
-    return f"engines/{_joined(model=model, recipe=recipe, target=target)}"
 
 
 def checkpoint_path(model: str, recipe: str, checkpoint: Digest) -> str:

@@ -4,6 +4,8 @@ Rules:
 
 - a quarantine lies beside the engine, signed by a revoker where there is one; what lies there holds
   the engine, whoever signed it: like a revocation, it can only make things worse;
+- what is no envelope at all holds the engine, too, and is recorded by the digest of its bytes: they
+  are anything, and no catalogue has to hold them;
 - a release names the quarantines that it ends, and ends them in a catalogue that lost it only if
   trusted revokers signed it: else whoever writes the store could open a gate;
 - so a quarantine that was released without a key counts again after `ek db restore`, until it is
@@ -20,7 +22,8 @@ from securesystemslib.signer import Signer
 from registry import layout
 from registry.attestations import HOLD_TYPE, RELEASE_TYPE, Statement, sign, timestamp, verify
 from registry.blobs.interface import BlobStore
-from registry.envelopes import told_by
+from registry.digests import Digest
+from registry.envelopes import is_envelope, told_by
 from registry.errors import IntegrityError
 from registry.standing import Standing, StandingChange, held_by
 from registry.statements import Statements, put_statement
@@ -71,33 +74,48 @@ def lost_changes(
     held = held_by(recorded)
     if held is not None and held.kind is Standing.REVOKED:
         return ()
-    known = {told_by(one.envelope.encode()) for one in recorded if one.envelope is not None}
-    said = list(beside.envelopes(layout.QUARANTINE))
+    said = {name: beside.read(name) for name in beside.names(layout.QUARANTINE)}
     releases = list(_releases(beside, engine, trust)) if said or held is not None else []
     ended = {name for _, ends in releases for name in ends}
     quarantines = (
-        _quarantine(engine, one, trust, now)
-        for one in said
-        if told_by(one) not in known and str(told_by(one)) not in ended
+        _quarantine(engine, one, name, trust, now)
+        for name, one in said.items()
+        if not _tells(recorded, told_by(one)) and str(told_by(one)) not in ended
     )
-    holds = "" if held is None or held.envelope is None else str(told_by(held.envelope.encode()))
     ending = [
         one
         for one, ends in releases
-        if holds in ends and told_by((one.envelope or "").encode()) not in known
+        if held is not None
+        and any(_is_of(held, name) for name in ends)
+        and not _tells(recorded, told_by((one.envelope or "").encode()))
     ]
     return (*quarantines, *sorted(ending, key=lambda one: one.changed_at, reverse=True)[:1])
 
 
-def _quarantine(engine: Engine, envelope: bytes, trust: Trust, now: datetime) -> StandingChange:
+def _tells(recorded: Sequence[StandingChange], told: Digest) -> bool:
+    """Says whether a change is recorded of what an envelope, or junk, tells."""
+    return any(_is_of(one, str(told)) for one in recorded)
+
+
+def _is_of(change: StandingChange, told: str) -> bool:
+    if change.envelope is not None:
+        return str(told_by(change.envelope.encode())) == told
+    return change.reason.endswith(f" ({told})")  # what is no envelope has its digest there
+
+
+def _quarantine(
+    engine: Engine, envelope: bytes, name: str, trust: Trust, now: datetime
+) -> StandingChange:
+    """Returns what a document beside an engine says, or that it lies there."""
     kind = Standing.QUARANTINED
     try:
         return _verified(engine, envelope, kind, trust)[0]
     except IntegrityError as error:
         reason = f"found beside the engine, {error.what}"
-    return StandingChange(
-        engine.digest, kind, reason, "unknown", now, envelope.decode(errors="replace")
-    )
+    if is_envelope(envelope):
+        return StandingChange(engine.digest, kind, reason, "unknown", now, envelope.decode())
+    reason = f"found beside the engine, {name!r} is no statement ({told_by(envelope)})"
+    return StandingChange(engine.digest, kind, reason, "unknown", now)
 
 
 def _releases(

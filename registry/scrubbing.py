@@ -186,7 +186,7 @@ class _Scrubber:
                 raise
             except RegistryError as error:
                 name, user = layout.statement_folder(engine.digest), f"engine {engine.digest.short}"
-                found = Finding(Fault.REFUSED, name, engine.digest, (f"{user}: {error}",))
+                found = Finding(Fault.REFUSED, name, engine.digest, (f"{user}: {error.what}",))
                 self.report.findings.append(found)
         if not self.report.wrong:
             self.registry.mark_checked(recorded.restorations)

@@ -77,6 +77,7 @@ def scrub(repair_from: str | None, as_json: bool) -> int:
     from enginekeeper.cli._progress import show_progress
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.transfers import TransferLog
+    from registry.scrubbing import Fault
     from registry.scrubbing import scrub as read_all
 
     show_progress()
@@ -94,13 +95,15 @@ def scrub(repair_from: str | None, as_json: bool) -> int:
         output.table(rows, ("state", "name", "used by"))
     output.note(
         f"read {report.manifests} manifests, {report.documents} verdict documents, "
-        f"{report.blobs} blobs ({report.size} bytes): {len(report.findings)} were lost or damaged, "
-        f"{len(report.wrong)} still are"
+        f"{report.blobs} blobs ({report.size} bytes): {len(report.findings)} were lost, damaged "
+        f"or refused, {len(report.wrong)} still are"
     )
     if report.revocations:
         output.note(f"{report.revocations} revocations that the catalogue had lost were recorded")
-    if report.wrong:
+    if any(one.fault is not Fault.REFUSED for one in report.wrong):
         output.note("next: enginekeeper store scrub --repair-from URL|DIR, or publish again")
+    if any(one.fault is Fault.REFUSED for one in report.wrong):
+        output.note("what was refused was not taken in: mend what it says, and scrub again")
     return ExitCode.INTEGRITY if report.wrong else ExitCode.OK
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.orchestration import transfers
+from registry.errors import ConflictError
 from tests.factories.benches import Site, variants_of
 
 Ek = Callable[..., Any]
@@ -66,6 +67,23 @@ def test_a_scrub_shows_how_far_it_is(
     said = ek("store", "scrub")
     assert said.code == ExitCode.OK
     assert "scrub: 100 % of " in said.err
+
+
+def test_a_scrub_says_what_it_could_not_take_in_and_what_to_do(
+    ek: Ek, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.publish(variants_of(tmp_path)[0])
+
+    def refuses(*_: object) -> bool:
+        raise ConflictError("somebody was first")
+
+    monkeypatch.setattr("registry.scrubbing.anything_beside", refuses)
+    said = ek("store", "scrub")
+    assert said.code == ExitCode.INTEGRITY
+    assert "refused" in said.out
+    assert "somebody was first" in said.out
+    assert "scrub again" in said.err
+    assert "--repair-from" not in said.err  # no copy helps
 
 
 def test_a_fetch_shows_how_far_it_is(

@@ -22,6 +22,8 @@ from registry.errors import InvalidRecordError
         b"{",
         b'{"a":"\\ud800"}',
         b'{"\\uDFFF":1}',
+        '{"a":1}'.encode("utf-16"),
+        '{"a":1}'.encode("utf-8-sig"),
     ],
 )
 def test_what_is_no_plain_object_is_refused(data: bytes) -> None:

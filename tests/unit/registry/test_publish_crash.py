@@ -13,10 +13,10 @@ from registry.types import Engine
 from tests.factories.registry import CPU, Workbench, make_workbench, other
 from tests.fakes.stores import DyingStore, Killed
 
-# What publishing an engine and then a verdict writes, in this order; the row follows each.
+# What publishing the first engine of a store writes, in this order; the row follows.
 ENGINE_WRITES = [
-    "blob config.json", "blob prefill.pt2", "document manifest.json", "document key.json",
-    "document build-",
+    "document gathered.json", "blob config.json", "blob prefill.pt2", "document manifest.json",
+    "document key.json", "document build-",
 ]  # fmt: skip
 
 

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from registry import layout
 from registry.backups.backup import backup, restore
 from registry.beside import find_lost, take_in
-from registry.blobs.interface import BlobStore
+from registry.blobs.interface import MAX_DOCUMENT, BlobStore
 from registry.catalogue import Catalogue
-from registry.errors import GateClosedError, StoreUnavailableError
+from registry.errors import ConflictError, GateClosedError, StoreUnavailableError
 from registry.lifecycle import quarantine, release, revoke
 from registry.models import StandingRow
 from registry.quarantines import keep_beside
 from registry.records import Draft
-from registry.scrubbing import scrub
+from registry.scrubbing import Fault, scrub
+from registry.service import Registry
 from registry.standing import Standing, StandingChange
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, Workbench, with_registry
@@ -303,3 +305,75 @@ def test_a_quarantine_that_comes_between_keeps_a_channel_from_moving(
         )
     assert between.edits == 2
     assert bench.registry.channels() == []
+
+
+JUNK = {
+    "empty": b"",
+    "text": b"junk",
+    "NUL": b"ab\x00cd",
+    "not UTF-8": b"\xff\xfe junk",
+    "UTF-16": "{}".encode("utf-16"),
+    "too long": b"0" * (MAX_DOCUMENT + 1),
+}
+
+
+@pytest.fixture(params=JUNK)
+def junk(request: pytest.FixtureRequest, bench: Workbench, engine: Engine) -> str:
+    """A document of any bytes under the name of a quarantine."""
+    name = layout.statement_name(engine.digest, layout.QUARANTINE, engine.digest)
+    path = bench.directory / "store" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(JUNK[request.param])  # longer than any that the store writes, one of them
+    return name
+
+
+def test_junk_holds_an_engine_by_its_name_until_it_is_released(
+    bench: Workbench, engine: Engine, junk: str
+) -> None:
+    with pytest.raises(GateClosedError, match="quarantined"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    held = bench.registry.held(engine)
+    assert held is not None
+    assert held.envelope is None  # no catalogue has to hold bytes of all kinds
+    assert junk in held.reason
+    let_go(bench, engine, signed=False)
+    assert scrub(bench.registry).wrong == []
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+
+
+def test_a_signed_release_of_junk_counts_in_a_catalogue_that_lost_it(
+    bench: Workbench, engine: Engine, junk: str, tmp_path: Path
+) -> None:
+    before = Lost(bench, tmp_path / "before")
+    assert scrub(bench.registry).wrong == []
+    held = Lost(bench, tmp_path / "held")
+    let_go(bench, engine)
+    for kept in (before, held):
+        kept.restore()
+        assert (junk, rule(bench, engine)) == (junk, "qualified")
+        scrub(bench.registry)
+        assert rule(bench, engine) == "qualified"
+
+
+def test_what_cannot_be_taken_in_of_one_engine_stops_no_other(
+    bench: Workbench, engine: Engine, lost: Lost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = bench.publish(content=b"other")
+    lost = Lost(bench, lost.kept.with_name("both"))
+    revoke(bench.registry, other, "leaks", bench.signers.revoker)
+    hold(bench, engine)
+    lost.restore()
+    take_in = Registry.take_in_revocations
+
+    def refuses_one(registry: Registry, it: Engine) -> int:
+        if it == engine:
+            raise ConflictError("somebody was first")
+        return take_in(registry, it)
+
+    monkeypatch.setattr(Registry, "take_in_revocations", refuses_one)
+    report = scrub(bench.registry)
+    assert [(one.fault, one.digest) for one in report.wrong] == [(Fault.REFUSED, engine.digest)]
+    assert report.revocations == 1
+    with bench.registry.catalogue.read() as view:
+        assert view.unchecked()  # the gate goes on looking, and nothing is swept
+    assert rule(bench, engine) == "quarantined"
