@@ -21,6 +21,7 @@ from registry.attestations import read_claim, verify, verify_reference
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, canonical_json, digest_bytes
+from registry.envelopes import told_by
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError
 from registry.keys import EngineKey
 from registry.manifests import Manifest
@@ -375,10 +376,24 @@ def signed_waiver(engine: Engine, envelope: bytes, trust: Trust, at: datetime) -
 def later_than(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
     """Returns a recorded verdict that a pass must not be recorded after; None if it may.
 
-    An old pass that is recorded late would otherwise open a gate that a newer verdict closed. Two
-    validators who pass an engine at once do not stand in each other's way.
+    An old pass that is recorded late would otherwise open a gate that a newer verdict closed; so
+    would a recorded one in another envelope. Two validators who pass an engine at once do not stand
+    in each other's way. The recorded ones come newest first.
     """
-    return contradicted(verdict, recorded) if verdict.result is Result.PASS else None
+    if verdict.result is not Result.PASS or verdict.digest in {one.digest for one in recorded}:
+        return None
+    return contradicted(verdict, recorded) or _since_it_was_said(verdict, recorded)
+
+
+def _since_it_was_said(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
+    """Returns what was recorded after the same statement, in another envelope, and is no pass."""
+    said, since = told_by(verdict.envelope.encode()), list[Verdict]()
+    for one in recorded:
+        if told_by(one.envelope.encode()) == said:
+            return since[-1] if since else None
+        if one.environment == verdict.environment and one.result is not Result.PASS:
+            since.append(one)
+    return None
 
 
 def contradicted(verdict: Verdict, recorded: Sequence[Verdict]) -> Verdict | None:
@@ -453,8 +468,8 @@ def _check_not_backdated(view: View, verdict: Verdict) -> None:
             "a later verdict on this engine in this environment is recorded already",
             where=f"engine {verdict.engine.short}",
             actual=f"a pass issued at {verdict.issued_at.isoformat()}",
-            expected=f"one issued after {other.issued_at.isoformat()}, as verdict "
-            f"{other.digest.short} was",
+            expected=f"one issued after {max(other.issued_at, verdict.issued_at).isoformat()}: "
+            f"verdict {other.digest.short} says otherwise",
             remedy="validate again, and check the clocks of the validators",
         )
 

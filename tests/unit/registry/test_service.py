@@ -252,6 +252,19 @@ def test_a_replayed_verdict_is_not_the_latest_one(bench: Workbench) -> None:
     assert [one.current for one in bench.registry.qualifications(engine.digest)] == [False]
 
 
+def test_a_replayed_pass_in_another_envelope_opens_nothing(bench: Workbench) -> None:
+    engine = bench.publish()
+    late = bench.verdict_on(engine, Result.FAIL)
+    document, envelope = bench.verdict_on(engine)
+    for again in (envelope, envelope + b"\n"):
+        bench.registry.record_verdict(engine.digest, document, again)
+    bench.registry.record_verdict(engine.digest, *late)
+    with pytest.raises(ConflictError, match="later verdict"):
+        bench.registry.record_verdict(engine.digest, document, envelope + b" ")
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+
+
 def test_a_pass_cannot_be_backdated_over_a_later_verdict(bench: Workbench) -> None:
     engine = bench.publish()
     document, envelope = bench.verdict_on(engine)
