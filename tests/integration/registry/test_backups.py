@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from registry import migrate
+from registry import layout, migrate
 from registry.backups import postgresql
 from registry.backups.backup import backup, restore
 from registry.backups.record import record_path
@@ -28,6 +28,9 @@ from registry.errors import (
 )
 from registry.lifecycle import quarantine, revoke
 from registry.scrubbing import scrub
+from registry.standing import Standing
+from registry.statements import put_statement
+from registry.trust import Purpose
 from tests.factories.registry import CPU, Workbench, make_workbench
 from tests.fakes.servers import postgresql_programs
 
@@ -104,6 +107,22 @@ def test_a_restored_catalogue_says_so_until_it_was_scrubbed(
     scrub(filled.registry)
     assert not unchecked(filled)
     assert filled.registry.gate(engine.digest, CPU).rule == "revoked"
+
+
+@pytest.mark.parametrize("junk", [b"ab\x00cd", b"\xff", b""], ids=["NUL", "not UTF-8", "empty"])
+def test_junk_beside_an_engine_does_not_stop_the_scrub_of_a_restored_catalogue(
+    url: str, filled: Workbench, tmp_path: Path, junk: bytes
+) -> None:
+    backup(url, tmp_path / "kept")
+    (engine,) = filled.registry.engines()
+    restore(tmp_path / "kept", url, overwrite=True)
+    for name in (layout.QUARANTINE, Purpose.REVOCATION):
+        put_statement(filled.registry.store, engine.digest, name, junk)
+    assert scrub(filled.registry).wrong == []
+    assert not unchecked(filled)
+    held = filled.registry.held(engine)
+    assert held is not None
+    assert held.kind is Standing.QUARANTINED
 
 
 def test_a_restored_catalogue_goes_on(url: str, filled: Workbench, tmp_path: Path) -> None:
