@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from registry.beside import NOTHING_LOST, Lost, find_lost, take_in
+from registry.beside import Lost, find_lost, take_in
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.channels import (
@@ -128,7 +128,8 @@ class Mover:
         if lost and not dry_run:
             with self.catalogue.edit(actor=actor) as draft:
                 take_in(draft, lost)
-            lost = NOTHING_LOST  # it is recorded: what is recorded after it counts more
+            # The rest is recorded, and what was recorded after it counts more.
+            lost = Lost(doubtful=lost.doubtful)
         with self.catalogue.edit(actor=actor, dry_run=dry_run) as draft:
             draft.hold_engine(engine.digest)  # what is revoked from here on sees the move
             decision = self._decided(draft, engine, wanted.environment, lost)
