@@ -17,7 +17,7 @@ from tests.drills.ledger import Ledger
 from tests.fakes import servers
 from tests.fakes.servers import PostgreSQL
 
-_MOST = 60
+_MOST = 100
 
 
 @pytest.fixture(scope="module")
