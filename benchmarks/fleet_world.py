@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import sys
@@ -126,6 +127,8 @@ def world_of(server: str, nodes: int, kept: Path | None) -> Iterator[World]:
         _hear(world)
         with world.bare() as bare:
             bare.execute("VACUUM ANALYZE")
+        gc.freeze()  # as the server does; and what the agents know is none of it
+        stack.callback(gc.unfreeze)
         yield world
 
 

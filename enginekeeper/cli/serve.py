@@ -22,6 +22,7 @@ def serve(host: str, port: int, period: int) -> int:
     once, as by `wave react`, and the whole fleet at the start and every ten minutes. SIGTERM ends
     it when all that was heard is written. What is refused is said on stderr, one line each.
     """
+    import gc
     import logging
 
     from enginekeeper.fleet.ingest import Ingest
@@ -38,5 +39,6 @@ def serve(host: str, port: int, period: int) -> int:
     desired, watch = DesiredStates(lambda: bench.registry), DriverWatch(lambda: bench.registry)
     with ingest.catalogue.alone("serve"):
         ingest.load()
+        gc.freeze()  # what is known of nodes stays: to look through it at each sweep stops all
         run(create_app(Agents(ingest, desired, period, watch)), host, port)
     return ExitCode.OK

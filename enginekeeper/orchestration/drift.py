@@ -134,6 +134,7 @@ class Judge:
     _standings: dict[Any, tuple[Finding, ...]] = field(default_factory=dict)
     _alike: dict[str, str] = field(default_factory=dict)
     _channels: dict[tuple[str, str], list[tuple[str, object]]] = field(default_factory=dict)
+    _fitting: dict[Any, tuple[str, ...]] = field(default_factory=dict)
     _wanted: dict[Any, DesiredEngine] = field(default_factory=dict)
 
     def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
@@ -194,15 +195,13 @@ class Judge:
             here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
             if self._unopposed_in(profile, facts, environment):
                 if here is None:  # what decides is that it was not judged there
-                    found = _elsewhere(engine, facts.judgements, environment)
-                    yield replace(found, environment=environment)
+                    yield _elsewhere(engine, facts.judgements, environment)
                     continue
                 if here.result is Result.PASS and here.fault is None:
                     continue
             place = _asked_about(profile, environment, self.on)
             decision = decide(facts.key, facts.judgements, place, scope=self.scope)
-            found = _unfit(engine, decision, facts.judgements, environment)
-            yield replace(found, environment=environment)
+            yield _unfit(engine, decision, facts.judgements, environment)
 
     def _unopposed_in(self, profile: Profile, facts: FleetEngine, environment: Environment) -> bool:
         """Says whether no rule objects, so that the verdicts decide alone.
@@ -226,14 +225,25 @@ class Judge:
         digests = self.positions.get((model, channel), ())
         if not digests:
             return DesiredEngine(model, channel, None, "the channel has no engine of the model")
-        products = {None, *(one.product for one in profile.kinds)}
-        fitting = [one for one, product in self._on_channel(model, channel) if product in products]
+        fitting = self._on_channel_for(profile, model, channel)
         for one in fitting:
             if not self.standing(profile, one):
                 return DesiredEngine(model, channel, one)
         if not fitting:
             return DesiredEngine(model, channel, None, "no engine for this hardware")
         return DesiredEngine(model, channel, None, self.standing(profile, fitting[0])[0].reason)
+
+    def _on_channel_for(self, profile: Profile, model: str, channel: str) -> tuple[str, ...]:
+        """Returns the engines of a channel for the GPUs of a profile, or for none."""
+        products = frozenset(one.product for one in profile.kinds)
+        found = self._fitting.get((model, channel, products))
+        if found is None:
+            found = self._fitting[model, channel, products] = tuple(
+                one
+                for one, product in self._on_channel(model, channel)
+                if product is None or product in products
+            )
+        return found
 
     def _on_channel(self, model: str, channel: str) -> list[tuple[str, object]]:
         """Returns the engines of a channel that are known, with the GPU that each is for."""
@@ -321,7 +331,8 @@ def _unfit(
         kind = DriftKind.DRIVER if "driver" in rule and kind is not DriftKind.CUDA else kind
     found = _finding(kind, engine, rule, said.expected, said.actual)
     grave = Severity.CRITICAL if rule == "failed-there" else found.severity
-    return replace(found, severity=grave, reason=f"{decision.action}: {rule}, {said.actual}")
+    reason = f"{decision.action}: {rule}, {said.actual}"
+    return replace(found, severity=grave, reason=reason, environment=environment)
 
 
 def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Environment) -> Finding:
@@ -336,7 +347,8 @@ def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Enviro
     )
     near = next((judgements[at] for _, at in passed if judgements[at].fault is None), None)
     if near is None:
-        return _finding(DriftKind.UNQUALIFIED, engine, "verdict", "pass here", "never passed")
+        found = _finding(DriftKind.UNQUALIFIED, engine, "verdict", "pass here", "never passed")
+        return replace(found, environment=environment)
     fields = _differing(near.environment, environment)
     names = {one.field for one in fields}
     kind = DriftKind.UNQUALIFIED
@@ -345,7 +357,7 @@ def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Enviro
     elif names <= _ABOUT_CUDA:
         kind = DriftKind.CUDA
     reason = f"passed on {near.environment}, and was not judged on {environment}"
-    return Finding(kind, _SEVERITY[kind], engine, fields, reason)
+    return Finding(kind, _SEVERITY[kind], engine, fields, reason, environment=environment)
 
 
 def _distance(passed: Environment, here: Environment) -> int:

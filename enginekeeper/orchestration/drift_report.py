@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -142,16 +142,17 @@ def drift_of(
     """Returns the drift of every enrolled node, state by state."""
     with registry.catalogue.read() as view:
         fleet = view.fleet
-        states, sets = fleet.states(), fleet.engine_sets()
-        profiles = {row: Profile.of_document(one) for row, one in fleet.profiles().items()}
+        states = fleet.states()
+        sets = fleet.engine_sets({one.engine_set for one in states})
+        documents = fleet.profiles({one.profile for one in states})
+        profiles = {row: Profile.of_document(one) for row, one in documents.items()}
         assignments = fleet.assignments()
         runs = _runs(fleet, sets, assignments)
         ignores = [one for one in fleet.ignores() if one.expires_at is None or one.expires_at > now]
         positions = _positions(fleet.positions(), assignments)
         digests = {engine for having in sets.values() for engine, _, _ in having}
         digests |= {engine for engines in positions.values() for engine in engines}
-        stale = fleet.profiles_not_heard_since(now - stale_after)
-        clock_off = fleet.profiles_with_clock_off(CLOCK_MAY_BE_OFF, now - stale_after)
+        stale, clock_off = fleet.profiles_amiss(now - stale_after, CLOCK_MAY_BE_OFF)
         silent, overdue = len(fleet.silent()), fleet.unheard_since(now - stale_after)
         engines = {} if verified else recorded_engines(view, digests)
         named = fleet.engines_named(digests) if verified else {}
@@ -162,9 +163,9 @@ def drift_of(
             for digest, one in facts.items()
         }
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
-    waived = _waived(registry, engines)
     held = _Held(judge, profiles, sets, runs, _Wanted(assignments))
     found = [held.drift(one) for one in states]
+    waived = _waived(registry, _unqualified(found) & engines.keys())
     excused = [_excused(one, ignores, waived) for one in found]
     return FleetDrift(
         tuple(excused), stale, clock_off, silent,
@@ -267,16 +268,32 @@ class _Held:
     sets: Mapping[int, Sequence[Sequence[str | None]]]
     runs: Mapping[int, Sequence[tuple[str, str | None]]]
     wanted: _Wanted
+    _on: dict[int, tuple[Named, tuple[DesiredEngine, ...]]] = field(default_factory=dict)
+    """What is wanted on nodes of a profile, by its row."""
 
     def drift(self, state: FleetState) -> StateDrift:
         """Returns what is otherwise in a state."""
         profile = self.profiles[state.profile]
-        asked = self.wanted.on(profile)
-        desired = tuple(self.judge.wanted(profile, *one) for one in asked)
+        known = self._on.get(state.profile)
+        if known is None:
+            asked = self.wanted.on(profile)
+            known = asked, tuple(self.judge.wanted(profile, *one) for one in asked)
+            self._on[state.profile] = known
+        asked, desired = known
         findings = self.judge.findings(profile, self.sets[state.engine_set], desired)
         if runs := self.runs.get(state.engine_set):
             findings += tuple(container_findings(runs, desired, asked, self.judge.engines))
         return StateDrift(state, profile, desired, findings)
+
+
+def _unqualified(drifts: Iterable[StateDrift]) -> set[str]:
+    """Returns the engines that a waiver could excuse somewhere; those of others go unread."""
+    return {
+        one.engine
+        for drift in drifts
+        for one in drift.findings
+        if one.engine is not None and one.environment is not None
+    }
 
 
 def _excused(
@@ -284,6 +301,8 @@ def _excused(
 ) -> StateDrift:
     """Marks what somebody wants so: by a rule, or by a waiver of the engine there."""
     if not drift.findings:
+        return drift
+    if not ignores and not any(one.engine in waived for one in drift.findings):
         return drift
     findings, profile = [], drift.profile.by_operator
     for one in drift.findings:

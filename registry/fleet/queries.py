@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, func, select
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from registry.digests import Digest
@@ -27,7 +27,7 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
-from registry.fleet.together import among
+from registry.fleet.together import among, among_given, is_postgresql
 from registry.fleet.types import (
     Assignment,
     DriftIgnore,
@@ -67,6 +67,20 @@ _COLUMNS = of_columns(
     NodeRow.profile_id, NodeRow.engine_set_id, HeartbeatRow.sequence, HeartbeatRow.boot_id,
     HeartbeatRow.earlier_boots, HeartbeatRow.seen_at, HeartbeatRow.clock_offset,
 ).join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)  # fmt: skip
+_NODE = _COLUMNS.where(NodeRow.name == bindparam("name"))
+_DEVICES = of_columns(
+    DeviceRow.uuid, DeviceRow.position, DeviceRow.product, DeviceRow.compute_capability,
+    DeviceRow.profile,
+).where(DeviceRow.node_id == bindparam("node")).order_by(
+    DeviceRow.position, DeviceRow.uuid
+)  # fmt: skip
+_ENGINES_ON = of_columns(
+    NodePlacementRow.engine, NodePlacementRow.path, NodePlacementRow.bytes,
+    NodePlacementRow.running, NodePlacementRow.devices, NodePlacementRow.images,
+    NodePlacementRow.placed_at,
+).where(
+    NodePlacementRow.node_id == bindparam("node"), NodePlacementRow.until.is_(None)
+).order_by(NodePlacementRow.path)  # fmt: skip
 
 
 class FleetView:
@@ -86,7 +100,7 @@ class FleetView:
 
     def known_node(self, name: str) -> Node | None:
         """Returns an enrolled node, or None; a retired one is still known."""
-        return next(iter(self._nodes(_COLUMNS.where(NodeRow.name == name))), None)
+        return next(iter(self._nodes(_NODE, {"name": name})), None)
 
     def nodes(self, *, retired: bool = False) -> list[Node]:
         """Returns the nodes by name, those that were retired only if asked for."""
@@ -101,32 +115,17 @@ class FleetView:
 
     def devices(self, node: Node) -> list[NodeDevice]:
         """Returns the GPUs of a node, and their slices, by position."""
-        query = (
-            of_columns(
-                DeviceRow.uuid, DeviceRow.position, DeviceRow.product,
-                DeviceRow.compute_capability, DeviceRow.profile,
-            )
-            .where(DeviceRow.node_id == node.id)
-            .order_by(DeviceRow.position, DeviceRow.uuid)
-        )  # fmt: skip
-        return [NodeDevice(*row) for row in self._rows(query)]
+        return [NodeDevice(*row) for row in self._rows(_DEVICES, {"node": node.id})]
 
     def engines_on(self, node: Node) -> list[PlacedEngine]:
         """Returns the engines a node has now, by path."""
-        query = (
-            of_columns(
-                NodePlacementRow.engine, NodePlacementRow.path, NodePlacementRow.bytes,
-                NodePlacementRow.running, NodePlacementRow.devices, NodePlacementRow.images,
-                NodePlacementRow.placed_at,
-            )
-            .where(NodePlacementRow.node_id == node.id, NodePlacementRow.until.is_(None))
-            .order_by(NodePlacementRow.path)
-        )  # fmt: skip
         return [
             PlacedEngine(
                 engine, path, state, running, tuple(devices or ()), tuple(images or ()), placed_at
             )
-            for engine, path, state, running, devices, images, placed_at in self._rows(query)
+            for engine, path, state, running, devices, images, placed_at in self._rows(
+                _ENGINES_ON, {"node": node.id}
+            )
         ]
 
     def placed_now(self, engine: Digest | None = None) -> Iterator[Placement]:
@@ -191,18 +190,11 @@ class FleetView:
 
     def engines_named(self, digests: Collection[str]) -> dict[str, NamedEngine]:
         """Returns what the catalogue calls engines; those that it does not know are absent."""
-        query = of_columns(
-            EngineRow.digest,
-            ModelRow.name,
-            EngineRow.recipe,
-            EngineRow.target,
-            EngineRow.variant,
-            EngineRow.simulated,
-        ).join(ModelRow, ModelRow.id == EngineRow.model_id)
+        query = _named(self._session)
         return {
             str(row[0]): NamedEngine(*row)
             for portion in _portions(_parsed(digests))
-            for row in self._rows(query.where(among(self._session, EngineRow.digest, portion)))
+            for row in self._rows(query, {"digests": list(map(str, portion))})
         }
 
     def engines_recorded(self, digests: Iterable[str]) -> Iterator[tuple[Any, ...]]:
@@ -261,28 +253,27 @@ class FleetView:
             for name, engine, since in self._rows(query.where(NodeRow.name.in_(names)))
         }
 
-    def profiles_not_heard_since(self, before: datetime) -> dict[int, int]:
-        """Returns how many nodes of each profile were not heard since a time."""
-        query = (
-            of_columns(NodeRow.profile_id, func.count())
-            .join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
-            .where(HeartbeatRow.seen_at < before, NodeRow.retired_at.is_(None))
-            .where(NodeRow.profile_id.is_not(None))
-            .group_by(NodeRow.profile_id)
-        )
-        return {row: count for row, count in self._rows(query)}  # noqa: C416 - rows are no pairs
+    def profiles_amiss(
+        self, before: datetime, seconds: int
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """Returns by profile how many nodes were not heard since a time, and how many are off.
 
-    def profiles_with_clock_off(self, seconds: int, heard_since: datetime) -> dict[int, int]:
-        """Returns how many nodes of each profile, heard since a time, have a clock that far off."""
+        Those that were heard since then are off whose clock is so, by more than so many seconds.
+        """
+        unheard = HeartbeatRow.seen_at < before
+        off = (func.abs(HeartbeatRow.clock_offset) > seconds) & (HeartbeatRow.seen_at >= before)
+        counts = (func.count(case((one, 1))) for one in (unheard, off))
         query = (
-            of_columns(NodeRow.profile_id, func.count())
+            of_columns(NodeRow.profile_id, *counts)
             .join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
-            .where(func.abs(HeartbeatRow.clock_offset) > seconds)
-            .where(HeartbeatRow.seen_at >= heard_since, NodeRow.retired_at.is_(None))
-            .where(NodeRow.profile_id.is_not(None))
+            .where(unheard | off, NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
             .group_by(NodeRow.profile_id)
         )
-        return {row: count for row, count in self._rows(query)}  # noqa: C416 - rows are no pairs
+        rows = list(self._rows(query))
+        return (
+            {row: silent for row, silent, _ in rows if silent},
+            {row: wrong for row, _, wrong in rows if wrong},
+        )
 
     def positions(self) -> list[tuple[str, str, str]]:
         """Returns channel, model and engine of every position, by target."""
@@ -408,10 +399,10 @@ class FleetView:
     def _rows(self, query: Select[Any], given: Mapping[str, Any] | None = None) -> Iterable[Any]:
         """Returns rows of columns, past what the session does for objects: half of the time."""
         self._session.flush()  # as a query of the session would
-        return self._session.connection().execute(query, given)
+        return self._session.connection().execute(query, given).all()  # one by one costs twice
 
-    def _nodes(self, query: Select[Any]) -> Iterator[Node]:
-        return (Node(*row) for row in self._rows(query))
+    def _nodes(self, query: Select[Any], given: Mapping[str, Any] | None = None) -> Iterator[Node]:
+        return (Node(*row) for row in self._rows(query, given))
 
     def _by_row(
         self,
@@ -425,7 +416,7 @@ class FleetView:
             yield from self._rows(query.where(column.in_(now)))
             return
         for portion in _portions(sorted(set(rows))):
-            yield from self._rows(query.where(column.in_(portion)))
+            yield from self._rows(query.where(among(self._session, column, portion)))
 
 
 @lru_cache(maxsize=256)  # to make it again takes as long as to ask it
@@ -457,6 +448,21 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
     if "limit" in asked:
         query = query.limit(bindparam("limit", type_=Integer))
     return query.order_by(NodeRow.name, NodePlacementRow.path)
+
+
+_NAMES = of_columns(
+    EngineRow.digest, ModelRow.name, EngineRow.recipe, EngineRow.target, EngineRow.variant,
+    EngineRow.simulated,
+).join(ModelRow, ModelRow.id == EngineRow.model_id)  # fmt: skip
+_NAMED: dict[bool, Select[Any]] = {}
+
+
+def _named(session: Session) -> Select[Any]:
+    """Returns the query of the names of engines: made once for each kind of database."""
+    kind = is_postgresql(session)
+    if kind not in _NAMED:
+        _NAMED[kind] = _NAMES.where(among_given(session, EngineRow.digest, "digests"))
+    return _NAMED[kind]
 
 
 _SIMULATED_THEN = func.coalesce(ProfileRow.document["simulated"].as_boolean(), NodeRow.simulated)

@@ -61,6 +61,19 @@ def among(
     return column == func.any(cast(list(values), _NUMBERS))
 
 
+def among_given(
+    session: Session, column: InstrumentedAttribute[Digest], name: str
+) -> ColumnElement[bool]:
+    """Returns the condition of `among` for digests that a parameter gives, as a list of texts.
+
+    A query that has it is made once and asked again and again.
+    """
+    text_of_it = type_coerce(column, String)
+    if not is_postgresql(session):
+        return text_of_it.in_(bindparam(name, expanding=True))
+    return text_of_it == func.any(bindparam(name, type_=_TEXTS))
+
+
 def add_rows(session: Session, model: type[Row], rows: Rows) -> None:
     """Inserts rows; raises as the database does where one is there already."""
     if not rows:
