@@ -56,9 +56,14 @@ class Lost:
         found = (self.revocations, self.doubtful, self.holds, self.endings, self.verdicts)
         return any(found)
 
-    def before(self, verdict: Digest) -> Lost:
-        """Returns what comes before a verdict that is about to be published: the other verdicts."""
-        return Lost(verdicts=tuple(one for one in self.verdicts if one.digest != verdict))
+    @property
+    def judgements(self) -> Lost:
+        """What comes before a verdict that is about to be published: the verdicts.
+
+        It may be one of them, handed in again: then it comes no later than it did, and what
+        stopped its engine after it stops it still.
+        """
+        return Lost(verdicts=self.verdicts)
 
     @property
     def standing(self) -> tuple[StandingChange, ...]:

@@ -165,9 +165,8 @@ class Publisher:
             recorded_at=self.clock(),
         )
         verify_engine(engine, self.trust)
-        if recorded is None:
-            gather_once(self.store)
-            inherit(self.store, engine.digest)
+        gather_once(self.store)
+        inherit(self.store, engine.digest)
 
         def store() -> None:
             store_artifact(self.store, publication.directory, manifest, folder)

@@ -71,10 +71,15 @@ class Memory:
         self._change(lambda stores, _time: (stores, None))
 
     def carry_over(self, earlier: str, store: str) -> None:
-        """Goes on with what was seen of a store under the name that it had in earlier versions."""
+        """Goes on with what was seen of a store under the name that it had in earlier versions.
+
+        An earlier version may still run beside this one and see more than this one has.
+        """
+        if earlier == store:
+            return
         stores, _ = self._read()
-        if earlier in stores and store not in stores:
-            self._change(lambda now, time: ({store: now[earlier], **now}, time))
+        if earlier in stores and _joined(stores, earlier, store) != stores.get(store):
+            self._change(lambda now, time: ({**now, store: _joined(now, earlier, store)}, time))
 
     def remember(self, store: str, snapshot: Snapshot) -> None:
         """Remembers a snapshot and when it was issued, unless a later one was seen."""
@@ -134,6 +139,16 @@ def _with_snapshot(stores: _Stores, time: datetime | None, store: str, snapshot:
     }
     latest = snapshot.issued_at if time is None else max(time, snapshot.issued_at)
     return {**stores, store: entry}, latest
+
+
+def _joined(stores: _Stores, earlier: str, store: str) -> dict[str, Any]:
+    """Returns the later of what was seen under two names, with all that either saw revoked."""
+    both = [stores[name] for name in (store, earlier) if name in stores]
+    later = max(both, key=lambda it: _last(it).version)
+    kept = [one for entry in both if (one := _revoked(entry)) is not None]
+    if not kept:
+        return dict(later)
+    return {**later, "revoked": kept[0].carrying(kept[-1]).as_dict()}
 
 
 def _document(stores: _Stores, time: datetime | None) -> dict[str, Any]:

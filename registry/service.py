@@ -136,7 +136,7 @@ class Registry:
         """Publishes a verdict that a trusted validator signed; a pass qualifies the engine."""
         found = self.engine(engine)
         # What was said of it before is recorded before it, or it would count more one day.
-        self.take_in_revocations(found, before=digest_bytes(envelope))
+        self.take_in_revocations(found, judgements=True)
         return self._publisher().verdict(found, document, envelope, vsa)
 
     def grant_waiver(self, engine: str | Digest, envelope: bytes) -> Waiver:
@@ -244,16 +244,15 @@ class Registry:
         """Returns what the gate says of every engine a channel can go back to, the next first."""
         return self._mover().choices(place, environment)
 
-    def take_in_revocations(self, engine: Engine, *, before: Digest | None = None) -> int:
+    def take_in_revocations(self, engine: Engine, *, judgements: bool = False) -> int:
         """Records what lies beside an engine and the catalogue lost; says how many revocations.
 
-        The ends of waivers, quarantines, releases and verdicts are taken in, too; before a verdict
-        is published, only the others.
+        The ends of waivers, quarantines, releases and verdicts are taken in, too, or verdicts only.
         """
         with self.catalogue.read() as view:
             lost = find_lost(view, self.store, engine, self.trust, self.clock())
-        if before is not None:
-            lost = lost.before(before)
+        if judgements:
+            lost = lost.judgements
         if not lost:
             return 0
         with self.catalogue.edit(actor=self.actor) as draft:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -151,6 +152,27 @@ def test_a_fail_of_the_moment_of_a_pass_still_closes_the_gate(
     backup(bench.registry.catalogue.url, tmp_path / "kept")
     bench.registry.record_verdict(engine.digest, *failed)
     restore(tmp_path / "kept", bench.registry.catalogue.url, overwrite=True)
+    assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+
+
+@pytest.mark.parametrize("moment", [timedelta(), timedelta(hours=1)])
+@pytest.mark.parametrize("ending", [b"", b"\n"])
+def test_a_lost_pass_that_is_handed_in_again_undoes_no_fail_that_came_after_it(
+    bench: Workbench, tmp_path: Path, moment: timedelta, ending: bytes
+) -> None:
+    engine, url = bench.publish(), bench.registry.catalogue.url
+    backup(url, tmp_path / "kept")
+    began = bench.clock.now
+    failed = bench.verdict_on(engine, Result.FAIL)
+    bench.clock.now = began + moment
+    document, envelope = bench.verdict_on(engine)
+    bench.registry.record_verdict(engine.digest, document, envelope)
+    bench.registry.record_verdict(engine.digest, *failed)
+    restore(tmp_path / "kept", url, overwrite=True)
+    with suppress(ConflictError):  # in another envelope it is refused
+        bench.registry.record_verdict(engine.digest, document, envelope + ending)
+    assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
+    scrub(bench.registry)
     assert bench.registry.gate(engine.digest, CPU).rule == "verdict-failed"
 
 

@@ -184,3 +184,20 @@ def test_a_memory_from_before_times_were_kept_is_read(strict: Workbench, engine:
     path.write_text(json.dumps(document))
     assert rule(strict, engine) == "qualified"
     assert memory_of(strict).time() == START + HOUR
+
+
+@pytest.mark.parametrize("later", ["old", "new"])
+def test_what_was_seen_under_two_names_is_what_either_saw(tmp_path: Path, later: str) -> None:
+    memory, (mine, theirs) = (
+        Memory(tmp_path / "seen.json"),
+        (digest_bytes(b"a"), digest_bytes(b"b")),
+    )
+    other = "new" if later == "old" else "old"
+    for name, number, gone in ((other, 1, mine), (later, 2, theirs)):
+        state = RegistryState(revoked_engines=frozenset({gone}))
+        memory.remember(name, replace(snapshot(number), state=state))
+    memory.carry_over("old", "new")
+    seen, revoked = memory.seen("new"), memory.revoked("new")
+    assert seen is not None
+    assert revoked is not None
+    assert (seen.version, revoked.revoked_engines) == (2, {mine, theirs})

@@ -151,6 +151,16 @@ def test_old_folders_are_read_by_the_first_publish_and_by_every_scrub(bench: Wor
     assert len(list(store.list_documents(layout.statement_folder(engine.digest)))) == len(gathered)
 
 
+def test_a_recorded_engine_that_is_published_again_inherits_from_folders_of_before(
+    bench: Workbench,
+) -> None:
+    engine, store = judged(bench, OLD), bench.registry.store
+    as_before(bench, engine, "cpu-avx512")
+    store.remove_document(layout.GATHERED)
+    bench.registry.publish_engine(publication(bench, OLD, "cpu"))
+    assert list(store.list_documents(layout.statement_folder(engine.digest)))
+
+
 def test_a_sweep_keeps_what_lies_in_a_folder_though_the_store_was_gathered(
     bench: Workbench,
 ) -> None:
