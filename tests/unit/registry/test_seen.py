@@ -200,4 +200,4 @@ def test_what_was_seen_under_two_names_is_what_either_saw(tmp_path: Path, later:
     seen, revoked = memory.seen("new"), memory.revoked("new")
     assert seen is not None
     assert revoked is not None
-    assert (seen.version, revoked.revoked_engines) == (2, {mine, theirs})
+    assert (seen.version, revoked.revoked_engines) == (2, frozenset({mine, theirs}))
