@@ -1,11 +1,11 @@
 """Names faulty tensors from outputs alone.
 
 `python benchmarks/fault_dictionary.py MODEL TOKENS SCRATCH`: MODEL is a Hugging Face directory,
-TOKENS the suite's token ids (`<cache>/work/tokens/*/tokens.json`), of which it takes the eight
-prompts that are scored first. The model stands for the twin of an
-unquantized recipe; an engine is the same model with one fault, in float32 with noise on the output
-of every linear as large as bfloat16 rounds. Prints a Markdown table. Everything runs in the
-`inductor` toolchain, which must be installed; what is in SCRATCH already is not made again.
+TOKENS the suite's token ids (`<cache>/work/tokens/*/tokens.json`), of which it takes the beginnings
+of the 24 prompts that are scored first. The model stands for the twin of an unquantized recipe; an
+engine is the same model with one fault, in float32 with noise on the output of every linear as
+large as bfloat16 rounds. Prints a Markdown table. Everything runs in the `inductor` toolchain,
+which must be installed; what is in SCRATCH already is not made again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import load_scores
 from enginekeeper.validation.tokens import load_tokens
 
-PROMPTS = 8
-TOP_K = 64
+PROMPTS, POSITIONS = 24, 36
+"""As `enginekeeper.orchestration.judging` does."""
+
+TOP_K = 20
 NUDGE = 2.0**-9
 """Half a unit in the last place of bfloat16."""
 
@@ -60,7 +62,8 @@ class Bench:
         scratch.mkdir(parents=True, exist_ok=True)
         document = json.loads(tokens.read_text())
         order = order_of(rounds_of(load_tokens(tokens)))[:PROMPTS]
-        document["prompts"] = [document["prompts"][number] for number in order]
+        chosen = [document["prompts"][number] for number in order]
+        document["prompts"] = [{**one, "ids": one["ids"][: POSITIONS + 1]} for one in chosen]
         self.tokens = scratch / "tokens.json"
         self.tokens.write_text(json.dumps(document))
 
@@ -103,7 +106,8 @@ def main() -> None:
     targets = {"twin": str(twin_path)}
     path, seconds = bench.run(
         "sensitivities", "atoms",
-        {"twin": str(model), "targets": targets, "prompts": list(range(PROMPTS))},
+        {"twin": str(model), "targets": targets, "prompts": list(range(len(suite.prompts))),
+         "positions": POSITIONS},
     )  # fmt: skip
     dictionary, twin = load_dictionary(path), load_scores(twin_path, suite)
     print(f"{len(dictionary.names)} atoms, {suite.positions} positions, {seconds:.0f} s\n")

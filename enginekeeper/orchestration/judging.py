@@ -55,8 +55,8 @@ PROBE_PROMPTS = 8
 """As few as give a bound."""
 
 DICTIONARY = "sensitivities.safetensors"
-DICTIONARY_PROMPTS = 8
-"""As many as a round of `smoke`: 840 tokens. A trial named a gain of 1 % from 764."""
+DICTIONARY_PROMPTS, DICTIONARY_POSITIONS = 24, 36
+"""All prompts of `smoke`, and as much of each as makes 864 positions: prompts are the unit."""
 
 NUDGED = "nudged.safetensors"
 _NUDGE = {"relative": 3e-7, "seed": 1234}
@@ -232,6 +232,7 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
         "tokens": str(probe.tokens.key),
         "twin": str(digest_file(twin_scores)),
         "prompts": prompts,
+        "positions": DICTIONARY_POSITIONS,
         "numerics": bench.shop.code("configs", "validation"),
         "made_by": bench.shop.identity("inductor", "sensitivities"),
     }
@@ -245,6 +246,7 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
             "tokens": str(probe.tokens.path / "tokens.json"),
             "targets": {"twin": str(twin_scores)},
             "prompts": prompts,
+            "positions": DICTIONARY_POSITIONS,
             "output": str(directory / DICTIONARY),
         }
         outcome = bench.shop.run("inductor", "sensitivities", job, name=name, minutes=240)

@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     Rounding = Callable[[Tensor], Tensor]
 
 
-def load_model(directory: Path) -> LoadedModel:
-    """Loads a twin, or a plain model directory."""
+def load_model(directory: Path, *, rounded: bool = True) -> LoadedModel:
+    """Loads a twin, or a plain model directory; `rounded` says whether inputs and cache are."""
     model = load_weights(directory)
     description = directory / "twin.json"
     if not description.exists():
@@ -79,8 +79,10 @@ def load_model(directory: Path) -> LoadedModel:
             expected=SCHEMA,
             actual=twin.get("schema"),
         )
-    _install_hooks(model, twin.get("linears") or {}, directory)
+    _install_hooks(model, twin.get("linears") or {}, directory, rounded=rounded)
     roundings = _cache_roundings(twin.get("kv_cache"), model.config.num_hidden_layers)
+    if not rounded:
+        roundings = {}
     new_cache = functools.partial(RoundedCache, roundings) if roundings else DynamicCache
     return LoadedModel(model, "twin", new_cache)
 
@@ -123,7 +125,13 @@ def load_weights(directory: Path) -> Any:  # noqa: ANN401 - transformers has no 
     return model.eval()
 
 
-def _install_hooks(model: Any, linears: Mapping[str, Any], directory: Path) -> None:  # noqa: ANN401
+def _install_hooks(
+    model: Any,  # noqa: ANN401
+    linears: Mapping[str, Any],
+    directory: Path,
+    *,
+    rounded: bool,
+) -> None:
     modules = dict(model.named_modules())
     extra_path = directory / "twin_extra.safetensors"
     extra = load_file(extra_path) if extra_path.exists() else {}
@@ -142,7 +150,7 @@ def _install_hooks(model: Any, linears: Mapping[str, Any], directory: Path) -> N
                     expected=[module.in_features],
                     actual=None if vector is None else list(vector.shape),
                 )
-        rounding = _activation_rounding(wanted.get("activation"), name)
+        rounding = _activation_rounding(wanted.get("activation") if rounded else None, name)
         module.register_forward_pre_hook(functools.partial(_before, vector, rounding))
 
 

@@ -1,19 +1,26 @@
 """The step `sensitivities`: how the twin's log-probabilities move with the gain of each tensor.
 
-Job: `{"twin", "tokens", "targets": {"twin": score file}, "prompts": [numbers], "output"}`. One
-forward pass per atom: the output of one linear or norm without its bias is multiplied with 1 +
-STEP, the angles are those of a rope base 1 + STEP times the twin's, or eps is doubled. What is
-written is the difference of the log-probabilities at the twin's best tokens over the step, by
-finite differences, float32 [atoms, positions, best tokens].
+Job: `{"twin", "tokens", "targets": {"twin": score file}, "prompts": [numbers], "positions": how
+many of each prompt, from its beginning, "output"}`. One forward pass per atom: the output of one
+linear or norm without its bias is multiplied with 1 + STEP, what a layer's cache holds is, the
+angles are those of a rope base 1 + STEP times the twin's, or eps is doubled. What is written is the
+difference of the log-probabilities at the twin's best tokens over the step, by finite differences,
+float32 [atoms, positions, best tokens].
 
-A tensor of layer n changes nothing before it: its pass begins there, with the states the
-undisturbed pass had.
+Rules:
+
+- a tensor of layer n changes nothing before it: its pass begins there, with the states the
+  undisturbed pass had;
+- what is a sum of others has no pass: in a layer without biases and norms of keys a key's gain is
+  the query's, a value's the output projection's, and a norm's that of all linears that read it;
+- inputs and cache are not rounded, whatever the twin says: rounding is chaotic, and has no slope.
 """
 
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +35,33 @@ if TYPE_CHECKING:
 
     Tensor = torch.Tensor
 
-SCHEMA = "1"
+SCHEMA = "2"
 
 STEP = 0.01
 """Relative: large beside the noise of float32, small beside what makes a model nonlinear."""
+
+NORMS = ("norm", "layernorm")
+"""How the paths of norms end."""
+
+CACHE = "self_attn.kv_cache"
+"""What a wrong scale of a layer's cache multiplies: keys and values, biases included."""
+
+SUMS = {
+    "self_attn.k_proj": ("self_attn.q_proj",),
+    "self_attn.v_proj": ("self_attn.o_proj",),
+    CACHE: ("self_attn.q_proj", "self_attn.o_proj"),
+    "mlp.up_proj": ("mlp.down_proj",),
+    "input_layernorm": ("self_attn.q_proj", "self_attn.q_proj", "self_attn.o_proj"),
+    "post_attention_layernorm": ("mlp.gate_proj", "mlp.down_proj"),
+}
+"""What follows in a layer of the plain form: what is multiplied with each other has one gain, and a
+norm's is that of all linears that read it."""
+
+READ_BY_OTHERS = {*(f"self_attn.{one}_proj" for one in "qkv"), "mlp.up_proj"}
+"""A bias here is multiplied with what comes after, and not with what comes before."""
+
+PLAIN_LINEARS = {*READ_BY_OTHERS, "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"}
+PLAIN_NORMS = {"input_layernorm", "post_attention_layernorm"}
 
 ROWS = 256
 """Positions whose full log-softmax is held at once."""
@@ -116,55 +146,113 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from _score_file import read_targets, read_tokens, write_arrays  # noqa: PLC0415
     from _twin import load_model  # noqa: PLC0415
 
-    loaded = load_model(Path(job["twin"]))
+    loaded = load_model(Path(job["twin"]), rounded=False)
     vocabulary = loaded.model.config.vocab_size
     tokens = read_tokens(Path(job["tokens"]), vocabulary)
-    chosen = tokens.chosen(job["prompts"])
-    starts = tokens.offsets
-    rows = np.concatenate([np.arange(starts[one], starts[one + 1]) for one in chosen])
+    chosen, starts, most = tokens.chosen(job["prompts"]), tokens.offsets, int(job["positions"])
+    spans = [np.arange(starts[one], min(starts[one + 1], starts[one] + most)) for one in chosen]
+    rows = np.concatenate(spans)
     best = read_targets(job["targets"], int(starts[-1]), vocabulary)["twin"][rows]
-    passes = Passes(loaded, [tokens.ids[one] for one in chosen], best)
-    names, columns = [], []
-    every = list(atoms(loaded.model))
-    for number, (name, layer, disturbed, step) in enumerate(every):
-        print(f"progress {number}/{len(every)} {name}", flush=True)
-        with disturbed:
-            moved = passes.from_layer(layer)
-        names.append(name)
-        columns.append(((moved - passes.undisturbed) / step).numpy())
-    metadata = {"schema": SCHEMA, "atoms": json.dumps(names), "prompts": json.dumps(chosen)}
-    write_arrays(Path(job["output"]), {"sensitivities": np.stack(columns)}, metadata)
-    return {"atoms": len(names), "positions": len(rows)}
+    passes = Passes(loaded, [tokens.ids[one][: most + 1] for one in chosen], best)
+    known: dict[str, np.ndarray] = {}
+    measured, derived = atoms(loaded.model)
+    for number, atom in enumerate(measured):
+        print(f"progress {number}/{len(measured)} {atom.name}", flush=True)
+        with atom.disturbed:
+            moved = passes.from_layer(atom.layer)
+        known[atom.name] = ((moved - passes.undisturbed) / atom.step).numpy()
+    for name, parts in derived.items():
+        known[name] = np.sum([known[part] for part in parts], axis=0)
+    metadata = {
+        "schema": SCHEMA,
+        "atoms": json.dumps(list(known)),
+        "prompts": json.dumps(chosen),
+        "positions": json.dumps([len(span) for span in spans]),
+    }
+    write_arrays(Path(job["output"]), {"sensitivities": np.stack(list(known.values()))}, metadata)
+    return {"atoms": len(known), "passes": len(measured), "positions": len(rows)}
 
 
-def atoms(model: Any) -> Iterator[tuple[str, int, Any, float]]:  # noqa: ANN401 - transformers
-    """Yields every atom: its name, the first layer it changes, how, and by how much."""
+@dataclass(frozen=True)
+class Atom:
+    """A disturbance, the first layer it changes, and its size."""
+
+    name: str
+    layer: int
+    disturbed: AbstractContextManager[None]
+    step: float = STEP
+
+
+Derived = dict[str, tuple[str, ...]]
+"""Atoms that are sums of others, which come before them."""
+
+
+def atoms(model: Any) -> tuple[list[Atom], Derived]:  # noqa: ANN401 - transformers
+    """Returns the atoms that need a pass, and those that follow from them."""
+    measured, derived = [], Derived()
+    for number, layer in enumerate(model.model.layers):
+        name = f"model.layers.{number}"
+        follows = _follows(layer)
+        derived |= {
+            f"{name}.{one}": tuple(f"{name}.{part}" for part in parts)
+            for one, parts in follows.items()
+        }
+        for path, module in layer.named_modules():
+            if path not in follows and _has_gain(path, module):
+                measured.append(Atom(f"{name}.{path}", number, _louder(module)))
+        cached = _cached(layer)
+        if cached and CACHE not in follows:
+            measured.append(Atom(f"{name}.{CACHE}", number, _louder(*cached, bias=True)))
+    last = len(model.model.layers)
+    for path, module in model.named_modules():
+        if not path.startswith("model.layers.") and _has_gain(path, module):
+            measured.append(Atom(path, last, _louder(module)))
+    measured.append(Atom("rope base", 0, _turned(model.model.rotary_emb)))
+    measured.append(Atom("rms_norm_eps", 0, _cruder(model), 1.0))
+    return measured, derived
+
+
+def _has_gain(path: str, module: Any) -> bool:  # noqa: ANN401
     import torch  # noqa: PLC0415
 
-    last = len(model.model.layers)
-    for name, module in model.named_modules():
-        is_norm = name.endswith(("norm", "layernorm"))
-        if isinstance(module, torch.nn.Linear) or is_norm:
-            words = name.split(".")
-            layer = int(words[2]) if words[:2] == ["model", "layers"] else last
-            yield name, layer, _louder(module), STEP
-    yield "rope base", 0, _turned(model.model.rotary_emb), STEP
-    yield "rms_norm_eps", 0, _cruder(model), 1.0
+    return isinstance(module, torch.nn.Linear) or path.endswith(NORMS)
+
+
+def _follows(layer: Any) -> Derived:  # noqa: ANN401
+    """Returns what needs no pass, in a layer of the plain form; nothing in any other."""
+    import torch  # noqa: PLC0415
+
+    modules = dict(layer.named_modules())
+    linears = {path: one for path, one in modules.items() if isinstance(one, torch.nn.Linear)}
+    norms = {path for path in modules if path.endswith(NORMS)}
+    if set(linears) != PLAIN_LINEARS or norms != PLAIN_NORMS:
+        return {}
+    biased = {path for path, one in linears.items() if one.bias is not None}
+    return {} if biased & READ_BY_OTHERS else SUMS
+
+
+def _cached(layer: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    """Returns what gives the keys (before rotation, which changes no size) and the values."""
+    attention = getattr(layer, "self_attn", None)
+    if not hasattr(attention, "k_proj") or not hasattr(attention, "v_proj"):
+        return ()
+    return getattr(attention, "k_norm", attention.k_proj), attention.v_proj
 
 
 @contextmanager
-def _louder(module: Any) -> Iterator[None]:  # noqa: ANN401
-    """Multiplies what a module's weight gives; a bias stays."""
-    bias = getattr(module, "bias", None)
+def _louder(*modules: Any, bias: bool = False) -> Iterator[None]:  # noqa: ANN401
+    """Multiplies what the weights of modules give; a bias stays, unless it is asked for, too."""
 
-    def scale(_module: object, _inputs: object, output: Tensor) -> Tensor:
-        return output + STEP * (output if bias is None else output - bias)
+    def scale(module: Any, _inputs: object, output: Tensor) -> Tensor:  # noqa: ANN401
+        stays = None if bias else getattr(module, "bias", None)
+        return output + STEP * (output if stays is None else output - stays)
 
-    hook = module.register_forward_hook(scale)
+    hooks = [module.register_forward_hook(scale) for module in modules]
     try:
         yield
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -38,7 +38,8 @@ from enginekeeper.validation.scores import Scores
 
 Doubles = NDArray[np.float64]
 
-SCHEMA = "1"
+SCHEMA = "2"
+"""2 added how many positions of each prompt there are."""
 
 ALIKE = 0.97
 """Cosine of two directions from which on they are one set."""
@@ -84,6 +85,8 @@ class Dictionary:
 
     names: tuple[str, ...]
     prompts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    """How many positions of each prompt there are, from its beginning."""
     atoms: NDArray[np.float32]
     """[atoms, positions of those prompts, best tokens]."""
 
@@ -115,11 +118,17 @@ def load_dictionary(path: Path) -> Dictionary:
         )
     names = tuple(parse_json(metadata["atoms"], f"{path}: atoms"))
     prompts = tuple(parse_json(metadata["prompts"], f"{path}: prompts"))
-    if atoms.ndim != 3 or len(atoms) != len(names):  # noqa: PLR2004 - atoms, positions, tokens
+    lengths = tuple(parse_json(metadata["positions"], f"{path}: positions"))
+    if atoms.ndim != 3 or atoms.shape[:2] != (len(names), sum(lengths)):  # noqa: PLR2004
         raise InputError(
-            "names and sensitivities do not match", where=str(path), actual=atoms.shape
+            "names, positions and sensitivities do not match",
+            where=str(path),
+            actual=list(atoms.shape),
+            expected=f"[{len(names)}, {sum(lengths)}, best tokens]",
         )
-    return Dictionary(names, prompts, atoms)
+    if len(prompts) != len(lengths):
+        raise InputError("prompts and positions do not match", where=str(path), actual=lengths)
+    return Dictionary(names, prompts, lengths, atoms)
 
 
 @dataclass(frozen=True)
@@ -143,21 +152,38 @@ def explain(
     problem = _problem(dictionary, twin, engine, order)
     if problem is None:
         return ()
-    total = float(problem.difference @ problem.difference)
     chosen: list[int] = []
     found: list[Culprit] = []
-    residual = problem.difference
-    while total > 0.0 and len(chosen) < MOST:
-        at = _best(problem, residual, chosen)
-        gains, after = _fit(problem, [*chosen, at])
-        explained = (float(residual @ residual) - float(after @ after)) / total
-        certainty = _certainty(problem, at, gains[-1], after)
-        if explained < LEAST_EXPLAINED or certainty < LEAST_CERTAIN:
+    while len(chosen) < MOST:
+        best = _next(problem, chosen)
+        if best is None or best[1].explained < LEAST_EXPLAINED or best[1].certainty < LEAST_CERTAIN:
             break
-        chosen.append(at)
-        residual = after
-        found.append(Culprit(_alike(problem, at), float(gains[-1]), certainty, explained))
+        chosen.append(best[0])
+        found.append(best[1])
     return tuple(found)
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """The gain that explains most, whether it explains enough or not, and what it was sought in."""
+
+    culprit: Culprit
+    prompts: int
+    positions: int
+    directions: int
+
+
+def strongest(
+    dictionary: Dictionary, twin: Scores, engine: Scores, order: tuple[int, ...] | None = None
+) -> Strongest | None:
+    """Returns the gain that explains most; None where too few prompts were scored, or all agree."""
+    problem = _problem(dictionary, twin, engine, order)
+    best = None if problem is None else _next(problem, [])
+    if problem is None or best is None:
+        return None
+    prompts = len(np.unique(problem.prompts))
+    positions = len(problem.difference) // dictionary.atoms.shape[2]
+    return Strongest(best[1], prompts, positions, len(problem.names))
 
 
 def _problem(
@@ -167,12 +193,13 @@ def _problem(
     spans, theirs = tuple(twin.spans()), tuple(engine.spans())
     rows, ours, labels, start = [], [], [], 0
     kept_atoms: list[NDArray[np.int64]] = []
-    for label, number in enumerate(dictionary.prompts):
-        length = spans[number].stop - spans[number].start
+    for label, (number, length) in enumerate(
+        zip(dictionary.prompts, dictionary.lengths, strict=True)
+    ):
         if number in where:
-            mine = theirs[where[number]]
-            rows.append(np.arange(spans[number].start, spans[number].stop))
-            ours.append(np.arange(mine.start, mine.stop))
+            first, mine = spans[number].start, theirs[where[number]].start
+            rows.append(np.arange(first, first + length))
+            ours.append(np.arange(mine, mine + length))
             kept_atoms.append(np.arange(start, start + length))
             labels.append(np.full(length, label))
         start += length
@@ -183,13 +210,40 @@ def _problem(
     row, mine_row, atom_row = row[sound], mine_row[sound], atom_row[sound]
     weight = np.exp(twin.top_logprobs[row].astype(np.float64) / 2.0)
     gap = (engine.at["twin"][mine_row].astype(np.float64) - twin.top_logprobs[row]) * weight
-    directions = dictionary.atoms[:, atom_row].astype(np.float64) * weight
+    calm = _calm(gap)
+    directions = dictionary.atoms[:, atom_row].astype(np.float64) * (weight * calm)
     flat = directions.reshape(len(directions), -1)
     sums = [flat[list(members)].sum(axis=0) for members in dictionary.composites.values()]
     names = (*dictionary.names, *dictionary.composites)
     everything = np.concatenate([flat, np.stack(sums)]) if sums else flat
     prompts = np.repeat(np.concatenate(labels)[sound], gap.shape[1])
-    return _Problem(gap.ravel(), everything, names, prompts)
+    return _Problem((gap * calm).ravel(), everything, names, prompts)
+
+
+def _calm(gap: Doubles) -> Doubles:
+    """Weighs positions down that are far off, so that a few of them do not speak for all.
+
+    As a Cauchy likelihood does, with the median position for its width.
+    """
+    energy = (gap**2).sum(axis=1, keepdims=True)
+    width = float(np.median(energy)) or float(energy.mean())
+    if width == 0.0:
+        return np.ones_like(energy)
+    weights: Doubles = 1.0 / np.sqrt(1.0 + energy / width)
+    return weights
+
+
+def _next(problem: _Problem, chosen: list[int]) -> tuple[int, Culprit] | None:
+    """Returns the direction that explains most of what the chosen ones leave; None: nothing is."""
+    total = float(problem.difference @ problem.difference)
+    residual = _fit(problem, chosen)[1] if chosen else problem.difference
+    if total == 0.0 or len(chosen) == len(problem.names):
+        return None
+    at = _best(problem, residual, chosen)
+    gains, after = _fit(problem, [*chosen, at])
+    explained = (float(residual @ residual) - float(after @ after)) / total
+    certainty = _certainty(problem, at, gains[-1], after)
+    return at, Culprit(_alike(problem, at), float(gains[-1]), certainty, explained)
 
 
 def _best(problem: _Problem, residual: Doubles, chosen: list[int]) -> int:
@@ -212,7 +266,9 @@ def _certainty(problem: _Problem, at: int, gain: float, left: Doubles) -> float:
     """Returns a gain over its standard error, from the prompts' contributions to it."""
     direction = problem.directions[at]
     pulls = np.bincount(problem.prompts, weights=direction * left)
-    error = float(np.sqrt((pulls**2).sum())) / float(direction @ direction)
+    seen = len(np.unique(problem.prompts))
+    spread = float(np.sqrt((pulls**2).sum() * seen / (seen - 1)))
+    error = spread / max(float(direction @ direction), np.finfo(np.float64).tiny)
     return abs(float(gain)) / max(error, np.finfo(np.float64).tiny)
 
 

@@ -62,9 +62,12 @@ class FakeSteps:
 
 def _sensitivities(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
     lengths = [len(ids) - 1 for ids in PROMPTS.values()]
-    positions = sum(lengths[number] for number in job["prompts"])
-    metadata = {"schema": "1", "atoms": '["lm_head"]', "prompts": json.dumps(job["prompts"])}
-    save_file({"sensitivities": np.ones((1, positions, 2), np.float32)}, output, metadata)
+    scored = [min(lengths[number], job["positions"]) for number in job["prompts"]]
+    metadata = {
+        "schema": "2", "atoms": '["lm_head"]', "prompts": json.dumps(job["prompts"]),
+        "positions": json.dumps(scored),
+    }  # fmt: skip
+    save_file({"sensitivities": np.ones((1, sum(scored), 2), np.float32)}, output, metadata)
 
 
 def _probes(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from enginekeeper.validation.dictionary import Dictionary, explain, load_dictionary
@@ -40,7 +41,8 @@ class Lab:
         self.twin = self.score(self.model, "twin", {})
         job = {
             "twin": str(self.model), "tokens": str(self.tokens), "prompts": list(range(6)),
-            "targets": {"twin": str(self.path("twin"))}, "output": str(self.path("atoms")),
+            "positions": 30, "targets": {"twin": str(self.path("twin"))},
+            "output": str(self.path("atoms")),
         }  # fmt: skip
         bench.run("sensitivities", job, "atoms")
         self.dictionary: Dictionary = load_dictionary(self.path("atoms"))
@@ -56,8 +58,8 @@ class Lab:
         self.bench.run("score_twin", job, name)
         return load_scores(self.path(name), self.suite)
 
-    def engine(self, name: str, tensor: str | None, gain: float, nudge: float) -> Scores:
-        """Another execution of the model, in noise of a bfloat16 kernel's size, with one fault."""
+    def engine(self, name: str, tensor: str | None, gain: float, nudge: float = 0.0) -> Scores:
+        """Another execution of the model, with one fault, in noise: a bfloat16 kernel's is 2e-3."""
         copy = self.bench.folder / f"{name}-model"
         shutil.copytree(self.model, copy)
         weights = {
@@ -66,15 +68,39 @@ class Lab:
         if tensor is not None:
             weights[f"{tensor}.weight"] = weights[f"{tensor}.weight"] * np.float32(gain)
         save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-        noise = {"relative": nudge, "seed": 5}
-        return self.score(copy, name, {"twin": str(self.path("twin"))}, nudge=noise)
+        noise = {"nudge": {"relative": nudge, "seed": 5}} if nudge else {}
+        return self.score(copy, name, {"twin": str(self.path("twin"))}, **noise)
+
+    def moved(self, engine: Scores) -> NDArray[np.float64]:
+        """How far an engine is from the twin where the dictionary is."""
+        starts = [span.start for span in self.twin.spans()]
+        spans = zip(self.dictionary.prompts, self.dictionary.lengths, strict=True)
+        rows = np.concatenate([np.arange(starts[n], starts[n] + size) for n, size in spans])
+        gap = engine.at["twin"].astype(np.float64) - self.twin.top_logprobs
+        found: NDArray[np.float64] = gap[rows]
+        return found
 
 
-def test_gains_are_named_by_the_outputs_alone(bench: Bench) -> None:
+DERIVED = (
+    "model.layers.0.input_layernorm", "model.layers.1.post_attention_layernorm",
+    "model.layers.1.self_attn.k_proj", "model.layers.0.self_attn.v_proj",
+    "model.layers.0.mlp.up_proj", "model.norm",
+)  # fmt: skip
+"""All but the last have no pass of their own."""
+
+
+def test_sensitivities_are_slopes_and_name_gains_by_the_outputs_alone(bench: Bench) -> None:
     lab = Lab(bench)
+    for number, tensor in enumerate(DERIVED):
+        slope = lab.moved(lab.engine(f"d{number}", tensor, 1.001)) / 1e-3
+        atom = lab.dictionary.atoms[lab.dictionary.names.index(tensor)]
+        assert np.linalg.norm(slope - atom) < 0.05 * np.linalg.norm(slope), tensor
+    assert lab.dictionary.lengths == (30, 30, 25, 30, 30, 28)
+
     linears = [name for name in lab.dictionary.names if name.endswith(("proj", "head"))]
     assert len(linears) == 15
-    assert {"rope base", "rms_norm_eps", "model.norm"} <= set(lab.dictionary.names)
+    others = {"rope base", "rms_norm_eps", "model.norm", "model.layers.1.self_attn.kv_cache"}
+    assert others <= set(lab.dictionary.names)
 
     healthy = lab.engine("healthy", None, 1.0, 2e-3)
     assert explain(lab.dictionary, lab.twin, healthy) == ()

@@ -14,35 +14,28 @@ from safetensors.numpy import save_file
 from enginekeeper.errors import InputError
 from enginekeeper.validation.dictionary import Dictionary, explain, in_words, load_dictionary
 from enginekeeper.validation.scores import Scores
-from tests.factories.arms import TOP_K, small_suite, synthetic_arm
+from tests.factories import dictionaries
+from tests.factories.arms import small_suite, synthetic_arm
+from tests.factories.dictionaries import NAMES, dictionary_of, rows_of
 
 TOKENS = small_suite()
 TWIN = synthetic_arm(TOKENS)
 PROMPTS = (3, 5, 7, 11, 13, 17)
-NAMES = tuple(f"model.layers.{layer}.{part}" for layer in range(6) for part in ("v", "o", "down"))
 
 
 def rows(prompts: tuple[int, ...] = PROMPTS) -> NDArray[np.int64]:
-    spans = tuple(TWIN.spans())
-    return np.concatenate([np.arange(spans[n].start, spans[n].stop) for n in prompts])
+    return rows_of(TWIN, dictionary_of(TWIN, PROMPTS), prompts)
 
 
 @pytest.fixture(scope="module")
 def dictionary() -> Dictionary:
-    generator = np.random.default_rng(4)
-    atoms = generator.standard_normal((len(NAMES), len(rows()), TOP_K)).astype(np.float32)
-    return Dictionary(NAMES, PROMPTS, atoms)
+    return dictionary_of(TWIN, PROMPTS)
 
 
 def engine_of(
     dictionary: Dictionary, gains: dict[int, float], *, noise: float = 0.0, seed: int = 0
 ) -> Scores:
-    """The twin, moved along some directions, with noise everywhere."""
-    at = TWIN.top_logprobs.astype(np.float64)
-    at += noise * np.random.default_rng(seed).standard_normal(at.shape)
-    for atom, gain in gains.items():
-        at[rows()] += gain * dictionary.atoms[atom]
-    return replace(TWIN, at={"twin": at.astype(np.float32)})
+    return dictionaries.engine_of(TWIN, dictionary, gains, noise=noise, seed=seed)
 
 
 @given(st.integers(0, len(NAMES) - 1), st.floats(0.003, 0.3), st.sampled_from([-1.0, 1.0]))
@@ -131,8 +124,11 @@ def test_rows_that_are_not_finite_are_left_out(dictionary: Dictionary) -> None:
     assert "gain +4" in in_words([found]) or "gain +3.9" in in_words([found])
 
 
-def written(path: Path, *, names: object = NAMES[:2], schema: str = "1") -> Path:
+def written(
+    path: Path, *, names: object = NAMES[:2], schema: str = "2", positions: str = "[3, 2]"
+) -> Path:
     metadata = {"schema": schema, "atoms": json.dumps(names), "prompts": "[0, 1]"}
+    metadata["positions"] = positions
     save_file({"sensitivities": np.zeros((2, 5, 3), np.float32)}, path, metadata)
     return path
 
@@ -140,10 +136,20 @@ def written(path: Path, *, names: object = NAMES[:2], schema: str = "1") -> Path
 def test_a_file_of_sensitivities_is_read(tmp_path: Path) -> None:
     read = load_dictionary(written(tmp_path / "d.safetensors"))
 
-    assert (read.names, read.prompts, read.atoms.shape) == (NAMES[:2], (0, 1), (2, 5, 3))
+    assert (read.names, read.prompts, read.lengths) == (NAMES[:2], (0, 1), (3, 2))
+    assert read.atoms.shape == (2, 5, 3)
 
 
-@pytest.mark.parametrize("wrong", [{"schema": "9"}, {"names": ["one"]}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"schema": "9"},
+        {"schema": "1"},
+        {"names": ["one"]},
+        {"positions": "[3, 3]"},
+        {"positions": "[5]"},
+    ],
+)
 def test_a_file_of_another_form_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         load_dictionary(written(tmp_path / "d.safetensors", **wrong))  # type: ignore[arg-type]
