@@ -104,10 +104,10 @@ def _shape(
 
 def all_told(inventory: Inventory) -> bool:
     """Says whether every GPU of a node answered, and told how it is split."""
-    return not inventory.lost and not any(map(_split_unknown, inventory.devices))
+    return not inventory.lost and not any(map(split_unknown, inventory.devices))
 
 
-def _split_unknown(device: Device) -> str | None:
+def split_unknown(device: Device) -> str | None:
     """Says why nobody can tell how a GPU is split; None where it is known.
 
     That MIG is not supported is an answer.
@@ -156,7 +156,7 @@ def problems_of(inventory: Inventory) -> Iterator[str]:
     for lost in inventory.lost:
         yield f"GPU {lost.index}: {lost.reason}"
     for device in inventory.devices:
-        if (said := _split_unknown(device)) is not None:
+        if (said := split_unknown(device)) is not None:
             yield f"GPU {device.index}: {said}"
     if inventory.engines_problem is not None:
         yield inventory.engines_problem

@@ -177,14 +177,16 @@ class Bench:
     def gpus(self) -> tuple[GpuKind, ...]:
         """The kinds of GPU of this host; none where a stand-in answers in NVML's place.
 
+        One of which nobody can tell how it is split is none: no verdict could say where it was.
         Raises UnavailableError when there is a driver that does not answer.
         """
+        from enginekeeper.fleet.nodes import split_unknown  # noqa: PLC0415 - as below
         from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415 - most commands ask no GPU
 
         nvml = open_nvml()
         if nvml.simulated or nvml.driver() is None:
             return ()
-        return kinds_of(nvml.scan().devices)
+        return kinds_of(one for one in nvml.scan().devices if split_unknown(one) is None)
 
     def driver(self) -> DriverState:
         """Returns the driver of this host's GPUs; raises UnavailableError where there is none."""

@@ -7,7 +7,8 @@ from functools import cached_property
 
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
-from enginekeeper.fleet.interface import DriverState, Nvml
+from enginekeeper.fleet.interface import DriverState, Nvml, Scan
+from enginekeeper.fleet.nodes import split_unknown
 from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
@@ -35,9 +36,14 @@ class ThisNode:
         return self.nvml.driver()
 
     @cached_property
+    def scan(self) -> Scan:
+        """Every GPU here, as NVML shows it now."""
+        return self.nvml.scan()
+
+    @cached_property
     def kinds(self) -> tuple[GpuKind, ...]:
         """The kinds of GPU that answer; raises UnavailableError where none of them does."""
-        scan = self.nvml.scan()
+        scan = self.scan
         found = kinds_of(scan.devices)
         if not found:
             lost = "; ".join(f"GPU {one.index}: {one.reason}" for one in scan.lost)
@@ -52,11 +58,19 @@ class ThisNode:
         """Returns the environment that an engine of a key meets here.
 
         One for a GPU meets the GPU, if there is one; every other meets the CPU, or the simulated
-        GPU that it was built for.
+        GPU that it was built for. Raises UnavailableError where nobody can tell how a GPU that it
+        could run on is split: in a slice it may never have been judged.
         """
         if "gpu_product" not in key.hard or self.driver is None:
             return environment_of(self.bench, key)
         kind = meant_for(key, self.kinds)[0]
+        for device in self.scan.devices:
+            if device.product == kind.product and (said := split_unknown(device)) is not None:
+                raise UnavailableError(
+                    "nobody can tell whether a GPU is split", where=f"GPU {device.index}",
+                    actual=said, expected="MIG on, off, or not supported",
+                    remedy="let this process read NVML's MIG mode; `nvidia-smi -q -d MIG` shows it",
+                )  # fmt: skip
         return kind.under(self.driver, runtime_of(key, self.driver))
 
     @cached_property

@@ -4,7 +4,8 @@ Rules:
 
 - a node is released when every engine on it is qualified under the new driver, nothing is wrong
   with it and the budget has room; a node for qualification is released when it serves nothing;
-- what is released and loses that before it has the driver is held again;
+- what is released and loses that before it has the driver is held again; what is released and
+  breaks (a GPU that is lost under the driver it still has) failed;
 - what is not seen, or was not heard lately, is not known: it is neither released nor counted as
   safe, and it is away; silent for longer than the patience, it failed if it had the driver;
 - nodes for qualification come first, then the canary, then the rest; the canary has to be well
@@ -43,7 +44,7 @@ _NAMED = 3
 """How many failed nodes the reason of a stop names."""
 
 GONE = "left the fleet"
-_RECALLED = "the wave was"
+_HAS_OTHER = "has driver"
 HELD_ANYWAY = "got the driver while it was held"
 
 
@@ -90,7 +91,7 @@ def advance(
 def stop(wave: Wave, phase: Phase, reason: str, now: datetime) -> Wave:
     """Returns the wave stopped or aborted: what was released and has not begun is held again."""
     nodes = tuple(
-        _into(one, Stage.HELD, now, (f"{_RECALLED} {phase}",))
+        _into(one, Stage.HELD, now, (f"the wave was {phase}",))
         if one.stage is Stage.RELEASED
         else one
         for one in wave.nodes
@@ -211,7 +212,12 @@ def _released_node(
         unseen = _unseen(sight, wave)
         said = f"no driver {wave.driver} after {wave.terms.patience_seconds} s"
         return _into(node, Stage.FAILED, now, (said,) if unseen is None else (said, unseen))
-    if sight is not None and (against := _against(node, sight)) is not None:
+    if sight is None:
+        return node
+    # without a driver it may be on its way, and silence is waited for
+    if sight.problems and sight.driver is not None and _unseen(sight, wave) is None:
+        return _into(node, Stage.FAILED, now, sight.problems)
+    if (against := _against(node, sight)) is not None:
         return _into(node, Stage.HELD, now, against)
     return node
 
@@ -230,7 +236,7 @@ def _upgraded_node(
         return _silent_node(node, unseen or "its driver is silent", now, late=late, lost=lost)
     if sight.driver != wave.driver:
         stage = Stage.REVERTED if wave.origin is Origin.FOUND else Stage.HELD
-        return _into(node, stage, now, (f"has driver {sight.driver} now",))
+        return _into(node, stage, now, (f"{_HAS_OTHER} {sight.driver} now",))
     if sight.problems:
         return _into(node, Stage.FAILED, now, sight.problems)
     if sight.blockers:
@@ -475,9 +481,11 @@ def _rolled_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave
 def _may_come_up(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> bool:
     """Says whether a node that was released may be on its way to the driver.
 
-    It is not if it said so after it was held again, and patience ends.
+    It is not if it said so, after it was held again or by being held, and patience ends. One that
+    was never released is held since the wave was announced.
     """
-    recalled = node.stage is Stage.HELD and any(one.startswith(_RECALLED) for one in node.reasons)
+    said = any(one.startswith(_HAS_OTHER) for one in node.reasons)
+    recalled = node.stage is Stage.HELD and node.since > wave.announced_at and not said
     held_for = now - node.since
     if not recalled or held_for > _patience(wave):
         return False

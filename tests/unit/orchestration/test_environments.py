@@ -84,6 +84,15 @@ def test_a_stand_in_for_nvml_shows_no_gpu_on_which_a_real_engine_is_judged(
     assert site.bench.gpus == ()
 
 
+def test_no_verdict_is_about_a_gpu_of_which_nobody_can_tell_how_it_is_split(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", Untold)
+
+    assert site.bench.gpus == (GpuKind("NVIDIA L4", "8.9"),)
+    assert environment_of(site.bench, gpu_key("w")) == site.bench.environment
+
+
 class StandIn(NullNvml):
     """An NVML of one H100 that says of itself that it is none."""
 
@@ -96,3 +105,17 @@ class StandIn(NullNvml):
 
     def scan(self) -> Scan:
         return Scan((Device(0, "GPU-1", H100.product, "9.0", 1 << 30, mig=False, vbios=None),))
+
+
+class Untold(StandIn):
+    """An H100 whose MIG mode cannot be read, beside an L4."""
+
+    @property
+    def simulated(self) -> bool:
+        return False
+
+    def scan(self) -> Scan:
+        untold = Device(0, "GPU-1", H100.product, "9.0", 1 << 30, mig=None, vbios=None)
+        return Scan(
+            (untold, Device(1, "GPU-2", "NVIDIA L4", "8.9", 1 << 30, mig=False, vbios=None))
+        )

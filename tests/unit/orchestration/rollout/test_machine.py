@@ -174,6 +174,20 @@ def test_a_node_that_fails_stops_the_wave_and_holds_what_has_not_begun(
     assert stages(again) == stages(after)
 
 
+def test_a_released_node_that_breaks_under_the_driver_it_still_has_stops_the_wave() -> None:
+    released = wave(node("a", stage=Stage.RELEASED), node("b", stage=Stage.RELEASED))
+    lost = Sight(OLD, problems=("GPU 7: GPU is lost",), running=())
+    after = advance(replace(released, phase=Phase.ROLLING), {"a": lost, "b": READY}, now=later(60))
+    assert (stages(after), after.phase) == ({"a": "failed", "b": "held"}, Phase.STOPPED)
+    assert after.reason == "failed: a: GPU 7: GPU is lost"
+
+
+def test_a_released_node_without_a_driver_may_be_on_its_way_to_it() -> None:
+    released = wave(node("a", stage=Stage.RELEASED), phase=Phase.ROLLING)
+    away_now = Sight(None, problems=("NVML does not start",))
+    assert stages(advance(released, {"a": away_now}, now=later(60))) == {"a": "released"}
+
+
 def test_an_engine_that_failed_there_stops_the_wave() -> None:
     begun = wave(node("a", Role.QUALIFICATION, Stage.UPGRADED), node("b"))
     sights = {"a": WAITING, "b": BLOCKED}
@@ -357,6 +371,20 @@ def test_a_wave_is_not_back_while_a_node_that_it_released_may_come_up() -> None:
     still = advance(waiting, {"a": READY, "b": READY}, now=later(100))
     assert (still.phase, stages(still)["a"]) == (Phase.ROLLED_BACK, "held")
     assert advance(waiting, {"b": READY}, now=later(3700)).phase is Phase.ROLLED_BACK
+
+
+def test_a_wave_is_not_back_while_what_lost_its_verdict_after_its_release_may_come_up() -> None:
+    begun = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING, terms=NO_SOAK)
+    held = advance(begun, {"a": BLOCKED, "b": BLOCKED}, now=later(60))
+    assert stages(held) == {"a": "held", "b": "held"}
+    quiet = replace(READY, silent_for=timedelta(seconds=100))
+    back = turn_back(held, "slow", later(70))
+    again = advance(back, {"a": quiet, "b": quiet}, now=later(80))
+    assert again.phase is Phase.ROLLING_BACK
+    spoke = advance(again, {"a": READY, "b": quiet}, now=later(90))
+    assert spoke.phase is Phase.ROLLED_BACK
+    risen = advance(again, {"a": ON_NEW, "b": quiet}, now=later(90))
+    assert (risen.phase, stages(risen)["a"]) == (Phase.ROLLING_BACK, "reverting")
 
 
 def test_who_uses_the_budget_is_named_while_others_wait_for_it() -> None:
