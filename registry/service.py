@@ -30,7 +30,7 @@ from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment, judged_there
-from registry.errors import IntegrityError, StoreUnavailableError
+from registry.errors import IntegrityError, NotYetError, StoreUnavailableError
 from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision
 from registry.judge import Judge
@@ -483,7 +483,7 @@ class Registry:
             return NOTHING_LOST
         try:
             return find_lost(view, self.store, engine, judge.trusting, self.clock())
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, NotYetError) as error:
             return Lost(unread=str(error))
 
     def _judge(self) -> Judge:
