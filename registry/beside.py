@@ -22,7 +22,7 @@ from registry import layout
 from registry.blobs.interface import BlobStore
 from registry.digests import Digest
 from registry.envelopes import told_by
-from registry.errors import IntegrityError
+from registry.errors import IntegrityError, NotYetError
 from registry.publishing import stated_verdict
 from registry.quarantines import lost_changes
 from registry.queries import View
@@ -102,7 +102,11 @@ def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Diges
 
 
 def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: datetime) -> Lost:
-    """Returns what a catalogue lost of what lies beside an engine; changes nothing."""
+    """Returns what a catalogue lost of what lies beside an engine; changes nothing.
+
+    Raises NotYetError for a verdict, or the end of a waiver, of a time that has not come here: who
+    left it out because of a wrong clock would let what it closed open.
+    """
     said = statements_of(store, engine)
     changes = view.standing(engine.digest)
     waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
@@ -153,6 +157,8 @@ def _lost_verdicts(
         envelope = beside.read(name)
         try:
             verdict = stated_verdict(engine, envelope, trust, now)
+        except NotYetError:
+            raise
         except IntegrityError:
             continue
         if told_by(envelope) not in said:  # else a recorded one in another envelope

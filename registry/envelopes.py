@@ -21,7 +21,7 @@ from securesystemslib.signer import Signer
 
 from registry.digests import Digest, canonical_json, digest_bytes
 from registry.documents import read_object
-from registry.errors import IntegrityError, InvalidRecordError, WithdrawnError
+from registry.errors import IntegrityError, InvalidRecordError, NotYetError, WithdrawnError
 from registry.trust import Purpose, Trust, TrustRoot
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -89,10 +89,10 @@ def require_signers(
     """Raises IntegrityError unless enough of the signers counted when the statement was signed.
 
     Raises WithdrawnError where trusted keys signed it, but not enough, or not any more: that is the
-    policy's doing, and it is to be made or signed anew.
+    policy's doing, and it is to be made or signed anew; NotYetError for a time that is to come.
     """
     if trust.is_future(signed_at):
-        raise IntegrityError(
+        raise NotYetError(
             "the statement was signed at a time that has not come yet",
             where=f"{asked.purpose} statement",
             actual=signed_at.isoformat(),

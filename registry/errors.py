@@ -107,6 +107,10 @@ class WithdrawnError(IntegrityError):
     """Who signed is not trusted any more, or not alone: by the policy, it is to be made anew."""
 
 
+class NotYetError(IntegrityError):
+    """A trusted statement of a time that has not come yet: a clock is wrong, maybe the one here."""
+
+
 class ConflictError(RegistryError):
     """Somebody else changed the record first."""
 

@@ -33,16 +33,19 @@ class Judge:
     freshness: Freshness | None
     """What the snapshot is worth; None where the trust asks for none."""
 
+    @property
+    def trusting(self) -> Trust:
+        """The trust without the keys that the snapshot revokes, or one that was seen here."""
+        return self.trust if self.freshness is None else self.freshness.trusting(self.trust)
+
     def decide(
         self, engine: Engine, recorded: Recorded, environment: Environment, *,
         simulated_node: bool, lost: Lost = NOTHING_LOST,
     ) -> GateDecision:  # fmt: skip
         """Returns what the gate says of an engine, of its records and of what these lack."""
-        fresh = self.freshness
         policy = GatePolicy(
-            self.trust if fresh is None else fresh.trusting(self.trust),
-            self.compatibility, self.driver_scope, simulated_node,
-            tuple(lost.among_waivers(recorded.waivers)), fresh, lost.unread,
+            self.trusting, self.compatibility, self.driver_scope, simulated_node,
+            tuple(lost.among_waivers(recorded.waivers)), self.freshness, lost.unread,
         )  # fmt: skip
         standing = (*lost.standing, *recorded.standing)
         verdicts = (*reversed(lost.verdicts), *recorded.verdicts)

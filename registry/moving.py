@@ -118,7 +118,7 @@ class Mover:
         )  # fmt: skip
 
     def _lost(self, view: View, engine: Engine) -> Lost:
-        return find_lost(view, self.store, engine, self.judge.trust, self.clock())
+        return find_lost(view, self.store, engine, self.judge.trusting, self.clock())
 
     def _move(self, wanted: _Wanted, *, actor: str, dry_run: bool) -> Moved:
         engine = wanted.engine

@@ -30,7 +30,7 @@ from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
 from registry.documents import read_object
 from registry.environments import DriverScope, Environment, judged_there
-from registry.errors import IntegrityError, StoreUnavailableError
+from registry.errors import IntegrityError, NotYetError, StoreUnavailableError
 from registry.freshness import Freshness, SnapshotReader
 from registry.gate import Compatibility, GateDecision
 from registry.judge import Judge
@@ -116,12 +116,13 @@ class Registry:
         What `also` records of the engine, and what lies signed beside it, is seen with it or not at
         all.
         """
+        trust = self._judge().trusting
 
         def record(draft: Draft, engine: Engine) -> None:
             if also is not None:
                 also(draft, engine)
             # These bytes may have been swept since, and what stops them stays.
-            take_in(draft, find_lost(draft, self.store, engine, self.trust, self.clock()))
+            take_in(draft, find_lost(draft, self.store, engine, trust, self.clock()))
 
         return self._publisher().engine(publication, record)
 
@@ -249,8 +250,9 @@ class Registry:
 
         The ends of waivers, quarantines, releases and verdicts are taken in, too, or verdicts only.
         """
+        trust = self._judge().trusting
         with self.catalogue.read() as view:
-            lost = find_lost(view, self.store, engine, self.trust, self.clock())
+            lost = find_lost(view, self.store, engine, trust, self.clock())
         if judgements:
             lost = lost.judgements
         if not lost:
@@ -318,9 +320,10 @@ class Registry:
         By the catalogue, by the snapshot, and for a restored catalogue by what lies beside it.
         Where a revocation goes with the engine, one that lies there signed may let it pass.
         """
-        fresh = self.freshness()
+        judge = self._judge()
+        fresh = judge.freshness
         with self.catalogue.read() as view:
-            lost = self._lost(view, engine, unchecked=bool(view.unchecked()))
+            lost = self._lost(view, judge, engine, unchecked=bool(view.unchecked()))
             held = held_by((*lost.standing, *view.standing(engine.digest)))
         if unless_revoked and held and held.kind is Standing.REVOKED and held not in lost.doubtful:
             return
@@ -471,16 +474,16 @@ class Registry:
         simulated: bool,
     ) -> GateDecision:  # fmt: skip
         recorded = view.recorded(engine.digest)
-        lost = self._lost(view, engine, unchecked=recorded.unchecked)
+        lost = self._lost(view, judge, engine, unchecked=recorded.unchecked)
         return judge.decide(engine, recorded, environment, simulated_node=simulated, lost=lost)
 
-    def _lost(self, view: View, engine: Engine, *, unchecked: bool) -> Lost:
+    def _lost(self, view: View, judge: Judge, engine: Engine, *, unchecked: bool) -> Lost:
         """Returns what a restored catalogue lacks about an engine; nothing for one that was not."""
         if not unchecked:
             return NOTHING_LOST
         try:
-            return find_lost(view, self.store, engine, self.trust, self.clock())
-        except StoreUnavailableError as error:
+            return find_lost(view, self.store, engine, judge.trusting, self.clock())
+        except (StoreUnavailableError, NotYetError) as error:
             return Lost(unread=str(error))
 
     def _judge(self) -> Judge:

@@ -32,7 +32,7 @@ from registry.attestations import (
 from registry.digests import Digest, digest_bytes
 from registry.envelopes import Asked, count_signers, signed_payload, statement_digest, told_by
 from registry.environments import Environment, environment_from_dict
-from registry.errors import IntegrityError, InvalidRecordError
+from registry.errors import IntegrityError, InvalidRecordError, NotYetError
 from registry.trust import Purpose, Trust, TrustRoot, read_moment
 from registry.types import Engine, Waiver
 
@@ -199,10 +199,13 @@ def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> st
     """Returns the statement by which approvers ended a waiver; None where there is none.
 
     One that does not verify ends nothing: else whoever writes the store could end every waiver.
+    Raises NotYetError for one of a time that has not come here: by this clock nothing can be told.
     """
     for envelope in envelopes:
         try:
             verify_ending(envelope, waiver, trust)
+        except NotYetError:
+            raise
         except IntegrityError:
             continue
         return envelope.decode()
