@@ -17,7 +17,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -159,12 +159,17 @@ class Registry:
         with self.catalogue.read() as view:
             return view.waivers(None if engine is None else view.engine(engine).digest)
 
-    def waivers_in_force(self, engines: Sequence[Engine]) -> dict[Digest, list[Waiver]]:
-        """Returns the waivers of each engine that count now, wherever they do, newest first."""
+    def waivers_in_force(
+        self, engines: Sequence[Engine], granted: Iterable[Waiver] | None = None
+    ) -> dict[Digest, list[Waiver]]:
+        """Returns the waivers of each engine that count now, wherever they do, newest first.
+
+        Of those that were granted, or of some of them as `View.waivers` gave them.
+        """
         now, longest = self.trust.clock(), self.trust.longest_waiver
         known = {one.digest: one for one in engines}
         found: dict[Digest, list[Waiver]] = {digest: [] for digest in known}
-        for one in self.waivers():
+        for one in self.waivers() if granted is None else granted:
             engine = known.get(one.engine)
             if engine is None or one.state(now, longest) != "in force":
                 continue

@@ -57,6 +57,11 @@ class Decision:
         """The rules that made the decision."""
         return tuple(one for one in self.fired if one.rule.effect is self.action)
 
+    @property
+    def whatever_was_said(self) -> bool:
+        """Whether rules about key and place made it, so that no verdict could change it."""
+        return self.action in _BLOCKING
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the decision as JSON values."""
         return {

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
+from itertools import chain
 from operator import ne
 from typing import Any
 
@@ -28,7 +29,7 @@ from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.waves import FleetEngine
 from registry.environments import DriverScope, Environment, GpuEnvironment, judged_there
-from registry.keys import Layer, compare
+from registry.keys import HARD_FIELDS, EngineKey, Layer, compare
 from registry.types import Result
 
 
@@ -73,6 +74,8 @@ _SEVERITY = {
     DriftKind.BUILD_FLAGS: Severity.MEDIUM, DriftKind.CONTAINER: Severity.MEDIUM,
     DriftKind.STALE: Severity.LOW,
 }  # fmt: skip
+_ByProduct = dict[object, list[tuple[int, str]]]
+"""Engines with their place on a channel, by the GPU that they were built for; None: for any."""
 GRAVEST_FIRST = tuple(Severity)
 _ABOUT_FLAGS = frozenset({"build_config"})
 _ABOUT_CONTAINER = frozenset({"container"})
@@ -83,6 +86,9 @@ OPAQUE = frozenset(
      "quantizer", "quantizer_lock", "quantizer_code", "repairs", "repair_code"}
 )  # fmt: skip
 """Fields that no rule about a place reads: engines that differ in nothing else decide alike."""
+
+
+_PLAIN = tuple(name for name in HARD_FIELDS if name not in OPAQUE)
 
 
 @dataclass(frozen=True)
@@ -111,6 +117,13 @@ class Finding:
     environment: Environment | None = field(default=None, compare=False)
     """Where the engine is not qualified."""
 
+    def about(self, engine: str) -> Finding:
+        """Returns the same about an engine; a tenth of what `replace` takes."""
+        return Finding(
+            self.kind, self.severity, engine, self.fields, self.reason, self.wanted, self.ignored,
+            self.environment,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class KnownEngine:
@@ -119,6 +132,20 @@ class KnownEngine:
     engine: FleetEngine
     model: str
     simulated: bool
+
+
+@dataclass(frozen=True)
+class _Meeting:
+    """Engines that are alike in an environment of nodes that are alike."""
+
+    place: Place
+    passed: Decision
+    """What is decided about one that passed there."""
+
+    @property
+    def unopposed(self) -> bool:
+        """No rule objects, so that the verdicts decide alone."""
+        return self.passed.action is Effect.REUSE
 
 
 @dataclass
@@ -130,12 +157,14 @@ class Judge:
     """Engines that a channel of a model resolves to, by (model, channel)."""
     on: date
     scope: DriverScope = DriverScope.EXACT
-    _unopposed: dict[Any, bool] = field(default_factory=dict)
+    _places: dict[tuple[str, str], tuple[_Meeting, ...]] = field(default_factory=dict)
     _standings: dict[Any, tuple[Finding, ...]] = field(default_factory=dict)
     _alike: dict[str, str] = field(default_factory=dict)
-    _channels: dict[tuple[str, str], list[tuple[str, object]]] = field(default_factory=dict)
-    _fitting: dict[Any, tuple[str, ...]] = field(default_factory=dict)
+    _judged: dict[tuple[str, int, str], tuple[Finding, ...]] = field(default_factory=dict)
+    """By what engines have in common, the identity of what was said of them, and where."""
+    _channels: dict[tuple[str, str], _ByProduct] = field(default_factory=dict)
     _wanted: dict[Any, DesiredEngine] = field(default_factory=dict)
+    _missing: dict[DesiredEngine, Finding] = field(default_factory=dict)
 
     def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
         """Returns what an assignment means on nodes of a profile; waivers are not counted."""
@@ -157,12 +186,13 @@ class Judge:
         found += _changed(having)
         should = {one.engine for one in desired if one.engine is not None}
         runs = dict.fromkeys(str(engine) for engine, _, running in having if running is not None)
-        others = [engine for engine in runs | there if engine not in should]
         for one in desired:
             if one.engine is None or one.engine not in there:
-                found.append(self._instead(one, others))
-            elif one.engine not in runs:
-                found += self._runs_instead(one, [engine for engine in others if engine in runs])
+                found.append(
+                    self._instead(one, [each for each in runs | there if each not in should])
+                )
+            elif runs and one.engine not in runs:
+                found += self._runs_instead(one, [each for each in runs if each not in should])
         return tuple(found)
 
     def standing(self, profile: Profile, engine: str) -> tuple[Finding, ...]:
@@ -186,40 +216,64 @@ class Judge:
             said = "made by a double, and the node is real"
             yield _finding(DriftKind.REVOKED, engine, "simulated", "an engine that is real", said)
             return
-        environments = profile.meets(facts.key)
-        if not environments:
+        for one in self._judged_on(profile, facts):
+            yield one.about(engine)
+
+    def _judged_on(self, profile: Profile, facts: FleetEngine) -> tuple[Finding, ...]:
+        """Returns what rules and verdicts have against engines that are alike; names none of them.
+
+        Engines of one toolchain for one GPU of which the same was said stand alike everywhere.
+        """
+        asked = (self._likeness(facts), id(facts.judgements), profile.deciding)
+        found = self._judged.get(asked)
+        if found is None:
+            found = self._judged[asked] = tuple(self._against(profile, facts))
+        return found
+
+    def _against(self, profile: Profile, facts: FleetEngine) -> Iterator[Finding]:
+        met = self._met(profile, facts)
+        if not met:
             kinds = ", ".join(one.product for one in profile.kinds) or "no GPU that answers"
             wanted = str(facts.key.hard.get("gpu_product"))
-            yield _finding(DriftKind.UNQUALIFIED, engine, "gpu", wanted, kinds)
-        for environment in environments:
+            yield _finding(DriftKind.UNQUALIFIED, None, "gpu", wanted, kinds)
+        for one in met:
+            environment = one.place.environment
             here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
-            if self._unopposed_in(profile, facts, environment):
+            if one.unopposed:
                 if here is None:  # what decides is that it was not judged there
-                    yield _elsewhere(engine, facts.judgements, environment)
+                    yield _elsewhere(facts.judgements, environment)
                     continue
                 if here.result is Result.PASS and here.fault is None:
                     continue
-            place = _asked_about(profile, environment, self.on)
-            decision = decide(facts.key, facts.judgements, place, scope=self.scope)
-            yield _unfit(engine, decision, facts.judgements, environment)
+            decision = one.passed
+            if not decision.whatever_was_said:
+                decision = decide(facts.key, facts.judgements, one.place, scope=self.scope)
+            yield _unfit(decision, facts.judgements, environment)
 
-    def _unopposed_in(self, profile: Profile, facts: FleetEngine, environment: Environment) -> bool:
-        """Says whether no rule objects, so that the verdicts decide alone.
-
-        Rules read nothing that engines of one toolchain on one GPU differ in: those ask once.
-        """
-        alike = self._alike.get(facts.digest)
-        if alike is None:
-            plain = sorted((name, v) for name, v in facts.key.hard.items() if name not in OPAQUE)
-            alike = self._alike[facts.digest] = repr(plain)
-        asked = (alike, environment, profile.os, profile.cpu_architecture)
-        found = self._unopposed.get(asked)
+    def _met(self, profile: Profile, facts: FleetEngine) -> tuple[_Meeting, ...]:
+        """Returns where an engine would run on nodes of a profile, as engines like it would."""
+        asked = (self._likeness(facts), profile.deciding)
+        found = self._places.get(asked)
         if found is None:
-            passed = (Judgement(environment, Result.PASS),)
-            place = _asked_about(profile, environment, self.on)
-            decision = decide(facts.key, passed, place, scope=self.scope)
-            found = self._unopposed[asked] = decision.action is Effect.REUSE
+            found = self._places[asked] = tuple(
+                self._meeting(profile, facts.key, one) for one in profile.meets(facts.key)
+            )
         return found
+
+    def _likeness(self, facts: FleetEngine) -> str:
+        """Returns what of an engine any rule reads; the same for those of one toolchain and GPU."""
+        found = self._alike.get(facts.digest)
+        if found is None:
+            hard = facts.key.hard
+            found = self._alike[facts.digest] = repr([hard.get(name) for name in _PLAIN])
+        return found
+
+    def _meeting(self, profile: Profile, key: EngineKey, environment: Environment) -> _Meeting:
+        place = Place(
+            environment, os=profile.os, cpu_architecture=profile.cpu_architecture, on=self.on
+        )
+        passed = (Judgement(environment, Result.PASS),)
+        return _Meeting(place, decide(key, passed, place, scope=self.scope))
 
     def _resolved(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
         digests = self.positions.get((model, channel), ())
@@ -233,42 +287,44 @@ class Judge:
             return DesiredEngine(model, channel, None, "no engine for this hardware")
         return DesiredEngine(model, channel, None, self.standing(profile, fitting[0])[0].reason)
 
-    def _on_channel_for(self, profile: Profile, model: str, channel: str) -> tuple[str, ...]:
-        """Returns the engines of a channel for the GPUs of a profile, or for none."""
-        products = frozenset(one.product for one in profile.kinds)
-        found = self._fitting.get((model, channel, products))
-        if found is None:
-            found = self._fitting[model, channel, products] = tuple(
-                one
-                for one, product in self._on_channel(model, channel)
-                if product is None or product in products
-            )
-        return found
+    def _on_channel_for(self, profile: Profile, model: str, channel: str) -> list[str]:
+        """Returns the engines of a channel for the GPUs of a profile, or for none, in order."""
+        of_product = self._on_channel(model, channel)
+        products = {None, *(one.product for one in profile.kinds)}
+        return [one for _, one in sorted(chain(*(of_product.get(each, ()) for each in products)))]
 
-    def _on_channel(self, model: str, channel: str) -> list[tuple[str, object]]:
-        """Returns the engines of a channel that are known, with the GPU that each is for."""
+    def _on_channel(self, model: str, channel: str) -> _ByProduct:
+        """Returns the engines of a channel that are known, by the GPU that each is for."""
         found = self._channels.get((model, channel))
         if found is None:
-            found = self._channels[model, channel] = [
-                (one, known.engine.key.hard.get("gpu_product"))
-                for one in self.positions.get((model, channel), ())
-                if (known := self.engines.get(one)) is not None
-            ]
+            found = self._channels[model, channel] = {}
+            for place, one in enumerate(self.positions.get((model, channel), ())):
+                if (known := self.engines.get(one)) is not None:
+                    product = known.engine.key.hard.get("gpu_product")
+                    found.setdefault(product, []).append((place, one))
         return found
 
     def _instead(self, wanted: DesiredEngine, others: Sequence[str]) -> Finding:
         """Says what is there in place of what is desired."""
         about = (wanted.model, wanted.channel)
         if wanted.engine is None:
-            said = wanted.reason or ""
-            found = _finding(DriftKind.MISSING, None, "engine", "one that may run here", "none")
-            return replace(found, wanted=about, reason=f"{' of '.join(about[::-1])}: {said}")
+            return self._nothing_to_run(wanted)
         desired = self.engines.get(wanted.engine)
         same_model = self._of_model(wanted.model, others)
         if desired is None or not same_model:
             found = _finding(DriftKind.MISSING, None, "engine", wanted.engine, None)
             return replace(found, wanted=about)
         return replace(_between(desired.engine, same_model[0].engine), wanted=about)
+
+    def _nothing_to_run(self, wanted: DesiredEngine) -> Finding:
+        """Says that there is nothing to be there: the same wherever it is."""
+        found = self._missing.get(wanted)
+        if found is None:
+            reason = f"{wanted.channel} of {wanted.model}: {wanted.reason or ''}"
+            found = _finding(DriftKind.MISSING, None, "engine", "one that may run here", "none")
+            found = replace(found, wanted=(wanted.model, wanted.channel), reason=reason)
+            self._missing[wanted] = found
+        return found
 
     def _runs_instead(self, wanted: DesiredEngine, running: Sequence[str]) -> Iterator[Finding]:
         """Yields what serves a model while the engine that is desired lies there and does not."""
@@ -282,10 +338,6 @@ class Judge:
     def _of_model(self, model: str, engines: Sequence[str]) -> list[KnownEngine]:
         found = (self.engines.get(one) for one in engines)
         return [known for known in found if known is not None and known.model == model]
-
-
-def _asked_about(profile: Profile, environment: Environment, on: date) -> Place:
-    return Place(environment, os=profile.os, cpu_architecture=profile.cpu_architecture, on=on)
 
 
 def _changed(having: Sequence[Sequence[str | None]]) -> list[Finding]:
@@ -318,25 +370,25 @@ def _between(desired: FleetEngine, actual: FleetEngine) -> Finding:
 
 
 def _unfit(
-    engine: str, decision: Decision, judgements: Sequence[Judgement], environment: Environment
+    decision: Decision, judgements: Sequence[Judgement], environment: Environment
 ) -> Finding:
-    """Says why an engine may not run in an environment, by the field that stands in the way."""
+    """Says why engines may not run in an environment, by the field that stands in the way."""
     first = decision.deciding[0]
     rule, said = first.rule.identifier, first.finding
     if decision.action is Effect.REVALIDATE and rule == "not-judged-there":
-        return _elsewhere(engine, judgements, environment)
+        return _elsewhere(judgements, environment)
     kind = DriftKind.UNQUALIFIED
     if decision.action is not Effect.REVALIDATE and rule != "failed-there":
         kind = DriftKind.CUDA if "cuda" in rule else kind
         kind = DriftKind.DRIVER if "driver" in rule and kind is not DriftKind.CUDA else kind
-    found = _finding(kind, engine, rule, said.expected, said.actual)
+    found = _finding(kind, None, rule, said.expected, said.actual)
     grave = Severity.CRITICAL if rule == "failed-there" else found.severity
     reason = f"{decision.action}: {rule}, {said.actual}"
     return replace(found, severity=grave, reason=reason, environment=environment)
 
 
-def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Environment) -> Finding:
-    """Says in what the nearest environment in which an engine passed differs from this one."""
+def _elsewhere(judgements: Sequence[Judgement], environment: Environment) -> Finding:
+    """Says in what the nearest environment in which engines passed differs from this one."""
     passed = sorted(
         (
             (distance, at)
@@ -347,7 +399,7 @@ def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Enviro
     )
     near = next((judgements[at] for _, at in passed if judgements[at].fault is None), None)
     if near is None:
-        found = _finding(DriftKind.UNQUALIFIED, engine, "verdict", "pass here", "never passed")
+        found = _finding(DriftKind.UNQUALIFIED, None, "verdict", "pass here", "never passed")
         return replace(found, environment=environment)
     fields = _differing(near.environment, environment)
     names = {one.field for one in fields}
@@ -357,7 +409,7 @@ def _elsewhere(engine: str, judgements: Sequence[Judgement], environment: Enviro
     elif names <= _ABOUT_CUDA:
         kind = DriftKind.CUDA
     reason = f"passed on {near.environment}, and was not judged on {environment}"
-    return Finding(kind, _SEVERITY[kind], engine, fields, reason, environment=environment)
+    return Finding(kind, _SEVERITY[kind], None, fields, reason, environment=environment)
 
 
 def _distance(passed: Environment, here: Environment) -> int:

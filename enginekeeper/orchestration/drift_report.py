@@ -31,6 +31,7 @@ from enginekeeper.orchestration.drift import (
 from enginekeeper.orchestration.drift_containers import Named, container_findings
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
+from registry.environments import Environment
 from registry.fleet.queries import FleetView
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
@@ -165,7 +166,7 @@ def drift_of(
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
     held = _Held(judge, profiles, sets, runs, _Wanted(assignments))
     found = [held.drift(one) for one in states]
-    waived = _waived(registry, _unqualified(found) & engines.keys())
+    waived = _waived(registry, _unqualified(found))
     excused = [_excused(one, ignores, waived) for one in found]
     return FleetDrift(
         tuple(excused), stale, clock_off, silent,
@@ -182,20 +183,17 @@ def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, KnownEngin
     """Returns what the catalogue records of engines; no signature is asked."""
     held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
     recorded = list(view.fleet.engines_recorded(digests))
-    said = list(view.fleet.verdicts_recorded([row for row, *_ in recorded]))
-    environments = known_environments(view, {where for *_, where, _ in said})
-    same: dict[tuple[int, str], Judgement] = {}
-    judgements: dict[int, list[Judgement]] = {}
-    for _, engine, where, result in said:
-        judgement = same.get((where, result))
-        if judgement is None:
-            judgement = same[where, result] = Judgement(environments[where], Result(result))
-        judgements.setdefault(engine, []).append(judgement)
+    said = view.fleet.judged(row for row, *_ in recorded)
+    environments = known_environments(view, {where for one in said.values() for where, _ in one})
+    judgements = {
+        one: tuple(Judgement(environments[where], Result(result)) for where, result in one)
+        for one in {(), *said.values()}
+    }  # once for all engines of which the same was said
     return {
         digest: KnownEngine(
             FleetEngine(
                 digest, EngineKey.recorded(hard, soft), variant, size,
-                tuple(judgements.get(row, ())), withdrawn=held.get(digest),
+                judgements[said.get(row, ())], withdrawn=held.get(digest),
             ),
             model,
             simulated,
@@ -286,10 +284,10 @@ class _Held:
         return StateDrift(state, profile, desired, findings)
 
 
-def _unqualified(drifts: Iterable[StateDrift]) -> set[str]:
-    """Returns the engines that a waiver could excuse somewhere; those of others go unread."""
+def _unqualified(drifts: Iterable[StateDrift]) -> set[tuple[str, Environment]]:
+    """Returns the engines that a waiver could excuse, and where; other waivers go unread."""
     return {
-        one.engine
+        (one.engine, one.environment)
         for drift in drifts
         for one in drift.findings
         if one.engine is not None and one.environment is not None
@@ -334,12 +332,25 @@ def _unheard(labels: Mapping[str, str], simulated: bool) -> Profile:  # noqa: FB
     return Profile((), None, "", "", (), 0, simulated=simulated, labels=labels)
 
 
-def _waived(registry: Registry, engines: Collection[str]) -> dict[str, list[Any]]:
-    """Returns the waivers in force on engines of the fleet: where, and whose they are."""
+def _waived(
+    registry: Registry, unqualified: Collection[tuple[str, Environment]]
+) -> dict[str, list[Any]]:
+    """Returns the waivers in force that excuse engines where they are: where, and whose they are.
+
+    The signatures of others are not asked.
+    """
+    if not unqualified:
+        return {}
+    engines = {engine for engine, _ in unqualified}
     with registry.catalogue.read() as view:
-        named = {one.engine for one in view.waivers() if str(one.engine) in engines}
-        known = view.known_engines(list(named))
-    in_force = registry.waivers_in_force(list(known.values())) if known else {}
+        granted = [
+            one
+            for one in view.waivers()
+            if str(one.engine) in engines
+            and (one.environment is None or (str(one.engine), one.environment) in unqualified)
+        ]
+        known = view.known_engines(list({one.engine for one in granted}))
+    in_force = registry.waivers_in_force(list(known.values()), granted) if known else {}
     return {
         str(digest): [
             (one.environment, f"waived: {one.reason} ({one.granted_by})") for one in waivers

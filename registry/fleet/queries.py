@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.orm import InstrumentedAttribute
 
 from registry.digests import Digest
 from registry.errors import RecordNotFoundError
-from registry.filters import filtered, values_of
+from registry.filters import values_of
+from registry.fleet.columns import as_text, documents_by_row, of_columns, portions
+from registry.fleet.engines import FleetEngines
 from registry.fleet.pruning import Past, horizon, past
 from registry.fleet.tables import (
     AssignmentRow,
@@ -27,39 +29,20 @@ from registry.fleet.tables import (
     NodeRow,
     ProfileRow,
 )
-from registry.fleet.together import among, among_given, is_postgresql
+from registry.fleet.together import among
 from registry.fleet.types import (
     Assignment,
     DriftIgnore,
     FleetState,
     Interval,
-    NamedEngine,
     Node,
     NodeDevice,
     Placed,
     PlacedEngine,
     WhereFilter,
 )
-from registry.models import (
-    AuditRow,
-    ChannelPositionRow,
-    ChannelRow,
-    EngineRow,
-    EnvironmentRow,
-    KeyRow,
-    ModelRow,
-    UtcDateTime,
-    VerdictRow,
-)
-from registry.types import EngineFilter, Placement
-
-TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
-
-
-def of_columns(*columns: Any) -> Select[Any]:  # noqa: ANN401 - columns of any kind
-    """Returns the query of columns; rows of columns cost a tenth of rows of objects."""
-    return select(*columns)
-
+from registry.models import AuditRow, EngineRow, UtcDateTime
+from registry.types import Placement
 
 _COLUMNS = of_columns(
     NodeRow.id, NodeRow.name, NodeRow.token, NodeRow.simulated, NodeRow.labels,
@@ -83,11 +66,8 @@ _ENGINES_ON = of_columns(
 ).order_by(NodePlacementRow.path)  # fmt: skip
 
 
-class FleetView:
+class FleetView(FleetEngines):
     """The fleet in one state of the catalogue."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
 
     def node(self, name: str) -> Node:
         """Returns an enrolled node; raises RecordNotFoundError."""
@@ -168,7 +148,7 @@ class FleetView:
         )
         return {
             name: since
-            for names in _portions(sorted(nodes))
+            for names in portions(sorted(nodes))
             for name, since in self._rows(query.where(NodeRow.name.in_(names)))
         }
 
@@ -183,64 +163,6 @@ class FleetView:
         rows = self._rows(_placed(frozenset(asked)), given)
         return list(map(Placed._make, rows))
 
-    def engine_ids(self, wanted: EngineFilter) -> list[Digest]:
-        """Returns the ids of the engines of the catalogue that fit a filter."""
-        query = select(EngineRow.digest).join(EngineRow.key).join(EngineRow.model)
-        return list(self._session.scalars(filtered(query, wanted, self._session)))
-
-    def engines_named(self, digests: Collection[str]) -> dict[str, NamedEngine]:
-        """Returns what the catalogue calls engines; those that it does not know are absent."""
-        query = _named(self._session)
-        return {
-            str(row[0]): NamedEngine(*row)
-            for portion in _portions(_parsed(digests))
-            for row in self._rows(query, {"digests": list(map(str, portion))})
-        }
-
-    def engines_recorded(self, digests: Iterable[str]) -> Iterator[tuple[Any, ...]]:
-        """Yields row, id, hard and soft layer, variant, bytes, model and simulated of engines."""
-        query = of_columns(
-            EngineRow.id, EngineRow.digest, KeyRow.hard, EngineRow.soft, EngineRow.variant,
-            EngineRow.size, ModelRow.name, EngineRow.simulated,
-        ).join(KeyRow, KeyRow.id == EngineRow.key_id)  # fmt: skip
-        query = query.join(ModelRow, ModelRow.id == EngineRow.model_id)
-        for portion in _portions(_parsed(digests)):
-            for row, digest, *facts in self._rows(
-                query.where(among(self._session, EngineRow.digest, portion))
-            ):
-                yield (row, str(digest), *facts)
-
-    def engine_rows(self, digests: Iterable[str]) -> dict[int, Digest]:
-        """Returns the engines that the catalogue knows of some, by row."""
-        query = of_columns(EngineRow.id, EngineRow.digest)
-        return {
-            row: digest
-            for portion in _portions(_parsed(digests))
-            for row, digest in self._rows(
-                query.where(among(self._session, EngineRow.digest, portion))
-            )
-        }
-
-    def verdicts_recorded(self, engines: Collection[int]) -> Iterator[tuple[int, int, int, str]]:
-        """Yields (row, row of the engine, row of the environment, result), newest first."""
-        query = of_columns(
-            VerdictRow.id, VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result
-        ).order_by(VerdictRow.id.desc())
-        for portion in _portions(sorted(engines)):
-            wanted = among(self._session, VerdictRow.engine_id, portion)
-            yield from map(tuple, self._rows(query.where(wanted)))
-
-    def environments(self, rows: Collection[int]) -> dict[int, Any]:
-        """Returns the documents of environments, by row."""
-        query = of_columns(EnvironmentRow.id, EnvironmentRow.document)
-        return {
-            row: document
-            for portion in _portions(sorted(rows))
-            for row, document in self._rows(
-                query.where(among(self._session, EnvironmentRow.id, portion))
-            )
-        }
-
     def placed_since(self, nodes: Iterable[str]) -> dict[tuple[str, str], datetime]:
         """Returns since when engines are on some nodes as they are, by node and engine."""
         query = of_columns(NodeRow.name, NodePlacementRow.engine, func.min(NodePlacementRow.since))
@@ -249,7 +171,7 @@ class FleetView:
         query = query.group_by(NodeRow.name, NodePlacementRow.engine)
         return {
             (name, engine): since
-            for names in _portions(sorted(nodes))
+            for names in portions(sorted(nodes))
             for name, engine, since in self._rows(query.where(NodeRow.name.in_(names)))
         }
 
@@ -261,7 +183,9 @@ class FleetView:
         Those that were heard since then are off whose clock is so, by more than so many seconds.
         """
         unheard = HeartbeatRow.seen_at < before
-        off = (func.abs(HeartbeatRow.clock_offset) > seconds) & (HeartbeatRow.seen_at >= before)
+        # without abs(): then the database knows how few they are
+        off = (HeartbeatRow.clock_offset > seconds) | (HeartbeatRow.clock_offset < -seconds)
+        off &= HeartbeatRow.seen_at >= before
         counts = (func.count(case((one, 1))) for one in (unheard, off))
         query = (
             of_columns(NodeRow.profile_id, *counts)
@@ -274,16 +198,6 @@ class FleetView:
             {row: silent for row, silent, _ in rows if silent},
             {row: wrong for row, _, wrong in rows if wrong},
         )
-
-    def positions(self) -> list[tuple[str, str, str]]:
-        """Returns channel, model and engine of every position, by target."""
-        query = (
-            of_columns(ChannelRow.name, ChannelRow.model_name, EngineRow.digest)
-            .join(ChannelPositionRow, ChannelPositionRow.channel_id == ChannelRow.id)
-            .join(EngineRow, EngineRow.id == ChannelPositionRow.engine_id)
-            .order_by(ChannelPositionRow.target)
-        )
-        return [(channel, model, str(engine)) for channel, model, engine in self._rows(query)]
 
     def any_node(self) -> bool:
         """Says whether any node was ever enrolled."""
@@ -330,13 +244,13 @@ class FleetView:
 
     def profiles(self, rows: Iterable[int] | None = None) -> dict[int, dict[str, Any]]:
         """Returns the profiles of some rows, or those that nodes have now."""
-        query = select(ProfileRow.id, ProfileRow.document)
-        return dict(self._by_row(query, ProfileRow.id, NodeRow.profile_id, rows))
+        query = of_columns(ProfileRow.id, as_text(ProfileRow.document))
+        return documents_by_row(self._by_row(query, ProfileRow.id, NodeRow.profile_id, rows))
 
     def engine_sets(self, rows: Iterable[int] | None = None) -> dict[int, list[Any]]:
         """Returns the engines of some rows, or those that nodes have now."""
-        query = select(EngineSetRow.id, EngineSetRow.document)
-        return dict(self._by_row(query, EngineSetRow.id, NodeRow.engine_set_id, rows))
+        query = of_columns(EngineSetRow.id, as_text(EngineSetRow.document))
+        return documents_by_row(self._by_row(query, EngineSetRow.id, NodeRow.engine_set_id, rows))
 
     def images(self, rows: Iterable[int]) -> dict[int, list[tuple[str, str | None]]]:
         """Returns engine and image of what runs, by the rows of sets; absent if none was told."""
@@ -396,11 +310,6 @@ class FleetView:
         nodes = AuditRow.action.in_(("node enroll", "node label", "node retire"))
         return set(self._session.scalars(query.where(nodes)))
 
-    def _rows(self, query: Select[Any], given: Mapping[str, Any] | None = None) -> Iterable[Any]:
-        """Returns rows of columns, past what the session does for objects: half of the time."""
-        self._session.flush()  # as a query of the session would
-        return self._session.connection().execute(query, given).all()  # one by one costs twice
-
     def _nodes(self, query: Select[Any], given: Mapping[str, Any] | None = None) -> Iterator[Node]:
         return (Node(*row) for row in self._rows(query, given))
 
@@ -415,7 +324,7 @@ class FleetView:
             now = select(used).where(NodeRow.retired_at.is_(None), used.is_not(None)).distinct()
             yield from self._rows(query.where(column.in_(now)))
             return
-        for portion in _portions(sorted(set(rows))):
+        for portion in portions(sorted(set(rows))):
             yield from self._rows(query.where(among(self._session, column, portion)))
 
 
@@ -450,21 +359,6 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
     return query.order_by(NodeRow.name, NodePlacementRow.path)
 
 
-_NAMES = of_columns(
-    EngineRow.digest, ModelRow.name, EngineRow.recipe, EngineRow.target, EngineRow.variant,
-    EngineRow.simulated,
-).join(ModelRow, ModelRow.id == EngineRow.model_id)  # fmt: skip
-_NAMED: dict[bool, Select[Any]] = {}
-
-
-def _named(session: Session) -> Select[Any]:
-    """Returns the query of the names of engines: made once for each kind of database."""
-    kind = is_postgresql(session)
-    if kind not in _NAMED:
-        _NAMED[kind] = _NAMES.where(among_given(session, EngineRow.digest, "digests"))
-    return _NAMED[kind]
-
-
 _SIMULATED_THEN = func.coalesce(ProfileRow.document["simulated"].as_boolean(), NodeRow.simulated)
 """Whether a node was simulated at a time: it may have been retired, and enrolled anew otherwise."""
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
@@ -483,13 +377,3 @@ _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
 def _at(table: type[NodePlacementRow | NodeHistoryRow]) -> ColumnElement[bool]:
     moment = bindparam("at", type_=UtcDateTime)
     return (table.since <= moment) & (table.until.is_(None) | (table.until > moment))
-
-
-def _parsed(digests: Iterable[str]) -> list[Digest]:
-    """Returns digests in order; what a node called an engine is one, or it was refused."""
-    return [Digest.parse(one) for one in sorted(set(digests))]
-
-
-def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(values), TOGETHER):
-        yield values[start : start + TOGETHER]

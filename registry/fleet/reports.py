@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from registry.digests import digest_document
-from registry.fleet.queries import of_columns
+from registry.fleet.columns import of_columns
 from registry.fleet.tables import (
     DeviceRow,
     EngineSetRow,

@@ -62,14 +62,13 @@ def among(
 
 
 def among_given(
-    session: Session, column: InstrumentedAttribute[Digest], name: str
+    text_of_it: ColumnElement[str], name: str, *, postgresql: bool
 ) -> ColumnElement[bool]:
-    """Returns the condition of `among` for digests that a parameter gives, as a list of texts.
+    """Returns the condition of `among` for texts that a parameter gives, as a list.
 
     A query that has it is made once and asked again and again.
     """
-    text_of_it = type_coerce(column, String)
-    if not is_postgresql(session):
+    if not postgresql:
         return text_of_it.in_(bindparam(name, expanding=True))
     return text_of_it == func.any(bindparam(name, type_=_TEXTS))
 

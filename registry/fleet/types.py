@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from registry.digests import Digest, digest_document
+from registry.digests import digest_document
 from registry.versions import VersionRange
 
 PROFILE_SCHEME = "ek-node-profile-v1"
@@ -216,7 +216,7 @@ class Placed(NamedTuple):
 class NamedEngine:
     """What an engine that nodes have is called in the catalogue."""
 
-    digest: Digest
+    digest: str
     model: str
     recipe: str
     target: str
