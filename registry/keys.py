@@ -42,9 +42,9 @@ from registry.environments import (
 from registry.errors import InvalidRecordError
 
 __all__ = [
-    "HARD_FIELDS", "SCHEMES", "SOFT_FIELDS", "CpuEnvironment", "DriverScope", "EngineKey",
-    "Environment", "FieldDifference", "GpuEnvironment", "Layer", "compare", "covers",
-    "environment_from_dict",
+    "HARD_FIELDS", "SCHEMES", "SIMULATED_BUILDERS", "SOFT_FIELDS", "CpuEnvironment",
+    "DriverScope", "EngineKey", "Environment", "FieldDifference", "GpuEnvironment",
+    "Layer", "compare", "covers", "environment_from_dict",
 ]  # fmt: skip
 
 SCHEMES = ("ek-key-v1", "ek-key-v2")
@@ -54,6 +54,10 @@ _SINCE_V2 = frozenset(
     {"quantizer_lock", "quantizer_code", "repair_code", "builder_lock", "builder_code"}
 )
 """Hard fields that `ek-key-v1` does not know."""
+
+
+SIMULATED_BUILDERS = frozenset({"simulated", "simulated_pytorch"})
+"""Builders that are doubles, as keys name them: what they make is simulated."""
 
 
 class Layer(StrEnum):
@@ -66,7 +70,8 @@ class Layer(StrEnum):
 
 HARD_FIELDS: Mapping[str, str] = MappingProxyType(
     {
-        "builder": "builder kind: tensorrt_llm, trtllm_pytorch, inductor or simulated",
+        "builder": "builder kind: tensorrt_llm, trtllm_pytorch, inductor, simulated or "
+        "simulated_pytorch",
         "weights": "digest of the source weights",
         "recipe": "quantization recipe, KV cache type included",
         "calibration": "digest of what calibrated the recipe: data, size, seed",

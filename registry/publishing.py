@@ -23,7 +23,7 @@ from registry.catalogue import Catalogue
 from registry.digests import Digest, canonical_json, digest_bytes
 from registry.envelopes import told_by
 from registry.errors import ConflictError, IntegrityError, InvalidRecordError
-from registry.keys import EngineKey
+from registry.keys import SIMULATED_BUILDERS, EngineKey
 from registry.manifests import Manifest
 from registry.queries import View
 from registry.records import Draft
@@ -416,7 +416,7 @@ def check_manifest(manifest: Manifest, key: EngineKey) -> None:
             actual=f"kind {manifest.kind}, key {manifest.key}",
             expected=f"kind engine, key {key.digest()}",
         )
-    if key.hard["builder"] == "simulated" and not manifest.simulated:
+    if key.hard["builder"] in SIMULATED_BUILDERS and not manifest.simulated:
         raise InvalidRecordError(
             "a simulated builder makes simulated engines",
             where="manifest",

@@ -37,13 +37,13 @@ def _only_for_trtllm(variant: Variant, facts: TargetFacts) -> Finding | None:
 
 def _has_engines(_variant: Variant, facts: TargetFacts) -> Finding | None:
     release = facts.toolchain.release
-    if release is None or release.builds_engines:
+    by_pytorch = facts.toolchain.builder is BuilderKind.TRTLLM_PYTORCH
+    if release is None or release.builds_engines or by_pytorch:
         return None
     return Finding(
         actual=f"{release.name}, which has no trtllm-build",
         expected=f"a release {releases_with_engines()}",
-        remedy=f"set toolchain: {newest_stable_with_engines().name}, or serve the model by the "
-        "PyTorch backend or vLLM",
+        remedy=f"set toolchain: {newest_stable_with_engines().name}, or backend: pytorch",
     )
 
 

@@ -8,8 +8,10 @@ from enginekeeper.compatibility.build_rules import BUILD_RULES
 from enginekeeper.compatibility.capacity import CAPACITY_RULES
 from enginekeeper.compatibility.formats import FORMAT_RULES
 from enginekeeper.compatibility.platform import PLATFORM_RULES
+from enginekeeper.compatibility.pytorch_rules import PYTORCH_RULES
 from enginekeeper.compatibility.rules import AnyRule, RuleHit, Severity
 from enginekeeper.compatibility.structure import STRUCTURE_RULES
+from enginekeeper.specs.profiles import BuilderKind
 
 if TYPE_CHECKING:
     from enginekeeper.compatibility.facts import TargetFacts
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 RULES: tuple[AnyRule, ...] = (
     *PLATFORM_RULES,
     *BUILD_RULES,
+    *PYTORCH_RULES,
     *FORMAT_RULES,
     *STRUCTURE_RULES,
     *CAPACITY_RULES,
@@ -60,6 +63,9 @@ def _applied(rule: AnyRule, variant: Variant, facts: TargetFacts) -> RuleHit | N
 def _doubt(rule: AnyRule, facts: TargetFacts) -> str | None:
     """Says that nobody has verified the fact that a rule goes by; None where somebody has."""
     release = facts.toolchain.release
+    by_pytorch = facts.toolchain.builder is BuilderKind.TRTLLM_PYTORCH
+    if rule.fact == "architectures" and by_pytorch:
+        return "the PyTorch backend's list is that of one later commit, so no refusal"
     if rule.fact is None or release is None or release.every_fact()[rule.fact].verified:
         return None
     return f"{rule.fact.replace('_', ' ')} of {release.name}: not verified, so no refusal"

@@ -14,7 +14,7 @@ from enginekeeper.fleet.environments import meant_for, missing_for, runtime_of
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.specs.profiles import BuilderKind
 from registry.environments import Environment, GpuEnvironment
-from registry.keys import EngineKey
+from registry.keys import SIMULATED_BUILDERS, EngineKey
 
 _OF_A_GPU = ("gpu_product", "compute_capability", "cuda_runtime")
 
@@ -25,9 +25,9 @@ def environment_of(bench: Bench, key: EngineKey) -> Environment:
     Raises InputError for a driver of which nobody knows what CUDA it offers, and for a simulated
     engine of no GPU.
     """
-    if key.hard["builder"] == BuilderKind.TENSORRT_LLM:
+    if key.hard["builder"] in (BuilderKind.TENSORRT_LLM, BuilderKind.TRTLLM_PYTORCH):
         return _gpu_here(bench, key) or bench.environment  # none: it is not judged here
-    if key.hard["builder"] != BuilderKind.SIMULATED:
+    if key.hard["builder"] not in SIMULATED_BUILDERS:
         return bench.environment
     missing = [name for name in _OF_A_GPU if name not in key.hard]
     if missing:

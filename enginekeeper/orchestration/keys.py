@@ -31,6 +31,7 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
     Raises UnavailableError where its toolchain has no lock file on this host.
     """
     builder = _builder(variant, tools)
+    repairing = variant.recipe.repair == "auto" and variant.backend == "engine"
     return EngineKey.of(
         builder=str(variant.profile.maker),
         weights=str(weights),
@@ -40,7 +41,7 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
         quantizer_lock=tools.quantizer.lock,
         quantizer_code=tools.quantizer.code,
         repairs=variant.recipe.repair,
-        repair_code=tools.repairs if variant.recipe.repair == "auto" else None,
+        repair_code=tools.repairs if repairing else None,
         builder_lock=builder.lock,
         builder_code=builder.code,
         build_config=str(digest_document(build_document(variant), "ek-build-config-v1")),
@@ -66,7 +67,10 @@ def build_document(variant: Variant) -> dict[str, Any]:
     An option left to its default has no part in it, so that a new field changes no key.
     """
     given = variant.build.given
-    return {**asdict(variant.limits), **({"build": given} if given else {})}
+    document = {**asdict(variant.limits), **({"build": given} if given else {})}
+    if variant.llm_api is not None:
+        document["llm_api"] = variant.llm_api.given
+    return document
 
 
 def recipe_document(variant: Variant) -> dict[str, Any]:
@@ -111,7 +115,8 @@ def local_environment(host: Host, torch: str) -> CpuEnvironment:
 
 
 def _builder(variant: Variant, tools: Tools) -> Maker:
-    builder = tools.builders.get(variant.toolchain)
+    makers = tools.warmers if variant.backend == "pytorch" else tools.builders
+    builder = makers.get(variant.toolchain)
     if builder is None:
         raise UnavailableError(
             f"the toolchain {variant.toolchain} has no lock file on this host, "

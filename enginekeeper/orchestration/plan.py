@@ -211,7 +211,7 @@ def _builds_here(variant: Variant, knowledge: Knowledge) -> bool:
     maker, product = variant.profile.maker, variant.target.product
     if maker not in knowledge.makers:
         return False
-    if maker is not BuilderKind.TENSORRT_LLM:
+    if maker not in (BuilderKind.TENSORRT_LLM, BuilderKind.TRTLLM_PYTORCH):
         return True
     return product is not None and product.product in knowledge.gpus()
 

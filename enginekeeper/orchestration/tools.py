@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
-from enginekeeper.specs.profiles import BuilderKind, toolchain_profiles
+from enginekeeper.specs.profiles import BuilderKind, ToolchainProfile, toolchain_profiles
 from enginekeeper.toolchains.catalogue import TOOLCHAINS, find_toolchain, lock_of
 from enginekeeper.toolchains.step_code import step_digest
 from registry.digests import digest_document
@@ -31,6 +31,8 @@ COMPILE_STEPS = {
     # its builder's own word, whose module takes pydantic to import; a test holds the two together
     BuilderKind.TENSORRT_LLM: "build_trtllm",
     BuilderKind.SIMULATED: "build_trtllm",
+    BuilderKind.TRTLLM_PYTORCH: "warm_pytorch",
+    BuilderKind.SIMULATED_PYTORCH: "warm_pytorch",
 }
 """The step of everything that makes engines: on a GPU, where it is for one."""
 
@@ -67,6 +69,9 @@ class Tools:
     builders: Mapping[str, Maker]
     """By toolchain; one without a lock file on this host is absent."""
 
+    warmers: Mapping[str, Maker] = field(default_factory=dict)
+    """The same of what makes bundles for the PyTorch backend: of releases alone."""
+
 
 def read_tools(shop: Workshop, settings: Settings) -> Tools:
     """Reads what makes engines on this host; raises UnavailableError without ModelOpt's lock."""
@@ -76,7 +81,8 @@ def read_tools(shop: Workshop, settings: Settings) -> Tools:
         modelopt=locked_version(lock_of(find_toolchain(toolchain), settings), "nvidia-modelopt"),
         quantizer=Maker(str(shop.lock_of(toolchain)), str(step_digest(step))),
         repairs=shop.code(*REPAIRING),
-        builders=_builders(shop, settings),
+        builders=_makers(shop, settings, toolchain_profiles()),
+        warmers=_makers(shop, settings, _by_pytorch()),
     )
 
 
@@ -106,9 +112,16 @@ def locked_version(lock: Path, distribution: str) -> str:
     return match[1]
 
 
-def _builders(shop: Workshop, settings: Settings) -> dict[str, Maker]:
+def _by_pytorch() -> dict[str, ToolchainProfile]:
+    profiles = toolchain_profiles().items()
+    return {name: one.for_pytorch() for name, one in profiles if one.release is not None}
+
+
+def _makers(
+    shop: Workshop, settings: Settings, profiles: Mapping[str, ToolchainProfile]
+) -> dict[str, Maker]:
     found: dict[str, Maker] = {}
-    for name, profile in toolchain_profiles().items():
+    for name, profile in profiles.items():
         if name in TOOLCHAINS and TOOLCHAINS[name].lock_file(settings) is not None:
             found[name] = Maker(str(shop.lock_of(name)), _code(shop, profile.maker))
     return found
@@ -120,6 +133,9 @@ def _code(shop: Workshop, maker: BuilderKind) -> str | None:
     if step is None:
         return None
     code = str(step_digest(step))
-    if maker is not BuilderKind.SIMULATED:
-        return code
-    return str(digest_document({"step": code, "double": shop.code(DOUBLE)}, "ek-double-v1"))
+    if maker is BuilderKind.SIMULATED:
+        return str(digest_document({"step": code, "double": shop.code(DOUBLE)}, "ek-double-v1"))
+    if maker is BuilderKind.SIMULATED_PYTORCH:
+        double = shop.code(DOUBLE, DOUBLE_OF_THE_API)
+        return str(digest_document({"step": code, "double": double}, "ek-double-v1"))
+    return code

@@ -17,7 +17,10 @@ from enginekeeper.errors import InputError
 from enginekeeper.specs.form import FORM
 from enginekeeper.tables import read_table
 
-__all__ = ["Backend", "LlmInterface", "ServeInterface", "interface_of", "serve_interface_of"]
+__all__ = [
+    "Backend", "LlmInterface", "ServeInterface", "interface_of", "releases_with",
+    "serve_interface_of",
+]  # fmt: skip
 
 _TABLE = Path(__file__).with_name("data") / "trtllm_llm_api.json"
 
@@ -84,6 +87,16 @@ def interface_of(version: str, backend: Backend) -> LlmInterface:
             expected="engine: up to 1.3.0rc20; pytorch: 1.0.0 and later",
         )
     return found
+
+
+def releases_with(backend: Backend) -> tuple[str, ...]:
+    """Returns the versions that are known to have an interface to a backend, the oldest first."""
+    return tuple(
+        version
+        for row in _table().interfaces
+        for version in row.releases
+        if (row.engine if backend == "engine" else row.pytorch) is not None
+    )
 
 
 def serve_interface_of(version: str) -> ServeInterface:

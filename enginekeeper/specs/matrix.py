@@ -78,6 +78,8 @@ def _variant(spec: BuildSpec, cell: IncludeRule) -> Variant:
         acceptance=spec.acceptance if own is None else own.applied_to(spec.acceptance),
         suite=spec.suite,
         reference=spec.reference,
+        backend=spec.backend,
+        llm_api=spec.llm_api,
     )
 
 

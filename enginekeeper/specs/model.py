@@ -15,6 +15,8 @@ from pydantic.dataclasses import dataclass
 from enginekeeper.specs.acceptance import Acceptance
 from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.form import FORM, did_you_mean, fault
+from enginekeeper.specs.llm_api import Backend
+from enginekeeper.specs.llm_options import LlmOptions
 from enginekeeper.specs.profiles import toolchain_profiles
 from enginekeeper.specs.recipes import KvCache, RecipeEntry
 from enginekeeper.specs.source import ModelSource
@@ -220,6 +222,13 @@ class BuildSpec:
 
     build: Build = Build()
     """Options of trtllm-build, for TensorRT-LLM toolchains."""
+
+    backend: Backend = "engine"
+    """What a TensorRT-LLM toolchain makes: engine (trtllm-build), or pytorch (1.0 and later): a
+    bundle for the PyTorch backend, of a checkpoint, its LLM-API options and warm caches."""
+
+    llm_api: LlmOptions | None = None
+    """LLM-API options of a bundle for the PyTorch backend; the limits are put in by themselves."""
 
     acceptance: Acceptance = Acceptance()
     """How far an engine may be from its source and still be deployable."""

@@ -31,8 +31,14 @@ class BuilderKind(StrEnum):
     TENSORRT_LLM = "tensorrt_llm"
     """`trtllm-build`, for one GPU product."""
 
+    TRTLLM_PYTORCH = "trtllm_pytorch"
+    """A warm start of the PyTorch backend, on one GPU product."""
+
     SIMULATED = "simulated"
     """A double of `trtllm-build`: no profile's builder, but what makes and runs its engines."""
+
+    SIMULATED_PYTORCH = "simulated_pytorch"
+    """A double of the PyTorch backend, in the same way."""
 
 
 SIMULATED = "simulated-"
@@ -68,7 +74,30 @@ class ToolchainProfile:
     @property
     def maker(self) -> BuilderKind:
         """What really makes engines under it: keys and manifests go by this one."""
-        return BuilderKind.SIMULATED if self.simulated else self.builder
+        return _DOUBLES[self.builder] if self.simulated else self.builder
+
+    def for_pytorch(self) -> ToolchainProfile:
+        """Returns what the release's PyTorch backend needs and can do.
+
+        It has no part of TensorRT in it, and models of its own. The embedded builder has none: it
+        stays what it is.
+        """
+        from enginekeeper.specs.support import pytorch_architectures  # noqa: PLC0415 - as below
+
+        if self.release is None:
+            return self
+        return replace(
+            self,
+            builder=BuilderKind.TRTLLM_PYTORCH,
+            architectures=pytorch_architectures(),
+            tensorrt=None,
+        )
+
+
+_DOUBLES = {
+    BuilderKind.TENSORRT_LLM: BuilderKind.SIMULATED,
+    BuilderKind.TRTLLM_PYTORCH: BuilderKind.SIMULATED_PYTORCH,
+}
 
 
 @cache

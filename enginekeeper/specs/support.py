@@ -108,6 +108,11 @@ def support_of(architecture: str) -> ModelSupport:
     return ModelSupport(architecture, building, listed)
 
 
+def pytorch_architectures() -> frozenset[str]:
+    """Returns the architectures that the list of the PyTorch backend has."""
+    return frozenset(_read().pytorch.architectures)
+
+
 @cache
 def _read() -> _Table:
     return read_table(_TABLE, TypeAdapter(_Table))

@@ -16,6 +16,8 @@ from enginekeeper.specs.profiles import ToolchainProfile, toolchain_profiles
 if TYPE_CHECKING:
     from enginekeeper.specs.acceptance import Acceptance
     from enginekeeper.specs.build_options import Build
+    from enginekeeper.specs.llm_api import Backend
+    from enginekeeper.specs.llm_options import LlmOptions
     from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
     from enginekeeper.specs.recipes import Recipe
     from enginekeeper.specs.source import ModelSource
@@ -44,6 +46,9 @@ class Variant:
 
     suite: str
     reference: Reference
+    backend: Backend = "engine"
+    llm_api: LlmOptions | None = None
+    """Options of a bundle for the PyTorch backend; None: the release's own."""
 
     @property
     def identifier(self) -> VariantId:
@@ -55,9 +60,15 @@ class Variant:
 
     @property
     def profile(self) -> ToolchainProfile:
-        """What the variant's toolchain needs and can do."""
-        return toolchain_profiles()[self.toolchain]
+        """What the variant's toolchain needs and can do, by the backend it is asked for."""
+        profile = toolchain_profiles()[self.toolchain]
+        return profile.for_pytorch() if self.backend == "pytorch" else profile
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the variant as JSON values, identifier included."""
-        return {"identifier": self.identifier, **asdict(self), "build": self.build.given}
+        return {
+            "identifier": self.identifier,
+            **asdict(self),
+            "build": self.build.given,
+            "llm_api": None if self.llm_api is None else self.llm_api.given,
+        }

@@ -200,3 +200,23 @@ def test_without_a_lock_of_its_toolchain_a_key_cannot_be_told(tmp_path: Path) ->
 def test_the_local_environment_is_the_host_and_the_locked_torch() -> None:
     environment = local_environment(Host("linux", "x86_64", ("fma", "avx2")), "2.13.0")
     assert (environment.instruction_set, environment.torch) == (("avx2", "fma"), "2.13.0")
+
+
+BUNDLE = "targets: [h100-sxm]\ntoolchain: simulated-tensorrt-llm-1.2.1\nbackend: pytorch\n"
+
+
+def test_a_bundle_has_the_key_of_what_warms_it_up_and_of_its_options(tmp_path: Path) -> None:
+    name = "simulated-tensorrt-llm-1.2.1"
+    warmed = Maker("sha256:release", "ek-steps-v1:warm")
+    tools = replace(built_by(name, Maker("sha256:release", "built")), warmers={name: warmed})
+    options = BUNDLE + "llm_api: {enable_autotuner: false}\n"
+    plain, tuned, engine = (
+        engine_key(one(tmp_path, "fp8", more), WEIGHTS, HOST, tools)
+        for more in (BUNDLE, options, BUNDLE.replace("pytorch", "engine"))
+    )
+
+    assert plain.hard["builder"] == "simulated_pytorch"
+    assert plain.hard["builder_code"] == "ek-steps-v1:warm"
+    assert (plain.hard["tensorrt_llm"], plain.hard.get("tensorrt")) == ("1.2.1", None)
+    assert "repair_code" not in plain.hard
+    assert len({one.digest() for one in (plain, tuned, engine)}) == 3

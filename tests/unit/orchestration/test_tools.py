@@ -10,6 +10,7 @@ import pytest
 
 from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
+from enginekeeper.building.trtllm_pytorch import TrtllmPytorchBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.interface import DriverState, NullNvml
 from enginekeeper.orchestration import stages, workshop
@@ -112,14 +113,18 @@ def test_the_reference_is_scored_on_a_gpu_where_there_is_one_and_its_toolchain(
 def test_doubles_build_by_the_step_of_the_real_builder() -> None:
     assert COMPILE_STEPS[BuilderKind.SIMULATED] == TensorrtLlmBuilder.compile_step
     assert COMPILE_STEPS[BuilderKind.TENSORRT_LLM] == TensorrtLlmBuilder.compile_step
+    assert COMPILE_STEPS[BuilderKind.SIMULATED_PYTORCH] == TrtllmPytorchBuilder.compile_step
+    assert COMPILE_STEPS[BuilderKind.TRTLLM_PYTORCH] == TrtllmPytorchBuilder.compile_step
 
 
 def test_an_engine_of_a_double_is_bound_to_the_doubles_code(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, name = site.bench, f"simulated-{GPU}"
-    before = read_tools(bench.shop, bench.settings).builders
+    before = read_tools(bench.shop, bench.settings)
     monkeypatch.setattr(workshop, "code_digest", lambda *paths: f"other {paths}")
-    after = read_tools(bench.shop, bench.settings).builders
-    assert before[name].code != after[name].code
-    assert before["inductor"] == after["inductor"]
+    after = read_tools(bench.shop, bench.settings)
+    assert before.builders[name].code != after.builders[name].code
+    assert before.builders["inductor"] == after.builders["inductor"]
+    assert before.warmers[name].code not in {after.warmers[name].code, before.builders[name].code}
+    assert before.warmers.keys() == before.builders.keys() - {"inductor"}
