@@ -463,3 +463,12 @@ def test_assignments_are_listed_and_removed(ek: Ek, engine: Engine) -> None:
     assert [one["selector"] for one in ek("assign", "list", "--json").json] == ["*"]
     assert ek("assign", "remove", "*", engine.model_name, "prod").code == ExitCode.OK
     assert ek("assign", "list", "--json").json == []
+
+
+def test_a_name_that_is_no_node_is_no_fleet_without_drift(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    assert ek("drift", "--fail-on-drift", "--node", "gpu-*").code == ExitCode.DRIFT
+    said = ek("drift", "--fail-on-drift", "--node", "gpx-*", "--node", "gpu-1")
+    assert (said.code, "gpx-*" in said.err) == (ExitCode.NOT_FOUND, True)
