@@ -21,14 +21,14 @@ from itertools import chain
 from operator import ne
 from typing import Any
 
-from enginekeeper.compatibility.decision import Decision, Judgement, decide
+from enginekeeper.compatibility.decision import Decision, Judgement, decide, latest_there
 from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.placing import Effect
 from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.environments import DriverScope, Environment, GpuEnvironment, judged_there
+from registry.environments import DriverScope, Environment, GpuEnvironment
 from registry.keys import HARD_FIELDS, EngineKey, Layer, compare
 from registry.types import Result
 
@@ -238,7 +238,7 @@ class Judge:
             yield _finding(DriftKind.UNQUALIFIED, None, "gpu", wanted, kinds)
         for one in met:
             environment = one.place.environment
-            here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
+            here = latest_there(facts.judgements, environment, self.scope)
             if one.unopposed:
                 if here is None:  # what decides is that it was not judged there
                     yield _elsewhere(facts.judgements, environment)

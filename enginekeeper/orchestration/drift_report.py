@@ -184,9 +184,12 @@ def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, KnownEngin
     held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
     recorded = list(view.fleet.engines_recorded(digests))
     said = view.fleet.judged(row for row, *_ in recorded)
-    environments = known_environments(view, {where for one in said.values() for where, _ in one})
+    environments = known_environments(view, {where for one in said.values() for where, *_ in one})
     judgements = {
-        one: tuple(Judgement(environments[where], Result(result)) for where, result in one)
+        one: tuple(
+            Judgement(environments[where], Result(result), issued_at=at)
+            for where, result, at in one
+        )
         for one in {(), *said.values()}
     }  # once for all engines of which the same was said
     return {
