@@ -243,7 +243,10 @@ def _told(bench: Bench, step: WaveStep, output: Output, *, recorded: bool = True
 
     if recorded and (fault := tell(bench.registry, bench.settings, step.after, now=_now())):
         output.note(f"warning: {fault}")
-    return _show(step.after, output)
+    code = _show(step.after, output)
+    if step.fault is not None:
+        raise step.fault
+    return code
 
 
 def _show(wave: Wave, output: Output) -> int:

@@ -150,16 +150,15 @@ def _chosen(
 ) -> list[NodeDrift]:
     from dataclasses import replace
 
-    from enginekeeper.specs.selectors import Selector
+    from enginekeeper.specs.selectors import pick_names
 
-    fits = [Selector(one) for one in names]
-    shown = []
+    shown, named = [], pick_names([one.node for one in nodes], names)
     for one in nodes:
-        if fits and not any(each(one.node) for each in fits):
+        if one.node not in named:
             continue
         found = tuple(each for each in one.findings if not kinds or each.finding.kind in kinds)
         well = one.diagnosis.health == "healthy"
-        if everything or found or (not kinds and (not well or fits)):
+        if everything or found or (not kinds and (not well or names)):
             shown.append(replace(one, findings=found))
     return shown
 

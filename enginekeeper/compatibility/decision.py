@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,7 @@ from enginekeeper.compatibility.plans import PLAN_RULES
 from enginekeeper.compatibility.rules import Finding
 from registry.environments import DriverScope, Environment, judged_there
 from registry.keys import EngineKey
+from registry.outdated import without_outdated
 from registry.types import Result
 
 _GRAVITY = {effect: rank for rank, effect in enumerate(Effect)}
@@ -39,6 +41,8 @@ class Judgement:
     result: Result
     fault: str | None = None
     """Why its signature does not count; None for one that does."""
+    issued_at: datetime | None = None
+    """When it was signed; None where they were recorded in the order in which they were."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,15 @@ def blocking(key: EngineKey, environment: Environment) -> tuple[Fired, ...]:
     return tuple(one for one in found if one.rule.effect in _BLOCKING)
 
 
+def latest_there(
+    judgements: Sequence[Judgement], environment: Environment, scope: DriverScope
+) -> Judgement | None:
+    """Returns the judgement that decides in an environment, as for the gate; None without any."""
+    return next(iter(without_outdated(judged_there(judgements, environment, scope))), None)
+
+
 def _judged(judgements: Sequence[Judgement], environment: Environment, scope: DriverScope) -> Fired:
-    here = next(iter(judged_there(judgements, environment, scope)), None)
+    here = latest_there(judgements, environment, scope)
     if here is None:
         elsewhere = sorted({f"{one.result} on {one.environment}" for one in judgements})
         found = "; ".join(elsewhere) or "no verdict at all"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 
 from enginekeeper.compatibility.decision import Judgement
@@ -27,10 +28,15 @@ class Attestation(Judgement):
     """A judgement whose signature is checked when it is asked for its fault."""
 
     def __init__(
-        self, environment: Environment, result: Result, check: Callable[[], str | None]
+        self,
+        environment: Environment,
+        result: Result,
+        check: Callable[[], str | None],
+        issued_at: datetime | None = None,
     ) -> None:
         object.__setattr__(self, "environment", environment)
         object.__setattr__(self, "result", result)
+        object.__setattr__(self, "issued_at", issued_at)
         object.__setattr__(self, "_check", check)
 
     @property
@@ -67,6 +73,7 @@ class Attested:
         rows = view.fleet.engine_rows(map(str, self.engines))
         said = list(view.fleet.verdicts_recorded(rows))
         environments = known_environments(view, {where for *_, where, _ in said})
+        issued = view.fleet.issued_where_overtaken(rows)
         found: dict[Digest, list[Judgement]] = {digest: [] for digest in self.engines}
         for row, engine, where, result in said:
             environment = environments[where]
@@ -74,7 +81,7 @@ class Attested:
             self._by_driver.setdefault(driver, []).append(row)
             one = _Said(row, rows[engine], driver)
             found[one.engine].append(
-                Attestation(environment, Result(result), partial(self._fault, one))
+                Attestation(environment, Result(result), partial(self._fault, one), issued.get(row))
             )
         return {digest: tuple(some) for digest, some in found.items()}
 

@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from enum import StrEnum
@@ -21,14 +21,14 @@ from itertools import chain
 from operator import ne
 from typing import Any
 
-from enginekeeper.compatibility.decision import Decision, Judgement, decide
+from enginekeeper.compatibility.decision import Decision, Judgement, decide, latest_there
 from enginekeeper.compatibility.places import Place
 from enginekeeper.compatibility.placing import Effect
 from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.environments import DriverScope, Environment, GpuEnvironment, judged_there
+from registry.environments import DriverScope, Environment, GpuEnvironment
 from registry.keys import HARD_FIELDS, EngineKey, Layer, compare
 from registry.types import Result
 
@@ -157,6 +157,8 @@ class Judge:
     """Engines that a channel of a model resolves to, by (model, channel)."""
     on: date
     scope: DriverScope = DriverScope.EXACT
+    excuse: Callable[[Finding, Profile], str | None] = lambda _finding, _profile: None
+    """Whose waiver lets an engine run where a finding is; None for nobody's."""
     _places: dict[tuple[str, str], tuple[_Meeting, ...]] = field(default_factory=dict)
     _standings: dict[Any, tuple[Finding, ...]] = field(default_factory=dict)
     _alike: dict[str, str] = field(default_factory=dict)
@@ -167,7 +169,7 @@ class Judge:
     _missing: dict[DesiredEngine, Finding] = field(default_factory=dict)
 
     def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
-        """Returns what an assignment means on nodes of a profile; waivers are not counted."""
+        """Returns what an assignment means on nodes of a profile."""
         asked = (profile.deciding, model, channel)
         found = self._wanted.get(asked)
         if found is None:
@@ -238,7 +240,7 @@ class Judge:
             yield _finding(DriftKind.UNQUALIFIED, None, "gpu", wanted, kinds)
         for one in met:
             environment = one.place.environment
-            here = next(iter(judged_there(facts.judgements, environment, self.scope)), None)
+            here = latest_there(facts.judgements, environment, self.scope)
             if one.unopposed:
                 if here is None:  # what decides is that it was not judged there
                     yield _elsewhere(facts.judgements, environment)
@@ -281,7 +283,7 @@ class Judge:
             return DesiredEngine(model, channel, None, "the channel has no engine of the model")
         fitting = self._on_channel_for(profile, model, channel)
         for one in fitting:
-            if not self.standing(profile, one):
+            if all(self.excuse(each, profile) for each in self.standing(profile, one)):
                 return DesiredEngine(model, channel, one)
         if not fitting:
             return DesiredEngine(model, channel, None, "no engine for this hardware")

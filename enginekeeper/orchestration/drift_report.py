@@ -8,7 +8,7 @@ cryptography, and is what a summary of a whole fleet goes by.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,9 +29,9 @@ from enginekeeper.orchestration.drift import (
     Severity,
 )
 from enginekeeper.orchestration.drift_containers import Named, container_findings
+from enginekeeper.orchestration.drift_waivers import Waivers
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
-from registry.environments import Environment
 from registry.fleet.queries import FleetView
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
@@ -163,11 +163,11 @@ def drift_of(
             digest: KnownEngine(one, named[digest].model, named[digest].simulated)
             for digest, one in facts.items()
         }
-    judge = Judge(engines, positions, now.date(), registry.driver_scope)
+    waivers = Waivers(registry, engines, verified=verified)
+    judge = Judge(engines, positions, now.date(), registry.driver_scope, waivers.excuse)
     held = _Held(judge, profiles, sets, runs, _Wanted(assignments))
     found = [held.drift(one) for one in states]
-    waived = _waived(registry, _unqualified(found))
-    excused = [_excused(one, ignores, waived) for one in found]
+    excused = [_excused(one, ignores, waivers) for one in found]
     return FleetDrift(
         tuple(excused), stale, clock_off, silent,
         {
@@ -184,9 +184,12 @@ def recorded_engines(view: View, digests: Iterable[str]) -> dict[str, KnownEngin
     held = {str(digest): str(kind) for digest, kind in view.held_engines().items()}
     recorded = list(view.fleet.engines_recorded(digests))
     said = view.fleet.judged(row for row, *_ in recorded)
-    environments = known_environments(view, {where for one in said.values() for where, _ in one})
+    environments = known_environments(view, {where for one in said.values() for where, *_ in one})
     judgements = {
-        one: tuple(Judgement(environments[where], Result(result)) for where, result in one)
+        one: tuple(
+            Judgement(environments[where], Result(result), issued_at=at)
+            for where, result, at in one
+        )
         for one in {(), *said.values()}
     }  # once for all engines of which the same was said
     return {
@@ -284,30 +287,16 @@ class _Held:
         return StateDrift(state, profile, desired, findings)
 
 
-def _unqualified(drifts: Iterable[StateDrift]) -> set[tuple[str, Environment]]:
-    """Returns the engines that a waiver could excuse, and where; other waivers go unread."""
-    return {
-        (one.engine, one.environment)
-        for drift in drifts
-        for one in drift.findings
-        if one.engine is not None and one.environment is not None
-    }
-
-
-def _excused(
-    drift: StateDrift, ignores: Sequence[DriftIgnore], waived: Mapping[str, Sequence[Any]]
-) -> StateDrift:
+def _excused(drift: StateDrift, ignores: Sequence[DriftIgnore], waivers: Waivers) -> StateDrift:
     """Marks what somebody wants so: by a rule, or by a waiver of the engine there."""
     if not drift.findings:
         return drift
-    if not ignores and not any(one.engine in waived for one in drift.findings):
+    if not ignores and all(one.environment is None for one in drift.findings):
         return drift
     findings, profile = [], drift.profile.by_operator
     for one in drift.findings:
         why = _wanted(one.kind, one.severity, profile, ignores)
-        for environment, said in waived.get(one.engine or "", ()):
-            if one.environment is not None and environment in (None, one.environment):
-                why = why or said
+        why = why or waivers.excuse(one, drift.profile)
         findings.append(one if why is None else replace(one, ignored=why))
     return replace(drift, findings=tuple(findings))
 
@@ -330,30 +319,3 @@ def _wanted_stale(profile: Profile, ignores: Sequence[DriftIgnore]) -> str | Non
 def _unheard(labels: Mapping[str, str], simulated: bool) -> Profile:  # noqa: FBT001 - of a row
     """Returns what is known of a node that never reported."""
     return Profile((), None, "", "", (), 0, simulated=simulated, labels=labels)
-
-
-def _waived(
-    registry: Registry, unqualified: Collection[tuple[str, Environment]]
-) -> dict[str, list[Any]]:
-    """Returns the waivers in force that excuse engines where they are: where, and whose they are.
-
-    The signatures of others are not asked.
-    """
-    if not unqualified:
-        return {}
-    engines = {engine for engine, _ in unqualified}
-    with registry.catalogue.read() as view:
-        granted = [
-            one
-            for one in view.waivers()
-            if str(one.engine) in engines
-            and (one.environment is None or (str(one.engine), one.environment) in unqualified)
-        ]
-        known = view.known_engines(list({one.engine for one in granted}))
-    in_force = registry.waivers_in_force(list(known.values()), granted) if known else {}
-    return {
-        str(digest): [
-            (one.environment, f"waived: {one.reason} ({one.granted_by})") for one in waivers
-        ]
-        for digest, waivers in in_force.items()
-    }

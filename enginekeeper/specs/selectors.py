@@ -153,11 +153,29 @@ def pick_nodes(
             if fits(labels.get(label, "") if equals else name)
         }
         if not found:
-            raise MissingError(
-                "the selector picks no node",
-                actual=text[:200],
-                expected=f"one of {len(named)}, such as {', '.join([*named][:5])}",
-                remedy="quote the pattern, so that the shell leaves its * alone",
-            )
+            raise _no_node(text, [*named])
         picked.update(found)
     return list(picked.values())
+
+
+def pick_names(names: Sequence[str], selectors: Sequence[str]) -> set[str]:
+    """Returns the names of nodes that a selector picks; all without any.
+
+    Raises MissingError for a selector that picks none.
+    """
+    picked: set[str] = set() if selectors else set(names)
+    for text in selectors:
+        found = set(filter(Selector(text), names))
+        if not found:
+            raise _no_node(text, names)
+        picked |= found
+    return picked
+
+
+def _no_node(text: str, names: Sequence[str]) -> MissingError:
+    return MissingError(
+        "the selector picks no node",
+        actual=text[:200],
+        expected=f"one of {len(names)}, such as {', '.join(names[:5])}" if names else "a node",
+        remedy="quote the pattern, so that the shell leaves its * alone",
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Select, String, select, type_coerce
+from sqlalchemy.orm import aliased
 
 from registry.digests import Digest
 from registry.filters import filtered
@@ -67,17 +69,50 @@ class FleetEngines(ColumnReader):
             wanted = among(self._session, VerdictRow.engine_id, portion)
             yield from map(tuple, self._rows(query.where(wanted)))
 
-    def judged(self, engines: Iterable[int]) -> dict[int, tuple[tuple[int, str], ...]]:
-        """Returns what was said of engines: rows of environments with results, newest first."""
-        query = of_columns(VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result)
-        query = query.order_by(VerdictRow.id.desc())
-        found: dict[int, list[tuple[int, str]]] = {}
-        for portion in portions(sorted(engines)):
-            for engine, *said in self._rows(
+    def judged(
+        self, engines: Iterable[int]
+    ) -> dict[int, tuple[tuple[int, str, datetime | None], ...]]:
+        """Returns what was said of engines: rows of environments with results, newest first.
+
+        With when, where `issued_where_overtaken` has it.
+        """
+        query = of_columns(
+            VerdictRow.id, VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result
+        ).order_by(VerdictRow.id.desc())
+        asked = sorted(engines)
+        issued = self.issued_where_overtaken(asked)
+        found: dict[int, list[tuple[int, str, datetime | None]]] = {}
+        for portion in portions(asked):
+            for row, engine, where, result in self._rows(
                 query.where(among(self._session, VerdictRow.engine_id, portion))
             ):
-                found.setdefault(engine, []).append(tuple(said))
+                found.setdefault(engine, []).append((where, result, issued.get(row)))
         return {engine: tuple(said) for engine, said in found.items()}
+
+    def issued_where_overtaken(self, engines: Collection[int]) -> dict[int, datetime]:
+        """Returns when verdicts were issued, by row, of engines of which the order is another.
+
+        Of such an engine a pass was recorded after a verdict that is none and was issued later.
+        """
+        late, other = aliased(VerdictRow), aliased(VerdictRow)
+        overtaken = (
+            select(late.engine_id)
+            .join(other, other.engine_id == late.engine_id)
+            .where(late.result == "pass", other.result != "pass")
+            .where(other.id < late.id, other.issued_at > late.issued_at)
+        )
+        query = of_columns(VerdictRow.id, VerdictRow.issued_at)
+        return {
+            row: at
+            for portion in portions(sorted(engines))
+            for row, at in self._rows(
+                query.where(
+                    VerdictRow.engine_id.in_(
+                        overtaken.where(among(self._session, late.engine_id, portion))
+                    )
+                )
+            )
+        }
 
     def environments(self, rows: Collection[int]) -> dict[int, Any]:
         """Returns the documents of environments, by row."""

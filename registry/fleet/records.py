@@ -185,7 +185,7 @@ class FleetDraft(FleetView):
             raise RecordNotFoundError(
                 "no such drift is ignored",
                 actual=f"{kind} on {selector}",
-                remedy="enginekeeper drift --rules",
+                remedy="enginekeeper drift rules",
             )
         self._session.delete(found)
         self._note("drift heed", kind, {"selector": selector})

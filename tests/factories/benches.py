@@ -116,6 +116,8 @@ class Site:
         variant: Variant,
         result: Result = Result.PASS,
         environment: Environment | None = None,
+        *,
+        at: datetime | None = None,
         **more: Any,  # noqa: ANN401 - fields of the document
     ) -> Verdict:
         """Records a verdict by a variant's acceptance, signed by the bench's validator."""
@@ -130,7 +132,7 @@ class Site:
             result,
             where,
             digest,
-            datetime.now(UTC),
+            at or datetime.now(UTC),
             engine.simulated,
             ("kl",),
             fidelity=str(result),

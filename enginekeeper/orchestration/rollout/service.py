@@ -35,7 +35,7 @@ from enginekeeper.orchestration.wave_planning import (
     select_nodes,
 )
 from enginekeeper.orchestration.waves import DriverChange, FleetEngine, WavePlan, plan_wave
-from registry.errors import ConflictError, GateRefusedError
+from registry.errors import ConflictError, DiagnosedError, GateRefusedError
 from registry.names import check_component
 from registry.service import Registry
 from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave, WaveNode
@@ -79,6 +79,8 @@ class WaveStep:
     before: Wave | None
     after: Wave
     going: Going
+    fault: DiagnosedError | None = None
+    """Why something that it needs could not be asked for: to be raised when the rest was told."""
 
 
 Change = Callable[[Wave, Going], Wave]
@@ -175,11 +177,12 @@ def go_on(
             going = look(registry, turned, now=now, fleet=fleet)
     after = machine.advance(turned, going.sights, failures=failures_in(going.plan), now=now)
     after = _recorded(registry, before, replace(after, work=needed(after, going.plan, now)))
+    fault = None
     if dispatch is not None and not after.ended:
         # apart, so that a server which does not answer keeps no wave from going on
-        work = asked_for(after.work, dispatch, places_ready(after, going.nodes), now)
+        work, fault = asked_for(after.work, dispatch, places_ready(after, going.nodes), now)
         after = _recorded(registry, after, replace(after, work=work))
-    return WaveStep(before, after, going)
+    return WaveStep(before, after, going, fault)
 
 
 def _recorded(registry: Registry, before: Wave, after: Wave) -> Wave:

@@ -44,5 +44,7 @@ def step(bench: Bench, name: str) -> Resting:
         progress.info("%s", said)
     if (fault := tell(bench.registry, bench.settings, after, now=now)) is not None:
         progress.info("warning: %s", fault.splitlines()[0])
+    if done.fault is not None:
+        raise done.fault
     rests = after.ended or after.phase is Phase.STOPPED
     return Resting(name, said, rests)

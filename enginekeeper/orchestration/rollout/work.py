@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from enginekeeper.compatibility.placing import Effect
+from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.nodes import NodeFacts
 from enginekeeper.orchestration.waves import WaveGroup, WavePlan
+from registry.errors import DiagnosedError
 from registry.waves.types import Wave, WaveWork, WorkState
 
 _WORK = frozenset({Effect.REVALIDATE, Effect.REBUILD})
@@ -42,13 +44,24 @@ def needed(wave: Wave, plan: WavePlan, now: datetime) -> tuple[WaveWork, ...]:
 
 def asked_for(
     work: Iterable[WaveWork], dispatch: Dispatch, may_run: Callable[[WaveWork], bool], now: datetime
-) -> tuple[WaveWork, ...]:
-    """Asks for what waits and can be done now; whoever asks twice gets the same run."""
+) -> tuple[tuple[WaveWork, ...], DiagnosedError | None]:
+    """Asks for what waits and can be done now; whoever asks twice gets the same run.
+
+    Returns the work with what was asked for, and the first fault: what cannot be asked for keeps
+    nothing else from being asked for, unless nobody answers.
+    """
     wanted = {WorkState.WAITING} | ({WorkState.DISPATCHED} if dispatch.again else set())
-    return tuple(
-        _asked(one, dispatch.ask, now) if one.state in wanted and may_run(one) else one
-        for one in work
-    )
+    found: list[WaveWork] = []
+    faults: list[DiagnosedError] = []
+    for one in work:
+        after, silent = one, bool(faults) and isinstance(faults[-1], UnavailableError)
+        if one.state in wanted and not silent and may_run(one):
+            try:
+                after = _asked(one, dispatch.ask, now)
+            except DiagnosedError as error:
+                faults.append(error)
+        found.append(after)
+    return tuple(found), next(iter(faults), None)
 
 
 def places_ready(wave: Wave, nodes: Iterable[NodeFacts]) -> Callable[[WaveWork], bool]:

@@ -295,19 +295,6 @@ def test_what_somebody_wants_is_shown_and_fails_nothing(
     assert ek("drift", "--fail-on-drift").code == ExitCode.DRIFT
 
 
-def test_a_waiver_excuses_what_it_waives(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
-    join(catalogue, node("gpu-1", engine.digest, driver=R595))
-    ek("key", "create", "approver")
-    ek("key", "trust", "approver")
-    granted = ek(
-        "waiver", "grant", engine.digest.short, "--rule", "not-qualified-here", "--reason", "night",
-        "--until", (datetime.now(UTC) + timedelta(days=1)).isoformat(), "--everywhere",
-    )  # fmt: skip
-    if granted.code != ExitCode.OK:
-        pytest.fail(granted.err)
-    assert "night" in one_finding(ek)["ignored"]
-
-
 def running(name: str, engine: object, *images: str | None) -> Inventory:
     """A node on which processes run an engine, each in an image."""
     runs = (
@@ -463,3 +450,12 @@ def test_assignments_are_listed_and_removed(ek: Ek, engine: Engine) -> None:
     assert [one["selector"] for one in ek("assign", "list", "--json").json] == ["*"]
     assert ek("assign", "remove", "*", engine.model_name, "prod").code == ExitCode.OK
     assert ek("assign", "list", "--json").json == []
+
+
+def test_a_name_that_is_no_node_is_no_fleet_without_drift(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    assert ek("drift", "--fail-on-drift", "--node", "gpu-*").code == ExitCode.DRIFT
+    said = ek("drift", "--fail-on-drift", "--node", "gpx-*", "--node", "gpu-1")
+    assert (said.code, "gpx-*" in said.err) == (ExitCode.NOT_FOUND, True)

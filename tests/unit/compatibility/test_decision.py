@@ -215,7 +215,9 @@ def test_it_reuses_exactly_where_the_gate_is_open() -> None:
     for first, second, place, scope in product(results, results, places, DriverScope):
         pairs = [(qualified, first), (nearby, second)]
         said = [verdicts[e, r] for e, r in pairs if r is not None]
-        judgements = [Judgement(one.environment, one.result) for one in said]
+        judgements = [
+            Judgement(one.environment, one.result, issued_at=one.issued_at) for one in said
+        ]
         opened = gate(engine, said, place, GatePolicy(signed.trust, refusal, scope))
         decision = decide(engine.key, judgements, Place(place), scope=scope)
         assert opened.is_open is (decision.action is Effect.REUSE)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from enginekeeper.compatibility.placing import Effect
+from enginekeeper.fleet.profiles import profile_of
+from enginekeeper.orchestration.drift import Judge
+from enginekeeper.orchestration.drift_report import recorded_engines
 from enginekeeper.orchestration.fleet_reading import plan_of
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import DriverChange, FleetEngine, WavePlan
+from registry.environments import DriverScope
 from registry.errors import IntegrityError
 from registry.freshness import Freshness
 from registry.lifecycle import quarantine
@@ -60,6 +64,27 @@ def test_a_revoked_validator_holds_the_node_until_it_is_judged_again(
     site.judge(engine, variants_of(tmp_path)[0], Result.PASS, ON_R595)
     assert planned(site, engine, tmp_path).ready == ("gpu-1",)
     assert site.bench.registry.gate(engine.digest, ON_R595).is_open
+
+
+@pytest.mark.parametrize(("days", "ready"), [(1, ()), (-1, ("gpu-1",))])
+def test_a_pass_that_was_issued_before_a_failure_does_not_count_for_being_recorded_after_it(
+    site: Site, tmp_path: Path, days: int, ready: tuple[str, ...]
+) -> None:
+    variant, failed_at = variants_of(tmp_path)[0], datetime.now(UTC) - timedelta(days=2)
+    engine = publish_for_gpu(site, variant, H100)
+    nearby, other = (replace(ON_R595, driver=f"595.{minor}") for minor in ("45.04", "58.03"))
+    site.judge(engine, variant, Result.FAIL, nearby, at=failed_at)
+    site.judge(engine, variant, Result.PASS, other, at=failed_at - timedelta(days=days))
+    registry = replace(site.bench.registry, driver_scope=DriverScope.BRANCH)
+
+    assert planned(site, engine, tmp_path, registry).ready == ready
+
+    assert registry.gate(engine.digest, ON_R595).is_open is bool(ready)
+    with registry.catalogue.read() as view:
+        engines = recorded_engines(view, [str(engine.digest)])
+    judge = Judge(engines, {}, R595.on, registry.driver_scope)
+    profile = replace(profile_of(inventory()), driver=R595.driver)
+    assert (judge.standing(profile, str(engine.digest)) == ()) is bool(ready)
 
 
 def test_a_revoked_builder_holds_the_engine_and_the_rest_is_planned(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from enginekeeper.errors import MissingError
+from enginekeeper.errors import EngineKeeperError, MissingError, UnavailableError
 from enginekeeper.fleet.interface import DriverState
 from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout import service
@@ -193,6 +193,30 @@ def test_work_is_asked_for_once_when_its_gpu_has_the_driver(
     assert asked_for[0].key == (str(engine.digest), H100.product, "")
     again = step(site, 40, dispatch=Dispatch(ask, again=True))
     assert (again.work[0].run, again.work[0].attempt) == ("run-2", 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "asked_again"), [(MissingError("no spec"), 1), (UnavailableError("no server"), 0)]
+)
+def test_what_cannot_be_asked_for_keeps_nothing_else_from_it_unless_nobody_answers(
+    site: Site, fleet: Path, tmp_path: Path, error: EngineKeeperError, asked_again: int
+) -> None:
+    other = publish_for_gpu(site, variants_of(tmp_path)[0], H100, content=b"other", recipe="int8")
+    report(fleet, "gpu-2", other)
+    begin(site, fleet)
+    report(fleet, "spare", driver=NEW)
+    tried: list[WaveWork] = []
+
+    def ask(work: WaveWork) -> str:
+        tried.append(work)
+        if len(tried) == 1:
+            raise error
+        return "run"
+
+    done = service.go_on(site.bench.registry, "w", now=later(60), dispatch=Dispatch(ask))
+    assert (done.fault, len(tried)) == (error, 1 + asked_again)
+    assert service.read_wave(site.bench.registry, "w") == done.after
+    assert [one.state for one in done.after.work].count("dispatched") == asked_again
 
 
 def test_a_node_that_fails_stops_it_and_resuming_takes_it_up_again(
