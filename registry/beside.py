@@ -34,6 +34,7 @@ from registry.records import Draft
 from registry.revocations import found_beside, verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.statements import Statements, envelope_start, statements_of
+from registry.summaries import summary_among
 from registry.trust import Purpose, Trust
 from registry.types import Engine, Result, Verdict, Waiver
 from registry.waivers import disbelieved_ending, ended_together, ending_among
@@ -187,7 +188,8 @@ def _unrecorded(
             doubts.append(doubt(engine, name, envelope, error.what, now))
             continue
         place = beside.document(engine.digest, verdict.document)
-        found.append(replace(verdict, path=place))
+        vsa = summary_among(beside.envelopes(layout.SUMMARY), engine, verdict, trust)
+        found.append(replace(verdict, path=place, vsa=vsa))
     return found, doubts
 
 
