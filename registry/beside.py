@@ -5,6 +5,10 @@ lack their rows. They are looked for before an engine gets anywhere: when it, a 
 waiver for it is published, when a channel is moved to it, and by a scrub. The gate looks while the
 catalogue says that it was restored from a backup and nobody has scrubbed since; it records nothing.
 
+A lost verdict, or end of a waiver, that cannot be believed (damaged, its signer revoked since) is
+none; but it may be what closed the gate. So it holds the engine where something older could open
+it: a pass that was lost, too, or what a restored catalogue has.
+
 Example:
     with catalogue.read() as view:
         lost = find_lost(view, store, engine, trust, now)
@@ -24,15 +28,16 @@ from registry.digests import Digest
 from registry.envelopes import told_by
 from registry.errors import IntegrityError, NotYetError
 from registry.publishing import stated_verdict
-from registry.quarantines import lost_changes
+from registry.quarantines import doubt, lost_changes
 from registry.queries import View
 from registry.records import Draft
 from registry.revocations import found_beside, verify_revocation
 from registry.standing import Standing, StandingChange, held_by
 from registry.statements import Statements, envelope_start, statements_of
+from registry.summaries import summary_among
 from registry.trust import Purpose, Trust
 from registry.types import Engine, Result, Verdict, Waiver
-from registry.waivers import ended_together, ending_among
+from registry.waivers import disbelieved_ending, ended_together, ending_among
 
 
 @dataclass(frozen=True)
@@ -108,19 +113,43 @@ def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: d
     left it out because of a wrong clock would let what it closed open.
     """
     said = statements_of(store, engine)
-    changes = view.standing(engine.digest)
-    waivers = [one for one in view.waivers(engine.digest) if one.ending is None]
+    changes, verdicts = view.standing(engine.digest), view.verdicts(engine.digest)
+    waivers = view.waivers(engine.digest)
     recorded = {one.envelope for one in changes}
     signed, doubtful = _revocations(said, engine, trust, now)
-    envelopes = tuple(said.envelopes(layout.WAIVER_END)) if waivers else ()
-    endings = ((one.digest, ending_among(envelopes, one, trust)) for one in waivers)
+    found, doubts = _unrecorded(verdicts, said, engine, trust, now)
+    endings, disbelieved = _endings(waivers, said, engine, trust, now)
+    lost = tuple(_lost_verdicts(verdicts, found))
+    if not any(one.result is Result.PASS for one in lost):  # else what is lost may have closed it
+        passed = any(one.result is Result.PASS for one in verdicts)
+        doubts = [*(doubts if passed else ()), *disbelieved]
+        doubts = doubts if doubts and view.unchecked() else []
     return Lost(
         tuple(one for one in signed if one.envelope not in recorded),
         tuple(one for one in doubtful if one.envelope not in recorded),
-        () if signed else lost_changes(said, engine, changes, trust, now),
-        tuple((digest, ending) for digest, ending in endings if ending is not None),
-        tuple(_lost_verdicts(view.verdicts(engine.digest), said, engine, trust, now)),
+        () if signed else lost_changes(said, engine, changes, trust, now, doubts=doubts),
+        endings,
+        lost,
     )
+
+
+def _endings(
+    waivers: Sequence[Waiver], beside: Statements, engine: Engine, trust: Trust, now: datetime
+) -> tuple[tuple[tuple[Digest, str], ...], list[StandingChange]]:
+    """Returns the waivers that ended, each with what says so, and what cannot be believed of it."""
+    open_ones = [one for one in waivers if one.ending is None]
+    if not open_ones:
+        return (), []
+    known = {told_by(one.ending.encode()) for one in waivers if one.ending is not None}
+    said = {name: beside.read(name) for name in beside.names(layout.WAIVER_END)}
+    endings = ((one.digest, ending_among(said.values(), one, trust)) for one in open_ones)
+    doubts = (
+        doubt(engine, name, one, why, now)
+        for name, one in said.items()
+        if told_by(one) not in known
+        if (why := disbelieved_ending(one, engine, trust)) is not None
+    )
+    return tuple((digest, one) for digest, one in endings if one is not None), list(doubts)
 
 
 def _revocations(
@@ -138,32 +167,40 @@ def _revocations(
     return signed, doubtful
 
 
-def _lost_verdicts(
+def _unrecorded(
     recorded: Sequence[Verdict], beside: Statements, engine: Engine, trust: Trust, now: datetime
-) -> Iterator[Verdict]:
-    """Yields the verdicts beside an engine that are not recorded, as they are to be recorded.
-
-    One that nobody trusted signed is none: it could open a gate. When each was recorded is lost
-    with the rows, and the latest of them decided: so all that are no pass come after the passes,
-    however early they were issued, and what is judged from now on decides. A pass that was issued
-    before what is recorded of the same environment would decide nothing, and is no loss.
-    """
+) -> tuple[list[Verdict], list[StandingChange]]:
+    """Returns the verdicts beside an engine that are not recorded, and what cannot be believed."""
     known = {one.digest.short for one in recorded}
     said = {told_by(one.envelope.encode()) for one in recorded}
-    found = []
+    found, doubts = [], []
     for name in beside.names(Purpose.VERDICT):
         if envelope_start(name) in known:
             continue
         envelope = beside.read(name)
+        if told_by(envelope) in said:  # a recorded one in another envelope
+            continue
         try:
             verdict = stated_verdict(engine, envelope, trust, now)
         except NotYetError:
             raise
-        except IntegrityError:
+        except IntegrityError as error:
+            doubts.append(doubt(engine, name, envelope, error.what, now))
             continue
-        if told_by(envelope) not in said:  # else a recorded one in another envelope
-            place = beside.document(engine.digest, verdict.document)
-            found.append(replace(verdict, path=place))
+        place = beside.document(engine.digest, verdict.document)
+        vsa = summary_among(beside.envelopes(layout.SUMMARY), engine, verdict, trust)
+        found.append(replace(verdict, path=place, vsa=vsa))
+    return found, doubts
+
+
+def _lost_verdicts(recorded: Sequence[Verdict], found: Sequence[Verdict]) -> Iterator[Verdict]:
+    """Yields the verdicts that were found beside an engine, as they are to be recorded.
+
+    When each was recorded is lost with the rows, and the latest of them decided: so all that are no
+    pass come after the passes, however early they were issued, and what is judged from now on
+    decides. A pass that was issued before what is recorded of the same environment would decide
+    nothing, and is no loss.
+    """
     for one in sorted(found, key=lambda it: (it.result is not Result.PASS, it.issued_at)):
         there = (other for other in recorded if other.environment == one.environment)
         late = any(other.issued_at >= one.issued_at for other in there)
@@ -199,8 +236,12 @@ def _take_in_standing(draft: Draft, lost: Lost) -> int:
             draft.add_standing(replace(change, kind=Standing.QUARANTINED, envelope=None))
     for change in reversed(lost.holds):
         recorded = draft.standing(change.engine)
-        if change.envelope is not None and change.envelope in {one.envelope for one in recorded}:
+        # What is no envelope is named by the reason.
+        if (change.envelope or change.reason) in {one.envelope or one.reason for one in recorded}:
             continue
-        if held_by(recorded) or change.kind is Standing.QUARANTINED:
+        held = held_by(recorded)
+        if held is not None and held.kind is Standing.REVOKED:  # meanwhile
+            break
+        if held or change.kind is Standing.QUARANTINED:
             draft.add_standing(change)
     return taken

@@ -6,6 +6,8 @@ Rules:
   the engine, whoever signed it: like a revocation, it can only make things worse;
 - what is no envelope at all holds the engine, too, and is recorded by the digest of its bytes: they
   are anything, and no catalogue has to hold them;
+- so does a verdict, or the end of a waiver, that the catalogue lost and that cannot be believed any
+  more: it may be what closed the gate. Who releases the engine has looked into it;
 - a release names the quarantines that it ends, and ends them in a catalogue that lost it only if
   trusted revokers signed it: else whoever writes the store could open a gate;
 - so a quarantine that was released without a key counts again after `ek db restore`, until it is
@@ -14,6 +16,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 
@@ -22,7 +25,6 @@ from securesystemslib.signer import Signer
 from registry import layout
 from registry.attestations import HOLD_TYPE, RELEASE_TYPE, Statement, sign, timestamp, verify
 from registry.blobs.interface import BlobStore
-from registry.digests import Digest
 from registry.envelopes import is_envelope, told_by
 from registry.errors import IntegrityError
 from registry.standing import Standing, StandingChange, held_by
@@ -31,6 +33,8 @@ from registry.trust import Purpose, Trust, read_moment
 from registry.types import Engine
 
 _TYPES = {Standing.QUARANTINED: HOLD_TYPE, Standing.RELEASED: RELEASE_TYPE}
+_JUNK = re.compile(r" \((sha256:[0-9a-f]{64})\)\Z")
+"""How the reason ends of what was recorded of bytes that are no envelope."""
 _NAMES = {Standing.QUARANTINED: layout.QUARANTINE, Standing.RELEASED: layout.RELEASE}
 
 
@@ -59,48 +63,58 @@ def keep_beside(store: BlobStore, engine: Engine, kind: Standing, envelope: byte
 def quarantines_to_end(beside: Statements, recorded: Sequence[StandingChange]) -> set[str]:
     """Returns the names of all that was said to quarantine an engine, recorded or beside it."""
     kind = Standing.QUARANTINED
-    known = [one.envelope.encode() for one in recorded if one.kind is kind and one.envelope]
-    return {str(told_by(one)) for one in (*known, *beside.envelopes(_NAMES[kind]))}
+    known = {told for one in recorded if one.kind is kind and (told := _told(one))}
+    return known | {str(told_by(one)) for one in beside.envelopes(_NAMES[kind])}
 
 
 def lost_changes(
     beside: Statements, engine: Engine, recorded: Sequence[StandingChange], trust: Trust,
-    now: datetime,
+    now: datetime, *, doubts: Sequence[StandingChange] = (),
 ) -> tuple[StandingChange, ...]:  # fmt: skip
     """Returns the quarantines and releases that a catalogue lost, given those it has, newest first.
 
-    Nothing for an engine that was revoked: nothing follows that.
+    Doubts are quarantines for what else lies there (`doubt`). Nothing for an engine that was
+    revoked: nothing follows that.
     """
     held = held_by(recorded)
     if held is not None and held.kind is Standing.REVOKED:
         return ()
-    said = {name: beside.read(name) for name in beside.names(layout.QUARANTINE)}
-    releases = list(_releases(beside, engine, trust)) if said or held is not None else []
+    said = [
+        _quarantine(engine, beside.read(name), name, trust, now)
+        for name in beside.names(layout.QUARANTINE)
+    ]
+    quarantines = (*doubts, *said)
+    releases = list(_releases(beside, engine, trust)) if quarantines or held is not None else []
     ended = {name for _, ends in releases for name in ends}
-    quarantines = (
-        _quarantine(engine, one, name, trust, now)
-        for name, one in said.items()
-        if not _tells(recorded, told_by(one)) and str(told_by(one)) not in ended
-    )
+    lost = (one for one in quarantines if not {_told(one)} & {*map(_told, recorded), *ended})
     ending = [
         one
         for one, ends in releases
-        if held is not None
-        and any(_is_of(held, name) for name in ends)
-        and not _tells(recorded, told_by((one.envelope or "").encode()))
+        if held is not None and _told(held) in ends and _told(one) not in map(_told, recorded)
     ]
-    return (*quarantines, *sorted(ending, key=lambda one: one.changed_at, reverse=True)[:1])
+    return (*lost, *sorted(ending, key=lambda one: one.changed_at, reverse=True)[:1])
 
 
-def _tells(recorded: Sequence[StandingChange], told: Digest) -> bool:
-    """Says whether a change is recorded of what an envelope, or junk, tells."""
-    return any(_is_of(one, str(told)) for one in recorded)
+def doubt(engine: Engine, name: str, found: bytes, why: str, now: datetime) -> StandingChange:
+    """Returns the quarantine for what lies beside an engine and cannot be believed."""
+    reason = f"found beside the engine, {name!r} cannot be believed: {why}"
+    if is_envelope(found):
+        return StandingChange(
+            engine.digest, Standing.QUARANTINED, reason, "unknown", now, found.decode()
+        )
+    reason = f"{reason} ({told_by(found)})"
+    return StandingChange(engine.digest, Standing.QUARANTINED, reason, "unknown", now)
 
 
-def _is_of(change: StandingChange, told: str) -> bool:
+def _told(change: StandingChange) -> str | None:
+    """Names what a change tells: by its envelope, or by the digest in its reason if it is junk.
+
+    None for one of an earlier version, which lies nowhere.
+    """
     if change.envelope is not None:
-        return str(told_by(change.envelope.encode())) == told
-    return change.reason.endswith(f" ({told})")  # what is no envelope has its digest there
+        return str(told_by(change.envelope.encode()))
+    junk = _JUNK.search(change.reason)
+    return None if junk is None else junk[1]
 
 
 def _quarantine(

@@ -5,7 +5,7 @@ Rules:
 - every manifest of a row is held against the row, every blob that a manifest names is read once,
   whoever shares it, and so is every verdict document;
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
-- what stays wrong is told with those who need it;
+- what stays wrong is told with those who need it, but for what a sweep removed meanwhile;
 - what stores from before have of an engine in folders that are not its own is copied beside it;
 - what lies signed beside an engine (a revocation, the end of a waiver, a verdict) and that the
   catalogue lost is recorded again; a catalogue that was restored is checked by that.
@@ -17,7 +17,7 @@ Example:
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,6 +144,7 @@ def scrub(
         done += entry.size
         if progress is not None:
             progress("scrub", done, total)
+    scrubber.forget_swept(recorded)
     return report
 
 
@@ -190,6 +191,18 @@ class _Scrubber:
                 self.report.findings.append(found)
         if not self.report.wrong:
             self.registry.mark_checked(recorded.restorations)
+
+    def forget_swept(self, recorded: _Recorded) -> None:
+        """Takes back what is missing of what a sweep removed meanwhile: its rows went first."""
+        if not self.report.wrong:
+            return
+        now = {str(one) for one in _recorded(self.registry).artifacts}
+        gone = {str(one) for one in recorded.artifacts} - now
+        findings = [
+            replace(one, users=tuple(it for it in one.users if it.partition(": ")[0] not in gone))
+            for one in self.report.findings
+        ]
+        self.report.findings[:] = [one for one in findings if one.users or one.mended]
 
     def check_document(self, name: str, digest: Digest, user: str, engine: Engine | None) -> None:
         """Holds a verdict's document against its digest; one may lie in its engine's folder."""

@@ -6,6 +6,8 @@ test result that has the details. It decides nothing here: the gate believes the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from registry.attestations import (
     PREDICATES,
     SUMMARY_TYPE,
@@ -80,3 +82,16 @@ def verify_summary(engine: Engine, verdict: Verdict, envelope: bytes, trust: Tru
             expected=f"{passed} ({verdict.result}), of {PREDICATES[Purpose.VERDICT]}",
         )
     return statement
+
+
+def summary_among(
+    envelopes: Iterable[bytes], engine: Engine, verdict: Verdict, trust: Trust
+) -> str | None:
+    """Returns the summary of a verdict; None where none verifies: it decides nothing."""
+    for envelope in envelopes:
+        try:
+            verify_summary(engine, verdict, envelope, trust)
+        except IntegrityError:
+            continue
+        return envelope.decode()
+    return None

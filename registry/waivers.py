@@ -212,6 +212,18 @@ def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> st
     return None
 
 
+def disbelieved_ending(envelope: bytes, engine: Engine, trust: Trust) -> str | None:
+    """Says why what lies there as the end of a waiver is none, of whichever; None if it is one."""
+    try:
+        verify(
+            envelope, trust, Purpose.WAIVER,
+            subject=engine.digest, simulated=engine.simulated, predicate_type=ENDING_TYPE,
+        )  # fmt: skip
+    except IntegrityError as error:
+        return error.what
+    return None
+
+
 def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
     """Returns what was granted; raises IntegrityError unless the row says what was signed."""
     envelope = waiver.envelope.encode()

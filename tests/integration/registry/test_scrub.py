@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from registry.copies import Copy, DirectoryCopy, StoreCopy
 from registry.digests import Digest
 from registry.lifecycle import revoke
 from registry.publishing import CheckpointPublication
+from registry.retention import RetentionPolicy
 from registry.scrubbing import Fault, scrub
+from registry.sweeping import plan_sweep, sweep
 from registry.types import Engine
 from tests.factories.registry import CPU, WEIGHTS, Workbench, make_workbench
 from tests.fakes.damage import overwrite
@@ -179,3 +182,32 @@ def test_a_directory_that_holds_nothing_of_it_mends_nothing(
     (tmp_path / "empty" / "link").symlink_to("/etc/passwd")
     report = scrub(bench.registry, copy=DirectoryCopy(tmp_path / "empty"))
     assert [(one.fault, one.mended) for one in report.findings] == [(Fault.MISSING, False)]
+
+
+def test_what_a_sweep_removed_meanwhile_is_not_lost(bench: Workbench) -> None:
+    swept, kept = bench.publish(content=b"one"), bench.publish(content=b"two")
+    lost = blob(bench, kept, "graphs/prefill.pt2")
+    bench.registry.store.remove(lost)
+    policy = RetentionPolicy(grace=timedelta(days=-1))
+    plan = plan_sweep(bench.registry, policy)
+
+    @dataclass
+    class Sweeping:
+        """A store beside which a sweep ends before the scrub has read the first manifest."""
+
+        store: BlobStore
+        done: bool = False
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.store, name)
+
+        def get_document(self, name: str) -> bytes:
+            if not self.done and name == f"{swept.path}/manifest.json":
+                self.done = True
+                assert sweep(bench.registry, plan).engines == [swept.digest]
+            return self.store.get_document(name)
+
+    found = scrub(replace(bench.registry, store=Sweeping(bench.registry.store)))
+    assert [(one.digest, one.users) for one in found.wrong] == [
+        (lost, (f"engine {kept.digest.short}: graphs/prefill.pt2",))
+    ]

@@ -7,18 +7,24 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 
 from registry.backups.backup import backup, restore
+from registry.beside import find_lost, take_in
 from registry.errors import NotYetError
 from registry.freshness import SnapshotReader
-from registry.lifecycle import quarantine
+from registry.layout import WAIVER_END
+from registry.lifecycle import quarantine, release, revoke
 from registry.quarantines import keep_beside, quarantines_to_end, sealed_change
+from registry.retention import RetentionPolicy
 from registry.scrubbing import Fault, scrub
 from registry.seen import Memory
 from registry.service import Registry
+from registry.signing import trusted
 from registry.standing import Standing, StandingChange
 from registry.statements import statements_of
-from registry.trust import KeyRevocation
+from registry.sweeping import plan_sweep, sweep
+from registry.trust import KeyRevocation, Purpose
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, START, Workbench, with_registry
 
@@ -119,3 +125,115 @@ def test_a_scrub_by_a_clock_that_is_behind_passes_over_no_end_of_a_waiver(
     look_by_a_wrong_clock(bench, engine)
     assert scrub(bench.registry).wrong == []
     assert rule(bench, engine) == "never-judged"
+
+
+def damage(bench: Workbench, engine: Engine, kind: str) -> None:
+    """Cuts the last statement of a kind short that lies beside an engine."""
+    store = bench.registry.store
+    recorded = [one.envelope.encode() for one in bench.registry.verdicts(engine.digest)[1:]]
+    for name in statements_of(store, engine).names(kind):
+        if (data := store.get_document(name)) not in recorded:
+            store.put_document(name, data[:-7], if_absent=False)
+
+
+def let_go(bench: Workbench, engine: Engine) -> None:
+    """Looks into it, and finds that it was nothing."""
+    release(bench.registry, engine, "looked into it", bench.signers.revoker)
+    scrub(bench.registry)
+
+
+def test_a_fail_that_was_damaged_holds_a_restored_engine_until_it_is_released(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    url = kept(bench, tmp_path)
+    bench.judge(engine, Result.FAIL)
+    damage(bench, engine, Purpose.VERDICT)
+    restore(tmp_path / "kept", url, overwrite=True)
+    for _ in range(2):
+        assert rule(bench, engine) == "quarantined"
+        scrub(bench.registry)
+    held = bench.registry.held(engine)
+    assert held is not None
+    assert "verdict-" in held.reason
+    let_go(bench, engine)
+    assert rule(bench, engine) == "qualified"
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "qualified"  # the release was signed
+
+
+def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    url = kept(bench, tmp_path)
+    bench.end(waiver)
+    damage(bench, engine, WAIVER_END)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    scrub(bench.registry)
+    assert rule(bench, engine) == "quarantined"
+
+
+@pytest.fixture
+def doubted(bench: Workbench, engine: Engine) -> Workbench:
+    """The registry after another validator failed the engine, whose key was revoked then."""
+    validator = CryptoSigner.generate_ed25519()
+    key = trusted(validator, Purpose.VERDICT)
+    trust = bench.registry.trust.with_key(key)
+    second = with_registry(bench, trust=trust)
+    signed = replace(second, signers=replace(bench.signers, validator=validator))
+    second.registry.record_verdict(engine.digest, *signed.verdict_on(engine, Result.FAIL))
+    gone = trust.revoking(KeyRevocation(key.keyid, "a laptop was lost", START))
+    return with_registry(bench, trust=gone)
+
+
+def swept(bench: Workbench) -> None:
+    policy = RetentionPolicy(grace=timedelta(days=-1), per_key=0)
+    assert sweep(bench.registry, plan_sweep(bench.registry, policy)).engines
+
+
+def test_no_older_pass_speaks_for_swept_bytes_that_somebody_failed_whose_key_was_revoked(
+    doubted: Workbench, engine: Engine
+) -> None:
+    assert rule(doubted, engine) == "verdict-not-attested"
+    swept(doubted)
+    doubted.publish()
+    assert rule(doubted, engine) == "quarantined"
+    let_go(doubted, engine)
+    doubted.judge(engine, more={"run": 2})
+    assert rule(doubted, engine) == "qualified"
+    scrub(doubted.registry)
+    assert rule(doubted, engine) == "qualified"
+
+
+def test_what_cannot_be_believed_stops_nothing_that_was_judged_since(
+    doubted: Workbench, engine: Engine
+) -> None:
+    """Beside a verdict that is recorded it says nothing: the catalogue was never set back."""
+    swept(doubted)
+    store = doubted.registry.store
+    for name in statements_of(store, engine).names(Purpose.VERDICT):
+        if doubted.signers.validator.public_key.keyid.encode() in store.get_document(name):
+            store.remove_document(name)
+    doubted.publish()
+    assert rule(doubted, engine) == "never-judged"
+    doubted.judge(engine, more={"run": 2})
+    scrub(doubted.registry)
+    doubted.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert rule(doubted, engine) == "qualified"
+
+
+def test_what_holds_an_engine_is_not_taken_in_after_a_revocation_that_came_between(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    url = kept(bench, tmp_path)
+    quarantine(bench.registry, engine, "odd answers", bench.signers.revoker)
+    restore(tmp_path / "kept", url, overwrite=True)
+    registry = bench.registry
+    with registry.catalogue.read() as view:
+        lost = find_lost(view, registry.store, engine, registry.trust, registry.clock())
+    revoke(registry, engine, "wrong tokens", bench.signers.revoker)
+    with registry.catalogue.edit() as draft:
+        take_in(draft, lost)
+    assert rule(bench, engine) == "revoked"

@@ -189,6 +189,17 @@ def test_a_verdict_that_is_taken_in_before_its_publisher_is_done_keeps_its_summa
     assert bench.registry.record_verdict(engine.digest, document, envelope, vsa).vsa == vsa.decode()
 
 
+def test_a_lost_verdict_comes_back_with_its_summary(
+    bench: Workbench, engine: Engine, url: str, tmp_path: Path
+) -> None:
+    said = [bench.judge(engine, result, more={"run": 2}).vsa for result in (Result.FAIL, *Result)]
+    restore(tmp_path / "kept", url, overwrite=True)
+    scrub(bench.registry)
+    found = [one.vsa for one in bench.registry.verdicts(engine.digest)]
+    assert {*said} < {*found}
+    assert None not in found
+
+
 def test_a_verdict_that_was_recorded_after_the_restoration_outweighs_an_older_one(
     bench: Workbench, engine: Engine, url: str, tmp_path: Path
 ) -> None:
