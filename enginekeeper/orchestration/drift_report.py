@@ -31,6 +31,7 @@ from enginekeeper.orchestration.drift import (
 from enginekeeper.orchestration.drift_containers import Named, container_findings
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
+from registry.digests import Digest
 from registry.environments import Environment
 from registry.fleet.queries import FleetView
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
@@ -166,7 +167,7 @@ def drift_of(
     judge = Judge(engines, positions, now.date(), registry.driver_scope)
     held = _Held(judge, profiles, sets, runs, _Wanted(assignments))
     found = [held.drift(one) for one in states]
-    waived = _waived(registry, _unqualified(found))
+    waived = _waived(registry, _unqualified(found), engines)
     excused = [_excused(one, ignores, waived) for one in found]
     return FleetDrift(
         tuple(excused), stale, clock_off, silent,
@@ -332,8 +333,18 @@ def _unheard(labels: Mapping[str, str], simulated: bool) -> Profile:  # noqa: FB
     return Profile((), None, "", "", (), 0, simulated=simulated, labels=labels)
 
 
+@dataclass(frozen=True)
+class _Waived:
+    """As much of an engine as a waiver is held against."""
+
+    digest: Digest
+    simulated: bool
+
+
 def _waived(
-    registry: Registry, unqualified: Collection[tuple[str, Environment]]
+    registry: Registry,
+    unqualified: Collection[tuple[str, Environment]],
+    engines: Mapping[str, KnownEngine],
 ) -> dict[str, list[Any]]:
     """Returns the waivers in force that excuse engines where they are: where, and whose they are.
 
@@ -341,16 +352,16 @@ def _waived(
     """
     if not unqualified:
         return {}
-    engines = {engine for engine, _ in unqualified}
+    anywhere = {engine for engine, _ in unqualified}
     with registry.catalogue.read() as view:
         granted = [
             one
             for one in view.waivers()
-            if str(one.engine) in engines
+            if str(one.engine) in anywhere
             and (one.environment is None or (str(one.engine), one.environment) in unqualified)
         ]
-        known = view.known_engines(list({one.engine for one in granted}))
-    in_force = registry.waivers_in_force(list(known.values()), granted) if known else {}
+    named = {one.engine: engines[str(one.engine)].simulated for one in granted}
+    in_force = registry.waivers_in_force([_Waived(*one) for one in named.items()], granted)
     return {
         str(digest): [
             (one.environment, f"waived: {one.reason} ({one.granted_by})") for one in waivers
