@@ -19,7 +19,7 @@ from enginekeeper.orchestration.drift import Finding, KnownEngine
 from registry.digests import Digest
 from registry.environments import DriverScope, Environment, covers
 from registry.service import Registry
-from registry.types import Engine, Result, Waiver
+from registry.types import Result, Waiver
 from registry.waivers import ABOUT_VERDICT
 
 _INCOMPATIBLE = "incompatible"
@@ -28,6 +28,14 @@ _BY_RESULT = {
     Result.FAIL: ("verdict-failed",),
     Result.INCONCLUSIVE: ("verdict-inconclusive",),
 }
+
+
+@dataclass(frozen=True)
+class _Waived:
+    """As much of an engine as a waiver is held against."""
+
+    digest: Digest
+    simulated: bool
 
 
 @dataclass
@@ -84,10 +92,8 @@ class Waivers:
     def _in_force(self) -> dict[str, list[Waiver]]:
         with self.registry.catalogue.read() as view:
             granted = [one for one in view.waivers() if str(one.engine) in self.engines]
-            known: list[Engine] = []
-            if granted:
-                known += view.known_engines(list({one.engine for one in granted})).values()
-        found = self.registry.waivers_in_force(known, granted) if known else {}
+        named = {one.engine: self.engines[str(one.engine)].simulated for one in granted}
+        found = self.registry.waivers_in_force([_Waived(*one) for one in named.items()], granted)
         return {str(digest): waivers for digest, waivers in found.items() if waivers}
 
 

@@ -22,7 +22,7 @@ from registry.retention import RetentionPolicy
 from registry.scrubbing import Fault, scrub
 from registry.sweeping import plan_sweep, sweep
 from registry.types import Engine
-from tests.factories.registry import CPU, WEIGHTS, Workbench, make_workbench
+from tests.factories.registry import CPU, WEIGHTS, Workbench, make_workbench, with_registry
 from tests.fakes.damage import overwrite
 from tests.fakes.statements import asked
 
@@ -207,7 +207,7 @@ def test_what_a_sweep_removed_meanwhile_is_not_lost(bench: Workbench) -> None:
                 assert sweep(bench.registry, plan).engines == [swept.digest]
             return self.store.get_document(name)
 
-    found = scrub(replace(bench.registry, store=Sweeping(bench.registry.store)))
+    found = scrub(with_registry(bench, store=Sweeping(bench.registry.store)).registry)
     assert [(one.digest, one.users) for one in found.wrong] == [
         (lost, (f"engine {kept.digest.short}: graphs/prefill.pt2",))
     ]
