@@ -107,7 +107,7 @@ def main() -> None:
     path, seconds = bench.run(
         "sensitivities", "atoms",
         {"twin": str(model), "targets": targets, "prompts": list(range(len(suite.prompts))),
-         "positions": POSITIONS},
+         "positions": POSITIONS, "codes": None},
     )  # fmt: skip
     dictionary, twin = load_dictionary(path), load_scores(twin_path, suite)
     print(f"{len(dictionary.names)} atoms, {suite.positions} positions, {seconds:.0f} s\n")

@@ -121,7 +121,7 @@ probes_option = click.option(
 locate_option = click.option(
     "--locate",
     is_flag=True,
-    help="Where the audits are clean, find the tensor: one pass each, minutes to hours.",
+    help="See and name small errors of one tensor's gain: a pass each, minutes to hours.",
 )
 
 model_option = click.option(

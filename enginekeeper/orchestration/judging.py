@@ -31,7 +31,13 @@ from enginekeeper.orchestration.simulation import (
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
 from enginekeeper.orchestration.validation_twins import score_validation_twin
 from enginekeeper.specs.profiles import BuilderKind
-from enginekeeper.validation.dictionary import Culprit, Dictionary, explain, load_dictionary
+from enginekeeper.validation.dictionary import (
+    Culprit,
+    Dictionary,
+    codes_of,
+    explain,
+    load_dictionary,
+)
 from enginekeeper.validation.evidence import Evidence, Stop
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
@@ -190,10 +196,11 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     """Returns the verdict on a scored engine, and the document that is signed and stored."""
     variant, evidence = made.variant, _evidence(work, made)
     policy = AcceptancePolicy(**asdict(variant.acceptance))
+    if work.order.locate and evidence.twin is not None and not evidence.engine.of_choices:
+        evidence = replace(evidence, dictionary=_dictionary(bench, work, made))
     verdict = judge(evidence, policy)
-    if work.order.locate and _unexplained(verdict):
-        found = _dictionary(bench, work, made)
-        verdict = judge(replace(evidence, culprits=_culprits(evidence, found)), policy)
+    if _unexplained(verdict):
+        verdict = judge(replace(evidence, culprits=_culprits(evidence)), policy)
     document = {
         **verdict.document(),
         "variant": str(variant.identifier),
@@ -215,10 +222,10 @@ def _unexplained(verdict: Verdict) -> bool:
     return clean and verdict.fidelity.result == "fail"
 
 
-def _culprits(evidence: Evidence, dictionary: Dictionary) -> tuple[Culprit, ...]:
-    if evidence.twin is None or evidence.engine.of_choices:
+def _culprits(evidence: Evidence) -> tuple[Culprit, ...]:
+    if evidence.twin is None or evidence.dictionary is None:
         return ()
-    return explain(dictionary, evidence.twin, evidence.engine, evidence.scored)
+    return explain(evidence.dictionary, evidence.twin, evidence.engine, evidence.scored)
 
 
 def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
@@ -226,6 +233,7 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
     source, name, probe = source_of(work), made.variant.identifier, there(work.probe)
     prompts = list(order_of(rounds_of(probe.suite))[:DICTIONARY_PROMPTS])
     twin_scores = there(made.twin).path / SCORES
+    codes = codes_of(made.checkpoint.path)
     inputs = {
         "model": str(source.digest),
         "checkpoint": str(made.checkpoint.digest),
@@ -233,6 +241,7 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
         "twin": str(digest_file(twin_scores)),
         "prompts": prompts,
         "positions": DICTIONARY_POSITIONS,
+        "codes": codes,
         "numerics": bench.shop.code("configs", "validation"),
         "made_by": bench.shop.identity("inductor", "sensitivities"),
     }
@@ -247,6 +256,7 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
             "targets": {"twin": str(twin_scores)},
             "prompts": prompts,
             "positions": DICTIONARY_POSITIONS,
+            "codes": codes,
             "output": str(directory / DICTIONARY),
         }
         outcome = bench.shop.run("inductor", "sensitivities", job, name=name, minutes=240)

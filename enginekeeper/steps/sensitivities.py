@@ -1,11 +1,12 @@
 """The step `sensitivities`: how the twin's log-probabilities move with the gain of each tensor.
 
 Job: `{"twin", "tokens", "targets": {"twin": score file}, "prompts": [numbers], "positions": how
-many of each prompt, from its beginning, "output"}`. One forward pass per atom: the output of one
-linear or norm without its bias is multiplied with 1 + STEP, what a layer's cache holds is, the
-angles are those of a rope base 1 + STEP times the twin's, or eps is doubled. What is written is the
-difference of the log-probabilities at the twin's best tokens over the step, by finite differences,
-float32 [atoms, positions, best tokens].
+many of each prompt, from its beginning, "codes": {"bits", "group"} or null, "output"}`. One forward
+pass per atom: the output of one linear or norm without its bias is multiplied with 1 + STEP, what a
+layer's cache holds is, the angles are those of a rope base 1 + STEP times the twin's, or eps is
+doubled. Where weights are integer codes, every code of a linear is moved by STEP, too, in groups of
+so many columns (null: rows). What is written is the difference of the log-probabilities at the
+twin's best tokens over the step, by finite differences, float32 [atoms, positions, best tokens].
 
 Rules:
 
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from _step import main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     import torch
@@ -156,6 +157,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     passes = Passes(loaded, [tokens.ids[one][: most + 1] for one in chosen], best)
     known: dict[str, np.ndarray] = {}
     measured, derived = atoms(loaded.model)
+    measured += zero_points(loaded.model, job["codes"])
     for number, atom in enumerate(measured):
         print(f"progress {number}/{len(measured)} {atom.name}", flush=True)
         with atom.disturbed:
@@ -212,6 +214,19 @@ def atoms(model: Any) -> tuple[list[Atom], Derived]:  # noqa: ANN401 - transform
     return measured, derived
 
 
+def zero_points(model: Any, codes: Mapping[str, int] | None) -> list[Atom]:  # noqa: ANN401
+    """Returns the atoms of the zero points of quantized linears: one, in codes."""
+    import torch  # noqa: PLC0415
+
+    found: list[Atom] = []
+    for number, layer in enumerate(model.model.layers if codes else ()):
+        for path, module in layer.named_modules():
+            if codes and isinstance(module, torch.nn.Linear):
+                moved = _shifted(module, codes["bits"], codes["group"])
+                found.append(Atom(f"model.layers.{number}.{path}.zero_point", number, moved))
+    return found
+
+
 def _has_gain(path: str, module: Any) -> bool:  # noqa: ANN401
     import torch  # noqa: PLC0415
 
@@ -253,6 +268,26 @@ def _louder(*modules: Any, bias: bool = False) -> Iterator[None]:  # noqa: ANN40
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _shifted(module: Any, bits: int, group: int | None) -> Iterator[None]:  # noqa: ANN401
+    """Moves every code by STEP: the largest weight of a group has the largest code."""
+    import torch  # noqa: PLC0415
+
+    weight = module.weight.detach()
+    groups = weight.unflatten(1, (-1, group or weight.shape[1]))
+    scales = groups.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    shift = scales.expand_as(groups).flatten(1) * STEP
+
+    def move(_module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output + torch.nn.functional.linear(inputs[0], shift)
+
+    hook = module.register_forward_hook(move)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -33,7 +33,9 @@ from safetensors import SafetensorError, safe_open
 
 from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
+from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.checks import rounded
+from enginekeeper.validation.numerics.recipes import WeightFormat, recipe_for
 from enginekeeper.validation.scores import Scores
 
 Doubles = NDArray[np.float64]
@@ -50,6 +52,9 @@ LEAST_EXPLAINED = 0.08
 LEAST_CERTAIN = 5.0
 """A gain over its standard error between prompts."""
 
+ZERO_POINT = ".zero_point"
+"""In the names of atoms that move codes instead of multiplying them."""
+
 MOST = 3
 """How many gains are looked for."""
 
@@ -63,11 +68,17 @@ class Culprit:
 
     names: tuple[str, ...]
     gain: float
-    """Relative: 0.03 is 3 % too loud."""
+    """Relative: 0.03 is 3 % too loud; of a zero point in codes, of eps in doublings."""
     certainty: float
     """The gain over its standard error between prompts."""
     explained: float
     """The share of the squared difference that goes away with it."""
+
+    @property
+    def size(self) -> str:
+        """The gain in words."""
+        codes = ZERO_POINT in self.names[0]
+        return f"{self.gain:+.2f} codes" if codes else f"{self.gain:+.2%}"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
@@ -99,6 +110,20 @@ class Dictionary:
             if words[:2] == ["model", "layers"]:
                 kinds.setdefault(".".join(words[3:]), []).append(number)
         return {f"{kind} of every layer": tuple(one) for kind, one in kinds.items() if len(one) > 1}
+
+
+def codes_of(checkpoint: Path) -> dict[str, int] | None:
+    """Returns how weights are coded where a zero point can be wrong: in groups of INT4.
+
+    Its codes are stored with an offset by some and without by others; INT8 has no such choice.
+    """
+    said = Checkpoint.open(checkpoint).quantization
+    if said.algorithm is None or said.layers:
+        return None
+    recipe = recipe_for(said.algorithm, said.group_size)
+    if recipe.format is not WeightFormat.INT4_GROUP or recipe.group_size is None:
+        return None
+    return {"bits": 4, "group": recipe.group_size}
 
 
 def load_dictionary(path: Path) -> Dictionary:
@@ -207,6 +232,8 @@ def _problem(
         return None
     row, mine_row, atom_row = (np.concatenate(one) for one in (rows, ours, kept_atoms))
     sound = twin.finite[row] & engine.finite[mine_row]
+    if not sound.any():
+        return None
     row, mine_row, atom_row = row[sound], mine_row[sound], atom_row[sound]
     weight = np.exp(twin.top_logprobs[row].astype(np.float64) / 2.0)
     gap = (engine.at["twin"][mine_row].astype(np.float64) - twin.top_logprobs[row]) * weight
@@ -284,6 +311,6 @@ def _alike(problem: _Problem, at: int) -> tuple[str, ...]:
 def in_words(culprits: Iterable[Culprit]) -> str:
     """Says which tensors are how much off."""
     return "; ".join(
-        f"{' or '.join(one.names)}: gain {one.gain:+.2%}, which explains {one.explained:.0%}"
+        f"{' or '.join(one.names)}: gain {one.size}, which explains {one.explained:.0%}"
         for one in culprits
     )

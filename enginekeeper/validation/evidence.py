@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from enginekeeper.validation.checks import WHOLE, Check, Rule
-from enginekeeper.validation.dictionary import Culprit
+from enginekeeper.validation.dictionary import Culprit, Dictionary
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
 from enginekeeper.validation.probes import ProbeScores
@@ -74,6 +74,8 @@ class Evidence:
     """
     probes: ProbeScores | None = None
     """What the engine said when it was asked in other ways."""
+    dictionary: Dictionary | None = None
+    """How the twin moves with the gain of each tensor, where somebody asked for it."""
     culprits: tuple[Culprit, ...] = ()
     """The gains that explain the engine's distance from its twin, where they were looked for."""
     stopped: Stop | None = None

@@ -27,6 +27,8 @@ from enginekeeper.validation.divergence import Comparison, compare, same_choices
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import Floor, measured_floor
+from enginekeeper.validation.gains import NAME as GAIN
+from enginekeeper.validation.gains import gain_check
 from enginekeeper.validation.greedy import (
     GreedyComparison,
     compare_greedy,
@@ -50,9 +52,9 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     """Judges the engine against the recipe twin; without a twin only what needs none is judged."""
     floor = measured_floor(evidence)
     limit = _limit(policy, floor, evidence)
-    evidence = evidence.seen
+    gain, evidence = gain_check(evidence, limit), evidence.seen
     if evidence.engine.of_choices:
-        return _of_choices(evidence, limit)
+        return _of_choices(evidence, limit, gain)
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
     probes = probe_checks(evidence.probes, replace(limit, rule=whole))
@@ -61,10 +63,10 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         consistent = replace(consistent, outcome="shown", note=note)
     twin = evidence.twin
     if twin is None:
-        return _without_twin((finite, consistent, *probes), "no recipe twin was scored")
+        return _without_twin((finite, consistent, gain, *probes), "no recipe twin was scored")
     if broken := twin.not_finite:
         reason = f"the recipe twin itself is not finite at {broken} positions"
-        return _without_twin((finite, consistent, *probes), reason)
+        return _without_twin((finite, consistent, gain, *probes), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
     divergence = _divergence(comparison, _pairing(floor, policy, evidence.rule), limit)
@@ -81,7 +83,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     flips = _decode_flips(expected_flips(comparison), greedy, limit)
     if all(check.outcome == "not run" for check in (consistent, gap, flips)):
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
-    decided = (divergence, finite, consistent, gap, flips, *probes)
+    decided = (divergence, finite, consistent, gap, flips, gain, *probes)
     decided = (*decided, *_supporting(evidence, policy))
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     details = {
@@ -96,12 +98,12 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     return Line("fidelity", line_result(checks), _statement(checks), checks, details)
 
 
-def _of_choices(evidence: Evidence, limit: Limit) -> Line:
+def _of_choices(evidence: Evidence, limit: Limit, gain: Check) -> Line:
     """Judges what an engine chose, where its runner says no more: it can fail, and never pass."""
     engine, twin, said = evidence.engine, evidence.twin, CHOICES_ONLY
     kl = Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats", note=said)
     finite = Check("fidelity.finite", "not run", "rows of logits that are finite", note=said)
-    checks: list[Check] = [kl, finite]
+    checks: list[Check] = [kl, finite, gain]
     checks.append(_self_check(evidence, limit))
     if twin is not None and not twin.not_finite:
         greedy = compare_greedy(twin, engine)
@@ -170,7 +172,8 @@ def _pairing(floor: Floor | None, policy: AcceptancePolicy, rule: Rule) -> Floor
 
 def failing_checks(evidence: Evidence) -> int:
     """Returns how many checks share the error of a failure: all probes have the share of one."""
-    return FAILING_CHECKS + (evidence.probes is not None)
+    asked = (evidence.probes is not None) + (evidence.dictionary is not None)
+    return FAILING_CHECKS + asked
 
 
 def _limit(policy: AcceptancePolicy, floor: Floor | None, evidence: Evidence) -> Limit:
@@ -364,9 +367,12 @@ def _statement(checks: tuple[Check, ...]) -> str:
     if kl.outcome == "fail":
         return f"is not what its recipe says{size}"
     failed = [check.name for check in checks if check.outcome == "fail"]
-    if all(name.startswith("probe.") for name in failed):
-        return f"says something else when it is asked otherwise ({', '.join(failed)})"
-    return f"does not decode what its recipe says{size}"
+    said = f"does not decode what its recipe says{size}"
+    if failed == [GAIN]:
+        said = f"has a tensor that is louder or quieter than its recipe says{size}"
+    elif all(name.startswith("probe.") for name in failed):
+        said = f"says something else when it is asked otherwise ({', '.join(failed)})"
+    return said
 
 
 def _details(comparison: Comparison, greedy: GreedyComparison) -> dict[str, object]:

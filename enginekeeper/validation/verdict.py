@@ -120,7 +120,7 @@ def _located(culprit: Culprit) -> Finding:
         "fidelity.culprit",
         "fail",
         where,
-        f"the gain of {where} is {culprit.gain:+.2%} off by what the engine predicts, which "
+        f"the gain of {where} is {culprit.size} off by what the engine predicts, which "
         f"explains {culprit.explained:.0%} of its distance from the recipe",
         actual=rounded(1.0 + culprit.gain),
         expected=1.0,

@@ -41,7 +41,8 @@ class Lab:
         self.twin = self.score(self.model, "twin", {})
         job = {
             "twin": str(self.model), "tokens": str(self.tokens), "prompts": list(range(6)),
-            "positions": 30, "targets": {"twin": str(self.path("twin"))},
+            "positions": 30, "codes": {"bits": 4, "group": 64},
+            "targets": {"twin": str(self.path("twin"))},
             "output": str(self.path("atoms")),
         }  # fmt: skip
         bench.run("sensitivities", job, "atoms")
@@ -58,7 +59,9 @@ class Lab:
         self.bench.run("score_twin", job, name)
         return load_scores(self.path(name), self.suite)
 
-    def engine(self, name: str, tensor: str | None, gain: float, nudge: float = 0.0) -> Scores:
+    def engine(
+        self, name: str, tensor: str | None, gain: float, nudge: float = 0.0, *, codes: float = 0.0
+    ) -> Scores:
         """Another execution of the model, with one fault, in noise: a bfloat16 kernel's is 2e-3."""
         copy = self.bench.folder / f"{name}-model"
         shutil.copytree(self.model, copy)
@@ -66,7 +69,8 @@ class Lab:
             k: v.astype(np.float32) for k, v in load_file(copy / "model.safetensors").items()
         }
         if tensor is not None:
-            weights[f"{tensor}.weight"] = weights[f"{tensor}.weight"] * np.float32(gain)
+            weight = weights[f"{tensor}.weight"]
+            weights[f"{tensor}.weight"] = weight * np.float32(gain) + _steps(weight, codes)
         save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
         noise = {"nudge": {"relative": nudge, "seed": 5}} if nudge else {}
         return self.score(copy, name, {"twin": str(self.path("twin"))}, **noise)
@@ -79,6 +83,15 @@ class Lab:
         gap = engine.at["twin"].astype(np.float64) - self.twin.top_logprobs
         found: NDArray[np.float64] = gap[rows]
         return found
+
+
+def _steps(weight: NDArray[np.float32], codes: float) -> NDArray[np.float32]:
+    """What so many codes are in groups of 64 columns whose largest weight has the code 7."""
+    if codes == 0.0:
+        return np.zeros_like(weight)
+    groups = weight.reshape(len(weight), -1, 64)
+    scales = np.abs(groups).max(axis=2, keepdims=True) / np.float32(7)
+    return (np.float32(codes) * np.broadcast_to(scales, groups.shape)).reshape(weight.shape)
 
 
 DERIVED = (
@@ -95,6 +108,11 @@ def test_sensitivities_are_slopes_and_name_gains_by_the_outputs_alone(bench: Ben
         slope = lab.moved(lab.engine(f"d{number}", tensor, 1.001)) / 1e-3
         atom = lab.dictionary.atoms[lab.dictionary.names.index(tensor)]
         assert np.linalg.norm(slope - atom) < 0.05 * np.linalg.norm(slope), tensor
+    shifted = lab.engine("shifted", "model.layers.1.mlp.down_proj", 1.0, codes=0.01)
+    atom = lab.dictionary.atoms[
+        lab.dictionary.names.index("model.layers.1.mlp.down_proj.zero_point")
+    ]
+    assert np.linalg.norm(lab.moved(shifted) / 0.01 - atom) < 0.05 * np.linalg.norm(atom)
     assert lab.dictionary.lengths == (30, 30, 25, 30, 30, 28)
 
     linears = [name for name in lab.dictionary.names if name.endswith(("proj", "head"))]

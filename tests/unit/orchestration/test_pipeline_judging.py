@@ -29,6 +29,7 @@ from registry.manifests import Manifest
 from tests.factories.arms import small_suite, synthetic_arm
 from tests.factories.benches import Site, variants_of
 from tests.factories.checkpoints import exported
+from tests.factories.dictionaries import NAMES, dictionary_of, engine_of
 from tests.factories.gpu_engines import publish_for_gpu
 from tests.fakes.steps import FakeSteps
 
@@ -201,6 +202,31 @@ def test_a_tensor_is_looked_for_where_nothing_else_says_what_is_wrong(
     verdict: Any = SimpleNamespace(fidelity=SimpleNamespace(result=fidelity), audits=reports)
 
     assert judging._unexplained(verdict) is unexplained
+
+
+def test_a_dictionary_is_made_for_the_verdict_where_one_was_asked_for(
+    site: Site, work: Work, made: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = small_suite()
+    source = synthetic_arm(tokens, meta={"vllm": "0.32.0"})
+    twin = synthetic_arm(tokens, targets={"source": source})
+    dictionary = dictionary_of(twin, tuple(range(len(tokens.prompts))))
+    engine = engine_of(twin, dictionary, {4: 0.02}, noise=0.002)
+    evidence = Evidence(tokens, engine, source=source, twin=twin)
+    monkeypatch.setattr(judging, "_evidence", lambda *_: evidence)
+    monkeypatch.setattr(judging, "_dictionary", lambda *_: dictionary)
+
+    ordered = replace(work, order=replace(work.order, locate=True))
+    _, located = judging.decide(site.bench, ordered, made)
+    _, plain = judging.decide(site.bench, work, made)
+
+    said = [
+        {check["check"]: check["result"] for check in document["checks"]}["fidelity.gain"]
+        for document in (located, plain)
+    ]
+    assert said == ["fail", "not run"]
+    assert [one["names"] for one in located["culprits"]] == [[NAMES[4]]]
+    assert plain["culprits"] == []
 
 
 def test_what_is_signed_of_a_refitted_double_is_of_the_schema(

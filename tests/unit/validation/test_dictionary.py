@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from enginekeeper.errors import InputError
-from enginekeeper.validation.dictionary import Dictionary, explain, in_words, load_dictionary
+from enginekeeper.validation.dictionary import (
+    Dictionary,
+    codes_of,
+    explain,
+    in_words,
+    load_dictionary,
+)
 from enginekeeper.validation.scores import Scores
 from tests.factories import dictionaries
 from tests.factories.arms import small_suite, synthetic_arm
+from tests.factories.checkpoints import exported
 from tests.factories.dictionaries import NAMES, dictionary_of, rows_of
 
 TOKENS = small_suite()
@@ -122,6 +129,27 @@ def test_rows_that_are_not_finite_are_left_out(dictionary: Dictionary) -> None:
 
     assert found.names == (NAMES[8],)
     assert "gain +4" in in_words([found]) or "gain +3.9" in in_words([found])
+
+
+def test_the_zero_points_of_every_layer_are_one_culprit_in_codes(dictionary: Dictionary) -> None:
+    names = tuple(name.replace("down", "down.zero_point") for name in NAMES)
+    shifted = {number: -0.5 for number, name in enumerate(names) if name.endswith("zero_point")}
+
+    (found,) = explain(replace(dictionary, names=names), TWIN, engine_of(dictionary, shifted))
+
+    assert in_words([found]).startswith("down.zero_point of every layer: gain -0.50 codes")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "codes"),
+    [("w4a16_awq", {"bits": 4, "group": 32}), ("w8a16", None), ("fp8", None), ("none", None)],
+)
+def test_only_groups_of_int4_have_zero_points_to_be_wrong(
+    recipe: str, codes: dict[str, int] | None, tmp_path: Path
+) -> None:
+    found = codes_of(exported(recipe, tmp_path))
+
+    assert found == codes
 
 
 def written(

@@ -1,0 +1,119 @@
+"""Holds the engines that behaviour.py scored against fault dictionaries.
+
+    python benchmarks/gain_detection.py PLACE DIRECTORY [--only RECIPE]...
+
+PLACE is a `faults/behaviour-…` of the cache, which is only read; DIRECTORY keeps the dictionaries,
+one of each recipe, made where it is not there (120 passes over 864 positions, minutes). Prints, for
+every healthy execution, control and fault: what `fidelity.kl` and `fidelity.gain` say, and whose
+gain explains most. Engines that stopped before eight prompts are decided and not asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from behaviour import SEED, WAYS, Lab, Recipe
+from safetensors.numpy import load_file
+
+from enginekeeper.faults.behaviour import told
+from enginekeeper.faults.grid import bundled_grid, load_grid
+from enginekeeper.faults.sample import drawn
+from enginekeeper.orchestration.judging import DICTIONARY_POSITIONS, DICTIONARY_PROMPTS
+from enginekeeper.validation.checks import Check, Limit
+from enginekeeper.validation.dictionary import Dictionary, codes_of, load_dictionary
+from enginekeeper.validation.fidelity import FAILING_CHECKS
+from enginekeeper.validation.gains import gain_check
+from enginekeeper.validation.rounds import order_of
+from enginekeeper.validation.scores import Scores, load_scores
+from enginekeeper.validation.twin import write_recipe_twin
+
+
+def dictionary_of(recipe: Recipe, directory: Path) -> Dictionary:
+    """Makes a recipe's dictionary, unless it is there, as `ek build --locate` does."""
+    path = directory / f"{recipe.place.name}.safetensors"
+    if not path.exists():
+        order = order_of(recipe.arms.rounds)
+        with tempfile.TemporaryDirectory(dir=directory) as folder:
+            twin = Path(folder) / "twin"
+            write_recipe_twin(recipe.lab.model, recipe.export, twin)
+            job = {
+                "twin": str(twin), "tokens": str(recipe.lab.tokens), "output": str(path),
+                "targets": {"twin": str(recipe.place / "twin.safetensors")},
+                "prompts": list(order[:DICTIONARY_PROMPTS]), "positions": DICTIONARY_POSITIONS,
+                "codes": codes_of(recipe.export),
+            }  # fmt: skip
+            replace(recipe, place=Path(folder)).step("sensitivities", "sensitivities", job)
+    return load_dictionary(path)
+
+
+def engines(recipe: Recipe) -> Iterator[tuple[str, str, Scores, tuple[int, ...]]]:
+    """Yields kind, name, scores and prompts of everything that was scored of a recipe."""
+    order = order_of(recipe.arms.rounds)
+    names = ["healthy", *(f"way-{way.replace(' ', '-')}" for way in WAYS)]
+    for name in names:
+        path = recipe.place / f"{name}.safetensors"
+        if path.is_file():
+            yield "healthy", name, *_scores(recipe, path, order)
+    if recipe.arms.nudged is not None:
+        yield "healthy", "twin with a last bit of noise", recipe.arms.nudged.only(order), order
+    kinds = drawn(load_grid(bundled_grid()), [recipe.name], SEED)
+    for kind, cases in zip(("fault", "control"), kinds, strict=True):
+        for one in cases:
+            known = recipe.case_file(one.case.name, ".json")
+            if known.is_file() and json.loads(known.read_text())["outcome"] == "scored":
+                path = recipe.case_file(one.case.name, ".safetensors")
+                name = "below" if one.case.below_limit else kind
+                yield name, one.case.name, *_scores(recipe, path, order)
+
+
+def _scores(recipe: Recipe, path: Path, order: tuple[int, ...]) -> tuple[Scores, tuple[int, ...]]:
+    scored = order[: len(load_file(path)["offsets"]) - 1]
+    return load_scores(path, recipe.arms.tokens.only(scored)), scored
+
+
+def held(recipe: Recipe, dictionary: Dictionary, engine: Scores, order: tuple[int, ...]) -> Check:
+    """Asks `fidelity.gain` as a verdict does."""
+    evidence = replace(recipe.arms.evidence(engine, order), dictionary=dictionary)
+    confidence = recipe.arms.policy.confidence
+    return gain_check(evidence, Limit(0.0, "at most", confidence, FAILING_CHECKS + 1))
+
+
+def main() -> int:
+    """Prints the table and what it comes to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("place", type=Path)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--only", action="append", default=[])
+    asked = parser.parse_args()
+    asked.directory.mkdir(parents=True, exist_ok=True)
+    lab, counts = Lab.open(), Counter[str]()
+    print("| recipe | kind | what | nats | kl | gain | explained | said |")
+    print("|---|---|---|--:|---|---|--:|---|")
+    for number in range(len(lab.exports())):
+        recipe = lab.recipe(number)
+        recipe = replace(recipe, place=asked.place / recipe.place.name)
+        if asked.only and recipe.place.name not in asked.only:
+            continue
+        dictionary = dictionary_of(recipe, asked.directory)
+        for kind, name, engine, order in engines(recipe):
+            check = held(recipe, dictionary, engine, order)
+            kl = told(recipe.arms, engine, order=order)
+            counts[f"{kind}: kl {kl.decision}, gain {check.outcome}"] += 1
+            size = "" if kl.kl is None else f"{kl.kl:.1e}"
+            share = "" if check.value is None else f"{check.value:.3f}"
+            print(f"| {recipe.name} | {kind} | {name} | {size} | {kl.decision} | {check.outcome} "
+                  f"| {share} | {check.note} |", flush=True)  # fmt: skip
+    for what, count in sorted(counts.items()):
+        print(f"{what}: {count}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
