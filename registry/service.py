@@ -78,6 +78,7 @@ from registry.verification import (
     verify_verdict,
     waiver_signature,
 )
+from registry.waivers import Waivable, counts
 from registry.withdrawal import Loss, losses
 from registry.writing import UNNAMED
 
@@ -160,7 +161,7 @@ class Registry:
             return view.waivers(None if engine is None else view.engine(engine).digest)
 
     def waivers_in_force(
-        self, engines: Sequence[Engine], granted: Iterable[Waiver] | None = None
+        self, engines: Sequence[Waivable], granted: Iterable[Waiver] | None = None
     ) -> dict[Digest, list[Waiver]]:
         """Returns the waivers of each engine that count now, wherever they do, newest first.
 
@@ -173,7 +174,7 @@ class Registry:
             engine = known.get(one.engine)
             if engine is None or one.state(now, longest) != "in force":
                 continue
-            if self.waiver_signature(engine, one).fault is None:
+            if counts(engine, one, self.trust):
                 found[one.engine].append(one)
         return found
 

@@ -28,7 +28,7 @@ from registry.keys import Layer
 from registry.summaries import verify_summary
 from registry.trust import Purpose, Trust
 from registry.types import Engine, EngineNames, Reference, Verdict, Waiver
-from registry.waivers import verify_waiver
+from registry.waivers import Waivable, verify_waiver
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def summary_signature(engine: Engine, verdict: Verdict, trust: Trust) -> Signatu
     return _signature(Purpose.VERDICT, vsa, lambda: verify_summary(engine, verdict, vsa, trust))
 
 
-def waiver_signature(engine: Engine, waiver: Waiver, trust: Trust) -> Signature:
+def waiver_signature(engine: Waivable, waiver: Waiver, trust: Trust) -> Signature:
     """Says who signed a waiver and whether it counts; raises nothing."""
     return _signature(
         Purpose.WAIVER, waiver.envelope.encode(), lambda: verify_waiver(engine, waiver, trust)

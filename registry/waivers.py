@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from registry.attestations import (
     PREDICATES,
@@ -48,6 +48,18 @@ WAIVABLE = (
 ABOUT_VERDICT = frozenset({"verdict-failed", "verdict-inconclusive"})
 """Those that say what one verdict says; a waiver of them can be bound to that verdict."""
 ENDING_TYPE = "urn:enginekeeper:waiver-end:v1"
+
+
+class Waivable(Protocol):
+    """As much of an engine as a waiver is held against."""
+
+    @property
+    def digest(self) -> Digest:
+        """Names it."""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a double made it."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ def ending_statement(waiver: Waiver, *, reason: str, ended_by: str, at: datetime
     return Statement(waiver.engine, Purpose.WAIVER, predicate, predicate_type=ENDING_TYPE)
 
 
-def verify_grant(envelope: bytes, engine: Engine, trust: Trust) -> WaiverGrant:
+def verify_grant(envelope: bytes, engine: Waivable, trust: Trust) -> WaiverGrant:
     """Returns what approvers signed of exactly this engine; raises IntegrityError."""
     statement = verify(
         envelope, trust, Purpose.WAIVER, subject=engine.digest, simulated=engine.simulated
@@ -187,9 +199,10 @@ def ended_together(waivers: Iterable[Waiver]) -> list[Waiver]:
         for one in found
         if one.ending is not None
     }
+    engines = {engine for engine, _ in endings}
     return [
         replace(one, ending=endings.get((one.engine, told_by(one.envelope.encode()))))
-        if endings and one.ending is None
+        if one.ending is None and one.engine in engines
         else one
         for one in found
     ]
@@ -212,7 +225,7 @@ def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> st
     return None
 
 
-def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
+def verify_waiver(engine: Waivable, waiver: Waiver, trust: Trust) -> WaiverGrant:
     """Returns what was granted; raises IntegrityError unless the row says what was signed."""
     envelope = waiver.envelope.encode()
     grant = verify_grant(envelope, engine, trust)
@@ -224,6 +237,15 @@ def verify_waiver(engine: Engine, waiver: Waiver, trust: Trust) -> WaiverGrant:
             remedy="do not use it; find out who changed the catalogue, and restore it",
         )
     return grant
+
+
+def counts(engine: Waivable, waiver: Waiver, trust: Trust) -> bool:
+    """Says whether a waiver is what somebody granted who may; not whether it is in force."""
+    try:
+        verify_waiver(engine, waiver, trust)
+    except IntegrityError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
