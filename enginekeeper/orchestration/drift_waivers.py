@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from enginekeeper.compatibility.decision import blocking, latest_there
@@ -40,7 +40,10 @@ class _Waived:
 
 @dataclass
 class Waivers:
-    """The waivers in force on the engines of a fleet, read when the first is asked for."""
+    """The waivers on the engines of a fleet, read when the first is asked for.
+
+    Signatures are asked of those alone that could excuse something.
+    """
 
     registry: Registry
     engines: Mapping[str, KnownEngine]
@@ -51,50 +54,55 @@ class Waivers:
 
     def excuse(self, one: Finding, profile: Profile) -> str | None:
         """Returns whose waiver lets an engine run where a finding is; None where none does."""
-        if one.engine is None or one.environment is None or not self.on(one.engine):
+        known = self.engines.get(one.engine or "")
+        if known is None or one.environment is None or not self._on(known.engine.digest):
             return None
-        asked = (one.engine, one.environment, profile.simulated)
+        asked = (known.engine.digest, one.environment, profile.simulated)
         if asked not in self._said:
-            self._said[asked] = self._excuse(*asked)
+            self._said[asked] = self._excuse(known, one.environment, simulated=profile.simulated)
         return self._said[asked]
 
-    def on(self, engine: str) -> list[Waiver]:
-        """Returns the waivers on an engine, wherever they count."""
+    def _on(self, engine: str) -> list[Waiver]:
+        """Returns the waivers on an engine, wherever they count; ended ones too."""
         if self._granted is None:
-            self._granted = self._in_force()
+            self._granted = {}
+            with self.registry.catalogue.read() as view:
+                for one in view.waivers():
+                    self._granted.setdefault(str(one.engine), []).append(one)
         return self._granted.get(engine, [])
 
-    def _excuse(self, engine: str, where: Environment, simulated: bool) -> str | None:  # noqa: FBT001 - of a node
+    def _excuse(self, known: KnownEngine, where: Environment, *, simulated: bool) -> str | None:
         scope = self.registry.driver_scope
         here = [
             one
-            for one in self.on(engine)
+            for one in self._on(known.engine.digest)
             if one.environment is None or covers(one.environment, where, scope)
         ]
-        waived = {rule for one in here for rule in one.rules}
-        known = self.engines.get(engine)
-        if known is None or not waived.issuperset(
-            stands := set(_verdict_rules(known, where, scope))
-        ):
+        stands = set(_verdict_rules(known, where, scope))
+        if not _are_enough(here, stands, known, where):
             return None
-        blocked = _INCOMPATIBLE not in waived and bool(blocking(known.engine.key, where))
-        if blocked or not (stands or _INCOMPATIBLE in waived):
+        engine = _Waived(Digest.parse(known.engine.digest), known.simulated)
+        here = self.registry.waivers_in_force([engine], here)[engine.digest]
+        if not _are_enough(here, stands, known, where):
             return None
-        if (self.verified or stands & ABOUT_VERDICT) and not self._opens(engine, where, simulated):
-            return None
-        counted = [one for one in here if stands & {*one.rules} or _INCOMPATIBLE in one.rules]
+        if self.verified or stands & ABOUT_VERDICT:
+            decision = self.registry.gate(engine.digest, where, simulated_node=simulated)
+            if not decision.is_open:
+                return None
+        counted = [one for one in here if {*stands, _INCOMPATIBLE} & {*one.rules}]
         return "; ".join(f"waived: {one.reason} ({one.granted_by})" for one in counted)
 
-    def _opens(self, engine: str, where: Environment, simulated: bool) -> bool:  # noqa: FBT001 - of a node
-        digest = Digest.parse(engine)
-        return self.registry.gate(digest, where, simulated_node=simulated).is_open
 
-    def _in_force(self) -> dict[str, list[Waiver]]:
-        with self.registry.catalogue.read() as view:
-            granted = [one for one in view.waivers() if str(one.engine) in self.engines]
-        named = {one.engine: self.engines[str(one.engine)].simulated for one in granted}
-        found = self.registry.waivers_in_force([_Waived(*one) for one in named.items()], granted)
-        return {str(digest): waivers for digest, waivers in found.items() if waivers}
+def _are_enough(
+    waivers: Sequence[Waiver], stands: set[str], known: KnownEngine, where: Environment
+) -> bool:
+    """Says whether waivers name all rules of the gate that stand against an engine somewhere."""
+    waived = {rule for one in waivers for rule in one.rules}
+    if not waived.issuperset(stands):
+        return False
+    if _INCOMPATIBLE in waived:
+        return True
+    return bool(stands) and not blocking(known.engine.key, where)
 
 
 def _verdict_rules(known: KnownEngine, where: Environment, scope: DriverScope) -> Iterator[str]:
