@@ -1,4 +1,7 @@
-"""Quantizes a Hugging Face model with ModelOpt and exports a TensorRT-LLM checkpoint.
+"""Quantizes a Hugging Face model with ModelOpt and exports a checkpoint.
+
+With `"format": "huggingface"` in the job it is one in Hugging Face's format, for TensorRT-LLM's
+PyTorch backend and vLLM, with the tokenizer beside it; without, one for `trtllm-build`.
 
 The checkpoint is left exactly as ModelOpt wrote it, faults included: what is wrong with it is for
 the audits to find and for a recorded repair to change, never for this step to hide.
@@ -16,6 +19,7 @@ from typing import Any
 
 import torch
 from _calibration import CalibrationRequest, batches
+from _export_unified import export_unified
 from _model_checks import check_config, check_linears, check_loading, check_weights
 from _modelopt_recipes import QuantizationRequest, modelopt_config
 from _step import Refusal, main
@@ -38,6 +42,10 @@ class _Job:
     tensor_parallel: int
     pipeline_parallel: int
     dtype: torch.dtype
+    format: str
+
+
+FORMATS = ("tensorrt_llm", "huggingface")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -53,8 +61,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     check_weights(model)
     check_linears(model, request.request)
     tokens = _quantize(model, request)
-    _export(model, decoder, request)
-    config = json.loads((request.output / "config.json").read_text(encoding="utf-8"))
+    if request.format == "huggingface":
+        export_unified(model, request.model, request.output)
+    else:
+        _export(model, decoder, request)
+    name = "hf_quant_config.json" if request.format == "huggingface" else "config.json"
+    config = json.loads((request.output / name).read_text(encoding="utf-8"))
     return {
         "modelopt": modelopt.__version__,
         "quant_config": config["quantization"],
@@ -74,6 +86,11 @@ def _parse(job: Mapping[str, Any]) -> _Job:
             expected=", ".join(dtypes),
             actual=job["dtype"],
         )
+    wanted = job.get("format", "tensorrt_llm")
+    if wanted not in FORMATS:
+        raise Refusal(
+            "job", "no such format", where="format", expected=", ".join(FORMATS), actual=wanted
+        )
     return _Job(
         model=Path(job["model"]),
         output=Path(job["output"]),
@@ -92,6 +109,7 @@ def _parse(job: Mapping[str, Any]) -> _Job:
         tensor_parallel=int(job["tensor_parallel"]),
         pipeline_parallel=int(job["pipeline_parallel"]),
         dtype=dtypes[job["dtype"]],
+        format=wanted,
     )
 
 

@@ -38,6 +38,7 @@ from enginekeeper.validation.numerics.recipes import (
     recipe_for,
 )
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
+from enginekeeper.validation.unified import is_unified, restated
 
 DEFAULT_EXCLUDED = (
     "*lm_head",
@@ -94,7 +95,13 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
-        """Reads the config and every rank's header; raises InputError for what cannot be used."""
+        """Reads the config and every rank's header; raises InputError for what cannot be used.
+
+        A checkpoint in Hugging Face's format is one rank.
+        """
+        if is_unified(directory):
+            document, tensors = restated(directory)
+            return cls.of(directory, document, [tensors])
         document = read_json_object(directory / "config.json")
         config = TrtConfig.of(document, str(directory / "config.json"))
         world = config.tensor_parallel * config.pipeline_parallel

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.validation import quantization_audit
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.config_rules import (
@@ -29,6 +28,7 @@ from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tensor_files import NAMES
 from enginekeeper.validation.unknown_fields import unknown_fields
+from enginekeeper.validation.windows import source_windows
 
 _CHECKPOINT_NEUTRAL: Mapping[str, object] = {
     "residual_mlp": False,
@@ -93,19 +93,6 @@ def _architecture(configs: Configs) -> Iterator[Finding]:
             wanted,
             "T26",
         )
-
-
-def source_windows(config: HfConfig, layers: int) -> list[int | None]:
-    """Returns how many latest tokens each layer of the source attends to; None is all of them."""
-    window = config.sliding_window
-    if not window or config.use_sliding_window is False:
-        return [None] * layers
-    if config.layer_types is not None and len(config.layer_types) == layers:
-        return [window if "sliding" in kind else None for kind in config.layer_types]
-    first = 0
-    if config.model_type in ("qwen2", "qwen3"):
-        first = config.max_window_layers or 0
-    return [window if layer >= first else None for layer in range(layers)]
 
 
 def _window(configs: Configs) -> Iterator[Finding]:

@@ -1,0 +1,148 @@
+"""Checkpoints in Hugging Face's format are judged by the checks of TensorRT-LLM's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from enginekeeper.errors import InputError
+from enginekeeper.specs.recipes import KvCache, Recipe, RecipeName
+from enginekeeper.validation.audits import audit
+from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
+from enginekeeper.validation.twin import write_checkpoint_twin, write_recipe_twin
+from tests.factories.checkpoints import EXPORTS, SOURCE
+
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EXPORTS / "unified_fp8_per_channel_per_token", tmp_path / "copied"))
+
+
+def _edit(directory: Path, name: str, change: Change) -> None:
+    document = json.loads((directory / name).read_text())
+    change(document)
+    (directory / name).write_text(json.dumps(document))
+
+
+def _rewrite(directory: Path, change: Change) -> None:
+    path = directory / "model.safetensors"
+    tensors: dict[str, Any] = {
+        name: stored.read().copy() for name, stored in TensorFile.open(path).items()
+    }
+    change(tensors)
+    write_tensors(path, [PlannedTensor.of(name, values) for name, values in tensors.items()])
+
+
+@pytest.mark.parametrize(
+    ("export", "recipe", "kv_cache"),
+    [
+        ("unified_fp8", "fp8", "auto"),
+        ("unified_fp8_kvfp8", "fp8", "fp8"),
+        ("unified_fp8_per_channel_per_token", "fp8_per_channel_per_token", "auto"),
+        ("unified_nvfp4", "nvfp4", "auto"),
+    ],
+)
+def test_an_export_is_clean_and_its_linears_are_those_of_the_recipe(
+    export: str, recipe: str, kv_cache: str
+) -> None:
+    asked = Recipe(recipe=RecipeName(recipe), kv_cache=KvCache(kv_cache))
+
+    reports = audit(SOURCE, EXPORTS / export, asked)
+
+    assert [(one.check, one.findings) for one in reports] == [
+        ("config", ()), ("weights", ()), ("recipe", ()),
+    ]  # fmt: skip
+
+
+def test_its_twins_hold_the_same_numbers(tmp_path: Path) -> None:
+    export = EXPORTS / "unified_fp8_kvfp8"
+    write_checkpoint_twin(SOURCE, export, tmp_path / "checkpoint")
+    write_recipe_twin(SOURCE, export, tmp_path / "recipe")
+
+    ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("recipe", "checkpoint"))
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    document = json.loads((tmp_path / "checkpoint" / "twin.json").read_text())
+    assert document["kv_cache"]["kind"] == "fp8"
+    assert document["linears"]["model.layers.1.mlp.up_proj"]["activation"]["kind"] == "fp8_static"
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "where"),
+    [
+        (lambda c: c["rope_parameters"].update(rope_theta=10000.0), "config", "rotary_base"),
+        (lambda c: c.update(rms_norm_eps=1e-6), "config", "norm_epsilon"),
+        (lambda c: c.update(sliding_window=64), "config", "sliding_window"),
+    ],
+)
+def test_a_config_that_says_otherwise_than_the_source_is_found(
+    change: Change, check: str, where: str, copied: Path
+) -> None:
+    _edit(copied, "config.json", change)
+
+    found = [one for report in audit(SOURCE, copied) for one in report.findings]
+
+    assert any(one.check.startswith(check) and where in f"{one.check} {one.where}" for one in found)
+
+
+def test_a_weight_that_is_not_the_recipes_is_found(copied: Path) -> None:
+    name = "model.layers.1.self_attn.v_proj.weight_scale"
+    _rewrite(copied, lambda tensors: tensors.update({name: tensors[name] * np.float32(1.1)}))
+
+    (_, weights) = audit(SOURCE, copied)
+
+    assert {one.where for one in weights.findings} == {"transformer.layers.1.attention.qkv (v)"}
+
+
+def test_a_tensor_that_nobody_knows_is_found(copied: Path) -> None:
+    extra = np.ones(3, np.float32)
+    _rewrite(copied, lambda tensors: tensors.update({"model.layers.0.surprise": extra}))
+
+    (_, weights) = audit(SOURCE, copied)
+
+    assert "surprise" in weights.findings[0].message
+
+
+def test_parts_with_scales_of_their_own_are_refused(tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(EXPORTS / "unified_fp8", tmp_path / "copied"))
+    name = "model.layers.0.self_attn.k_proj.weight_scale"
+    _rewrite(directory, lambda tensors: tensors.update({name: tensors[name] * np.float32(2)}))
+
+    with pytest.raises(InputError, match="multiplies at once") as caught:
+        Checkpoint.open(directory)
+
+    assert str(caught.value.where).endswith(name)
+
+
+def test_pre_quant_vectors_are_refused(copied: Path) -> None:
+    name = "model.layers.0.mlp.down_proj.pre_quant_scale"
+    _rewrite(copied, lambda tensors: tensors.update({name: np.ones(128, np.float32)}))
+
+    with pytest.raises(InputError, match="pre-quant"):
+        Checkpoint.open(copied)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c.pop("quantization"), "no quantization block"),
+        (lambda c: c["quantization"].update(exclude_modules=["*.0.self_attn.k_proj"]), "parts of"),
+    ],
+)
+def test_a_block_that_no_server_could_follow_is_refused(
+    change: Change, words: str, copied: Path
+) -> None:
+    _edit(copied, "hf_quant_config.json", change)
+
+    with pytest.raises(InputError, match=words):
+        Checkpoint.open(copied)
