@@ -20,6 +20,7 @@ from registry.queries import View
 from registry.types import EngineFilter
 from registry.versions import VersionRange
 
+_WHOLE = re.compile(r"[^:]+:[0-9a-f]{64}")
 _REFERENCE = re.compile(r"(?:[a-z0-9][a-z0-9-]*:)?[0-9a-f]{4,64}")
 
 
@@ -87,9 +88,12 @@ def whereabouts(
     Raises RecordNotFoundError for a time of which the history was pruned.
     """
     _require_known(view, question.at)
+    start = _start(question.engine)
+    whole = start if start is not None and _WHOLE.fullmatch(start) else None
     wanted = WhereFilter(
         node=question.node, gpu_uuid=question.gpu_uuid, driver=question.driver,
-        engine_start=_start(question.engine), engines=_engines(view, question), at=question.at,
+        engine=whole, engine_start=None if whole else start,
+        engines=_engines(view, question), at=question.at,
         # of a node's engines those on its other GPUs go yet: they must not use the limit up
         limit=question.limit if question.gpu_uuid is None else None,
     )  # fmt: skip
