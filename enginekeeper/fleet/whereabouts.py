@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.health import STALE_AFTER
@@ -20,6 +20,7 @@ from registry.queries import View
 from registry.types import EngineFilter
 from registry.versions import VersionRange
 
+_WHOLE = re.compile(r"[^:]+:[0-9a-f]{64}")
 _REFERENCE = re.compile(r"(?:[a-z0-9][a-z0-9-]*:)?[0-9a-f]{4,64}")
 
 
@@ -41,9 +42,8 @@ class Question:
     limit: int | None = None
 
 
-@dataclass(frozen=True)
-class Whereabouts:
-    """An engine on a node, with what the catalogue knows of it."""
+class Whereabouts(NamedTuple):
+    """An engine on a node, with what the catalogue knows of it; there may be thousands."""
 
     placed: Placed
     named: NamedEngine | None
@@ -88,16 +88,24 @@ def whereabouts(
     Raises RecordNotFoundError for a time of which the history was pruned.
     """
     _require_known(view, question.at)
+    start = _start(question.engine)
+    whole = start if start is not None and _WHOLE.fullmatch(start) else None
     wanted = WhereFilter(
         node=question.node, gpu_uuid=question.gpu_uuid, driver=question.driver,
-        engine_start=_start(question.engine), engines=_engines(view, question), at=question.at,
+        engine=whole, engine_start=None if whole else start,
+        engines=_engines(view, question), at=question.at,
         # of a node's engines those on its other GPUs go yet: they must not use the limit up
         limit=question.limit if question.gpu_uuid is None else None,
     )  # fmt: skip
-    found = [one for one in view.fleet.where(wanted) if _is_on(one, question.gpu_uuid)]
-    found = found[: question.limit]
+    found = view.fleet.where(wanted)
+    if question.gpu_uuid is not None:
+        found = [one for one in found if _is_on(one, question.gpu_uuid)][: question.limit]
     names = view.fleet.engines_named({one.engine for one in found})
-    return [Whereabouts(one, names.get(one.engine), *_age(one, now, stale_after)) for one in found]
+    ages = [None if one.seen_at is None else now - one.seen_at for one in found]
+    return [
+        Whereabouts(one, names.get(one.engine), age, age is None or age > stale_after)
+        for one, age in zip(found, ages, strict=True)
+    ]
 
 
 def _require_known(view: View, at: datetime | None) -> None:
@@ -139,16 +147,9 @@ def _start(reference: str | None) -> str | None:
     return text if ":" in text else f"sha256:{text}"
 
 
-def _is_on(one: Placed, gpu_uuid: str | None) -> bool:
+def _is_on(one: Placed, gpu_uuid: str) -> bool:
     """Says whether an engine may be on a GPU: it was seen there, or nobody knows where it is."""
-    return gpu_uuid is None or not one.devices or gpu_uuid in one.devices
-
-
-def _age(one: Placed, now: datetime, stale_after: timedelta) -> tuple[timedelta | None, bool]:
-    if one.seen_at is None:
-        return None, True
-    since = now - one.seen_at
-    return since, since > stale_after
+    return not one.devices or gpu_uuid in one.devices
 
 
 def short(engine: str) -> str:

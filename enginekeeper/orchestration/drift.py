@@ -266,8 +266,9 @@ class Judge:
         """Returns what of an engine any rule reads; the same for those of one toolchain and GPU."""
         found = self._alike.get(facts.digest)
         if found is None:
-            hard = facts.key.hard
-            found = self._alike[facts.digest] = repr([hard.get(name) for name in _PLAIN])
+            key = facts.key
+            read = [key.hard.get(name) for name in _PLAIN], sorted(key.soft.items())
+            found = self._alike[facts.digest] = repr(read)
         return found
 
     def _meeting(self, profile: Profile, key: EngineKey, environment: Environment) -> _Meeting:

@@ -338,8 +338,7 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
     query = of_columns(
         NodeRow.name, simulated, NodePlacementRow.engine, NodePlacementRow.path,
         NodePlacementRow.bytes, NodePlacementRow.running, NodePlacementRow.devices,
-        NodePlacementRow.since, NodePlacementRow.until, ProfileRow.driver, ProfileRow.id,
-        HeartbeatRow.seen_at, NodeRow.retired_at,
+        NodePlacementRow.since, NodePlacementRow.until, ProfileRow.driver, HeartbeatRow.seen_at,
     )  # fmt: skip
     query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
     query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
@@ -364,7 +363,8 @@ _SIMULATED_THEN = func.coalesce(ProfileRow.document["simulated"].as_boolean(), N
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "node": NodeRow.name == bindparam("node"),
     "engines": NodePlacementRow.engine.in_(bindparam("engines", expanding=True)),
-    # a range, so that the index is used
+    "engine": NodePlacementRow.engine == bindparam("engine"),
+    # a range, so that the index is used; how much is in it is guessed anew for each question
     "engine_start": (NodePlacementRow.engine >= bindparam("engine_start"))
     & (NodePlacementRow.engine < bindparam("engine_end")),
     "gpu_uuid": NodePlacementRow.node_id.in_(

@@ -185,6 +185,8 @@ class WhereFilter:
     driver: VersionRange | None = None
     engines: tuple[str, ...] | None = None
     """Digests."""
+    engine: str | None = None
+    """One digest."""
     engine_start: str | None = None
     """How the digest begins, with its scheme."""
     at: datetime | None = None
@@ -207,9 +209,7 @@ class Placed(NamedTuple):
     since: datetime
     until: datetime | None
     driver: str | None
-    profile: int | None
     seen_at: datetime | None
-    retired_at: datetime | None
 
 
 @dataclass(frozen=True)

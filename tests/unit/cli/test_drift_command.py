@@ -409,6 +409,30 @@ def test_the_summary_counts_every_node_once(ek: Ek, catalogue: Catalogue, engine
     assert "signatures were not asked" in ek("drift", "--summary").out
 
 
+def test_the_summary_follows_what_is_recorded_at_once(
+    ek: Ek, site: Site, catalogue: Catalogue, engine: Engine, tmp_path: Path
+) -> None:
+    def said() -> tuple[dict[str, int], dict[str, int]]:
+        found = drift_of(site.bench.registry, datetime.now(UTC), verified=False).summary()
+        return found["drift"], found["ignored"]
+
+    join(catalogue, node("gpu-1", engine.digest))
+    assert said() == ({}, {})
+    site.judge(engine, variants_of(tmp_path)[0], Result.FAIL, H100)
+    assert said() == ({"unqualified": 1}, {})
+    ek("drift", "ignore", "unqualified", "*", "--reason", "known")
+    assert said() == ({}, {"unqualified": 1})
+    ek("drift", "heed", "unqualified", "*")
+    site.judge(engine, variants_of(tmp_path)[0], Result.PASS, H100)
+    assert said() == ({}, {})
+    join(catalogue, node("gpu-1", engine.digest, driver=R595))
+    assert said() == ({"driver": 1}, {})
+    quarantine(site.bench.registry, engine, "smells")
+    assert said() == ({"revoked": 1}, {})
+    ek("assign", "add", "*", engine.model_name, "prod")
+    assert said() == ({"missing": 1, "revoked": 1}, {})
+
+
 def test_summary_and_listing_say_the_same(ek: Ek, catalogue: Catalogue, engine: Engine) -> None:
     join(catalogue, node("gpu-1", engine.digest), node("gpu-2", engine.digest, driver=R595))
     join(catalogue, node("gpu-3", UNKNOWN), node("gpu-4", lost=(LostDevice(1, "GPU is lost"),)))

@@ -71,6 +71,54 @@ def test_what_is_reused_is_no_drift_and_everything_else_is(
         assert (judge.standing(profile, name) == ()) is (action is Effect.REUSE)
 
 
+@given(st.lists(st.tuples(kinds, runtimes), min_size=2, max_size=4), judgements, kinds,
+       st.lists(drivers, min_size=1, max_size=2), st.sampled_from(DriverScope))  # fmt: skip
+def test_engines_of_which_the_same_was_said_stand_as_each_would_alone(
+    made: list[tuple[GpuKind, str]],
+    said: tuple[Judgement, ...],
+    kind: GpuKind,
+    under: list[DriverState],
+    scope: DriverScope,
+) -> None:
+    engines = {
+        str(at): KnownEngine(
+            FleetEngine(str(at), key_of(own, runtime, at), "v", 1, said), "m", simulated=False
+        )
+        for at, (own, runtime) in enumerate(made)
+    }
+    together = Judge(engines, {}, DAY, scope)
+    for driver in under:
+        for name, known in engines.items():
+            profile = profile_of(kind, driver)
+            alone = Judge({name: known}, {}, DAY, scope).standing(profile, name)
+            found = together.standing(profile, name)
+            assert found == alone
+            assert {one.engine for one in found} <= {name}
+            assert [one.environment for one in found] == [one.environment for one in alone]
+
+
+def test_of_engines_on_a_channel_the_first_that_may_run_there_is_wanted() -> None:
+    here, there = (GpuKind(*one) for one in PRODUCTS)
+    driver = DriverState(*DRIVERS[0])
+    made = {
+        "for-the-other": (there, ()),
+        "never-judged": (here, ()),
+        "good": (here, (Judgement(here.under(driver, "13.0"), Result.PASS),)),
+    }
+    engines = {
+        name: KnownEngine(
+            FleetEngine(name, key_of(kind, "13.0", 1), "v", 1, said), "m", simulated=False
+        )
+        for name, (kind, said) in made.items()
+    }
+    judge = Judge(engines, {("m", "prod"): ("unknown", *made)}, DAY)
+    assert judge.wanted(profile_of(here, driver), "m", "prod").engine == "good"
+    on_the_other = judge.wanted(profile_of(there, driver), "m", "prod")
+    assert (on_the_other.engine, on_the_other.reason) == (None, "verdict: never passed")
+    nowhere = judge.wanted(profile_of(GpuKind("NVIDIA A30", "8.0"), driver), "m", "prod")
+    assert nowhere.reason == "no engine for this hardware"
+
+
 @given(kinds, runtimes, judgements, drivers)
 def test_what_rules_do_not_read_does_not_change_the_decision(
     kind: GpuKind, runtime: str, said: tuple[Judgement, ...], driver: DriverState

@@ -483,3 +483,13 @@ def test_each_engine_has_its_own_waivers_that_are_in_force(bench: Workbench) -> 
     bench.waive(two, "never-judged")
     found = bench.registry.waivers_in_force([one, three])
     assert found == {one.digest: [second, first], three.digest: []}
+    assert bench.registry.waivers_in_force([one], [first]) == {one.digest: [first]}
+
+
+def test_a_waiver_that_says_something_else_than_was_signed_is_not_in_force(
+    bench: Workbench,
+) -> None:
+    engine = bench.publish()
+    granted = bench.waive(engine, "never-judged")
+    forged = replace(granted, granted_by="eve")
+    assert bench.registry.waivers_in_force([engine], [forged]) == {engine.digest: []}
