@@ -18,6 +18,7 @@ from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import MissingError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.bundling import bundle_compilation
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import Export, keep_export
@@ -279,11 +280,11 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
         "tensor_parallel": variant.parallel.tensor,
         "pipeline_parallel": variant.parallel.pipeline,
         "dtype": "bfloat16",
+        **({"format": "huggingface"} if variant.backend == "pytorch" else {}),
     }
     exported = stages.quantize(bench.shop, source, variant.identifier, request)
-    checkpoint, repairs = repaired(
-        bench.shop, source, exported, wanted=variant.recipe.repair == "auto"
-    )
+    wanted = variant.recipe.repair == "auto" and variant.backend == "engine"
+    checkpoint, repairs = repaired(bench.shop, source, exported, wanted=wanted)
     for repair in repairs:
         progress.info("%s: repaired %s: %s", variant.identifier, repair.field, repair.reason)
     return Progress(planned, exported, checkpoint, repairs)
@@ -390,6 +391,8 @@ def compilation_of(bench: Bench, variant: Variant) -> Compilation:
     if variant.profile.simulated:
         progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)
         return simulated_compilation(bench, variant, limits)
+    if variant.backend == "pytorch":
+        return bundle_compilation(variant, limits)
     release, product = variant.profile.release, variant.target.product
     if release is not None and product is not None:
         return Compilation(
