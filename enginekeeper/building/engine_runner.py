@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from enginekeeper.building.bundle import options_of
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.specs.llm_api import Backend, interface_of
@@ -36,6 +37,8 @@ class EngineRunner:
         Blocks of the cache are reused only where that is what is asked about. Raises InputError
         for an engine that cannot be asked in this way.
         """
+        if self.backend == "pytorch":
+            return self._bundle_job(directory, way, reuse=reuse)
         config = read_json_object(directory / "config.json")
         limits, ranks = self._limits(directory, config), _ranks(config)
         if way == "context" and not limits.get("gather_context_logits"):
@@ -58,6 +61,29 @@ class EngineRunner:
         )
         api = {"module": interface.module, "version": self.version, "arguments": arguments}
         return {"api": api, "way": way, "max_batch": limits["max_batch_size"]}
+
+    def _bundle_job(self, directory: Path, way: Way, *, reuse: bool) -> dict[str, Any]:
+        """Returns the same of a bundle, which is loaded with the options that are in it."""
+        if way == "context":
+            raise InputError(
+                "a bundle has no validation twin: nothing of it is built otherwise",
+                where=str(directory),
+                remedy="ask it by generation",
+            )
+        interface = interface_of(self.version, "pytorch")
+        options = options_of(directory, self.version)
+        cache = {**options.get("kv_cache_config", {}), "enable_block_reuse": reuse}
+        arguments = interface.accepting(
+            {
+                **options,
+                "model": str(directory),
+                "skip_tokenizer_init": True,
+                "gather_generation_logits": True,
+                "kv_cache_config": cache,
+            }
+        )
+        api = {"module": interface.module, "version": self.version, "arguments": arguments}
+        return {"api": api, "way": way, "max_batch": options["max_batch_size"]}
 
     def _limits(self, directory: Path, config: dict[str, Any]) -> dict[str, Any]:
         limits = config.get("build_config")

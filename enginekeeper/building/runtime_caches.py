@@ -21,7 +21,9 @@ from typing import Any
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 
-__all__ = ["CACHES", "DESCRIPTION", "CacheKey", "environment_of", "restore_caches"]
+__all__ = [
+    "CACHES", "DESCRIPTION", "CacheKey", "bound_to", "environment_of", "restore_caches",
+]  # fmt: skip
 
 DESCRIPTION = "warmup.json"
 """In a bundle: which caches there are and what they are bound to."""
@@ -91,6 +93,13 @@ class CacheKey:
         )
 
 
+def bound_to(bundle: Path) -> CacheKey:
+    """Returns what a bundle's caches are bound to; raises InputError where it does not say."""
+    path = bundle / DESCRIPTION
+    key = read_json_object(path).get("key")
+    return CacheKey.from_dict(key if isinstance(key, dict) else {}, str(path))
+
+
 def environment_of(folder: Path) -> dict[str, str]:
     """Returns the variables that lead every cache into a folder."""
     return {variable: str(folder / place) for variable, place in CACHES.values()}
@@ -102,12 +111,10 @@ def restore_caches(bundle: Path, here: CacheKey, place: Path) -> dict[str, str]:
     Raises InputError where they are bound to anything else than what is here, and for a place that
     is taken: nothing is copied then.
     """
-    path = bundle / DESCRIPTION
-    bound = CacheKey.from_dict(read_json_object(path).get("key") or {}, str(path))
-    if differing := bound.differences(here):
+    if differing := bound_to(bundle).differences(here):
         raise InputError(
             "the caches are not of this node's GPU, driver and packages",
-            where=str(path),
+            where=str(bundle / DESCRIPTION),
             actual="; ".join(differing),
             remedy="start without them (it takes longer), or build a bundle for this node",
         )

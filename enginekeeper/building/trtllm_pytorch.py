@@ -5,7 +5,7 @@ quantized checkpoint in Hugging Face's format, the file of its LLM-API options, 
 warming up on the GPU left behind, bound to what they were made with (`runtime_caches.py`).
 
 Written against the documented interface and proved against doubles of it; **it has not run on a
-GPU**. The pipeline does not build with it yet: it has no checkpoint in that format to give it.
+GPU**.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from enginekeeper.building.bundle import OPTIONS, options_of
 from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
-from enginekeeper.building.runtime_caches import CACHES, DESCRIPTION, CacheKey
+from enginekeeper.building.runtime_caches import CACHES, DESCRIPTION, bound_to
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.specs.gpus import GpuProduct
@@ -37,14 +38,20 @@ class TrtllmPytorchBuilder:
     toolchain: str
     options: LlmOptions = field(default_factory=LlmOptions)
     tensor_parallel: int = 1
+    simulated: bool = False
+    """Whether a double is expected: a bundle that says otherwise of itself is refused."""
 
-    kind: ClassVar[str] = "trtllm_pytorch"
     compile_step: ClassVar[str] = "warm_pytorch"
+
+    @property
+    def kind(self) -> str:
+        """Tells bundles of doubles from real ones."""
+        return "simulated_pytorch" if self.simulated else "trtllm_pytorch"
 
     def job(self, request: BuildRequest) -> dict[str, Any]:
         """Returns the job of the step; raises InputError for what the release cannot be asked."""
         version = self.release.version
-        arguments = llm_arguments(version, self.options, request.limits, self.tensor_parallel)
+        arguments = self._arguments(request)
         interface = interface_of(version, "pytorch")
         told = {
             **arguments,
@@ -67,13 +74,29 @@ class TrtllmPytorchBuilder:
     def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
         """Builds a bundle and looks at what was built.
 
-        Raises a StepError when the step refuses or fails, InputError for a bundle whose caches are
-        of another GPU than the one asked for.
+        Raises a StepError when the step refuses or fails, InputError for a bundle that is not the
+        one asked for: of another GPU, with other options, simulated where a real one is expected,
+        or the other way round.
         """
         outcome = run(self.toolchain, self.compile_step, self.job(request))
         path = request.output / DESCRIPTION
-        document = read_json_object(path)
-        key = CacheKey.from_dict(document.get("key") or {}, str(path))
+        document, key = read_json_object(path), bound_to(request.output)
+        simulated = document.get("simulated") is True
+        if simulated is not self.simulated:
+            raise InputError(
+                "the bundle and its toolchain do not agree on whether it is simulated",
+                where=str(path),
+                actual=f"simulated: {simulated}",
+                expected=f"simulated: {self.simulated}, under {self.toolchain}",
+            )
+        options = options_of(request.output, self.release.version)
+        if options != self._arguments(request):
+            raise InputError(
+                "the bundle has other options than were asked for",
+                where=str(request.output / OPTIONS),
+                actual=options,
+                expected=self._arguments(request),
+            )
         if key.gpu_product != self.gpu.product:
             raise InputError(
                 "the caches are of another GPU than the bundle is for",
@@ -89,8 +112,12 @@ class TrtllmPytorchBuilder:
             graphs=(),
             versions=outcome.versions,
             report=_report(document, quantization),
-            simulated=bool(outcome.outputs.get("simulated")),
+            simulated=simulated,
         )
+
+    def _arguments(self, request: BuildRequest) -> dict[str, Any]:
+        version = self.release.version
+        return llm_arguments(version, self.options, request.limits, self.tensor_parallel)
 
 
 def _report(document: Mapping[str, Any], quantization: object) -> dict[str, Any]:

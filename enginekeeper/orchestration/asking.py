@@ -5,15 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.building.bundle import options_of
 from enginekeeper.building.engine_runner import EngineRunner, Way
 from enginekeeper.documents import read_json_object
+from enginekeeper.errors import InputError
 from enginekeeper.orchestration.stages import Made, Runner
 from enginekeeper.serving.servers import serve_row
-from enginekeeper.specs.llm_api import serve_interface_of
+from enginekeeper.specs.llm_api import Backend, serve_interface_of
+from enginekeeper.specs.profiles import BuilderKind
 from registry.types import Engine
 
 SERVED_STEP = "score_served"
 PROBE_STEP = "probe_trtllm"
+
+
+_BY_PYTORCH = (BuilderKind.TRTLLM_PYTORCH, BuilderKind.SIMULATED_PYTORCH)
+
+
+def backend_of(engine: Engine) -> Backend:
+    """Returns what runs an engine of TensorRT-LLM: a bundle is run by the PyTorch backend."""
+    return "pytorch" if engine.key.hard["builder"] in _BY_PYTORCH else "engine"
+
+
+def require_askable(engine: Engine, *, served: bool, validation_twin: bool) -> None:
+    """Raises InputError where a bundle is to be asked in a way that there is for engines alone."""
+    if backend_of(engine) == "engine" or not (served or validation_twin):
+        return
+    raise InputError(
+        "a bundle for the PyTorch backend is judged by the LLM API alone",
+        where=f"engine {engine.digest.short}",
+        actual="--served" if served else "--validation-twin",
+        remedy="leave it out",
+    )
 
 
 def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Runner:
@@ -22,7 +45,8 @@ def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Ru
     The caller has verified it. `source` is the model's directory: a server needs its tokenizer.
     """
     version, directory = str(engine.key.hard["tensorrt_llm"]), loaded.path / "engine"
-    toolchain, runner, gpus = f"tensorrt-llm-{version}", EngineRunner(version), gpus_of(engine)
+    runner = EngineRunner(version, backend_of(engine))
+    toolchain, gpus = f"tensorrt-llm-{version}", gpus_of(engine)
     if served:
         told = served_job(version, directory, source)
         return Runner(toolchain, SERVED_STEP, {**told, **gpus})
@@ -44,19 +68,29 @@ def gpus_of(engine: Engine) -> dict[str, Any]:
 def prober_of(engine: Engine, loaded: Made) -> Runner:
     """Returns what asks a real engine in other ways, in the toolchain of its release."""
     version = str(engine.key.hard["tensorrt_llm"])
-    told = {**probe_job(version, loaded.path / "engine"), **gpus_of(engine)}
+    told = {**probe_job(version, loaded.path / "engine", backend_of(engine)), **gpus_of(engine)}
     return Runner(f"tensorrt-llm-{version}", PROBE_STEP, told)
 
 
-def probe_job(version: str, directory: Path) -> dict[str, Any]:
+def probe_job(version: str, directory: Path, backend: Backend = "engine") -> dict[str, Any]:
     """Returns what the step needs to know to ask an engine in other ways."""
-    limits = read_json_object(directory / "config.json")["build_config"]
-    runner = EngineRunner(version)
+    limits = _limits(version, directory, backend)
+    runner = EngineRunner(version, backend)
     plain, reusing = (
         runner.job(directory, "generation", reuse=reuse)["api"] for reuse in (False, True)
     )
     wanted = ("max_batch_size", "max_input_len", "max_seq_len")
     return {"api": plain, "reusing": reusing, "limits": {name: limits[name] for name in wanted}}
+
+
+def _limits(version: str, directory: Path, backend: Backend) -> dict[str, Any]:
+    """Returns the limits that an engine was built with; a bundle takes what fits into a step."""
+    if backend == "engine":
+        limits: dict[str, Any] = read_json_object(directory / "config.json")["build_config"]
+        return limits
+    options = options_of(directory, version)
+    longest = min(options["max_num_tokens"], options["max_seq_len"])
+    return {**options, "max_input_len": longest}
 
 
 def says_all(directory: Path) -> bool:

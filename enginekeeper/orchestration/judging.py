@@ -14,7 +14,7 @@ from typing import Any
 from enginekeeper.building.engine_directory import is_stripped
 from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration import stages
-from enginekeeper.orchestration.asking import prober_of, runner_of, says_all
+from enginekeeper.orchestration.asking import prober_of, require_askable, runner_of, says_all
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
@@ -90,6 +90,7 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         )
         made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
+    require_askable(engine, served=work.order.served, validation_twin=work.order.validation_twin)
     if work.order.validation_twin:
         made = replace(made, validation=score_validation_twin(bench, work, made, both))
     made = _with_weights(bench, made)
@@ -100,7 +101,7 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         scores = stages.score_engine(bench.shop, loaded, both, name, runner=runner, interim=interim)
         made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
-    signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
+    signed = SignedDirectory.of(engine, loaded.path / "engine")
     scores = score_simulated(
         bench.shop, source_of(work), signed, both, name, served=work.order.served
     )
@@ -130,7 +131,7 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     order = order_of(rounds_of(probe.suite))[:PROBE_PROMPTS]
     loaded = there(made.refitted or made.compiled)
     if engine.simulated:
-        signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
+        signed = SignedDirectory.of(engine, loaded.path / "engine")
         asked = probe_simulated(bench.shop, source_of(work), signed, probe, order, name=name)
         return replace(made, probes=asked)
     inductor = engine.key.hard["builder"] == BuilderKind.INDUCTOR

@@ -42,6 +42,7 @@ from enginekeeper.orchestration.publication import (
     publish,
     publish_checkpoint,
 )
+from enginekeeper.orchestration.pytorch_bundling import bundle_compilation
 from enginekeeper.orchestration.references import (
     fetch_reference,
     outlives_its_signer,
@@ -283,11 +284,11 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
         "tensor_parallel": variant.parallel.tensor,
         "pipeline_parallel": variant.parallel.pipeline,
         "dtype": "bfloat16",
+        **({"format": "huggingface"} if variant.backend == "pytorch" else {}),
     }
     exported = stages.quantize(bench.shop, source, variant.identifier, request)
-    checkpoint, repairs = repaired(
-        bench.shop, source, exported, wanted=variant.recipe.repair == "auto"
-    )
+    wanted = variant.recipe.repair == "auto" and variant.backend == "engine"
+    checkpoint, repairs = repaired(bench.shop, source, exported, wanted=wanted)
     for repair in repairs:
         progress.info("%s: repaired %s: %s", variant.identifier, repair.field, repair.reason)
     return Progress(planned, exported, checkpoint, repairs)
@@ -418,6 +419,8 @@ def compilation_of(bench: Bench, variant: Variant) -> Compilation:
     if variant.profile.simulated:
         progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)
         return simulated_compilation(bench, variant, limits)
+    if variant.backend == "pytorch":
+        return bundle_compilation(variant, limits)
     release, product = variant.profile.release, variant.target.product
     if release is not None and product is not None:
         return Compilation(

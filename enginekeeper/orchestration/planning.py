@@ -34,7 +34,7 @@ from enginekeeper.orchestration.tools import COMPILE_STEPS, DOUBLE, DOUBLE_OF_TH
 from enginekeeper.sources.resolve import find_source
 from enginekeeper.specs.fallback import served_by_vllm_alone
 from enginekeeper.specs.loader import load_variants
-from enginekeeper.specs.profiles import BuilderKind, double_of
+from enginekeeper.specs.profiles import double_of
 from enginekeeper.specs.selectors import selection
 from enginekeeper.specs.variants import Variant
 from registry.digests import Digest, digest_document
@@ -43,9 +43,6 @@ from registry.keys import EngineKey
 from registry.service import Registry
 from registry.standing import Standing
 from registry.types import Engine, EngineFilter, Verdict
-
-_NOT_YET = {BuilderKind.TRTLLM_PYTORCH, BuilderKind.SIMULATED_PYTORCH}
-"""What is planned and keyed, and not built here."""
 
 
 def plan_spec(
@@ -137,7 +134,7 @@ def plan_variants(
         known=lambda variant, key: _known(bench, variant, key),
         exported=lambda key: find_export(bench, key),
         failed=lambda key: None if retry_failed else failures().get(key.digest()),
-        makers=COMPILE_STEPS.keys() - _NOT_YET,
+        makers=COMPILE_STEPS,
         gpus=lambda: {kind.product for kind in bench.gpus},
     )
     return plan(variants, knowledge)

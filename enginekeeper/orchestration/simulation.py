@@ -11,17 +11,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from enginekeeper.building.engine_runner import EngineRunner, Way
-from enginekeeper.building.simulated.runtime import load_engine
+from enginekeeper.building.interface import Builder, BuildRequest, BuiltEngine, RunStep
+from enginekeeper.building.simulated.bundle import SimulatedBundle, load_bundle
+from enginekeeper.building.simulated.runtime import SimulatedEngine, load_engine
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
-from enginekeeper.documents import read_json_object
-from enginekeeper.orchestration.asking import PROBE_STEP, SERVED_STEP, probe_job, served_job
+from enginekeeper.orchestration.asking import (
+    PROBE_STEP,
+    SERVED_STEP,
+    backend_of,
+    probe_job,
+    served_job,
+)
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.pytorch_bundling import bundle_compilation
 from enginekeeper.orchestration.stages import (
     Compilation,
     Made,
@@ -33,9 +41,15 @@ from enginekeeper.orchestration.stages import (
 from enginekeeper.orchestration.timing import timing_of
 from enginekeeper.orchestration.tools import DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.specs.llm_api import Backend
 from enginekeeper.specs.variants import Variant
+from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.validation.twin import write_checkpoint_twin
 from registry.digests import digest_document
+from registry.types import Engine
+
+SIMULATED_STEP = "run_with_double"
+"""The step that runs another one with the double in TensorRT-LLM's place."""
 
 
 def simulated_compilation(bench: Bench, variant: Variant, limits: dict[str, int]) -> Compilation:
@@ -43,6 +57,17 @@ def simulated_compilation(bench: Bench, variant: Variant, limits: dict[str, int]
     profile, product = variant.profile, variant.target.product
     if profile.release is None or product is None:
         raise AssertionError(f"{variant.identifier} passed the rules without a release or a GPU")
+    if variant.backend == "pytorch":
+        compilation = bundle_compilation(variant, limits)
+        return replace(
+            compilation,
+            builder=_Doubled(
+                compilation.builder,
+                profile.release.version,
+                lambda: bench.shop.python_of(profile.name).parent,
+            ),
+            bound={**compilation.bound, "double": bench.shop.code(DOUBLE, DOUBLE_OF_THE_API)},
+        )
     return Compilation(
         TensorrtLlmBuilder(profile.release, product, profile.name, simulated=True),
         limits,
@@ -52,10 +77,43 @@ def simulated_compilation(bench: Bench, variant: Variant, limits: dict[str, int]
     )
 
 
-SIMULATED_STEP = "run_with_double"
-"""The step that runs another one with the double in TensorRT-LLM's place."""
+@dataclass(frozen=True)
+class _Doubled:
+    """The builder of bundles, with the double of the PyTorch backend in its place.
 
-RUNTIME = (f"{DOUBLE}/runtime.py", f"{DOUBLE}/plan_file.py")
+    The double needs torch, which the embedded builder's toolchain has. It computes nothing: what a
+    warm start leaves behind does not depend on its answers.
+    """
+
+    real: Builder
+    version: str
+    programs: Callable[[], Path]
+    """Returns the folder of the doubles of NVIDIA's programs."""
+
+    toolchain: ClassVar[str] = "inductor"
+    compile_step: ClassVar[str] = SIMULATED_STEP
+
+    @property
+    def kind(self) -> str:
+        """The name in keys and manifests."""
+        return self.real.kind
+
+    def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
+        """Builds a bundle as the real builder does, by the double."""
+        told = {
+            "version": self.version,
+            "models": {str(request.checkpoint): None},
+            "programs": str(self.programs()),
+        }
+
+        def doubled(_toolchain: str, step: str, job: Mapping[str, Any]) -> StepOutcome:
+            whole = {"step": step, "job": dict(job), "double": told}
+            return run(self.toolchain, self.compile_step, whole)
+
+        return self.real.build(request, doubled)
+
+
+RUNTIME = (f"{DOUBLE}/runtime.py", f"{DOUBLE}/plan_file.py", f"{DOUBLE}/bundle.py")
 """Our own code that takes the checkpoint out of an engine."""
 
 
@@ -65,6 +123,20 @@ class SignedDirectory:
 
     path: Path
     product: str
+    release: str
+    backend: Backend = "engine"
+
+    @classmethod
+    def of(cls, engine: Engine, path: Path) -> SignedDirectory:
+        """Returns an engine whose signature was verified, as it lies in a directory."""
+        hard = engine.key.hard
+        return cls(path, str(hard["gpu_product"]), str(hard["tensorrt_llm"]), backend_of(engine))
+
+    def loaded(self) -> SimulatedEngine | SimulatedBundle:
+        """Opens it on the simulated GPU; raises InputError for what would not run there."""
+        if self.backend == "pytorch":
+            return load_bundle(self.path, self.product, self.release)
+        return load_engine(self.path, self.product)
 
 
 def score_simulated(
@@ -82,9 +154,8 @@ def score_simulated(
     The caller has verified its signature. Raises InputError for an engine that would not run on
     the product its key names, and for one that is not whole.
     """
-    directory = engine.path
-    version = str(read_json_object(directory / "config.json").get("version"))
-    runner = EngineRunner(version)
+    directory, version = engine.path, engine.release
+    runner = EngineRunner(version, engine.backend)
     told = served_job(version, directory, source.path) if served else runner.job(directory, way)
     step = SERVED_STEP if served else runner.score_step
     asked = _Asked("simulated-scores", step, told, {**probe.inputs(), "way": told["way"]})
@@ -101,8 +172,7 @@ def probe_simulated(
     name: str,
 ) -> Made:
     """Asks an engine of a double in other ways; the caller has verified its signature."""
-    version = str(read_json_object(engine.path / "config.json").get("version"))
-    told = probe_job(version, engine.path)
+    told = probe_job(engine.release, engine.path, engine.backend)
     inputs = {"tokens": str(probe.tokens.key), "prompts": list(prompts)}
     asked = _Asked("simulated-probes", PROBE_STEP, told, inputs)
     shared = partial(probing_job, probe, prompts)
@@ -129,7 +199,7 @@ def _by_the_double(
     name: str,
 ) -> Made:
     """Runs a step with the double in TensorRT-LLM's place, and the executor of the checkpoint."""
-    loaded = load_engine(engine.path, engine.product)
+    loaded = engine.loaded()
     inputs = {
         "arm": str(digest_document(loaded.described(), "ek-simulated-arm-v1")),
         "model": str(source.digest),
@@ -140,8 +210,8 @@ def _by_the_double(
     }
 
     def make(directory: Path) -> dict[str, Any]:
-        checkpoint, twin = directory / "checkpoint", directory / "twin"
-        loaded.unpack(checkpoint)
+        unpacked, twin = directory / "checkpoint", directory / "twin"
+        checkpoint = loaded.unpack(unpacked)
         write_checkpoint_twin(source.path, checkpoint, twin)
         job = {
             "step": asked.step,
@@ -150,7 +220,7 @@ def _by_the_double(
         }
         seconds = shop.run("inductor", SIMULATED_STEP, job, name=name, minutes=60).seconds
         shutil.rmtree(twin)
-        shutil.rmtree(checkpoint)
+        shutil.rmtree(unpacked, ignore_errors=True)  # a bundle is its own checkpoint
         return {"seconds": seconds, "simulated": True}
 
     return made_once(shop, asked.kind, inputs, make)

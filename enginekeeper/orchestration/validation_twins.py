@@ -42,7 +42,7 @@ def score_validation_twin(bench: Bench, work: Work, made: Progress, probe: Probe
             remedy=f"remove the directory {built.path} and run again",
         )
     if engine.simulated:
-        signed = SignedDirectory(directory, str(engine.key.hard["gpu_product"]))
+        signed = SignedDirectory.of(engine, directory)
         name = variant.identifier
         return score_simulated(shop, source_of(work), signed, probe, name, way="context")
     version = str(engine.key.hard["tensorrt_llm"])

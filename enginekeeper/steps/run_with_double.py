@@ -6,6 +6,7 @@ Everything it writes is SIMULATED and says nothing of a GPU.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import probe_trtllm
@@ -26,12 +27,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         outputs = score_served.run(job["job"], serve_command(job["double"]))
     else:
         stand_in(job["double"])
-        scripts = {
-            "score_trtllm": score_trtllm,
-            "probe_trtllm": probe_trtllm,
-            "warm_pytorch": warm_pytorch,
+        runs = {
+            "score_trtllm": score_trtllm.run,
+            "probe_trtllm": probe_trtllm.run,
+            "warm_pytorch": partial(warm_pytorch.run, simulated=True),
         }
-        outputs = scripts[job["step"]].run(job["job"])
+        outputs = runs[job["step"]](job["job"])
     return {**outputs, "simulated": True}
 
 

@@ -5,33 +5,31 @@ Job: `{"checkpoint", "output", "version", "api": {"module", "version", "argument
 for before any work. The PyTorch backend is loaded with every cache led into the bundle and asked
 prompts of many lengths and batches, so that tuning and compiling happen. The bundle appears at
 `output` complete or not at all: the checkpoint, the LLM-API file, `caches/`, and `warmup.json`,
-which says what the caches are bound to and what is in each.
+which says what the caches are bound to and what is in each; a double's says that it is simulated.
 
 Written against the documented interface; not run on a GPU.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from _runtime import key_of
 from _step import Refusal, main
 from _trtllm import find_device
 
 OPTIONS, DESCRIPTION, FOLDER = "llm_api_options.yaml", "warmup.json", "caches"
-PACKAGES = ("tensorrt_llm", "torch", "triton", "flashinfer-python", "deep_gemm", "transformers")
 LENGTHS = (1, 8, 64, 512, 4096, 32768)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = 4
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
+def run(job: dict[str, Any], *, simulated: bool = False) -> dict[str, Any]:
     """Chooses the GPU, warms up, and moves a whole bundle to its place."""
     checkpoint, output = Path(job["checkpoint"]).resolve(), Path(job["output"])
     _require_quantized(checkpoint)
@@ -45,7 +43,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         (place / OPTIONS).write_text(job["file"], encoding="utf-8")
         os.environ["CUDA_VISIBLE_DEVICES"] = device["uuid"]
         found = _warmed(job, checkpoint, place / FOLDER)
-        description = {"key": _key(device), "caches": found}
+        description: dict[str, Any] = {"key": key_of(device), "caches": found}
+        if simulated:
+            description["simulated"] = True
         text = json.dumps(description, indent=2, sort_keys=True)
         (place / DESCRIPTION).write_text(text, encoding="utf-8")
         place.replace(output)
@@ -94,33 +94,6 @@ def _held(place: Path) -> dict[str, int]:
     if links := [one for one in place.rglob("*") if one.is_symlink()]:
         raise Refusal("unexpected-output", "a cache holds a link", where=links[0])
     return {"files": len(files), "bytes": sum(one.stat().st_size for one in files)}
-
-
-def _key(device: dict[str, str]) -> dict[str, Any]:
-    import torch  # noqa: PLC0415
-
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "gpu_product": device["product"],
-        "compute_capability": device["compute_capability"],
-        "driver": _driver(),
-        "cuda": str(torch.version.cuda),
-        "packages": packages,
-    }
-
-
-def _driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    said = done.stdout.split()
-    if done.returncode != 0 or not said:
-        raise Refusal("driver-silent", "the NVIDIA driver does not say its version")
-    return said[0]
 
 
 if __name__ == "__main__":

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, Self
 
 ROOT = Path(__file__).parents[2]
 EXPORTS = ROOT / "tests" / "assets" / "modelopt-0.47-tiny"
@@ -64,10 +66,18 @@ def quantize(job: Job) -> Job:
         job,
         {"model", "output", "recipe", "kv_cache", "group_size", "exclude_modules", "calibration",
          "tensor_parallel", "pipeline_parallel", "dtype"},
+        optional=frozenset({"format"}),
     )  # fmt: skip
     _check(job["calibration"], calibration)
     output, tensor = Path(job["output"]), job["tensor_parallel"]
     output.mkdir()
+    if job.get("format") == "huggingface":
+        export = EXPORTS / f"unified_{job['recipe']}"
+        shutil.copyfile(export / "config.json", output / "config.json")
+        _half_way()
+        for name in ("hf_quant_config.json", "model.safetensors"):
+            shutil.copyfile(export / name, output / name)
+        return {}
     export = EXPORTS / (job["recipe"] if tensor == 1 else f"{job['recipe']}_tp{tensor}")
     shutil.copyfile(export / "config.json", output / "config.json")
     _half_way()
@@ -116,8 +126,10 @@ def score_engine(job: Job) -> Job:
 
 def run_with_double(job: Job) -> Job:
     _check(job, {"step", "job", "double"})
-    _check(job["double"], {"version", "models"})
+    _check(job["double"], {"version", "models"}, optional=frozenset({"programs"}))
     asked: Job = job["job"]
+    if job["step"] == "warm_pytorch":
+        return {**_warmed(asked, job["double"]), "simulated": True}
     shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
     if job["step"] == "score_served":
         _check(asked, {*shared, "serve", "logprobs"})
@@ -130,6 +142,48 @@ def run_with_double(job: Job) -> Job:
     if job["step"] not in ("score_trtllm", "score_served") or model not in job["double"]["models"]:
         raise AssertionError(f"step {job['step']}: nothing stands in for {model}")
     return _score(asked, "engine")
+
+
+class _Warming:
+    """Stands for the step's LLM: it loads nothing, and fills the caches that it is led to."""
+
+    def __init__(self, api: Job, vocabulary: int) -> None:
+        _check(api, {"module", "version", "arguments"})
+        if vocabulary != VOCABULARY:
+            raise AssertionError(f"a vocabulary of {vocabulary}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        pass
+
+    def ask(self, prompts: list[list[int]], tokens: int) -> None:
+        if not prompts or not tokens:
+            raise AssertionError("nothing is asked")
+        Path(os.environ["TLLM_AUTOTUNER_CACHE_PATH"]).write_text('{"fake": true}')
+        kernel = Path(os.environ["TRITON_CACHE_DIR"]) / "QX3K" / "rms_norm.cubin"
+        kernel.parent.mkdir(parents=True, exist_ok=True)
+        kernel.write_bytes(b"FAKE kernel")
+
+
+def _warmed(job: Job, double: Job) -> Job:
+    """Runs the real step with neither TensorRT-LLM nor torch; the driver is the simulated one."""
+    if job["api"]["arguments"]["model"] not in double["models"]:
+        raise AssertionError(f"nothing stands in for {job['api']['arguments']['model']}")
+    os.environ["PATH"] = f"{double['programs']}{os.pathsep}{os.environ['PATH']}"
+    _stand_in("_llm_api", LlmApi=_Warming)
+    _stand_in("torch", version=SimpleNamespace(cuda="13.0"))
+    _half_way()
+    warming: Any = importlib.import_module("warm_pytorch")
+    found: Job = warming.run(job, simulated=True)
+    return found
+
+
+def _stand_in(name: str, **content: object) -> None:
+    module = ModuleType(name)
+    vars(module).update(content)
+    sys.modules[name] = module
 
 
 STEPS: dict[str, Callable[[Job], Job]] = {

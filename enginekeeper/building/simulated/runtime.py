@@ -41,7 +41,7 @@ class SimulatedEngine:
             "weights": [plan.note.weights for plan in self.plans],
         }
 
-    def unpack(self, place: Path) -> None:
+    def unpack(self, place: Path) -> Path:
         """Writes the checkpoint that is inside; raises InputError where it is not whole."""
         place.mkdir(parents=True)
         (place / "config.json").write_text(json.dumps(self.config), encoding="utf-8")
@@ -52,6 +52,7 @@ class SimulatedEngine:
                 plan.write_weights(place / f"rank{rank}.safetensors")
             except NoSimulatedPlanError as error:
                 raise InputError(str(error), remedy="build the engine again") from error
+        return place
 
 
 def load_engine(directory: Path, product: str) -> SimulatedEngine:

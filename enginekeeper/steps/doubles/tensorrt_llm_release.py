@@ -57,8 +57,11 @@ class State:
     """What the double is told before it is imported as `tensorrt_llm`."""
 
     version: str = ""
-    models: dict[Path, Path] = field(default_factory=dict)
-    """What runs in place of each engine directory or checkpoint: a directory for the executor."""
+    models: dict[Path, Path | None] = field(default_factory=dict)
+    """What runs in place of each engine directory or checkpoint: a directory for the executor.
+
+    None: nothing is computed, and answers are zeros.
+    """
 
 
 STATE = State()

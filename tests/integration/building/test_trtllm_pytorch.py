@@ -63,7 +63,9 @@ def site(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     )
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    builder = TrtllmPytorchBuilder(releases()["tensorrt-llm-1.2.1"], H100, "tensorrt-llm-1.2.1")
+    builder = TrtllmPytorchBuilder(
+        releases()["tensorrt-llm-1.2.1"], H100, "tensorrt-llm-1.2.1", simulated=True
+    )
     return Site(bench, builder, BuildRequest(checkpoint, tmp_path / "out" / "bundle", LIMITS))
 
 

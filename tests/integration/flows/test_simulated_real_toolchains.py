@@ -6,6 +6,7 @@ how faithful they are to their recipe.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -61,3 +62,28 @@ def test_an_engine_of_a_wrong_checkpoint_is_told_by_what_it_answers_alone(world:
     assert as_exported["variant"].endswith(".unrepaired")
     assert (as_exported["fidelity"], as_exported["simulated"]) == ("fail", True), ended.err
     assert ended.status == 5
+
+
+BUNDLE = SPEC.replace('[w8a16, {recipe: w8a16, repair: "off"}]', "[{recipe: fp8, kv_cache: fp8}]")
+
+
+def test_a_bundle_of_the_pytorch_backend_is_its_recipe_and_keeps_what_warming_up_left(
+    world: World,
+) -> None:
+    spec = BUNDLE.replace("parallel: [{tensor: 2}]\n", "backend: pytorch\n")
+    (world.root / "spec.yaml").write_text(spec)
+
+    ended = world.build()
+
+    (outcome,) = ended.outcomes
+    assert (outcome["result"], outcome["fidelity"]) == ("pass", "pass"), ended.err
+    registry = world.registry()
+    assert registry is not None
+    (engine,) = registry.engines()
+    registry.fetch_engine(engine.digest, world.root / "fetched")
+    warmed = json.loads((world.root / "fetched" / "warmup.json").read_text())
+    assert warmed["simulated"] is True
+    assert "torch" in warmed["key"]["packages"]
+    assert warmed["caches"]["autotuner"]["files"] == 1
+    assert (world.root / "fetched" / "tokenizer.json").is_file()
+    assert "warming up left nothing in the cache torch_compile" in ended.err

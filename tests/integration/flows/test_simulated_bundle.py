@@ -1,0 +1,121 @@
+"""Whole builds of bundles for the PyTorch backend: its double, all else real.
+
+The steps that need torch are fakes here; what warms up is the real step, led by the double of the
+driver. Nothing of it says anything of a GPU, and all of it says `simulated`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from enginekeeper.building.bundle import options_of
+from registry.errors import IntegrityError
+from registry.service import Registry
+from tests.fakes.worlds import World, Zygote
+
+SPEC = f"""\
+model: {{name: tiny, repo: tests/tiny, revision: {"a" * 40}}}
+targets: [h100-sxm]
+recipes: [fp8]
+toolchain: simulated-tensorrt-llm-1.2.1
+backend: pytorch
+llm_api: {{kv_cache_config: {{free_gpu_memory_fraction: 0.8}}}}
+limits: {{max_batch_size: 2, max_input_len: 16, max_seq_len: 128, max_num_tokens: 128}}
+"""
+
+
+@pytest.fixture
+def world(plain_zygote: Zygote, tmp_path: Path) -> World:
+    return World(tmp_path / "world", plain_zygote, spec=SPEC)
+
+
+def _registry(world: World) -> Registry:
+    registry = world.registry()
+    assert registry is not None
+    return registry
+
+
+def _ek(world: World, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "enginekeeper", *map(str, words)],
+        env={**os.environ, **world.environ}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_bundle_ends_published_and_judged_with_its_options_and_caches(world: World) -> None:
+    ended = world.build("--channel", "simulated")
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"], outcome["simulated"]) == (0, "pass", True), ended.err
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    hard = engine.key.hard
+    assert (hard["builder"], hard["tensorrt_llm"]) == ("simulated_pytorch", "1.2.1")
+    assert "tensorrt" not in hard
+    (verdict,) = registry.verdicts(engine.digest)
+    document = registry.verdict_document(verdict)
+    assert document["simulated"] is True
+    assert {"config", "weights", "recipe"} <= {one["check"] for one in document["audits"]}
+    registry.fetch_engine(engine.digest, world.root / "fetched")
+    options = options_of(world.root / "fetched", "1.2.1")
+    assert (options["max_batch_size"], options["kv_cache_config"]) == (
+        2, {"free_gpu_memory_fraction": 0.8},
+    )  # fmt: skip
+    warmed = json.loads((world.root / "fetched" / "warmup.json").read_text())
+    assert (warmed["simulated"], warmed["key"]["driver"]) == (True, "580.95.05")
+    assert (world.root / "fetched" / "caches" / "triton" / "QX3K" / "rms_norm.cubin").is_file()
+    world.check()
+
+
+def test_a_second_build_does_nothing_and_other_options_are_another_bundle(world: World) -> None:
+    world.build()
+    before = world.products()
+
+    again = world.build()
+    assert [one["ending"] for one in again.outcomes] == ["reused"], again.err
+    assert world.products() == before
+    (world.root / "spec.yaml").write_text(SPEC.replace("0.8", "0.7"))
+    other = world.build()
+
+    assert [one["ending"] for one in other.outcomes] == ["judged"], other.err
+    assert not any("quantize" in note for note in other.notes)
+    assert len(_registry(world).engines()) == 2
+
+
+def test_caches_that_somebody_changed_are_never_written_to_a_node(world: World) -> None:
+    world.build()
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    for blob in (world.root / "home" / "store" / "blobs").glob("*/*/*"):
+        if blob.read_bytes() == b"FAKE kernel":
+            blob.chmod(0o644)
+            blob.write_bytes(b"other kernel")
+
+    with pytest.raises(IntegrityError):
+        registry.fetch_engine(engine.digest, world.root / "fetched")
+
+    assert not (world.root / "fetched").exists()
+
+
+@pytest.mark.parametrize("asked", ["--served", "--validation-twin"])
+def test_a_way_to_ask_that_is_for_engines_alone_is_refused(world: World, asked: str) -> None:
+    ended = world.build(asked)
+
+    (outcome,) = ended.outcomes
+    assert outcome["ending"] == "failed", ended.err
+    assert "by the LLM API alone" in outcome["summary"]
+
+
+def test_a_release_before_1_0_is_refused_in_the_plan(world: World) -> None:
+    (world.root / "spec.yaml").write_text(SPEC.replace("1.2.1", "0.21.0"))
+
+    planned = _ek(world, "plan", world.root / "spec.yaml", "--json")
+
+    (row,) = json.loads(planned.stdout)
+    assert (row["action"], row["rule"]) == ("refuse", "release-has-pytorch-backend")
