@@ -1,6 +1,6 @@
 """Behaviour and audits on the same faults: a part of the grid, drawn by a seed beforehand.
 
-    python benchmarks/behaviour.py prepare [N]              # per recipe: engine, twin, its floor
+    python benchmarks/behaviour.py prepare [N]      # per recipe: engine, twin, floor, dictionary
     python benchmarks/behaviour.py score [N] [--seconds S]  # the N-th recipe: into the executor
     python benchmarks/behaviour.py audit [N] [--seconds S]  # the N-th recipe: by files alone
     python benchmarks/behaviour.py table [--json]           # what was done so far
@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from detection import healthy_exports
+from dictionaries import Sought, dictionary_at
 from safetensors.numpy import load_file, save_file
 
 from enginekeeper.faults.behaviour import Arms, told
@@ -71,6 +72,7 @@ NUDGE = {"relative": 3e-7, "seed": 1234}
 """As `enginekeeper.orchestration.judging` does."""
 
 TOP_K = 20
+DICTIONARY = "dictionary.safetensors"
 
 PORTION = 4
 """Prompts that are scored before the rule is asked: a gross fault is decided in three to five."""
@@ -144,13 +146,20 @@ class Recipe:
         run_step(run, python=self.lab.python, on_line=hear)
 
     def prepare(self) -> None:
-        """Makes engine, twin scores and floor, unless they are there."""
+        """Makes engine, twin scores, floor and fault dictionary, unless they are there."""
         self.place.mkdir(parents=True, exist_ok=True)
         if not (self.place / "engine").exists():
             job = {"checkpoint": str(self.export), "output": str(self.place / "engine"),
                    "graphs": str(self.lab.place / "graphs"), "limits": LIMITS}  # fmt: skip
             self.step("compile_engine", "compile", job)
         self._score_twin()
+        self.locate(self.place / DICTIONARY, self.place)
+
+    def locate(self, path: Path, logs: Path) -> None:
+        """Makes the recipe's fault dictionary, unless it is there."""
+        scores = self.place / "twin.safetensors"
+        sought = Sought(self.lab.model, self.export, self.lab.tokens, scores)
+        sought.make(path, replace(self, place=logs).step)
 
     def _score_twin(self) -> None:
         scores, nudged = self.place / "twin.safetensors", self.place / "nudged.safetensors"
@@ -185,6 +194,7 @@ class Recipe:
             load_scores(nudged, tokens) if nudged.is_file() else None,
             AcceptancePolicy(**asdict(Acceptance())),
             rounds_of(tokens),
+            dictionary_at(self.place / DICTIONARY),
         )
 
     def cases(self) -> tuple[list[Drawn], list[Drawn]]:

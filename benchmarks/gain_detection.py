@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,32 +24,12 @@ from safetensors.numpy import load_file
 from enginekeeper.faults.behaviour import told
 from enginekeeper.faults.grid import bundled_grid, load_grid
 from enginekeeper.faults.sample import drawn
-from enginekeeper.orchestration.judging import DICTIONARY_POSITIONS, DICTIONARY_PROMPTS
 from enginekeeper.validation.checks import Check, Limit
-from enginekeeper.validation.dictionary import Dictionary, codes_of, load_dictionary
+from enginekeeper.validation.dictionary import Dictionary, load_dictionary
 from enginekeeper.validation.fidelity import FAILING_CHECKS
 from enginekeeper.validation.gains import gain_check
 from enginekeeper.validation.rounds import order_of
 from enginekeeper.validation.scores import Scores, load_scores
-from enginekeeper.validation.twin import write_recipe_twin
-
-
-def dictionary_of(recipe: Recipe, directory: Path) -> Dictionary:
-    """Makes a recipe's dictionary, unless it is there, as `ek build --locate` does."""
-    path = directory / f"{recipe.place.name}.safetensors"
-    if not path.exists():
-        order = order_of(recipe.arms.rounds)
-        with tempfile.TemporaryDirectory(dir=directory) as folder:
-            twin = Path(folder) / "twin"
-            write_recipe_twin(recipe.lab.model, recipe.export, twin)
-            job = {
-                "twin": str(twin), "tokens": str(recipe.lab.tokens), "output": str(path),
-                "targets": {"twin": str(recipe.place / "twin.safetensors")},
-                "prompts": list(order[:DICTIONARY_PROMPTS]), "positions": DICTIONARY_POSITIONS,
-                "codes": codes_of(recipe.export),
-            }  # fmt: skip
-            replace(recipe, place=Path(folder)).step("sensitivities", "sensitivities", job)
-    return load_dictionary(path)
 
 
 def engines(recipe: Recipe) -> Iterator[tuple[str, str, Scores, tuple[int, ...]]]:
@@ -101,7 +80,9 @@ def main() -> int:
         recipe = replace(recipe, place=asked.place / recipe.place.name)
         if asked.only and recipe.place.name not in asked.only:
             continue
-        dictionary = dictionary_of(recipe, asked.directory)
+        path = asked.directory / f"{recipe.place.name}.safetensors"
+        recipe.locate(path, asked.directory)
+        dictionary = load_dictionary(path)
         for kind, name, engine, order in engines(recipe):
             check = held(recipe, dictionary, engine, order)
             kl = told(recipe.arms, engine, order=order)

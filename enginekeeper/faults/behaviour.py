@@ -1,5 +1,7 @@
 """What behaviour alone says of an engine: the verdict's own divergence check, prompt after prompt.
 
+After the last one the gain of one tensor is looked for, where the recipe has a fault dictionary.
+
 The engine is held against the recipe twin of the healthy export, as if the fault had come into it
 afterwards, in a loader or a builder. Only fidelity decides: what a recipe costs is no fault. Decode
 is not compared here. Where the rule stops is found by asking it again for every prompt, so that it
@@ -13,9 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from enginekeeper.validation.checks import Check
+from enginekeeper.validation.dictionary import Dictionary
 from enginekeeper.validation.divergence import compare
 from enginekeeper.validation.evidence import Evidence
-from enginekeeper.validation.fidelity import divergence_so_far
+from enginekeeper.validation.fidelity import divergence_so_far, fidelity_limit
+from enginekeeper.validation.gains import gain_check
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.rounds import Rounds, order_of
 from enginekeeper.validation.scores import Scores
@@ -36,6 +40,8 @@ class Arms:
     nudged: Scores | None
     policy: AcceptancePolicy
     rounds: Rounds
+    dictionary: Dictionary | None = None
+    """Without one a gain is not looked for."""
 
     def evidence(self, engine: Scores, order: Sequence[int]) -> Evidence:
         """Puts an engine's scores of some prompts beside the other arms."""
@@ -45,6 +51,7 @@ class Arms:
             source=self.source,
             twin=self.twin,
             nudged=self.nudged,
+            dictionary=self.dictionary,
             scored=tuple(order),
         )
 
@@ -82,6 +89,8 @@ def told(arms: Arms, engine: Scores, *, order: Sequence[int] | None = None) -> T
             return Told("fail", "fidelity.finite", scored, part.positions, kl)
         check = _check(arms, part, order[:scored])
         ended = scored == len(order)
+        if ended and check.outcome != "fail":
+            check = _with_gain(arms, part, order, check)
         if check.outcome == "fail" or ended:
             decision = check.outcome if check.outcome in ("pass", "fail") else "inconclusive"
             return Told(decision, check.name, scored, part.positions, kl)
@@ -93,6 +102,14 @@ def _check(arms: Arms, engine: Scores, order: tuple[int, ...]) -> Check:
     whole = engine.prompts == len(order_of(arms.rounds))
     rule = rule_at_the_end(arms.rounds) if whole else rule_on_the_way(arms.rounds, len(order))
     return divergence_so_far(replace(arms.evidence(engine, order), rule=rule), arms.policy)
+
+
+def _with_gain(arms: Arms, engine: Scores, order: Sequence[int], check: Check) -> Check:
+    """Asks for the gain of one tensor after a whole suite, and returns the graver of the two."""
+    evidence = replace(arms.evidence(engine, order), rule=rule_at_the_end(arms.rounds))
+    gain = gain_check(evidence, fidelity_limit(evidence, arms.policy))
+    graver = {"fail": 2, "inconclusive": 1}
+    return gain if graver.get(gain.outcome, 0) > graver.get(check.outcome, 0) else check
 
 
 def _mean_kl(arms: Arms, engine: Scores, order: tuple[int, ...]) -> float | None:

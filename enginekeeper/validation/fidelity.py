@@ -176,6 +176,11 @@ def failing_checks(evidence: Evidence) -> int:
     return FAILING_CHECKS + asked
 
 
+def fidelity_limit(evidence: Evidence, policy: AcceptancePolicy) -> Limit:
+    """Returns the limit of a divergence, and the levels that all checks of the line share."""
+    return _limit(policy, measured_floor(evidence), evidence)
+
+
 def _limit(policy: AcceptancePolicy, floor: Floor | None, evidence: Evidence) -> Limit:
     allowed = policy.max_fidelity_kl if floor is None else floor.allowed(policy)
     checks, rule = failing_checks(evidence), evidence.rule

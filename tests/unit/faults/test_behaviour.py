@@ -14,6 +14,7 @@ from enginekeeper.faults.trial import Trial
 from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import Scores
 from tests.factories.arms import small_suite, synthetic_arm
+from tests.factories.dictionaries import dictionary_of, engine_of
 from tests.factories.policies import policy
 
 TOKENS = small_suite()
@@ -52,6 +53,20 @@ def test_a_healthy_engine_passes_after_the_whole_suite_in_any_order() -> None:
         other = replace(arms(), rounds=shuffled(ROUNDS, seed))
         said = told(other, healthy.only([place[one] for one in order_of(other.rounds)]))
         assert (said.decision, said.prompts) == ("pass", len(TOKENS.prompts))
+
+
+def test_a_gain_that_divergence_does_not_show_is_found_where_there_is_a_dictionary() -> None:
+    order = order_of(ROUNDS)
+    known = dictionary_of(TWIN, order)
+    quiet = replace(TWIN, at={"source": TWIN.at["source"]})
+    wrong = engine_of(quiet, known, {7: 0.01}, noise=1e-4).only(order)
+    located = replace(arms(), dictionary=known)
+
+    said, plain = told(located, wrong), told(arms(), wrong)
+
+    assert (said.decision, said.by) == ("fail", "fidelity.gain")
+    assert (plain.decision, plain.by) == ("pass", "fidelity.kl")
+    assert told(located, engine(0.02)).decision == "pass"
 
 
 def test_rounds_in_another_order_hold_the_same_prompts() -> None:
