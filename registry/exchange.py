@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from registry import layout
+from registry.beside import NOTHING_LOST, Lost, find_lost
 from registry.bundles import FILES, unpack
 from registry.digests import canonical_json
 from registry.evidence import Check, Evidence, Judgement, ModelFacts, Permission, checks
@@ -37,8 +38,13 @@ class Imported:
 
 
 def evidence_of(registry: Registry, engine: Engine) -> Evidence:
-    """Returns everything that a registry has signed about an engine; raises IntegrityError."""
-    model = registry.model(engine.model)
+    """Returns everything that a registry has signed about an engine; raises IntegrityError.
+
+    With what lies beside it and a catalogue that was restored lacks: a bundle without its last
+    failure would open the gate elsewhere.
+    """
+    model, lost = registry.model(engine.model), _lost(registry, engine)
+    waivers = lost.among_waivers(registry.waivers(engine.digest))
     return Evidence(
         registry.manifest(engine),
         engine.key,
@@ -47,17 +53,23 @@ def evidence_of(registry: Registry, engine: Engine) -> Evidence:
         engine.provenance,
         tuple(
             Judgement(registry.verdict_document(one), one.envelope, one.vsa)
-            for one in reversed(registry.verdicts(engine.digest))
+            for one in (*reversed(registry.verdicts(engine.digest)), *lost.verdicts)
         ),
-        tuple(
-            Permission(one.envelope, one.ending)
-            for one in reversed(registry.waivers(engine.digest))
-        ),
+        tuple(Permission(one.envelope, one.ending) for one in reversed(waivers)),
         tuple(
             one.decode(errors="replace")
             for one in statements_of(registry.store, engine).envelopes(Purpose.REVOCATION)
         ),
     )
+
+
+def _lost(registry: Registry, engine: Engine) -> Lost:
+    with registry.catalogue.read() as view:
+        if not view.unchecked():
+            return NOTHING_LOST
+        fresh = registry.freshness()
+        trust = registry.trust if fresh is None else fresh.trusting(registry.trust)
+        return find_lost(view, registry.store, engine, trust, registry.clock())
 
 
 def recorded_checks(registry: Registry, engine: Engine) -> Iterator[Check]:

@@ -132,6 +132,8 @@ class Mover:
             lost = Lost(doubtful=lost.doubtful)
         with self.catalogue.edit(actor=actor, dry_run=dry_run) as draft:
             draft.hold_engine(engine.digest)  # what is revoked from here on sees the move
+            if draft.unchecked():  # maybe since the look, which was at another catalogue then
+                lost = self._lost(draft, engine)
             decision = self._decided(draft, engine, wanted.environment, lost)
             if wanted.unnamed:
                 require_next_open(wanted.place, decision, self._further(draft, wanted))

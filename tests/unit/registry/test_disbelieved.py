@@ -10,12 +10,14 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 
 from registry.backups.backup import backup, restore
-from registry.beside import find_lost, take_in
-from registry.errors import NotYetError
+from registry.beside import Lost, find_lost, take_in
+from registry.errors import GateClosedError, NotYetError
 from registry.freshness import SnapshotReader
 from registry.layout import WAIVER_END
 from registry.lifecycle import quarantine, release, revoke
+from registry.moving import Mover
 from registry.quarantines import keep_beside, quarantines_to_end, sealed_change
+from registry.queries import View
 from registry.retention import RetentionPolicy
 from registry.scrubbing import Fault, scrub
 from registry.seen import Memory
@@ -237,3 +239,24 @@ def test_what_holds_an_engine_is_not_taken_in_after_a_revocation_that_came_betwe
     with registry.catalogue.edit() as draft:
         take_in(draft, lost)
     assert rule(bench, engine) == "revoked"
+
+
+def test_a_channel_is_not_moved_by_a_look_from_before_the_catalogue_was_restored(
+    bench: Workbench, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = kept(bench, tmp_path)
+    bench.judge(engine, Result.FAIL)
+    looks = []
+
+    def look(mover: Mover, view: View, engine: Engine) -> Lost:
+        looks.append(looked(mover, view, engine))
+        if len(looks) == 1:
+            restore(tmp_path / "kept", url, overwrite=True)
+        return looks[-1]
+
+    looked = Mover._lost
+    monkeypatch.setattr(Mover, "_lost", look)
+    with pytest.raises(GateClosedError, match="failed"):
+        bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert not looks[0]
+    assert bench.registry.channels() == []

@@ -280,6 +280,20 @@ def test_what_failed_stays_failed_when_its_bytes_are_swept_and_brought_back(
     assert scrub(bench.registry).wrong == []  # the document of the verdict is there, too
 
 
+def test_a_restored_registry_carries_what_its_catalogue_lost(
+    bench: Workbench, elsewhere: Workbench, tmp_path: Path
+) -> None:
+    engine, url = judged(bench, OLD), bench.registry.catalogue.url
+    waiver = bench.waive(engine, "verdict-failed")
+    backup(url, tmp_path / "kept")
+    bench.judge(engine, Result.FAIL)
+    bench.end(waiver)
+    restore(tmp_path / "kept", url, overwrite=True)
+    import_bundle(elsewhere.registry, carried(bench, engine, tmp_path / "b"), tmp_path / "scratch")
+    assert rule(elsewhere, engine) == "verdict-failed"
+    assert len(bench.registry.verdicts(engine.digest)) == 1  # carrying it changes nothing here
+
+
 def test_a_fail_that_was_recorded_after_a_later_pass_counts_when_its_bytes_are_brought_back(
     bench: Workbench,
 ) -> None:
