@@ -32,6 +32,7 @@ from enginekeeper.orchestration.drift_containers import Named, container_finding
 from enginekeeper.orchestration.drift_waivers import Waivers
 from enginekeeper.orchestration.wave_planning import known_engines
 from enginekeeper.orchestration.waves import FleetEngine
+from enginekeeper.uncollected import uncollected
 from registry.fleet.queries import FleetView
 from registry.fleet.types import Assignment, DriftIgnore, FleetState
 from registry.keys import EngineKey
@@ -133,6 +134,7 @@ class FleetDrift:
         }  # fmt: skip
 
 
+@uncollected()
 def drift_of(
     registry: Registry,
     now: datetime,

@@ -31,7 +31,7 @@ from registry.models import (
     ModelRow,
     VerdictRow,
 )
-from registry.types import EngineFilter
+from registry.types import EngineFilter, Result
 
 _DIGEST = type_coerce(EngineRow.digest, String)
 """A digest as text: to read it as a digest takes as long as to read its row."""
@@ -79,14 +79,22 @@ class FleetEngines(ColumnReader):
         query = of_columns(
             VerdictRow.id, VerdictRow.engine_id, VerdictRow.environment_id, VerdictRow.result
         ).order_by(VerdictRow.id.desc())
-        asked = sorted(engines)
-        issued = self.issued_where_overtaken(asked)
+        rows = [
+            one
+            for portion in portions(sorted(engines))
+            for one in self._rows(query.where(among(self._session, VerdictRow.engine_id, portion)))
+        ]
+        passed: set[int] = set()
+        turned: set[int] = set()  # of the others no pass can have been overtaken
+        for _, engine, _, result in rows:
+            if result == Result.PASS:
+                passed.add(engine)
+            elif engine in passed:
+                turned.add(engine)
+        issued = self.issued_where_overtaken(turned)
         found: dict[int, list[tuple[int, str, datetime | None]]] = {}
-        for portion in portions(asked):
-            for row, engine, where, result in self._rows(
-                query.where(among(self._session, VerdictRow.engine_id, portion))
-            ):
-                found.setdefault(engine, []).append((where, result, issued.get(row)))
+        for row, engine, where, result in rows:
+            found.setdefault(engine, []).append((where, result, issued.get(row)))
         return {engine: tuple(said) for engine, said in found.items()}
 
     def issued_where_overtaken(self, engines: Collection[int]) -> dict[int, datetime]:
