@@ -32,6 +32,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     """Reads a JSON value; raises InputError that names the file, and the line if it can."""
+    return parse_json(read_whole(path), str(path))
+
+
+def read_whole(path: Path) -> bytes:
+    """Reads a document of any kind; raises InputError for one that is missing or too large."""
     try:
         size = path.stat().st_size
         if size > _LARGEST:
@@ -41,14 +46,13 @@ def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
                 actual=f"{size} bytes",
                 expected=f"at most {_LARGEST} bytes",
             )
-        text = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise InputError("the file is missing", where=str(path)) from None
     except OSError as error:
         raise InputError(
             "the file cannot be read", where=str(path), actual=error.strerror
         ) from error
-    return parse_json(text, str(path))
 
 
 def parse_json(text: bytes | str, where: str) -> Any:  # noqa: ANN401 - any JSON value

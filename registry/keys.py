@@ -70,8 +70,8 @@ class Layer(StrEnum):
 
 HARD_FIELDS: Mapping[str, str] = MappingProxyType(
     {
-        "builder": "builder kind: tensorrt_llm, trtllm_pytorch, inductor, simulated or "
-        "simulated_pytorch",
+        "builder": "builder kind: tensorrt_llm, trtllm_pytorch, inductor, simulated, "
+        "simulated_pytorch or vllm",
         "weights": "digest of the source weights",
         "recipe": "quantization recipe, KV cache type included",
         "calibration": "digest of what calibrated the recipe: data, size, seed",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from enginekeeper.cli._bundles import BUNDLE
 from enginekeeper.cli._differences import key_rows
 from enginekeeper.cli._output import render_table
+from enginekeeper.configs.vllm_bundle import is_bundle
 from registry.environments import environment_from_dict
 from registry.errors import IntegrityError
 from registry.keys import EngineKey
@@ -26,6 +28,7 @@ def described(registry: Registry, engine: Engine) -> dict[str, Any]:
     names = ["build", *(f"verdict {one.digest.short}" for one in verdicts)]
     return {
         **engine.as_dict(),
+        "serving_bundle": is_bundle(engine.key),
         "stored": registry.locate(engine.path),
         "held": None if (held := registry.held(engine)) is None else str(held),
         "files": _files(registry, engine),
@@ -46,6 +49,8 @@ def describe(document: Mapping[str, Any]) -> str:
     lines = [f"engine    {document['digest']}", f"variant   {document['variant']}"]
     if document["simulated"]:
         lines.append("SIMULATED made by a double: never deployable on a real node")
+    if document["serving_bundle"]:
+        lines.append(f"KIND      {BUNDLE}: vLLM serves the model as it is")
     if document["held"] is not None:
         lines.append(f"HELD      {document['held']}")
     lines += [

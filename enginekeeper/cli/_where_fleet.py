@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from enginekeeper.cli._bundles import variant_of
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._output import Output
 from enginekeeper.fleet.health import age
@@ -50,7 +51,9 @@ def _row(one: Whereabouts, now: datetime) -> dict[str, Any]:
     return {
         "node": f"{placed.node} SIMULATED" if placed.simulated else placed.node,
         "engine": short(placed.engine),
-        "variant": "UNKNOWN" if one.named is None else one.named.variant,
+        "variant": "UNKNOWN"
+        if (named := one.named) is None
+        else variant_of(named.variant, named.recipe),
         "path": placed.path,
         "bytes": placed.bytes,
         "evidence": one.evidence,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from enginekeeper.cli._bundles import BUNDLE, bundle_mark
 from enginekeeper.cli._errors import ExitCode, exit_code_of, gravest, order_in_words
 from enginekeeper.cli._options import (
     json_option,
@@ -135,7 +136,9 @@ def show_outcomes(output: Output, outcomes: Sequence[Outcome]) -> ExitCode:
 
 
 def _marked_table(output: Output, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    """Prints a table, with a column of its own and a line where something is simulated."""
+    """Prints a table; what is simulated, or a serving bundle, has a column of its own."""
+    if any(row["kind"] for row in rows):
+        columns = (*columns, "kind")
     if not any(row["simulated"] for row in rows):
         output.table(rows, columns)
         return
@@ -196,7 +199,9 @@ def _code_of_ending(outcome: Outcome) -> ExitCode:
 
 def _plan_notes(one: PlannedVariant) -> Iterator[str]:
     """Yields what a person has to know besides the table: why not, warnings, and what to do."""
-    if one.action not in ("build", "reuse"):
+    if one.variant.is_bundle:
+        yield f"{BUNDLE}: {one.reason}; the model is served as it is, no recipe is applied"
+    elif one.action not in ("build", "reuse"):
         yield f"{one.action}: {one.reason}"
     for hit in one.hits:
         if hit.severity == "warn":
@@ -218,6 +223,7 @@ def _plan_row(one: PlannedVariant) -> dict[str, Any]:
         "megabytes": None if size is None else f"{size / 1e6:.0f}",
         "engine": None if known is None else known.engine.digest.short,
         "verdict": verdict,
+        "kind": bundle_mark(bundle=one.variant.is_bundle),
         "simulated": _mark(simulated=one.variant.profile.simulated),
     }
 
@@ -257,5 +263,6 @@ def _outcome_row(outcome: Outcome) -> dict[str, Any]:
         "engine": engine,
         "channel": outcome.channel,
         "seconds": f"{sum(outcome.seconds.values()):.0f}",
+        "kind": bundle_mark(bundle=outcome.serving_bundle),
         "simulated": _mark(simulated=outcome.simulated),
     }

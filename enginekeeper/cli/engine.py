@@ -52,8 +52,8 @@ def list_command(wanted: EngineFilter, as_json: bool) -> int:
         for one in engines
     ]  # fmt: skip
     columns = (
-        "engine", "variant", "result", "fidelity", "quality", "megabytes", "simulated", "held",
-        "waived",
+        "engine", "variant", "result", "fidelity", "quality", "megabytes", "kind", "simulated",
+        "held", "waived",
     )  # fmt: skip
     Output(as_json).table(rows, columns)
     return ExitCode.OK
@@ -273,6 +273,9 @@ def _waived(waivers: list[Waiver]) -> str | None:
 
 
 def _row(registry: Registry, one: Engine, latest: Verdict | None) -> dict[str, Any]:
+    from enginekeeper.cli._bundles import bundle_mark
+    from enginekeeper.configs.vllm_bundle import is_bundle
+
     signatures = registry.signatures(one, [] if latest is None else [latest])
     fault = next((found.fault for found in signatures if found.fault is not None), None)
     row = {
@@ -282,6 +285,7 @@ def _row(registry: Registry, one: Engine, latest: Verdict | None) -> dict[str, A
         "fidelity": None if latest is None else latest.fidelity,
         "quality": None if latest is None else latest.quality,
         "megabytes": round(one.size / 1e6),
+        "kind": bundle_mark(bundle=is_bundle(one.key)),
         "simulated": "SIMULATED" if one.simulated else None,
         "digest": str(one.digest),
         "stored": registry.locate(one.path),

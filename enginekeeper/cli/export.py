@@ -99,7 +99,7 @@ def trtllm_serve(engine_dir: Path, target: Path | None, place: str | None, **mor
 @click.option("--tokenizer", type=NamedPath(), metavar="DIRECTORY", help="If not in ENGINE_DIR.")
 @click.option("--name", metavar="NAME", help="What clients call the model.")
 def vllm(engine_dir: Path, target: Path | None, place: str | None, **more: Any) -> int:  # noqa: ANN401 - click's values
-    """Say how vLLM is started on a quantized checkpoint; it loads no TensorRT engine."""
+    """Say how vLLM is started on a serving bundle or checkpoint; it loads no TensorRT engine."""
     from enginekeeper.serving.commands import vllm as command_of
 
     files, key = _verified(engine_dir)

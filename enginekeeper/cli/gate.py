@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from enginekeeper.cli._bundles import BUNDLE
 from enginekeeper.cli._errors import ExitCode
 from enginekeeper.cli._options import NamedPath, json_option
 from enginekeeper.cli._output import Output
@@ -39,18 +40,22 @@ def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
 
     Exits 0 open, 5 closed, 6 inconclusive, 8 refused by a rule, 11 signature failure.
     """
+    from enginekeeper.configs.vllm_bundle import is_bundle
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.nodes import ThisNode
 
     bench = open_bench()
+    asked = bench.registry.engine(engine_id)
     if environment is None:
-        decision = ThisNode(bench).gate(bench.registry.engine(engine_id))
+        decision = ThisNode(bench).gate(asked)
     else:
         decision = bench.registry.gate(engine_id, read_environment(environment))
+    bundle = is_bundle(asked.key)
     text = f"{decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
     text += "".join(f"  evidence: {line}\n" for line in decision.evidence)
     text += f"  engine:   {decision.engine}\n  on:       {decision.environment}"
-    Output(as_json).document(decision.as_dict(), text)
+    text += f"\n  kind:     {BUNDLE}" if bundle else ""
+    Output(as_json).document({**decision.as_dict(), "serving_bundle": bundle}, text)
     return CODES[str(decision.family)]
 
 

@@ -113,6 +113,7 @@ def _recorded(bench: Bench, placement: Placement) -> Engine | None:
 
 
 def _row(node: ThisNode, placement: Placement, engine: Engine | None) -> dict[str, Any]:
+    from enginekeeper.cli._bundles import variant_of
     from enginekeeper.fleet.placements import MISSING, bytes_now
 
     if engine is None:
@@ -124,7 +125,7 @@ def _row(node: ThisNode, placement: Placement, engine: Engine | None) -> dict[st
     return {
         "engine": engine.digest.short,
         "model": engine.model_name,
-        "variant": engine.variant,
+        "variant": variant_of(engine.variant, engine.recipe),
         "path": str(placement.path),
         "bytes": bytes_now(placement, key=engine.key.digest(), simulated=engine.simulated),
         "gate": str(decision.outcome),

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 from enginekeeper.compatibility.build_rules import BUILD_RULES
 from enginekeeper.compatibility.capacity import CAPACITY_RULES
 from enginekeeper.compatibility.formats import FORMAT_RULES
-from enginekeeper.compatibility.platform import PLATFORM_RULES
+from enginekeeper.compatibility.platform import (
+    ARCHITECTURE,
+    PLATFORM_RULES,
+    unknown_architecture,
+)
 from enginekeeper.compatibility.pytorch_rules import PYTORCH_RULES
-from enginekeeper.compatibility.rules import AnyRule, RuleHit, Severity
+from enginekeeper.compatibility.rules import AnyRule, Finding, RuleHit, Severity
 from enginekeeper.compatibility.structure import STRUCTURE_RULES
 from enginekeeper.specs.profiles import BuilderKind
 
@@ -38,6 +42,16 @@ def check(variant: Variant, facts: TargetFacts) -> tuple[RuleHit, ...]:
     return tuple(sorted(hits, key=lambda hit: list(Severity).index(hit.severity)))
 
 
+def check_architecture(facts: TargetFacts, name: str) -> RuleHit | None:
+    """Asks the one rule that needs a model's architecture and nothing else of it.
+
+    For models whose config says less than the other rules need.
+    """
+    rule = next(one for one in PLATFORM_RULES if one.identifier == ARCHITECTURE)
+    finding = unknown_architecture(name, facts.toolchain)
+    return None if finding is None else _hit(rule, finding, facts)
+
+
 def unchecked(facts: TargetFacts) -> tuple[str, ...]:
     """Returns the identifiers of the rules that need more than these facts."""
     return tuple(rule.identifier for rule in RULES if not isinstance(facts, rule.needs))
@@ -45,8 +59,10 @@ def unchecked(facts: TargetFacts) -> tuple[str, ...]:
 
 def _applied(rule: AnyRule, variant: Variant, facts: TargetFacts) -> RuleHit | None:
     finding = rule.predicate(variant, facts)
-    if finding is None:
-        return None
+    return None if finding is None else _hit(rule, finding, facts)
+
+
+def _hit(rule: AnyRule, finding: Finding, facts: TargetFacts) -> RuleHit:
     doubt = _doubt(rule, facts)
     refused = rule.severity is Severity.REFUSE
     return RuleHit(

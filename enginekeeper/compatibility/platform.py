@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from enginekeeper.compatibility.cuda import cuda_table, driver_floor
@@ -9,13 +10,19 @@ from enginekeeper.compatibility.drivers import RUNS_CUDA, below_floor
 from enginekeeper.compatibility.facts import Facts, TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
 from enginekeeper.compatibility.versions import major
+from enginekeeper.specs.fallback import served_by_vllm_alone
 from enginekeeper.specs.form import did_you_mean
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.recipes import RecipeName
 from enginekeeper.specs.releases import newest_stable_with_engines
 
 if TYPE_CHECKING:
+    from enginekeeper.specs.profiles import ToolchainProfile
     from enginekeeper.specs.variants import Variant
+
+
+ARCHITECTURE = "architecture-known-to-builder"
+"""The rule that a fallback is for."""
 
 
 def _builder_target(variant: Variant, facts: TargetFacts) -> Finding | None:
@@ -51,14 +58,25 @@ def _nvfp4_on_cpu(variant: Variant, facts: TargetFacts) -> Finding | None:
 
 
 def _architecture(_variant: Variant, facts: Facts) -> Finding | None:
-    name, known = facts.model.architecture, facts.toolchain.architectures
+    return unknown_architecture(facts.model.architecture, facts.toolchain)
+
+
+def unknown_architecture(name: str, toolchain: ToolchainProfile) -> Finding | None:
+    """Returns why a toolchain builds nothing of an architecture, if it does not."""
+    known = toolchain.architectures
     if name in known:
         return None
     return Finding(
-        actual=f"{name} under {facts.toolchain.name}",
+        actual=f"{name} under {toolchain.name}",
         expected=f"one of its {len(known)} architectures",
-        remedy=did_you_mean(name, sorted(known)) or "serve this model with vLLM meanwhile",
+        remedy=_instead(name, known),
     )
+
+
+def _instead(architecture: str, known: Collection[str]) -> str:
+    if served_by_vllm_alone(architecture):
+        return "set fallback: vllm, and a vLLM serving bundle stands in: only vLLM serves it"
+    return did_you_mean(architecture, sorted(known)) or "serve this model with vLLM meanwhile"
 
 
 def _capability(variant: Variant, facts: TargetFacts) -> Finding | None:
@@ -120,7 +138,7 @@ PLATFORM_RULES = (
         predicate=_nvfp4_on_cpu,
     ),
     Rule(
-        identifier="architecture-known-to-builder",
+        identifier=ARCHITECTURE,
         statement="A builder makes engines of the architectures it has a definition for.",
         source="tensorrt_llm/models/__init__.py (02267d3d), MODEL_MAP; inductor: its own list",
         severity=Severity.REFUSE,

@@ -16,6 +16,9 @@ from enginekeeper.specs.profiles import BuilderKind
 from registry.environments import Environment, GpuEnvironment
 from registry.keys import SIMULATED_BUILDERS, EngineKey
 
+_REAL = (BuilderKind.TENSORRT_LLM, BuilderKind.TRTLLM_PYTORCH, BuilderKind.VLLM)
+"""What may be for a GPU of this host; a serving bundle may be for its CPU, too."""
+
 _OF_A_GPU = ("gpu_product", "compute_capability", "cuda_runtime")
 
 
@@ -25,7 +28,7 @@ def environment_of(bench: Bench, key: EngineKey) -> Environment:
     Raises InputError for a driver of which nobody knows what CUDA it offers, and for a simulated
     engine of no GPU.
     """
-    if key.hard["builder"] in (BuilderKind.TENSORRT_LLM, BuilderKind.TRTLLM_PYTORCH):
+    if key.hard["builder"] in _REAL:
         return _gpu_here(bench, key) or bench.environment  # none: it is not judged here
     if key.hard["builder"] not in SIMULATED_BUILDERS:
         return bench.environment

@@ -16,6 +16,7 @@ from enginekeeper.documents import read_json_object
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.asking import prober_of, runner_of, says_all
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.interim import Interim
@@ -75,6 +76,8 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     The engine's run ends as soon as its prompts decide, unless the whole suite was asked for.
     """
     probe, name = there(work.probe), made.variant.identifier
+    if made.variant.is_bundle:
+        return _score_bundle(bench, work, made, probe)
     twin = _score_twin(bench, work, made, probe)
     made = replace(made, twin=twin)
     compiled, engine = there(made.compiled), there(made.engine)
@@ -103,6 +106,19 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     )
     made = replace(made, scores=scores)
     return _probed(bench, work, made) if work.order.probes else made
+
+
+def _score_bundle(bench: Bench, work: Work, made: Progress, probe: Probe) -> Progress:
+    """Audits a serving bundle and scores it as vLLM serves it; its twin is the source itself."""
+    bundle, name = there(made.compiled), made.variant.identifier
+    _verify(bench, there(made.engine), bundle.path / "engine")
+    if work.order.audits:
+        made = replace(made, audits=audited_bundle(name, source_of(work), bundle))
+        work.audits[name] = made.audits
+    twin = there(work.second)
+    both = replace(probe, targets={**probe.targets, "twin": twin})
+    scores = score_bundle(bench, made.variant.toolchain, bundle, both, name)
+    return replace(made, twin=twin, scores=scores)
 
 
 def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
@@ -169,6 +185,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
         quality=verdict.quality.result,
         seconds=made.seconds,
         simulated=engine.simulated,
+        serving_bundle=variant.is_bundle,
     )
     outcome = _in_channel(bench, work, made, outcome)
     work.end(outcome)
@@ -178,6 +195,8 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
 def _is_recorded(work: Work, made: Progress, result: str) -> bool:
     if not work.order.audits:
         return False
+    if made.variant.is_bundle:
+        return True
     if not work.order.served or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
         return True
     loaded = there(made.refitted or made.compiled).path / "engine"
@@ -196,7 +215,8 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     """Returns the verdict on a scored engine, and the document that is signed and stored."""
     variant, evidence = made.variant, _evidence(work, made)
     policy = AcceptancePolicy(**asdict(variant.acceptance))
-    if work.order.locate and evidence.twin is not None and not evidence.engine.of_choices:
+    locating = work.order.locate and not variant.is_bundle  # it has no checkpoint to look into
+    if locating and evidence.twin is not None and not evidence.engine.of_choices:
         evidence = replace(evidence, dictionary=_dictionary(bench, work, made))
     verdict = judge(evidence, policy)
     if _unexplained(verdict):
@@ -211,6 +231,8 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     }
     if there(made.engine).simulated:
         document["simulated"] = True
+    if variant.is_bundle:
+        document["serving_bundle"] = True
     if made.refitted is not None:
         document["refit"] = refit_document(made.refitted)
     return verdict, document

@@ -31,6 +31,8 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
     Raises UnavailableError where its toolchain has no lock file on this host.
     """
     builder = _builder(variant, tools)
+    if variant.is_bundle:
+        return _bundle_key(variant, weights, builder, host, tools)
     repairing = variant.recipe.repair == "auto" and variant.backend == "engine"
     return EngineKey.of(
         builder=str(variant.profile.maker),
@@ -45,6 +47,28 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
         builder_lock=builder.lock,
         builder_code=builder.code,
         build_config=str(digest_document(build_document(variant), "ek-build-config-v1")),
+        tensor_parallel=variant.parallel.tensor,
+        pipeline_parallel=variant.parallel.pipeline,
+        os=host.system,
+        cpu_architecture=host.architecture,
+        info={"enginekeeper": __version__, "variant": variant.identifier},
+        **_hardware(variant, host, tools),
+    )
+
+
+def _bundle_key(
+    variant: Variant, weights: Digest, builder: Maker, host: Host, tools: Tools
+) -> EngineKey:
+    """Returns the key of a serving bundle: the model as it is, and what serves it.
+
+    Nothing of a recipe is in it: variants that differ in their recipe alone share a bundle.
+    """
+    return EngineKey.of(
+        builder=str(variant.profile.maker),
+        weights=str(weights),
+        builder_lock=builder.lock,
+        builder_code=builder.code,
+        build_config=str(digest_document(asdict(variant.limits), "ek-build-config-v1")),
         tensor_parallel=variant.parallel.tensor,
         pipeline_parallel=variant.parallel.pipeline,
         os=host.system,

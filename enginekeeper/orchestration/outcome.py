@@ -69,6 +69,9 @@ class Outcome:
     simulated: bool = False
     """Whether a double made the engine, or would have: it proves no GPU."""
 
+    serving_bundle: bool = False
+    """Whether it is a vLLM serving bundle and no engine."""
+
     failure: Failure | None = None
     """The error that ended the variant; there if and only if the ending is `failed`."""
 

@@ -15,9 +15,11 @@ from typing import TypeVar
 
 from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
+from enginekeeper.configs.vllm_bundle import MODEL
 from enginekeeper.errors import MissingError
 from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.bundling import bundling
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import Export, keep_export
@@ -27,8 +29,8 @@ from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
 from enginekeeper.orchestration.planning import (
+    architecture_of,
     as_ordered,
-    facts_of_source,
     plan_variants,
     planned_outcome,
 )
@@ -195,7 +197,7 @@ def begin(planned: Sequence[PlannedVariant], order: BuildOrder) -> Work:
 
 def fetch_source(bench: Bench, work: Work) -> Work:
     """Brings the source model to this machine, and plans again with what it says of itself."""
-    variants = [one.variant for one in work.planned]
+    variants = [one.asked for one in work.planned]
     progress.info("source: %s ...", variants[0].model.name)
     found = resolve_source(
         variants[0].model,
@@ -203,14 +205,14 @@ def fetch_source(bench: Bench, work: Work) -> Work:
         python_for=bench.shop.python_of,
         reader=_prefix_reader(variants[0].model),
     )
-    source = Source(found.path, found.digest, found.note)
+    source = Source(found.path, found.digest, found.note, found.files)
     if source.note is not None:
         progress.info("source: %s: %s", variants[0].model.name, source.note)
     bench.registry.record_model(
         source.digest,
         variants[0].model.name,
         source=str(variants[0].model.kind),
-        architecture=facts_of_source(source).architecture,
+        architecture=architecture_of(source),
     )
     again = plan_variants(bench, variants, source, retry_failed=work.order.retry_failed)
     planned = as_ordered(bench, work.order, again)
@@ -265,6 +267,8 @@ def publish_reference(bench: Bench, work: Work) -> Reference:
 def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progress:
     """Quantizes the source by a variant's recipe and repairs known export defects, on record."""
     variant, source = planned.variant, source_of(work)
+    if variant.is_bundle:
+        return _as_it_is(planned, source)
     request = {
         "recipe": str(variant.recipe.recipe),
         "kv_cache": str(variant.recipe.kv_cache),
@@ -289,16 +293,33 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
     return Progress(planned, exported, checkpoint, repairs)
 
 
+def _as_it_is(planned: PlannedVariant, source: Source) -> Progress:
+    """Returns how far a serving bundle is before it is made: its model is the source itself."""
+    files = {one.name: one.sha256 for one in source.files}
+    made = Made(source.path, source.digest, reused=True, seconds=0.0, record={"files": files})
+    return Progress(planned, made, Checkpoint(source.path, source.digest), ())
+
+
 def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
     """Brings a known engine and its checkpoint here, verified, to be judged as they are."""
     engine, registry = there(planned.known).engine, bench.registry
+    progress.info("%s: fetch engine %s ...", planned.variant.identifier, engine.digest.short)
+    compiled = stages.fetched(
+        bench.shop,
+        "engine",
+        engine.digest,
+        lambda place: registry.fetch_engine(engine.digest, place),
+    )
+    compiled = replace(compiled, reused=True)
+    if planned.variant.is_bundle:
+        inside = Checkpoint(compiled.path / "engine" / MODEL, engine.model)
+        return Progress(planned, compiled, inside, (), compiled=compiled, engine=engine)
     if engine.checkpoint is None:
         raise MissingError(
             "the engine was published without its checkpoint, which its recipe twin is made from",
             where=planned.variant.identifier,
             actual=f"engine {engine.digest.short}",
         )
-    progress.info("%s: fetch engine %s ...", planned.variant.identifier, engine.digest.short)
     checkpoint = registry.checkpoint(engine.checkpoint)
     export = stages.fetched(
         bench.shop,
@@ -306,24 +327,23 @@ def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
         checkpoint.digest,
         lambda place: registry.fetch_checkpoint(checkpoint.digest, place),
     )
-    compiled = stages.fetched(
-        bench.shop,
-        "engine",
-        engine.digest,
-        lambda place: registry.fetch_engine(engine.digest, place),
-    )
     return Progress(
         planned,
         replace(export, reused=True),
         Checkpoint(export.path / "checkpoint", checkpoint.digest),
         checkpoint.repairs,
-        compiled=replace(compiled, reused=True),
+        compiled=compiled,
         engine=engine,
     )
 
 
 def audit_checkpoint(work: Work, made: Progress) -> Progress:
-    """Audits the checkpoint against source and recipe, unless the run was asked not to."""
+    """Audits the checkpoint against source and recipe, unless the run was asked not to.
+
+    A serving bundle has none; it is held against the source itself when it is scored.
+    """
+    if made.variant.is_bundle:
+        return made
     return audited(work, made, made.variant.recipe)
 
 
@@ -369,9 +389,13 @@ def export_checkpoint(bench: Bench, work: Work, made: Progress) -> Outcome:
 
 
 def make_engine(bench: Bench, made: Progress) -> Progress:
-    """Compiles the checkpoint, and says what came out otherwise than asked."""
+    """Compiles the checkpoint, or bundles the source; says what came out otherwise than asked."""
     variant = made.variant
-    compilation = compilation_of(bench, variant)
+    if variant.is_bundle:
+        progress.info("%s: vLLM serving bundle, no engine", variant.identifier)
+        compilation = bundling(bench, variant, made.exported, _limits(variant))
+    else:
+        compilation = compilation_of(bench, variant)
     name, key = variant.identifier, made.planned.key
     with nullcontext() if key is None else remembering(bench, variant, key):
         compiled = stages.compile_engine(bench.shop, made.checkpoint, name, compilation)
@@ -384,9 +408,13 @@ def make_engine(bench: Bench, made: Progress) -> Progress:
     return replace(made, compiled=compiled)
 
 
+def _limits(variant: Variant) -> dict[str, int]:
+    return {name: getattr(variant.limits, name) for name in _LIMITS}
+
+
 def compilation_of(bench: Bench, variant: Variant) -> Compilation:
     """Returns what makes a variant's engine, and what is asked of it."""
-    limits = {name: getattr(variant.limits, name) for name in _LIMITS}
+    limits = _limits(variant)
     if variant.profile.simulated:
         progress.info("%s: SIMULATED: a double builds it, no GPU", variant.identifier)
         return simulated_compilation(bench, variant, limits)
@@ -416,7 +444,7 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         key=key,
         names=names_of(variant, bench.registry.model(weights).name),
         weights=weights,
-        checkpoint=made.checkpoint,
+        checkpoint=None if variant.is_bundle else made.checkpoint,
         repairs=made.repairs,
         run=BuildRun.of(compiled),
         maker=Maker.of(variant),
@@ -425,7 +453,11 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     engine = publish(bench, built, variant)
     where = environment_of(bench, engine.key)
     gate = bench.registry.gate(engine.digest, where, simulated_node=engine.simulated)
-    name = f"{engine.digest.short}{' (SIMULATED)' if engine.simulated else ''}"
+    marks = (
+        " (SIMULATED)" if engine.simulated else "",
+        " (vLLM bundle)" if variant.is_bundle else "",
+    )
+    name = f"{engine.digest.short}{''.join(marks)}"
     progress.info(
         "%s: published %s, gate %s: %s", variant.identifier, name, gate.outcome, gate.rule
     )

@@ -4,6 +4,8 @@ Planning starts nothing, downloads nothing and installs nothing. Rules, in order
 
 1. a compatibility rule that refuses a variant ends the matter; rules that need no facts of the
    model are checked before it is here, and the plan names those that are not checked yet;
+   but where only vLLM serves the model and the spec has `fallback: vllm`, what follows is decided
+   of a vLLM serving bundle in the variant's place;
 2. a checkpoint that can be made but not run here is exported, once: when it is published and
    its audits have not changed, it is reused;
 3. a variant whose key cannot be told yet is built;
@@ -24,12 +26,20 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from enginekeeper.compatibility.check import check, unchecked
+from enginekeeper.compatibility.check import check, check_architecture, unchecked
 from enginekeeper.compatibility.estimates import REFERENCE, Estimate, estimate
-from enginekeeper.compatibility.facts import Facts, ModelFacts, facts_of, target_facts
+from enginekeeper.compatibility.facts import (
+    Facts,
+    ModelFacts,
+    TargetFacts,
+    facts_of,
+    target_facts,
+)
 from enginekeeper.compatibility.memory_plan import MemoryPlan, memory_plan
+from enginekeeper.compatibility.platform import ARCHITECTURE
 from enginekeeper.compatibility.rules import RuleHit, Severity
 from enginekeeper.orchestration.exports import Export
+from enginekeeper.specs.fallback import served_by_vllm_alone, stand_in
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.variants import Variant
 from registry.failures.types import BuildFailure
@@ -98,6 +108,14 @@ class PlannedVariant:
     exported: Export | None = None
     """The published checkpoint of a variant that nothing here can run."""
 
+    instead_of: Variant | None = None
+    """The spec's own variant, where a serving bundle stands in for it."""
+
+    @property
+    def asked(self) -> Variant:
+        """The variant as the spec has it: what is planned again when more is known."""
+        return self.instead_of or self.variant
+
     def settled(self, *, audits: bool) -> bool:
         """Says whether nothing is to be done; a judgement without audits is always made anew."""
         if self.action is Action.REUSE:
@@ -110,6 +128,7 @@ class PlannedVariant:
         return {
             "variant": str(self.variant.identifier),
             "simulated": self.variant.profile.simulated,
+            "serving_bundle": self.variant.is_bundle,
             "action": str(self.action),
             "rule": self.rule,
             "reason": self.reason,
@@ -139,6 +158,9 @@ class Knowledge:
     model: ModelFacts | None
     """None while the source model is not on this machine."""
 
+    architecture: str | None
+    """Known even where the config says too little for the other facts; None as above."""
+
     key_of: Callable[[Variant], EngineKey | UnknownKey]
     known: Callable[[Variant, EngineKey], KnownEngine | WithdrawnEngine | None]
     exported: Callable[[EngineKey], Export | None]
@@ -166,7 +188,9 @@ def plan(variants: Sequence[Variant], knowledge: Knowledge) -> tuple[PlannedVari
 def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
     model = knowledge.model
     facts = target_facts(variant) if model is None else facts_of(variant, model)
-    hits = check(variant, facts)
+    hits = _hits(variant, facts, knowledge)
+    if _falls_back(variant, hits, knowledge):
+        return _standing_in(variant, hits, knowledge)
     key, known, exported = knowledge.key_of(variant), None, None
     if (refusal := _first(hits, Severity.REFUSE)) is not None:
         reason = f"{refusal.statement} (found {refusal.actual}, expected {refusal.expected})"
@@ -179,14 +203,8 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
             action, rule = Action.REUSE, "same-export"
             name = exported.checkpoint.digest.short
             reason = f"checkpoint {name} is published; its audits: {exported.audits}"
-    elif isinstance(key, UnknownKey):
-        action, rule, reason = Action.BUILD, key.rule, key.reason
     else:
-        found = knowledge.known(variant, key)
-        action, rule, reason = _decide(found)
-        if action is Action.BUILD and (failure := knowledge.failed(key)) is not None:
-            action, rule, reason = Action.REFUSE, "failed-before", _failed(failure)
-        known = found if isinstance(found, KnownEngine) else None
+        action, rule, reason, known = _by_key(variant, key, knowledge)
     if action in (Action.BUILD, Action.REVALIDATE) and not _builds_here(variant, knowledge):
         action, rule = Action.ELSEWHERE, "no-builder-here"
         reason = f"nothing here can build for {variant.target.gpu} and judge what was built"
@@ -200,9 +218,65 @@ def _planned(variant: Variant, knowledge: Knowledge) -> PlannedVariant:
         known=known,
         hits=hits,
         estimate=estimate(variant, facts) if made and isinstance(facts, Facts) else None,
-        unchecked=unchecked(facts),
+        unchecked=unchecked(facts) if knowledge.architecture is None else (),
         memory=memory_plan(variant, facts) if isinstance(facts, Facts) else None,
         exported=exported,
+    )
+
+
+def _by_key(
+    variant: Variant, key: EngineKey | UnknownKey, knowledge: Knowledge
+) -> tuple[Action, str, str, KnownEngine | None]:
+    if isinstance(key, UnknownKey):
+        return Action.BUILD, key.rule, key.reason, None
+    found = knowledge.known(variant, key)
+    action, rule, reason = _decide(found)
+    if action is Action.BUILD and (failure := knowledge.failed(key)) is not None:
+        action, rule, reason = Action.REFUSE, "failed-before", _failed(failure)
+    return action, rule, reason, found if isinstance(found, KnownEngine) else None
+
+
+def _hits(variant: Variant, facts: TargetFacts, knowledge: Knowledge) -> tuple[RuleHit, ...]:
+    hits, name = check(variant, facts), knowledge.architecture
+    if isinstance(facts, Facts) or name is None:
+        return hits
+    more = check_architecture(facts, name)
+    return hits if more is None else (*hits, more)
+
+
+def _falls_back(variant: Variant, hits: Sequence[RuleHit], knowledge: Knowledge) -> bool:
+    """Says whether a bundle stands in: for the architecture's sake, and not for a wrong spec.
+
+    That a release's list is not verified is no reason to try it: no list at all has the model.
+    """
+    name = knowledge.architecture
+    if variant.fallback != "vllm" or name is None or not served_by_vllm_alone(name):
+        return False
+    of_target = check(variant, target_facts(variant))
+    refused = _first(of_target, Severity.REFUSE) is not None
+    return not refused and any(hit.rule == ARCHITECTURE for hit in hits)
+
+
+def _standing_in(variant: Variant, hits: Sequence[RuleHit], knowledge: Knowledge) -> PlannedVariant:
+    bundle = stand_in(variant)
+    key = knowledge.key_of(bundle)
+    action, rule, reason, known = _by_key(bundle, key, knowledge)
+    if action is Action.BUILD:
+        rule, reason = "fallback-vllm", f"vLLM serves {knowledge.architecture} meanwhile: {reason}"
+    if action in (Action.BUILD, Action.REVALIDATE) and not _builds_here(bundle, knowledge):
+        action, rule = Action.ELSEWHERE, "no-builder-here"
+        reason = f"nothing here can serve by vLLM on {variant.target.gpu} and judge what is served"
+    why = next(hit for hit in hits if hit.rule == ARCHITECTURE)
+    return PlannedVariant(
+        variant=bundle,
+        action=action,
+        rule=rule,
+        reason=reason,
+        key=key if isinstance(key, EngineKey) else None,
+        known=known,
+        hits=(replace(why, severity=Severity.WARN, remedy=None),),
+        estimate=None,
+        instead_of=variant,
     )
 
 
@@ -211,7 +285,9 @@ def _builds_here(variant: Variant, knowledge: Knowledge) -> bool:
     maker, product = variant.profile.maker, variant.target.product
     if maker not in knowledge.makers:
         return False
-    if maker not in (BuilderKind.TENSORRT_LLM, BuilderKind.TRTLLM_PYTORCH):
+    if maker is BuilderKind.VLLM and product is None:
+        return True
+    if maker not in (BuilderKind.TENSORRT_LLM, BuilderKind.TRTLLM_PYTORCH, BuilderKind.VLLM):
         return True
     return product is not None and product.product in knowledge.gpus()
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from enginekeeper.compatibility.decision import blocking
 from enginekeeper.compatibility.facts import ModelFacts, model_facts
+from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.documents import read_json_object
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import find_export
@@ -31,6 +32,7 @@ from enginekeeper.orchestration.plan import (
 from enginekeeper.orchestration.stages import Source
 from enginekeeper.orchestration.tools import COMPILE_STEPS, DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.sources.resolve import find_source
+from enginekeeper.specs.fallback import served_by_vllm_alone
 from enginekeeper.specs.loader import load_variants
 from enginekeeper.specs.profiles import BuilderKind, double_of
 from enginekeeper.specs.selectors import selection
@@ -129,7 +131,8 @@ def plan_variants(
     """Plans variants of one model whose source is here, or is not."""
     failures = cache(partial(known_failures, bench))  # asked once, and not where nothing is built
     knowledge = Knowledge(
-        model=None if source is None else facts_of_source(source),
+        model=None if source is None else _facts(source),
+        architecture=None if source is None else architecture_of(source),
         key_of=lambda variant: _key(bench, variant, source),
         known=lambda variant, key: _known(bench, variant, key),
         exported=lambda key: find_export(bench, key),
@@ -140,10 +143,30 @@ def plan_variants(
     return plan(variants, knowledge)
 
 
-def facts_of_source(source: Source) -> ModelFacts:
-    """Reads what the rules need to know of a source model."""
+def architecture_of(source: Source) -> str:
+    """Returns the name of a source model's class; raises InputError where its config has none."""
     config = source.path / "config.json"
-    return model_facts(read_json_object(config), str(config))
+    name = HfConfig.of(read_json_object(config), str(config)).architecture
+    if name is None:
+        raise InputError(
+            "architectures is missing", where=str(config),
+            expected="a list with the name of the model's class",
+        )  # fmt: skip
+    return name
+
+
+def _facts(source: Source) -> ModelFacts | None:
+    """Reads what the rules need to know of a source model.
+
+    What only vLLM serves may say less than they need: nothing of it is built by them.
+    """
+    config = source.path / "config.json"
+    try:
+        return model_facts(read_json_object(config), str(config))
+    except InputError:
+        if served_by_vllm_alone(architecture_of(source)):
+            return None
+        raise
 
 
 def acceptance_digest(bench: Bench, variant: Variant) -> Digest:
@@ -177,6 +200,7 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
         engine=None if known is None else str(known.engine.digest),
         path=None if known is None else known.stored,
         simulated=planned.variant.profile.simulated,
+        serving_bundle=planned.variant.is_bundle,
         fidelity=None if verdict is None else verdict.fidelity,
         quality=None if verdict is None else verdict.quality,
     )

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.configs.vllm_bundle import RECIPE
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.keys import calibration_digest
 from enginekeeper.orchestration.stages import Checkpoint, Made
@@ -74,7 +75,9 @@ class BuiltEngine:
     key: EngineKey
     names: EngineNames
     weights: Digest
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
+    """None for a serving bundle, which has the source itself in it."""
+
     repairs: tuple[Repair, ...]
     run: BuildRun
     maker: Maker = Maker()
@@ -92,7 +95,8 @@ class SignedEngine:
 
 def names_of(variant: Variant, model: str) -> EngineNames:
     """Returns what an engine of a variant goes by, under its model's name in the catalogue."""
-    return EngineNames(model, variant.recipe.kind, variant.target.gpu, str(variant.identifier))
+    recipe = RECIPE if variant.is_bundle else variant.recipe.kind
+    return EngineNames(model, recipe, variant.target.gpu, str(variant.identifier))
 
 
 def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
@@ -103,7 +107,7 @@ def sign_engine(bench: Bench, built: BuiltEngine) -> SignedEngine:
         built.run,
         materials={
             "model": built.weights,
-            "checkpoint": built.checkpoint.digest,
+            **({} if built.checkpoint is None else {"checkpoint": built.checkpoint.digest}),
             "toolchain": bench.shop.lock_of(built.maker.toolchain),
             **({} if built.timing_cache is None else {"timing_cache": built.timing_cache}),
         },
@@ -134,14 +138,16 @@ def publish_checkpoint(
 
 
 def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
-    """Publishes a checkpoint and the engine built from it.
+    """Publishes a checkpoint and the engine built from it; of a serving bundle, that alone.
 
     An engine that is recorded keeps its names and the statement signed when it was built:
     nothing is signed again, and its files are put back if the store lost or damaged them. Only
     where the signer of that statement is not trusted any more is it signed anew.
     """
-    weights, path = built.weights, built.checkpoint.path
-    checkpoint = publish_checkpoint(bench, variant, weights, path, built.repairs)
+    checkpoint = None
+    if built.checkpoint is not None:
+        path = built.checkpoint.path
+        checkpoint = publish_checkpoint(bench, variant, built.weights, path, built.repairs)
     known, key = _recorded(bench, _manifest(built).digest), built.key
     if known is None:
         signed, names = sign_engine(bench, built), built.names
@@ -160,7 +166,7 @@ def publish(bench: Bench, built: BuiltEngine, variant: Variant) -> Engine:
             recipe=names.recipe,
             target=names.target,
             variant=names.variant,
-            checkpoint=checkpoint.digest,
+            checkpoint=None if checkpoint is None else checkpoint.digest,
         )
     )
 

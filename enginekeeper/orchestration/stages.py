@@ -17,6 +17,7 @@ from enginekeeper.building.interface import Builder, BuildRequest, BuiltEngine, 
 from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.tools import QUANTIZER
 from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.sources.model_directory import ModelFile
 from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.validation.tokens import TokenizedSuite, load_tokens
 from registry.digests import Digest, digest_document, digest_file
@@ -44,6 +45,9 @@ class Source:
     digest: Digest
     note: str | None = None
     """What every figure measured against it must say, such as `dequantized from Q4_1`."""
+
+    files: tuple[ModelFile, ...] = ()
+    """What of the directory is the model; empty where nobody asked."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,12 @@ from enginekeeper.building.inductor import InductorBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.settings import Settings
-from enginekeeper.specs.profiles import BuilderKind, ToolchainProfile, toolchain_profiles
+from enginekeeper.specs.profiles import (
+    BuilderKind,
+    ToolchainProfile,
+    serving_profiles,
+    toolchain_profiles,
+)
 from enginekeeper.toolchains.catalogue import TOOLCHAINS, find_toolchain, lock_of
 from enginekeeper.toolchains.step_code import step_digest
 from registry.digests import digest_document
@@ -33,6 +38,7 @@ COMPILE_STEPS = {
     BuilderKind.SIMULATED: "build_trtllm",
     BuilderKind.TRTLLM_PYTORCH: "warm_pytorch",
     BuilderKind.SIMULATED_PYTORCH: "warm_pytorch",
+    BuilderKind.VLLM: "bundle_vllm",
 }
 """The step of everything that makes engines: on a GPU, where it is for one."""
 
@@ -73,6 +79,10 @@ class Tools:
     """The same of what makes bundles for the PyTorch backend: of releases alone."""
 
 
+BUNDLING = ("building/vllm_bundle.py", "configs/vllm_bundle.py")
+"""Our own code that says what a serving bundle holds."""
+
+
 def read_tools(shop: Workshop, settings: Settings) -> Tools:
     """Reads what makes engines on this host; raises UnavailableError without ModelOpt's lock."""
     toolchain, step = QUANTIZER
@@ -81,7 +91,7 @@ def read_tools(shop: Workshop, settings: Settings) -> Tools:
         modelopt=locked_version(lock_of(find_toolchain(toolchain), settings), "nvidia-modelopt"),
         quantizer=Maker(str(shop.lock_of(toolchain)), str(step_digest(step))),
         repairs=shop.code(*REPAIRING),
-        builders=_makers(shop, settings, toolchain_profiles()),
+        builders=_makers(shop, settings, toolchain_profiles() | serving_profiles()),
         warmers=_makers(shop, settings, _by_pytorch()),
     )
 
@@ -133,6 +143,9 @@ def _code(shop: Workshop, maker: BuilderKind) -> str | None:
     if step is None:
         return None
     code = str(step_digest(step))
+    if maker is BuilderKind.VLLM:
+        document = {"step": code, "bundle": shop.code(*BUNDLING)}
+        return str(digest_document(document, "ek-bundle-code-v1"))
     if maker is BuilderKind.SIMULATED:
         return str(digest_document({"step": code, "double": shop.code(DOUBLE)}, "ek-double-v1"))
     if maker is BuilderKind.SIMULATED_PYTORCH:

@@ -13,6 +13,7 @@ DECIDING = (
     "configs",
     "validation",
     "orchestration/asking.py",
+    "orchestration/bundling.py",
     "orchestration/interim.py",
     "orchestration/judging.py",
     "orchestration/pipeline.py",
@@ -31,6 +32,7 @@ SCORING = {
     "score_trtllm": "inductor",
     "probe_trtllm": "inductor",
     "score_served": "inductor",
+    "score_vllm": None,
     "run_with_double": "inductor",
 }
 """The steps that a verdict's numbers come from, and their toolchains; None for the machine's."""

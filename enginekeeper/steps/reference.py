@@ -7,7 +7,6 @@ everything, and eagerly, so that what is recorded is the model and not a graph c
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import time
@@ -18,21 +17,13 @@ from typing import Any
 import numpy as np
 from _score_file import write_scores
 from _step import Refusal, main
+from _vllm_environment import ENVIRONMENT, vllm_version
 from _vllm_logprobs import Rows, greedy_row, prompt_rows
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 PROMPTS_PER_CALL = 4
 """How many prompts vLLM gets at once: few, because each call ends in one line of progress."""
-
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
-"""What must be set before vLLM is imported; a value from outside wins."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     scored = time.monotonic()
     greedy = _continue(engine, request)
     continued = time.monotonic()
-    version = _vllm_version()
+    version = vllm_version()
     _save(request, rows, greedy, {"dtype": request.dtype, "vllm": version})
     positions = sum(len(row.finite) for row in rows)
     return {
@@ -179,15 +170,6 @@ def _generate(
 ) -> list[Any]:
     inputs = [{"prompt_token_ids": prompt["ids"][:prefix]} for prompt in batch]
     return engine.generate(inputs, parameters, use_tqdm=False)
-
-
-def _vllm_version() -> str:
-    for distribution in ("vllm", "vllm-cpu"):
-        try:
-            return f"{distribution} {importlib.metadata.version(distribution)}"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    raise Refusal("broken-toolchain", "vLLM is importable but has no installed version")
 
 
 def _save(

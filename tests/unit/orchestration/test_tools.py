@@ -69,7 +69,11 @@ def test_the_key_names_what_makes_checkpoint_and_engine(
 def test_a_gpu_toolchain_counts_from_its_lock_on(site: Site) -> None:
     bench = site.bench
     doubles = {f"simulated-tensorrt-llm-{version}" for version in DOUBLED}
-    assert set(read_tools(bench.shop, bench.settings).builders) == {"inductor", *doubles}
+    assert set(read_tools(bench.shop, bench.settings).builders) == {
+        "inductor",
+        "vllm-cpu",
+        *doubles,
+    }
     locks = bench.settings.home / "locks"
     locks.mkdir()
     (locks / f"{GPU}.lock").write_text("tensorrt_llm==1.2.1")
@@ -127,4 +131,4 @@ def test_an_engine_of_a_double_is_bound_to_the_doubles_code(
     assert before.builders[name].code != after.builders[name].code
     assert before.builders["inductor"] == after.builders["inductor"]
     assert before.warmers[name].code not in {after.warmers[name].code, before.builders[name].code}
-    assert before.warmers.keys() == before.builders.keys() - {"inductor"}
+    assert before.warmers.keys() == before.builders.keys() - {"inductor", "vllm-cpu"}
