@@ -95,14 +95,26 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     made = _with_weights(bench, made)
     loaded = there(made.refitted or made.compiled)
     if not engine.simulated:
-        runner = runner_of(engine, loaded, source_of(work).path, served=work.order.served)
-        interim = None if work.order.served else _interim(work, made)
+        runner = runner_of(
+            engine,
+            loaded,
+            source_of(work).path,
+            served=work.order.served,
+            triton=work.order.triton,
+        )
+        interim = None if work.order.over_http else _interim(work, made)
         scores = stages.score_engine(bench.shop, loaded, both, name, runner=runner, interim=interim)
         made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
     signed = SignedDirectory(loaded.path / "engine", str(engine.key.hard["gpu_product"]))
     scores = score_simulated(
-        bench.shop, source_of(work), signed, both, name, served=work.order.served
+        bench.shop,
+        source_of(work),
+        signed,
+        both,
+        name,
+        served=work.order.served,
+        triton=work.order.triton,
     )
     made = replace(made, scores=scores)
     return _probed(bench, work, made) if work.order.probes else made
@@ -197,7 +209,7 @@ def _is_recorded(work: Work, made: Progress, result: str) -> bool:
         return False
     if made.variant.is_bundle:
         return True
-    if not work.order.served or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
+    if not work.order.over_http or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
         return True
     loaded = there(made.refitted or made.compiled).path / "engine"
     return says_all(loaded) or result == "fail"

@@ -20,7 +20,14 @@ from enginekeeper.building.engine_runner import EngineRunner, Way
 from enginekeeper.building.simulated.runtime import load_engine
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.documents import read_json_object
-from enginekeeper.orchestration.asking import PROBE_STEP, SERVED_STEP, probe_job, served_job
+from enginekeeper.orchestration.asking import (
+    PROBE_STEP,
+    SERVED_STEP,
+    TRITON_STEP,
+    probe_job,
+    served_job,
+    triton_job,
+)
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.stages import (
     Compilation,
@@ -75,6 +82,7 @@ def score_simulated(
     name: str,
     *,
     served: bool = False,
+    triton: bool = False,
     way: Way = "generation",
 ) -> Made:
     """Scores an engine of a double by the CPU executor of the checkpoint that is inside.
@@ -85,8 +93,12 @@ def score_simulated(
     directory = engine.path
     version = str(read_json_object(directory / "config.json").get("version"))
     runner = EngineRunner(version)
-    told = served_job(version, directory, source.path) if served else runner.job(directory, way)
-    step = SERVED_STEP if served else runner.score_step
+    if triton:
+        step, told = TRITON_STEP, triton_job(version, directory)
+    elif served:
+        step, told = SERVED_STEP, served_job(version, directory, source.path)
+    else:
+        step, told = runner.score_step, runner.job(directory, way)
     asked = _Asked("simulated-scores", step, told, {**probe.inputs(), "way": told["way"]})
     return _by_the_double(shop, source, engine, asked, probe.job, name=name)
 
