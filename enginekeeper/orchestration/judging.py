@@ -127,6 +127,8 @@ def _score_bundle(bench: Bench, work: Work, made: Progress, probe: Probe) -> Pro
     if work.order.audits:
         made = replace(made, audits=audited_bundle(name, source_of(work), bundle))
         work.audits[name] = made.audits
+    if work.order.probes:
+        progress.info("%s: a serving bundle is not asked in other ways", name)
     twin = there(work.second)
     both = replace(probe, targets={**probe.targets, "twin": twin})
     scores = score_bundle(bench, made.variant.toolchain, bundle, both, name)
