@@ -77,6 +77,7 @@ def plan(
 @click.option(
     "--served", is_flag=True, help="Ask TensorRT engines over HTTP, as served; says less."
 )
+@click.option("--triton", is_flag=True, help="Ask TensorRT engines by Triton, as it serves them.")
 @click.option(
     "--validation-twin",
     is_flag=True,
@@ -96,6 +97,7 @@ def build(
     retry_failed: bool,
     probes: bool,
     served: bool,
+    triton: bool,
     validation_twin: bool,
     locate: bool,
     channel: str | None,
@@ -112,11 +114,14 @@ def build(
     from enginekeeper.orchestration.order import BuildOrder
     from enginekeeper.orchestration.start import run_build
 
+    if served and triton:
+        raise click.UsageError("--served and --triton ask by two servers: choose one")
     show_progress(verbose=verbose)
     order = BuildOrder(
         str(spec), tuple(only), tuple(skip),
         audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, probes=probes,
-        served=served, validation_twin=validation_twin, locate=locate, channel=channel,
+        served=served, triton=triton, validation_twin=validation_twin, locate=locate,
+        channel=channel,
     )  # fmt: skip
     outcomes = run_build(order, deployment=deployment)
     return show_outcomes(Output(as_json), outcomes)

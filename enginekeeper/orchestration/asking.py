@@ -1,7 +1,8 @@
-"""How an engine of TensorRT-LLM is asked: through the LLM API, or over HTTP as it is served."""
+"""How an engine of TensorRT-LLM is asked: through the LLM API, or by `trtllm-serve` or Triton."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from enginekeeper.building.engine_runner import EngineRunner, Way
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.stages import Made, Runner
+from enginekeeper.serving.engine import read_engine
 from enginekeeper.serving.servers import serve_row
+from enginekeeper.serving.triton import MODEL, model_repository
 from enginekeeper.specs.llm_api import Backend, serve_interface_of
 from enginekeeper.specs.profiles import BuilderKind
 from registry.types import Engine
 
-SERVED_STEP = "score_served"
+SERVED_STEP, TRITON_STEP = "score_served", "score_triton"
 PROBE_STEP = "probe_trtllm"
 
 
@@ -27,19 +30,25 @@ def backend_of(engine: Engine) -> Backend:
     return "pytorch" if engine.key.hard["builder"] in _BY_PYTORCH else "engine"
 
 
-def require_askable(engine: Engine, *, served: bool, validation_twin: bool) -> None:
-    """Raises InputError where a bundle is to be asked in a way that there is for engines alone."""
-    if backend_of(engine) == "engine" or not (served or validation_twin):
+def require_askable(engine: Engine, ways: Mapping[str, bool]) -> None:
+    """Raises InputError where a bundle is to be asked in a way that there is for engines alone.
+
+    The ways are named as options of the command line, with whether they were asked for.
+    """
+    asked = [option for option, wanted in ways.items() if wanted]
+    if backend_of(engine) == "engine" or not asked:
         return
     raise InputError(
         "a bundle for the PyTorch backend is judged by the LLM API alone",
         where=f"engine {engine.digest.short}",
-        actual="--served" if served else "--validation-twin",
+        actual=" ".join(asked),
         remedy="leave it out",
     )
 
 
-def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Runner:
+def runner_of(
+    engine: Engine, loaded: Made, source: Path, *, served: bool, triton: bool = False
+) -> Runner:
     """Returns what asks a real engine, in the toolchain of its release.
 
     The caller has verified it. `source` is the model's directory: a server needs its tokenizer.
@@ -47,6 +56,8 @@ def runner_of(engine: Engine, loaded: Made, source: Path, *, served: bool) -> Ru
     version, directory = str(engine.key.hard["tensorrt_llm"]), loaded.path / "engine"
     runner = EngineRunner(version, backend_of(engine))
     toolchain, gpus = f"tensorrt-llm-{version}", gpus_of(engine)
+    if triton:
+        return Runner(toolchain, TRITON_STEP, {**triton_job(version, directory), **gpus})
     if served:
         told = served_job(version, directory, source)
         return Runner(toolchain, SERVED_STEP, {**told, **gpus})
@@ -120,4 +131,22 @@ def served_job(version: str, directory: Path, source: Path) -> dict[str, Any]:
         "way": way,
         "logprobs": serve_interface_of(version).logprobs,
         "max_batch": told["max_batch"],
+    }
+
+
+def triton_job(version: str, directory: Path) -> dict[str, Any]:
+    """Returns what the step needs to know to serve an engine by Triton and ask it.
+
+    What is served is the repository that `ek export triton` writes; blocks of the cache are not
+    reused, so that every position is computed. Raises InputError for what Triton could not load.
+    """
+    engine = read_engine(directory, version)
+    return {
+        "triton": {
+            "repository": model_repository(engine, str(directory), reuse=False),
+            "model": MODEL,
+        },
+        "way": "context" if says_all(directory) else "generation",
+        "logprobs": True,
+        "max_batch": engine.max_batch_size,
     }

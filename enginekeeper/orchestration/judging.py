@@ -90,20 +90,40 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         )
         made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
-    require_askable(engine, served=work.order.served, validation_twin=work.order.validation_twin)
+    order = work.order
+    require_askable(
+        engine,
+        {
+            "--served": order.served,
+            "--triton": order.triton,
+            "--validation-twin": order.validation_twin,
+        },
+    )
     if work.order.validation_twin:
         made = replace(made, validation=score_validation_twin(bench, work, made, both))
     made = _with_weights(bench, made)
     loaded = there(made.refitted or made.compiled)
     if not engine.simulated:
-        runner = runner_of(engine, loaded, source_of(work).path, served=work.order.served)
-        interim = None if work.order.served else _interim(work, made)
+        runner = runner_of(
+            engine,
+            loaded,
+            source_of(work).path,
+            served=work.order.served,
+            triton=work.order.triton,
+        )
+        interim = None if work.order.over_http else _interim(work, made)
         scores = stages.score_engine(bench.shop, loaded, both, name, runner=runner, interim=interim)
         made = replace(made, scores=scores)
         return _probed(bench, work, made) if work.order.probes else made
     signed = SignedDirectory.of(engine, loaded.path / "engine")
     scores = score_simulated(
-        bench.shop, source_of(work), signed, both, name, served=work.order.served
+        bench.shop,
+        source_of(work),
+        signed,
+        both,
+        name,
+        served=work.order.served,
+        triton=work.order.triton,
     )
     made = replace(made, scores=scores)
     return _probed(bench, work, made) if work.order.probes else made
@@ -116,6 +136,8 @@ def _score_bundle(bench: Bench, work: Work, made: Progress, probe: Probe) -> Pro
     if work.order.audits:
         made = replace(made, audits=audited_bundle(name, source_of(work), bundle))
         work.audits[name] = made.audits
+    if work.order.probes:
+        progress.info("%s: a serving bundle is not asked in other ways", name)
     twin = there(work.second)
     both = replace(probe, targets={**probe.targets, "twin": twin})
     scores = score_bundle(bench, made.variant.toolchain, bundle, both, name)
@@ -198,7 +220,7 @@ def _is_recorded(work: Work, made: Progress, result: str) -> bool:
         return False
     if made.variant.is_bundle:
         return True
-    if not work.order.served or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
+    if not work.order.over_http or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
         return True
     loaded = there(made.refitted or made.compiled).path / "engine"
     return says_all(loaded) or result == "fail"
@@ -216,8 +238,8 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     """Returns the verdict on a scored engine, and the document that is signed and stored."""
     variant, evidence = made.variant, _evidence(work, made)
     policy = AcceptancePolicy(**asdict(variant.acceptance))
-    can = evidence.twin is not None and not evidence.engine.of_choices
-    if work.order.locate and can and not variant.is_bundle:
+    locating = work.order.locate and not variant.is_bundle  # it has no checkpoint to look into
+    if locating and evidence.twin is not None and not evidence.engine.of_choices:
         evidence = replace(evidence, dictionary=_dictionary(bench, work, made))
     verdict = judge(evidence, policy)
     if _unexplained(verdict):

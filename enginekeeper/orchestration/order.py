@@ -32,6 +32,9 @@ class BuildOrder:
     served: bool = False
     """Whether engines of TensorRT-LLM are asked over HTTP, as they are served: that says less."""
 
+    triton: bool = False
+    """Whether they are asked by Triton instead, as it serves them: that says as little."""
+
     validation_twin: bool = False
     """Whether a TensorRT engine is built again with context logits, to support its verdict."""
 
@@ -46,6 +49,11 @@ class BuildOrder:
         """Raises InvalidRecordError for a name that no channel can have: hours may lie ahead."""
         if self.channel is not None:
             check_component(self.channel, where="channel")
+
+    @property
+    def over_http(self) -> bool:
+        """Whether engines of TensorRT-LLM are asked as a server serves them."""
+        return self.served or self.triton
 
     def from_anywhere(self) -> BuildOrder:
         """Returns the same order for a process that stands elsewhere."""

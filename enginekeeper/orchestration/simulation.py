@@ -24,9 +24,11 @@ from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.orchestration.asking import (
     PROBE_STEP,
     SERVED_STEP,
+    TRITON_STEP,
     backend_of,
     probe_job,
     served_job,
+    triton_job,
 )
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.pytorch_bundling import bundle_compilation
@@ -147,6 +149,7 @@ def score_simulated(
     name: str,
     *,
     served: bool = False,
+    triton: bool = False,
     way: Way = "generation",
 ) -> Made:
     """Scores an engine of a double by the CPU executor of the checkpoint that is inside.
@@ -156,8 +159,12 @@ def score_simulated(
     """
     directory, version = engine.path, engine.release
     runner = EngineRunner(version, engine.backend)
-    told = served_job(version, directory, source.path) if served else runner.job(directory, way)
-    step = SERVED_STEP if served else runner.score_step
+    if triton:
+        step, told = TRITON_STEP, triton_job(version, directory)
+    elif served:
+        step, told = SERVED_STEP, served_job(version, directory, source.path)
+    else:
+        step, told = runner.score_step, runner.job(directory, way)
     asked = _Asked("simulated-scores", step, told, {**probe.inputs(), "way": told["way"]})
     return _by_the_double(shop, source, engine, asked, probe.job, name=name)
 

@@ -32,6 +32,7 @@ SCORING = {
     "score_trtllm": "inductor",
     "probe_trtllm": "inductor",
     "score_served": "inductor",
+    "score_triton": "inductor",
     "score_vllm": None,
     "run_with_double": "inductor",
 }

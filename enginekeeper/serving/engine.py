@@ -53,13 +53,18 @@ def served_engine(directory: Path, key: EngineKey) -> ServedEngine:
             expected=f"builder {TENSORRT}",
             remedy=_ELSEWHERE.get(str(builder), "see docs/fleet.md, exporters"),
         )  # fmt: skip
+    return read_engine(directory, str(key.hard.get("tensorrt_llm")))
+
+
+def read_engine(directory: Path, release: str) -> ServedEngine:
+    """Reads the limits of a release's engine, whatever made it; raises InputError as above."""
     file = directory / "config.json"
     config = read_json_object(file)
     version, build = config.get("version"), _mapping(config, "build_config", file)
-    if version != key.hard.get("tensorrt_llm"):
+    if version != release:
         raise InputError(
             "the engine is of another release than its key", where=str(file), actual=version,
-            expected=key.hard.get("tensorrt_llm"),
+            expected=release,
         )  # fmt: skip
     if is_stripped(config):
         raise InputError(

@@ -18,19 +18,29 @@ MODEL = "tensorrt_llm"
 
 
 def model_repository(
-    engine: ServedEngine, place: str, *, streaming: bool = False, memory: float = 0.9
+    engine: ServedEngine,
+    place: str,
+    *,
+    streaming: bool = False,
+    memory: float = 0.9,
+    reuse: bool | None = None,
 ) -> dict[str, str]:
     """Returns the files by their paths; `place` is where the server will find the engine.
 
-    `memory` is the part of what is free on a GPU that keys and values get.
+    `memory` is the part of what is free on a GPU that keys and values get; `reuse`, whether blocks
+    of them are reused between requests: the backend's own default if None.
     """
     return {
-        f"{MODEL}/config.pbtxt": config_pbtxt(engine, place, streaming=streaming, memory=memory),
+        f"{MODEL}/config.pbtxt": config_pbtxt(
+            engine, place, streaming=streaming, memory=memory, reuse=reuse
+        ),
         f"{MODEL}/1/.keep": "",  # Triton wants the directory of a version, and this one is empty
     }
 
 
-def config_pbtxt(engine: ServedEngine, place: str, *, streaming: bool, memory: float) -> str:
+def config_pbtxt(
+    engine: ServedEngine, place: str, *, streaming: bool, memory: float, reuse: bool | None = None
+) -> str:
     """Returns the configuration of Triton's model; raises InputError for a place it cannot name."""
     if not place.isascii() or not place.isprintable() or not Path(place).is_absolute():
         raise InputError("not a path that Triton can be given", actual=ascii(place)[:200])
@@ -43,6 +53,7 @@ def config_pbtxt(engine: ServedEngine, place: str, *, streaming: bool, memory: f
         "kv_cache_free_gpu_mem_fraction": str(memory),
         "enable_chunked_context": str(engine.chunked_context).lower(),
         "exclude_input_in_output": "true",
+        **({} if reuse is None else {"enable_kv_cache_reuse": str(reuse).lower()}),
     }
     lines = [
         f"name: {json.dumps(MODEL)}",

@@ -84,7 +84,10 @@ class ModelSupport:
                     "no engine: serve it by TensorRT-LLM's PyTorch backend (trtllm-serve), or vLLM"
                 )
             case Route.VLLM:
-                return "serve it by vLLM meanwhile; no list of TensorRT-LLM has it"
+                return (
+                    "serve it by vLLM meanwhile, with fallback: vllm in its build spec; no list of "
+                    "TensorRT-LLM has it"
+                )
             case Route.UNKNOWN:
                 return "look at vLLM's own list of models, multimodal ones included"
 

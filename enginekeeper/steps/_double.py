@@ -31,9 +31,10 @@ def stand_in(job: dict[str, Any]) -> None:
         os.environ["PATH"] = f"{job['programs']}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
-def serve_command(job: dict[str, Any]) -> list[str]:
-    """Returns how the double of `trtllm-serve` is started, with the same said to it."""
-    print("SIMULATED: a double of trtllm-serve; the CPU computes, no GPU", flush=True)
+def serve_command(job: dict[str, Any], program: str = "trtllm-serve") -> list[str]:
+    """Returns how the double of a server is started, with the same said to it."""
+    print(f"SIMULATED: a double of {program}; the CPU computes, no GPU", flush=True)
+    script = program.replace("-", "_")
     told = Path("double.json").absolute()
     told.write_text(json.dumps(job), encoding="utf-8")
-    return [sys.executable, "-s", "-E", "-u", str(DOUBLES / "trtllm_serve.py"), str(told)]
+    return [sys.executable, "-s", "-E", "-u", str(DOUBLES / f"{script}.py"), str(told)]

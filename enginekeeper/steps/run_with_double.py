@@ -11,12 +11,13 @@ from typing import Any
 
 import probe_trtllm
 import score_served
+import score_triton
 import score_trtllm
 import warm_pytorch
 from _double import serve_command, stand_in
 from _step import Refusal, main
 
-STEPS = ("score_trtllm", "score_served", "probe_trtllm", "warm_pytorch")
+STEPS = ("score_trtllm", "score_served", "score_triton", "probe_trtllm", "warm_pytorch")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +26,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         raise Refusal("job", "no such step", actual=job["step"], expected=", ".join(STEPS))
     if job["step"] == "score_served":
         outputs = score_served.run(job["job"], serve_command(job["double"]))
+    elif job["step"] == "score_triton":
+        command = serve_command(job["double"], score_triton.TOOL)
+        outputs = score_triton.run(job["job"], command)
     else:
         stand_in(job["double"])
         runs = {

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from enginekeeper.building.engine_runner import EngineRunner, Way
-from enginekeeper.orchestration.asking import probe_job, served_job
+from enginekeeper.orchestration.asking import probe_job, served_job, triton_job
 from enginekeeper.toolchains.errors import StepCrashedError, StepRefusedError
 from enginekeeper.validation.probes import load_probes
 from enginekeeper.validation.twin import write_checkpoint_twin
@@ -30,7 +30,10 @@ pytestmark = pytest.mark.toolchain
 
 VOCABULARY = 96
 GREEDY = {"prefix": 8, "tokens": 12}
-LIMITS = {"max_batch_size": 4, "max_input_len": 128, "max_seq_len": 160}
+LIMITS = {
+    "max_batch_size": 4, "max_input_len": 128, "max_seq_len": 160, "max_num_tokens": 512,
+    "max_beam_width": 1,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class Site:
         self.bench.run("run_with_double", self._wrapped(asked, "score_served"), "served")
         return dict(load_file(output))
 
+    def by_triton(self, **changes: Any) -> dict[str, Any]:  # noqa: ANN401 - the job's values
+        """Scores the engine as Triton serves it; returns the arrays."""
+        output = self.bench.folder / "triton.safetensors"
+        asked = {**self._job(output), **triton_job(self.version, self.engine), **changes}
+        self.bench.run("run_with_double", self._wrapped(asked, "score_triton"), "triton")
+        return dict(load_file(output))
+
     def _wrapped(self, job: Mapping[str, Any], step: str = "score_trtllm") -> dict[str, Any]:
         double = {"version": self.version, "models": {str(self.engine): str(self.twin)}}
         return {"step": step, "job": dict(job), "double": double}
@@ -93,7 +103,8 @@ def site(bench: Bench, tmp_path: Path) -> Site:
 
 def _write_engine(engine: Path, checkpoint: Path, **build: Any) -> None:  # noqa: ANN401
     config = json.loads((checkpoint / "config.json").read_text())
-    document = {"pretrained_config": config, "build_config": {**LIMITS, **build}}
+    limits = {**LIMITS, **build}
+    document = {"version": "1.2.1", "pretrained_config": config, "build_config": limits}
     (engine / "config.json").write_text(json.dumps(document))
 
 
@@ -216,6 +227,42 @@ def test_a_release_whose_server_has_no_log_probabilities_is_not_asked_for_any(si
         site.serve(logprobs=True)
     assert caught.value.kind == "request-refused"
     assert "logprobs is not supported" in str(caught.value.actual)
+
+
+def test_an_engine_with_context_logits_says_by_triton_what_its_stand_in_does(site: Site) -> None:
+    twin = site.score_twin()
+
+    asked = site.by_triton()
+
+    assert np.array_equal(asked["greedy_ids"], twin["greedy_ids"])
+    for name in ("top_logprobs", "target_logprobs", "greedy_logprobs"):
+        assert np.abs(asked[name] - twin[name]).max() < 1e-4, name
+    assert _lacks(site.bench.folder / "triton.safetensors") == []
+
+
+def test_triton_names_what_an_engine_without_them_chose_and_what_it_lacks(site: Site) -> None:
+    twin = site.score_twin()
+    _write_engine(site.engine, exported("w8a16", site.bench.folder / "again"))
+
+    asked = site.by_triton()
+
+    assert np.array_equal(asked["top_ids"][:, 0], twin["top_ids"][:, 0])
+    assert np.abs(asked["top_logprobs"][:, 0] - twin["top_logprobs"][:, 0]).max() < 1e-4
+    assert np.abs(asked["greedy_logprobs"] - twin["greedy_logprobs"]).max() < 1e-4
+    assert _lacks(site.bench.folder / "triton.safetensors") == ["target_logprobs"]
+
+
+def test_triton_refuses_what_its_repository_does_not_declare(site: Site) -> None:
+    told = triton_job(site.version, site.engine)["triton"]
+    ((path, text), *rest) = told["repository"].items()
+    assert "runtime_top_k" in text
+    changed = {path: text.replace('"runtime_top_k"', '"top_k"'), **dict(rest)}
+
+    with pytest.raises(StepRefusedError) as caught:
+        site.by_triton(triton={**told, "repository": changed})
+
+    assert caught.value.kind == "request-refused"
+    assert "unexpected inference input 'runtime_top_k'" in str(caught.value.actual)
 
 
 def test_an_engine_is_asked_in_other_ways_and_told_to_stop(site: Site) -> None:

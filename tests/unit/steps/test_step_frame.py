@@ -24,8 +24,10 @@ _TOOLCHAIN_MODULES = {
 
 _ALSO = {
     "_double": {"tensorrt_llm_release"},  # of the double, once it is on the path
-    "run_with_double": {"probe_trtllm", "score_served", "score_trtllm", "warm_pytorch"},  # runs one
-}
+    "run_with_double": {  # runs one
+        "probe_trtllm", "score_served", "score_triton", "score_trtllm", "warm_pytorch",
+    },
+}  # fmt: skip
 
 
 def _imports(path: Path) -> set[str]:
