@@ -30,7 +30,7 @@ NAME = "fidelity.gain"
 MEANING = "share of the distance to the recipe twin that the gain of one tensor explains"
 
 FAIL_EXPLAINED, DOUBT_EXPLAINED = 0.2, 0.1
-"""Between healthy engines (at most 0.06) and faults; figures: docs/detection.md."""
+"""Between healthy engines (at most 0.02) and faults; figures: docs/detection.md."""
 
 LEAST_GAIN = 0.0025
 """Above what a scale may change when it is rounded to bfloat16: 2**-9 = 0.00195."""
