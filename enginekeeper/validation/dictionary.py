@@ -157,7 +157,7 @@ def load_dictionary(path: Path) -> Dictionary:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Problem:
     """The weighted difference and directions as flat vectors, with the prompt of every entry."""
 
     difference: Doubles
@@ -174,7 +174,7 @@ def explain(
 
     The twin's scores are of the whole suite, the engine's of the prompts in `order` (None: all).
     """
-    problem = _problem(dictionary, twin, engine, order)
+    problem = problem_of(dictionary, twin, engine, order)
     if problem is None:
         return ()
     chosen: list[int] = []
@@ -202,7 +202,7 @@ def strongest(
     dictionary: Dictionary, twin: Scores, engine: Scores, order: tuple[int, ...] | None = None
 ) -> Strongest | None:
     """Returns the gain that explains most; None where too few prompts were scored, or all agree."""
-    problem = _problem(dictionary, twin, engine, order)
+    problem = problem_of(dictionary, twin, engine, order)
     best = None if problem is None else _next(problem, [])
     if problem is None or best is None:
         return None
@@ -211,9 +211,10 @@ def strongest(
     return Strongest(best[1], prompts, positions, len(problem.names))
 
 
-def _problem(
+def problem_of(
     dictionary: Dictionary, twin: Scores, engine: Scores, order: tuple[int, ...] | None
-) -> _Problem | None:
+) -> Problem | None:
+    """Lays out what is regressed on what; None where nothing was scored that both are over."""
     where = {number: place for place, number in enumerate(order or range(engine.prompts))}
     spans, theirs = tuple(twin.spans()), tuple(engine.spans())
     rows, ours, labels, start = [], [], [], 0
@@ -244,7 +245,7 @@ def _problem(
     names = (*dictionary.names, *dictionary.composites)
     everything = np.concatenate([flat, np.stack(sums)]) if sums else flat
     prompts = np.repeat(np.concatenate(labels)[sound], gap.shape[1])
-    return _Problem((gap * calm).ravel(), everything, names, prompts)
+    return Problem((gap * calm).ravel(), everything, names, prompts)
 
 
 def _calm(gap: Doubles) -> Doubles:
@@ -260,7 +261,7 @@ def _calm(gap: Doubles) -> Doubles:
     return weights
 
 
-def _next(problem: _Problem, chosen: list[int]) -> tuple[int, Culprit] | None:
+def _next(problem: Problem, chosen: list[int]) -> tuple[int, Culprit] | None:
     """Returns the direction that explains most of what the chosen ones leave; None: nothing is."""
     total = float(problem.difference @ problem.difference)
     residual = _fit(problem, chosen)[1] if chosen else problem.difference
@@ -273,7 +274,7 @@ def _next(problem: _Problem, chosen: list[int]) -> tuple[int, Culprit] | None:
     return at, Culprit(_alike(problem, at), float(gains[-1]), certainty, explained)
 
 
-def _best(problem: _Problem, residual: Doubles, chosen: list[int]) -> int:
+def _best(problem: Problem, residual: Doubles, chosen: list[int]) -> int:
     """Returns the direction that explains most of the residual."""
     lengths = np.einsum("ij,ij->i", problem.directions, problem.directions)
     shares = (problem.directions @ residual) ** 2 / np.maximum(lengths, np.finfo(np.float64).tiny)
@@ -281,7 +282,7 @@ def _best(problem: _Problem, residual: Doubles, chosen: list[int]) -> int:
     return int(shares.argmax())
 
 
-def _fit(problem: _Problem, chosen: list[int]) -> tuple[Doubles, Doubles]:
+def _fit(problem: Problem, chosen: list[int]) -> tuple[Doubles, Doubles]:
     """Returns the gains of some directions together, and what they leave."""
     basis = problem.directions[chosen].T
     gains: Doubles = np.linalg.lstsq(basis, problem.difference, rcond=None)[0].astype(np.float64)
@@ -289,7 +290,7 @@ def _fit(problem: _Problem, chosen: list[int]) -> tuple[Doubles, Doubles]:
     return gains, left
 
 
-def _certainty(problem: _Problem, at: int, gain: float, left: Doubles) -> float:
+def _certainty(problem: Problem, at: int, gain: float, left: Doubles) -> float:
     """Returns a gain over its standard error, from the prompts' contributions to it."""
     direction = problem.directions[at]
     pulls = np.bincount(problem.prompts, weights=direction * left)
@@ -299,7 +300,7 @@ def _certainty(problem: _Problem, at: int, gain: float, left: Doubles) -> float:
     return abs(float(gain)) / max(error, np.finfo(np.float64).tiny)
 
 
-def _alike(problem: _Problem, at: int) -> tuple[str, ...]:
+def _alike(problem: Problem, at: int) -> tuple[str, ...]:
     """Returns the names of all directions that cannot be told from this one, it first."""
     lengths = np.linalg.norm(problem.directions, axis=1)
     cosines = problem.directions @ problem.directions[at]

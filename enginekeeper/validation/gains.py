@@ -30,7 +30,7 @@ NAME = "fidelity.gain"
 MEANING = "share of the distance to the recipe twin that the gain of one tensor explains"
 
 FAIL_EXPLAINED, DOUBT_EXPLAINED = 0.2, 0.1
-"""Between healthy engines (at most 0.06) and faults; figures: docs/detection.md."""
+"""Between healthy engines (at most 0.02) and faults; figures: docs/detection.md."""
 
 LEAST_GAIN = 0.0025
 """Above what a scale may change when it is rounded to bfloat16: 2**-9 = 0.00195."""
@@ -57,7 +57,10 @@ def gain_check(evidence: Evidence, limit: Limit) -> Check:
 
 
 def _judged(found: Strongest, limit: Limit) -> Check:
-    best, needed = found.culprit, _critical(found, limit.failure_confidence)
+    best, needed = (
+        found.culprit,
+        critical(found.prompts, found.directions, limit.failure_confidence),
+    )
     counts = best.certainty >= needed and abs(best.gain) >= LEAST_GAIN
     check = Check(
         NAME,
@@ -81,9 +84,9 @@ def _judged(found: Strongest, limit: Limit) -> Check:
     return replace(check, outcome="fail", finding=finding)
 
 
-def _critical(found: Strongest, confidence: float) -> float:
+def critical(prompts: int, directions: int, confidence: float) -> float:
     """Returns how many standard errors are beyond chance in all directions together."""
     from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
 
-    share = (1.0 - confidence) / (2.0 * found.directions)
-    return float(stats.t.isf(share, found.prompts - 1))
+    share = (1.0 - confidence) / (2.0 * directions)
+    return float(stats.t.isf(share, prompts - 1))
