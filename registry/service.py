@@ -114,8 +114,7 @@ class Registry:
     ) -> Engine:
         """Publishes an engine whose build a trusted builder signed; again returns it.
 
-        What `also` records of the engine, and what lies signed beside it, is seen with it or not at
-        all.
+        What `also` records, and what lies signed beside the engine, is seen with it or not at all.
         """
         trust = self._judge().trusting
 
@@ -327,14 +326,13 @@ class Registry:
         Where a revocation goes with the engine, one that lies there signed may let it pass.
         """
         judge = self._judge()
-        fresh = judge.freshness
         with self.catalogue.read() as view:
             lost = self._lost(view, judge, engine, unchecked=bool(view.unchecked()))
             held = held_by((*lost.standing, *view.standing(engine.digest)))
         if unless_revoked and held and held.kind is Standing.REVOKED and held not in lost.doubtful:
             return
         said = lost.unread if held is None else str(held)
-        if said is None and fresh is not None and fresh.revokes(engine.digest):
+        if said is None and (fresh := judge.freshness) and fresh.revokes(engine.digest):
             said = "the signed snapshot says that it was revoked"
         if said is not None:
             raise held_error(engine.digest, said)

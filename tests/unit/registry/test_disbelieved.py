@@ -260,3 +260,17 @@ def test_a_channel_is_not_moved_by_a_look_from_before_the_catalogue_was_restored
         bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
     assert not looks[0]
     assert bench.registry.channels() == []
+
+
+def test_no_snapshot_of_a_restored_catalogue_vouches_for_a_waiver_that_may_have_ended(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    ended, stays = bench.waive(engine, "never-judged"), bench.waive(engine, "incompatible")
+    url = kept(bench, tmp_path)
+    assert bench.registry.state().waivers == {ended.digest, stays.digest}
+    bench.end(ended)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert bench.registry.state().waivers == frozenset()
+    scrub(bench.registry)
+    assert bench.registry.state().waivers == {stays.digest}
