@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from registry.attestations import Statement
-from registry.beside import NOTHING_LOST, Lost, find_lost, take_in
+from registry.beside import NOTHING_LOST, Lost, find_lost, take_in, take_in_beside
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
@@ -119,10 +120,9 @@ class Registry:
         trust = self._judge().trusting
 
         def record(draft: Draft, engine: Engine) -> None:
-            if also is not None:
-                also(draft, engine)
             # These bytes may have been swept since, and what stops them stays.
-            take_in(draft, find_lost(draft, self.store, engine, trust, self.clock()))
+            look = partial(find_lost, draft, self.store, engine, trust, self.clock())
+            take_in_beside(draft, look, None if also is None else partial(also, draft, engine))
 
         return self._publisher().engine(publication, record)
 
