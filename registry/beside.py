@@ -18,7 +18,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -222,6 +222,20 @@ def take_in(draft: Draft, lost: Lost) -> int:
     for verdict in lost.verdicts:
         draft.add_verdict(verdict)
     return taken
+
+
+def take_in_beside(
+    draft: Draft, look: Callable[[], Lost], also: Callable[[], object] | None
+) -> None:
+    """Records what was lost of an engine, after what `also` records of it.
+
+    What held it before that holds it still: a pass that `also` records is not lost then.
+    """
+    before = NOTHING_LOST if also is None else look()
+    if also is not None:
+        also()
+    take_in(draft, look())
+    take_in(draft, Lost(holds=before.holds))
 
 
 def _take_in_standing(draft: Draft, lost: Lost) -> int:

@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from registry.attestations import Statement
-from registry.beside import NOTHING_LOST, Lost, find_lost, take_in
+from registry.beside import NOTHING_LOST, Lost, find_lost, take_in, take_in_beside
 from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
@@ -114,16 +115,14 @@ class Registry:
     ) -> Engine:
         """Publishes an engine whose build a trusted builder signed; again returns it.
 
-        What `also` records of the engine, and what lies signed beside it, is seen with it or not at
-        all.
+        What `also` records, and what lies signed beside the engine, is seen with it or not at all.
         """
         trust = self._judge().trusting
 
         def record(draft: Draft, engine: Engine) -> None:
-            if also is not None:
-                also(draft, engine)
             # These bytes may have been swept since, and what stops them stays.
-            take_in(draft, find_lost(draft, self.store, engine, trust, self.clock()))
+            look = partial(find_lost, draft, self.store, engine, trust, self.clock())
+            take_in_beside(draft, look, None if also is None else partial(also, draft, engine))
 
         return self._publisher().engine(publication, record)
 
@@ -327,14 +326,13 @@ class Registry:
         Where a revocation goes with the engine, one that lies there signed may let it pass.
         """
         judge = self._judge()
-        fresh = judge.freshness
         with self.catalogue.read() as view:
             lost = self._lost(view, judge, engine, unchecked=bool(view.unchecked()))
             held = held_by((*lost.standing, *view.standing(engine.digest)))
         if unless_revoked and held and held.kind is Standing.REVOKED and held not in lost.doubtful:
             return
         said = lost.unread if held is None else str(held)
-        if said is None and fresh is not None and fresh.revokes(engine.digest):
+        if said is None and (fresh := judge.freshness) and fresh.revokes(engine.digest):
             said = "the signed snapshot says that it was revoked"
         if said is not None:
             raise held_error(engine.digest, said)

@@ -127,8 +127,12 @@ class Snapshot:
 
 
 def state_of(view: View, trust: Trust) -> RegistryState:
-    """Returns the state of a catalogue, and what the trust file says of keys."""
+    """Returns the state of a catalogue, and what the trust file says of keys.
+
+    No waiver of one that was restored and not scrubbed since: it may have ended.
+    """
     now, longest = trust.clock(), trust.longest_waiver
+    waivers = () if view.unchecked() else view.waivers()
     return RegistryState(
         frozenset(
             ChannelState(one.channel, one.model_name, one.target, one.engine)
@@ -136,7 +140,7 @@ def state_of(view: View, trust: Trust) -> RegistryState:
         ),
         frozenset(one for one, kind in view.held_engines().items() if kind is Standing.REVOKED),
         trust.revocations,
-        frozenset(one.digest for one in view.waivers() if one.state(now, longest) == "in force"),
+        frozenset(one.digest for one in waivers if one.state(now, longest) == "in force"),
     )
 
 

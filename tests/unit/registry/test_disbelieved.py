@@ -11,7 +11,9 @@ from securesystemslib.signer import CryptoSigner
 
 from registry.backups.backup import backup, restore
 from registry.beside import Lost, find_lost, take_in
+from registry.bundles import write_bundle
 from registry.errors import GateClosedError, NotYetError
+from registry.exchange import evidence_of, import_bundle
 from registry.freshness import SnapshotReader
 from registry.layout import WAIVER_END
 from registry.lifecycle import quarantine, release, revoke
@@ -178,6 +180,14 @@ def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
 
 
 @pytest.fixture
+def bundle(bench: Workbench, engine: Engine, tmp_path: Path) -> Path:
+    """The engine as it was carried away when it had passed."""
+    path = tmp_path / "bundle"
+    write_bundle(bench.registry.store, evidence_of(bench.registry, engine), path)
+    return path
+
+
+@pytest.fixture
 def doubted(bench: Workbench, engine: Engine) -> Workbench:
     """The registry after another validator failed the engine, whose key was revoked then."""
     validator = CryptoSigner.generate_ed25519()
@@ -207,6 +217,17 @@ def test_no_older_pass_speaks_for_swept_bytes_that_somebody_failed_whose_key_was
     assert rule(doubted, engine) == "qualified"
     scrub(doubted.registry)
     assert rule(doubted, engine) == "qualified"
+
+
+def test_no_bundle_from_before_speaks_for_them_either(
+    bundle: Path, doubted: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    swept(doubted)
+    import_bundle(doubted.registry, bundle, tmp_path / "scratch")
+    assert rule(doubted, engine) == "quarantined"
+    let_go(doubted, engine)
+    import_bundle(doubted.registry, bundle, tmp_path / "scratch")
+    assert rule(doubted, engine) == "qualified"  # who released it has looked into it
 
 
 def test_what_cannot_be_believed_stops_nothing_that_was_judged_since(
@@ -260,3 +281,17 @@ def test_a_channel_is_not_moved_by_a_look_from_before_the_catalogue_was_restored
         bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
     assert not looks[0]
     assert bench.registry.channels() == []
+
+
+def test_no_snapshot_of_a_restored_catalogue_vouches_for_a_waiver_that_may_have_ended(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    ended, stays = bench.waive(engine, "never-judged"), bench.waive(engine, "incompatible")
+    url = kept(bench, tmp_path)
+    assert bench.registry.state().waivers == {ended.digest, stays.digest}
+    bench.end(ended)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert bench.registry.state().waivers == frozenset()
+    scrub(bench.registry)
+    assert bench.registry.state().waivers == {stays.digest}
