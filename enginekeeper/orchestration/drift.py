@@ -100,6 +100,9 @@ class FieldDrift:
     actual: str | None
 
 
+_NOTHING = (FieldDrift("engine", "one that may run here", "none"),)
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that is otherwise than it should be."""
@@ -166,7 +169,6 @@ class Judge:
     """By what engines have in common, the identity of what was said of them, and where."""
     _channels: dict[tuple[str, str], _ByProduct] = field(default_factory=dict)
     _wanted: dict[Any, DesiredEngine] = field(default_factory=dict)
-    _missing: dict[DesiredEngine, Finding] = field(default_factory=dict)
 
     def wanted(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
         """Returns what an assignment means on nodes of a profile."""
@@ -311,23 +313,16 @@ class Judge:
         """Says what is there in place of what is desired."""
         about = (wanted.model, wanted.channel)
         if wanted.engine is None:
-            return self._nothing_to_run(wanted)
+            reason = f"{wanted.channel} of {wanted.model}: {wanted.reason or ''}"
+            return Finding(
+                DriftKind.MISSING, _SEVERITY[DriftKind.MISSING], None, _NOTHING, reason, about
+            )
         desired = self.engines.get(wanted.engine)
         same_model = self._of_model(wanted.model, others)
         if desired is None or not same_model:
             found = _finding(DriftKind.MISSING, None, "engine", wanted.engine, None)
             return replace(found, wanted=about)
         return replace(_between(desired.engine, same_model[0].engine), wanted=about)
-
-    def _nothing_to_run(self, wanted: DesiredEngine) -> Finding:
-        """Says that there is nothing to be there: the same wherever it is."""
-        found = self._missing.get(wanted)
-        if found is None:
-            reason = f"{wanted.channel} of {wanted.model}: {wanted.reason or ''}"
-            found = _finding(DriftKind.MISSING, None, "engine", "one that may run here", "none")
-            found = replace(found, wanted=(wanted.model, wanted.channel), reason=reason)
-            self._missing[wanted] = found
-        return found
 
     def _runs_instead(self, wanted: DesiredEngine, running: Sequence[str]) -> Iterator[Finding]:
         """Yields what serves a model while the engine that is desired lies there and does not."""

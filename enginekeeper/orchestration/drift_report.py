@@ -295,7 +295,7 @@ def _excused(drift: StateDrift, ignores: Sequence[DriftIgnore], waivers: Waivers
         return drift
     if not ignores and all(one.environment is None for one in drift.findings):
         return drift
-    findings, profile = [], drift.profile.by_operator
+    findings, profile = [], drift.profile.by_operator if ignores else drift.profile
     for one in drift.findings:
         why = _wanted(one.kind, one.severity, profile, ignores)
         why = why or waivers.excuse(one, drift.profile)
