@@ -67,5 +67,9 @@ def _told(done: Pulled, output: Output) -> None:
         done.as_dict(),
         f"{state.model}: current is now {state.current}, before it {state.previous or 'none'}",
     )
+    if done.caches is not None:
+        fit = "caches: restored beside it; `run-check` gives each start a copy of its own"
+        said = done.caches.refused
+        output.note(fit if said is None else f"caches: refused, it starts without them: {said}")
     if not done.check.decision.is_open:
         output.note(f"without the registry it would not start: {done.check.decision.reason}")

@@ -11,6 +11,9 @@ from enginekeeper.cli._options import json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from enginekeeper.orchestration.bench import Bench
     from enginekeeper.orchestration.run_check import RunCheck
     from enginekeeper.settings import Settings
 
@@ -40,8 +43,9 @@ def run_check(
     restarts runs no init container again.
 
     COMMAND takes this process's place: its pid is recorded, so that the agent can say what runs.
-    `{engine}` in it becomes the directory that was checked, ENGINEKEEPER_ENGINE_DIR too. An engine
-    that serves already is never stopped by this.
+    `{engine}` in it becomes the directory that was checked, ENGINEKEEPER_ENGINE_DIR too. The caches
+    of a bundle for the PyTorch backend are copied for it and led to by their variables, if they are
+    of this node's GPU, driver and packages. An engine that serves already is never stopped by this.
 
     Exits 0 open, 4 no engine, 5 closed, 6 inconclusive, 8 refused by a rule, 10 nobody can tell,
     11 bytes or signature are wrong.
@@ -64,7 +68,8 @@ def run_check(
     else:
         output.note(_said(found))
         if found.decision.is_open:
-            _become(bench.settings, found, command, endpoint)
+            given = _caches(bench, found, output)
+            _become(bench.settings, found, command, endpoint, given)
     return CODES[str(found.decision.family)]
 
 
@@ -86,9 +91,21 @@ def _asked(
     return Path(directory), command
 
 
+def _caches(bench: Bench, found: RunCheck, output: Output) -> Mapping[str, str]:
+    """Restores the caches of a bundle for a start, and returns the variables that lead there."""
+    from enginekeeper.orchestration.pulling import caches_for_start
+
+    caches = caches_for_start(bench, found, found.directory.parent)
+    if caches is None:
+        return {}
+    output.note(f"  caches:   {caches.refused or 'restored for this start'}")
+    return caches.environment
+
+
 def _become(
-    settings: Settings, found: RunCheck, command: list[str], endpoint: str | None
-) -> NoReturn:
+    settings: Settings, found: RunCheck, command: list[str], endpoint: str | None,
+    given: Mapping[str, str],
+) -> NoReturn:  # fmt: skip
     """Records this process as one that runs the engine, and lets the command take its place."""
     import os
     import signal
@@ -108,7 +125,9 @@ def _become(
         signal.signal(ignored, signal.SIG_DFL)
     try:
         os.execvpe(  # noqa: S606 - the command is the operator's own, and no shell is asked
-            program, [program, *rest], {**os.environ, "ENGINEKEEPER_ENGINE_DIR": engine}
+            program,
+            [program, *rest],
+            {**os.environ, **given, "ENGINEKEEPER_ENGINE_DIR": engine},
         )
     except OSError as error:
         record.unlink(missing_ok=True)

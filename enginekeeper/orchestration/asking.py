@@ -16,6 +16,7 @@ from enginekeeper.serving.servers import serve_row
 from enginekeeper.serving.triton import MODEL, model_repository
 from enginekeeper.specs.llm_api import Backend, serve_interface_of
 from enginekeeper.specs.profiles import BuilderKind
+from registry.keys import EngineKey
 from registry.types import Engine
 
 SERVED_STEP, TRITON_STEP = "score_served", "score_triton"
@@ -25,9 +26,9 @@ PROBE_STEP = "probe_trtllm"
 _BY_PYTORCH = (BuilderKind.TRTLLM_PYTORCH, BuilderKind.SIMULATED_PYTORCH)
 
 
-def backend_of(engine: Engine) -> Backend:
+def backend_of(key: EngineKey) -> Backend:
     """Returns what runs an engine of TensorRT-LLM: a bundle is run by the PyTorch backend."""
-    return "pytorch" if engine.key.hard["builder"] in _BY_PYTORCH else "engine"
+    return "pytorch" if key.hard["builder"] in _BY_PYTORCH else "engine"
 
 
 def require_askable(engine: Engine, ways: Mapping[str, bool]) -> None:
@@ -36,7 +37,7 @@ def require_askable(engine: Engine, ways: Mapping[str, bool]) -> None:
     The ways are named as options of the command line, with whether they were asked for.
     """
     asked = [option for option, wanted in ways.items() if wanted]
-    if backend_of(engine) == "engine" or not asked:
+    if backend_of(engine.key) == "engine" or not asked:
         return
     raise InputError(
         "a bundle for the PyTorch backend is judged by the LLM API alone",
@@ -54,7 +55,7 @@ def runner_of(
     The caller has verified it. `source` is the model's directory: a server needs its tokenizer.
     """
     version, directory = str(engine.key.hard["tensorrt_llm"]), loaded.path / "engine"
-    runner = EngineRunner(version, backend_of(engine))
+    runner = EngineRunner(version, backend_of(engine.key))
     toolchain, gpus = f"tensorrt-llm-{version}", gpus_of(engine)
     if triton:
         return Runner(toolchain, TRITON_STEP, {**triton_job(version, directory), **gpus})
@@ -79,7 +80,8 @@ def gpus_of(engine: Engine) -> dict[str, Any]:
 def prober_of(engine: Engine, loaded: Made) -> Runner:
     """Returns what asks a real engine in other ways, in the toolchain of its release."""
     version = str(engine.key.hard["tensorrt_llm"])
-    told = {**probe_job(version, loaded.path / "engine", backend_of(engine)), **gpus_of(engine)}
+    asked = probe_job(version, loaded.path / "engine", backend_of(engine.key))
+    told = {**asked, **gpus_of(engine)}
     return Runner(f"tensorrt-llm-{version}", PROBE_STEP, told)
 
 

@@ -8,6 +8,7 @@ Rules:
 - a process that loaded the old engine keeps its files: what runs, or was current before, stays;
 - an engine that is stored without its weights gets them here, by this node's toolchain, before it
   is switched to; what comes out must be what was judged;
+- the caches of a bundle are restored beside it where they are this node's (`warm_caches`);
 - evidence and snapshot are kept beside the engine, so that `run-check` needs no registry.
 """
 
@@ -37,6 +38,7 @@ from enginekeeper.orchestration.nodes import ThisNode
 from enginekeeper.orchestration.placing import forget, record
 from enginekeeper.orchestration.refitting import STRIPPED, WHOLE_BYTES
 from enginekeeper.orchestration.run_check import RunCheck, check_run
+from enginekeeper.orchestration.warm_caches import WarmCaches, caches_place, warm_caches
 from registry.bundles import FILES, renew_evidence, write_directory
 from registry.disks import full_disk_said
 from registry.errors import (
@@ -79,6 +81,8 @@ class Pulled:
     """What `run-check` says of it without the registry."""
     removed: tuple[str, ...] = ()
     """Engines that were neither current, nor before, nor running."""
+    caches: WarmCaches | None = None
+    """What became of the caches of a bundle; None for what has none."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it as a JSON object."""
@@ -88,6 +92,7 @@ class Pulled:
             "directory": str(self.check.directory),
             "offline": self.check.decision.as_dict(),
             "removed": list(self.removed),
+            "caches": None if self.caches is None else self.caches.as_dict(),
         }
 
 
@@ -140,12 +145,13 @@ def pull(bench: Bench, wish: Wanted) -> Pulled:
         _put_weights_in(bench, wish, place)
         _require_still_open(bench, wish)
         check = check_run(bench, place, offline=True)
+        caches = caches_for_start(bench, check, place)
         record(bench, engine.digest, place / FILES)
         state = into.switch(place.name, model=engine.model_name, channel=wish.channel)
         if wish.channel is not None:
             remember_pull(bench.settings.home, engine.model_name, wish.channel, into.root)
         kept = {state.current, state.previous}
-        return Pulled(state, check, tuple(_remove_others(bench, into, kept)))
+        return Pulled(state, check, tuple(_remove_others(bench, into, kept)), caches)
 
 
 def roll_back(bench: Bench, into: Path) -> Pulled:
@@ -156,8 +162,22 @@ def roll_back(bench: Bench, into: Path) -> Pulled:
         check = check_run(bench, directory.engines / str(state.previous))
         check.decision.require_open(remedy="the current engine stays as it is")
         channel = state.channel_of(state.previous)
+        place = directory.engines / str(state.previous)
+        caches = caches_for_start(bench, check, place)
         made = directory.switch(str(state.previous), model=state.model, channel=channel)
-        return Pulled(made, check)
+        return Pulled(made, check, caches=caches)
+
+
+def caches_for_start(bench: Bench, check: RunCheck, place: Path) -> WarmCaches | None:
+    """Restores the caches of a bundle that was checked; None for what has none.
+
+    The copies of a bundle that somebody runs stay.
+    """
+    table, place = ProcessTable(), place.resolve()
+    runs = run_records(bench.settings.home)
+    busy = any(one.path == place / FILES and live_pid(one, table) is not None for one in runs)
+    kept = tuple(caches_place(place).glob("*")) if busy else ()
+    return warm_caches(bench, check.key, place, place / FILES, kept=kept)
 
 
 @contextmanager
@@ -259,5 +279,6 @@ def _remove_others(
         with suppress(RecordNotFoundError):  # of a pull that was interrupted there is none
             forget(bench, place / FILES)
         shutil.rmtree(whole, ignore_errors=True)
+        shutil.rmtree(caches_place(place.resolve()), ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
         yield place.name

@@ -42,6 +42,7 @@ from registry.errors import (
 from registry.evidence import EVIDENCE, Evidence, require
 from registry.evidence_gate import EvidenceGate, decide_unknown
 from registry.gate import GateDecision
+from registry.keys import EngineKey
 from registry.manifests import Manifest, irregular, verify_directory
 from registry.service import Registry
 
@@ -58,6 +59,8 @@ class RunCheck:
     decision: GateDecision
     source: str
     """`registry` or `evidence`: who decided."""
+    key: EngineKey
+    """What it was built from, as its builder signed it."""
     silence: str | None = None
     """Why the registry did not."""
 
@@ -99,7 +102,7 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
             decision = known or decide_unknown(registry, evidence, environment)
             if decision.is_open:
                 files = loadable(root, document_in(registry, decision))
-            return RunCheck(digest, files, decision, "registry")
+            return RunCheck(digest, files, decision, "registry", evidence.key)
     gate = EvidenceGate(
         bench.trust, refusal, snapshot=_kept_snapshot(root), reader=bench.snapshots,
         store=open_store(bench.settings.store_url).origin,
@@ -107,7 +110,7 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
     decision = gate.decide(evidence, environment)
     if decision.is_open:
         files = loadable(root, document_beside(evidence, decision))
-    return RunCheck(digest, files, decision, "evidence", silence)
+    return RunCheck(digest, files, decision, "evidence", evidence.key, silence)
 
 
 def _if_known(registry: Registry, engine: Digest, node: ThisNode) -> GateDecision | None:
@@ -177,7 +180,7 @@ def _recorded(bench: Bench, place: Path, *, offline: bool) -> RunCheck:
     if stripped_in(place):
         raise no_weights(place)
     decision = ThisNode(bench).gate(engine)
-    return RunCheck(engine.digest, place, decision, "registry")
+    return RunCheck(engine.digest, place, decision, "registry", engine.key)
 
 
 def _reachable(bench: Bench) -> Registry:

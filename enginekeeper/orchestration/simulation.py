@@ -132,7 +132,9 @@ class SignedDirectory:
     def of(cls, engine: Engine, path: Path) -> SignedDirectory:
         """Returns an engine whose signature was verified, as it lies in a directory."""
         hard = engine.key.hard
-        return cls(path, str(hard["gpu_product"]), str(hard["tensorrt_llm"]), backend_of(engine))
+        return cls(
+            path, str(hard["gpu_product"]), str(hard["tensorrt_llm"]), backend_of(engine.key)
+        )
 
     def loaded(self) -> SimulatedEngine | SimulatedBundle:
         """Opens it on the simulated GPU; raises InputError for what would not run there."""

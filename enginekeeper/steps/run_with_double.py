@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import describe_runtime
 import probe_trtllm
 import score_served
 import score_triton
@@ -17,7 +18,10 @@ import warm_pytorch
 from _double import serve_command, stand_in
 from _step import Refusal, main
 
-STEPS = ("score_trtllm", "score_served", "score_triton", "probe_trtllm", "warm_pytorch")
+STEPS = (
+    "score_trtllm", "score_served", "score_triton", "probe_trtllm", "warm_pytorch",
+    "describe_runtime",
+)  # fmt: skip
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
@@ -34,6 +38,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         runs = {
             "score_trtllm": score_trtllm.run,
             "probe_trtllm": probe_trtllm.run,
+            "describe_runtime": describe_runtime.run,
             "warm_pytorch": partial(warm_pytorch.run, simulated=True),
         }
         outputs = runs[job["step"]](job["job"])

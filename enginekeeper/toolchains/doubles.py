@@ -29,7 +29,7 @@ def install_double(installation: Installation) -> None:
     programs = {
         "trtllm-build": ("build", release, settings),
         "trtllm-refit": ("refit", release),
-        "nvidia-smi": ("smi",),
+        "nvidia-smi": ("smi", settings),
     }
     for name, (module, *words) in programs.items():
         _write(folder / name, _script(module, *words), mode=0o755)

@@ -128,8 +128,8 @@ def run_with_double(job: Job) -> Job:
     _check(job, {"step", "job", "double"})
     _check(job["double"], {"version", "models"}, optional=frozenset({"programs"}))
     asked: Job = job["job"]
-    if job["step"] == "warm_pytorch":
-        return {**_warmed(asked, job["double"]), "simulated": True}
+    if job["step"] in ("warm_pytorch", "describe_runtime"):
+        return {**_on_the_double(job["step"], asked, job["double"]), "simulated": True}
     shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
     if job["step"] == "score_served":
         _check(asked, {*shared, "serve", "logprobs"})
@@ -167,16 +167,16 @@ class _Warming:
         kernel.write_bytes(b"FAKE kernel")
 
 
-def _warmed(job: Job, double: Job) -> Job:
+def _on_the_double(step: str, job: Job, double: Job) -> Job:
     """Runs the real step with neither TensorRT-LLM nor torch; the driver is the simulated one."""
-    if job["api"]["arguments"]["model"] not in double["models"]:
+    if step == "warm_pytorch" and job["api"]["arguments"]["model"] not in double["models"]:
         raise AssertionError(f"nothing stands in for {job['api']['arguments']['model']}")
     os.environ["PATH"] = f"{double['programs']}{os.pathsep}{os.environ['PATH']}"
     _stand_in("_llm_api", LlmApi=_Warming)
     _stand_in("torch", version=SimpleNamespace(cuda="13.0"))
     _half_way()
-    warming: Any = importlib.import_module("warm_pytorch")
-    found: Job = warming.run(job, simulated=True)
+    script: Any = importlib.import_module(step)
+    found: Job = script.run(job, simulated=True) if step == "warm_pytorch" else script.run(job)
     return found
 
 

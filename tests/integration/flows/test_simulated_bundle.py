@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enginekeeper.building.bundle import options_of
+from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
+from enginekeeper.toolchains.doubles import SETTINGS
+from enginekeeper.toolchains.installation import installation_of, toolchains_folder
 from registry.errors import IntegrityError
 from registry.service import Registry
 from tests.fakes.worlds import World, Zygote
@@ -119,3 +125,87 @@ def test_a_release_before_1_0_is_refused_in_the_plan(world: World) -> None:
 
     (row,) = json.loads(planned.stdout)
     assert (row["action"], row["rule"]) == ("refuse", "release-has-pytorch-backend")
+
+
+def _pulled(world: World) -> Path:
+    """Pulls the world's bundle on a node that is enrolled as simulated."""
+    (engine,) = _registry(world).engines()
+    into = world.root / "node"
+    done = _ek(world, "pull", engine.digest, "--into", into, "--json")
+    assert done.returncode == 0, done.stderr
+    (world.root / "pulled.json").write_text(done.stdout)
+    return into
+
+
+@pytest.fixture
+def pulled(world: World) -> Path:
+    """A built bundle on a node."""
+    world.build()
+    assert _ek(world, "node", "enroll", socket.gethostname(), "--simulated").returncode == 0
+    return _pulled(world)
+
+
+def _caches(world: World) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((world.root / "pulled.json").read_text())["caches"]
+    return found
+
+
+SHOW = "import json, os; print(json.dumps(dict(os.environ)))"
+
+
+def _started(world: World, into: Path) -> dict[str, str]:
+    """Starts a command through `run-check`, and returns the environment that it was given."""
+    done = _ek(world, "run-check", into / "current", "--", sys.executable, "-c", SHOW)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_a_pull_restores_the_caches_and_each_start_gets_its_own_copy(
+    world: World, pulled: Path
+) -> None:
+    caches = _caches(world)
+    kernel = Path(caches["environment"]["TRITON_CACHE_DIR"]) / "QX3K" / "rms_norm.cubin"
+
+    assert (caches["refused"], kernel.read_bytes()) == (None, b"FAKE kernel")
+    kernel.write_bytes(b"written by a server")
+    started = Path(_started(world, pulled)["TRITON_CACHE_DIR"]) / "QX3K" / "rms_norm.cubin"
+
+    assert (started != kernel, started.read_bytes()) == (True, b"FAKE kernel")
+    assert not kernel.exists()  # nobody runs with it
+    signed = pulled / "current" / "engine" / "caches" / "triton" / "QX3K" / "rms_norm.cubin"
+    assert signed.read_bytes() == b"FAKE kernel"
+
+
+def test_under_another_driver_the_caches_are_refused_and_the_bundle_is_served_without(
+    world: World, pulled: Path
+) -> None:
+    toolchain = find_toolchain("simulated-tensorrt-llm-1.2.1")
+    place = installation_of(toolchain, lock_of(toolchain, world.settings), world.settings)
+    (place.python.parent / SETTINGS).write_text(json.dumps({"driver": "590.44.01"}))
+
+    again = _pulled(world)
+
+    assert "driver: 580.95.05, here 590.44.01" in _caches(world)["refused"]
+    assert list((again / "caches").glob("*/*")) == []
+    assert "TRITON_CACHE_DIR" not in _started(world, pulled)
+
+
+@pytest.mark.usefixtures("pulled")
+def test_without_the_toolchain_nobody_can_tell_and_the_caches_are_refused(world: World) -> None:
+    for place in toolchains_folder(world.settings).glob("simulated-*"):
+        shutil.rmtree(place)
+
+    _pulled(world)
+
+    assert "nobody can tell" in _caches(world)["refused"]
+
+
+def test_a_bundle_with_a_cache_that_was_changed_is_not_started(world: World, pulled: Path) -> None:
+    signed = pulled / "current" / "engine" / "caches" / "triton" / "QX3K" / "rms_norm.cubin"
+    signed.chmod(0o644)
+    signed.write_bytes(b"other kernel")
+
+    done = _ek(world, "run-check", pulled / "current", "--", sys.executable, "-c", SHOW)
+
+    assert (done.returncode, done.stdout) == (11, "")

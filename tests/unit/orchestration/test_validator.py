@@ -19,8 +19,8 @@ from tests.factories.benches import Site
 
 PACKAGE = own_code.PACKAGE
 MAKE_NO_NUMBER = {
-    "build_trtllm", "bundle_vllm", "check_toolchain", "compile_engine", "fetch_hub", "materialize",
-    "quantize", "refit_trtllm", "score_edits", "warm_pytorch",
+    "build_trtllm", "bundle_vllm", "check_toolchain", "compile_engine", "describe_runtime",
+    "fetch_hub", "materialize", "quantize", "refit_trtllm", "score_edits", "warm_pytorch",
 }  # fmt: skip
 
 

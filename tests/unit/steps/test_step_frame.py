@@ -25,7 +25,8 @@ _TOOLCHAIN_MODULES = {
 _ALSO = {
     "_double": {"tensorrt_llm_release"},  # of the double, once it is on the path
     "run_with_double": {  # runs one
-        "probe_trtllm", "score_served", "score_triton", "score_trtllm", "warm_pytorch",
+        "describe_runtime", "probe_trtllm", "score_served", "score_triton", "score_trtllm",
+        "warm_pytorch",
     },
 }  # fmt: skip
 
