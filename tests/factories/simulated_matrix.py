@@ -38,6 +38,12 @@ def expected() -> dict[str, str]:
     }
 
 
+def expected_result(variant: str) -> str:
+    """Returns what a built variant is judged to be, by its identifier."""
+    results: dict[str, str] = json.loads(EXPECTED.read_text(encoding="utf-8"))["results"]
+    return results.get(".".join(variant.split(".")[:2]), "pass")
+
+
 def write_matrix(folder: Path, model: str) -> Path:
     """Writes the spec of one model, and the model if it is a random one."""
     gpus = json.loads(EXPECTED.read_text(encoding="utf-8"))["gpus"]
