@@ -212,11 +212,11 @@ def _judged(
     for engine, document, result, at in view.fleet.verdict_moments({one for one, _ in asked}):
         environment = environment_from_dict(document)
         said.setdefault(engine, []).append(_Said(environment, Result(result), at))
-    found = {}
-    for engine, where in asked:
-        if (at := _since_no_pass(judged_there(said.get(engine, ()), where, scope))) is not None:
-            found[engine, where] = at
-    return found
+    found = {
+        (engine, where): _since_no_pass(judged_there(said.get(engine, ()), where, scope))
+        for engine, where in asked
+    }
+    return {about: at for about, at in found.items() if at is not None}
 
 
 def _since_no_pass(newest_first: Collection[_Said]) -> datetime | None:

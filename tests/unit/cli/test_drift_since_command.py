@@ -68,7 +68,7 @@ def test_a_driver_is_otherwise_since_it_came_whatever_else_changed_since(
     ek: Ek, catalogue: Catalogue, engine: Engine
 ) -> None:
     join(catalogue, node(engine.digest), now=day(0))
-    later = {
+    later: dict[int, dict[str, Any]] = {
         1: {},
         2: {"labels": {"rack": "2"}},
         3: {"lost": (LostDevice(7, "GPU is lost"),), "devices": (device(0),)},
