@@ -65,7 +65,7 @@ def drift(context: click.Context, /, **options: Any) -> int:  # noqa: ANN401 - w
         output.document(summary, _counted(summary))
         return _code(options["fail_on_drift"], counts=found.has_drift)
     with registry.catalogue.read() as view:
-        nodes = node_drifts(view, found, now, stale_after=stale_after)
+        nodes = node_drifts(view, found, now, stale_after=stale_after, scope=registry.driver_scope)
     shown = _chosen(nodes, options["names"], options["kinds"], everything=options["everything"])
     if options["as_json"]:
         output.json([one.as_dict() for one in shown])

@@ -5,8 +5,10 @@
         /engines/ID/evidence.json    all that is signed about it
         /snapshot.dsse.json          the registry's snapshot, where it has one
         /pull.json                   model, channel, and which engine was current before
+        /pull.next.json              the same of a switch that is under way
 
-The link is the truth: whoever is killed between two steps leaves the old one or the new one. A
+The link is the truth: whoever is killed between two steps leaves the old one or the new one, with
+the way back of that one: what `pull.next.json` says counts once the link is where it says. A
 directory is of one model: whoever starts an engine from it must get the one that was asked for.
 """
 
@@ -24,7 +26,8 @@ from enginekeeper.errors import InputError, MissingError, UnavailableError
 from enginekeeper.fleet.node_files import write_whole
 
 SNAPSHOT = "snapshot.dsse.json"
-_CURRENT, _ENGINES, _STATE = "current", "engines", "pull.json"
+_CURRENT, _ENGINES = "current", "engines"
+_STATE, _NEXT = "pull.json", "pull.next.json"
 _NAME = re.compile(r"[0-9a-f]{12}")
 """What an engine is called below `engines`: nothing that leads elsewhere."""
 _progress = logging.getLogger("enginekeeper.progress")
@@ -86,7 +89,18 @@ class PullDirectory:
 
     def state(self) -> PullState | None:
         """Returns what the last switch was, None before the first; raises InputError."""
-        file = self.root / _STATE
+        return self._read(_NEXT if self._has_switched() else _STATE)
+
+    def _has_switched(self) -> bool:
+        """Says whether a switch that was interrupted had come as far as the link."""
+        try:
+            following = self._read(_NEXT)
+            return following is not None and following.current == self.current_name()
+        except InputError:  # what was cut off is none; whoever switches says what the link is
+            return False
+
+    def _read(self, name: str) -> PullState | None:
+        file = self.root / name
         if not file.is_file():
             return None
         document = read_json_object(file)
@@ -152,17 +166,23 @@ class PullDirectory:
             previous = before if before != name else None
             channel_before = None if state is None else state.channel_of(previous)
         made = PullState(model, channel, name, previous, channel_before)
-        write_whole(self.root / _STATE, json.dumps(asdict(made), indent=2))
         draft = self.root / f".{_CURRENT}.new"
         try:
+            if self._has_switched():
+                self._end_switch()
+            write_whole(self.root / _NEXT, json.dumps(asdict(made), indent=2))
             draft.unlink(missing_ok=True)
             draft.symlink_to(Path(_ENGINES, name))
             os.replace(draft, self.current)  # noqa: PTH105 - rename(2) on the link, not on its target
+            self._end_switch()
         except OSError as error:
             raise UnavailableError(
                 f"the current engine cannot be switched: {error.strerror}", where=str(self.current)
             ) from error
         return made
+
+    def _end_switch(self) -> None:
+        os.replace(self.root / _NEXT, self.root / _STATE)  # noqa: PTH105 - as the link
 
     def way_back(self) -> PullState:
         """Returns the last switch; raises MissingError where there is nothing to go back to."""

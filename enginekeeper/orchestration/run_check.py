@@ -35,6 +35,7 @@ from registry.bundles import FILES, read_directory
 from registry.digests import Digest
 from registry.errors import (
     IntegrityError,
+    InvalidRecordError,
     IrregularFileError,
     RecordNotFoundError,
     StoreUnavailableError,
@@ -141,11 +142,27 @@ def verified(bench: Bench, directory: Path) -> tuple[Evidence, Path]:
 
 
 def _beside(place: Path) -> tuple[Evidence, Path, Path] | None:
-    """Returns the evidence, the files it is about and the directory of both; None without any."""
+    """Returns the evidence, the files it is about and the directory of both; None without any.
+
+    Raises MissingError where the files are gone, IntegrityError for what is no evidence.
+    """
     for root in (place, place.parent):
         if (root / EVIDENCE).is_file() and place in (root, root / FILES):
-            return read_directory(root), root / FILES, root
+            if not (root / FILES).is_dir():
+                raise MissingError("there is no engine", where=str(root / FILES))
+            return _evidence_in(root), root / FILES, root
     return None
+
+
+def _evidence_in(root: Path) -> Evidence:
+    try:
+        return read_directory(root)
+    except InvalidRecordError as error:
+        raise IntegrityError(
+            f"the evidence cannot be read: {error.what}", where=str(root / EVIDENCE),
+            actual=error.actual, expected=error.expected,
+            remedy=error.remedy or "bring it again: enginekeeper pull ENGINE --into DIRECTORY",
+        ) from error  # fmt: skip
 
 
 def _recorded(bench: Bench, place: Path, *, offline: bool) -> RunCheck:

@@ -17,6 +17,7 @@ from registry.filters import values_of
 from registry.fleet.columns import as_text, documents_by_row, of_columns, portions
 from registry.fleet.engines import FleetEngines
 from registry.fleet.pruning import Past, horizon, past
+from registry.fleet.spans import FleetSpans
 from registry.fleet.tables import (
     AssignmentRow,
     DeviceRow,
@@ -66,7 +67,7 @@ _ENGINES_ON = of_columns(
 ).order_by(NodePlacementRow.path)  # fmt: skip
 
 
-class FleetView(FleetEngines):
+class FleetView(FleetEngines, FleetSpans):
     """The fleet in one state of the catalogue."""
 
     def node(self, name: str) -> Node:
@@ -139,19 +140,6 @@ class FleetView(FleetEngines):
         )
         return [Interval(*row) for row in self._rows(query)]
 
-    def profiles_since(self, nodes: Iterable[str]) -> dict[str, datetime]:
-        """Returns since when each of some nodes has its present profile."""
-        query = (
-            of_columns(NodeRow.name, NodeHistoryRow.since)
-            .join(NodeHistoryRow, NodeHistoryRow.node_id == NodeRow.id)
-            .where(NodeHistoryRow.until.is_(None))
-        )
-        return {
-            name: since
-            for names in portions(sorted(nodes))
-            for name, since in self._rows(query.where(NodeRow.name.in_(names)))
-        }
-
     def where(self, wanted: WhereFilter) -> list[Placed]:
         """Returns which engines are, or were, on which nodes, by node and path."""
         asked = {name for name, value in vars(wanted).items() if value is not None}
@@ -162,18 +150,6 @@ class FleetView(FleetEngines):
             given["driver"] = wanted.driver.of(values_of(ProfileRow.driver, self._session))
         rows = self._rows(_placed(frozenset(asked)), given)
         return list(map(Placed._make, rows))
-
-    def placed_since(self, nodes: Iterable[str]) -> dict[tuple[str, str], datetime]:
-        """Returns since when engines are on some nodes as they are, by node and engine."""
-        query = of_columns(NodeRow.name, NodePlacementRow.engine, func.min(NodePlacementRow.since))
-        query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
-        query = query.where(NodePlacementRow.until.is_(None))
-        query = query.group_by(NodeRow.name, NodePlacementRow.engine)
-        return {
-            (name, engine): since
-            for names in portions(sorted(nodes))
-            for name, engine, since in self._rows(query.where(NodeRow.name.in_(names)))
-        }
 
     def profiles_amiss(
         self, before: datetime, seconds: int

@@ -300,7 +300,12 @@ def test_another_image_ends_a_placement_and_begins_the_next(catalogue: Catalogue
         take(catalogue, report(node, number + 1, [serving]), at=number)
     with catalogue.read() as view:
         assert view.fleet.engines_on(node) == [second]
-        assert view.fleet.placed_since(["gpu-1"]) == {("gpu-1", engine_name("a")): minutes(1)}
+        asked = [("gpu-1", engine_name("a")), ("gpu-2", "b")]
+        spans = sorted(view.fleet.engine_spans(asked), key=lambda one: one.since)
+        assert [(one.images, one.since, one.until) for one in spans] == [
+            (["x:1"], minutes(0), minutes(1)), (["x:2"], minutes(1), None),
+        ]  # fmt: skip
+        assert [one.since for one in view.fleet.profile_spans(["gpu-1", "gpu-2"])] == [minutes(0)]
         (before,) = view.fleet.where(WhereFilter(at=NOON))
     assert before.until == minutes(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,9 +15,9 @@ from enginekeeper.errors import MissingError, UnavailableError
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.placing import record
 from enginekeeper.orchestration.run_check import check_run
-from registry.bundles import write_directory
+from registry.bundles import FILES, write_directory
 from registry.errors import IntegrityError, StoreUnavailableError
-from registry.evidence import Evidence
+from registry.evidence import EVIDENCE, Evidence
 from registry.evidence_gate import EvidenceGate
 from registry.exchange import evidence_of
 from registry.service import Registry
@@ -202,3 +203,19 @@ def test_an_old_verdict_does_not_expire_with_time(site: Site, evidence: Evidence
     later = replace(site.bench.trust, clock=lambda: site.bench.trust.clock() + timedelta(days=30))
     found = EvidenceGate(later, refusal).decide(evidence, site.bench.environment)
     assert found.rule == "qualified"
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"schema": 9}', '{"schema": 1, "key": null}'])
+def test_evidence_that_is_none_starts_nothing_as_what_is_not_as_it_was_signed(
+    site: Site, place: Path, damage: str
+) -> None:
+    (place / EVIDENCE).chmod(0o644)
+    (place / EVIDENCE).write_text(damage)
+    with pytest.raises(IntegrityError, match="the evidence cannot be read"):
+        check_run(site.bench, place)
+
+
+def test_evidence_alone_is_no_engine(site: Site, place: Path) -> None:
+    shutil.rmtree(place / FILES)
+    with pytest.raises(MissingError, match="there is no engine"):
+        check_run(site.bench, place)

@@ -1,0 +1,229 @@
+"""Since when something is otherwise on a node, and whose doing it was.
+
+Rules:
+
+- what is so still began with the first report of it: a label, a GPU that is lost, a process that
+  was started anew on another GPU begin nothing;
+- an engine that does not fit a place is there since the later of both: the engine, and the place
+  as decisions see it (GPUs, driver, platform); a report that tells of neither ends nothing;
+- drift is *intentional* where what somebody recorded is newer than that (a moved channel, an
+  assignment, a revocation, a verdict): the node has yet to follow. It is *corrective* where the
+  node changed after it: it is to be put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from enginekeeper.fleet.profiles import Profile
+from enginekeeper.orchestration.drift import DriftKind, Finding
+from enginekeeper.orchestration.drift_containers import RUNS_IN, UNKNOWN_IMAGE
+from enginekeeper.orchestration.drift_report import FleetDrift
+from registry.environments import DriverScope, Environment, environment_from_dict, judged_there
+from registry.fleet.spans import EngineSpan, ProfileSpan, Telling, held_since
+from registry.queries import View
+from registry.types import Result
+
+INTENTIONAL, CORRECTIVE = "intentional", "corrective"
+_OF_THE_PLACE = frozenset({DriftKind.DRIVER, DriftKind.CUDA, DriftKind.UNQUALIFIED})
+_OF_THE_CHANNEL = frozenset(
+    {DriftKind.ENGINE, DriftKind.BUILD_FLAGS, DriftKind.CONTAINER, DriftKind.MISSING}
+)
+_SAID = frozenset({"failed-there", "inconclusive-there"})
+"""Fields of findings that a verdict made."""
+Findings = Mapping[str, Sequence[Finding]]
+"""What is otherwise, by node."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """When things became as they are: on nodes, and by people."""
+
+    places: Mapping[str, datetime]
+    """Since when each node is, to decisions, as it is."""
+    joined: Mapping[str, datetime]
+    """Since when each node is there."""
+    engines: Mapping[tuple[str, str], Sequence[EngineSpan]]
+    """By node and engine."""
+    assigned: Mapping[tuple[str, str], datetime]
+    """By model and channel."""
+    contained: Mapping[tuple[str, str, str], datetime]
+    """When an image was named, by model, channel and image."""
+    moved: Mapping[tuple[str, str, str | None], datetime]
+    """By model, channel and engine, if it still is the channel's; None for the last move of any."""
+    held: Mapping[str, datetime]
+    judged: Mapping[tuple[str, Environment], datetime]
+    """Since when no verdict on an engine in an environment is a pass."""
+
+    def of(self, node: str, one: Finding) -> tuple[datetime | None, str]:
+        """Returns since when something is otherwise on a node, and whose doing it was."""
+        there = self._there(node, one)
+        wanted = self._recorded(one)
+        if wanted is None or (there is not None and there >= wanted):
+            return there, CORRECTIVE
+        return wanted, INTENTIONAL
+
+    def _there(self, node: str, one: Finding) -> datetime | None:
+        """Returns since when the node is so that it makes a finding."""
+        if one.engine is None:
+            return self._missing(node, one)
+        spans = [each for each in self.engines.get((node, one.engine), ()) if _makes(each, one)]
+        times = [held_since(Telling(each.since, each.until) for each in spans)]
+        if one.kind in _OF_THE_PLACE:
+            times.append(self.places.get(node))
+        if one.wanted is not None:
+            times.append(self._ended(node, one.fields[0].desired))
+        known = [at for at in times if at is not None]
+        return max(known) if known else self.joined.get(node)
+
+    def _missing(self, node: str, one: Finding) -> datetime | None:
+        """Returns since when what is desired is not there."""
+        desired = one.fields[0].desired or ""
+        if ":" not in desired:  # no engine is: none may run there
+            return self.places.get(node)
+        return self._ended(node, desired) or self.joined.get(node)
+
+    def _ended(self, node: str, engine: str | None) -> datetime | None:
+        """Returns when an engine was on a node last; None where it never was, or is."""
+        spans = self.engines.get((node, engine or ""), ())
+        ends = [each.until for each in spans if each.until is not None]
+        return max(ends) if ends and len(ends) == len(spans) else None
+
+    def _recorded(self, one: Finding) -> datetime | None:
+        """Returns when somebody recorded what makes a finding."""
+        if one.wanted is not None and one.fields[0].field == RUNS_IN:
+            return self.contained.get((*one.wanted, one.fields[0].desired or ""))
+        if one.kind in _OF_THE_CHANNEL and one.wanted is not None:
+            return self._wanted(one.wanted, one.fields[0].desired)
+        if one.kind is DriftKind.REVOKED and one.engine is not None:
+            return self.held.get(one.engine)
+        if one.engine is not None and one.environment is not None:
+            return self.judged.get((one.engine, one.environment))
+        return None
+
+    def _wanted(self, about: tuple[str, str], engine: str | None) -> datetime | None:
+        """Returns since when an engine is wanted; a move for other hardware is not about it."""
+        moved = self.moved.get((*about, engine)) or self.moved.get((*about, None))
+        times = (self.assigned.get(about), moved)
+        return max((one for one in times if one is not None), default=None)
+
+
+def times_of(view: View, drift: FleetDrift, found: Findings, scope: DriverScope) -> Times:
+    """Reads when what is otherwise on nodes became so."""
+    assigned: dict[tuple[str, str], datetime] = {}
+    contained: dict[tuple[str, str, str], datetime] = {}
+    for assignment in view.fleet.assignments():
+        at = (assignment.model, assignment.channel)
+        assigned[at] = min(assigned.get(at, assignment.assigned_at), assignment.assigned_at)
+        image, named = assignment.container, assignment.container_at
+        if image is not None and named is not None:
+            contained[*at, image] = min(contained.get((*at, image), named), named)
+    moved: dict[tuple[str, str, str | None], datetime] = {}
+    for position in view.channels():
+        at, when = (position.model_name, position.channel), position.moved_at
+        if at in assigned:
+            for engine in (str(position.engine), None):
+                moved[*at, engine] = max(moved.get((*at, engine), when), when)
+    places, joined = _places(view, found)
+    every = [one for state in drift.states for one in state.findings]
+    engines: dict[tuple[str, str], list[EngineSpan]] = {}
+    for span in view.fleet.engine_spans(set(_pairs(found))):
+        engines.setdefault((span.node, span.engine), []).append(span)
+    return Times(
+        places, joined, engines, assigned, contained, moved, _held(view, every),
+        _judged(view, every, scope),
+    )  # fmt: skip
+
+
+def _makes(span: EngineSpan, one: Finding) -> bool:
+    """Says whether an engine in one state makes a finding about it."""
+    name, actual = one.fields[0].field, one.fields[0].actual
+    if one.kind is DriftKind.BYTES:
+        return span.bytes == actual
+    if name == RUNS_IN and one.wanted is not None:
+        told = span.images or [None]
+        return span.running is not None and (None if actual == UNKNOWN_IMAGE else actual) in told
+    return span.running is not None if name == "running" else True
+
+
+def _pairs(found: Findings) -> Iterator[tuple[str, str]]:
+    """Yields the engines that findings are about, with their nodes: those there, those desired."""
+    for node, findings in found.items():
+        for one in findings:
+            if one.engine is not None:
+                yield node, one.engine
+            if one.wanted is not None and (desired := one.fields[0].desired) is not None:
+                yield node, desired
+
+
+def _places(view: View, found: Findings) -> tuple[dict[str, datetime], dict[str, datetime]]:
+    """Returns since when nodes are as they are to decisions, and since when they are there."""
+    by_node: dict[str, list[ProfileSpan]] = {}
+    for span in view.fleet.profile_spans(node for node, findings in found.items() if findings):
+        by_node.setdefault(span.node, []).append(span)
+    rows = {span.profile for spans in by_node.values() for span in spans}
+    documents = view.fleet.profiles(rows).items()
+    profiles = {row: Profile.of_document(document) for row, document in documents}
+    silent = {row for row, one in profiles.items() if one.driver is None and one.problems}
+    alike = {row: one.deciding for row, one in profiles.items()}
+    places, joined = {}, {}
+    for node, spans in by_node.items():
+        now = next((alike[one.profile] for one in spans if one.until is None), None)
+        same = [one for one in spans if one.profile in silent or alike[one.profile] == now]
+        places[node] = held_since(
+            Telling(one.since, one.until, alike[one.profile] == now) for one in same
+        )
+        joined[node] = held_since(Telling(one.since, one.until) for one in spans)
+    return _known(places), _known(joined)
+
+
+def _known(times: Mapping[str, datetime | None]) -> dict[str, datetime]:
+    return {node: at for node, at in times.items() if at is not None}
+
+
+def _held(view: View, findings: Iterable[Finding]) -> dict[str, datetime]:
+    revoked = {one.engine for one in findings if one.kind is DriftKind.REVOKED}
+    held = [digest for digest in view.held_engines() if str(digest) in revoked]
+    changes = view.standings(held)
+    return {str(digest): changes[digest][0].changed_at for digest in held}
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A verdict, as far as it must be known when it was given."""
+
+    environment: Environment
+    result: Result
+    at: datetime
+
+
+def _judged(
+    view: View, findings: Iterable[Finding], scope: DriverScope
+) -> dict[tuple[str, Environment], datetime]:
+    """Returns since when the verdicts that made findings are none that pass."""
+    asked = {
+        (one.engine, one.environment)
+        for one in findings
+        if one.engine is not None and one.environment is not None and one.fields[0].field in _SAID
+    }
+    said: dict[str, list[_Said]] = {}
+    for engine, document, result, at in view.fleet.verdict_moments({one for one, _ in asked}):
+        environment = environment_from_dict(document)
+        said.setdefault(engine, []).append(_Said(environment, Result(result), at))
+    found = {
+        (engine, where): _since_no_pass(judged_there(said.get(engine, ()), where, scope))
+        for engine, where in asked
+    }
+    return {about: at for about, at in found.items() if at is not None}
+
+
+def _since_no_pass(newest_first: Collection[_Said]) -> datetime | None:
+    """Returns when the first of the verdicts since the last pass was given."""
+    at = None
+    for one in newest_first:
+        if one.result is Result.PASS:
+            break
+        at = one.at
+    return at
