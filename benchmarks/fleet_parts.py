@@ -37,6 +37,10 @@ _COUNTED_PLACEMENTS = (
     "SELECT p.engine, f.driver, count(*) FROM node_placements p JOIN nodes n ON n.id = p.node_id"
     " JOIN node_profiles f ON f.id = n.profile_id WHERE p.until IS NULL GROUP BY 1, 2"
 )
+_ROWS = (
+    "SELECT min(n), max(n) FROM (SELECT count(*) AS n FROM node_placements"
+    " WHERE until IS NULL GROUP BY engine) AS counted"
+)
 _NODES = "SELECT name, profile_id, engine_set_id FROM nodes ORDER BY name"
 _KEPT = "UPDATE node_documents SET document = %s WHERE node_id = %s"
 
@@ -88,12 +92,15 @@ def look_ups(world: World) -> Iterator[Figure]:
             )[0]
             for sql, some in ((_BY_ENGINE, engines), (_BY_NODE, world.names))
         }
+        ((least, most),) = bare.execute(_ROWS).fetchall()
     for name, ask in asked.items():
         taken, own = milliseconds(ask, LOOK_UPS)
         part = statistics.quantiles(taken, n=100)
         floor = statistics.median(raw[_BY_ENGINE if name == "where --engine" else _BY_NODE])
+        rows = f"; {least} to {most} rows" if name == "where --engine" else ""
         yield Figure(
-            name, part[98], "ms", f"p50 {part[49]:.2f}, p99 {part[98]:.2f} ms; own {own:.2f} ms",
+            name, part[98], "ms",
+            f"p50 {part[49]:.2f}, p99 {part[98]:.2f} ms; own {own:.2f} ms{rows}",
             "p99 < 5 ms", part[98] < P99_MS, f"raw SQL, p50 {floor:.2f} ms", part[49] / floor,
         )  # fmt: skip
 

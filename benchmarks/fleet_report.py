@@ -13,7 +13,6 @@ from typing import Any
 
 from fleet_world import Figure
 
-_HERE = Path(__file__).parent
 PLOTTED = ("where --engine", "where --node", "drift summary", "wave plan")
 _COLOURS = ("#2f6db3", "#c0504d", "#6a9f3e", "#8064a2")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 640, 360, 70, 40, 20, 150
@@ -49,11 +48,11 @@ def keep(
 
 
 def report(place: Path) -> None:
-    """Writes the page and the plot from the runs that were kept."""
+    """Writes the page and the plot beside the directory of the runs that were kept."""
     runs = [json.loads(one.read_text()) for one in sorted(place.glob("fleet-*.json"))]
     sizes = sorted({run["nodes"] for run in runs})
     found = {(run["nodes"], one["name"]): one for run in runs for one in run["figures"]}
-    (_HERE / "fleet.svg").write_text(_plot(sizes, found) + "\n")
+    (place.parent / "fleet.svg").write_text(_plot(sizes, found) + "\n")
     lines = [_INTRODUCTION]
     for size in reversed(sizes):
         lines += _table(size, [run for run in runs if run["nodes"] == size])
@@ -66,7 +65,7 @@ def report(place: Path) -> None:
     for name in PLOTTED:
         cells = [_milliseconds(found.get((size, name))) for size in sizes]
         lines.append(f"| {_plotted(name)} | {' | '.join(cells)} |")
-    (_HERE / "fleet.md").write_text("\n".join(lines) + "\n")
+    (place.parent / "fleet.md").write_text("\n".join(lines) + "\n")
 
 
 def _table(size: int, runs: Iterable[Mapping[str, Any]]) -> list[str]:
