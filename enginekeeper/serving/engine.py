@@ -10,7 +10,7 @@ from typing import Any
 from enginekeeper.building.engine_directory import is_stripped
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from registry.keys import EngineKey
+from registry.keys import SIMULATED_BUILDERS, EngineKey
 
 TENSORRT, PYTORCH = "tensorrt_llm", "trtllm_pytorch"
 """Builders, as keys name them."""
@@ -91,6 +91,7 @@ _LIMITS = ("max_batch_size", "max_seq_len", "max_num_tokens", "max_beam_width")
 _ELSEWHERE = {
     PYTORCH: "it is a checkpoint for TensorRT-LLM's PyTorch backend and for vLLM: export vllm",
     "vllm": "it is a vLLM serving bundle: export vllm",
+    **dict.fromkeys(SIMULATED_BUILDERS, "a double made it: no server loads it"),
     "inductor": "an engine of the embedded builder runs on a CPU, in Enginekeeper's own runner",
 }
 

@@ -10,7 +10,7 @@ Rules:
 - what a server multiplies at once (q, k and v) has one per-tensor scale: parts that differ in it
   are refused, because a server takes one of them;
 - a field of the config becomes what the config audit would expect of it, so that the audit compares
-  the export's config with the source's;
+  the export's config with the source's; fields that no form knows are compared as they are;
 - a tensor nobody knows keeps its name: the census finds it.
 
 Pre-quant vectors (AWQ) are refused: most of them are folded into norms, which is not undone here.
@@ -42,6 +42,7 @@ from enginekeeper.validation.numerics.mapping import (
 from enginekeeper.validation.rope import expected_parameters, source_rope
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
+from enginekeeper.validation.unknown_fields import EXPORTED
 from enginekeeper.validation.windows import source_windows
 
 __all__ = ["QUANTIZATION", "is_unified", "restated"]
@@ -123,6 +124,7 @@ def _config(model: SourceModel) -> dict[str, Any]:
         "runtime_defaults": {"max_attention_window": source_windows(ours, configs.geometry.layers)},
         "share_embedding_table": configs.geometry.tied and f"{_HEAD}.weight" not in model,
         "mapping": {"world_size": 1, "tp_size": 1, "pp_size": 1},
+        EXPORTED: dict(own),
         "quantization": {
             **block,
             "exclude_modules": _excluded(

@@ -60,6 +60,12 @@ _BLOCK_NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }
 """Fields of the `quantization` block, and the values that change nothing."""
 
+EXPORTED = "hugging_face"
+"""Where a checkpoint in Hugging Face's format keeps the fields of its config that no form knows."""
+
+_QUANTIZATION = "quantization_config"
+"""What such an export adds to its source's config; `hf_quant_config.json` says the same."""
+
 _NOTHING: tuple[object, ...] = (None, False, "", [], {})
 
 
@@ -71,7 +77,10 @@ def unknown_fields(source: HfConfig, checkpoint: TrtConfig) -> Iterator[Finding]
         if value not in _SOURCE_NEUTRAL.get(name, ()):
             why = "this audit does not know what the checkpoint must hold for it"
             yield _doubt(name, value, "source's config", why)
+    yield from _changed(source, (checkpoint.model_extra or {}).get(EXPORTED))
     for name, value in _others(checkpoint.model_extra):
+        if name == EXPORTED:
+            continue
         if name in _CHECKPOINT_HARMLESS or _has_no_experts(name, value):
             continue
         if value not in _CONVERTER_NEUTRAL.get(name, ()):
@@ -81,6 +90,20 @@ def unknown_fields(source: HfConfig, checkpoint: TrtConfig) -> Iterator[Finding]
         if value not in _BLOCK_NEUTRAL.get(name, ()):
             where = f"quantization.{name}"
             yield _doubt(where, value, "checkpoint's config", "this audit does not know it")
+
+
+def _changed(source: HfConfig, exported: object) -> Iterator[Finding]:
+    """Yields doubt for fields that an export in the source's own format has otherwise."""
+    if not isinstance(exported, Mapping):
+        return
+    ours, theirs = source.model_extra or {}, {**exported}
+    for name in sorted((ours.keys() | theirs.keys()) - {_QUANTIZATION}):
+        if name in _SOURCE_HARMLESS or name.startswith(("_", "unsloth_")):
+            continue
+        was, now = ours.get(name), theirs.get(name)
+        if was != now and not (was in _NOTHING and now in _NOTHING):
+            why = f"the source says {was}"
+            yield _doubt(name, now, "checkpoint's config", why)
 
 
 def _has_no_experts(name: str, value: object) -> bool:

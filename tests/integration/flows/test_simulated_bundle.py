@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from enginekeeper.building.bundle import options_of
+from enginekeeper.serving.commands import Listening, trtllm_serve_bundle
 from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
 from enginekeeper.toolchains.doubles import SETTINGS
 from enginekeeper.toolchains.installation import installation_of, toolchains_folder
@@ -73,6 +74,8 @@ def test_a_bundle_ends_published_and_judged_with_its_options_and_caches(world: W
     assert (options["max_batch_size"], options["kv_cache_config"]) == (
         2, {"free_gpu_memory_fraction": 0.8},
     )  # fmt: skip
+    served = trtllm_serve_bundle(world.root / "fetched", engine.key, "{engine}", Listening())
+    assert served[-2:] == ["--extra_llm_api_options", "{engine}/llm_api_options.yaml"]
     warmed = json.loads((world.root / "fetched" / "warmup.json").read_text())
     assert (warmed["simulated"], warmed["key"]["driver"]) == (True, "580.95.05")
     assert (world.root / "fetched" / "caches" / "triton" / "QX3K" / "rms_norm.cubin").is_file()
@@ -168,6 +171,9 @@ def test_a_pull_restores_the_caches_and_each_start_gets_its_own_copy(
     kernel = Path(caches["environment"]["TRITON_CACHE_DIR"]) / "QX3K" / "rms_norm.cubin"
 
     assert (caches["refused"], kernel.read_bytes()) == (None, b"FAKE kernel")
+    (found,) = json.loads(_ek(world, "where", "--here", "--json").stdout)
+    place = str((pulled / "current").resolve() / "engine")
+    assert (found["path"], found["bytes"], found["gate"]) == (place, "verified", "open")
     kernel.write_bytes(b"written by a server")
     started = Path(_started(world, pulled)["TRITON_CACHE_DIR"]) / "QX3K" / "rms_norm.cubin"
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from enginekeeper.building.bundle import OPTIONS
 from enginekeeper.orchestration.publication import publish
-from enginekeeper.serving.commands import OPTIONS, Listening, trtllm_serve_bundle
+from enginekeeper.serving.commands import Listening, trtllm_serve_bundle
 from enginekeeper.serving.servers import servers
 from enginekeeper.specs.releases import releases
 from registry.bundles import write_directory
@@ -31,14 +33,23 @@ CONFIG: dict[str, Any] = {
                      "max_beam_width": 1, "plugin_config": {"use_paged_context_fmha": True}},
 }  # fmt: skip
 
+LIMITS = {"max_batch_size": 4, "max_num_tokens": 256, "max_seq_len": 128}
+
 
 @pytest.fixture
 def exported(site: Site, tmp_path: Path) -> Callable[..., Path]:
     """Publishes an engine with a config.json and writes it out with its evidence."""
 
-    def made(config: object = CONFIG, **key: Any) -> Path:  # noqa: ANN401 - key fields
+    def made(
+        config: object = CONFIG,
+        *,
+        beside: Mapping[str, object] = MappingProxyType({}),
+        **key: Any,  # noqa: ANN401 - key fields
+    ) -> Path:
         (variant,) = variants_of(tmp_path)
-        built = site.built(variant, json.dumps([config, key]).encode())
+        built = site.built(variant, json.dumps([config, key, dict(beside)]).encode())
+        for name, document in beside.items():
+            (built.directory / name).write_text(json.dumps(document))
         (built.directory / "config.json").write_text(json.dumps(config))
         fields = {"tensorrt_llm": "1.2.1", "tensor_parallel": 2, **key}
         engine = publish(site.bench, replace(built, key=gpu_key(built.weights, **fields)), variant)
@@ -135,24 +146,29 @@ def test_a_bundle_is_served_by_the_pytorch_backend_with_its_own_options(
     ek: Ek, exported: Callable[..., Path]
 ) -> None:
     model = {"architectures": ["LlamaForCausalLM"]}
-    checkpoint = exported(model, builder="trtllm_pytorch")
+    checkpoint = exported(model, builder="trtllm_pytorch", beside={OPTIONS: LIMITS})
 
     said = ek("export", "trtllm-serve", checkpoint, "--json")
 
     assert said.json["command"][4:8] == ["trtllm-serve", "{engine}", "--backend", "pytorch"]
-    assert "--extra_llm_api_options" not in said.json["command"]
+    assert said.json["command"][-2:] == ["--extra_llm_api_options", f"{{engine}}/{OPTIONS}"]
     assert ek("export", "trtllm-serve", exported({}, builder="trtllm_pytorch")).code == 3
+    unknown = {OPTIONS: {**LIMITS, "max_beam_width": 4}}
+    other = ek("export", "trtllm-serve", exported(model, builder="trtllm_pytorch", beside=unknown))
+    assert (other.code, "max_beam_width" in other.err) == (3, True)
 
 
 def test_the_options_of_a_bundle_are_those_it_was_warmed_up_with(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
-    (tmp_path / OPTIONS).write_text("{}")
-    key = EngineKey({"builder": "trtllm_pytorch", "weights": "w", "tensor_parallel": 2})
+    (tmp_path / OPTIONS).write_text(json.dumps({**LIMITS, "kv_cache_config": {"dtype": "fp8"}}))
+    hard = {"builder": "trtllm_pytorch", "weights": "w", "tensor_parallel": 2}
+    key = EngineKey({**hard, "tensorrt_llm": "1.2.1"})
 
     command = trtllm_serve_bundle(tmp_path, key, "{engine}", Listening())
 
     assert command[-2:] == ["--extra_llm_api_options", "{engine}/llm_api_options.yaml"]
     assert command[command.index("--tp_size") + 1] == "2"
+    assert "--kv_cache_free_gpu_memory_fraction" not in command
 
 
 def _without(section: str, name: str) -> dict[str, Any]:

@@ -83,6 +83,7 @@ def test_its_twins_hold_the_same_numbers(tmp_path: Path) -> None:
         (lambda c: c["rope_parameters"].update(rope_theta=10000.0), "config", "rotary_base"),
         (lambda c: c.update(rms_norm_eps=1e-6), "config", "norm_epsilon"),
         (lambda c: c.update(sliding_window=64), "config", "sliding_window"),
+        (lambda c: c.update(logits_scaling=8.0), "config", "logits_scaling"),
     ],
 )
 def test_a_config_that_says_otherwise_than_the_source_is_found(
