@@ -10,13 +10,17 @@ import logging
 from collections.abc import Mapping
 
 from enginekeeper.building.vllm_bundle import VllmBuilder
+from enginekeeper.configs.vllm_bundle import on_cpu
 from enginekeeper.orchestration import stages
+from enginekeeper.orchestration.asking import gpus_of
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.stages import Compilation, Made, Probe, Runner, Source
 from enginekeeper.orchestration.tools import BUNDLING
+from enginekeeper.specs.profiles import VLLM_TOOLCHAINS
 from enginekeeper.specs.variants import Variant
 from enginekeeper.validation.bundle_audit import audit_bundle
 from enginekeeper.validation.findings import AuditReport
+from registry.types import Engine
 
 progress = logging.getLogger("enginekeeper.progress")
 
@@ -59,7 +63,9 @@ def audited_bundle(name: str, source: Source, bundle: Made) -> tuple[AuditReport
     return audits
 
 
-def score_bundle(bench: Bench, toolchain: str, bundle: Made, probe: Probe, name: str) -> Made:
-    """Scores a verified bundle as vLLM serves it."""
-    runner = Runner(toolchain, SCORE_STEP, {"bundle": str(bundle.path / "engine")})
+def score_bundle(bench: Bench, engine: Engine, bundle: Made, probe: Probe, name: str) -> Made:
+    """Scores a verified bundle as vLLM serves it, on the GPU that it is for or on the CPU."""
+    cpu = on_cpu(engine.key)
+    told = {"bundle": str(bundle.path / "engine"), **({} if cpu else gpus_of(engine))}
+    runner = Runner(VLLM_TOOLCHAINS["cpu" if cpu else "gpu"], SCORE_STEP, told)
     return stages.score_engine(bench.shop, bundle, probe, name, runner=runner)

@@ -131,8 +131,8 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
 
 def _score_bundle(bench: Bench, work: Work, made: Progress, probe: Probe) -> Progress:
     """Audits a serving bundle and scores it as vLLM serves it; its twin is the source itself."""
-    bundle, name = there(made.compiled), made.variant.identifier
-    _verify(bench, there(made.engine), bundle.path / "engine")
+    bundle, engine, name = there(made.compiled), there(made.engine), made.variant.identifier
+    _verify(bench, engine, bundle.path / "engine")
     if work.order.audits:
         made = replace(made, audits=audited_bundle(name, source_of(work), bundle))
         work.audits[name] = made.audits
@@ -140,7 +140,7 @@ def _score_bundle(bench: Bench, work: Work, made: Progress, probe: Probe) -> Pro
         progress.info("%s: a serving bundle is not asked in other ways", name)
     twin = there(work.second)
     both = replace(probe, targets={**probe.targets, "twin": twin})
-    scores = score_bundle(bench, made.variant.toolchain, bundle, both, name)
+    scores = score_bundle(bench, engine, bundle, both, name)
     return replace(made, twin=twin, scores=scores)
 
 

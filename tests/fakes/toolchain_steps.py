@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT / "enginekeeper" / "steps"))
 Job = dict[str, Any]
 HOLD = Path(sys.argv[1])
 VOCABULARY = 96
+EFFECTIVE = ("dtype", "max_model_len", "enforce_eager", "trust_remote_code")
 
 
 def fetch_hub(job: Job) -> Job:
@@ -96,6 +97,23 @@ def compile_engine(job: Job) -> Job:
     description = {"schema": 1, "builder": "inductor", "limits": job["limits"], "fake": True}
     (output / "engine.json").write_text(json.dumps(description))
     return {"engine": description, "graphs": []}
+
+
+def bundle_vllm(job: Job) -> Job:
+    _check(job, {"model", "config"})
+    lines = Path(job["config"]).read_text(encoding="utf-8").splitlines()
+    told = dict(line.split(": ", 1) for line in lines if not line.startswith("#"))
+    architecture = json.loads((Path(job["model"]) / "config.json").read_text())["architectures"][0]
+    _half_way()
+    effective = {name: json.loads(told[name.replace("_", "-")]) for name in EFFECTIVE}
+    return {"vllm": "fake", "architecture": architecture, "effective": effective}
+
+
+def score_vllm(job: Job) -> Job:
+    _check(job, {"bundle", "tokens", "targets", "output", "top_k", "greedy"})
+    if not (Path(job["bundle"]) / "serve.yaml").is_file():
+        raise AssertionError(f"no bundle in {job['bundle']}")
+    return _score(job, "engine")
 
 
 def reference(job: Job) -> Job:
@@ -190,6 +208,7 @@ STEPS: dict[str, Callable[[Job], Job]] = {
     step.__name__: step
     for step in (
         fetch_hub, tokenize_suite, quantize, compile_engine, reference, score_twin, score_engine,
+        bundle_vllm, score_vllm,
         run_with_double,
     )
 }  # fmt: skip
