@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.errors import InputError
 from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.fleet.pulls import SNAPSHOT, PullDirectory, PullState, remember_pull
 from enginekeeper.fleet.runs import live_pid, run_records
@@ -173,10 +174,8 @@ def caches_for_start(bench: Bench, check: RunCheck, place: Path) -> WarmCaches |
 
     The copies of a bundle that somebody runs stay.
     """
-    table, place = ProcessTable(), place.resolve()
-    runs = run_records(bench.settings.home)
-    busy = any(one.path == place / FILES and live_pid(one, table) is not None for one in runs)
-    kept = tuple(caches_place(place).glob("*")) if busy else ()
+    place, busy = place.resolve(), _running(bench)
+    kept = tuple(caches_place(place).glob("*")) if busy is None or place / FILES in busy else ()
     return warm_caches(bench, check.key, place, place / FILES, kept=kept)
 
 
@@ -266,10 +265,10 @@ def _remove_others(
     bench: Bench, into: PullDirectory, kept: Collection[str | None]
 ) -> Iterator[str]:
     """Removes the engines that are neither kept nor run, and the records of where they lie."""
-    table = ProcessTable()
-    busy = {
-        one.path for one in run_records(bench.settings.home) if live_pid(one, table) is not None
-    }
+    busy = _running(bench)
+    if busy is None:
+        _progress.warning("no engine is removed: any may run")
+        return
     for place in sorted(into.engines.iterdir()):
         if place.name in kept or place.name.startswith("."):
             continue
@@ -282,3 +281,15 @@ def _remove_others(
         shutil.rmtree(caches_place(place.resolve()), ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
         yield place.name
+
+
+def _running(bench: Bench) -> set[Path] | None:
+    """Returns where the engines are that run; None, which is said, where nobody can tell."""
+    table = ProcessTable()
+    try:
+        return {
+            one.path for one in run_records(bench.settings.home) if live_pid(one, table) is not None
+        }
+    except InputError as error:
+        _progress.warning("%s: %s", error.where, error.what)
+        return None

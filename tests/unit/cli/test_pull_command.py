@@ -144,6 +144,22 @@ def test_older_ones_go_unless_a_process_runs_them(
     assert len(ek("where", "--json").json) == 3
 
 
+def test_where_nobody_can_tell_what_runs_nothing_goes_and_the_switch_is_made(
+    ek: Ek, site: Site, engine: Engine, into: Path
+) -> None:
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    runs = site.bench.settings.home / "runs"
+    runs.mkdir(parents=True)
+    (runs / "damaged.json").write_text("{")
+    put(site, b"second")
+    ek("pull", "tiny", "--channel", "prod", "--into", into)
+    put(site, b"third")
+    said = ek("pull", "tiny", "--channel", "prod", "--into", into, "--json")
+    assert (said.code, said.json["removed"]) == (0, [])
+    assert "no engine is removed" in said.err
+    assert (loaded(into), (into / "engines" / engine.digest.short).is_dir()) == (b"third", True)
+
+
 def test_where_older_ones_lay_is_forgotten_in_the_catalogue_too(
     ek: Ek, site: Site, engine: Engine, into: Path
 ) -> None:
