@@ -24,6 +24,7 @@ from registry.errors import ConflictError, StoreUnavailableError
 from registry.models import Row
 
 _PATIENCE = 30  # seconds that a restore waits for whoever uses the catalogue, and holds up others
+_TRIES = 4  # of a restore that the database ends, as others hold what it needs and wait for it
 _HOURS = 4 * 3600.0  # seconds; a tool that takes longer waits for something that does not come
 
 _OTHERS = """
@@ -81,7 +82,7 @@ def copy_in(backup: Path, url: URL, expected: Content) -> None:
 def _put_back(engine: Engine, command: list[str]) -> None:
     """Runs what replaces the catalogue; raises ConflictError where somebody holds on to it."""
     try:
-        _run(engine.url, command, PGOPTIONS=f"-c lock_timeout={_PATIENCE}s")
+        _run_again(engine.url, command)
     except StoreUnavailableError as error:
         if "lock timeout" not in f"{error.what} {error.actual}":
             raise
@@ -94,6 +95,18 @@ def _put_back(engine: Engine, command: list[str]) -> None:
             expected="no open transaction",
             remedy="stop `ek serve`, flows and open sessions, and restore again",
         ) from error
+
+
+def _run_again(url: URL, command: list[str]) -> None:
+    """Runs it, and again after a deadlock: that changed nothing, and whoever it met has gone on."""
+    for attempt in range(_TRIES):
+        try:
+            _run(url, command, PGOPTIONS=f"-c lock_timeout={_PATIENCE}s")
+        except StoreUnavailableError as error:
+            if attempt == _TRIES - 1 or "deadlock detected" not in error.what:
+                raise
+        else:
+            return
 
 
 def is_empty(url: URL) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -252,6 +253,31 @@ def test_a_restore_waits_for_nobody_without_a_word(
     assert f"process {number}" in str(caught.value.actual)
     assert bench.registry.engines() == [engine]
     restore(tmp_path / "kept", postgresql_url, overwrite=True)
+    bench.registry.catalogue.close()
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_restore_that_meets_somebody_in_a_deadlock_is_done_again(
+    postgresql_url: str, tmp_path: Path
+) -> None:
+    bench = make_workbench(tmp_path / "other", url=postgresql_url)
+    engine = bench.publish()
+    backup(postgresql_url, tmp_path / "kept")
+    waiting = text(
+        "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'waivers'::regclass"
+    )
+    other = connect(parse_url(postgresql_url))
+    with ThreadPoolExecutor(1) as pool:
+        with other.begin() as connection:
+            connection.execute(text("SET LOCAL deadlock_timeout = '60s'"))  # it is not the victim
+            connection.execute(text("LOCK TABLE waivers"))  # late in the order of names
+            restoring = pool.submit(restore, tmp_path / "kept", postgresql_url, overwrite=True)
+            while not connection.scalar(waiting):
+                assert not restoring.done()
+            connection.execute(text("LOCK TABLE audit_log"))  # the restore has it
+        restoring.result()
+    other.dispose()
+    assert bench.registry.engines() == [engine]
     bench.registry.catalogue.close()
 
 
