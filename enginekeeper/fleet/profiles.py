@@ -18,7 +18,14 @@ from enginekeeper.errors import InputError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
 from enginekeeper.fleet.interface import Device, DriverState
 from enginekeeper.fleet.inventory import Evidence, Inventory
-from enginekeeper.fleet.nodes import NodeShape, all_told, faults_of, problems_of, runs_told
+from enginekeeper.fleet.nodes import (
+    NodeShape,
+    all_told,
+    faults_of,
+    problems_of,
+    runs_told,
+    split_unknown,
+)
 from registry.environments import CpuEnvironment, Environment
 from registry.fleet.types import Beat, NodeDevice, NodeReport, PlacedEngine
 from registry.keys import EngineKey
@@ -51,6 +58,8 @@ class Profile:
     """Whether the engines that run are all that serves there, and all of them are told."""
     labels_given: tuple[str, ...] = ()
     """Names of the labels that an operator gave; the others are the nodes' own word."""
+    untold: tuple[str, ...] = ()
+    """Products of GPUs of which nobody can tell how they are split: engines meet none of these."""
 
     @property
     def by_operator(self) -> Profile:
@@ -67,6 +76,7 @@ class Profile:
                 [(one.product, one.compute_capability, one.mig_profile) for one in self.kinds],
                 None if driver is None else (driver.version, driver.cuda, driver.branch),
                 self.os, self.cpu_architecture, self.instruction_set, self.simulated,
+                *([self.untold] if self.untold else []),
             ]
         )  # fmt: skip
 
@@ -92,6 +102,7 @@ class Profile:
             "runs_told": self.runs_told,
             **({"faults": list(self.faults)} if self.faults else {}),
             **({"labels_given": list(self.labels_given)} if self.labels_given else {}),
+            **({"untold": list(self.untold)} if self.untold else {}),
         }
 
     @property
@@ -115,7 +126,11 @@ class Profile:
         if self.driver is None:
             return ()
         runtime = runtime_of(key, self.driver)
-        return tuple(one.under(self.driver, runtime) for one in meant_for(key, self.kinds))
+        return tuple(
+            one.under(self.driver, runtime)
+            for one in meant_for(key, self.kinds)
+            if one.product not in self.untold
+        )
 
     @classmethod
     def of_document(cls, document: Mapping[str, Any]) -> Profile:
@@ -135,6 +150,7 @@ class Profile:
             runs_told=document["runs_told"],
             faults=tuple(document.get("faults", ())),  # absent where there is none
             labels_given=tuple(document.get("labels_given", ())),
+            untold=tuple(document.get("untold", ())),
         )
 
 
@@ -154,6 +170,9 @@ def profile_of(inventory: Inventory) -> Profile:
         runs_told=runs_told(inventory),
         faults=tuple(faults_of(inventory)),
         labels=dict(inventory.labels),
+        untold=tuple(
+            sorted({one.product for one in inventory.devices if split_unknown(one) is not None})
+        ),
     )
 
 

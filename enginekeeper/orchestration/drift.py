@@ -237,9 +237,14 @@ class Judge:
     def _against(self, profile: Profile, facts: FleetEngine) -> Iterator[Finding]:
         met = self._met(profile, facts)
         if not met:
-            kinds = ", ".join(one.product for one in profile.kinds) or "no GPU that answers"
-            wanted = str(facts.key.hard.get("gpu_product"))
-            yield _finding(DriftKind.UNQUALIFIED, None, "gpu", wanted, kinds)
+            kinds = ", ".join(
+                f"{one.product}, split nobody can tell how"
+                if one.product in profile.untold
+                else one.product
+                for one in profile.kinds
+            )
+            wanted, said = str(facts.key.hard.get("gpu_product")), kinds or "no GPU that answers"
+            yield _finding(DriftKind.UNQUALIFIED, None, "gpu", wanted, said)
         for one in met:
             environment = one.place.environment
             here = latest_there(facts.judgements, environment, self.scope)

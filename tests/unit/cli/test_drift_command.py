@@ -27,7 +27,7 @@ from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.fleet import join
 from tests.factories.gpu_engines import H100, publish_for_gpu
-from tests.factories.inventories import inventory, on_disk
+from tests.factories.inventories import device, inventory, on_disk
 from tests.fakes.statements import asked
 
 Ek = Callable[..., Any]
@@ -254,6 +254,19 @@ def test_an_engine_that_was_never_judged_is_unqualified(
     made = publish_for_gpu(site, variants_of(tmp_path)[0])
     join(catalogue, node("gpu-1", made.digest))
     assert one_finding(ek)["class"] == "unqualified"
+
+
+def test_an_engine_on_a_gpu_of_unknown_split_is_unqualified_and_nothing_may_run_there(
+    ek: Ek, catalogue: Catalogue, engine: Engine
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod")
+    untold = device(0, mig=None, unread={"mig": "Insufficient Permissions"})
+    join(catalogue, node("gpu-1", engine.digest, devices=(untold, device(1))))
+    (found,) = ek("drift", "--json").json
+    assert (found["sync"], [one["class"] for one in found["findings"]]) == (
+        "out-of-sync", ["unqualified", "missing"],
+    )  # fmt: skip
+    assert "nobody can tell" in found["findings"][0]["fields"][0]["actual"]
 
 
 def test_a_failed_verdict_is_critical(
