@@ -8,6 +8,7 @@ from typing import Any
 
 from enginekeeper.building.bundle import options_of
 from enginekeeper.building.engine_runner import EngineRunner, Way
+from enginekeeper.building.runtime_caches import caches_job
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.stages import Made, Runner
@@ -93,7 +94,8 @@ def probe_job(version: str, directory: Path, backend: Backend = "engine") -> dic
         runner.job(directory, "generation", reuse=reuse)["api"] for reuse in (False, True)
     )
     wanted = ("max_batch_size", "max_input_len", "max_seq_len")
-    return {"api": plain, "reusing": reusing, "limits": {name: limits[name] for name in wanted}}
+    told = {"api": plain, "reusing": reusing, "limits": {name: limits[name] for name in wanted}}
+    return told if backend == "engine" else {**told, "caches": caches_job(directory)}
 
 
 def _limits(version: str, directory: Path, backend: Backend) -> dict[str, Any]:

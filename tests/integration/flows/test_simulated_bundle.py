@@ -67,7 +67,7 @@ def test_a_bundle_ends_published_and_judged_with_its_options_and_caches(world: W
     assert "tensorrt" not in hard
     (verdict,) = registry.verdicts(engine.digest)
     document = registry.verdict_document(verdict)
-    assert document["simulated"] is True
+    assert (document["simulated"], document["caches"]) == (True, "used")
     assert {"config", "weights", "recipe"} <= {one["check"] for one in document["audits"]}
     registry.fetch_engine(engine.digest, world.root / "fetched")
     options = options_of(world.root / "fetched", "1.2.1")
@@ -205,6 +205,22 @@ def test_without_the_toolchain_nobody_can_tell_and_the_caches_are_refused(world:
     _pulled(world)
 
     assert "nobody can tell" in _caches(world)["refused"]
+
+
+def test_a_run_under_another_driver_loads_no_caches_and_says_so(world: World) -> None:
+    world.build()
+    toolchain = find_toolchain("simulated-tensorrt-llm-1.2.1")
+    place = installation_of(toolchain, lock_of(toolchain, world.settings), world.settings)
+    (place.python.parent / SETTINGS).write_text(json.dumps({"driver": "590.44.01"}))
+    shutil.rmtree(world.root / "cache" / "work" / "simulated-scores")
+
+    world.build("--no-audit")
+
+    assert "caches: refused: driver: 580.95.05, here 590.44.01" in _logs(world)
+
+
+def _logs(world: World) -> str:
+    return "".join(path.read_text() for path in (world.root / "home" / "runs").rglob("step.log"))
 
 
 def test_a_bundle_with_a_cache_that_was_changed_is_not_started(world: World, pulled: Path) -> None:
