@@ -94,7 +94,6 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     require_askable(
         engine,
         {
-            "--served": order.served,
             "--triton": order.triton,
             "--validation-twin": order.validation_twin,
         },

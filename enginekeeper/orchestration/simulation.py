@@ -171,7 +171,7 @@ def score_simulated(
     if triton:
         step, told = TRITON_STEP, triton_job(version, directory)
     elif served:
-        step, told = SERVED_STEP, served_job(version, directory, source.path)
+        step, told = SERVED_STEP, served_job(version, directory, source.path, engine.backend)
     else:
         step, told = runner.score_step, runner.job(directory, way)
     asked = _Asked("simulated-scores", step, told, {**probe.inputs(), "way": told["way"]})

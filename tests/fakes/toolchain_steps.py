@@ -142,6 +142,10 @@ def score_engine(job: Job) -> Job:
     return _score(job, "engine")
 
 
+CACHES = frozenset({"caches", "gpu", "ranks"})
+"""What a step is told of a bundle besides."""
+
+
 def run_with_double(job: Job) -> Job:
     _check(job, {"step", "job", "double"})
     _check(job["double"], {"version", "models"}, optional=frozenset({"programs"}))
@@ -150,11 +154,11 @@ def run_with_double(job: Job) -> Job:
         return {**_on_the_double(job["step"], asked, job["double"]), "simulated": True}
     shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
     if job["step"] == "score_served":
-        _check(asked, {*shared, "serve", "logprobs"})
+        _check(asked, {*shared, "serve", "logprobs"}, optional=CACHES)
         _check(asked["serve"], {"version", "arguments", "options"})
         model = asked["serve"]["arguments"][0]
     else:
-        _check(asked, {*shared, "api"}, optional=frozenset({"rounds", "caches", "gpu", "ranks"}))
+        _check(asked, {*shared, "api"}, optional=CACHES | {"rounds"})
         _check(asked["api"], {"module", "version", "arguments"})
         model = asked["api"]["arguments"]["model"]
     if job["step"] not in ("score_trtllm", "score_served") or model not in job["double"]["models"]:

@@ -112,13 +112,21 @@ def test_caches_that_somebody_changed_are_never_written_to_a_node(world: World) 
     assert not (world.root / "fetched").exists()
 
 
-@pytest.mark.parametrize("asked", ["--served", "--validation-twin"])
+@pytest.mark.parametrize("asked", ["--triton", "--validation-twin"])
 def test_a_way_to_ask_that_is_for_engines_alone_is_refused(world: World, asked: str) -> None:
     ended = world.build(asked)
 
     (outcome,) = ended.outcomes
     assert outcome["ending"] == "failed", ended.err
-    assert "by the LLM API alone" in outcome["summary"]
+    assert "judged by the LLM API, or by trtllm-serve" in outcome["summary"]
+
+
+def test_a_bundle_that_is_asked_as_it_is_served_is_judged_and_not_recorded(world: World) -> None:
+    ended = world.build("--served")
+
+    assert ended.outcomes[0]["ending"] == "judged", ended.err
+    (engine,) = _registry(world).engines()
+    assert _registry(world).verdicts(engine.digest) == []
 
 
 def test_a_release_before_1_0_is_refused_in_the_plan(world: World) -> None:
