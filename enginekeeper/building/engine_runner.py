@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from enginekeeper.building.bundle import options_of
+from enginekeeper.building.runtime_caches import caches_job
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.specs.llm_api import Backend, interface_of
@@ -83,7 +84,8 @@ class EngineRunner:
             }
         )
         api = {"module": interface.module, "version": self.version, "arguments": arguments}
-        return {"api": api, "way": way, "max_batch": options["max_batch_size"]}
+        caches = caches_job(directory)
+        return {"api": api, "way": way, "max_batch": options["max_batch_size"], "caches": caches}
 
     def _limits(self, directory: Path, config: dict[str, Any]) -> dict[str, Any]:
         limits = config.get("build_config")

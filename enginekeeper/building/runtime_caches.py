@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 
 __all__ = [
-    "CACHES", "DESCRIPTION", "CacheKey", "bound_to", "environment_of", "restore_caches",
+    "CACHES", "DESCRIPTION", "CacheKey", "bound_to", "caches_job", "environment_of",
+    "restore_caches",
 ]  # fmt: skip
 
 DESCRIPTION = "warmup.json"
@@ -98,6 +99,15 @@ def bound_to(bundle: Path) -> CacheKey:
     path = bundle / DESCRIPTION
     key = read_json_object(path).get("key")
     return CacheKey.from_dict(key if isinstance(key, dict) else {}, str(path))
+
+
+def caches_job(bundle: Path) -> dict[str, Any]:
+    """Returns what a step is told, so that it runs with a copy of a verified bundle's caches."""
+    return {
+        "folder": str(bundle / FOLDER),
+        "key": asdict(bound_to(bundle)),
+        "variables": dict(CACHES.values()),
+    }
 
 
 def environment_of(folder: Path) -> dict[str, str]:

@@ -79,31 +79,8 @@ class TrtllmPytorchBuilder:
         or the other way round.
         """
         outcome = run(self.toolchain, self.compile_step, self.job(request))
-        path = request.output / DESCRIPTION
-        document, key = read_json_object(path), bound_to(request.output)
-        simulated = document.get("simulated") is True
-        if simulated is not self.simulated:
-            raise InputError(
-                "the bundle and its toolchain do not agree on whether it is simulated",
-                where=str(path),
-                actual=f"simulated: {simulated}",
-                expected=f"simulated: {self.simulated}, under {self.toolchain}",
-            )
-        options = options_of(request.output, self.release.version)
-        if options != self._arguments(request):
-            raise InputError(
-                "the bundle has other options than were asked for",
-                where=str(request.output / OPTIONS),
-                actual=options,
-                expected=self._arguments(request),
-            )
-        if key.gpu_product != self.gpu.product:
-            raise InputError(
-                "the caches are of another GPU than the bundle is for",
-                where=str(path),
-                actual=key.gpu_product,
-                expected=self.gpu.product,
-            )
+        document = read_json_object(request.output / DESCRIPTION)
+        self._require_asked(request, document)
         quantization = read_json_object(request.output / QUANTIZATION).get("quantization")
         return BuiltEngine(
             directory=request.output,
@@ -112,8 +89,36 @@ class TrtllmPytorchBuilder:
             graphs=(),
             versions=outcome.versions,
             report=_report(document, quantization),
-            simulated=simulated,
+            simulated=self.simulated,
         )
+
+    def _require_asked(self, request: BuildRequest, document: Mapping[str, Any]) -> None:
+        """Raises InputError for a bundle that is not the one asked for."""
+        path, options = request.output / DESCRIPTION, request.output / OPTIONS
+        simulated = document.get("simulated") is True
+        if simulated is not self.simulated:
+            raise InputError(
+                "the bundle and its toolchain do not agree on whether it is simulated",
+                where=str(path),
+                actual=f"simulated: {simulated}",
+                expected=f"simulated: {self.simulated}, under {self.toolchain}",
+            )
+        asked, found = self._arguments(request), options_of(request.output, self.release.version)
+        if found != asked:
+            raise InputError(
+                "the bundle has other options than were asked for",
+                where=str(options),
+                actual=found,
+                expected=asked,
+            )
+        product = bound_to(request.output).gpu_product
+        if product != self.gpu.product:
+            raise InputError(
+                "the caches are of another GPU than the bundle is for",
+                where=str(path),
+                actual=product,
+                expected=self.gpu.product,
+            )
 
     def _arguments(self, request: BuildRequest) -> dict[str, Any]:
         version = self.release.version

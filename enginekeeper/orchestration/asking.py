@@ -8,6 +8,7 @@ from typing import Any
 
 from enginekeeper.building.bundle import options_of
 from enginekeeper.building.engine_runner import EngineRunner, Way
+from enginekeeper.building.runtime_caches import caches_job
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.stages import Made, Runner
@@ -40,7 +41,7 @@ def require_askable(engine: Engine, ways: Mapping[str, bool]) -> None:
     if backend_of(engine.key) == "engine" or not asked:
         return
     raise InputError(
-        "a bundle for the PyTorch backend is judged by the LLM API alone",
+        "a bundle for the PyTorch backend is judged by the LLM API, or by trtllm-serve",
         where=f"engine {engine.digest.short}",
         actual=" ".join(asked),
         remedy="leave it out",
@@ -60,7 +61,7 @@ def runner_of(
     if triton:
         return Runner(toolchain, TRITON_STEP, {**triton_job(version, directory), **gpus})
     if served:
-        told = served_job(version, directory, source)
+        told = served_job(version, directory, source, backend_of(engine.key))
         return Runner(toolchain, SERVED_STEP, {**told, **gpus})
     return Runner(toolchain, runner.score_step, {**runner.job(directory, "generation"), **gpus})
 
@@ -93,7 +94,8 @@ def probe_job(version: str, directory: Path, backend: Backend = "engine") -> dic
         runner.job(directory, "generation", reuse=reuse)["api"] for reuse in (False, True)
     )
     wanted = ("max_batch_size", "max_input_len", "max_seq_len")
-    return {"api": plain, "reusing": reusing, "limits": {name: limits[name] for name in wanted}}
+    told = {"api": plain, "reusing": reusing, "limits": {name: limits[name] for name in wanted}}
+    return told if backend == "engine" else {**told, "caches": caches_job(directory)}
 
 
 def _limits(version: str, directory: Path, backend: Backend) -> dict[str, Any]:
@@ -112,17 +114,21 @@ def says_all(directory: Path) -> bool:
     return bool(limits.get("gather_context_logits"))
 
 
-def served_job(version: str, directory: Path, source: Path) -> dict[str, Any]:
+def served_job(
+    version: str, directory: Path, source: Path, backend: Backend = "engine"
+) -> dict[str, Any]:
     """Returns what the step needs to know to serve an engine and ask it.
 
     One that was built with context logits gives every number; another says what it chose.
     """
+    if backend == "pytorch":
+        return _served_bundle(version, directory, source)
     way: Way = "context" if says_all(directory) else "generation"
     told = EngineRunner(version).job(directory, way)
-    api, backend = told["api"]["arguments"], serve_row(version).backend
+    api, named = told["api"]["arguments"], serve_row(version).backend
     arguments = [
         str(directory), "--tokenizer", str(source),
-        *(() if backend is None else ("--backend", backend)),
+        *(() if named is None else ("--backend", named)),
         "--tp_size", str(api["tensor_parallel_size"]),
         "--pp_size", str(api["pipeline_parallel_size"]),
         "--max_batch_size", str(told["max_batch"]),
@@ -133,6 +139,26 @@ def served_job(version: str, directory: Path, source: Path) -> dict[str, Any]:
         "way": way,
         "logprobs": serve_interface_of(version).logprobs,
         "max_batch": told["max_batch"],
+    }
+
+
+def _served_bundle(version: str, directory: Path, source: Path) -> dict[str, Any]:
+    """Returns the same of a bundle, which is served with its own options and a copy of its caches.
+
+    Blocks of the cache are not reused, so that every position is computed.
+    """
+    options = options_of(directory, version)
+    cache = {**options.get("kv_cache_config", {}), "enable_block_reuse": False}
+    return {
+        "serve": {
+            "version": version,
+            "arguments": [str(directory), "--tokenizer", str(source), "--backend", "pytorch"],
+            "options": {**options, "kv_cache_config": cache},
+        },
+        "way": "generation",
+        "logprobs": serve_interface_of(version).logprobs,
+        "max_batch": options["max_batch_size"],
+        "caches": caches_job(directory),
     }
 
 

@@ -94,7 +94,6 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     require_askable(
         engine,
         {
-            "--served": order.served,
             "--triton": order.triton,
             "--validation-twin": order.validation_twin,
         },
@@ -256,6 +255,9 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
         document["simulated"] = True
     if variant.is_bundle:
         document["serving_bundle"] = True
+    caches = None if made.scores is None else made.scores.record.get("caches")
+    if caches is not None:
+        document["caches"] = caches  # whether a bundle's own were loaded when it was asked
     if made.refitted is not None:
         document["refit"] = refit_document(made.refitted)
     return verdict, document

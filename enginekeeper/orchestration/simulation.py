@@ -26,6 +26,7 @@ from enginekeeper.orchestration.asking import (
     SERVED_STEP,
     TRITON_STEP,
     backend_of,
+    gpus_of,
     probe_job,
     served_job,
     triton_job,
@@ -44,6 +45,7 @@ from enginekeeper.orchestration.timing import timing_of
 from enginekeeper.orchestration.tools import DOUBLE, DOUBLE_OF_THE_API
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.specs.llm_api import Backend
+from enginekeeper.specs.profiles import SIMULATED
 from enginekeeper.specs.variants import Variant
 from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.validation.twin import write_checkpoint_twin
@@ -126,15 +128,20 @@ class SignedDirectory:
     path: Path
     product: str
     release: str
-    backend: Backend = "engine"
+    backend: Backend
+    gpus: Mapping[str, Any]
+    """Which simulated GPUs a step may use, and how many."""
 
     @classmethod
     def of(cls, engine: Engine, path: Path) -> SignedDirectory:
         """Returns an engine whose signature was verified, as it lies in a directory."""
-        hard = engine.key.hard
-        return cls(
-            path, str(hard["gpu_product"]), str(hard["tensorrt_llm"]), backend_of(engine.key)
-        )
+        product, release = (str(engine.key.hard[it]) for it in ("gpu_product", "tensorrt_llm"))
+        return cls(path, product, release, backend_of(engine.key), gpus_of(engine))
+
+    @property
+    def toolchain(self) -> str:
+        """The toolchain of the doubles of its release."""
+        return f"{SIMULATED}tensorrt-llm-{self.release}"
 
     def loaded(self) -> SimulatedEngine | SimulatedBundle:
         """Opens it on the simulated GPU; raises InputError for what would not run there."""
@@ -164,7 +171,7 @@ def score_simulated(
     if triton:
         step, told = TRITON_STEP, triton_job(version, directory)
     elif served:
-        step, told = SERVED_STEP, served_job(version, directory, source.path)
+        step, told = SERVED_STEP, served_job(version, directory, source.path, engine.backend)
     else:
         step, told = runner.score_step, runner.job(directory, way)
     asked = _Asked("simulated-scores", step, told, {**probe.inputs(), "way": told["way"]})
@@ -222,14 +229,22 @@ def _by_the_double(
         unpacked, twin = directory / "checkpoint", directory / "twin"
         checkpoint = loaded.unpack(unpacked)
         write_checkpoint_twin(source.path, checkpoint, twin)
-        job = {
-            "step": asked.step,
-            "job": {**shared(directory), **asked.told},
-            "double": {"version": loaded.version, "models": {str(engine.path): str(twin)}},
+        double: dict[str, Any] = {
+            "version": loaded.version,
+            "models": {str(engine.path): str(twin)},
         }
-        seconds = shop.run("inductor", SIMULATED_STEP, job, name=name, minutes=60).seconds
+        told = {**shared(directory), **asked.told}
+        if "caches" in told:  # they are held against the simulated GPU and its driver
+            told |= engine.gpus
+            double["programs"] = str(shop.python_of(engine.toolchain).parent)
+        job = {"step": asked.step, "job": told, "double": double}
+        outcome = shop.run("inductor", SIMULATED_STEP, job, name=name, minutes=60)
         shutil.rmtree(twin)
         shutil.rmtree(unpacked, ignore_errors=True)  # a bundle is its own checkpoint
-        return {"seconds": seconds, "simulated": True}
+        return {
+            "seconds": outcome.seconds,
+            "simulated": True,
+            "caches": outcome.outputs.get("caches"),
+        }
 
     return made_once(shop, asked.kind, inputs, make)

@@ -374,7 +374,7 @@ def score_engine(
         job = {**probe.job(directory), **runner.told}
         if interim is None:
             outcome = shop.run(runner.toolchain, runner.step, job, name=name, minutes=60)
-            return {"seconds": outcome.seconds}
+            return {"seconds": outcome.seconds, "caches": outcome.outputs.get("caches")}
         output = directory / SCORES
         outcome = shop.run(
             runner.toolchain,
@@ -387,7 +387,12 @@ def score_engine(
         for left in ("part", "answer"):
             output.with_name(f"{SCORES}.{left}").unlink(missing_ok=True)
         stop = None if interim.stop is None else interim.stop.as_dict()
-        return {"seconds": outcome.seconds, "stopped": stop, "prompts": list(interim.order)}
+        return {
+            "seconds": outcome.seconds,
+            "stopped": stop,
+            "prompts": list(interim.order),
+            "caches": outcome.outputs.get("caches"),
+        }
 
     return made_once(shop, "engine-scores", inputs, make)
 

@@ -1,14 +1,48 @@
-"""What caches of the PyTorch backend are bound to: the GPU, its driver, CUDA and the packages."""
+"""Caches of the PyTorch backend: what they are bound to, and how a step runs with its own copy."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from _step import Refusal
+from _trtllm import find_device
 
 PACKAGES = ("tensorrt_llm", "torch", "triton", "flashinfer-python", "deep_gemm", "transformers")
+
+
+def lead_caches(job: dict[str, Any]) -> str | None:
+    """Runs this process with a copy of a bundle's caches, if they are bound to what is here.
+
+    Job: `{"caches": {"folder", "key", "variables": {variable: place}}, "gpu"}`; the caller has
+    verified the folder. Returns `used`, or why not; None where the job has none. It is called
+    before anything is imported that reads the variables; caches that are not used leave them
+    leading to an empty folder, so that nothing of another run is loaded.
+    """
+    told = job.get("caches")
+    if told is None:
+        return None
+    place = Path("caches").absolute()
+    for variable, name in told["variables"].items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        os.environ[variable] = str(place / name)
+    here, bound = _flat(key_of(find_device(job["gpu"]))), _flat(told["key"])
+    names = sorted(here.keys() | bound.keys())
+    if differing := [name for name in names if here.get(name) != bound.get(name)]:
+        said = "; ".join(f"{name}: {bound.get(name)}, here {here.get(name)}" for name in differing)
+        print(f"caches: refused: {said}", flush=True)
+        return f"refused: {said}"
+    shutil.copytree(told["folder"], place, dirs_exist_ok=True)
+    return "used"
+
+
+def _flat(key: dict[str, Any]) -> dict[str, str]:
+    packages = {f"package {name}": version for name, version in key["packages"].items()}
+    return {**{name: value for name, value in key.items() if name != "packages"}, **packages}
 
 
 def key_of(device: dict[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _runtime import lead_caches
 from _step import Refusal, main
 from _trtllm import use_devices, vocabulary_of
 
@@ -43,6 +44,7 @@ LONG = -1
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Asks in every way and returns which rungs there were."""
+    lead_caches(job)
     from _llm_api import LlmApi  # noqa: PLC0415 - torch takes seconds to import
 
     use_devices(job)

@@ -142,6 +142,10 @@ def score_engine(job: Job) -> Job:
     return _score(job, "engine")
 
 
+CACHES = frozenset({"caches", "gpu", "ranks"})
+"""What a step is told of a bundle besides."""
+
+
 def run_with_double(job: Job) -> Job:
     _check(job, {"step", "job", "double"})
     _check(job["double"], {"version", "models"}, optional=frozenset({"programs"}))
@@ -150,16 +154,21 @@ def run_with_double(job: Job) -> Job:
         return {**_on_the_double(job["step"], asked, job["double"]), "simulated": True}
     shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
     if job["step"] == "score_served":
-        _check(asked, {*shared, "serve", "logprobs"})
+        _check(asked, {*shared, "serve", "logprobs"}, optional=CACHES)
         _check(asked["serve"], {"version", "arguments", "options"})
         model = asked["serve"]["arguments"][0]
     else:
-        _check(asked, {*shared, "api"}, optional=frozenset({"rounds"}))
+        _check(asked, {*shared, "api"}, optional=CACHES | {"rounds"})
         _check(asked["api"], {"module", "version", "arguments"})
         model = asked["api"]["arguments"]["model"]
     if job["step"] not in ("score_trtllm", "score_served") or model not in job["double"]["models"]:
         raise AssertionError(f"step {job['step']}: nothing stands in for {model}")
-    return _score(asked, "engine")
+    found = _score(asked, "engine")
+    if "caches" not in asked:
+        return found
+    _on_path(job["double"])
+    runtime: Any = importlib.import_module("_runtime")
+    return {**found, "caches": runtime.lead_caches(asked)}
 
 
 class _Warming:
@@ -189,13 +198,18 @@ def _on_the_double(step: str, job: Job, double: Job) -> Job:
     """Runs the real step with neither TensorRT-LLM nor torch; the driver is the simulated one."""
     if step == "warm_pytorch" and job["api"]["arguments"]["model"] not in double["models"]:
         raise AssertionError(f"nothing stands in for {job['api']['arguments']['model']}")
-    os.environ["PATH"] = f"{double['programs']}{os.pathsep}{os.environ['PATH']}"
+    _on_path(double)
     _stand_in("_llm_api", LlmApi=_Warming)
-    _stand_in("torch", version=SimpleNamespace(cuda="13.0"))
     _half_way()
     script: Any = importlib.import_module(step)
     found: Job = script.run(job, simulated=True) if step == "warm_pytorch" else script.run(job)
     return found
+
+
+def _on_path(double: Job) -> None:
+    """Puts the doubles of NVIDIA's programs where the steps look, and a version of CUDA."""
+    os.environ["PATH"] = f"{double['programs']}{os.pathsep}{os.environ['PATH']}"
+    _stand_in("torch", version=SimpleNamespace(cuda="13.0"))
 
 
 def _stand_in(name: str, **content: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ class SimulatedBundle:
     def described(self) -> dict[str, Any]:
         """Returns what decides what it computes: bundles that agree in it compute the same."""
         files = sorted(path for pattern in _DECIDING for path in self.directory.glob(pattern))
-        return {"files": {path.name: str(digest_file(path)) for path in files}}
+        return {
+            "files": {path.name: str(digest_file(path)) for path in files},
+            "caches": asdict(bound_to(self.directory)),  # loaded, or refused, when it is asked
+        }
 
     def unpack(self, _place: Path) -> Path:
         """Returns where its checkpoint lies: in itself."""

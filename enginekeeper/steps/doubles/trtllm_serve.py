@@ -49,11 +49,22 @@ def parse(version: str, words: list[str]) -> argparse.Namespace:
     parser.add_argument("--kv_cache_free_gpu_memory_fraction", type=float)
     parser.add_argument("--trust_remote_code", action="store_true")
     arguments = parser.parse_args(words)
-    if version.startswith(PYTORCH_FIRST) and arguments.backend not in ("trt", "tensorrt"):
+    if by_pytorch(version, arguments) and not is_model(Path(arguments.model)):
         raise SystemExit("SIMULATED: the PyTorch backend, the default, loads no engine directory")
     if not (Path(arguments.tokenizer or "") / "tokenizer.json").is_file():
         raise SystemExit(f"OSError: Can't load tokenizer for '{arguments.tokenizer}'")
     return arguments
+
+
+def by_pytorch(version: str, arguments: argparse.Namespace) -> bool:
+    """Says whether the PyTorch backend serves: the default from 1.0 on."""
+    return version.startswith(PYTORCH_FIRST) and arguments.backend not in ("trt", "tensorrt")
+
+
+def is_model(directory: Path) -> bool:
+    """Says whether a directory holds a model in Hugging Face's format."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return bool(config.get("architectures"))
 
 
 class Server:
@@ -68,13 +79,18 @@ class Server:
         self._gathers = bool(options.get("gather_generation_logits"))
         cache = options.pop("kv_cache_config", {})
         self._api = api
-        self._llm = api.EngineLlm(
+        backend = api.TorchLlm if by_pytorch(version, arguments) else api.EngineLlm
+        told = {
+            "tensor_parallel_size": arguments.tp_size or 1,
+            "pipeline_parallel_size": arguments.pp_size or 1,
+            **options,  # the file goes before the command line
+            "gather_generation_logits": True,
+        }
+        self._llm = backend(
             model=arguments.model,
             skip_tokenizer_init=True,
-            tensor_parallel_size=arguments.tp_size or 1,
-            pipeline_parallel_size=arguments.pp_size or 1,
             kv_cache_config=api.KvCacheConfig(**cache),
-            **{**options, "gather_generation_logits": True},
+            **told,
         )
         self.model = Path(arguments.model).name
 

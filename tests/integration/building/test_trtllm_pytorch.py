@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from enginekeeper.building.interface import BuildRequest
 from enginekeeper.building.runtime_caches import CacheKey, restore_caches
 from enginekeeper.building.simulated.fleet import DRIVER
 from enginekeeper.building.trtllm_pytorch import TrtllmPytorchBuilder
 from enginekeeper.errors import InputError
+from enginekeeper.orchestration.asking import served_job
 from enginekeeper.specs.gpus import gpu_products
 from enginekeeper.specs.llm_options import LlmOptions, TorchCompile
 from enginekeeper.specs.releases import releases
@@ -122,3 +125,29 @@ def test_without_the_gpu_nothing_is_started(site: Site) -> None:
         other.build(site.request, site.run)
 
     assert caught.value.kind == "wrong-gpu"
+
+
+def test_a_bundle_is_served_with_its_options_and_a_copy_of_its_caches(
+    site: Site, tmp_path: Path
+) -> None:
+    bundle = site.builder.build(site.request, site.run).directory
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").touch()
+    told = served_job("1.2.1", bundle, tokenizer, "pytorch")
+    output = site.bench.folder / "served.safetensors"
+    asked = {
+        "tokens": str(site.bench.tokens(96)), "targets": {}, "output": str(output), "top_k": 20,
+        "greedy": {"prefix": 4, "tokens": 4}, **told,
+        "gpu": {"product": H100.product, "compute_capability": str(H100.compute_capability)},
+        "ranks": 1,
+    }  # fmt: skip
+    double = {"version": "1.2.1", "models": {str(bundle): str(SOURCE)}}
+
+    done = site.bench.run(
+        "run_with_double", {"step": "score_served", "job": asked, "double": double}, "served"
+    )
+
+    assert (done.outputs["caches"], done.outputs["simulated"]) == ("used", True)
+    with safe_open(output, framework="np") as handle:
+        assert np.isfinite(handle.get_tensor("greedy_logprobs")).all()

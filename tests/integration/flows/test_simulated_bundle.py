@@ -67,7 +67,7 @@ def test_a_bundle_ends_published_and_judged_with_its_options_and_caches(world: W
     assert "tensorrt" not in hard
     (verdict,) = registry.verdicts(engine.digest)
     document = registry.verdict_document(verdict)
-    assert document["simulated"] is True
+    assert (document["simulated"], document["caches"]) == (True, "used")
     assert {"config", "weights", "recipe"} <= {one["check"] for one in document["audits"]}
     registry.fetch_engine(engine.digest, world.root / "fetched")
     options = options_of(world.root / "fetched", "1.2.1")
@@ -112,13 +112,21 @@ def test_caches_that_somebody_changed_are_never_written_to_a_node(world: World) 
     assert not (world.root / "fetched").exists()
 
 
-@pytest.mark.parametrize("asked", ["--served", "--validation-twin"])
+@pytest.mark.parametrize("asked", ["--triton", "--validation-twin"])
 def test_a_way_to_ask_that_is_for_engines_alone_is_refused(world: World, asked: str) -> None:
     ended = world.build(asked)
 
     (outcome,) = ended.outcomes
     assert outcome["ending"] == "failed", ended.err
-    assert "by the LLM API alone" in outcome["summary"]
+    assert "judged by the LLM API, or by trtllm-serve" in outcome["summary"]
+
+
+def test_a_bundle_that_is_asked_as_it_is_served_is_judged_and_not_recorded(world: World) -> None:
+    ended = world.build("--served")
+
+    assert ended.outcomes[0]["ending"] == "judged", ended.err
+    (engine,) = _registry(world).engines()
+    assert _registry(world).verdicts(engine.digest) == []
 
 
 def test_a_release_before_1_0_is_refused_in_the_plan(world: World) -> None:
@@ -205,6 +213,22 @@ def test_without_the_toolchain_nobody_can_tell_and_the_caches_are_refused(world:
     _pulled(world)
 
     assert "nobody can tell" in _caches(world)["refused"]
+
+
+def test_a_run_under_another_driver_loads_no_caches_and_says_so(world: World) -> None:
+    world.build()
+    toolchain = find_toolchain("simulated-tensorrt-llm-1.2.1")
+    place = installation_of(toolchain, lock_of(toolchain, world.settings), world.settings)
+    (place.python.parent / SETTINGS).write_text(json.dumps({"driver": "590.44.01"}))
+    shutil.rmtree(world.root / "cache" / "work" / "simulated-scores")
+
+    world.build("--no-audit")
+
+    assert "caches: refused: driver: 580.95.05, here 590.44.01" in _logs(world)
+
+
+def _logs(world: World) -> str:
+    return "".join(path.read_text() for path in (world.root / "home" / "runs").rglob("step.log"))
 
 
 def test_a_bundle_with_a_cache_that_was_changed_is_not_started(world: World, pulled: Path) -> None:

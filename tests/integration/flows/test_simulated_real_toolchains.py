@@ -83,6 +83,8 @@ def test_a_bundle_of_the_pytorch_backend_is_its_recipe_and_keeps_what_warming_up
     registry.fetch_engine(engine.digest, world.root / "fetched")
     warmed = json.loads((world.root / "fetched" / "warmup.json").read_text())
     assert warmed["simulated"] is True
+    (verdict,) = registry.verdicts(engine.digest)
+    assert registry.verdict_document(verdict)["caches"] == "used"
     assert "torch" in warmed["key"]["packages"]
     assert warmed["caches"]["autotuner"]["files"] == 1
     assert (world.root / "fetched" / "tokenizer.json").is_file()
