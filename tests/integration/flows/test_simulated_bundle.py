@@ -112,7 +112,7 @@ def test_caches_that_somebody_changed_are_never_written_to_a_node(world: World) 
     assert not (world.root / "fetched").exists()
 
 
-@pytest.mark.parametrize("asked", ["--served", "--validation-twin"])
+@pytest.mark.parametrize("asked", ["--served", "--triton", "--validation-twin"])
 def test_a_way_to_ask_that_is_for_engines_alone_is_refused(world: World, asked: str) -> None:
     ended = world.build(asked)
 
