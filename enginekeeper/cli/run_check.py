@@ -137,6 +137,9 @@ def _become(
 
 
 def _said(found: RunCheck) -> str:
+    from enginekeeper.cli._bundles import BUNDLE
+    from enginekeeper.configs.vllm_bundle import DESCRIPTION
+
     decision = found.decision
     source = found.source if found.silence is None else f"{found.source}: {found.silence}"
     return "\n".join([
@@ -147,4 +150,5 @@ def _said(found: RunCheck) -> str:
         f"  bytes:    verified in {found.directory}",
         f"  on:       {decision.environment}",
         f"  by:       {source}",
+        *([f"  kind:     {BUNDLE}"] if (found.directory / DESCRIPTION).is_file() else ()),
     ])  # fmt: skip

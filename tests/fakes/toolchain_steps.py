@@ -157,11 +157,17 @@ def run_with_double(job: Job) -> Job:
         _check(asked, {*shared, "serve", "logprobs"}, optional=CACHES)
         _check(asked["serve"], {"version", "arguments", "options"})
         model = asked["serve"]["arguments"][0]
+    elif job["step"] == "score_triton":
+        _check(asked, {*shared, "triton", "logprobs"})
+        _check(asked["triton"], {"repository", "model"})
+        text = asked["triton"]["repository"][f"{asked['triton']['model']}/config.pbtxt"]
+        model = text.split('key: "gpt_model_path" value { string_value: "')[1].split('"')[0]
     else:
         _check(asked, {*shared, "api"}, optional=CACHES | {"rounds"})
         _check(asked["api"], {"module", "version", "arguments"})
         model = asked["api"]["arguments"]["model"]
-    if job["step"] not in ("score_trtllm", "score_served") or model not in job["double"]["models"]:
+    asking = ("score_trtllm", "score_served", "score_triton")
+    if job["step"] not in asking or model not in job["double"]["models"]:
         raise AssertionError(f"step {job['step']}: nothing stands in for {model}")
     found = _score(asked, "engine")
     if "caches" not in asked:

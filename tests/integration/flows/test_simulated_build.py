@@ -431,8 +431,11 @@ def test_a_validation_twin_is_built_scored_and_shown_and_not_published(world: Wo
     world.check()
 
 
-def test_a_served_engine_without_context_logits_is_judged_and_not_recorded(world: World) -> None:
-    ended = world.build("--served")
+@pytest.mark.parametrize("asked", ["--served", "--triton"])
+def test_a_served_engine_without_context_logits_is_judged_and_not_recorded(
+    world: World, asked: str
+) -> None:
+    ended = world.build(asked)
 
     assert ended.outcomes[0]["ending"] == "judged", ended.err
     (engine,) = _registry(world).engines()

@@ -75,7 +75,11 @@ def test_the_gate_opens_on_its_verdict_and_a_channel_takes_it(ek: Ek, bundle: En
 def test_where_marks_what_was_brought_here(ek: Ek, bundle: Engine, tmp_path: Path) -> None:
     assert ek("pull", bundle.digest, "--into", tmp_path / "node").code == 0
 
+    checked = ek("run-check", tmp_path / "node" / "current")
     (row,) = ek("where", "--json").json
+
+    assert checked.code == 0, checked.err
+    assert "vLLM serving bundle, no engine" in checked.out
 
     assert row["variant"] == "tiny.w8a16.tp1.cpu (vLLM bundle)"
     assert row["gate"] == "open"

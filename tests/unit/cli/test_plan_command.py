@@ -401,3 +401,11 @@ def test_simulated_and_real_engines_share_no_channel(ek: Ek, site: Site, tmp_pat
     site.tamper("update channels set simulated = 0")
     refused = ek("channel", "set", "simulated", second)
     assert "do not share a channel" in refused.err
+
+
+@pytest.mark.usefixtures("site")
+def test_an_engine_is_asked_by_one_server(ek: Ek, tmp_path: Path) -> None:
+    said = ek("build", write_spec(tmp_path), "--served", "--triton")
+
+    assert said.code == 2
+    assert "--served and --triton" in said.err
