@@ -46,7 +46,7 @@ from enginekeeper.specs.acceptance import Acceptance
 from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
 from enginekeeper.toolchains.installation import installation_of
 from enginekeeper.toolchains.runner import StepRun, run_step
-from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import Scores, load_scores
@@ -316,7 +316,11 @@ class Session:
             _record(known, one, "files only")
             return
         with tempfile.TemporaryDirectory(dir=self.recipe.place) as folder:
-            draft.overlay(Path(folder))
+            try:
+                draft.overlay(Path(folder))
+            except UnusableCheckpointError as error:  # whoever loads it, reads it so
+                _record(known, one, "refused", said=error.what)
+                return
             dropped = sorted(set(draft.base.ranks[0]) - set(draft.ranks[0]))
             edit = {"overlay": folder, "dropped": dropped}
             yield from self._scored(one, known, edit)
