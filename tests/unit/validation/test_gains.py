@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -65,10 +66,13 @@ def test_a_gain_that_explains_something_is_neither_a_fault_nor_none() -> None:
     assert found.outcome == "inconclusive"
 
 
-def test_a_gain_far_below_the_noise_is_certain_and_passes() -> None:
+def test_a_gain_far_below_the_noise_passes_though_it_is_certain() -> None:
     """Another valid rounding lies a little along some direction, too."""
-    found = check(gain=0.0028)
+    lenient = replace(LIMIT, confidence=0.9, checks=1)
+    found = gain_check(evidence({7: 0.0028}, noise=0.027), lenient)
 
+    errors, needed = re.findall(r"([0-9.]+) standard errors of ([0-9.]+)", found.note or "")[0]
+    assert float(errors) > float(needed)
     assert (found.value or 1.0) < DOUBT_EXPLAINED
     assert found.outcome == "pass"
 
