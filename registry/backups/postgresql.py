@@ -8,6 +8,7 @@ refer to it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import inspect, text
+from sqlalchemy import column, func, inspect, literal, select, table, text, union_all
 from sqlalchemy.engine import URL, Connection, Engine
 
 from registry.backups.record import MARK, VERSIONS, Content, check_content
@@ -54,7 +55,7 @@ def copy_out(url: URL, target: Path) -> Content:
 
 
 def copy_in(backup: Path, url: URL, expected: Content) -> None:
-    """Puts a dump back whole, in one transaction; then counts what is there.
+    """Puts a dump back whole, and counts it, in one transaction.
 
     Raises ConflictError, and changes nothing, where there are tables that are not a catalogue's.
     """
@@ -68,21 +69,54 @@ def copy_in(backup: Path, url: URL, expected: Content) -> None:
             options = ["--no-owner", "--no-privileges", f"--file={script}"]
             _run(url, [restoring, *options, str(backup)])
             options = ["--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1"]
-            steps = [f"--command={dropping}", f"--file={script}"]
-            if expected.has_marks:  # the script empties the search path
-                steps += ["--command=RESET search_path", f"--command={MARK}"]
-            _put_back(engine, [running, *options, *steps, *_to(url)])
-        with translated(url.render_as_string()), engine.connect() as connection:
-            found = Content.of(connection)
+            options += ["--tuples-only", "--no-align"]
+            # the script empties the search path
+            steps = [f"--command={dropping}", f"--file={script}", "--command=RESET search_path"]
+            if expected.has_marks:
+                steps.append(f"--command={MARK}")
+            counting = f"--command={_counting(engine, expected)}"  # before others write again
+            said = _put_back(engine, [running, *options, *steps, counting, *_to(url)])
+        found = _content(said, expected, where=url.render_as_string())
         check_content(found, expected.marked(), where=url.render_as_string())
     finally:
         engine.dispose()
 
 
-def _put_back(engine: Engine, command: list[str]) -> None:
-    """Runs what replaces the catalogue; raises ConflictError where somebody holds on to it."""
+def _counting(engine: Engine, expected: Content) -> str:
+    """Returns the statement that tells how many rows each table has, and the revision."""
+    told = {name: select(func.count()).select_from(table(name)) for name in expected.rows}
+    told[VERSIONS] = select(func.max(column("version_num"))).select_from(table(VERSIONS))
+    each = (
+        select(func.json_build_array(literal(name), one.scalar_subquery()))
+        for name, one in told.items()
+    )
+    whole = union_all(*each).compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})
+    return str(whole)
+
+
+def _content(said: str, expected: Content, *, where: str) -> Content:
+    """Reads what `_counting` told: the last lines of what was said."""
+    lines = said.splitlines()[-len(expected.rows) - 1 :]
     try:
-        _run_again(engine.url, command)
+        rows = {name: told for name, told in map(json.loads, lines)}  # noqa: C416 - lists of two
+        revision = rows.pop(VERSIONS)
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreUnavailableError(
+            "psql did not tell what it put back",
+            where=where,
+            actual=said[-200:],
+            remedy="enginekeeper db check says what is there",
+        ) from error
+    return Content(revision, rows)
+
+
+def _put_back(engine: Engine, command: list[str]) -> str:
+    """Runs what replaces the catalogue and returns what it said.
+
+    Raises ConflictError where somebody holds on to it.
+    """
+    try:
+        return _run_again(engine.url, command)
     except StoreUnavailableError as error:
         if "lock timeout" not in f"{error.what} {error.actual}":
             raise
@@ -97,16 +131,15 @@ def _put_back(engine: Engine, command: list[str]) -> None:
         ) from error
 
 
-def _run_again(url: URL, command: list[str]) -> None:
+def _run_again(url: URL, command: list[str]) -> str:
     """Runs it, and again after a deadlock: that changed nothing, and whoever it met has gone on."""
-    for attempt in range(_TRIES):
+    for _ in range(_TRIES - 1):
         try:
-            _run(url, command, PGOPTIONS=f"-c lock_timeout={_PATIENCE}s")
+            return _run(url, command, PGOPTIONS=f"-c lock_timeout={_PATIENCE}s")
         except StoreUnavailableError as error:
-            if attempt == _TRIES - 1 or "deadlock detected" not in error.what:
+            if "deadlock detected" not in error.what:
                 raise
-        else:
-            return
+    return _run(url, command, PGOPTIONS=f"-c lock_timeout={_PATIENCE}s")
 
 
 def is_empty(url: URL) -> bool:
@@ -163,8 +196,11 @@ def _to(url: URL) -> list[str]:
     return [f"--dbname={_bare(url)}", "--no-password"]
 
 
-def _run(url: URL, command: list[str], **variables: str) -> None:
-    """Runs a tool for a database; the password goes by the environment, not the command line."""
+def _run(url: URL, command: list[str], **variables: str) -> str:
+    """Runs a tool for a database and returns what it wrote.
+
+    The password goes by the environment, not the command line.
+    """
     bare = _bare(url)
     environment = {**os.environ, "LC_ALL": "C", **variables}
     if url.password is not None:
@@ -186,3 +222,4 @@ def _run(url: URL, command: list[str], **variables: str) -> None:
             remedy="nothing was changed; if the versions differ, put the programs of the server's "
             "version first in PATH",
         )
+    return done.stdout

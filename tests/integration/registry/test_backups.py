@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -278,6 +279,26 @@ def test_a_restore_that_meets_somebody_in_a_deadlock_is_done_again(
         restoring.result()
     other.dispose()
     assert bench.registry.engines() == [engine]
+    bench.registry.catalogue.close()
+
+
+@pytest.mark.usefixtures("programs")
+def test_what_others_write_after_a_restore_is_no_damage_of_it(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make_workbench(tmp_path / "other", url=postgresql_url)
+    bench.publish()
+    backup(postgresql_url, tmp_path / "kept")
+    put_back = postgresql._put_back
+
+    def followed(*asked: Any) -> str:  # noqa: ANN401 - whatever it is asked
+        said = put_back(*asked)
+        bench.publish(content=b"newer")
+        return said
+
+    monkeypatch.setattr(postgresql, "_put_back", followed)
+    restore(tmp_path / "kept", postgresql_url, overwrite=True)
+    assert len(bench.registry.engines()) == 2
     bench.registry.catalogue.close()
 
 
