@@ -7,7 +7,7 @@ catalogue says that it was restored from a backup and nobody has scrubbed since;
 
 A lost verdict, or end of a waiver, that cannot be believed (damaged, its signer revoked since) is
 none; but it may be what closed the gate. So it holds the engine where something older could open
-it: a pass that was lost, too, or what a restored catalogue has.
+it: a pass that was lost, too, or a pass or a waiver that a restored catalogue has.
 
 Example:
     with catalogue.read() as view:
@@ -122,8 +122,10 @@ def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: d
     lost = tuple(_lost_verdicts(verdicts, found))
     if not any(one.result is Result.PASS for one in lost):  # else what is lost may have closed it
         passed = any(one.result is Result.PASS for one in verdicts)
-        doubts = [*(doubts if passed else ()), *disbelieved]
-        doubts = doubts if doubts and view.unchecked() else []
+        waived = any(one.ending is None for one in waivers)
+        doubts = doubts if doubts and (passed or waived) and view.unchecked() else []
+    if disbelieved and view.unchecked():
+        doubts = [*doubts, *disbelieved]
     return Lost(
         tuple(one for one in signed if one.envelope not in recorded),
         tuple(one for one in doubtful if one.envelope not in recorded),

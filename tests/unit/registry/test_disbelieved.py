@@ -30,7 +30,7 @@ from registry.statements import statements_of
 from registry.sweeping import plan_sweep, sweep
 from registry.trust import KeyRevocation, Purpose
 from registry.types import Engine, Result
-from tests.factories.registry import CPU, START, Workbench, with_registry
+from tests.factories.registry import CPU, H100, START, Workbench, with_registry
 
 
 @pytest.fixture
@@ -165,6 +165,21 @@ def test_a_fail_that_was_damaged_holds_a_restored_engine_until_it_is_released(
     assert rule(bench, engine) == "qualified"  # the release was signed
 
 
+def test_what_holds_a_restored_engine_is_released_before_a_scrub_recorded_it(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    url = kept(bench, tmp_path)
+    bench.judge(engine, Result.FAIL)
+    damage(bench, engine, Purpose.VERDICT)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    let_go(bench, engine)
+    assert rule(bench, engine) == "qualified"
+    bench.publish()
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert rule(bench, engine) == "qualified"
+
+
 def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
     bench: Workbench, tmp_path: Path
 ) -> None:
@@ -177,6 +192,37 @@ def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
     assert rule(bench, engine) == "quarantined"
     scrub(bench.registry)
     assert rule(bench, engine) == "quarantined"
+
+
+def test_a_damaged_end_of_a_waiver_holds_it_beside_a_pass_elsewhere_that_was_lost(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "not-qualified-here")
+    url = kept(bench, tmp_path)
+    bench.judge(engine, environment=H100)
+    bench.end(waiver)
+    damage(bench, engine, WAIVER_END)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    scrub(bench.registry)
+    assert rule(bench, engine) == "quarantined"
+
+
+def test_a_fail_that_was_damaged_holds_an_engine_that_a_restored_waiver_would_open(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    bench.waive(engine, "never-judged")
+    url = kept(bench, tmp_path)
+    failed = bench.judge(engine, Result.FAIL)
+    store = bench.registry.store
+    (name,) = statements_of(store, engine).names(Purpose.VERDICT)
+    store.put_document(name, failed.envelope.encode()[:-7], if_absent=False)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    let_go(bench, engine)
+    assert rule(bench, engine) == "waived"
 
 
 @pytest.fixture
