@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from registry.attestations import sign
 from registry.backups.backup import backup, restore
 from registry.beside import Lost, find_lost, take_in
 from registry.bundles import write_bundle
@@ -30,6 +31,7 @@ from registry.statements import statements_of
 from registry.sweeping import plan_sweep, sweep
 from registry.trust import KeyRevocation, Purpose
 from registry.types import Engine, Result
+from registry.waivers import ending_statement
 from tests.factories.registry import CPU, H100, START, Workbench, with_registry
 
 
@@ -129,6 +131,25 @@ def test_a_scrub_by_a_clock_that_is_behind_passes_over_no_end_of_a_waiver(
     look_by_a_wrong_clock(bench, engine)
     assert scrub(bench.registry).wrong == []
     assert rule(bench, engine) == "never-judged"
+
+
+def year_ahead(bench: Workbench, engine: Engine) -> None:
+    """Ends a waiver of the engine by a clock that is a year ahead."""
+    waiver = bench.waive(engine, "never-judged")
+    said = ending_statement(waiver, reason="fixed", ended_by="anna", at=START + timedelta(days=365))
+    bench.registry.end_waiver(waiver.digest, sign(said, bench.signers.approver))
+
+
+def test_the_end_of_a_waiver_by_a_clock_that_was_ahead_stops_no_other_waiver(
+    bench: Workbench, engine: Engine
+) -> None:
+    bench.waive(engine, "incompatible")
+    trust = replace(bench.registry.trust, clock=lambda: START + timedelta(days=366))
+    year_ahead(with_registry(bench, trust=trust), engine)
+    assert scrub(bench.registry).wrong == []
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    bench.waive(engine, "stale-snapshot")
+    assert rule(bench, engine) == "qualified"
 
 
 def damage(bench: Workbench, engine: Engine, kind: str) -> None:
