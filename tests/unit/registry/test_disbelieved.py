@@ -27,7 +27,7 @@ from registry.seen import Memory
 from registry.service import Registry
 from registry.signing import trusted
 from registry.standing import Standing, StandingChange
-from registry.statements import statements_of
+from registry.statements import put_statement, statements_of
 from registry.sweeping import plan_sweep, sweep
 from registry.trust import KeyRevocation, Purpose
 from registry.types import Engine, Result
@@ -150,6 +150,22 @@ def test_the_end_of_a_waiver_by_a_clock_that_was_ahead_stops_no_other_waiver(
     bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
     bench.waive(engine, "stale-snapshot")
     assert rule(bench, engine) == "qualified"
+
+
+def test_a_revoked_key_stops_no_engine_by_a_statement_of_the_future(
+    bench: Workbench, engine: Engine
+) -> None:
+    key = bench.signers.validator.public_key.keyid
+    gone = KeyRevocation(key, "stolen", START, START + timedelta(hours=5))
+    robbed = with_registry(bench, trust=bench.registry.trust.revoking(gone))
+    now, bench.clock.now = bench.clock.now, START + timedelta(days=4000)
+    envelope = bench.verdict_on(engine, Result.FAIL)[1]
+    bench.clock.now = now
+    put_statement(bench.registry.store, engine.digest, Purpose.VERDICT, envelope)
+    assert scrub(robbed.registry).wrong == []
+    robbed.publish()
+    robbed.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert rule(robbed, engine) == "qualified"
 
 
 def damage(bench: Workbench, engine: Engine, kind: str) -> None:
