@@ -313,6 +313,22 @@ def test_no_bundle_from_before_speaks_for_them_either(
     assert rule(doubted, engine) == "qualified"  # who released it has looked into it
 
 
+def test_no_waiver_of_a_bundle_opens_where_its_end_cannot_be_believed(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    write_bundle(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "bundle")
+    bench.end(waiver)
+    damage(bench, engine, WAIVER_END)
+    swept(bench)
+    import_bundle(bench.registry, tmp_path / "bundle", tmp_path / "scratch")
+    assert rule(bench, engine) == "quarantined"
+    let_go(bench, engine)
+    import_bundle(bench.registry, tmp_path / "bundle", tmp_path / "scratch")
+    assert rule(bench, engine) == "waived"
+
+
 def test_what_cannot_be_believed_stops_nothing_that_was_judged_since(
     doubted: Workbench, engine: Engine
 ) -> None:
