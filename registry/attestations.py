@@ -212,7 +212,6 @@ def verify(
     asked = Asked(purpose, TrustRoot.of(simulated=simulated))
     payload, signers = signed_payload(envelope, trust, asked)
     statement = read_statement(payload, purpose, predicate_type or PREDICATES[purpose])
-    require_signers(signers, trust, asked, signed_at(statement))
     if statement.subject != subject:
         raise IntegrityError(
             "the statement is about another artifact",
@@ -227,6 +226,7 @@ def verify(
             actual=not simulated,
             expected=simulated,
         )
+    require_signers(signers, trust, asked, signed_at(statement))
     return statement
 
 

@@ -7,7 +7,7 @@ catalogue says that it was restored from a backup and nobody has scrubbed since;
 
 A lost verdict, or end of a waiver, that cannot be believed (damaged, its signer revoked since) is
 none; but it may be what closed the gate. So it holds the engine where something older could open
-it: a pass that was lost, too, or what a restored catalogue has.
+it: a pass that was lost, too, or a pass or a waiver that a restored catalogue has.
 
 Example:
     with catalogue.read() as view:
@@ -106,8 +106,14 @@ def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Diges
     )
 
 
-def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: datetime) -> Lost:
+def find_lost(
+    view: View, store: BlobStore, engine: Engine, trust: Trust, now: datetime, *,
+    brought: bool = False,
+) -> Lost:  # fmt: skip
     """Returns what a catalogue lost of what lies beside an engine; changes nothing.
+
+    What it has of waivers may be from before what it lost: it was restored, or they were brought
+    just now, with a bundle.
 
     Raises NotYetError for a verdict, or the end of a waiver, of a time that has not come here: who
     left it out because of a wrong clock would let what it closed open.
@@ -120,10 +126,14 @@ def find_lost(view: View, store: BlobStore, engine: Engine, trust: Trust, now: d
     found, doubts = _unrecorded(verdicts, said, engine, trust, now)
     endings, disbelieved = _endings(waivers, said, engine, trust, now)
     lost = tuple(_lost_verdicts(verdicts, found))
+    restored = bool(doubts or disbelieved) and bool(view.unchecked())
     if not any(one.result is Result.PASS for one in lost):  # else what is lost may have closed it
         passed = any(one.result is Result.PASS for one in verdicts)
-        doubts = [*(doubts if passed else ()), *disbelieved]
-        doubts = doubts if doubts and view.unchecked() else []
+        waived = any(one.ending is None for one in waivers)
+        may_open = (restored and (passed or waived)) or (brought and waived)
+        doubts = doubts if may_open else []
+    if restored or brought:
+        doubts = [*doubts, *disbelieved]
     return Lost(
         tuple(one for one in signed if one.envelope not in recorded),
         tuple(one for one in doubtful if one.envelope not in recorded),
@@ -225,16 +235,22 @@ def take_in(draft: Draft, lost: Lost) -> int:
 
 
 def take_in_beside(
-    draft: Draft, look: Callable[[], Lost], also: Callable[[], object] | None
+    draft: Draft,
+    engine: Engine,
+    look: Callable[..., Lost],
+    also: Callable[[Draft, Engine], object] | None,
 ) -> None:
     """Records what was lost of an engine, after what `also` records of it.
 
-    What held it before that holds it still: a pass that `also` records is not lost then.
+    What held it before that holds it still: a pass that `also` records is not lost then. The look
+    (`find_lost`) is told whether `also` brought waivers.
     """
-    before = NOTHING_LOST if also is None else look()
-    if also is not None:
-        also()
-    take_in(draft, look())
+    if also is None:
+        take_in(draft, look())
+        return
+    before, waivers = look(), draft.waivers(engine.digest)
+    also(draft, engine)
+    take_in(draft, look(brought=len(draft.waivers(engine.digest)) > len(waivers)))
     take_in(draft, Lost(holds=before.holds))
 
 

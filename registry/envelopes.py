@@ -89,18 +89,12 @@ def require_signers(
     """Raises IntegrityError unless enough of the signers counted when the statement was signed.
 
     Raises WithdrawnError where trusted keys signed it, but not enough, or not any more: that is the
-    policy's doing, and it is to be made or signed anew; NotYetError for a time that is to come.
+    policy's doing, and it is to be made or signed anew; NotYetError for what would count, but is
+    of a time that is to come.
     """
-    if trust.is_future(signed_at):
-        raise NotYetError(
-            "the statement was signed at a time that has not come yet",
-            where=f"{asked.purpose} statement",
-            actual=signed_at.isoformat(),
-            expected=f"not after {trust.clock().isoformat(timespec='seconds')}",
-            remedy="set the clocks of this machine and of the signer right, and sign again",
-        )
     needed = trust.threshold(asked.purpose)
     if count_signers(signers, trust, asked, signed_at) >= needed:
+        _require_past(signed_at, trust, asked)
         return
     doubts = {keyid: trust.doubt(keyid, asked.root, signed_at) for keyid in signers}
     if trust.different(signers) < needed:
@@ -112,6 +106,17 @@ def require_signers(
             remedy="let others sign it too; the trust file says how many must",
         )
     raise _withdrawn(asked, {keyid: doubt for keyid, doubt in doubts.items() if doubt})
+
+
+def _require_past(signed_at: datetime, trust: Trust, asked: Asked) -> None:
+    if trust.is_future(signed_at):
+        raise NotYetError(
+            "the statement was signed at a time that has not come yet",
+            where=f"{asked.purpose} statement",
+            actual=signed_at.isoformat(),
+            expected=f"not after {trust.clock().isoformat(timespec='seconds')}",
+            remedy="set the clocks of this machine and of the signer right, and sign again",
+        )
 
 
 def count_signers(signers: tuple[str, ...], trust: Trust, asked: Asked, signed_at: datetime) -> int:

@@ -100,11 +100,16 @@ def release(registry: Registry, engine: Engine, reason: str, *signers: Signer) -
     """Ends a quarantine; raises ConflictError where there is none, or a revocation.
 
     Also where something that calls itself a revocation lies in the store: it counts while it does.
+    What holds an engine of a restored catalogue from beside it is recorded first, to be released.
     Where no revoker signs it, the quarantine counts again in a catalogue that is restored from
     before the release. Where one does, and then the catalogue does not answer, the release stands:
     StoreUnavailableError says so.
     """
     change = _change(registry, Standing.RELEASED, engine, reason)
+    with registry.catalogue.read() as view:
+        is_restored = bool(view.unchecked())
+    if is_restored:
+        registry.take_in_revocations(engine)
     with registry.catalogue.read() as view:
         recorded = view.standing(engine.digest)
     check_may_follow(recorded, change)

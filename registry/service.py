@@ -122,7 +122,7 @@ class Registry:
         def record(draft: Draft, engine: Engine) -> None:
             # These bytes may have been swept since, and what stops them stays.
             look = partial(find_lost, draft, self.store, engine, trust, self.clock())
-            take_in_beside(draft, look, None if also is None else partial(also, draft, engine))
+            take_in_beside(draft, engine, look, also)
 
         return self._publisher().engine(publication, record)
 

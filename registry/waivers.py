@@ -30,7 +30,14 @@ from registry.attestations import (
     verify,
 )
 from registry.digests import Digest, digest_bytes
-from registry.envelopes import Asked, count_signers, signed_payload, statement_digest, told_by
+from registry.envelopes import (
+    Asked,
+    count_signers,
+    read_envelope,
+    signed_payload,
+    statement_digest,
+    told_by,
+)
 from registry.environments import Environment, environment_from_dict
 from registry.errors import IntegrityError, InvalidRecordError, NotYetError
 from registry.trust import Purpose, Trust, TrustRoot, read_moment
@@ -163,15 +170,19 @@ def verify_ending(envelope: bytes, waiver: Waiver, trust: Trust) -> None:
         envelope, trust, Purpose.WAIVER,
         subject=waiver.engine, simulated=waiver.simulated, predicate_type=ENDING_TYPE,
     ).predicate  # fmt: skip
-    if "statement" in said:
-        actual, expected = said["statement"], statement_digest(waiver.envelope.encode())
-    else:
-        actual, expected = said.get("waiver"), waiver.digest
+    actual, expected = _ended(said, waiver)
     if actual != str(expected):
         raise IntegrityError(
             "the statement ends another waiver",
             where=f"waiver {waiver.digest.short}", actual=actual, expected=expected,
         )  # fmt: skip
+
+
+def _ended(said: Mapping[str, Any], waiver: Waiver) -> tuple[object, Digest]:
+    """Returns what a statement ends, and what it would have to name to end a waiver."""
+    if "statement" in said:
+        return said["statement"], statement_digest(waiver.envelope.encode())
+    return said.get("waiver"), waiver.digest
 
 
 def require_short(grant: Waiver | WaiverGrant, trust: Trust) -> None:
@@ -213,25 +224,40 @@ def ending_among(envelopes: Iterable[bytes], waiver: Waiver, trust: Trust) -> st
 
     One that does not verify ends nothing: else whoever writes the store could end every waiver.
     Raises NotYetError for one of a time that has not come here: by this clock nothing can be told.
+    One that ends another waiver is none of this, whatever clock its signer had.
     """
     for envelope in envelopes:
         try:
             verify_ending(envelope, waiver, trust)
         except NotYetError:
-            raise
+            actual, expected = _ended(_read_ending(envelope), waiver)
+            if actual == str(expected):
+                raise
         except IntegrityError:
             continue
-        return envelope.decode()
+        else:
+            return envelope.decode()
     return None
 
 
+def _read_ending(signed: bytes) -> Mapping[str, Any]:
+    """Returns what an envelope says that was found to be signed by somebody trusted."""
+    payload = read_envelope(signed).payload
+    return read_statement(payload, Purpose.WAIVER, ENDING_TYPE).predicate
+
+
 def disbelieved_ending(envelope: bytes, engine: Engine, trust: Trust) -> str | None:
-    """Says why what lies there as the end of a waiver is none, of whichever; None if it is one."""
+    """Says why what lies there as the end of a waiver is none, of whichever; None if it is one.
+
+    One of a time that has not come here is one: `ending_among` tells it of the waiver that it ends.
+    """
     try:
         verify(
             envelope, trust, Purpose.WAIVER,
             subject=engine.digest, simulated=engine.simulated, predicate_type=ENDING_TYPE,
         )  # fmt: skip
+    except NotYetError:
+        return None
     except IntegrityError as error:
         return error.what
     return None

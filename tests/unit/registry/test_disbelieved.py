@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from securesystemslib.signer import CryptoSigner
 
+from registry.attestations import sign
 from registry.backups.backup import backup, restore
 from registry.beside import Lost, find_lost, take_in
 from registry.bundles import write_bundle
@@ -26,11 +27,12 @@ from registry.seen import Memory
 from registry.service import Registry
 from registry.signing import trusted
 from registry.standing import Standing, StandingChange
-from registry.statements import statements_of
+from registry.statements import put_statement, statements_of
 from registry.sweeping import plan_sweep, sweep
 from registry.trust import KeyRevocation, Purpose
 from registry.types import Engine, Result
-from tests.factories.registry import CPU, START, Workbench, with_registry
+from registry.waivers import ending_statement
+from tests.factories.registry import CPU, H100, START, Workbench, with_registry
 
 
 @pytest.fixture
@@ -131,6 +133,41 @@ def test_a_scrub_by_a_clock_that_is_behind_passes_over_no_end_of_a_waiver(
     assert rule(bench, engine) == "never-judged"
 
 
+def year_ahead(bench: Workbench, engine: Engine) -> None:
+    """Ends a waiver of the engine by a clock that is a year ahead."""
+    waiver = bench.waive(engine, "never-judged")
+    said = ending_statement(waiver, reason="fixed", ended_by="anna", at=START + timedelta(days=365))
+    bench.registry.end_waiver(waiver.digest, sign(said, bench.signers.approver))
+
+
+def test_the_end_of_a_waiver_by_a_clock_that_was_ahead_stops_no_other_waiver(
+    bench: Workbench, engine: Engine
+) -> None:
+    bench.waive(engine, "incompatible")
+    trust = replace(bench.registry.trust, clock=lambda: START + timedelta(days=366))
+    year_ahead(with_registry(bench, trust=trust), engine)
+    assert scrub(bench.registry).wrong == []
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    bench.waive(engine, "stale-snapshot")
+    assert rule(bench, engine) == "qualified"
+
+
+def test_a_revoked_key_stops_no_engine_by_a_statement_of_the_future(
+    bench: Workbench, engine: Engine
+) -> None:
+    key = bench.signers.validator.public_key.keyid
+    gone = KeyRevocation(key, "stolen", START, START + timedelta(hours=5))
+    robbed = with_registry(bench, trust=bench.registry.trust.revoking(gone))
+    now, bench.clock.now = bench.clock.now, START + timedelta(days=4000)
+    envelope = bench.verdict_on(engine, Result.FAIL)[1]
+    bench.clock.now = now
+    put_statement(bench.registry.store, engine.digest, Purpose.VERDICT, envelope)
+    assert scrub(robbed.registry).wrong == []
+    robbed.publish()
+    robbed.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert rule(robbed, engine) == "qualified"
+
+
 def damage(bench: Workbench, engine: Engine, kind: str) -> None:
     """Cuts the last statement of a kind short that lies beside an engine."""
     store = bench.registry.store
@@ -165,6 +202,21 @@ def test_a_fail_that_was_damaged_holds_a_restored_engine_until_it_is_released(
     assert rule(bench, engine) == "qualified"  # the release was signed
 
 
+def test_what_holds_a_restored_engine_is_released_before_a_scrub_recorded_it(
+    bench: Workbench, engine: Engine, tmp_path: Path
+) -> None:
+    url = kept(bench, tmp_path)
+    bench.judge(engine, Result.FAIL)
+    damage(bench, engine, Purpose.VERDICT)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    let_go(bench, engine)
+    assert rule(bench, engine) == "qualified"
+    bench.publish()
+    bench.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert rule(bench, engine) == "qualified"
+
+
 def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
     bench: Workbench, tmp_path: Path
 ) -> None:
@@ -177,6 +229,37 @@ def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
     assert rule(bench, engine) == "quarantined"
     scrub(bench.registry)
     assert rule(bench, engine) == "quarantined"
+
+
+def test_a_damaged_end_of_a_waiver_holds_it_beside_a_pass_elsewhere_that_was_lost(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "not-qualified-here")
+    url = kept(bench, tmp_path)
+    bench.judge(engine, environment=H100)
+    bench.end(waiver)
+    damage(bench, engine, WAIVER_END)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    scrub(bench.registry)
+    assert rule(bench, engine) == "quarantined"
+
+
+def test_a_fail_that_was_damaged_holds_an_engine_that_a_restored_waiver_would_open(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    bench.waive(engine, "never-judged")
+    url = kept(bench, tmp_path)
+    failed = bench.judge(engine, Result.FAIL)
+    store = bench.registry.store
+    (name,) = statements_of(store, engine).names(Purpose.VERDICT)
+    store.put_document(name, failed.envelope.encode()[:-7], if_absent=False)
+    restore(tmp_path / "kept", url, overwrite=True)
+    assert rule(bench, engine) == "quarantined"
+    let_go(bench, engine)
+    assert rule(bench, engine) == "waived"
 
 
 @pytest.fixture
@@ -228,6 +311,22 @@ def test_no_bundle_from_before_speaks_for_them_either(
     let_go(doubted, engine)
     import_bundle(doubted.registry, bundle, tmp_path / "scratch")
     assert rule(doubted, engine) == "qualified"  # who released it has looked into it
+
+
+def test_no_waiver_of_a_bundle_opens_where_its_end_cannot_be_believed(
+    bench: Workbench, tmp_path: Path
+) -> None:
+    engine = bench.publish()
+    waiver = bench.waive(engine, "never-judged")
+    write_bundle(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "bundle")
+    bench.end(waiver)
+    damage(bench, engine, WAIVER_END)
+    swept(bench)
+    import_bundle(bench.registry, tmp_path / "bundle", tmp_path / "scratch")
+    assert rule(bench, engine) == "quarantined"
+    let_go(bench, engine)
+    import_bundle(bench.registry, tmp_path / "bundle", tmp_path / "scratch")
+    assert rule(bench, engine) == "waived"
 
 
 def test_what_cannot_be_believed_stops_nothing_that_was_judged_since(
