@@ -102,7 +102,12 @@ def decide(
 
 def blocking(key: EngineKey, environment: Environment) -> tuple[Fired, ...]:
     """Returns the rules by which an engine cannot work in an environment as it is."""
-    found = fired(place_rules(), Case(key, Place(environment)))
+    return blocking_at(key, Place(environment))
+
+
+def blocking_at(key: EngineKey, place: Place) -> tuple[Fired, ...]:
+    """Returns the rules by which an engine cannot work in a place, by all that is known of it."""
+    found = fired(place_rules(), Case(key, place))
     return tuple(one for one in found if one.rule.effect in _BLOCKING)
 
 

@@ -6,6 +6,7 @@ Rules:
   was started anew on another GPU begin nothing;
 - an engine that does not fit a place is there since the later of both: the engine, and the place
   as decisions see it (GPUs, driver, platform); a report that tells of neither ends nothing;
+- what is assigned is wanted there since an assignment picks the node with the GPUs that it has;
 - drift is *intentional* where what somebody recorded is newer than that (a moved channel, an
   assignment, a revocation, a verdict): the node has yet to follow. It is *corrective* where the
   node changed after it: it is to be put back.
@@ -16,13 +17,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
+from enginekeeper.fleet.picking import Picking
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.orchestration.drift import DriftKind, Finding
 from enginekeeper.orchestration.drift_containers import RUNS_IN, UNKNOWN_IMAGE
 from enginekeeper.orchestration.drift_report import FleetDrift
 from registry.environments import DriverScope, Environment, environment_from_dict, judged_there
 from registry.fleet.spans import EngineSpan, ProfileSpan, Telling, held_since
+from registry.fleet.types import Assignment
+from registry.outdated import without_outdated
 from registry.queries import View
 from registry.types import Result
 
@@ -45,6 +50,8 @@ class Times:
     """Since when each node is, to decisions, as it is."""
     joined: Mapping[str, datetime]
     """Since when each node is there."""
+    picked: Mapping[tuple[str, tuple[str, str]], datetime]
+    """Since when what is assigned is for a node as it is, by node, and model and channel."""
     engines: Mapping[tuple[str, str], Sequence[EngineSpan]]
     """By node and engine."""
     assigned: Mapping[tuple[str, str], datetime]
@@ -74,16 +81,19 @@ class Times:
         if one.kind in _OF_THE_PLACE:
             times.append(self.places.get(node))
         if one.wanted is not None:
-            times.append(self._ended(node, one.fields[0].desired))
+            times += [self._ended(node, one.fields[0].desired), self.picked.get((node, one.wanted))]
         known = [at for at in times if at is not None]
         return max(known) if known else self.joined.get(node)
 
     def _missing(self, node: str, one: Finding) -> datetime | None:
         """Returns since when what is desired is not there."""
         desired = one.fields[0].desired or ""
-        if ":" not in desired:  # no engine is: none may run there
-            return self.places.get(node)
-        return self._ended(node, desired) or self.joined.get(node)
+        if ":" in desired:
+            there = self._ended(node, desired) or self.joined.get(node)
+        else:  # no engine is: none may run there
+            there = self.places.get(node)
+        picked = None if one.wanted is None else self.picked.get((node, one.wanted))
+        return max((at for at in (there, picked) if at is not None), default=None)
 
     def _ended(self, node: str, engine: str | None) -> datetime | None:
         """Returns when an engine was on a node last; None where it never was, or is."""
@@ -114,7 +124,8 @@ def times_of(view: View, drift: FleetDrift, found: Findings, scope: DriverScope)
     """Reads when what is otherwise on nodes became so."""
     assigned: dict[tuple[str, str], datetime] = {}
     contained: dict[tuple[str, str, str], datetime] = {}
-    for assignment in view.fleet.assignments():
+    assignments = view.fleet.assignments()
+    for assignment in assignments:
         at = (assignment.model, assignment.channel)
         assigned[at] = min(assigned.get(at, assignment.assigned_at), assignment.assigned_at)
         image, named = assignment.container, assignment.container_at
@@ -126,13 +137,13 @@ def times_of(view: View, drift: FleetDrift, found: Findings, scope: DriverScope)
         if at in assigned:
             for engine in (str(position.engine), None):
                 moved[*at, engine] = max(moved.get((*at, engine), when), when)
-    places, joined = _places(view, found)
+    places, joined, picked = _places(view, found, assignments)
     every = [one for state in drift.states for one in state.findings]
     engines: dict[tuple[str, str], list[EngineSpan]] = {}
     for span in view.fleet.engine_spans(set(_pairs(found))):
         engines.setdefault((span.node, span.engine), []).append(span)
     return Times(
-        places, joined, engines, assigned, contained, moved, _held(view, every),
+        places, joined, picked, engines, assigned, contained, moved, _held(view, every),
         _judged(view, every, scope),
     )  # fmt: skip
 
@@ -158,8 +169,12 @@ def _pairs(found: Findings) -> Iterator[tuple[str, str]]:
                 yield node, desired
 
 
-def _places(view: View, found: Findings) -> tuple[dict[str, datetime], dict[str, datetime]]:
-    """Returns since when nodes are as they are to decisions, and since when they are there."""
+def _places(
+    view: View, found: Findings, assignments: Sequence[Assignment]
+) -> tuple[
+    dict[str, datetime], dict[str, datetime], dict[tuple[str, tuple[str, str]], datetime]
+]:  # fmt: skip
+    """Returns since when nodes are as they are to decisions, are there, and are assigned what."""
     by_node: dict[str, list[ProfileSpan]] = {}
     for span in view.fleet.profile_spans(node for node, findings in found.items() if findings):
         by_node.setdefault(span.node, []).append(span)
@@ -168,19 +183,54 @@ def _places(view: View, found: Findings) -> tuple[dict[str, datetime], dict[str,
     profiles = {row: Profile.of_document(document) for row, document in documents}
     silent = {row for row, one in profiles.items() if one.driver is None and one.problems}
     alike = {row: one.deciding for row, one in profiles.items()}
-    places, joined = {}, {}
+    asked = _assigned(profiles, assignments)
+
+    places, joined, picked = {}, {}, {}
     for node, spans in by_node.items():
-        now = next((alike[one.profile] for one in spans if one.until is None), None)
-        same = [one for one in spans if one.profile in silent or alike[one.profile] == now]
-        places[node] = held_since(
-            Telling(one.since, one.until, alike[one.profile] == now) for one in same
-        )
+        now = next((one.profile for one in spans if one.until is None), None)
         joined[node] = held_since(Telling(one.since, one.until) for one in spans)
-    return _known(places), _known(joined)
+        if now is None:
+            continue
+        theirs = {one.profile for one in spans}
+        same = {row for row in theirs if alike[row] == alike[now]}
+        places[node] = _since(spans, same, silent)
+        same = {row for row in theirs if profiles[row].kinds == profiles[now].kinds}
+        for about in {one.wanted for one in found[node] if one.wanted is not None}:
+            wanting = {row for row in same if about in asked[row]}
+            picked[node, about] = _since(spans, wanting, silent)
+    return _known(places), _known(joined), _known(picked)
 
 
-def _known(times: Mapping[str, datetime | None]) -> dict[str, datetime]:
-    return {node: at for node, at in times.items() if at is not None}
+def _since(
+    spans: Iterable[ProfileSpan], same: Collection[int], silent: Collection[int]
+) -> datetime | None:
+    """Returns since when a node has some of its profiles, whatever is silent between them."""
+    return held_since(
+        Telling(one.since, one.until, one.profile in same)
+        for one in spans
+        if one.profile in silent or one.profile in same
+    )
+
+
+def _assigned(
+    profiles: Mapping[int, Profile], assignments: Sequence[Assignment]
+) -> dict[int, set[tuple[str, str]]]:
+    """Returns what is assigned to nodes of profiles: models with channels."""
+    picking = Picking(one.selector for one in assignments)
+    of_selector: dict[str, set[tuple[str, str]]] = {}
+    for one in assignments:
+        of_selector.setdefault(one.selector, set()).add((one.model, one.channel))
+    return {
+        row: {about for text in picking.picking(profile) for about in of_selector[text]}
+        for row, profile in profiles.items()
+    }
+
+
+_Of = TypeVar("_Of")
+
+
+def _known(times: Mapping[_Of, datetime | None]) -> dict[_Of, datetime]:
+    return {about: at for about, at in times.items() if at is not None}
 
 
 def _held(view: View, findings: Iterable[Finding]) -> dict[str, datetime]:
@@ -196,7 +246,7 @@ class _Said:
 
     environment: Environment
     result: Result
-    at: datetime
+    issued_at: datetime
 
 
 def _judged(
@@ -219,11 +269,15 @@ def _judged(
     return {about: at for about, at in found.items() if at is not None}
 
 
-def _since_no_pass(newest_first: Collection[_Said]) -> datetime | None:
-    """Returns when the first of the verdicts since the last pass was given."""
+def _since_no_pass(newest_first: Sequence[_Said]) -> datetime | None:
+    """Returns when the first of the verdicts since the last pass was given.
+
+    A pass that was overtaken before it was recorded is none.
+    """
     at = None
-    for one in newest_first:
-        if one.result is Result.PASS:
+    for place, one in enumerate(newest_first):
+        if one.result is not Result.PASS:
+            at = one.issued_at
+        elif one in without_outdated(newest_first[place:]):
             break
-        at = one.at
     return at

@@ -5,6 +5,8 @@ Rules:
 - a waiver excuses an engine where it names every rule of the gate that stands against it there;
 - where the gate is asked about signatures, and where what one verdict says is waived, it is asked
   itself: a waiver may be bound to a verdict that is not the last any more;
+- of a host's OS and CPU the gate is not asked: what those rules forbid is excused by a waiver of
+  `incompatible`, and of nothing else;
 - what no environment is about (an engine that is revoked, bytes that changed) is never excused.
 """
 
@@ -13,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from enginekeeper.compatibility.decision import blocking, latest_there
+from enginekeeper.compatibility.decision import blocking_at, latest_there
+from enginekeeper.compatibility.places import Place
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.orchestration.drift import Finding, KnownEngine
 from registry.digests import Digest
@@ -50,16 +53,18 @@ class Waivers:
     verified: bool
     """Whether the gate is asked whenever a waiver could excuse."""
     _granted: dict[str, list[Waiver]] | None = None
-    _said: dict[tuple[str, Environment, bool], str | None] = field(default_factory=dict)
+    _said: dict[tuple[str, Environment, bool, str, str], str | None] = field(default_factory=dict)
 
     def excuse(self, one: Finding, profile: Profile) -> str | None:
         """Returns whose waiver lets an engine run where a finding is; None where none does."""
         known = self.engines.get(one.engine or "")
         if known is None or one.environment is None or not self._on(known.engine.digest):
             return None
-        asked = (known.engine.digest, one.environment, profile.simulated)
+        os, cpu, simulated = profile.os, profile.cpu_architecture, profile.simulated
+        asked = (known.engine.digest, one.environment, simulated, os, cpu)
         if asked not in self._said:
-            self._said[asked] = self._excuse(known, one.environment, simulated=profile.simulated)
+            place = Place(one.environment, os=os, cpu_architecture=cpu)
+            self._said[asked] = self._excuse(known, place, simulated=simulated)
         return self._said[asked]
 
     def _on(self, engine: str) -> list[Waiver]:
@@ -71,19 +76,19 @@ class Waivers:
                     self._granted.setdefault(str(one.engine), []).append(one)
         return self._granted.get(engine, [])
 
-    def _excuse(self, known: KnownEngine, where: Environment, *, simulated: bool) -> str | None:
-        scope = self.registry.driver_scope
+    def _excuse(self, known: KnownEngine, place: Place, *, simulated: bool) -> str | None:
+        where, scope = place.environment, self.registry.driver_scope
         here = [
             one
             for one in self._on(known.engine.digest)
             if one.environment is None or covers(one.environment, where, scope)
         ]
         stands = set(_verdict_rules(known, where, scope))
-        if not _are_enough(here, stands, known, where):
+        if not _are_enough(here, stands, known, place):
             return None
         engine = _Waived(Digest.parse(known.engine.digest), known.simulated)
         here = self.registry.waivers_in_force([engine], here)[engine.digest]
-        if not _are_enough(here, stands, known, where):
+        if not _are_enough(here, stands, known, place):
             return None
         if self.verified or stands & ABOUT_VERDICT:
             decision = self.registry.gate(engine.digest, where, simulated_node=simulated)
@@ -94,7 +99,7 @@ class Waivers:
 
 
 def _are_enough(
-    waivers: Sequence[Waiver], stands: set[str], known: KnownEngine, where: Environment
+    waivers: Sequence[Waiver], stands: set[str], known: KnownEngine, place: Place
 ) -> bool:
     """Says whether waivers name all rules of the gate that stand against an engine somewhere."""
     waived = {rule for one in waivers for rule in one.rules}
@@ -102,7 +107,7 @@ def _are_enough(
         return False
     if _INCOMPATIBLE in waived:
         return True
-    return bool(stands) and not blocking(known.engine.key, where)
+    return bool(stands) and not blocking_at(known.engine.key, place)
 
 
 def _verdict_rules(known: KnownEngine, where: Environment, scope: DriverScope) -> Iterator[str]:

@@ -457,12 +457,14 @@ def _is_out(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
 
 def _back(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
     if node.previous_driver in (None, wave.driver):
-        said = "had this driver before, or none that is known: nothing to go back to"
-        return _into(node, Stage.REVERTED, now, (said,))
+        none = "had this driver before, or none that is known: nothing to go back to"
+        return _into(node, Stage.REVERTED, now, (none,))
     if sight is None:
         return node
     if sight.driver == node.previous_driver:
-        return _into(node, Stage.REVERTED, now, ())
+        on_its_way = node.stage is Stage.FAILED  # perhaps: it has to say anew
+        said = (f"the wave was {wave.phase}",) if on_its_way else ()
+        return _into(node, Stage.HELD if on_its_way else Stage.REVERTED, now, said)
     if _unseen(sight, wave) is not None:  # it says why itself
         return node
     if sight.back:

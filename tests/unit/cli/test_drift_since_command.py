@@ -12,8 +12,11 @@ import pytest
 
 from enginekeeper.fleet.interface import DriverState, LostDevice
 from enginekeeper.fleet.inventory import Evidence, Inventory, RunningEngine
+from enginekeeper.orchestration.drift_nodes import node_drifts
+from enginekeeper.orchestration.drift_report import drift_of
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
+from registry.environments import DriverScope
 from registry.lifecycle import quarantine
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
@@ -134,3 +137,37 @@ def test_what_is_desired_is_missing_since_it_went(
     join(catalogue, node(), now=gone)
     join(catalogue, node(labels={"rack": "2"}), now=gone + timedelta(seconds=1))
     assert finding(ek, "missing") == (gone, "corrective")
+
+
+@pytest.mark.parametrize("before", [
+    {"labels": {"pool": "spare"}}, {"devices": (device(0, product="NVIDIA L4"),)},
+])  # fmt: skip
+def test_what_is_assigned_is_missing_since_the_node_became_one_that_it_is_for(
+    ek: Ek, catalogue: Catalogue, engine: Engine, before: dict[str, Any]
+) -> None:
+    ek("assign", "add", "pool=h100", engine.model_name, "prod")
+    now = datetime.now(UTC) + timedelta(seconds=1)
+    as_now = {"labels": {"pool": "h100"}}
+    join(catalogue, node(**as_now), now=day(0))
+    join(catalogue, node(**as_now | before), now=day(1))
+    join(catalogue, node(**as_now), now=now)
+    join(catalogue, node(driver=None, devices=(), problem="NVML is off", **as_now), now=now)
+    join(catalogue, node(labels={"pool": "h100", "rack": "2"}), now=now)
+    assert finding(ek, "missing") == (now, "corrective")
+
+
+def test_a_pass_that_was_overtaken_before_it_was_recorded_ends_no_failure(
+    catalogue: Catalogue, engine: Engine, site: Site, tmp_path: Path
+) -> None:
+    on_r595 = replace(H100, driver="595.80.01", cuda_driver="13.2")
+    variant, failed_at = variants_of(tmp_path)[0], datetime.now(UTC) - timedelta(days=1)
+    join(catalogue, node(engine.digest, driver=DriverState("595.80.01", "13.2")), now=day(0))
+    other, third = (replace(on_r595, driver=one) for one in ("595.71.05", "595.45.04"))
+    site.judge(engine, variant, Result.FAIL, other, at=failed_at)
+    site.judge(engine, variant, Result.PASS, third, at=failed_at - timedelta(days=1))
+
+    now, scope = datetime.now(UTC), DriverScope.BRANCH
+    found = drift_of(replace(site.bench.registry, driver_scope=scope), now, verified=True)
+    with catalogue.read() as view:
+        (drift,) = node_drifts(view, found, now, stale_after=timedelta(days=99), scope=scope)
+    assert [(one.since, one.cause) for one in drift.findings] == [(failed_at, "intentional")]

@@ -102,3 +102,18 @@ def test_a_waiver_of_one_failure_excuses_not_the_next(
     site.judge(engine, variants_of(tmp_path)[0], Result.FAIL, H100, note="another")
     assert ek("drift", "--fail-on-drift").code == ExitCode.DRIFT
     assert ek("drift", "--summary", "--fail-on-drift").code == ExitCode.DRIFT
+
+
+@pytest.mark.parametrize(("rule", "sync"), [
+    ("not-qualified-here", "out-of-sync"), ("incompatible", "in-sync"),
+])  # fmt: skip
+def test_what_the_gate_is_not_asked_of_a_host_no_other_waiver_excuses(
+    ek: Ek, catalogue: Catalogue, engine: Engine, rule: str, sync: str
+) -> None:
+    ek("assign", "add", "pool=h100", engine.model_name, "prod")
+    here = R580 if rule == "incompatible" else R595
+    found = node("gpu-1", engine, under=here)
+    join(catalogue, replace(found, host=replace(found.host, cpu_architecture="aarch64")))
+    waive(ek, engine, rule)
+    assert ek("drift", "--all", "--json").json[0]["sync"] == sync
+    assert ek("drift", "--summary", "--json").json["sync"] == {sync: 1}

@@ -387,6 +387,19 @@ def test_a_wave_is_not_back_while_what_lost_its_verdict_after_its_release_may_co
     assert (risen.phase, stages(risen)["a"]) == (Phase.ROLLING_BACK, "reverting")
 
 
+def test_a_wave_is_not_back_while_what_broke_after_its_release_may_come_up() -> None:
+    begun = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING, terms=NO_SOAK)
+    lost = Sight(OLD, problems=("GPU 7: GPU is lost",), running=())
+    stopped = advance(begun, {"a": lost, "b": BLOCKED}, now=later(60))
+    back = turn_back(stopped, "slow", later(70))
+    again = advance(back, {"a": silent(lost, 100), "b": BLOCKED}, now=later(80))
+    assert (again.phase, stages(again)["a"]) == (Phase.ROLLING_BACK, "held")
+    spoke = advance(again, {"a": lost, "b": BLOCKED}, now=later(90))
+    assert spoke.phase is Phase.ROLLED_BACK
+    risen = advance(again, {"a": ON_NEW, "b": BLOCKED}, now=later(90))
+    assert (risen.phase, stages(risen)["a"]) == (Phase.ROLLING_BACK, "reverting")
+
+
 def test_who_uses_the_budget_is_named_while_others_wait_for_it() -> None:
     begun = wave(node("a", stage=Stage.DONE), node("b"), node("c"), phase=Phase.ROLLING)
     sights = {"a": ON_NEW, "b": READY, "c": silent(READY, 200)}
