@@ -210,7 +210,9 @@ def test_what_holds_a_restored_engine_is_released_before_a_scrub_recorded_it(
     bench.judge(engine, Result.FAIL)
     damage(bench, engine, Purpose.VERDICT)
     restore(tmp_path / "kept", url, overwrite=True)
-    assert rule(bench, engine) == "quarantined"
+    with pytest.raises(GateClosedError) as raised:
+        bench.registry.gate(engine.digest, CPU).require_open()
+    assert f"engine release {engine.digest.short}" in str(raised.value)
     let_go(bench, engine)
     assert rule(bench, engine) == "qualified"
     bench.publish()
