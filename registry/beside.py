@@ -18,7 +18,7 @@ Example:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -152,7 +152,7 @@ def _endings(
         return (), []
     known = {told_by(one.ending.encode()) for one in waivers if one.ending is not None}
     said = {name: beside.read(name) for name in beside.names(layout.WAIVER_END)}
-    endings = ((one.digest, ending_among(said.values(), one, trust)) for one in open_ones)
+    endings = ((one.digest, _ending(said, one, beside, trust)) for one in open_ones)
     doubts = (
         doubt(engine, name, one, why, now)
         for name, one in said.items()
@@ -160,6 +160,31 @@ def _endings(
         if (why := disbelieved_ending(one, engine, trust)) is not None
     )
     return tuple((digest, one) for digest, one in endings if one is not None), list(doubts)
+
+
+def _ending(
+    said: Mapping[str, bytes], waiver: Waiver, beside: Statements, trust: Trust
+) -> str | None:
+    for name, envelope in said.items():
+        try:
+            found = ending_among((envelope,), waiver, trust)
+        except NotYetError as error:
+            raise _of_a_time_to_come(error, beside, name) from error
+        if found is not None:
+            return found
+    return None
+
+
+def _of_a_time_to_come(error: NotYetError, beside: Statements, name: str) -> NotYetError:
+    """Says of a document in the store what it stops, and how that ends."""
+    return NotYetError(
+        error.what,
+        where=f"{beside.store.url}/{name}",
+        actual=error.actual,
+        expected=error.expected,
+        remedy="set the clock of this machine right; if the signer's was wrong, have what it says "
+        "signed again, and take the document away",
+    )
 
 
 def _revocations(
@@ -192,15 +217,14 @@ def _unrecorded(
             continue
         try:
             verdict = stated_verdict(engine, envelope, trust, now)
-        except NotYetError:
-            raise
+        except NotYetError as error:
+            raise _of_a_time_to_come(error, beside, name) from error
         except IntegrityError as error:
             doubts.append(doubt(engine, name, envelope, error.what, now))
             continue
-        place = beside.document(engine.digest, verdict.document)
-        vsa = summary_among(beside.envelopes(layout.SUMMARY), engine, verdict, trust)
-        found.append(replace(verdict, path=place, vsa=vsa))
-    return found, doubts
+        found.append(replace(verdict, path=beside.document(engine.digest, verdict.document)))
+    summaries = list(beside.envelopes(layout.SUMMARY)) if found else []
+    return [replace(one, vsa=summary_among(summaries, engine, one, trust)) for one in found], doubts
 
 
 def _lost_verdicts(recorded: Sequence[Verdict], found: Sequence[Verdict]) -> Iterator[Verdict]:

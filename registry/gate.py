@@ -156,8 +156,14 @@ class GateDecision:
                 where=f"engine {self.engine.short} on {self.environment}",
                 actual="; ".join(self.evidence) or None,
                 expected=f"rule {self.rule} not to apply",
-                remedy=remedy or f"enginekeeper engine show {self.engine.short}",
+                remedy=remedy or self._next(),
             )
+
+    def _next(self) -> str:
+        """Says what to do; nothing but a release ends a quarantine."""
+        release = f"enginekeeper engine release {self.engine.short}"
+        looked = f"once it was looked into: {release}; " if self.rule == "quarantined" else ""
+        return f"{looked}enginekeeper engine show {self.engine.short}"
 
 
 @dataclass(frozen=True)

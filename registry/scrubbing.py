@@ -187,7 +187,8 @@ class _Scrubber:
                 raise
             except RegistryError as error:
                 name, user = layout.statement_folder(engine.digest), f"engine {engine.digest.short}"
-                found = Finding(Fault.REFUSED, name, engine.digest, (f"{user}: {error.what}",))
+                why = error.what if error.where is None else f"{error.where}: {error.what}"
+                found = Finding(Fault.REFUSED, name, engine.digest, (f"{user}: {why}",))
                 self.report.findings.append(found)
         if not self.report.wrong:
             self.registry.mark_checked(recorded.restorations)

@@ -144,11 +144,11 @@ def _with_snapshot(stores: _Stores, time: datetime | None, store: str, snapshot:
 def _joined(stores: _Stores, earlier: str, store: str) -> dict[str, Any]:
     """Returns the later of what was seen under two names, with all that either saw revoked."""
     both = [stores[name] for name in (store, earlier) if name in stores]
-    later = max(both, key=lambda it: _last(it).version)
     kept = [one for entry in both if (one := _revoked(entry)) is not None]
-    if not kept:
-        return dict(later)
-    return {**later, "revoked": kept[0].carrying(kept[-1]).as_dict()}
+    revoked = kept[0].carrying(kept[-1]) if kept else RegistryState()
+    gone = {one.keyid for one in revoked.key_revocations}  # whoever had it chose any version
+    later = max(both, key=lambda it: (not gone & _last(it).signers, _last(it).version))
+    return {**later, "revoked": revoked.as_dict()} if kept else dict(later)
 
 
 def _document(stores: _Stores, time: datetime | None) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def publish(hours: float, accept_loss: bool, as_json: bool) -> int:
     """Sign the state of the catalogue and of the trust file as the next version.
 
     What an earlier one revoked, engine or key, stays revoked, whatever catalogue and store say.
-    Exits 11 where that is known neither here nor in the store.
+    Exits 11 where that is known neither here nor in the store. Of a catalogue that was restored and
+    not scrubbed since it vouches for no waiver: it may have ended.
     """
     from enginekeeper.orchestration.bench import open_bench
     from registry.trust import Purpose
@@ -46,6 +47,8 @@ def publish(hours: float, accept_loss: bool, as_json: bool) -> int:
     bench = open_bench()
     signers = bench.signers(Purpose.SNAPSHOT)
     registry = bench.registry
+    with registry.catalogue.read() as view:
+        is_restored = bool(view.unchecked())
     made = bench.snapshots.publish(
         registry.store, bench.trust, registry.state, timedelta(hours=hours), signers,
         accept_loss=accept_loss,
@@ -53,6 +56,11 @@ def publish(hours: float, accept_loss: bool, as_json: bool) -> int:
     output = Output(as_json)
     output.document(made.as_dict(), _text(made))
     output.note(f"snapshot {made.version} is in the store")
+    if is_restored:
+        output.note(
+            "the catalogue was restored, so no waiver counts under it; next: enginekeeper store "
+            "scrub, then enginekeeper snapshot publish once more"
+        )
     return ExitCode.OK
 
 

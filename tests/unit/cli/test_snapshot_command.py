@@ -64,6 +64,18 @@ def test_a_snapshot_that_was_set_back_is_refused(ek: Ek, site: Site, engine: Eng
     assert ek("gate", engine.digest.short).code == ExitCode.OK
 
 
+@pytest.mark.usefixtures("engine")
+def test_who_publishes_for_a_restored_catalogue_is_told_that_no_waiver_counts(
+    ek: Ek, tmp_path: Path
+) -> None:
+    ek("db", "backup", tmp_path / "kept")
+    assert "no waiver counts" not in ek("snapshot", "publish").err
+    ek("db", "restore", tmp_path / "kept", "--yes")
+    assert "no waiver counts" in ek("snapshot", "publish").err
+    ek("store", "scrub")
+    assert "no waiver counts" not in ek("snapshot", "publish").err
+
+
 def test_what_changed_since_is_told(ek: Ek, engine: Engine) -> None:
     ek("snapshot", "publish")
     ek("channel", "set", "prod", engine.digest.short)

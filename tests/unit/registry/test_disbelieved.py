@@ -101,11 +101,12 @@ def look_by_a_wrong_clock(bench: Workbench, engine: Engine) -> None:
     """Asks and scrubs where the clock is behind: neither passes over what it cannot tell."""
     slow = behind(bench)
     assert rule(slow, engine) == "restored-unchecked"
-    with pytest.raises(NotYetError, match="has not come yet"):
+    with pytest.raises(NotYetError, match="has not come yet") as raised:
         slow.registry.set_channel("prod", engine.digest, CPU, actor="anna")
+    assert f"/statements/{engine.digest.value}/" in str(raised.value.where)  # who to ask, of what
     (found,) = scrub(slow.registry).wrong
     assert (found.fault, found.digest) == (Fault.REFUSED, engine.digest)
-    assert "has not come yet" in found.users[0]
+    assert f"{raised.value.where}: {raised.value.what}" in found.users[0]
 
 
 def test_a_scrub_by_a_clock_that_is_behind_passes_over_no_fail(
@@ -209,7 +210,9 @@ def test_what_holds_a_restored_engine_is_released_before_a_scrub_recorded_it(
     bench.judge(engine, Result.FAIL)
     damage(bench, engine, Purpose.VERDICT)
     restore(tmp_path / "kept", url, overwrite=True)
-    assert rule(bench, engine) == "quarantined"
+    with pytest.raises(GateClosedError) as raised:
+        bench.registry.gate(engine.digest, CPU).require_open()
+    assert f"engine release {engine.digest.short}" in str(raised.value)
     let_go(bench, engine)
     assert rule(bench, engine) == "qualified"
     bench.publish()

@@ -20,6 +20,7 @@ from registry.freshness import SnapshotReader
 from registry.lifecycle import revoke
 from registry.seen import LastSeen, Memory
 from registry.snapshots import SNAPSHOT, RegistryState, Snapshot
+from registry.trust import KeyRevocation
 from registry.types import Engine
 from tests.factories.registry import CPU, START, Workbench, with_registry
 
@@ -201,3 +202,18 @@ def test_what_was_seen_under_two_names_is_what_either_saw(tmp_path: Path, later:
     assert seen is not None
     assert revoked is not None
     assert (seen.version, revoked.revoked_engines) == (2, frozenset({mine, theirs}))
+
+
+def test_the_version_that_a_thief_chose_is_not_taken_from_the_earlier_name_again(
+    tmp_path: Path,
+) -> None:
+    memory = Memory(tmp_path / "seen.json")
+    memory.remember("old", replace(snapshot(200), signers=frozenset({"thief"})))
+    memory.carry_over("old", "new")
+    state = RegistryState(key_revocations=(KeyRevocation("thief", "stolen", START),))
+    for number in (1, 2):
+        memory.remember("new", replace(snapshot(number), state=state, signers=frozenset({"k"})))
+        memory.carry_over("old", "new")
+    assert memory.seen("new") == LastSeen(2, str(snapshot(2).digest), frozenset({"k"}))
+    memory.remember("new", replace(snapshot(1), state=state, signers=frozenset({"k"})))  # replayed
+    assert memory.seen("new") == LastSeen(2, str(snapshot(2).digest), frozenset({"k"}))
