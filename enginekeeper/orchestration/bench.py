@@ -177,7 +177,8 @@ class Bench:
     def gpus(self) -> tuple[GpuKind, ...]:
         """The kinds of GPU of this host; none where a stand-in answers in NVML's place.
 
-        One of which nobody can tell how it is split is none: no verdict could say where it was.
+        One of which nobody can tell how it is split is none, nor is another of its product: which
+        of them an engine runs on is not known, and no verdict could say where it was.
         Raises UnavailableError when there is a driver that does not answer.
         """
         from enginekeeper.fleet.nodes import split_unknown  # noqa: PLC0415 - as below
@@ -186,7 +187,9 @@ class Bench:
         nvml = open_nvml()
         if nvml.simulated or nvml.driver() is None:
             return ()
-        return kinds_of(one for one in nvml.scan().devices if split_unknown(one) is None)
+        devices = nvml.scan().devices
+        untold = {one.product for one in devices if split_unknown(one) is not None}
+        return kinds_of(one for one in devices if one.product not in untold)
 
     def driver(self) -> DriverState:
         """Returns the driver of this host's GPUs; raises UnavailableError where there is none."""

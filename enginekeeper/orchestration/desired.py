@@ -55,6 +55,9 @@ class Resolver:
         if not fitting:
             targets = ", ".join(one.target for one in engines)
             said = f"no engine for this hardware: only {targets}"
+            asked_for = {one.key.hard.get("gpu_product") for one in engines}
+            if untold := [one for one in profile.untold if one in asked_for]:
+                said = f"nobody can tell how {', '.join(untold)} is split (MIG)"
             return DesiredEngine(model, channel, None, said)
         for engine, decision in fitting:
             if decision.is_open:

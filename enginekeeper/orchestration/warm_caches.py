@@ -1,12 +1,12 @@
 """The caches of a pulled bundle on this node: restored where their key is this node's, or refused.
 
     INTO/engines/ID/engine/caches    what is signed
-    INTO/caches/ID/…                 copies, one for each start: a process writes into its own
+    INTO/caches/ID/PID-START-…       copies, one for each start: a process writes into its own
 
 Rules:
 
 - they are code. They are copied from files that were verified, by whoever verified them, and a copy
-  that a process wrote into is never given to another one;
+  that a process wrote into is never given to another one; it stays while its process is there;
 - what they are bound to is compared with this node's GPU and driver and with the packages of the
   toolchain that serves. Where that toolchain is not installed here, nobody can tell, and they are
   not loaded: a bundle starts without them, and takes longer.
@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from typing import Any
 from enginekeeper.building.bundle import is_bundle
 from enginekeeper.building.runtime_caches import CacheKey, restore_caches
 from enginekeeper.errors import EngineKeeperError
+from enginekeeper.fleet.processes import ProcessTable
 from enginekeeper.orchestration.asking import backend_of
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.simulation import SIMULATED_STEP
@@ -67,19 +69,36 @@ def warm_caches(
     """
     if backend_of(key) != "pytorch" or not is_bundle(files):
         return None
-    copies = caches_place(place)
-    for copy in copies.glob("*") if copies.is_dir() else ():
-        if copy not in kept:
-            shutil.rmtree(copy, ignore_errors=True)
+    copies, table = caches_place(place), ProcessTable()
+    remove_ended(copies, kept, table)
+    mine = f"{os.getpid()}-{table.start_time(os.getpid())}-{token_hex(8)}"
     try:
         here = _bound_here(bench, key)
         if isinstance(here, str):
             return WarmCaches(here)
         with full_disk_said(copies):
             copies.mkdir(parents=True, exist_ok=True)
-            return WarmCaches(None, restore_caches(files, here, copies / token_hex(8)))
+            return WarmCaches(None, restore_caches(files, here, copies / mine))
     except EngineKeeperError as error:
         return WarmCaches(str(error))
+    except OSError as error:  # a start waits for no caches
+        return WarmCaches(f"they cannot be copied to {copies / mine}: {error}")
+
+
+def remove_ended(copies: Path, kept: Collection[Path], table: ProcessTable) -> None:
+    """Removes the copies of processes that ended, half-made ones too, but those that are kept."""
+    for copy in copies.glob("*") if copies.is_dir() else ():
+        if copy not in kept and not _is_in_use(copy, table):
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def _is_in_use(copy: Path, table: ProcessTable) -> bool:
+    """Says whether the process that made a copy, or what took its place, is still there."""
+    pid, _, rest = copy.name.lstrip(".").partition("-")
+    start = rest.partition("-")[0]
+    if not (pid.isdecimal() and start.isdecimal()):
+        return False
+    return table.start_time(int(pid)) == int(start)
 
 
 def _bound_here(bench: Bench, key: EngineKey) -> CacheKey | str:

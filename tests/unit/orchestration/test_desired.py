@@ -68,6 +68,11 @@ def test_the_same_assigned_twice_is_desired_once(site: Site, engine: Engine) -> 
     [
         (node(driver="595.71.05"), "prod", "gate closed"),
         (node(product="NVIDIA L4"), "prod", "no engine for this hardware: only"),
+        (
+            replace(node(), devices=(device(mig=None, unread={"mig": "Unknown Error"}),)),
+            "prod",
+            f"nobody can tell how {H100.product} is split",
+        ),
         (node(), "canary", "the channel has no engine of the model"),
     ],
 )

@@ -108,7 +108,7 @@ class StandIn(NullNvml):
 
 
 class Untold(StandIn):
-    """An H100 whose MIG mode cannot be read, beside an L4."""
+    """An H100 whose MIG mode cannot be read, beside one that is whole and an L4."""
 
     @property
     def simulated(self) -> bool:
@@ -116,6 +116,6 @@ class Untold(StandIn):
 
     def scan(self) -> Scan:
         untold = Device(0, "GPU-1", H100.product, "9.0", 1 << 30, mig=None, vbios=None)
-        return Scan(
-            (untold, Device(1, "GPU-2", "NVIDIA L4", "8.9", 1 << 30, mig=False, vbios=None))
-        )
+        whole = Device(1, "GPU-2", H100.product, "9.0", 1 << 30, mig=False, vbios=None)
+        other = Device(2, "GPU-3", "NVIDIA L4", "8.9", 1 << 30, mig=False, vbios=None)
+        return Scan((untold, whole, other))
