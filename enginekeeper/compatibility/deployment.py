@@ -6,15 +6,27 @@ every other as evidence. To the gate, what another build could mend is refused l
 
 from __future__ import annotations
 
-from enginekeeper.compatibility.decision import blocking
+from enginekeeper.compatibility.decision import blocking_at
+from enginekeeper.compatibility.places import Place
 from registry.environments import Environment
-from registry.gate import Refusal
+from registry.gate import Compatibility, Refusal
 from registry.keys import EngineKey
 
 
 def refusal(key: EngineKey, environment: Environment) -> Refusal | None:
-    """Says why an engine of this key cannot work there, or None."""
-    found = blocking(key, environment)
+    """Says why an engine of this key cannot work there, or None; on which host is not asked."""
+    return _refusal(key, Place(environment))
+
+
+def refusal_on(os: str, cpu_architecture: str) -> Compatibility:
+    """Returns the same function for a host whose operating system and CPU are known."""
+    return lambda key, environment: _refusal(
+        key, Place(environment, os=os, cpu_architecture=cpu_architecture)
+    )
+
+
+def _refusal(key: EngineKey, place: Place) -> Refusal | None:
+    found = blocking_at(key, place)
     if not found:
         return None
     first, *others = found

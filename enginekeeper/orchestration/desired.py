@@ -11,10 +11,11 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from time import monotonic
 
+from enginekeeper.compatibility.deployment import refusal_on
 from enginekeeper.fleet.picking import selector
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.fleet.wire import Desired, DesiredEngine
@@ -29,13 +30,22 @@ _SECONDS = 600.0
 """How long an answer holds even if nothing was recorded: a key or a snapshot may have expired."""
 
 
+@dataclass(frozen=True)
+class _Host:
+    """What of a node the gate is told beside the environment."""
+
+    os: str
+    cpu_architecture: str
+    simulated: bool
+
+
 class Resolver:
     """Asks channels and gate, each thing once; its answers are as old as it is."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._engines: dict[tuple[str, str], list[Engine]] = {}
-        self._decisions: dict[tuple[Digest, Environment, bool], GateDecision] = {}
+        self._decisions: dict[tuple[Digest, Environment, _Host], GateDecision] = {}
 
     def desired(
         self, profile: Profile, assignments: Sequence[Assignment]
@@ -82,18 +92,20 @@ class Resolver:
         product = engine.key.hard.get("gpu_product")
         if product is not None and product not in {one.product for one in profile.kinds}:
             return None
+        host = _Host(profile.os, profile.cpu_architecture, profile.simulated)
         decisions = [
-            self._gate(engine, environment, simulated=profile.simulated)
-            for environment in profile.meets(engine.key)
+            self._gate(engine, environment, host) for environment in profile.meets(engine.key)
         ]
         closed = (one for one in decisions if not one.is_open)
         return next(closed, decisions[0] if decisions else None)
 
-    def _gate(self, engine: Engine, environment: Environment, *, simulated: bool) -> GateDecision:
-        asked = (engine.digest, environment, simulated)
+    def _gate(self, engine: Engine, environment: Environment, host: _Host) -> GateDecision:
+        asked = (engine.digest, environment, host)
         found = self._decisions.get(asked)
         if found is None:
-            found = self._registry.gate(engine.digest, environment, simulated_node=simulated)
+            there = refusal_on(host.os, host.cpu_architecture)
+            registry = replace(self._registry, compatibility=there)
+            found = registry.gate(engine.digest, environment, simulated_node=host.simulated)
             self._decisions[asked] = found
         return found
 

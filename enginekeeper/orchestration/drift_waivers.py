@@ -5,8 +5,8 @@ Rules:
 - a waiver excuses an engine where it names every rule of the gate that stands against it there;
 - where the gate is asked about signatures, and where what one verdict says is waived, it is asked
   itself: a waiver may be bound to a verdict that is not the last any more;
-- of a host's OS and CPU the gate is not asked: what those rules forbid is excused by a waiver of
-  `incompatible`, and of nothing else;
+- what the rules about a host's OS and CPU forbid is excused by a waiver of `incompatible`, as the
+  gate on that node is opened by it, and of nothing else;
 - what no environment is about (an engine that is revoked, bytes that changed) is never excused.
 """
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from enginekeeper.compatibility.deployment import refusal_on
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.environments import GpuKind, kinds_of, meant_for, runtime_of
 from enginekeeper.fleet.interface import DriverState, Nvml, Scan
@@ -13,9 +14,10 @@ from enginekeeper.fleet.nvml import open_nvml
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.environments import environment_of
 from registry.environments import Environment
-from registry.gate import GateDecision
+from registry.gate import Compatibility, GateDecision
 from registry.keys import EngineKey
 from registry.resolution import Resolution
+from registry.service import Registry
 from registry.types import Engine
 
 
@@ -86,9 +88,19 @@ class ThisNode:
             return False
         return self.driver is None or self.nvml.simulated
 
+    @cached_property
+    def compatibility(self) -> Compatibility:
+        """What cannot work here: by the environment, and on this operating system and CPU."""
+        return refusal_on(self.bench.host.system, self.bench.host.architecture)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registry, whose gate is asked for this host."""
+        return replace(self.bench.registry, compatibility=self.compatibility)
+
     def gate(self, engine: Engine) -> GateDecision:
         """Returns what the gate says of a recorded engine on this node."""
-        return self.bench.registry.gate(
+        return self.registry.gate(
             engine.digest,
             self.meets(engine.key),
             simulated_node=engine.simulated and self.is_simulated,
@@ -96,9 +108,7 @@ class ThisNode:
 
     def resolve(self, model: str, channel: str) -> Resolution:
         """Returns what a channel means for a model on this node, and what the gate says of it."""
-        return self.bench.registry.resolve(
-            channel, model, self.meets, simulated_node=self.is_simulated
-        )
+        return self.registry.resolve(channel, model, self.meets, simulated_node=self.is_simulated)
 
     def described(self) -> tuple[str, ...]:
         """Returns a line for each thing an engine can meet here; says what cannot be read."""

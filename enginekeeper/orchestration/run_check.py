@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.compatibility.deployment import refusal
 from enginekeeper.errors import MissingError, UnavailableError
 from enginekeeper.fleet.placements import placements
 from enginekeeper.fleet.pulls import SNAPSHOT
@@ -105,7 +104,7 @@ def check_run(bench: Bench, directory: Path, *, offline: bool = False) -> RunChe
                 files = loadable(root, document_in(registry, decision))
             return RunCheck(digest, files, decision, "registry", evidence.key)
     gate = EvidenceGate(
-        bench.trust, refusal, snapshot=_kept_snapshot(root), reader=bench.snapshots,
+        bench.trust, node.compatibility, snapshot=_kept_snapshot(root), reader=bench.snapshots,
         store=open_store(bench.settings.store_url).origin,
     )  # fmt: skip
     decision = gate.decide(evidence, environment)

@@ -22,6 +22,10 @@ from tests.factories.inventories import device, inventory
 from tests.fakes.statements import asked
 
 
+def on_arm(found: Inventory) -> Inventory:
+    return replace(found, host=replace(found.host, cpu_architecture="aarch64"))
+
+
 def node(name: str = "gpu-1", driver: str = H100.driver, product: str = H100.product) -> Inventory:
     found = inventory(name, devices=(device(product=product),), labels={"pool": "a"})
     return replace(found, driver=DriverState(driver, H100.cuda_driver))
@@ -73,6 +77,7 @@ def test_the_same_assigned_twice_is_desired_once(site: Site, engine: Engine) -> 
             "prod",
             f"nobody can tell how {H100.product} is split",
         ),
+        (on_arm(node()), "prod", "cpu_architecture"),
         (node(), "canary", "the channel has no engine of the model"),
     ],
 )

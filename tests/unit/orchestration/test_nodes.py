@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.interface import NOT_SUPPORTED, Device, DriverState, MigSlice, Scan
+from enginekeeper.orchestration.keys import Host
 from enginekeeper.orchestration.nodes import ThisNode
-from tests.factories.benches import Site
-from tests.factories.gpu_engines import H100, gpu_key
+from tests.factories.benches import Site, variants_of
+from tests.factories.gpu_engines import H100, gpu_key, publish_for_gpu
 from tests.factories.inventories import device
 
 UNREADABLE = device(1, mig=None, unread={"mig": "Insufficient Permissions"})
@@ -66,3 +68,22 @@ def test_a_gpu_that_knows_no_slices_is_whole_and_one_of_another_product_is_not_a
     plain = device(0, mig=None, unread={"mig": NOT_SUPPORTED})
     other = device(1, "NVIDIA L4", mig=None, unread={"mig": "Unknown Error"})
     assert having(plain, other).meets(gpu_key("w")) == H100
+
+
+@pytest.mark.parametrize(
+    ("host", "rule"),
+    [
+        (Host("linux", "x86_64", ()), "qualified"),
+        (Host("linux", "aarch64", ()), "incompatible"),
+        (Host("windows", "x86_64", ()), "incompatible"),
+    ],
+)
+def test_the_gate_is_closed_on_a_host_that_an_engine_was_not_built_for(
+    site: Site, tmp_path: Path, having: Having, host: Host, rule: str
+) -> None:
+    engine = publish_for_gpu(site, variants_of(tmp_path)[0], H100)
+    site.bench.registry.set_channel("prod", engine.digest, H100, actor="anna")
+    node = having(device(0))
+    vars(node.bench)["host"] = host
+    assert node.gate(engine).rule == rule
+    assert node.resolve(engine.model_name, "prod").decision.rule == rule
