@@ -208,18 +208,15 @@ class Recipe:
 
     def job(self) -> dict[str, Any]:
         """Returns the job of the step that scores edits."""
-        twin = self.place / "twin.safetensors"
-        job: dict[str, Any] = {
+        first, twin = self.lab.recipe(0), self.place / "twin.safetensors"
+        logits = first.place / "logits.safetensors"
+        writes = self.number == 0 and not logits.exists()
+        return {
             "engine": str(self.place / "engine"), "tokens": str(self.lab.tokens), "threads": 1,
             "targets": {"source": str(self.lab.source_scores), "twin": str(twin)},
             "top_k": TOP_K, "batch_size": PORTION, "desk": str(self.place / "desk"),
+            "source_logits": str(logits), **({"write_logits": str(logits)} if writes else {}),
         }  # fmt: skip
-        first = self if self.number == 0 else self.lab.recipe(0)
-        logits = first.place / "logits.safetensors"
-        if self.number == 0 and not logits.exists():
-            job["write_logits"] = str(logits)
-        job["source_logits"] = str(logits)
-        return job
 
 
 Said = dict[str, Any]

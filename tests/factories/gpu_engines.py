@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from enginekeeper.orchestration.publication import publish
@@ -10,7 +11,7 @@ from enginekeeper.specs.variants import Variant
 from registry.environments import GpuEnvironment
 from registry.keys import EngineKey
 from registry.types import Engine, Result
-from tests.factories.benches import Site
+from tests.factories.benches import Site, variants_of
 
 H100 = GpuEnvironment("NVIDIA H100 80GB HBM3", "9.0", "13.0", "13.0", "580.95.05")
 
@@ -41,3 +42,10 @@ def publish_for_gpu(
     for environment in judged:
         site.judge(engine, variant, Result.PASS, environment)
     return engine
+
+
+def engine_in_channel(site: Site, directory: Path) -> Engine:
+    """Publishes an engine that passed on the H100, and puts it into the channel `prod`."""
+    made = publish_for_gpu(site, variants_of(directory)[0], H100)
+    site.bench.registry.set_channel("prod", made.digest, H100, actor="anna")
+    return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,14 @@ OLD, NEW = "580.95.05", "595.71.05"
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 READY = Sight(OLD, running=())
 BLOCKED = Sight(OLD, blockers=("revalidate engine abc: not-judged-there",), running=())
+ON_NEW, WAITING = Sight(NEW, running=()), Sight(NEW, blockers=BLOCKED.blockers, running=())
+BROKEN = Sight(NEW, problems=("GPU 1: GPU is lost",))
+NO_SOAK = Terms(soak_seconds=0)
+
+
+def silent(sight: Sight, seconds: float) -> Sight:
+    """Returns the sight of a node that was not heard for so long."""
+    return replace(sight, silent_for=timedelta(seconds=seconds))
 
 
 def later(seconds: float) -> datetime:

@@ -26,7 +26,7 @@ from registry.lifecycle import quarantine
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.fleet import join
-from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.gpu_engines import H100, engine_in_channel, publish_for_gpu
 from tests.factories.inventories import device, inventory, on_disk
 from tests.fakes.statements import asked
 
@@ -38,9 +38,7 @@ UNKNOWN = digest_bytes(b"nobody built it")
 @pytest.fixture
 def engine(site: Site, tmp_path: Path) -> Engine:
     """An engine that passed on the nodes' GPU and is in the channel."""
-    made = publish_for_gpu(site, variants_of(tmp_path)[0], H100)
-    site.bench.registry.set_channel("prod", made.digest, H100, actor="anna")
-    return made
+    return engine_in_channel(site, tmp_path)
 
 
 @pytest.fixture

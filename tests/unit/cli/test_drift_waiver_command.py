@@ -17,7 +17,7 @@ from registry.catalogue import Catalogue
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.fleet import join
-from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.gpu_engines import H100, engine_in_channel
 from tests.factories.inventories import inventory, on_disk
 
 Ek = Callable[..., Any]
@@ -27,9 +27,7 @@ R580, R595 = DriverState(H100.driver, H100.cuda_driver), DriverState("595.71.05"
 @pytest.fixture
 def engine(site: Site, tmp_path: Path) -> Engine:
     """An engine that passed under R580 and is in the channel."""
-    made = publish_for_gpu(site, variants_of(tmp_path)[0], H100)
-    site.bench.registry.set_channel("prod", made.digest, H100, actor="anna")
-    return made
+    return engine_in_channel(site, tmp_path)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from registry.digests import digest_bytes
 from registry.fleet.types import Assignment
 from registry.lifecycle import quarantine
 from registry.types import Engine
-from tests.factories.benches import Site, make_site, variants_of
+from tests.factories.benches import Site, make_site
 from tests.factories.fleet import NOON, join
-from tests.factories.gpu_engines import H100, publish_for_gpu
+from tests.factories.gpu_engines import H100, engine_in_channel
 from tests.factories.inventories import device, inventory
 from tests.fakes.statements import asked
 
@@ -38,9 +38,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def engine(site: Site, tmp_path: Path) -> Engine:
-    made = publish_for_gpu(site, variants_of(tmp_path)[0], H100)
-    site.bench.registry.set_channel("prod", made.digest, H100, actor="anna")
-    return made
+    return engine_in_channel(site, tmp_path)
 
 
 def assigned(engine: Engine, selector: str = "*", channel: str = "prod") -> Assignment:

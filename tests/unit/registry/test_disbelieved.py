@@ -220,27 +220,17 @@ def test_what_holds_a_restored_engine_is_released_before_a_scrub_recorded_it(
     assert rule(bench, engine) == "qualified"
 
 
+@pytest.mark.parametrize(
+    ("waived", "passes_elsewhere"), [("never-judged", False), ("not-qualified-here", True)]
+)
 def test_a_damaged_end_of_a_waiver_holds_a_restored_engine(
-    bench: Workbench, tmp_path: Path
+    bench: Workbench, tmp_path: Path, waived: str, *, passes_elsewhere: bool
 ) -> None:
     engine = bench.publish()
-    waiver = bench.waive(engine, "never-judged")
+    waiver = bench.waive(engine, waived)
     url = kept(bench, tmp_path)
-    bench.end(waiver)
-    damage(bench, engine, WAIVER_END)
-    restore(tmp_path / "kept", url, overwrite=True)
-    assert rule(bench, engine) == "quarantined"
-    scrub(bench.registry)
-    assert rule(bench, engine) == "quarantined"
-
-
-def test_a_damaged_end_of_a_waiver_holds_it_beside_a_pass_elsewhere_that_was_lost(
-    bench: Workbench, tmp_path: Path
-) -> None:
-    engine = bench.publish()
-    waiver = bench.waive(engine, "not-qualified-here")
-    url = kept(bench, tmp_path)
-    bench.judge(engine, environment=H100)
+    if passes_elsewhere:  # and is lost, too
+        bench.judge(engine, environment=H100)
     bench.end(waiver)
     damage(bench, engine, WAIVER_END)
     restore(tmp_path / "kept", url, overwrite=True)

@@ -20,15 +20,25 @@ from enginekeeper.orchestration.rollout.machine import (
     advance,
     away,
     resume,
-    stop,
-    turn_back,
 )
 from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave
-from tests.factories.waves import BLOCKED, NEW, NOON, OLD, READY, later, node, stages, wave
+from tests.factories.waves import (
+    BLOCKED,
+    BROKEN,
+    NEW,
+    NO_SOAK,
+    NOON,
+    OLD,
+    ON_NEW,
+    READY,
+    WAITING,
+    later,
+    node,
+    silent,
+    stages,
+    wave,
+)
 
-ON_NEW, WAITING = Sight(NEW, running=()), Sight(NEW, blockers=BLOCKED.blockers, running=())
-BROKEN = Sight(NEW, problems=("GPU 1: GPU is lost",))
-NO_SOAK = Terms(soak_seconds=0)
 BIG = Terms(max_unavailable="2", soak_seconds=60)
 
 
@@ -79,10 +89,6 @@ def test_when_every_node_is_done_so_is_the_wave() -> None:
     begun = wave(node("a", stage=Stage.RELEASED), node("b", stage=Stage.DONE), phase=Phase.ROLLING)
     after = advance(begun, {"a": ON_NEW, "b": ON_NEW}, now=later(5))
     assert (after.phase, after.ended_at, after.ended) == (Phase.DONE, later(5), True)
-
-
-def silent(sight: Sight, seconds: float) -> Sight:
-    return replace(sight, silent_for=timedelta(seconds=seconds))
 
 
 def test_a_canary_soaks_only_while_it_says_that_it_is_well() -> None:
@@ -304,102 +310,6 @@ def test_a_change_that_every_node_left_again_was_never_safe() -> None:
     assert (stages(after), after.phase, after.safe_at) == ({"a": "reverted"}, Phase.DONE, None)
 
 
-def test_an_aborted_wave_holds_what_was_released_and_keeps_what_has_the_driver() -> None:
-    nodes = (node("a", stage=Stage.DONE), node("b", stage=Stage.RELEASED), node("c"))
-    after = stop(wave(*nodes, phase=Phase.ROLLING), Phase.ABORTED, "no more", later(9))
-    assert stages(after) == {"a": "done", "b": "held", "c": "held"}
-    assert (after.ended_at, after.reason) == (later(9), "no more")
-
-
-def test_the_way_back_is_taken_within_the_budget_and_only_to_what_is_qualified() -> None:
-    had_it = node("z", stage=Stage.DONE, previous_driver=NEW)
-    nodes = (*(node(name, stage=Stage.DONE) for name in "abc"), node("d"), had_it)
-    begun = turn_back(wave(*nodes, phase=Phase.DONE, ended_at=NOON), "slow", NOON)
-    sights = {
-        "a": ON_NEW, "b": replace(ON_NEW, back=("engine was revoked",)), "c": ON_NEW, "d": READY,
-        "z": ON_NEW,
-    }  # fmt: skip
-
-    after = advance(begun, sights, now=later(1))
-    assert stages(after) == {
-        "a": "reverting", "b": "done", "c": "done", "d": "held", "z": "reverted",
-    }  # fmt: skip
-    assert after.nodes[1].reasons == ("engine was revoked",)
-
-    after = advance(after, {**sights, "a": READY, "b": ON_NEW}, now=later(2))
-    assert stages(after)["a"] == "reverted"
-    assert [one for one in stages(after).values() if one == "reverting"] == ["reverting"]
-    for second in (3, 4):
-        after = advance(after, {**dict.fromkeys("abcd", READY), "z": ON_NEW}, now=later(second))
-    assert (after.phase, after.ended_at) == (Phase.ROLLED_BACK, later(3))
-
-
-def test_on_the_way_back_too_the_budget_counts_what_is_away_and_the_broken_go_first() -> None:
-    nodes = (node("a", stage=Stage.FAILED), *(node(name, stage=Stage.DONE) for name in "bcd"))
-    begun = wave(*nodes, phase=Phase.ROLLING_BACK)
-    sights = {"b": ON_NEW, "c": BROKEN, "d": ON_NEW}  # and nobody sees a
-    after = advance(begun, sights, now=later(1))
-    assert stages(after) == {"a": "failed", "b": "done", "c": "reverting", "d": "done"}
-
-
-def test_a_node_that_does_not_come_back_on_the_way_back_says_so() -> None:
-    begun = wave(
-        node("a", stage=Stage.REVERTING), node("b", stage=Stage.DONE), phase=Phase.ROLLING_BACK
-    )
-    after = advance(begun, {"a": silent(ON_NEW, 9000), "b": ON_NEW}, now=later(3601))
-    assert stages(after) == {"a": "reverting", "b": "done"}
-    assert after.nodes[0].reasons == (
-        f"no driver {OLD} after 3600 s", "not heard for more than 3 minutes",
-    )  # fmt: skip
-    assert after.nodes[0].since == NOON
-
-
-def test_a_wave_is_not_back_while_a_node_that_it_released_may_come_up() -> None:
-    rolling = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING)
-    begun = turn_back(rolling, "tokens are wrong", later(1))
-    starting = Sight(None, problems=("the driver does not answer",))
-
-    unheard = advance(begun, {"a": silent(READY, 30), "b": READY}, now=later(9))
-    assert unheard.phase is Phase.ROLLING_BACK  # it has not spoken since it was held again
-    waiting = advance(begun, {"a": starting, "b": READY}, now=later(60))
-    assert (waiting.phase, stages(waiting)["a"]) == (Phase.ROLLING_BACK, "held")
-
-    up = advance(waiting, {"a": WAITING, "b": READY}, now=later(100))
-    assert (up.phase, stages(up)["a"]) == (Phase.ROLLING_BACK, "reverting")
-    assert advance(up, {"a": READY, "b": READY}, now=later(200)).phase is Phase.ROLLED_BACK
-
-    still = advance(waiting, {"a": READY, "b": READY}, now=later(100))
-    assert (still.phase, stages(still)["a"]) == (Phase.ROLLED_BACK, "held")
-    assert advance(waiting, {"b": READY}, now=later(3700)).phase is Phase.ROLLED_BACK
-
-
-def test_a_wave_is_not_back_while_what_lost_its_verdict_after_its_release_may_come_up() -> None:
-    begun = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING, terms=NO_SOAK)
-    held = advance(begun, {"a": BLOCKED, "b": BLOCKED}, now=later(60))
-    assert stages(held) == {"a": "held", "b": "held"}
-    quiet = replace(READY, silent_for=timedelta(seconds=100))
-    back = turn_back(held, "slow", later(70))
-    again = advance(back, {"a": quiet, "b": quiet}, now=later(80))
-    assert again.phase is Phase.ROLLING_BACK
-    spoke = advance(again, {"a": READY, "b": quiet}, now=later(90))
-    assert spoke.phase is Phase.ROLLED_BACK
-    risen = advance(again, {"a": ON_NEW, "b": quiet}, now=later(90))
-    assert (risen.phase, stages(risen)["a"]) == (Phase.ROLLING_BACK, "reverting")
-
-
-def test_a_wave_is_not_back_while_what_broke_after_its_release_may_come_up() -> None:
-    begun = wave(node("a", stage=Stage.RELEASED), node("b"), phase=Phase.ROLLING, terms=NO_SOAK)
-    lost = Sight(OLD, problems=("GPU 7: GPU is lost",), running=())
-    stopped = advance(begun, {"a": lost, "b": BLOCKED}, now=later(60))
-    back = turn_back(stopped, "slow", later(70))
-    again = advance(back, {"a": silent(lost, 100), "b": BLOCKED}, now=later(80))
-    assert (again.phase, stages(again)["a"]) == (Phase.ROLLING_BACK, "held")
-    spoke = advance(again, {"a": lost, "b": BLOCKED}, now=later(90))
-    assert spoke.phase is Phase.ROLLED_BACK
-    risen = advance(again, {"a": ON_NEW, "b": BLOCKED}, now=later(90))
-    assert (risen.phase, stages(risen)["a"]) == (Phase.ROLLING_BACK, "reverting")
-
-
 def test_who_uses_the_budget_is_named_while_others_wait_for_it() -> None:
     begun = wave(node("a", stage=Stage.DONE), node("b"), node("c"), phase=Phase.ROLLING)
     sights = {"a": ON_NEW, "b": READY, "c": silent(READY, 200)}
@@ -436,14 +346,6 @@ def test_a_change_that_was_found_is_over_when_its_nodes_left_the_fleet() -> None
     found = wave(gone, node("b", stage=Stage.UPGRADED), phase=Phase.ROLLING, origin=Origin.FOUND)
     after = advance(found, {"a": READY, "b": ON_NEW}, now=NOON)
     assert (stages(after), after.phase) == ({"a": "reverted", "b": "done"}, Phase.DONE)
-
-
-def test_what_may_go_back_and_loses_its_verdict_there_is_held_again() -> None:
-    begun = wave(node("a", stage=Stage.REVERTING), phase=Phase.ROLLING_BACK)
-    lost = replace(ON_NEW, back=("engine was revoked",))
-    after = advance(begun, {"a": lost}, now=NOON)
-    assert (stages(after), after.nodes[0].reasons) == ({"a": "done"}, lost.back)
-    assert not after.frees(after.nodes[0])
 
 
 def test_a_change_that_was_found_releases_nothing_and_stops_nothing() -> None:
@@ -504,16 +406,6 @@ WAVES = st.builds(
     st.sampled_from([Origin.PLANNED, Origin.PLANNED, Origin.FOUND]),
 )  # fmt: skip
 SEEN = st.dictionaries(st.sampled_from(NAMES), SIGHTS)
-
-
-def test_a_wave_that_goes_back_is_not_said_to_be_safe() -> None:
-    nodes = (node("a", Role.QUALIFICATION), node("b", Role.BATCH, Stage.FAILED))
-    begun = wave(*nodes, phase=Phase.ROLLING_BACK)
-    sights = {"a": READY, "b": Sight(OLD)}
-
-    after = advance(begun, sights, now=NOON)
-
-    assert advance(after, sights, now=later(60)).safe_at is None
 
 
 def for_any_wave(promise: Callable[..., None]) -> Callable[..., None]:
