@@ -25,13 +25,12 @@ from tests.factories.benches import Site, variants_of
 from tests.factories.fleet import enrolled, join
 from tests.factories.gpu_engines import H100, publish_for_gpu
 from tests.factories.inventories import device, inventory, on_disk, write_inventory
-from tests.factories.waves import NEW, NOON, OLD, later, stages
+from tests.factories.waves import NEW, NO_SOAK, NOON, OLD, later, stages
 from tests.fakes.statements import asked
 
 R595 = DriverChange.to(NEW, on=NOON.date())
 ON_R595 = replace(H100, driver=NEW, cuda_driver="13.2")
 NEWER = "610.43.02"
-NO_SOAK = Terms(soak_seconds=0)
 
 
 @pytest.fixture
@@ -458,60 +457,6 @@ def test_a_change_that_an_aborted_wave_saw_is_found_afterwards(
     service.abort(registry, "w", "no", now=later(6))
     react(registry, read_nodes(registry, [fleet]), now=later(7), places=[str(fleet)])
     assert found_waves(site) == {NEW: {"gpu-2": "upgraded"}}
-
-
-def odd(engine: Engine, tmp_path: Path, cuda: str) -> Path:
-    found = inventory("odd", [on_disk(engine.digest)])
-    assert found.driver is not None
-    driver = replace(found.driver, version="700.10.01", cuda=cuda)
-    return write_inventory(tmp_path, replace(found, driver=driver))
-
-
-def test_the_cuda_of_a_branch_that_is_not_known_is_what_the_nodes_say(
-    site: Site, engine: Engine, tmp_path: Path
-) -> None:
-    registry, place = site.bench.registry, odd(engine, tmp_path, "14.1")
-    found = react(registry, read_nodes(registry, [place]), now=NOON, places=[str(place)])
-    assert (found.unknown, list(found.unqualified)) == ({}, ["odd"])
-    (name,) = found.waves
-    assert service.read_wave(registry, name).cuda_driver == "14.1"
-    assert follow(registry, now=later(1), places=[str(place)]) == ()
-
-
-def test_nodes_that_say_different_cudas_of_one_driver_are_a_wave_each(
-    site: Site, engine: Engine, tmp_path: Path
-) -> None:
-    registry = site.bench.registry
-    nodes = [
-        replace(node, name=cuda)
-        for cuda in ("14.1", "14.2")
-        for node in read_nodes(registry, [odd(engine, tmp_path, cuda)])
-    ]
-    found = react(registry, nodes, now=NOON, places=[str(tmp_path)])
-    waves = [service.read_wave(registry, name) for name in found.waves]
-    assert {one.cuda_driver: stages(one) for one in waves} == {
-        "14.1": {"14.1": "upgraded"}, "14.2": {"14.2": "upgraded"},
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("cuda", ["14", "x"])
-def test_a_driver_whose_cuda_nobody_can_tell_is_told_as_such(
-    site: Site, engine: Engine, tmp_path: Path, cuda: str
-) -> None:
-    place = odd(engine, tmp_path, cuda)
-    nodes = read_nodes(site.bench.registry, [place])
-    assert "cuda driver" in react(site.bench.registry, nodes, now=NOON).unknown["odd"]
-    told = react(site.bench.registry, nodes, now=NOON, cuda_driver="14.0", places=[str(place)])
-    assert (told.unknown, list(told.unqualified)) == ({}, ["odd"])
-
-
-def test_the_cuda_that_is_named_is_not_that_of_a_driver_which_is_known(
-    site: Site, fleet: Path
-) -> None:
-    told = react(
-        site.bench.registry, read_nodes(site.bench.registry, [fleet]), now=NOON, cuda_driver="14.0"
-    )
-    assert (told.unqualified, told.waves) == ({}, ())
 
 
 def test_a_wave_that_was_found_ends_with_the_last_node_that_is_enrolled(
