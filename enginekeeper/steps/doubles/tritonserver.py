@@ -13,17 +13,16 @@ import json
 import re
 import sys
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from math import prod
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from _answers import Answering, BadRequestError, release_told  # noqa: E402 - only now on the path
+
 _TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
-
-
-class BadRequestError(Exception):
-    """A request that the server answers with 400."""
 
 
 @dataclass(frozen=True)
@@ -209,49 +208,33 @@ class Server:
         return made
 
 
-def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
+def handler_of(server: Server) -> type[Answering]:
     """Returns what answers the server's connections."""
     model = f"/v2/models/{server.model}"
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(Answering):
+        def do_GET(self) -> None:  # noqa: N802 - http.server calls it so
             ready = self.path in ("/v2/health/ready", f"{model}/ready")
-            self._answer(200 if ready else 404, None if ready else {"error": "not found"})
+            self.answer(200 if ready else 404, None if ready else {"error": "not found"})
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802 - http.server calls it so
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path != f"{model}/infer":
-                self._answer(
+                self.answer(
                     400, {"error": f"Request for unknown model: '{self.path}' is not found"}
                 )
                 return
             try:
-                self._answer(200, server.infer(request))
+                self.answer(200, server.infer(request))
             except BadRequestError as error:
-                self._answer(400, {"error": str(error)})
-
-        def log_message(self, *_words: object) -> None:
-            """Says nothing of each request."""
-
-        def _answer(self, status: int, body: dict[str, Any] | None) -> None:
-            said = b"" if body is None else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
+                self.answer(400, {"error": str(error)})
 
     return Handler
 
 
 def main() -> None:
     """Serves until it is killed."""
-    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
-    from tensorrt_llm_release import STATE  # noqa: PLC0415 - only now on the path
-
-    STATE.version = told["version"]
-    STATE.models = {Path(name): Path(model) for name, model in told["models"].items()}
+    release_told(sys.argv[1])
     arguments = parse(sys.argv[2:])
     server = Server(Path(arguments.model_repository))
     print("SIMULATED tritonserver", flush=True)

@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import HTTPServer
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+from _answers import Answering, BadRequestError, release_told  # noqa: E402 - only now on the path
+
 FIELDS = frozenset({
     "model", "prompt", "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs",
     "max_tokens", "n", "presence_penalty", "seed", "stop", "stream", "stream_options", "suffix",
@@ -29,10 +32,6 @@ FIELDS = frozenset({
 
 WITHOUT_LOGPROBS = frozenset({"0.18.2", "0.19.0", "0.20.0", "0.21.0"})
 PYTORCH_FIRST = ("1.", "2.")
-
-
-class BadRequestError(Exception):
-    """A request that the server answers with 400."""
 
 
 def parse(version: str, words: list[str]) -> argparse.Namespace:
@@ -152,54 +151,38 @@ class Server:
         }
 
 
-def handler_of(server: Server) -> type[BaseHTTPRequestHandler]:
+def handler_of(server: Server) -> type[Answering]:
     """Returns what answers the server's connections."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(Answering):
+        def do_GET(self) -> None:  # noqa: N802 - http.server calls it so
             answers: dict[str, Any] = {
                 "/health": {},
                 "/version": {"version": server.version},
                 "/v1/models": {"object": "list", "data": [{"id": server.model}]},
             }
             found = answers.get(self.path)
-            self._answer(404 if found is None else 200, found or {})
+            self.answer(404 if found is None else 200, found or {})
 
-        def do_POST(self) -> None:
+        def do_POST(self) -> None:  # noqa: N802 - http.server calls it so
             length = int(self.headers["Content-Length"])
             try:
-                self._answer(200, server.complete(json.loads(self.rfile.read(length))))
+                self.answer(200, server.complete(json.loads(self.rfile.read(length))))
             except BadRequestError as error:
                 body = {
                     "object": "error", "message": str(error), "type": "BadRequestError",
                     "param": None, "code": 400,
                 }  # fmt: skip
-                self._answer(400, body)
-
-        def log_message(self, *_words: object) -> None:
-            """Says nothing of each request."""
-
-        def _answer(self, status: int, body: dict[str, Any]) -> None:
-            said = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
+                self.answer(400, body)
 
     return Handler
 
 
 def main() -> None:
     """Serves until it is killed."""
-    told = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    sys.path[:0] = [str(HERE), str(HERE.parent)]
-    from tensorrt_llm_release import STATE  # noqa: PLC0415 - only now on the path
-
-    STATE.version = told["version"]
-    STATE.models = {Path(name): Path(model) for name, model in told["models"].items()}
-    arguments = parse(told["version"], sys.argv[2:])
-    server = Server(told["version"], arguments)
+    version = release_told(sys.argv[1])
+    arguments = parse(version, sys.argv[2:])
+    server = Server(version, arguments)
     print("SIMULATED trtllm-serve", flush=True)
     HTTPServer(
         (arguments.host or "localhost", arguments.port or 8000), handler_of(server)
