@@ -8,7 +8,7 @@ from typing import Any
 from enginekeeper.cli._bundles import BUNDLE
 from enginekeeper.cli._differences import key_rows
 from enginekeeper.cli._output import render_table
-from enginekeeper.configs.vllm_bundle import is_bundle
+from enginekeeper.configs.vllm_bundle import is_vllm_bundle
 from registry.environments import environment_from_dict
 from registry.errors import IntegrityError
 from registry.keys import EngineKey
@@ -28,7 +28,7 @@ def described(registry: Registry, engine: Engine) -> dict[str, Any]:
     names = ["build", *(f"verdict {one.digest.short}" for one in verdicts)]
     return {
         **engine.as_dict(),
-        "serving_bundle": is_bundle(engine.key),
+        "serving_bundle": is_vllm_bundle(engine.key),
         "stored": registry.locate(engine.path),
         "held": None if (held := registry.held(engine)) is None else str(held),
         "files": _files(registry, engine),

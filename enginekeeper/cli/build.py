@@ -204,7 +204,7 @@ def _code_of_ending(outcome: Outcome) -> ExitCode:
 
 def _plan_notes(one: PlannedVariant) -> Iterator[str]:
     """Yields what a person has to know besides the table: why not, warnings, and what to do."""
-    if one.variant.is_bundle:
+    if one.variant.is_vllm_bundle:
         yield f"{BUNDLE}: {one.reason}; the model is served as it is, no recipe is applied"
     elif one.action not in ("build", "reuse"):
         yield f"{one.action}: {one.reason}"
@@ -228,7 +228,7 @@ def _plan_row(one: PlannedVariant) -> dict[str, Any]:
         "megabytes": None if size is None else f"{size / 1e6:.0f}",
         "engine": None if known is None else known.engine.digest.short,
         "verdict": verdict,
-        "kind": bundle_mark(bundle=one.variant.is_bundle),
+        "kind": bundle_mark(bundle=one.variant.is_vllm_bundle),
         "simulated": _mark(simulated=one.variant.profile.simulated),
     }
 

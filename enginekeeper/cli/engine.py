@@ -274,7 +274,7 @@ def _waived(waivers: list[Waiver]) -> str | None:
 
 def _row(registry: Registry, one: Engine, latest: Verdict | None) -> dict[str, Any]:
     from enginekeeper.cli._bundles import bundle_mark
-    from enginekeeper.configs.vllm_bundle import is_bundle
+    from enginekeeper.configs.vllm_bundle import is_vllm_bundle
 
     signatures = registry.signatures(one, [] if latest is None else [latest])
     fault = next((found.fault for found in signatures if found.fault is not None), None)
@@ -285,7 +285,7 @@ def _row(registry: Registry, one: Engine, latest: Verdict | None) -> dict[str, A
         "fidelity": None if latest is None else latest.fidelity,
         "quality": None if latest is None else latest.quality,
         "megabytes": round(one.size / 1e6),
-        "kind": bundle_mark(bundle=is_bundle(one.key)),
+        "kind": bundle_mark(bundle=is_vllm_bundle(one.key)),
         "simulated": "SIMULATED" if one.simulated else None,
         "digest": str(one.digest),
         "stored": registry.locate(one.path),

@@ -40,7 +40,7 @@ def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
 
     Exits 0 open, 5 closed, 6 inconclusive, 8 refused by a rule, 11 signature failure.
     """
-    from enginekeeper.configs.vllm_bundle import is_bundle
+    from enginekeeper.configs.vllm_bundle import is_vllm_bundle
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.nodes import ThisNode
 
@@ -50,7 +50,7 @@ def gate(engine_id: str, environment: Path | None, as_json: bool) -> int:
         decision = ThisNode(bench).gate(asked)
     else:
         decision = bench.registry.gate(engine_id, read_environment(environment))
-    bundle = is_bundle(asked.key)
+    bundle = is_vllm_bundle(asked.key)
     text = f"{decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
     text += "".join(f"  evidence: {line}\n" for line in decision.evidence)
     text += f"  engine:   {decision.engine}\n  on:       {decision.environment}"

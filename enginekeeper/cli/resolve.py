@@ -37,7 +37,7 @@ def show_resolution(model: str, channel: str, environment: Path | None, output: 
     """Prints what a channel means on a node and returns the gate's exit code."""
     from enginekeeper.cli._bundles import BUNDLE
     from enginekeeper.cli.gate import CODES, read_environment
-    from enginekeeper.configs.vllm_bundle import is_bundle
+    from enginekeeper.configs.vllm_bundle import is_vllm_bundle
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.nodes import ThisNode
 
@@ -48,7 +48,7 @@ def show_resolution(model: str, channel: str, environment: Path | None, output: 
         found = bench.registry.resolve(channel, model, read_environment(environment))
     decision = found.decision
     mark = "SIMULATED, made by a double\n" if found.engine.simulated else ""
-    mark += f"{BUNDLE}\n" if is_bundle(found.engine.key) else ""
+    mark += f"{BUNDLE}\n" if is_vllm_bundle(found.engine.key) else ""
     text = (
         f"{mark}{found.engine.digest}\n  variant:  {found.engine.variant}\n"
         f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"

@@ -138,7 +138,7 @@ def _become(
 
 def _said(found: RunCheck) -> str:
     from enginekeeper.cli._bundles import BUNDLE
-    from enginekeeper.configs.vllm_bundle import DESCRIPTION
+    from enginekeeper.configs.vllm_bundle import is_vllm_bundle
 
     decision = found.decision
     source = found.source if found.silence is None else f"{found.source}: {found.silence}"
@@ -150,5 +150,5 @@ def _said(found: RunCheck) -> str:
         f"  bytes:    verified in {found.directory}",
         f"  on:       {decision.environment}",
         f"  by:       {source}",
-        *([f"  kind:     {BUNDLE}"] if (found.directory / DESCRIPTION).is_file() else ()),
+        *([f"  kind:     {BUNDLE}"] if is_vllm_bundle(found.key) else ()),
     ])  # fmt: skip

@@ -123,7 +123,7 @@ def read_serve(path: Path) -> dict[str, Any]:
     return options
 
 
-def is_bundle(key: EngineKey) -> bool:
+def is_vllm_bundle(key: EngineKey) -> bool:
     """Says of what goes by a key whether it is a serving bundle and no engine."""
     return key.hard.get("builder") == BUILDER
 

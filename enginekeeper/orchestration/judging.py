@@ -76,7 +76,7 @@ def score_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     The engine's run ends as soon as its prompts decide, unless the whole suite was asked for.
     """
     probe, name = there(work.probe), made.variant.identifier
-    if made.variant.is_bundle:
+    if made.variant.is_vllm_bundle:
         return _score_bundle(bench, work, made, probe)
     twin = _score_twin(bench, work, made, probe)
     made = replace(made, twin=twin)
@@ -207,7 +207,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
         quality=verdict.quality.result,
         seconds=made.seconds,
         simulated=engine.simulated,
-        serving_bundle=variant.is_bundle,
+        serving_bundle=variant.is_vllm_bundle,
     )
     outcome = _in_channel(bench, work, made, outcome)
     work.end(outcome)
@@ -217,7 +217,7 @@ def judge_engine(bench: Bench, work: Work, made: Progress) -> Outcome:
 def _is_recorded(work: Work, made: Progress, result: str) -> bool:
     if not work.order.audits:
         return False
-    if made.variant.is_bundle:
+    if made.variant.is_vllm_bundle:
         return True
     if not work.order.over_http or there(made.engine).key.hard["builder"] == BuilderKind.INDUCTOR:
         return True
@@ -237,7 +237,7 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     """Returns the verdict on a scored engine, and the document that is signed and stored."""
     variant, evidence = made.variant, _evidence(work, made)
     policy = AcceptancePolicy(**asdict(variant.acceptance))
-    locating = work.order.locate and not variant.is_bundle  # it has no checkpoint to look into
+    locating = work.order.locate and not variant.is_vllm_bundle  # it has no checkpoint to look into
     if locating and evidence.twin is not None and not evidence.engine.of_choices:
         evidence = replace(evidence, dictionary=_dictionary(bench, work, made))
     verdict = judge(evidence, policy)
@@ -253,7 +253,7 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
     }
     if there(made.engine).simulated:
         document["simulated"] = True
-    if variant.is_bundle:
+    if variant.is_vllm_bundle:
         document["serving_bundle"] = True
     caches = None if made.scores is None else made.scores.record.get("caches")
     if caches is not None:

@@ -31,7 +31,7 @@ def engine_key(variant: Variant, weights: Digest, host: Host, tools: Tools) -> E
     Raises UnavailableError where its toolchain has no lock file on this host.
     """
     builder = _builder(variant, tools)
-    if variant.is_bundle:
+    if variant.is_vllm_bundle:
         return _bundle_key(variant, weights, builder, host, tools)
     repairing = variant.recipe.repair == "auto" and variant.backend == "engine"
     return EngineKey.of(

@@ -268,7 +268,7 @@ def publish_reference(bench: Bench, work: Work) -> Reference:
 def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progress:
     """Quantizes the source by a variant's recipe and repairs known export defects, on record."""
     variant, source = planned.variant, source_of(work)
-    if variant.is_bundle:
+    if variant.is_vllm_bundle:
         return _as_it_is(planned, source)
     request = {
         "recipe": str(variant.recipe.recipe),
@@ -312,7 +312,7 @@ def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
         lambda place: registry.fetch_engine(engine.digest, place),
     )
     compiled = replace(compiled, reused=True)
-    if planned.variant.is_bundle:
+    if planned.variant.is_vllm_bundle:
         inside = Checkpoint(compiled.path / "engine" / MODEL, engine.model)
         return Progress(planned, compiled, inside, (), compiled=compiled, engine=engine)
     if engine.checkpoint is None:
@@ -343,7 +343,7 @@ def audit_checkpoint(work: Work, made: Progress) -> Progress:
 
     A serving bundle has none; it is held against the source itself when it is scored.
     """
-    if made.variant.is_bundle:
+    if made.variant.is_vllm_bundle:
         return made
     return audited(work, made, made.variant.recipe)
 
@@ -392,7 +392,7 @@ def export_checkpoint(bench: Bench, work: Work, made: Progress) -> Outcome:
 def make_engine(bench: Bench, made: Progress) -> Progress:
     """Compiles the checkpoint, or bundles the source; says what came out otherwise than asked."""
     variant = made.variant
-    if variant.is_bundle:
+    if variant.is_vllm_bundle:
         progress.info("%s: vLLM serving bundle, no engine", variant.identifier)
         compilation = bundling(bench, variant, made.exported, _limits(variant))
     else:
@@ -447,7 +447,7 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
         key=key,
         names=names_of(variant, bench.registry.model(weights).name),
         weights=weights,
-        checkpoint=None if variant.is_bundle else made.checkpoint,
+        checkpoint=None if variant.is_vllm_bundle else made.checkpoint,
         repairs=made.repairs,
         run=BuildRun.of(compiled),
         maker=Maker.of(variant),
@@ -458,7 +458,7 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
     gate = bench.registry.gate(engine.digest, where, simulated_node=engine.simulated)
     marks = (
         " (SIMULATED)" if engine.simulated else "",
-        " (vLLM bundle)" if variant.is_bundle else "",
+        " (vLLM bundle)" if variant.is_vllm_bundle else "",
     )
     name = f"{engine.digest.short}{''.join(marks)}"
     progress.info(

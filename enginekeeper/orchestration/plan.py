@@ -128,7 +128,7 @@ class PlannedVariant:
         return {
             "variant": str(self.variant.identifier),
             "simulated": self.variant.profile.simulated,
-            "serving_bundle": self.variant.is_bundle,
+            "serving_bundle": self.variant.is_vllm_bundle,
             "action": str(self.action),
             "rule": self.rule,
             "reason": self.reason,

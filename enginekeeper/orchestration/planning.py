@@ -197,7 +197,7 @@ def planned_outcome(planned: PlannedVariant) -> Outcome:
         engine=None if known is None else str(known.engine.digest),
         path=None if known is None else known.stored,
         simulated=planned.variant.profile.simulated,
-        serving_bundle=planned.variant.is_bundle,
+        serving_bundle=planned.variant.is_vllm_bundle,
         fidelity=None if verdict is None else verdict.fidelity,
         quality=None if verdict is None else verdict.quality,
     )

@@ -95,7 +95,7 @@ class SignedEngine:
 
 def names_of(variant: Variant, model: str) -> EngineNames:
     """Returns what an engine of a variant goes by, under its model's name in the catalogue."""
-    recipe = RECIPE if variant.is_bundle else variant.recipe.kind
+    recipe = RECIPE if variant.is_vllm_bundle else variant.recipe.kind
     return EngineNames(model, recipe, variant.target.gpu, str(variant.identifier))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginekeeper.building.bundle import OPTIONS, options_of
-from enginekeeper.configs.vllm_bundle import CONFIG, MODEL, is_bundle, on_cpu, read_bundle
+from enginekeeper.configs.vllm_bundle import CONFIG, MODEL, is_vllm_bundle, on_cpu, read_bundle
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.serving.engine import PYTORCH, ServedEngine
@@ -107,7 +107,7 @@ def vllm(directory: Path, key: EngineKey, place: str, at: Listening) -> list[str
     The checkpoint is in Hugging Face's format. Raises InputError for a TensorRT engine, which vLLM
     does not load, and for a directory without a model. The caller has verified it.
     """
-    if is_bundle(key):
+    if is_vllm_bundle(key):
         return vllm_bundle(directory, key, place, at)
     builder = key.hard.get("builder")
     if builder != PYTORCH:

@@ -71,7 +71,7 @@ class Variant:
         return profile.for_pytorch() if self.backend == "pytorch" else profile
 
     @property
-    def is_bundle(self) -> bool:
+    def is_vllm_bundle(self) -> bool:
         """Whether it is a vLLM serving bundle and no engine."""
         return self.profile.maker is BuilderKind.VLLM
 

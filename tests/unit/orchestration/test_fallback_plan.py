@@ -114,4 +114,4 @@ def test_a_model_that_has_a_builder_is_built_by_it(planning: Site, tmp_path: Pat
     (one,) = planned(planning, planning.source, tmp_path, FALLBACK)
 
     assert (one.action, one.rule) == (Action.BUILD, "no-engine-of-this-key")
-    assert not one.variant.is_bundle
+    assert not one.variant.is_vllm_bundle
