@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from registry import layout
 from registry.digests import Digest
 from registry.models import (
     CheckpointRow,
     EngineRow,
     QualificationRow,
     ReferenceRow,
+    StandingRow,
     VerdictRow,
+    WaiverRow,
 )
+from registry.standing import NOBODY, Standing
 from registry.timing.tables import TimingCacheRow
+from registry.trust import Purpose
 from registry.types import Holding
+
+_OF_STANDING = {
+    Standing.REVOKED: Purpose.REVOCATION,
+    Standing.QUARANTINED: layout.QUARANTINE,
+    Standing.RELEASED: layout.RELEASE,
+}
 
 
 class HoldingView:
@@ -81,6 +93,36 @@ class HoldingView:
         """Returns the folder of a recorded engine in the store; None for one that is not."""
         query = select(EngineRow.path).where(EngineRow.digest == engine)
         return self._session.scalars(query).one_or_none()
+
+    def signed(self, engines: Collection[Digest]) -> Iterator[tuple[Digest, str, str]]:
+        """Yields every envelope that is recorded of some engines, with its engine and its kind.
+
+        What was found beside an engine and could not be believed is the store's own, and left out.
+        """
+        columns: tuple[
+            tuple[type[VerdictRow | WaiverRow], str, InstrumentedAttribute[Any]], ...
+        ] = (
+            (VerdictRow, Purpose.VERDICT, VerdictRow.envelope),
+            (VerdictRow, layout.SUMMARY, VerdictRow.vsa),
+            (WaiverRow, Purpose.WAIVER, WaiverRow.envelope),
+            (WaiverRow, layout.WAIVER_END, WaiverRow.ending),
+        )
+        for table, kind, column in columns:
+            query: Select[Digest, str] = (
+                select(EngineRow.digest, column)
+                .join(EngineRow, table.engine_id == EngineRow.id)
+                .where(EngineRow.digest.in_(engines), column.is_not(None))
+            )
+            for engine, said in self._session.execute(query):
+                yield engine, kind, said
+        changes = (
+            select(EngineRow.digest, StandingRow.kind, StandingRow.envelope)
+            .join(EngineRow, StandingRow.engine_id == EngineRow.id)
+            .where(EngineRow.digest.in_(engines), StandingRow.actor != NOBODY)
+        )
+        for engine, change, envelope in self._session.execute(changes):
+            if envelope is not None:
+                yield engine, _OF_STANDING[Standing(change)], envelope
 
     def paths_taken(self, paths: Collection[str]) -> set[str]:
         """Returns those of some folders of the store that belong to a row."""

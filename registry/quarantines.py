@@ -27,7 +27,7 @@ from registry.attestations import HOLD_TYPE, RELEASE_TYPE, Statement, sign, time
 from registry.blobs.interface import BlobStore
 from registry.envelopes import is_envelope, told_by
 from registry.errors import IntegrityError
-from registry.standing import Standing, StandingChange, held_by
+from registry.standing import NOBODY, Standing, StandingChange, held_by
 from registry.statements import Statements, put_statement
 from registry.trust import Purpose, Trust, read_moment
 from registry.types import Engine
@@ -100,10 +100,10 @@ def doubt(engine: Engine, name: str, found: bytes, why: str, now: datetime) -> S
     reason = f"found beside the engine, {name!r} cannot be believed: {why}"
     if is_envelope(found):
         return StandingChange(
-            engine.digest, Standing.QUARANTINED, reason, "unknown", now, found.decode()
+            engine.digest, Standing.QUARANTINED, reason, NOBODY, now, found.decode()
         )
     reason = f"{reason} ({told_by(found)})"
-    return StandingChange(engine.digest, Standing.QUARANTINED, reason, "unknown", now)
+    return StandingChange(engine.digest, Standing.QUARANTINED, reason, NOBODY, now)
 
 
 def _told(change: StandingChange) -> str | None:
@@ -127,9 +127,9 @@ def _quarantine(
     except IntegrityError as error:
         reason = f"found beside the engine, {error.what}"
     if is_envelope(envelope):
-        return StandingChange(engine.digest, kind, reason, "unknown", now, envelope.decode())
+        return StandingChange(engine.digest, kind, reason, NOBODY, now, envelope.decode())
     reason = f"found beside the engine, {name!r} is no statement ({told_by(envelope)})"
-    return StandingChange(engine.digest, kind, reason, "unknown", now)
+    return StandingChange(engine.digest, kind, reason, NOBODY, now)
 
 
 def _releases(

@@ -16,7 +16,7 @@ from datetime import datetime
 
 from registry.attestations import Statement, timestamp, verify
 from registry.errors import IntegrityError
-from registry.standing import Standing, StandingChange
+from registry.standing import NOBODY, Standing, StandingChange
 from registry.trust import Purpose, Trust, read_moment
 from registry.types import Engine
 
@@ -64,7 +64,7 @@ def found_beside(engine: Engine, envelope: bytes, trust: Trust, now: datetime) -
     try:
         said = verify_revocation(engine, envelope, trust)
     except IntegrityError as error:
-        said = Revocation(f"found beside the engine, {error.what}", "unknown", now)
+        said = Revocation(f"found beside the engine, {error.what}", NOBODY, now)
     return StandingChange(
         engine.digest, Standing.REVOKED, said.reason, said.actor, said.revoked_at,
         envelope.decode(errors="replace"),

@@ -6,6 +6,7 @@ Rules:
   whoever shares it, and so is every verdict document;
 - nothing is put back but bytes with the digest that was asked for: a copy is never trusted;
 - what stays wrong is told with those who need it, but for what a sweep removed meanwhile;
+- what is recorded as signed of an engine (`registry.restating`) is put back from its row;
 - what stores from before have of an engine in folders that are not its own is copied beside it;
 - what lies signed beside an engine (a revocation, the end of a waiver, a verdict) and that the
   catalogue lost is recorded again; a catalogue that was restored is checked by that.
@@ -35,6 +36,7 @@ from registry.errors import (
     StoreUnavailableError,
 )
 from registry.manifests import FileEntry, Manifest
+from registry.restating import Restated, recorded_statements, restate
 from registry.service import Registry
 from registry.statements import document_places, gather, inherit
 from registry.timing.types import MANIFEST_KIND
@@ -169,7 +171,9 @@ class _Scrubber:
         return Manifest.from_bytes(data, expected=artifact.digest).files
 
     def take_in(self, recorded: _Recorded) -> None:
-        """Records what lies beside each engine and was lost; what stops one stops no other.
+        """Records what lies beside each engine and was lost, and puts there what is recorded.
+
+        What stops one engine stops no other.
 
         Unless all could be looked at, a catalogue that was restored stays one that is not checked.
         """
@@ -177,10 +181,12 @@ class _Scrubber:
         for document in recorded.documents:
             verdicts[document.engine].append(document.verdict)
         gathered = gather(store, but={one.path for one in recorded.engines})
-        for engine in recorded.engines:
+        for engine, said in recorded_statements(self.registry.catalogue, recorded.engines):
             try:
                 if engine.digest.short in gathered:
                     inherit(store, engine.digest)
+                for lost in restate(store, engine, said):
+                    self.report.findings.append(_restated(engine, lost))
                 if anything_beside(store, engine, verdicts[engine.digest]):
                     self.report.revocations += self.registry.take_in_revocations(engine)
             except StoreUnavailableError:
@@ -263,6 +269,12 @@ class _Scrubber:
             return Fault.DAMAGED if store.is_damaged(digest) else None
         except RecordNotFoundError:  # gone between the two
             return Fault.MISSING
+
+
+def _restated(engine: Engine, lost: Restated) -> Finding:
+    fault = Fault.DAMAGED if lost.damaged else Fault.MISSING
+    user = f"engine {engine.digest.short}: {lost.kind} statement"
+    return Finding(fault, lost.name, lost.digest, (user,), mended=True)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,10 @@ class Standing(StrEnum):
     REVOKED = "revoked"
 
 
+NOBODY = "unknown"
+"""Who changed a standing by what lies beside an engine and cannot be believed."""
+
+
 @dataclass(frozen=True)
 class StandingChange(Entity):
     """One change of an engine's standing."""

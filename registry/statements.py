@@ -60,6 +60,11 @@ class Statements:
         """Returns a statement; for what is longer than any, its name: no envelope either way."""
         return _read(self.store, name)
 
+    def place(self, engine: Digest, kind: str, envelope: bytes) -> str:
+        """Returns where a statement lies, or is to lie where it does not yet."""
+        name = layout.statement_name(engine, kind, digest_bytes(envelope))
+        return self.placed.get(name.rpartition("/")[2], name)
+
     def document(self, engine: Digest, document: Digest) -> str:
         """Returns where a verdict document lies, or is to lie where it does not yet."""
         name = f"verdicts/{document.short}.json"

@@ -16,7 +16,7 @@ from registry.blobs.local import LocalBlobStore
 from registry.blobs.select import open_store
 from registry.copies import Copy, DirectoryCopy, StoreCopy
 from registry.digests import Digest
-from registry.lifecycle import revoke
+from registry.lifecycle import quarantine, revoke
 from registry.publishing import CheckpointPublication
 from registry.retention import RetentionPolicy
 from registry.scrubbing import Fault, scrub
@@ -211,3 +211,47 @@ def test_what_a_sweep_removed_meanwhile_is_not_lost(bench: Workbench) -> None:
     assert [(one.digest, one.users) for one in found.wrong] == [
         (lost, (f"engine {kept.digest.short}: graphs/prefill.pt2",))
     ]
+
+
+def test_a_statement_that_the_store_lost_is_put_back_from_its_row(bench: Workbench) -> None:
+    engine = bench.publish()
+    bench.judge(engine)
+    bench.end(bench.waive(engine, "never-judged"))
+    quarantine(bench.registry, engine, "odd answers")
+    revoke(bench.registry, engine, "wrong tokens", bench.signers.revoker)
+    registry = bench.registry
+    names = [
+        *(one for one in registry.store.list_documents("statements/") if "verdicts/" not in one),
+        *registry.store.list_documents(f"{engine.path}/attestations/"),
+    ]
+    said = {one: registry.store.get_document(one) for one in names if one.endswith(".dsse.json")}
+    kinds = {one.rpartition("/")[2].rpartition("-")[0] for one in said}
+    assert kinds == {
+        "build",
+        "quarantine",
+        "revocation",
+        "summary",
+        "verdict",
+        "waiver",
+        "waiver-end",
+    }
+    damaged, *lost = said
+    overwrite(registry.store, damaged, b"{}")
+    for one in lost:
+        registry.store.remove_document(one)
+    report = scrub(registry)
+    assert {one.name: one.fault for one in report.findings} == {
+        damaged: Fault.DAMAGED, **dict.fromkeys(lost, Fault.MISSING),
+    }  # fmt: skip
+    assert report.wrong == []
+    assert {one: registry.store.get_document(one) for one in said} == said
+    assert scrub(registry).findings == []
+
+
+def test_what_was_found_beside_an_engine_is_not_said_by_its_row(bench: Workbench) -> None:
+    engine = bench.publish()
+    junk = f"statements/{engine.digest.value}/quarantine-0123456789ab.dsse.json"
+    bench.registry.store.put_document(junk, b"no envelope")
+    scrub(bench.registry)
+    bench.registry.store.remove_document(junk)
+    assert scrub(bench.registry).findings == []
