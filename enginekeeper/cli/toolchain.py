@@ -198,16 +198,30 @@ def compare_help(name: str, help_file: Path, write_table: Path | None, as_json: 
     """
     from enginekeeper.specs.flag_drift import flag_drift
     from enginekeeper.specs.flag_table import settled_table
-    from enginekeeper.specs.help_text import options_of_help
+    from enginekeeper.specs.help_text import options_of_help, require_release
 
-    version = release_named(name).version
+    release = release_named(name)
+    require_trtllm_build(release)
+    version = release.version
     text = help_file.read_text(encoding="utf-8", errors="replace")
+    require_release(text, version, str(help_file))
     said = options_of_help(text, str(help_file))
     drift = flag_drift(version, said)
     if write_table is not None:
         write_file(write_table, settled_table(version, said))
     Output(as_json).table([one.as_dict() for one in drift], ("option", "what", "table", "tool"))
     return ExitCode.OK if all(one.settles for one in drift) else ExitCode.DRIFT
+
+
+def require_trtllm_build(release: Release) -> None:
+    """Raises InputError for a release that has no `trtllm-build` to compare with."""
+    from enginekeeper.errors import InputError
+    from enginekeeper.specs.releases import releases_with_engines
+
+    if not release.builds_engines:
+        raise InputError(
+            f"{release.name} has no trtllm-build", expected=f"a release {releases_with_engines()}"
+        )
 
 
 def release_named(name: str) -> Release:

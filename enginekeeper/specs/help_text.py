@@ -4,7 +4,10 @@ Rules:
 
 - an option's entry begins in column 3; what is deeper belongs to it;
 - `{a,b}` are its choices, no metavar is a switch, `X [X ...]` takes several;
-- `(default: x)` at the end is what it takes without it; types are not printed and so not known.
+- `(default: x)` at the end is what it takes without it; types are not printed and so not known;
+- every option of the usage has an entry: a help that was cut short would make those of the rest
+  options that the release lacks;
+- where the tool says its release, it is the one that is asked about.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from enginekeeper.errors import InputError
 _ENTRY = re.compile(r"^  (--?\S.*)$")
 _OPTION = re.compile(r"--([A-Za-z0-9_-]+)")
 _CHOICES = re.compile(r"\{([^}]*)\}")
+_USAGE = re.compile(r"^usage: .*?(?=^\s*$)", re.MULTILINE | re.DOTALL)
+_RELEASE = re.compile(r"\[TensorRT-LLM\] TensorRT-LLM version: (\S+)")
 _DEFAULT = re.compile(r"\(default: (.*)\)\s*$", re.DOTALL)
 
 
@@ -33,8 +38,25 @@ class HelpOption:
     """As it is printed; None where the tool prints none, and where it prints None."""
 
 
+def require_release(text: str, version: str, where: str) -> None:
+    """Raises InputError for the output of another release, where the tool said which it is."""
+    said = set(_RELEASE.findall(text))
+    if said <= {version}:
+        return
+    raise InputError(
+        "is the help of another release",
+        where=where,
+        actual=", ".join(sorted(said)),
+        expected=version,
+        remedy=f"make it in the container of {version}: trtllm-build --help > help.txt",
+    )
+
+
 def options_of_help(text: str, where: str) -> dict[str, HelpOption]:
-    """Returns the options by name; raises InputError for a text that is no such help."""
+    """Returns the options by name; raises InputError for a text that is no such help, or not all.
+
+    It is all if each option of the usage is described below it.
+    """
     entries: list[list[str]] = []
     for line in text.splitlines():
         if match := _ENTRY.match(line):
@@ -50,6 +72,16 @@ def options_of_help(text: str, where: str) -> dict[str, HelpOption]:
             "holds no options",
             where=where,
             expected="what the tool prints for --help, whole",
+            remedy="in the container: trtllm-build --help > help.txt",
+        )
+    usage = _USAGE.search(text)
+    lost = set(_OPTION.findall(usage[0] if usage else "")) - options.keys() - {"help"}
+    if usage is None or lost:
+        raise InputError(
+            "is not the whole help",
+            where=where,
+            actual="no usage in it" if usage is None else f"ends before {', '.join(sorted(lost))}",
+            expected="what the tool prints for --help, from its usage to its last option",
             remedy="in the container: trtllm-build --help > help.txt",
         )
     return options

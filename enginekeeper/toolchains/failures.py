@@ -21,6 +21,9 @@ _TAIL = 16 * 1024  # bytes; a traceback of torch is a few kilobytes
 _LOG = 4 * 1024 * 1024
 """Bytes of a builder's log that are searched for a cause; a stack of TensorRT-LLM is long."""
 
+_KILLED_INSIDE = 128 + signal.SIGKILL
+"""What a container runtime ends with when its step was killed: the signal was not for itself."""
+
 _DIAGNOSED = "tensorrt-llm-"
 """Toolchains whose logs the table of patterns is about."""
 
@@ -28,6 +31,9 @@ _DIAGNOSED = "tensorrt-llm-"
 # "I/O error: No space left on device (os error 28)", torch "[enforce fail at inline_container.cc"
 # after "No space left on device".
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded|File too large")
+
+# That of /dev/shm is memory, and its want has a cause of its own.
+_NO_DISK = re.compile(r"/dev/shm|shared memory|NCCL WARN")  # noqa: S108 - words of a log
 
 _REMEDIES = (
     (
@@ -49,14 +55,8 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
     """Returns the error for a step that ended with another status than 0."""
     tail = _tail(place.log)
     if status == -signal.SIGKILL:
-        return StepKilledError(
-            "was killed from outside (SIGKILL)",
-            place,
-            actual=_last_line(tail),
-            remedy="most often the kernel, for want of memory: see `dmesg`; "
-            "close other programs or use a smaller model, then run again",
-        )
-    if _DISK_FULL.search(tail):
+        return _killed(place, tail)
+    if _says_full(tail):
         return StepDiskFullError(
             "could not write its files: the disk is full",
             place,
@@ -65,6 +65,8 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
         )
     if (error := _diagnosed(place)) is not None:
         return error
+    if status == _KILLED_INSIDE:
+        return _killed(place, tail)
     return StepCrashedError(
         f"crashed ({_describe(status)})",
         place,
@@ -72,6 +74,20 @@ def explain_exit(place: StepPlace, status: int) -> FailedStepError:
         expected="exit status 0",
         remedy=_remedy(tail, place),
     )
+
+
+def _killed(place: StepPlace, tail: str) -> StepKilledError:
+    return StepKilledError(
+        "was killed from outside (SIGKILL)",
+        place,
+        actual=_last_line(tail),
+        remedy="most often the kernel, for want of memory: see `dmesg`; "
+        "close other programs or use a smaller model, then run again",
+    )
+
+
+def _says_full(tail: str) -> bool:
+    return any(_DISK_FULL.search(line) and not _NO_DISK.search(line) for line in tail.split("\n"))
 
 
 def _diagnosed(place: StepPlace) -> DiagnosedStepError | None:

@@ -5,6 +5,7 @@ Rules:
 - a pattern is a cause with its remedy and its source; the table is `data/failure_patterns.json`;
 - the first cause in the log counts: what follows it is most often its consequence;
 - a weak pattern, words that a build also prints on its way to success, counts only alone;
+- what a pattern is to come `after` makes words that have two causes tell one of them;
 - what no pattern knows is unknown and stays unknown: a wrong cause costs more than none;
 - warnings that a healthy build prints, too, are no patterns;
 - nothing in a pattern repeats without a bound but digits and spaces: a log has lines of megabytes.
@@ -84,6 +85,9 @@ class FailurePattern:
     pattern: Text
     """Regular expression, searched for in the whole log."""
 
+    after: Text | None = None
+    """Regular expression for what has to be in the log before: words that are no cause alone."""
+
     cause: Text
     remedy: Text
     source: Text
@@ -120,6 +124,7 @@ def failure_patterns() -> tuple[FailurePattern, ...]:
     for pattern in patterns:
         try:
             re.compile(pattern.pattern)
+            re.compile(pattern.after or "")
         except re.error as error:
             raise InputError(f"{pattern.id}: {error}", where=str(_TABLE)) from error
     return patterns
@@ -128,13 +133,13 @@ def failure_patterns() -> tuple[FailurePattern, ...]:
 def diagnose(log: str) -> Diagnosis | None:
     """Returns the first cause that a log names, or None if no pattern knows one."""
     found = [
-        (pattern.weak, match.start(), pattern)
+        (pattern.weak, start, pattern.after is None, pattern)
         for pattern in failure_patterns()
-        if (match := re.search(pattern.pattern, log)) is not None
+        if (start := _place(pattern, log)) is not None
     ]
     if not found:
         return None
-    _, start, pattern = min(found, key=lambda one: one[:2])
+    _, start, _, pattern = min(found, key=lambda one: one[:3])
     number = log.count("\n", 0, start)
     lines = log.split("\n")
     around = lines[max(0, number - _BEFORE) : number + _AFTER + 1]
@@ -143,6 +148,15 @@ def diagnose(log: str) -> Diagnosis | None:
         line=_shortened(lines[number].strip()),
         evidence=tuple(_shortened(line.rstrip()) for line in around if line.strip()),
     )
+
+
+def _place(pattern: FailurePattern, log: str) -> int | None:
+    """Returns where a log says a pattern's words, if it says before what they are to come after."""
+    before = re.search(pattern.after or "", log)
+    if before is None:
+        return None
+    match = re.compile(pattern.pattern).search(log, before.end())
+    return None if match is None else match.start()
 
 
 def _shortened(line: str) -> str:

@@ -67,3 +67,27 @@ def test_what_a_help_settles_is_written_as_a_table(ek: Ek, tmp_path: Path) -> No
     assert done.code == ExitCode.OK
     rows = {row["name"]: row for row in json.loads(table.read_text())["flags"]}
     assert "1.1.0" in rows["auto_parallel"]["has"]
+
+
+def test_the_help_of_another_release_settles_nothing(ek: Ek, tmp_path: Path) -> None:
+    path, table = tmp_path / "help.txt", tmp_path / "table.json"
+    said = "[TensorRT-LLM] TensorRT-LLM version: 1.0.0\n" + parser_of("1.2.1").format_help()
+    path.write_text(said)
+
+    done = ek("toolchain", "compare-help", NAME, path, "--write-table", table)
+
+    assert done.code == ExitCode.INVALID_INPUT
+    assert "found:    1.0.0" in done.err
+    assert not table.exists()
+    path.write_text(said.replace("1.0.0", "1.2.1"))
+    assert ek("toolchain", "compare-help", NAME, path).code == ExitCode.OK
+
+
+def test_a_release_without_trtllm_build_has_no_help_to_compare(ek: Ek, tmp_path: Path) -> None:
+    path = tmp_path / "help.txt"
+    path.write_text(parser_of("1.2.1").format_help())
+
+    done = ek("toolchain", "compare-help", "tensorrt-llm-1.3.0rc22", path)
+
+    assert done.code == ExitCode.INVALID_INPUT
+    assert "has no trtllm-build" in done.err

@@ -73,6 +73,22 @@ def test_what_the_release_lacks_must_not_be_in_its_help() -> None:
     }
 
 
+@pytest.mark.parametrize("columns", ["60", "200"])
+def test_a_help_that_was_cut_short_is_refused_wherever_it_ends(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    whole = parser_of("1.2.1").format_help()
+    lines = whole.splitlines(keepends=True)
+    last = next(n for n, line in enumerate(lines) if line.startswith("  --tokens_per_block"))
+
+    for end in range(0, last + 1, 3):
+        with pytest.raises(InputError, match=r"no options|not the whole help"):
+            options_of_help("".join(lines[:end]), "help.txt")
+    with pytest.raises(InputError, match="no usage"):
+        options_of_help(whole[whole.index("options:") :], "help.txt")
+
+
 def test_a_text_without_options_is_no_help() -> None:
     with pytest.raises(InputError, match="no options"):
         options_of_help("bash: trtllm-build: command not found\n", "help.txt")

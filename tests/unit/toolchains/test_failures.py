@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.toolchains.errors import (
+    DiagnosedStepError,
     FailedStepError,
     StepCrashedError,
     StepDiskFullError,
@@ -15,10 +16,12 @@ from enginekeeper.toolchains.errors import (
 from enginekeeper.toolchains.failures import explain_exit
 
 
-def _explain(tmp_path: Path, log: str, status: int = 1) -> FailedStepError:
+def _explain(
+    tmp_path: Path, log: str, status: int = 1, toolchain: str = "inductor"
+) -> FailedStepError:
     path = tmp_path / "step.log"
     path.write_text(log)
-    return explain_exit(StepPlace("compile_engine", "inductor", path), status)
+    return explain_exit(StepPlace("compile_engine", toolchain, path), status)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +53,22 @@ def test_the_advice_follows_what_went_wrong(tmp_path: Path, line: str, advice: s
     assert isinstance(error, StepCrashedError)
     assert error.remedy is not None
     assert advice in error.remedy
+
+
+def test_too_small_a_shared_memory_is_no_full_disk(tmp_path: Path) -> None:
+    error = _explain(
+        tmp_path,
+        "x [2] misc/shmutils.cc:88 NCCL WARN Error: failed to extend /dev/shm/nccl-WU88OE to "
+        "9637892 bytes, error: No space left on device (28)\n",
+        toolchain="tensorrt-llm-1.2.1",
+    )
+
+    assert isinstance(error, DiagnosedStepError)
+    assert error.pattern == "shared-memory"
+
+
+def test_a_step_that_was_killed_inside_a_container_is_told_as_killed(tmp_path: Path) -> None:
+    assert isinstance(_explain(tmp_path, "[TRT] [I] building\n", 137), StepKilledError)
 
 
 def test_a_kill_is_told_from_a_crash_by_its_signal(tmp_path: Path) -> None:
