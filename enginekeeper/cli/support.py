@@ -34,29 +34,33 @@ def support(model: str, as_json: bool) -> int:
 
 
 def _document(found: ModelSupport) -> dict[str, Any]:
-    from enginekeeper.specs.support import Route
-
-    others = [route for route in Route if route not in (Route.ENGINE, Route.UNKNOWN)]
     releases = found.engine_releases
     span = f"{releases[0]} to {releases[-1]}" if releases else None
     engine = {"route": "engine", "listed": "yes" if releases else "no", "releases": span}
-    absent = {Route.VLLM: "not among its text models"}
-    rows = [
-        {
-            "route": str(route),
-            "listed": "yes" if route in found.listed else absent.get(route, "no"),
-            "releases": "not verified" if route in found.listed else None,
-        }
-        for route in others
-    ]
     return {
         "architecture": found.architecture,
         "route": str(found.route),
         "engine_releases": list(releases),
-        "routes": [engine, *rows],
-        "sources": {str(route): source for route, source in found.listed.items()},
+        "routes": [engine, *_other_routes(found)],
+        "sources": {str(route): one.source for route, one in found.listed.items()},
+        "fallback": found.can_fall_back,
         "next": found.advice,
     }
+
+
+def _other_routes(found: ModelSupport) -> list[dict[str, Any]]:
+    from enginekeeper.specs.support import Route, vllm_release
+
+    of = {Route.PYTORCH: "tensorrt-llm", Route.AUTODEPLOY: "tensorrt-llm", Route.VLLM: "vllm"}
+    rows = []
+    for route, product in of.items():
+        one = found.listed.get(route)
+        listed = "no" if one is None else "yes, multimodal" if one.multimodal else "yes"
+        since = None if one is None else f"{product} {one}"
+        if route is Route.VLLM and found.last_vllm is not None and one is None:
+            since = f"vllm {found.last_vllm} was the last; {vllm_release()} is used here"
+        rows.append({"route": str(route), "listed": listed, "releases": since})
+    return rows
 
 
 def _architecture(model: str) -> str:

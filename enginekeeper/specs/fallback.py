@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from enginekeeper.specs.profiles import VLLM_TOOLCHAINS
 from enginekeeper.specs.recipes import Recipe, RecipeName
-from enginekeeper.specs.support import Route, support_of
+from enginekeeper.specs.support import support_of
 
 if TYPE_CHECKING:
     from enginekeeper.specs.variants import Variant
@@ -20,8 +20,8 @@ Fallback = Literal["none", "vllm"]
 
 
 def served_by_vllm_alone(architecture: str) -> bool:
-    """Says whether vLLM serves an architecture and no list of TensorRT-LLM has it."""
-    return support_of(architecture).route is Route.VLLM
+    """Says whether vLLM serves an architecture, as text, and no list of TensorRT-LLM has it."""
+    return support_of(architecture).can_fall_back
 
 
 def stand_in(variant: Variant) -> Variant:

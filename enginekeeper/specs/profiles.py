@@ -95,7 +95,7 @@ class ToolchainProfile:
         return replace(
             self,
             builder=BuilderKind.TRTLLM_PYTORCH,
-            architectures=pytorch_architectures(),
+            architectures=pytorch_architectures(self.release.version),
             tensorrt=None,
         )
 

