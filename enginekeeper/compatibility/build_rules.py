@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from enginekeeper.compatibility.facts import Facts, TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
 from enginekeeper.specs.build_flags import BuildFlag, Presence, build_flags
-from enginekeeper.specs.profiles import BuilderKind
+from enginekeeper.specs.profiles import SIMULATED, BuilderKind
 from enginekeeper.specs.recipes import RecipeName
 from enginekeeper.specs.releases import newest_stable_with_engines, releases_with_engines
 
@@ -40,10 +40,12 @@ def _has_engines(_variant: Variant, facts: TargetFacts) -> Finding | None:
     by_pytorch = facts.toolchain.builder is BuilderKind.TRTLLM_PYTORCH
     if release is None or release.builds_engines or by_pytorch:
         return None
+    last = newest_stable_with_engines().name
+    named = f"{SIMULATED}{last}" if facts.toolchain.simulated else last
     return Finding(
-        actual=f"{release.name}, which has no trtllm-build",
+        actual=f"{facts.toolchain.name}, which has no trtllm-build",
         expected=f"a release {releases_with_engines()}",
-        remedy=f"set toolchain: {newest_stable_with_engines().name}, or backend: pytorch",
+        remedy=f"set toolchain: {named}, or backend: pytorch",
     )
 
 

@@ -66,6 +66,8 @@ def unknown_architecture(name: str, toolchain: ToolchainProfile) -> Finding | No
     known = toolchain.architectures
     if name in known:
         return None
+    if toolchain.release is not None and not known and not served_by_vllm_alone(name):
+        return None  # it builds no engines at all: a rule of its own says so
     return Finding(
         actual=f"{name} under {toolchain.name}",
         expected=f"one of its {len(known)} architectures",

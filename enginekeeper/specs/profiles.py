@@ -111,7 +111,7 @@ def toolchain_profiles() -> dict[str, ToolchainProfile]:
     """Returns the profiles by name: the embedded builder, the releases, then their doubles.
 
     A double has the profile of its release: what the release refuses, it refuses. There is one of
-    each stable release that builds engines.
+    each stable release that builds engines, and of those that have the PyTorch backend alone.
     """
     from enginekeeper.specs.releases import releases  # noqa: PLC0415 - pydantic takes a while
 
@@ -121,8 +121,7 @@ def toolchain_profiles() -> dict[str, ToolchainProfile]:
         replace(profile, name=f"{SIMULATED}{profile.name}", simulated=True)
         for profile in theirs
         if profile.release is not None
-        and profile.release.builds_engines
-        and not profile.release.is_prerelease
+        and not (profile.release.builds_engines and profile.release.is_prerelease)
     ]
     return {profile.name: profile for profile in (*own, *theirs, *doubles)}
 

@@ -75,7 +75,12 @@ class Toolchain:
 SIMULATED = "simulated-"
 """How the name of a simulated toolchain begins; the rest is the name of the one it stands for."""
 
-DOUBLED = ("0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.0.0", "1.1.0", "1.2.0", "1.2.1")
+WITHOUT_ENGINES = ("1.3.0rc22",)
+"""Doubled releases that have no `trtllm-build` and no `trtllm-refit`: the PyTorch backend alone."""
+
+DOUBLED = (
+    "0.18.2", "0.19.0", "0.20.0", "0.21.0", "1.0.0", "1.1.0", "1.2.0", "1.2.1", *WITHOUT_ENGINES,
+)  # fmt: skip
 """Releases of TensorRT-LLM whose programs have doubles."""
 
 _ALL = (

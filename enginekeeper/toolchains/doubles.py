@@ -11,6 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from enginekeeper.toolchains.catalogue import WITHOUT_ENGINES
 from enginekeeper.toolchains.installation import RECORD, Installation
 from registry.files import write_whole
 
@@ -26,11 +27,10 @@ def install_double(installation: Installation) -> None:
     release, folder = str(installation.toolchain.release), installation.python.parent
     folder.mkdir(parents=True, exist_ok=True)
     settings = str(folder / SETTINGS)
-    programs = {
-        "trtllm-build": ("build", release, settings),
-        "trtllm-refit": ("refit", release),
-        "nvidia-smi": ("smi", settings),
-    }
+    programs: dict[str, tuple[str, ...]] = {"nvidia-smi": ("smi", settings)}
+    if release not in WITHOUT_ENGINES:
+        programs["trtllm-build"] = ("build", release, settings)
+        programs["trtllm-refit"] = ("refit", release)
     for name, (module, *words) in programs.items():
         _write(folder / name, _script(module, *words), mode=0o755)
     if not installation.python.is_symlink() or installation.python.readlink() != _python():

@@ -18,6 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 from _answers import Answering, BadRequestError, release_told  # noqa: E402 - only now on the path
+from tensorrt_llm_release import BACKENDS_ALONE, PYTORCH_ONLY  # noqa: E402
 
 FIELDS = frozenset({
     "model", "prompt", "best_of", "echo", "frequency_penalty", "logit_bias", "logprobs",
@@ -38,7 +39,9 @@ def parse(version: str, words: list[str]) -> argparse.Namespace:
     """Parses the command line as the release does."""
     parser = argparse.ArgumentParser("trtllm-serve", allow_abbrev=False)
     parser.add_argument("model")
-    for name in ("tokenizer", "host", "backend", "extra_llm_api_options", "log_level"):
+    alone = BACKENDS_ALONE if version in PYTORCH_ONLY else None
+    parser.add_argument("--backend", choices=alone)
+    for name in ("tokenizer", "host", "extra_llm_api_options", "log_level"):
         parser.add_argument(f"--{name}")
     for name in (
         "port", "max_beam_width", "max_batch_size", "max_num_tokens", "max_seq_len", "tp_size",

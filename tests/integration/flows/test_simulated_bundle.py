@@ -138,6 +138,22 @@ def test_a_release_before_1_0_is_refused_in_the_plan(world: World) -> None:
     assert (row["action"], row["rule"]) == ("refuse", "release-has-pytorch-backend")
 
 
+def test_a_release_with_nothing_else_builds_bundles_and_no_engines(world: World) -> None:
+    late = SPEC.replace("1.2.1", "1.3.0rc22")
+    (world.root / "spec.yaml").write_text(late)
+
+    ended = world.build()
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"]) == (0, "pass"), ended.err
+    (engine,) = _registry(world).engines()
+    assert engine.key.hard["tensorrt_llm"] == "1.3.0rc22"
+    (world.root / "spec.yaml").write_text(late.replace("backend: pytorch\nllm_api", "#"))
+    (row,) = json.loads(_ek(world, "plan", world.root / "spec.yaml", "--json").stdout)
+    assert (row["action"], row["rule"]) == ("refuse", "release-builds-engines")
+    assert "simulated-tensorrt-llm-1.2.1" in json.dumps(row)
+
+
 def _pulled(world: World) -> Path:
     """Pulls the world's bundle on a node that is enrolled as simulated."""
     (engine,) = _registry(world).engines()

@@ -14,6 +14,7 @@ import pytest
 
 from enginekeeper.building.engine_runner import EngineRunner
 from enginekeeper.errors import InputError
+from enginekeeper.specs.llm_api import interface_of, releases_with
 from enginekeeper.specs.releases import releases
 from enginekeeper.toolchains.runner import STEPS
 
@@ -97,3 +98,25 @@ def test_what_trtllm_build_did_not_write_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="not an engine of trtllm-build"):
         EngineRunner("1.2.1").job(tmp_path, "generation")
+
+
+@pytest.mark.parametrize("version", releases_with("pytorch"))
+def test_the_double_of_the_pytorch_backend_takes_every_option_of_a_bundle(
+    version: str, release_module: ModuleType
+) -> None:
+    release_module.STATE.version = version
+    arguments = interface_of(version, "pytorch").arguments
+
+    release_module.check_arguments(dict.fromkeys(arguments), "pytorch")
+
+
+@pytest.mark.parametrize("gone", ["build_config", "enable_trtllm_sampler", "fast_build"])
+def test_what_went_with_the_tensorrt_backend_is_refused(
+    gone: str, release_module: ModuleType
+) -> None:
+    release_module.STATE.version = "1.3.0rc22"
+
+    with pytest.raises(ValueError, match=f"(?s)TorchLlmArgs.*{gone}"):
+        release_module.check_arguments({"model": "x", gone: None}, "pytorch")
+    with pytest.raises(ValueError, match="tensorrt"):
+        release_module.check_arguments({"model": "x", "backend": "tensorrt"}, "pytorch")

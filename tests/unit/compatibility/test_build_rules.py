@@ -87,10 +87,20 @@ def test_a_release_without_the_engine_backend_is_refused_with_the_last_that_has_
 ) -> None:
     hits = _hits(make_case, {}, toolchain="tensorrt-llm-1.3.0rc22")
 
+    assert "architecture-known-to-builder" not in hits
     hit = hits["release-builds-engines"]
     assert hit.severity is Severity.REFUSE
     assert hit.remedy is not None
     assert "tensorrt-llm-1.2.1" in hit.remedy
+
+
+def test_a_double_without_the_engine_backend_is_sent_to_a_double(make_case: MakeCase) -> None:
+    hit = _hits(make_case, {}, toolchain="simulated-tensorrt-llm-1.3.0rc22")[
+        "release-builds-engines"
+    ]
+
+    assert hit.expected == "a release up to 1.2.1 (pre-releases: up to 1.3.0rc20)"
+    assert hit.remedy == ("set toolchain: simulated-tensorrt-llm-1.2.1, or backend: pytorch")
 
 
 def test_the_form_of_modelopts_w8a16_is_a_warning_for_gpus_alone(make_case: MakeCase) -> None:

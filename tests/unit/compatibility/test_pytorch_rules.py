@@ -18,7 +18,7 @@ def _hits(make_case: MakeCase, recipe: Any = "fp8", **fields: Any) -> dict[str, 
     return {hit.rule: hit for hit in check(*case)}
 
 
-@pytest.mark.parametrize("toolchain", ["tensorrt-llm-1.0.0", "tensorrt-llm-1.3.0rc22"])
+@pytest.mark.parametrize("toolchain", ["tensorrt-llm-1.0.0", "simulated-tensorrt-llm-1.3.0rc22"])
 def test_a_release_with_the_backend_speaks_against_nothing(
     toolchain: str, make_case: MakeCase
 ) -> None:

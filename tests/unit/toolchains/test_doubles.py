@@ -14,7 +14,7 @@ from enginekeeper.specs import profiles
 from enginekeeper.specs.profiles import BuilderKind, double_of, toolchain_profiles
 from enginekeeper.specs.releases import releases
 from enginekeeper.toolchains import catalogue
-from enginekeeper.toolchains.catalogue import DOUBLED, TOOLCHAINS, find_toolchain
+from enginekeeper.toolchains.catalogue import DOUBLED, TOOLCHAINS, WITHOUT_ENGINES, find_toolchain
 from enginekeeper.toolchains.installation import State, state_of
 from enginekeeper.toolchains.locking import write_lock
 from enginekeeper.toolchains.sync import ensure
@@ -27,12 +27,15 @@ def settings(tmp_path: Path) -> Settings:
     return Settings.from_environment({"HOME": str(tmp_path)})
 
 
-def test_every_stable_release_with_engines_has_a_double_and_no_other() -> None:
+def test_every_stable_release_with_engines_has_a_double_and_each_without() -> None:
     building = [
         one.version for one in releases().values() if one.builds_engines and not one.is_prerelease
     ]
+    alone = [one.version for one in releases().values() if not one.builds_engines]
 
-    assert list(DOUBLED) == building == list(RELEASES)
+    assert building == list(RELEASES)
+    assert alone == list(WITHOUT_ENGINES)
+    assert list(DOUBLED) == building + alone
     assert profiles.SIMULATED == catalogue.SIMULATED
     doubles = {name for name, one in toolchain_profiles().items() if one.simulated}
     assert doubles == {one.name for one in TOOLCHAINS.values() if one.simulated}
@@ -70,6 +73,14 @@ def test_its_programs_are_the_doubles_of_its_release(settings: Settings) -> None
     assert said.returncode == 2
     assert "TensorRT-LLM version: 1.2.1" in said.stdout
     assert "unrecognized arguments: --gpus_per_node=8" in said.stderr
+
+
+def test_a_release_with_the_pytorch_backend_alone_has_a_driver_and_no_tools(
+    settings: Settings,
+) -> None:
+    folder = ensure("simulated-tensorrt-llm-1.3.0rc22", settings).parent
+
+    assert {one.name for one in folder.iterdir()} == {"python", "nvidia-smi"}
 
 
 def test_there_is_nothing_to_lock(settings: Settings) -> None:
