@@ -1,11 +1,14 @@
-"""Small files of a node's own: written whole or not at all, whoever is killed in the middle."""
+"""Small files of a node's own: written whole or not at all, whoever is killed in the middle.
+
+A directory of them that cannot be listed is no empty one: what nobody can read is told.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from registry import files
 
 
@@ -24,6 +27,23 @@ def write_whole(path: Path, text: str, *, mode: int = 0o644, make: bool = True) 
         raise UnavailableError(
             f"the file cannot be written: {error.strerror}", where=str(path),
             remedy="free some space, or see who owns the directory",
+        ) from error  # fmt: skip
+
+
+def documents_in(directory: Path) -> list[Path]:
+    """Returns the JSON files of a directory by name; none where there is no such directory.
+
+    Raises InputError for one that cannot be listed, which `Path.glob` takes for an empty one.
+    """
+    try:
+        return sorted(one for one in directory.iterdir() if one.suffix == ".json")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(
+            f"the directory cannot be listed: {error.strerror}", where=str(directory),
+            expected=f"one that user {os.geteuid()} may read",
+            remedy="see who owns it, and with which mode",
         ) from error  # fmt: skip
 
 

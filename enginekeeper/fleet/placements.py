@@ -13,7 +13,7 @@ from pathlib import Path
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
-from enginekeeper.fleet.node_files import write_whole
+from enginekeeper.fleet.node_files import documents_in, write_whole
 from registry.digests import Digest, digest_bytes
 from registry.errors import IntegrityError, InvalidRecordError
 from registry.manifests import Manifest
@@ -64,8 +64,11 @@ def forget_placement(home: Path, path: Path) -> bool:
 
 
 def placements(home: Path) -> Iterator[Placement]:
-    """Yields every recorded placement, by the names of their records."""
-    for file in sorted((home / "placements").glob("*.json")):
+    """Yields every recorded placement, by the names of their records.
+
+    Raises InputError for a record that is none, and where they cannot be listed.
+    """
+    for file in documents_in(home / "placements"):
         try:
             document = read_json_object(file)
             key = document.get("key")

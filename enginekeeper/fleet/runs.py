@@ -16,7 +16,7 @@ from pathlib import Path
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError, UnavailableError
-from enginekeeper.fleet.node_files import write_whole
+from enginekeeper.fleet.node_files import documents_in, write_whole
 from enginekeeper.fleet.processes import ProcessTable
 from registry.digests import Digest, digest_bytes
 from registry.errors import InvalidRecordError
@@ -84,8 +84,11 @@ def record_run(
 
 
 def run_records(home: Path) -> Iterator[RunRecord]:
-    """Yields every record, by the names of their files; raises InputError for one that is none."""
-    for file in sorted((home / "runs").glob("*.json")):
+    """Yields every record, by the names of their files.
+
+    Raises InputError for one that is none, and where they cannot be listed.
+    """
+    for file in documents_in(home / "runs"):
         try:
             record = _read(file)
         except InputError:

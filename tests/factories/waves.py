@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from enginekeeper.orchestration.rollout.machine import Sight
+from enginekeeper.orchestration.rollout.following import Sight
 from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave, WaveNode
 
 OLD, NEW = "580.95.05", "595.71.05"

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Iterator
 
 from enginekeeper.errors import InputError, UnavailableError
-from enginekeeper.orchestration.rollout.machine import GONE
+from enginekeeper.orchestration.rollout.following import GONE
 from registry.waves.types import Wave
 
 SKIP = "nvidia.com/gpu-driver-upgrade.skip"

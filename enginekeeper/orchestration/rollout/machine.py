@@ -4,10 +4,8 @@ Rules:
 
 - a node is released when every engine on it is qualified under the new driver, nothing is wrong
   with it and the budget has room; a node for qualification is released when it serves nothing;
-- what is released and loses that before it has the driver is held again; what is released and
-  breaks (a GPU that is lost under the driver it still has) failed;
-- what is not seen, or was not heard lately, is not known: it is neither released nor counted as
-  safe, and it is away; silent for longer than the patience, it failed if it had the driver;
+- where each node is by what is seen of it says `following`: what is not known is neither released
+  nor counted as safe, and it is away;
 - nodes for qualification come first, then the canary, then the rest; the canary has to be well
   for a while, and to say so after it;
 - a wave is safe while nothing that is seen says otherwise, and from when every node was seen well;
@@ -28,44 +26,30 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from enginekeeper.fleet.health import SILENT_AFTER, STALE_AFTER
 from enginekeeper.orchestration.rollout.budget import allowed
+from enginekeeper.orchestration.rollout.following import (
+    GOING_ON,
+    HAS_IT,
+    HAS_OTHER,
+    Sight,
+    has_it,
+    is_gone,
+    moved,
+    observed,
+    patience,
+    why_not,
+    why_unseen,
+)  # fmt: skip
 from registry.waves.types import Origin, Phase, Role, Stage, Wave, WaveNode
 
-_GOING_ON = frozenset({Phase.QUALIFYING, Phase.CANARY, Phase.ROLLING})
 _GOING_BACK = frozenset({Phase.ROLLING_BACK, Phase.ROLLED_BACK})
 _AWAY = frozenset({Stage.RELEASED, Stage.UPGRADED, Stage.FAILED, Stage.REVERTING})
 _OVER = frozenset({Stage.DONE, Stage.REVERTED})
-_HAS_IT = frozenset({Stage.UPGRADED, Stage.DONE, Stage.FAILED})
 _NAMED = 3
 """How many failed nodes the reason of a stop names."""
-
-GONE = "left the fleet"
-_HAS_OTHER = "has driver"
-HELD_ANYWAY = "got the driver while it was held"
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What is seen of one node now."""
-
-    driver: str | None
-    """None where it does not answer."""
-    blockers: tuple[str, ...] = ()
-    """Why engines on it may not run under the new driver."""
-    problems: tuple[str, ...] = ()
-    """What is wrong with the node itself."""
-    running: tuple[str, ...] | None = None
-    """Engines that serve on it; None: nobody says."""
-    back: tuple[str, ...] = ()
-    """Why engines on it may not run under the driver it had; asked on the way back."""
-    silent_for: timedelta | None = timedelta(0)
-    """How long ago it spoke: all of this is as of then. None: it never did."""
-    is_gone: bool = False
-    """It left the fleet."""
 
 
 def advance(
@@ -79,7 +63,7 @@ def advance(
     after = _made_safe(replace(wave, nodes=nodes), sights, now)
     if after.phase is Phase.ROLLING_BACK:
         return _rolled_back(_turned_back(after, sights, now), sights, now)
-    if after.phase not in _GOING_ON:
+    if after.phase not in GOING_ON:
         return after
     if after.origin is Origin.FOUND:
         return _progressed(after, sights, now)
@@ -91,7 +75,7 @@ def advance(
 def stop(wave: Wave, phase: Phase, reason: str, now: datetime) -> Wave:
     """Returns the wave stopped or aborted: what was released and has not begun is held again."""
     nodes = tuple(
-        _into(one, Stage.HELD, now, (f"the wave was {phase}",))
+        moved(one, Stage.HELD, now, (f"the wave was {phase}",))
         if one.stage is Stage.RELEASED
         else one
         for one in wave.nodes
@@ -103,175 +87,18 @@ def stop(wave: Wave, phase: Phase, reason: str, now: datetime) -> Wave:
 def resume(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
     """Returns a stopped wave that goes on; failed nodes without the new driver are held."""
     nodes = tuple(
-        _into(one, Stage.HELD, now, ())
-        if one.stage is Stage.FAILED and not _has_it(sights.get(one.name), wave)
+        moved(one, Stage.HELD, now, ())
+        if one.stage is Stage.FAILED and not has_it(sights.get(one.name), wave)
         else one
         for one in wave.nodes
     )
     return replace(wave, phase=Phase.QUALIFYING, reason=None, nodes=nodes)
 
 
-def _has_it(sight: Sight | None, wave: Wave) -> bool:
-    return sight is not None and sight.driver == wave.driver
-
-
 def turn_back(wave: Wave, reason: str, now: datetime) -> Wave:
     """Returns the wave on its way back."""
     held = stop(wave, Phase.ROLLING_BACK, reason, now)
     return replace(held, ended_at=None)
-
-
-def observed(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    """Follows what is seen of a node until nothing more follows from it; releases nothing."""
-    if _is_gone(sight):
-        return node if wave.ended else _into(node, Stage.REVERTED, now, (GONE,))
-    for _ in Stage:
-        after = _next(node, sight, wave, now)
-        if after == node:
-            break
-        node = after
-    if wave.phase is Phase.ROLLING_BACK and node.stage in _HAS_IT and sight and sight.back:
-        return replace(node, reasons=sight.back)
-    return node
-
-
-def _next(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    late = now - node.since > _patience(wave)
-    match node.stage:
-        case Stage.HELD:
-            return _held_node(node, sight, wave, now)
-        case Stage.RELEASED:
-            return _released_node(node, sight, wave, now, late=late)
-        case Stage.UPGRADED | Stage.DONE | Stage.FAILED:
-            return _upgraded_node(node, sight, wave, now, late=late)
-        case Stage.REVERTING | Stage.REVERTED:
-            return _reverting_node(node, sight, wave, now, late=late)
-
-
-def _patience(wave: Wave) -> timedelta:
-    return timedelta(seconds=wave.terms.patience_seconds)
-
-
-def _unseen(sight: Sight | None, wave: Wave) -> str | None:
-    """Says why nobody knows how a node is now; None where it was heard lately."""
-    if sight is None:
-        return "is not seen any more"
-    if sight.silent_for is None:
-        return "was never heard"
-    seconds = wave.terms.stale_after_seconds
-    if seconds is not None:
-        limit = timedelta(seconds=seconds)
-    else:  # documents come when somebody takes them, heartbeats by themselves
-        limit = SILENT_AFTER if wave.places else STALE_AFTER
-    if sight.silent_for <= limit:
-        return None
-    return f"not heard for more than {limit // timedelta(minutes=1)} minutes"
-
-
-def _reverting_node(
-    node: WaveNode, sight: Sight | None, wave: Wave, now: datetime, *, late: bool
-) -> WaveNode:
-    if node.stage is Stage.REVERTED:
-        return node if sight is None else _reverted_node(node, sight, wave, now)
-    if sight is not None and sight.driver == node.previous_driver:
-        return _into(node, Stage.REVERTED, now, ())
-    if sight is not None and sight.driver == wave.driver and sight.back:
-        return _into(node, Stage.UPGRADED, now, sight.back)
-    if not late:
-        return node
-    unseen = _unseen(sight, wave)
-    said = f"no driver {node.previous_driver} after {wave.terms.patience_seconds} s"
-    return replace(node, reasons=(said,) if unseen is None else (said, unseen))
-
-
-def _reverted_node(node: WaveNode, sight: Sight, wave: Wave, now: datetime) -> WaveNode:
-    if wave.origin is Origin.FOUND:
-        has_it = sight.driver == wave.driver
-        return _into(node, Stage.UPGRADED, now, sight.blockers) if has_it else node
-    if GONE in node.reasons and not wave.ended:  # it was enrolled again
-        return _into(node, Stage.HELD, now, ())
-    return node
-
-
-def _held_node(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
-    if sight is not None and sight.driver == wave.driver:
-        return _into(node, Stage.UPGRADED, now, (HELD_ANYWAY, *sight.blockers))
-    if wave.phase not in _GOING_ON:
-        return node
-    unseen = _unseen(sight, wave)
-    reasons = () if sight is None else (*sight.problems, *sight.blockers)
-    return _into(node, Stage.HELD, now, reasons if unseen is None else (unseen, *reasons))
-
-
-def _released_node(
-    node: WaveNode, sight: Sight | None, wave: Wave, now: datetime, *, late: bool
-) -> WaveNode:
-    if sight is not None and sight.driver == wave.driver:
-        return _into(node, Stage.UPGRADED, now, sight.blockers)
-    if late:
-        unseen = _unseen(sight, wave)
-        said = f"no driver {wave.driver} after {wave.terms.patience_seconds} s"
-        return _into(node, Stage.FAILED, now, (said,) if unseen is None else (said, unseen))
-    if sight is None:
-        return node
-    # without a driver it may be on its way, and silence is waited for
-    if sight.problems and sight.driver is not None and _unseen(sight, wave) is None:
-        return _into(node, Stage.FAILED, now, sight.problems)
-    if (against := _against(node, sight)) is not None:
-        return _into(node, Stage.HELD, now, against)
-    return node
-
-
-def _upgraded_node(
-    node: WaveNode, sight: Sight | None, wave: Wave, now: datetime, *, late: bool
-) -> WaveNode:
-    """Looks at a node that had the driver, or failed on the way."""
-    unseen = _unseen(sight, wave)
-    has_other = sight is not None and sight.driver not in (None, wave.driver)
-    left = has_other and wave.origin is Origin.FOUND
-    if node.stage is Stage.FAILED and not left and (unseen or not _has_it(sight, wave)):
-        return node
-    if sight is None or sight.driver is None or (sight.driver == wave.driver and unseen):
-        lost = sight is not None and (sight.silent_for or timedelta(0)) > _patience(wave)
-        return _silent_node(node, unseen or "its driver is silent", now, late=late, lost=lost)
-    if sight.driver != wave.driver:
-        stage = Stage.REVERTED if wave.origin is Origin.FOUND else Stage.HELD
-        return _into(node, stage, now, (f"{_HAS_OTHER} {sight.driver} now",))
-    if sight.problems:
-        return _into(node, Stage.FAILED, now, sight.problems)
-    if sight.blockers:
-        return _into(node, Stage.UPGRADED, now, (*_flag(node), *sight.blockers))
-    return _into(node, Stage.DONE, now, ())
-
-
-def _silent_node(node: WaveNode, why: str, now: datetime, *, late: bool, lost: bool) -> WaveNode:
-    """Waits with patience for a node that had the driver and does not say how it is."""
-    reasons = (*_flag(node), why)
-    if lost:
-        return _into(node, Stage.FAILED, now, reasons)
-    if node.stage is Stage.DONE or why not in node.reasons:  # it may be on its way up
-        return replace(node, stage=Stage.UPGRADED, since=now, reasons=reasons)
-    return _into(node, Stage.FAILED, now, reasons) if late else node
-
-
-def _flag(node: WaveNode) -> tuple[str, ...]:
-    return (HELD_ANYWAY,) if HELD_ANYWAY in node.reasons else ()
-
-
-def _into(node: WaveNode, stage: Stage, now: datetime, reasons: Sequence[str]) -> WaveNode:
-    since = node.since if node.stage is stage else now
-    return replace(node, stage=stage, since=since, reasons=tuple(dict.fromkeys(reasons)))
-
-
-def _against(node: WaveNode, sight: Sight) -> tuple[str, ...] | None:
-    """Says why a node may not get the driver now; None where it may."""
-    if node.role is Role.QUALIFICATION:
-        if sight.running:
-            return tuple(f"serves {one}: drain it" for one in sight.running)
-        if sight.running is None and not node.named:
-            return ("nobody says that it serves nothing: --qualify NAME",)
-        return None
-    return sight.blockers or None
 
 
 def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
@@ -293,11 +120,7 @@ def _made_safe(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
 
 
 def _is_well(sight: Sight | None, wave: Wave) -> bool:
-    return sight is not None and not sight.problems and _unseen(sight, wave) is None
-
-
-def _is_gone(sight: Sight | None) -> bool:
-    return sight is not None and sight.is_gone
+    return sight is not None and not sight.problems and why_unseen(sight, wave) is None
 
 
 def _failure(wave: Wave, failures: Sequence[str]) -> str | None:
@@ -362,7 +185,7 @@ def _released(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
     free, waiting = _chosen(wave, sights)
     chosen = {one.name: one for one in free}
     nodes = tuple(
-        _into(chosen[one.name], Stage.RELEASED, now, ()) if one.name in chosen else one
+        moved(chosen[one.name], Stage.RELEASED, now, ()) if one.name in chosen else one
         for one in wave.nodes
     )
     reason = _budget_used(wave, sights) if waiting else None
@@ -384,7 +207,7 @@ def _budget_used(wave: Wave, sights: Mapping[str, Sight]) -> str | None:
 
 def _why_away(node: WaveNode, sight: Sight | None, wave: Wave) -> str:
     problems = () if sight is None else sight.problems
-    return _unseen(sight, wave) or next(iter((*problems, *node.reasons)), str(node.stage))
+    return why_unseen(sight, wave) or next(iter((*problems, *node.reasons)), str(node.stage))
 
 
 def _chosen(wave: Wave, sights: Mapping[str, Sight]) -> tuple[list[WaveNode], list[WaveNode]]:
@@ -411,7 +234,7 @@ def _chosen(wave: Wave, sights: Mapping[str, Sight]) -> tuple[list[WaveNode], li
 def _may_go(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
     if sight is None or not _is_well(sight, wave) or sight.driver == wave.driver:
         return False
-    return _against(node, sight) is None
+    return why_not(node, sight) is None
 
 
 def away(wave: Wave, sights: Mapping[str, Sight]) -> int:
@@ -426,7 +249,7 @@ def away(wave: Wave, sights: Mapping[str, Sight]) -> int:
 
 
 def _is_away(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
-    return node.stage in _AWAY or not (_is_gone(sight) or _is_well(sight, wave))
+    return node.stage in _AWAY or not (is_gone(sight) or _is_well(sight, wave))
 
 
 def _turned_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
@@ -437,7 +260,7 @@ def _turned_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave
     nodes = []
     for one in wave.nodes:
         sight = sights.get(one.name)
-        after = _back(one, sight, wave, now) if one.stage in _HAS_IT else one
+        after = _back(one, sight, wave, now) if one.stage in HAS_IT else one
         if after.stage is Stage.REVERTING and one.stage is not Stage.REVERTING:
             costs = one.role is not Role.QUALIFICATION and not _is_out(one, sight, wave)
             if going >= most or (costs and out >= most):
@@ -450,7 +273,7 @@ def _turned_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave
 
 def _is_out(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
     """Says whether a node serves less than it should while a wave goes back."""
-    if node.role is Role.QUALIFICATION or _is_gone(sight):
+    if node.role is Role.QUALIFICATION or is_gone(sight):
         return False
     return node.stage is Stage.REVERTING or not _is_well(sight, wave)
 
@@ -458,18 +281,18 @@ def _is_out(node: WaveNode, sight: Sight | None, wave: Wave) -> bool:
 def _back(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime) -> WaveNode:
     if node.previous_driver in (None, wave.driver):
         none = "had this driver before, or none that is known: nothing to go back to"
-        return _into(node, Stage.REVERTED, now, (none,))
+        return moved(node, Stage.REVERTED, now, (none,))
     if sight is None:
         return node
     if sight.driver == node.previous_driver:
         on_its_way = node.stage is Stage.FAILED  # perhaps: it has to say anew
         said = (f"the wave was {wave.phase}",) if on_its_way else ()
-        return _into(node, Stage.HELD if on_its_way else Stage.REVERTED, now, said)
-    if _unseen(sight, wave) is not None:  # it says why itself
+        return moved(node, Stage.HELD if on_its_way else Stage.REVERTED, now, said)
+    if why_unseen(sight, wave) is not None:  # it says why itself
         return node
     if sight.back:
         return replace(node, reasons=sight.back)
-    return _into(node, Stage.REVERTING, now, ())
+    return moved(node, Stage.REVERTING, now, ())
 
 
 def _rolled_back(wave: Wave, sights: Mapping[str, Sight], now: datetime) -> Wave:
@@ -486,10 +309,10 @@ def _may_come_up(node: WaveNode, sight: Sight | None, wave: Wave, now: datetime)
     It is not if it said so, after it was held again or by being held, and patience ends. One that
     was never released is held since the wave was announced.
     """
-    said = any(one.startswith(_HAS_OTHER) for one in node.reasons)
+    said = any(one.startswith(HAS_OTHER) for one in node.reasons)
     recalled = node.stage is Stage.HELD and node.since > wave.announced_at and not said
     held_for = now - node.since
-    if not recalled or held_for > _patience(wave):
+    if not recalled or held_for > patience(wave):
         return False
-    spoke = _unseen(sight, wave) is None and _silence(sight, held_for) < held_for
+    spoke = why_unseen(sight, wave) is None and _silence(sight, held_for) < held_for
     return not spoke or sight is None or sight.driver is None

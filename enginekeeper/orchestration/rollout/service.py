@@ -26,7 +26,7 @@ from enginekeeper.fleet.traffic import Traffic
 from enginekeeper.orchestration.fleet_reading import read_nodes
 from enginekeeper.orchestration.rollout import machine
 from enginekeeper.orchestration.rollout.budget import allowed
-from enginekeeper.orchestration.rollout.machine import Sight
+from enginekeeper.orchestration.rollout.following import Sight, observed
 from enginekeeper.orchestration.rollout.sights import blockers_in, failures_in, sights_of
 from enginekeeper.orchestration.rollout.work import Dispatch, asked_for, needed, places_ready
 from enginekeeper.orchestration.wave_planning import (
@@ -152,7 +152,7 @@ def standing(registry: Registry, wave: Wave, node: WaveNode, *, now: datetime) -
     """
     alone = replace(wave, nodes=(node,))
     sight = look(registry, alone, now=now).sights.get(node.name)
-    return None if sight is None or sight.is_gone else machine.observed(node, sight, alone, now)
+    return None if sight is None or sight.is_gone else observed(node, sight, alone, now)
 
 
 def go_on(

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from enginekeeper.compatibility.decision import FAILED
 from enginekeeper.fleet.nodes import NodeFacts
-from enginekeeper.orchestration.rollout.machine import Sight
+from enginekeeper.orchestration.rollout.following import Sight
 from enginekeeper.orchestration.waves import WavePlan
 
 

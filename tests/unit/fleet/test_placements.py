@@ -26,6 +26,13 @@ def test_a_node_without_records_has_no_engines(tmp_path: Path) -> None:
     assert list(placements(tmp_path)) == []
 
 
+def test_what_cannot_be_listed_is_not_a_node_without_engines(tmp_path: Path) -> None:
+    (tmp_path / "placements").write_text("of another kind")
+    with pytest.raises(InputError, match="cannot be listed") as caught:
+        list(placements(tmp_path))
+    assert caught.value.where == str(tmp_path / "placements")
+
+
 def test_a_placement_is_found_as_recorded(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from enginekeeper.errors import UnavailableError
 from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.interface import DriverState, LostDevice, NullNvml, Nvml, Scan
 from enginekeeper.fleet.inventories import parse_inventory
+from enginekeeper.fleet.nodes import facts_of
 from enginekeeper.fleet.placements import record_placement
+from enginekeeper.fleet.runs import record_run
 from enginekeeper.fleet.survey import survey
 from registry.digests import Digest
 from registry.errors import InvalidRecordError
@@ -139,6 +143,35 @@ def test_a_damaged_record_hides_no_engine_before_it_and_is_named(
     found = survey(tmp_path, NullNvml)
     assert [one.bytes for one in found.engines] == ["verified"]
     assert "zz.json" in str(found.engines_problem)
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """Lets a test run as somebody who may read nothing of what it made before."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_records_that_cannot_be_listed_are_told_and_no_idle_node(
+    tmp_path: Path, engine: tuple[Path, Digest], request: pytest.FixtureRequest
+) -> None:
+    place, digest = engine
+    record_placement(tmp_path, digest, place, key=KEY)
+    record_run(tmp_path, digest, place)
+    for name in ("placements", "runs"):
+        (tmp_path / name).chmod(0)
+    request.getfixturevalue("nobody")
+    found = survey(tmp_path, OneGpu)
+    assert f"{tmp_path}/placements: the directory cannot be listed" in str(found.engines_problem)
+    assert f"{tmp_path}/runs: the directory cannot be listed" in str(found.runs_problem)
+    seen = facts_of(found)
+    assert (seen.running, len(seen.problems)) == (None, 3)  # and the GPU that is lost
 
 
 def test_the_agent_is_light(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.orchestration.rollout.following import GONE
 from enginekeeper.orchestration.rollout.kubernetes import SKIP, apply, label_commands
-from enginekeeper.orchestration.rollout.machine import GONE
 from registry.waves.types import Phase, Stage
 from tests.factories.waves import node, wave
 

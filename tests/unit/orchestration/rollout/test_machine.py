@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.rollout.budget import allowed
-from enginekeeper.orchestration.rollout.machine import (
-    GONE,
-    HELD_ANYWAY,
-    Sight,
-    advance,
-    away,
-    resume,
-)
+from enginekeeper.orchestration.rollout.following import GONE, HELD_ANYWAY, Sight
+from enginekeeper.orchestration.rollout.machine import advance, away, resume
 from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave
 from tests.factories.waves import (
     BLOCKED,

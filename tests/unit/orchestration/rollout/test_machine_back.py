@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from enginekeeper.orchestration.rollout.machine import (
-    Sight,
-    advance,
-    stop,
-    turn_back,
-)
-from registry.waves.types import Phase, Role, Stage
+from enginekeeper.orchestration.rollout.following import HELD_ANYWAY, Sight
+from enginekeeper.orchestration.rollout.machine import advance, resume, stop, turn_back
+from registry.waves.types import Phase, Role, Stage, Terms
 from tests.factories.waves import (
     BLOCKED,
     BROKEN,
@@ -142,3 +138,38 @@ def test_a_wave_that_goes_back_is_not_said_to_be_safe() -> None:
     after = advance(begun, sights, now=NOON)
 
     assert advance(after, sights, now=later(60)).safe_at is None
+
+
+def test_a_node_goes_back_to_the_driver_that_it_was_seen_with_last_before_its_release() -> None:
+    patched = "580.105.08"
+    unheard = node("b", previous_driver=None)  # enrolled, and silent when the wave began
+    begun = wave(node("a"), unheard, phase=Phase.ROLLING, terms=Terms(max_unavailable="2"))
+    said = {"a": replace(READY, driver=patched), "b": READY}
+    released = advance(begun, said, now=later(10))
+    assert stages(released) == {"a": "released", "b": "released"}
+
+    taken = advance(released, {"a": ON_NEW, "b": ON_NEW}, now=later(60))
+    back = advance(turn_back(taken, "slow", later(90)), {"a": ON_NEW, "b": ON_NEW}, now=later(90))
+    assert stages(back) == {"a": "reverting", "b": "reverting"}
+    assert [one.previous_driver for one in back.nodes] == [patched, OLD]
+
+
+def test_a_node_that_was_put_back_stops_the_wave_until_somebody_resumes_it() -> None:
+    begun = wave(node("a", stage=Stage.DONE), node("b"), phase=Phase.ROLLING, terms=NO_SOAK)
+    seen = {"a": READY, "b": READY}
+    after = advance(begun, seen, now=later(60))
+    assert (after.phase, stages(after)) == (Phase.STOPPED, {"a": "failed", "b": "held"})
+    assert after.reason == f"failed: a: had driver {NEW}, and has driver {OLD} now"
+    assert advance(after, seen, now=later(9999)) == after
+
+    again = advance(resume(after, seen, later(10000)), seen, now=later(10000))
+    assert stages(again) == {"a": "released", "b": "held"}
+
+
+def test_a_held_node_that_got_the_driver_may_be_put_back_and_so_may_any_of_a_stopped_wave() -> None:
+    flagged = node("a", stage=Stage.UPGRADED, reasons=(HELD_ANYWAY, *BLOCKED.blockers))
+    after = advance(wave(flagged, phase=Phase.ROLLING), {"a": BLOCKED}, now=later(60))
+    assert (after.phase, stages(after)) == (Phase.ROLLING, {"a": "held"})
+
+    stopped = wave(node("a", stage=Stage.DONE), phase=Phase.STOPPED)
+    assert stages(advance(stopped, {"a": READY}, now=later(60))) == {"a": "held"}
