@@ -69,7 +69,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         return _without_twin((finite, consistent, gain, *probes), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
-    divergence = _divergence(comparison, _pairing(floor, policy, evidence.rule), limit)
+    divergence = _divergence(comparison, _pairing(evidence, floor, policy), limit)
     gap = _silent(evidence.engine, "fidelity.decode_gap") or _decode_gap(
         greedy, evidence.tokens.strata, limit
     )
@@ -158,16 +158,19 @@ def divergence_so_far(evidence: Evidence, policy: AcceptancePolicy) -> Check:
     if twin is None or twin.not_finite:
         return Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats")
     comparison = compare(twin, seen.engine, seen.tokens, at="twin")
-    pairing = _pairing(floor, policy, evidence.rule)
+    pairing = _pairing(seen, floor, policy)
     check = _divergence(comparison, pairing, _limit(policy, floor, evidence))
     hidden = floor is not None and floor.hides(policy)
     return _below_the_floor(check, floor) if floor is not None and hidden else check
 
 
-def _pairing(floor: Floor | None, policy: AcceptancePolicy, rule: Rule) -> Floor | None:
-    """Returns the floor to pair with; bounds that hold at every moment take no negative numbers."""
-    paired = floor is not None and floor.decides(policy) and not rule.anytime
-    return floor if paired else None
+def _pairing(seen: Evidence, floor: Floor | None, policy: AcceptancePolicy) -> Floor | None:
+    """Returns the floor of the same prompts in the same order, to pair them with the engine's.
+
+    Bounds that hold at every moment take no negative numbers: they are not paired.
+    """
+    paired = floor is not None and floor.decides(policy) and not seen.rule.anytime
+    return measured_floor(seen) if paired else None
 
 
 def failing_checks(evidence: Evidence) -> int:

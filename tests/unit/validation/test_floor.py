@@ -114,6 +114,16 @@ def test_pairing_keeps_the_mean_and_removes_what_both_share(
     np.testing.assert_allclose(paired / floor.apart.sizes, FLOOR_FACTOR * floor.value)
 
 
+def test_the_order_of_scoring_changes_no_bound(tokens: TokenizedSuite, arm: Arm) -> None:
+    evidence = chaotic(tokens, arm)
+    order = tuple(reversed(range(len(tokens.prompts))))
+    reordered = replace(evidence, engine=evidence.engine.only(order), scored=order)
+
+    one, two = (judge(each, POLICY).fidelity.checks[0] for each in (evidence, reordered))
+
+    assert (two.value, two.lower, two.upper) == pytest.approx((one.value, one.lower, one.upper))
+
+
 def test_without_a_second_execution_there_is_no_floor(tokens: TokenizedSuite, arm: Arm) -> None:
     assert measured_floor(replace(chaotic(tokens, arm), nudged=None)) is None
     assert measured_floor(replace(chaotic(tokens, arm), twin=None)) is None
