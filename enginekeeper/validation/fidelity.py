@@ -37,12 +37,21 @@ from enginekeeper.validation.greedy import (
 )
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import probe_checks
-from enginekeeper.validation.profiles import by_position, by_token_class, power, worst_windows
+from enginekeeper.validation.profiles import (
+    by_position,
+    by_token_class,
+    detectable,
+    power,
+    worst_windows,
+)
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
 from enginekeeper.validation.tokens import TokenizedSuite
 
 CHOICES_ONLY = "the runner names the tokens that were chosen, and says nothing of any other"
+
+PER_UNIT = ("nats per position", "nats per step")
+"""Units of what the floor is measured in."""
 
 FAILING_CHECKS = 4
 """kl, decode gap, decode flips, decode against prefill: they share the error of a failure."""
@@ -58,7 +67,8 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
     probes = probe_checks(evidence.probes, replace(limit, rule=whole))
-    if floor is not None and floor.decides(policy) and consistent.outcome == "inconclusive":
+    by_floor = floor is not None and floor.decides(policy)
+    if by_floor and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
         consistent = replace(consistent, outcome="shown", note=note)
     twin = evidence.twin
@@ -69,13 +79,14 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         return _without_twin((finite, consistent, gain, *probes), reason)
     comparison = compare(twin, evidence.engine, evidence.tokens, at="twin")
     greedy = compare_greedy(twin, evidence.engine)
-    divergence = _divergence(comparison, _pairing(floor, policy, evidence.rule), limit)
+    divergence = _divergence(comparison, _pairing(evidence, floor, policy), limit)
     gap = _silent(evidence.engine, "fidelity.decode_gap") or _decode_gap(
         greedy, evidence.tokens.strata, limit
     )
+    divergence = _with_power(divergence, comparison, limit, by_floor=by_floor)
     if floor is not None and floor.hides(policy):
-        divergence, gap, consistent = (
-            _below_the_floor(check, floor) for check in (divergence, gap, consistent)
+        divergence, gap, consistent, *probes = (
+            _below_the_floor(check, floor) for check in (divergence, gap, consistent, *probes)
         )
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
@@ -158,16 +169,19 @@ def divergence_so_far(evidence: Evidence, policy: AcceptancePolicy) -> Check:
     if twin is None or twin.not_finite:
         return Check("fidelity.kl", "inconclusive", "KL(recipe twin ‖ engine)", "nats")
     comparison = compare(twin, seen.engine, seen.tokens, at="twin")
-    pairing = _pairing(floor, policy, evidence.rule)
+    pairing = _pairing(seen, floor, policy)
     check = _divergence(comparison, pairing, _limit(policy, floor, evidence))
     hidden = floor is not None and floor.hides(policy)
     return _below_the_floor(check, floor) if floor is not None and hidden else check
 
 
-def _pairing(floor: Floor | None, policy: AcceptancePolicy, rule: Rule) -> Floor | None:
-    """Returns the floor to pair with; bounds that hold at every moment take no negative numbers."""
-    paired = floor is not None and floor.decides(policy) and not rule.anytime
-    return floor if paired else None
+def _pairing(seen: Evidence, floor: Floor | None, policy: AcceptancePolicy) -> Floor | None:
+    """Returns the floor of the same prompts in the same order, to pair them with the engine's.
+
+    Bounds that hold at every moment take no negative numbers: they are not paired.
+    """
+    paired = floor is not None and floor.decides(policy) and not seen.rule.anytime
+    return measured_floor(seen) if paired else None
 
 
 def failing_checks(evidence: Evidence) -> int:
@@ -263,10 +277,31 @@ def _divergence(comparison: Comparison, floor: Floor | None, limit: Limit) -> Ch
 
 def _below_the_floor(check: Check, floor: Floor) -> Check:
     """Withdraws a failure that the recipe's own floor, cut off by the ceiling, may explain."""
-    if check.outcome != "fail" or (check.lower or 0.0) > floor.raised:
+    if check.outcome != "fail" or check.unit not in PER_UNIT or _is_not_finite(check):
+        return check
+    if (check.lower or 0.0) > floor.raised:
         return check
     note = f"the recipe's own floor alone allows {floor.raised:.3g}: no fault, and no proof of none"
     return replace(check, outcome="inconclusive", finding=None, note=note)
+
+
+def _is_not_finite(check: Check) -> bool:
+    return check.finding is not None and check.finding.taxonomy == "T20"
+
+
+def _with_power(check: Check, comparison: Comparison, limit: Limit, *, by_floor: bool) -> Check:
+    """Says beside a pass what would have failed, and whether the floor is why no less would."""
+    if check.outcome != "pass" or limit.rule.anytime:
+        return check
+    least = detectable(comparison, limit)
+    seen = (
+        "nothing would have failed for certain with so few prompts"
+        if least is None
+        else f"{least:.2g} nats per position would have failed in four runs of five"
+    )
+    if by_floor:
+        seen = f"the recipe's own floor sets the limit: {seen}, less may hide in it"
+    return replace(check, note=seen)
 
 
 def _self_check(evidence: Evidence, limit: Limit) -> Check:

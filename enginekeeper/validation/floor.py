@@ -5,8 +5,9 @@ bit of a float32 round some activation differently, later layers round the diffe
 the end two healthy engines differ from each other about as much as each from the twin. The floor is
 measured on the twin itself, executed a second time with a last bit of noise. Where a multiple of it
 is above the policy's limit, that multiple is the limit, up to a ceiling: an engine may not be
-further from its recipe than the policy lets it be from the source. A recipe whose floor reaches
-above the ceiling cannot be told from a broken one by what it predicts, and the line says so.
+further from its recipe than the recipe is from the source, or than the policy lets it be. A recipe
+whose floor reaches above the ceiling cannot be told from a broken one by what it predicts, and the
+line says so.
 
 The engine and the noisy twin saw the same prompts, and a prompt that carries one of them far
 carries the other far: the comparison is paired, so that only what differs between them is
@@ -21,6 +22,7 @@ from enginekeeper.validation.checks import Check, Quantity, shown
 from enginekeeper.validation.divergence import Comparison, Doubles, compare
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores
 
 FLOOR_FACTOR = 2.0
 """How far above its recipe's floor an engine must be to fail.
@@ -35,6 +37,12 @@ class Floor:
     """The twin against itself with a last bit of noise."""
 
     apart: Comparison
+    cost: float = 0.0
+    """The mean divergence of the twin from the source, where both are known: what is lost anyway.
+
+    It belongs to the ceiling because the quality line, not this one, holds it against the policy: a
+    recipe that costs more than is allowed is refused there, and its engine may still be honest.
+    """
 
     @property
     def value(self) -> float:
@@ -52,11 +60,14 @@ class Floor:
 
     def hides(self, policy: AcceptancePolicy) -> bool:
         """Says whether a healthy engine of this recipe may be above the ceiling."""
-        return self.raised > _ceiling(policy)
+        return self.raised > self._ceiling(policy)
 
     def allowed(self, policy: AcceptancePolicy) -> float:
         """Returns the limit of the engine's divergence from the twin."""
-        return max(policy.max_fidelity_kl, min(self.raised, _ceiling(policy)))
+        return max(policy.max_fidelity_kl, min(self.raised, self._ceiling(policy)))
+
+    def _ceiling(self, policy: AcceptancePolicy) -> float:
+        return max(policy.max_fidelity_kl, policy.max_quality_kl, self.cost)
 
     def paired(self, sums: Doubles) -> Doubles:
         """Takes from each prompt's sum what the floor explains of it; the mean stays as it is."""
@@ -78,12 +89,16 @@ class Floor:
         return shown(quantity, confidence)
 
 
-def _ceiling(policy: AcceptancePolicy) -> float:
-    return max(policy.max_fidelity_kl, policy.max_quality_kl)
-
-
 def measured_floor(evidence: Evidence) -> Floor | None:
     """Returns the floor; None where the twin was not scored a second time, in finite numbers."""
     if evidence.nudged is None or evidence.twin is None or evidence.nudged.not_finite:
         return None
-    return Floor(compare(evidence.twin, evidence.nudged, evidence.tokens, at="twin"))
+    apart = compare(evidence.twin, evidence.nudged, evidence.tokens, at="twin")
+    return Floor(apart, _cost(evidence, evidence.twin))
+
+
+def _cost(evidence: Evidence, twin: Scores) -> float:
+    if evidence.source is None or evidence.source.not_finite or twin.not_finite:
+        return 0.0
+    recipe = compare(evidence.source, twin, evidence.tokens, at="source")
+    return recipe.mean(recipe.kl)

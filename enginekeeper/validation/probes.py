@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +85,14 @@ class ProbeScores:
     stop: Stopped | None = None
     """What came of asking it to stop; None where nobody asked."""
 
+    def sound(self, rung: str) -> NDArray[np.bool_]:
+        """Says which rows are finite on the rung and in the base it is held against."""
+        rows: NDArray[np.bool_] = self.finite[rung] & np.isfinite(self.base).all(axis=1)
+        return rows
+
     def divergence(self, rung: str) -> NDArray[np.float64]:
         """Returns KL(base ‖ rung) by position; 0 where a row is not finite, which is counted."""
-        kept = self.finite[rung] & np.isfinite(self.base).all(axis=1)
+        kept = self.sound(rung)
         values = np.zeros(len(kept))
         values[kept] = kl_on_partition(self.base[kept], self.rungs[rung][kept])
         return values
@@ -109,12 +115,7 @@ def load_probes(path: Path) -> ProbeScores:
         name: tuple(rungs) for name, rungs in parse_json(metadata["ladders"], str(path)).items()
     }
     names = [rung for rungs in ladders.values() for rung in rungs]
-    shapes = {arrays[name].shape for name in ("top_logprobs", *names) if name in arrays}
-    missing = [one for one in names if one not in arrays or f"finite_{one}" not in arrays]
-    if missing or len(shapes) != 1 or next(iter(shapes))[0] != int(arrays["offsets"][-1]):
-        raise InputError(
-            "the rungs do not match", where=str(path), actual=missing or sorted(shapes)
-        )
+    _check_rungs(arrays, names, path)
     return ProbeScores(
         arrays["offsets"],
         arrays["top_logprobs"],
@@ -124,6 +125,27 @@ def load_probes(path: Path) -> ProbeScores:
         _offers(metadata, path),
         _stopped(metadata, path),
     )
+
+
+def _check_rungs(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Path) -> None:
+    """Raises InputError unless every rung says something of every position, in numbers."""
+    where = str(path)
+    asked = ["offsets", "top_logprobs", *names, *(f"finite_{name}" for name in names)]
+    if missing := [name for name in asked if name not in arrays]:
+        raise InputError("the rungs do not match", where=where, actual=missing)
+    rows, shape = int(arrays["offsets"][-1]), arrays["top_logprobs"].shape
+    shapes = {name: arrays[name].shape for name in names}
+    marks = {arrays[f"finite_{name}"].shape for name in names}
+    if shape[:1] != (rows,) or set(shapes.values()) - {shape} or marks - {(rows,)}:
+        raise InputError(
+            "the rungs do not match", where=where, actual=shapes, expected=f"{rows} rows each"
+        )
+    for name in names:
+        if not np.isfinite(arrays[name][arrays[f"finite_{name}"] != 0]).all():
+            raise InputError(
+                f"{name} is not finite in a row that is marked finite", where=where,
+                remedy="ask the engine again",
+            )  # fmt: skip
 
 
 def _offers(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
@@ -192,7 +214,7 @@ def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit
 def _rung(probe: Probe, scores: ProbeScores, rung: str, limit: Limit) -> Check:
     starts, lengths = scores.offsets[:-1], np.diff(scores.offsets).astype(np.float64)
     sums = np.add.reduceat(scores.divergence(rung), starts)
-    broken = int((~scores.finite[rung]).sum())
+    broken = int((~scores.sound(rung)).sum())
     quantity = Quantity(
         probe.name,
         f"{probe.meaning}; worst rung: {rung.split('-', 1)[1]}",
@@ -204,7 +226,10 @@ def _rung(probe: Probe, scores: ProbeScores, rung: str, limit: Limit) -> Check:
     )
     check = bounded(quantity, limit)
     if broken:
-        message = f"{broken} of {len(scores.base)} rows of logits hold NaN or infinity"
+        message = (
+            f"{broken} of {len(scores.base)} rows of logits hold NaN or infinity, here or in the"
+            " prefill it is compared with"
+        )
         finding = Finding(probe.name, "fail", rung, message, broken, 0, "T20")
         return replace(check, outcome="fail", note=message, finding=finding)
     if check.outcome != "fail":

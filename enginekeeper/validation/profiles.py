@@ -26,6 +26,9 @@ WORST = 3
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 """Divergences, in limits, that the power is computed at."""
 
+CHANCE = 0.8
+"""Of what is called detectable: four runs of five."""
+
 VARIATION = 0.7
 """The least variation between prompts that a fault is assumed to have: 0.34 to 0.76 were measured
 on engines of SmolLM2-135M that were wrong."""
@@ -68,22 +71,44 @@ def power(comparison: Comparison, limit: Limit) -> list[dict[str, Any]]:
     Of the bounds for a whole suite, by the normal approximation, for a divergence that varies
     between prompts as this one does, or by VARIATION where this one varies less.
     """
-    means = comparison.per_prompt(comparison.kl)[comparison.sizes > 0]
-    means = means / comparison.sizes[comparison.sizes > 0]
-    prompts = len(means)
-    if prompts == 0:
+    spread = _spread(comparison)
+    if spread is None:
         return []
-    measured = float(means.std() / means.mean()) if means.mean() > 0 else 0.0
-    variation = max(measured, VARIATION)
+    needed = _needed(limit)
     from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
 
-    needed = float(stats.norm.ppf(limit.failure_confidence))
     rows = []
     for dose in DOSES:
-        error = dose * variation / math.sqrt(prompts)
-        chance = float(stats.norm.cdf((dose - 1.0) / error - needed))
+        chance = float(stats.norm.cdf((dose - 1.0) / (dose * spread) - needed))
         rows.append({"kl": rounded(dose * limit.value), "fails": rounded(chance)})
     return rows
+
+
+def detectable(comparison: Comparison, limit: Limit) -> float | None:
+    """Returns the divergence that `power` puts at a chance of CHANCE; None where no size is."""
+    spread = _spread(comparison)
+    if spread is None:
+        return None
+    from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
+
+    left = 1.0 - (_needed(limit) + float(stats.norm.ppf(CHANCE))) * spread
+    return limit.value / left if left > 0.0 else None
+
+
+def _needed(limit: Limit) -> float:
+    from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
+
+    return float(stats.norm.ppf(limit.failure_confidence))
+
+
+def _spread(comparison: Comparison) -> float | None:
+    """Returns the standard error of the mean, as a share of it; None of no prompts."""
+    used = comparison.sizes > 0
+    means = comparison.per_prompt(comparison.kl)[used] / comparison.sizes[used]
+    if len(means) == 0:
+        return None
+    measured = float(means.std() / means.mean()) if means.mean() > 0 else 0.0
+    return max(measured, VARIATION) / math.sqrt(len(means))
 
 
 def worst_windows(

@@ -47,6 +47,8 @@ def quality(evidence: Evidence, policy: AcceptancePolicy) -> Quality:
         return _undecided("no reference was scored")
     if broken := source.not_finite:
         return _undecided(f"the reference itself is not finite at {broken} positions")
+    if _is_contradicted(reference):
+        return _without_reference(reference)
     if evidence.engine.of_choices:
         return _of_choices(reference, source, evidence, policy)
     comparison = compare(source, evidence.engine, evidence.tokens, at="source")
@@ -120,10 +122,26 @@ def _undecided(reason: str) -> Quality:
     return Quality(line, worse_than_recipe=False)
 
 
+def _is_contradicted(reference: Check) -> bool:
+    """Says whether a second runtime found the reference wrong: then it stops no engine."""
+    return reference.finding is not None
+
+
+def _without_reference(reference: Check) -> Quality:
+    """Leaves the line undecided and names the reference: what is measured by it says nothing."""
+    kl = Check(
+        "quality.kl", "inconclusive", "KL(source ‖ engine)", "nats", note="the reference is wrong"
+    )
+    said = f"may or may not cost too much: {reference.note}; the reference is in doubt"
+    line = Line("quality", "inconclusive", said, (reference, kl), {})
+    return Quality(line, worse_than_recipe=False)
+
+
 def costs_so_far(evidence: Evidence, policy: AcceptancePolicy) -> tuple[Check, ...]:
     """Judges what `quality` limits, and nothing else; what may stop a run on its way."""
     seen = evidence.seen
-    if seen.source is None or seen.source.not_finite:
+    contradicted = _is_contradicted(_check_reference(evidence, policy))
+    if seen.source is None or seen.source.not_finite or contradicted:
         return (Check("quality.kl", "inconclusive", "KL(source ‖ engine)", "nats"),)
     comparison = compare(seen.source, seen.engine, seen.tokens, at="source")
     return _bounded(comparison, policy, evidence.rule)

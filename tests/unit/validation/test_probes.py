@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from enginekeeper.errors import InputError
 from enginekeeper.validation.checks import Check, Limit
@@ -121,6 +121,17 @@ def test_a_row_that_is_not_finite_fails_its_probe() -> None:
     assert "1 of 120 rows" in chunk.finding.message
 
 
+def test_a_base_that_is_not_finite_proves_nothing_and_fails() -> None:
+    base = scores().base.copy()
+    base[7] = np.nan
+
+    batch = named(probe_checks(replace(scores(), base=base), LIMIT))["batch"]
+
+    assert batch.outcome == "fail"
+    assert batch.finding is not None
+    assert batch.finding.taxonomy == "T20"
+
+
 def test_every_probe_names_a_class_and_a_need() -> None:
     assert all(probe.taxonomy in TAXONOMY and probe.needs for probe in PROBES)
     assert len({probe.name for probe in PROBES}) == len(PROBES)
@@ -154,6 +165,16 @@ def test_a_file_of_probes_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, schema: str, drop: str | None) -> None:
     with pytest.raises(InputError):
         load_probes(written(tmp_path / "p.safetensors", schema=schema, drop=drop))
+
+
+def test_a_row_that_only_claims_to_be_finite_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.safetensors")
+    arrays = load_file(path)
+    arrays["chunk-7"][3, 2] = np.nan
+    save_file(arrays, path, {"schema": "1", "ladders": json.dumps(LADDERS), "prompts": "[0]"})
+
+    with pytest.raises(InputError, match="chunk-7 is not finite"):
+        load_probes(path)
 
 
 def test_what_another_runner_offers_is_what_its_file_says() -> None:

@@ -8,7 +8,13 @@ import pytest
 from enginekeeper.validation.checks import Limit
 from enginekeeper.validation.divergence import Comparison, compare
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
-from enginekeeper.validation.profiles import by_position, by_token_class, power, worst_windows
+from enginekeeper.validation.profiles import (
+    by_position,
+    by_token_class,
+    detectable,
+    power,
+    worst_windows,
+)
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedPrompt, TokenizedSuite
 
@@ -59,6 +65,18 @@ def test_the_power_rises_with_the_dose_and_with_the_prompts() -> None:
     assert many[5]["fails"] > few[5]["fails"]
     at_the_limit = next(row["fails"] for row in many if row["kl"] == 0.01)
     assert at_the_limit == pytest.approx(1.0 - LIMIT.failure_confidence, abs=1e-6)
+
+
+def test_what_is_detectable_is_where_the_power_is_four_fifths() -> None:
+    few, many = (detectable(comparison([[0.0, 0.0]] * count), LIMIT) for count in (24, 200))
+
+    assert detectable(comparison([[0.0, 0.0]] * 2), LIMIT) is None
+    assert detectable(comparison([]), LIMIT) is None
+    assert few is not None
+    assert many is not None
+    assert LIMIT.value < many < few
+    for row in power(comparison([[0.0, 0.0]] * 24), LIMIT):
+        assert (row["kl"] >= few) == (row["fails"] >= 0.8)
 
 
 def test_what_varies_more_between_prompts_is_seen_less() -> None:

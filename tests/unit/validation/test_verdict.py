@@ -11,6 +11,7 @@ from enginekeeper.validation.dictionary import Culprit
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.probes import ProbeScores
+from enginekeeper.validation.quality import costs_so_far
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import Verdict, judge
@@ -289,6 +290,24 @@ def test_a_reference_that_a_second_runtime_contradicts_decides_nothing(
 
     assert verdict.result == "inconclusive"
     assert check(verdict, "reference.kl")["result"] == "inconclusive"
+
+
+def test_a_wrong_reference_is_named_and_does_not_stop_a_healthy_engine(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    wrong = arm(noise=1.5, seed=9)
+    twin = arm(noise=FINE, seed=1, targets={"source": wrong})
+    engine = arm(noise=FINE, seed=1, targets={"source": wrong, "twin": twin})
+    second = arm(targets={"source": wrong})
+    made = Evidence(tokens, engine, source=wrong, twin=twin, second_source=second)
+    made = replace(made, audits=HEALTHY_AUDITS)
+
+    verdict = judge(made, policy())
+
+    assert (verdict.result, verdict.fidelity.result) == ("inconclusive", "pass")
+    assert [(fault.where, fault.taxonomy) for fault in verdict.faults] == [("reference", "T24")]
+    assert "the reference is in doubt" in verdict.summary
+    assert not any(one.outcome == "fail" for one in costs_so_far(made, policy()))
 
 
 def test_a_value_too_near_its_limit_says_how_many_prompts_would_decide(
