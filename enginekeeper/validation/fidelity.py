@@ -85,9 +85,10 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     )
     divergence = _with_power(divergence, comparison, limit, by_floor=by_floor)
     if floor is not None and floor.hides(policy):
-        divergence, gap, consistent, *probes = (
+        divergence, gap, consistent, *hidden = (
             _below_the_floor(check, floor) for check in (divergence, gap, consistent, *probes)
         )
+        probes = tuple(hidden)
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
