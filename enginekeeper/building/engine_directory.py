@@ -2,12 +2,13 @@
 
 Rules:
 
-- each rank of the checkpoint has its plan, none is empty, and there is no other;
+- each rank of the checkpoint has its plan, none is empty, and there is no other; where one keeps
+  its weights in a file beside it (`fast_build`), all do;
 - `config.json` says the release that was asked for, and of the model what the checkpoint says:
   anything else is an error;
 - what was asked of the build and what came of it may differ: TensorRT-LLM changes what it is asked
   for (no reduce_fusion on one GPU, no FP8 attention without FP8 keys and values); the differences
-  are reported;
+  are reported, and so is an option of which the engine says nothing;
 - bytes 24 to 27 of a plan are said to hold its TensorRT version (sampleEngines.cpp of
   NVIDIA/TensorRT; not seen on a real engine by us), so another version there is a warning;
 - what a double made says so in its config.json, and stays marked.
@@ -32,8 +33,12 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
     "max_lora_rank": ("build_config", "lora_config", "max_lora_rank"),
     "gpus_per_node": ("build_config", "auto_parallel_config", "gpus_per_node"),
     "logits_dtype": ("pretrained_config", "logits_dtype"),
+    "fast_build": ("build_config", "plugin_config", "manage_weights"),
 }
 """Where an option's value lies in config.json, unless below build_config by its own name."""
+
+_MODES = ("draft_tokens_external", "medusa", "lookahead_decoding", "explicit_draft_tokens", "eagle")
+"""SpeculativeDecodingMode, in the order of its bits from the second on: it is kept as a number."""
 
 _NOT_KEPT = frozenset({"rank"})
 """Fields of a checkpoint's config that an engine's does not have."""
@@ -94,11 +99,15 @@ def inspect_engine(directory: Path, checkpoint: Path, expected: Expected) -> Eng
         )
     _hold_against(config, model, expected, where)
     versions = [_plan_version(plan) for plan in plans]
+    effective = {name: _effective(config, name) for name in expected.requested}
     return EngineReport(
         ranks=len(plans),
         tensorrt=versions[0],
-        differences=tuple(_differences(config, expected.requested)),
-        warnings=tuple(_version_warnings(plans, versions, expected.tensorrt)),
+        differences=tuple(_differences(expected.requested, effective)),
+        warnings=(
+            *_version_warnings(plans, versions, expected.tensorrt),
+            *_not_said(effective),
+        ),
         simulated=config.get("simulated") is True,
     )
 
@@ -129,7 +138,21 @@ def _plans(directory: Path, ranks: int) -> list[Path]:
             expected=", ".join(path.name for path in wanted),
             remedy=_AGAIN,
         )
+    _require_all_or_none(directory, ranks)
     return wanted
+
+
+def _require_all_or_none(directory: Path, ranks: int) -> None:
+    names = [f"rank{rank}_managed_weights.safetensors" for rank in range(ranks)]
+    there = [name for name in names if (directory / name).is_file()]
+    if there and there != names:
+        raise InputError(
+            "the engine lacks weights that it keeps beside its plans",
+            where=str(directory),
+            actual=", ".join(there),
+            expected=", ".join(names),
+            remedy=_AGAIN,
+        )
 
 
 def _hold_against(
@@ -170,15 +193,29 @@ def _at(document: object, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - any J
     return document
 
 
+def _effective(config: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Returns what became of an option, as far as the engine says it."""
+    own = _ELSEWHERE.get(name, ("build_config", name))
+    paths = (own, ("build_config", "plugin_config", name))
+    found = next((it for path in paths if (it := _at(config, path)) is not _MISSING), _MISSING)
+    if name == "speculative_decoding_mode" and type(found) is int:
+        return next((mode for bit, mode in enumerate(_MODES, 1) if found == 1 << bit), found)
+    return found
+
+
 def _differences(
-    config: Mapping[str, Any], requested: Mapping[str, FlagValue]
+    requested: Mapping[str, FlagValue], effective: Mapping[str, Any]
 ) -> Iterator[Difference]:
     for name, value in requested.items():
-        own = _ELSEWHERE.get(name, ("build_config", name))
-        paths = (own, ("build_config", "plugin_config", name))
-        found = next((it for path in paths if (it := _at(config, path)) is not _MISSING), _MISSING)
+        found = effective[name]
         if found is not _MISSING and not _same(value, found):
             yield Difference(name, value, found)
+
+
+def _not_said(effective: Mapping[str, Any]) -> Iterator[str]:
+    unsaid = [name for name, value in effective.items() if value is _MISSING]
+    if unsaid:
+        yield f"config.json does not say what became of {', '.join(unsaid)}"
 
 
 def _same(requested: FlagValue, effective: object) -> bool:

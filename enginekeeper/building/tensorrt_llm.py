@@ -21,6 +21,7 @@ from enginekeeper.building.host_memory import (
 )
 from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
 from enginekeeper.building.trtllm_command import arguments
+from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.specs.build_flags import FlagValue
 from enginekeeper.specs.gpus import GpuProduct
@@ -138,7 +139,7 @@ class TensorrtLlmBuilder:
 
         The tool takes any weights whose names fit; that they are the right ones is for the caller
         to see to. Raises a StepError when the step refuses or fails, InputError for an engine that
-        is not the one of this checkpoint.
+        is not the one of this checkpoint, or says anything else than the one without weights.
         """
         job = {
             "engine": str(plan),
@@ -148,7 +149,19 @@ class TensorrtLlmBuilder:
             "gpu": self._gpu_asked(),
         }
         outcome = run(self.toolchain, self.refit_step, job)
-        inspect_engine(output, weights, Expected(self.release.version, None, {}))
+        own = read_json_object(plan / "config.json")
+        if read_json_object(output / "config.json") != own:
+            raise InputError(
+                "the refitted engine's config.json is not that of the engine without weights",
+                where=str(output / "config.json"),
+                expected=str(plan / "config.json"),
+                remedy=f"see what trtllm-refit is in the toolchain {self.toolchain}",
+            )
+        # a build may have been asked for logits in another format than its checkpoint's
+        model = own.get("pretrained_config")
+        logits = model.get("logits_dtype") if isinstance(model, dict) else None
+        asked = {"logits_dtype": logits} if isinstance(logits, str) else {}
+        inspect_engine(output, weights, Expected(self.release.version, None, asked))
         return outcome
 
     def _require_world(self, report: EngineReport, request: BuildRequest) -> None:

@@ -58,14 +58,17 @@ def triton(engine_dir: Path, target: Path | None, place: str | None, streaming: 
     """Write a Triton model repository for the TensorRT-LLM backend, and say how to start it.
 
     The model takes and gives token ids; NVIDIA's models that handle text come with the container.
+    A weight-stripped engine is loaded from where `ek pull` refitted it.
     """
+    from enginekeeper.orchestration.loadable import with_weights
     from enginekeeper.serving.commands import tritonserver
     from enginekeeper.serving.engine import served_engine
     from enginekeeper.serving.triton import model_repository
 
     files, key = _verified(engine_dir)
     engine, at = served_engine(files, key), _listening(more)
-    made = model_repository(engine, place or str(files), streaming=streaming, memory=at.memory)
+    loaded = place or str(with_weights(files.parent))
+    made = model_repository(engine, loaded, streaming=streaming, memory=at.memory)
     where = "DIRECTORY" if target is None else str(target.absolute())
     return _told(tritonserver(engine, where, at), made, target, place or files, more["as_json"])
 

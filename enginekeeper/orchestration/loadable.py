@@ -75,12 +75,22 @@ def loadable(place: Path, document: Mapping[str, Any] | None) -> Path:
     Raises MissingError for a stripped engine without its weights, IntegrityError where what was
     refitted is not what the verdict is about.
     """
+    whole = with_weights(place)
+    if whole != place / FILES:
+        _require_judged(whole, judged_bytes(document))
+    return whole
+
+
+def with_weights(place: Path) -> Path:
+    """Returns where an engine in a place has its weights, unheld against what was judged.
+
+    Raises MissingError for a stripped engine that nobody refitted here.
+    """
     if not stripped_in(place / FILES):
         return place / FILES
     whole = refitted_place(place)
     if not whole.is_dir():
         raise no_weights(place)
-    _require_judged(whole, judged_bytes(document))
     return whole
 
 

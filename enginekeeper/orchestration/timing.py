@@ -33,7 +33,7 @@ from enginekeeper.specs.variants import Variant
 from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
 from registry.attestations import sign
 from registry.digests import Digest
-from registry.errors import DiagnosedError
+from registry.errors import DiagnosedError, IntegrityError
 from registry.manifests import Manifest
 from registry.timing import shelf
 from registry.timing.statements import measured
@@ -58,17 +58,17 @@ class BuildTiming:
 
     def begin(self, directory: Path) -> TimingRun:
         """Fetches the latest cache that counts; one that cannot be had is said and gone without."""
-        registry = self.bench.registry
-        started_from, start = None, None
+        started_from: TimingCache | None = None
+        doubts: tuple[IntegrityError, ...] = ()
         try:
-            started_from, doubts = shelf.find(registry, self.key, simulated=self.simulated)
-            for doubt in doubts:
-                self._say(f"a timing cache is not used: {doubt}")
-            if started_from is not None:
-                start = shelf.fetch(registry, started_from, directory / "start")
+            started_from, doubts = shelf.fetch_latest(
+                self.bench.registry, self.key, directory / "start", simulated=self.simulated
+            )
         except DiagnosedError as error:
-            started_from = None
             self._say(f"no timing cache is used: {error}")
+        for doubt in doubts:
+            self._say(f"a timing cache is not used: {doubt}")
+        start = None if started_from is None else directory / "start" / FILE
         said = "none" if started_from is None else started_from.digest.short
         self._say(f"timing cache of {self.key}: {said}")
         (directory / "end").mkdir(parents=True)

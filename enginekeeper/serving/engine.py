@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enginekeeper.building.engine_directory import is_stripped
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from registry.keys import SIMULATED_BUILDERS, EngineKey
@@ -57,7 +56,10 @@ def served_engine(directory: Path, key: EngineKey) -> ServedEngine:
 
 
 def read_engine(directory: Path, release: str) -> ServedEngine:
-    """Reads the limits of a release's engine, whatever made it; raises InputError as above."""
+    """Reads the limits of a release's engine, whatever made it; raises InputError as above.
+
+    One that was refitted says what it said without its weights: `loadable` tells them apart.
+    """
     file = directory / "config.json"
     config = read_json_object(file)
     version, build = config.get("version"), _mapping(config, "build_config", file)
@@ -65,11 +67,6 @@ def read_engine(directory: Path, release: str) -> ServedEngine:
         raise InputError(
             "the engine is of another release than its key", where=str(file), actual=version,
             expected=release,
-        )  # fmt: skip
-    if is_stripped(config):
-        raise InputError(
-            "the engine has no weights in it", where=str(file),
-            actual="build_config.use_strip_plan: true", remedy="build it without strip_plan",
         )  # fmt: skip
     model = _mapping(config, "pretrained_config", file)
     mapping = model.get("mapping") or {}

@@ -7,12 +7,12 @@ Rules:
   at the same time is lost and measured again; no cache is ever changed or merged, since combining
   two takes TensorRT, and `trtllm-build` does not offer it;
 - before its bytes are handed out, statement, manifest and every byte are verified; one that
-  nobody trusted for builds signed is passed over, and said.
+  nobody trusted for builds signed, or that lies there damaged, is passed over, and said.
 
 Example:
-    cache, doubts = find(registry, key, simulated=False)
+    cache, doubts = fetch_latest(registry, key, directory, simulated=False)
     if cache is not None:
-        fetch(registry, cache, directory)
+        tool(directory / FILE)
 """
 
 from __future__ import annotations
@@ -32,16 +32,20 @@ from registry.transfer import fetch_artifact, load_manifest, store_artifact
 from registry.trust import Purpose, Trust
 
 
-def find(
-    registry: Registry, key: TimingKey, *, simulated: bool
+def fetch_latest(
+    registry: Registry, key: TimingKey, directory: Path, *, simulated: bool
 ) -> tuple[TimingCache | None, tuple[IntegrityError, ...]]:
-    """Returns the latest cache of a key that counts, and why each later one does not."""
+    """Writes the file of the latest cache of a key that verifies, and returns which it is.
+
+    With it comes why each later one was passed over. Raises StoreUnavailableError where the store
+    does not answer: of no cache it could be said whether it is whole.
+    """
     doubts: list[IntegrityError] = []
     with registry.catalogue.read() as view:
         caches = view.timing.caches(key, simulated=simulated)
     for one in caches:
         try:
-            verify_cache(one, registry.trust)
+            fetch(registry, one, directory)
         except IntegrityError as error:
             doubts.append(error)
         else:

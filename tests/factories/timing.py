@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from registry.attestations import BuildRecord, sign
 from registry.digests import digest_bytes
+from registry.errors import IntegrityError
 from registry.manifests import Manifest
+from registry.service import Registry
 from registry.timing import shelf
 from registry.timing.statements import measured
 from registry.timing.types import FILE, MANIFEST_KIND, TimingCache, TimingKey, TimingPublication
@@ -40,3 +44,11 @@ def shelved(
 ) -> TimingCache:
     """Publishes a cache."""
     return shelf.publish(bench.registry, publication(bench, content, key, simulated=simulated))
+
+
+def latest(
+    registry: Registry, key: TimingKey, *, simulated: bool
+) -> tuple[TimingCache | None, tuple[IntegrityError, ...]]:
+    """Returns which cache a build would get, and why not a later one."""
+    with TemporaryDirectory() as folder:
+        return shelf.fetch_latest(registry, key, Path(folder) / "out", simulated=simulated)

@@ -30,7 +30,7 @@ from registry.timing import shelf
 from registry.trust import Purpose
 from registry.types import ChannelPosition, Engine, Result, Verdict
 from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
-from tests.factories.timing import KEY, publication
+from tests.factories.timing import KEY, latest, publication
 
 Made = TypeVar("Made")
 PUBLISHERS = 8
@@ -119,7 +119,7 @@ def test_of_builders_who_measured_at_once_the_last_wins_and_no_cache_is_spoiled(
 
     with bench.registry.catalogue.read() as view:
         caches = view.timing.caches(KEY)
-    found, doubts = shelf.find(bench.registry, KEY, simulated=False)
+    found, doubts = latest(bench.registry, KEY, simulated=False)
     assert len(caches) == PUBLISHERS // 2
     assert (found, doubts) == (caches[0], ())
     contents = {

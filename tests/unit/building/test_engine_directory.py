@@ -92,6 +92,44 @@ def test_options_that_are_kept_elsewhere_or_spelled_otherwise_are_no_difference(
     assert report.differences == ()
 
 
+def test_an_option_of_which_the_engine_says_nothing_is_told(build: Build) -> None:
+    asked: dict[str, Any] = {"max_batch_size": 4, "max_lora_rank": 8, "fast_build": True}
+
+    (warning,) = inspect_engine(*build(**asked), replace(EXPECTED, requested=asked)).warnings
+
+    assert warning == "config.json does not say what became of max_lora_rank, fast_build"
+
+
+@pytest.mark.parametrize(
+    ("kept", "effective"), [(4, None), (1, 1), ("MEDUSA", None), (512, 512)], ids=str
+)
+def test_how_drafts_come_about_is_kept_as_a_number(
+    kept: object, effective: object, build: Build
+) -> None:
+    engine, checkpoint = build()
+    _edit(
+        engine / "config.json", lambda it: it["build_config"].update(speculative_decoding_mode=kept)
+    )
+    asked = replace(EXPECTED, requested={"speculative_decoding_mode": "medusa"})
+
+    differences = inspect_engine(engine, checkpoint, asked).differences
+
+    assert [one.effective for one in differences] == ([] if effective is None else [effective])
+
+
+def test_weights_beside_the_plans_are_there_for_every_rank_or_for_none(build: Build) -> None:
+    mapping = {"world_size": 2, "tp_size": 2, "pp_size": 1}
+    engine, checkpoint = build(checkpoint_config(mapping=mapping))
+    (engine / "rank0_managed_weights.safetensors").write_bytes(b"x")
+
+    with pytest.raises(InputError, match="lacks weights") as caught:
+        inspect_engine(engine, checkpoint, EXPECTED)
+
+    assert "rank1_managed_weights.safetensors" in str(caught.value)
+    (engine / "rank1_managed_weights.safetensors").write_bytes(b"x")
+    assert inspect_engine(engine, checkpoint, EXPECTED).ranks == 2
+
+
 def test_a_rank_that_is_missing_empty_or_too_many_is_a_fault(build: Build) -> None:
     mapping = {"world_size": 2, "tp_size": 2, "pp_size": 1}
     engine, checkpoint = build(checkpoint_config(mapping=mapping))

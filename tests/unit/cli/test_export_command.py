@@ -53,7 +53,7 @@ def exported(site: Site, tmp_path: Path) -> Callable[..., Path]:
         (built.directory / "config.json").write_text(json.dumps(config))
         fields = {"tensorrt_llm": "1.2.1", "tensor_parallel": 2, **key}
         engine = publish(site.bench, replace(built, key=gpu_key(built.weights, **fields)), variant)
-        registry, place = site.bench.registry, tmp_path / f"out-{engine.digest.short}"
+        registry, place = site.bench.registry, tmp_path / "engines" / engine.digest.short
         write_directory(registry.store, evidence_of(registry, engine), place)
         return place
 
@@ -180,7 +180,6 @@ def _without(section: str, name: str) -> dict[str, Any]:
     [
         (_without("build_config", "max_batch_size"), "max_batch_size"),
         ({**CONFIG, "build_config": {**CONFIG["build_config"], "max_seq_len": "4096"}}, "max_seq"),
-        ({**CONFIG, "build_config": {**CONFIG["build_config"], "use_strip_plan": True}}, "strip"),
         ({**CONFIG, "version": "1.1.0"}, "another release"),
         ({"version": "1.2.1"}, "build_config"),
     ],
@@ -191,6 +190,42 @@ def test_an_engine_that_no_server_could_load_is_refused(
     said = ek("export", "triton", exported(config), "--output", tmp_path / "out", "--json")
     assert (said.code, words in said.err) == (3, True), said.err
     assert not (tmp_path / "out").exists()
+
+
+STRIPPED = {**CONFIG, "build_config": {**CONFIG["build_config"], "use_strip_plan": True}}
+
+
+def test_triton_loads_a_stripped_engine_from_where_it_was_refitted(
+    ek: Ek, exported: Callable[..., Path]
+) -> None:
+    place = exported(STRIPPED)
+    whole = place.parent.parent / "refitted" / place.name
+    whole.mkdir(parents=True)
+
+    said = ek("export", "triton", place, "--json")
+
+    assert said.code == 0, said.err
+    text = said.json["files"]["tensorrt_llm/config.pbtxt"]
+    assert f'key: "gpt_model_path" value {{ string_value: "{whole}" }}' in text
+    assert said.json["command"][:3] == ["ek", "run-check", f"{place}/engine"]
+
+
+def test_a_stripped_engine_that_nobody_refitted_here_is_not_told_of(
+    ek: Ek, exported: Callable[..., Path], tmp_path: Path
+) -> None:
+    said = ek("export", "triton", exported(STRIPPED), "--output", tmp_path / "out")
+
+    assert (said.code, "has no weights in it" in said.err) == (4, True), said.err
+    assert "enginekeeper pull" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_trtllm_serve_is_told_of_a_stripped_engine_as_of_any(
+    ek: Ek, exported: Callable[..., Path], tokenizer: Path
+) -> None:
+    said = ek("export", "trtllm-serve", exported(STRIPPED), "--tokenizer", tokenizer, "--json")
+
+    assert (said.code, "{engine}" in said.json["command"]) == (0, True), said.err
 
 
 def test_a_release_without_the_backend_is_refused(

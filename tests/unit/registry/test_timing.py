@@ -18,7 +18,7 @@ from registry.timing import shelf
 from registry.timing.types import FILE
 from registry.trust import KeyRevocation, Purpose, Trust
 from tests.factories.registry import START, Workbench
-from tests.factories.timing import KEY, other, publication, shelved
+from tests.factories.timing import KEY, latest, other, publication, shelved
 
 NOTHING_IS_YOUNG = RetentionPolicy(grace=-timedelta(days=1))
 
@@ -27,7 +27,7 @@ def test_a_cache_is_recorded_once_and_comes_back(bench: Workbench, tmp_path: Pat
     cache = shelved(bench)
 
     assert shelved(bench) == cache
-    assert shelf.find(bench.registry, KEY, simulated=False) == (cache, ())
+    assert latest(bench.registry, KEY, simulated=False) == (cache, ())
     file = shelf.fetch(bench.registry, cache, tmp_path / "out")
     assert (file.name, file.read_bytes()) == (FILE, b"timings")
 
@@ -36,7 +36,7 @@ def test_the_last_writer_of_a_key_wins(bench: Workbench) -> None:
     shelved(bench, b"first")
     second = shelved(bench, b"second")
 
-    assert shelf.find(bench.registry, KEY, simulated=False) == (second, ())
+    assert latest(bench.registry, KEY, simulated=False) == (second, ())
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_the_last_writer_of_a_key_wins(bench: Workbench) -> None:
 def test_a_cache_of_another_key_is_never_found(bench: Workbench, field: dict[str, str]) -> None:
     shelved(bench)
 
-    assert shelf.find(bench.registry, other(**field), simulated=False) == (None, ())
+    assert latest(bench.registry, other(**field), simulated=False) == (None, ())
 
 
 def test_the_caches_of_doubles_are_not_those_of_builders(bench: Workbench) -> None:
     simulated = shelved(bench, simulated=True)
 
-    assert shelf.find(bench.registry, KEY, simulated=False) == (None, ())
-    assert shelf.find(bench.registry, KEY, simulated=True) == (simulated, ())
+    assert latest(bench.registry, KEY, simulated=False) == (None, ())
+    assert latest(bench.registry, KEY, simulated=True) == (simulated, ())
 
 
 @pytest.mark.parametrize("purpose", [Purpose.VERDICT, Purpose.REFERENCE])
@@ -73,7 +73,7 @@ def test_one_whose_signer_lost_the_trust_is_passed_over_and_said(bench: Workbenc
     theirs = replace(bench, signers=thief, registry=replace(bench.registry, trust=thief.trust))
     shelved(theirs, b"second")
 
-    found, doubts = shelf.find(bench.registry, KEY, simulated=False)
+    found, doubts = latest(bench.registry, KEY, simulated=False)
 
     assert found == kept
     assert len(doubts) == 1
@@ -87,7 +87,7 @@ def test_none_counts_when_their_only_signer_was_revoked(bench: Workbench) -> Non
     revoked = Trust(trust.keys, (stolen,), clock=trust.clock)
     registry = replace(bench.registry, trust=revoked)
 
-    found, doubts = shelf.find(registry, KEY, simulated=False)
+    found, doubts = latest(registry, KEY, simulated=False)
 
     assert (found, len(doubts)) == (None, 1)
     with pytest.raises(IntegrityError, match="stolen"):
@@ -132,6 +132,37 @@ def test_bytes_that_were_changed_are_not_handed_out(bench: Workbench, tmp_path: 
         shelf.fetch(bench.registry, cache, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [finding.name for finding in scrub(bench.registry).findings]
+
+
+@pytest.mark.parametrize("fault", ["changed", "gone"])
+def test_a_damaged_cache_gives_way_to_the_one_before_it_and_is_said(
+    bench: Workbench, tmp_path: Path, fault: str
+) -> None:
+    before = shelved(bench, b"first")
+    root = Path(bench.registry.store.url.removeprefix("file://"))
+    known = {path for path in (root / "blobs").rglob("*") if path.is_file()}
+    shelved(bench, b"second")
+    (blob,) = [path for path in (root / "blobs").rglob("*") if path.is_file() and path not in known]
+    blob.chmod(0o644)
+    blob.write_bytes(b"secund") if fault == "changed" else blob.unlink()
+
+    found, doubts = shelf.fetch_latest(bench.registry, KEY, tmp_path / "out", simulated=False)
+
+    assert found == before
+    assert (tmp_path / "out" / FILE).read_bytes() == b"first"
+    assert len(doubts) == 1
+
+
+def test_where_every_cache_is_damaged_there_is_none(bench: Workbench, tmp_path: Path) -> None:
+    shelved(bench)
+    root = Path(bench.registry.store.url.removeprefix("file://"))
+    (blob,) = [path for path in (root / "blobs").rglob("*") if path.is_file()]
+    blob.unlink()
+
+    found, doubts = shelf.fetch_latest(bench.registry, KEY, tmp_path / "out", simulated=False)
+
+    assert (found, len(doubts)) == (None, 1)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["engine", "checkpoint"])
