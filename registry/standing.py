@@ -60,6 +60,22 @@ def held_by(changes: Sequence[StandingChange]) -> StandingChange | None:
     return None if latest is None or latest.kind is Standing.RELEASED else latest
 
 
+def held_since(changes: Sequence[StandingChange]) -> datetime | None:
+    """Returns since when the gate is closed on an engine without a break; None where it is not.
+
+    An engine that was quarantined and then revoked is held since the quarantine.
+    """
+    since: datetime | None = None
+    is_revoked = False
+    for one in reversed(changes):
+        is_revoked = is_revoked or one.kind is Standing.REVOKED
+        if one.kind is Standing.RELEASED and not is_revoked:
+            since = None
+        elif since is None and one.kind is not Standing.RELEASED:
+            since = one.changed_at
+    return since
+
+
 def check_may_follow(changes: Sequence[StandingChange], change: StandingChange) -> None:
     """Raises ConflictError for a change that cannot follow those that were made."""
     held = held_by(changes)

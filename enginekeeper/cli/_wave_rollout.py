@@ -116,11 +116,14 @@ def start(
 
 
 def _begun(bench: Bench, announcement: Announcement, output: Output, *, dry_run: bool) -> int:
+    from enginekeeper.cli._wave_text import left_out_said
     from enginekeeper.orchestration.rollout import service
 
     begin = service.draft if dry_run else service.start
     step = begin(bench.registry, announcement, now=_now())
     if not output.as_json:
+        if step.going.plan.left_out:
+            output.note(left_out_said(step.going.plan))
         for kind in service.uncovered(step):
             output.note(f"no node qualifies {kind.product}: name a drained one with --qualify")
         if dry_run:

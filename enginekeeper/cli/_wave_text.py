@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from enginekeeper.orchestration.waves import WavePlan
     from registry.waves.types import Wave, WaveNode
 
 NODE_COLUMNS = ("node", "role", "stage", "since", "reasons")
+_NAMED = 5
+"""How many nodes are named together; --json has all."""
 WAVE_COLUMNS = ("wave", "driver", "phase", "nodes", "announced", "time_to_safe")
 
 
@@ -87,6 +90,18 @@ def wave_lines(wave: Wave, now: datetime) -> Iterator[str]:
             yield f"{one.action} {one.variant} on {one.product}: {one.state}{run}"
             if one.run is None:
                 yield f"  there: {by_hand(one, wave.specs)}"
+
+
+def some(names: tuple[str, ...]) -> str:
+    """Returns the first of some names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def left_out_said(plan: WavePlan) -> str:
+    """Says which nodes a plan is not about, though they were picked."""
+    names = some(plan.left_out)
+    return f"simulated, among real nodes, and left out: {names} (plan them apart: --nodes)"
 
 
 def spoken(seconds: int) -> str:

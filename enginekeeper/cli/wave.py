@@ -19,6 +19,7 @@ from enginekeeper.cli._wave_options import (
     traffic_options,
 )
 from enginekeeper.cli._wave_rollout import abort, advance, resume, rollback, run, start, status
+from enginekeeper.cli._wave_text import left_out_said, some
 
 if TYPE_CHECKING:
     from enginekeeper.orchestration.waves import WaveGroup, WavePlan
@@ -94,8 +95,6 @@ def plan(
 
 
 _COLUMNS = ("action", "engine", "variant", "gpu", "nodes", "build_hours", "megabytes", "rules")
-_NAMED = 5
-"""How many nodes of a group are named; --json has all."""
 
 
 def _row(group: WaveGroup) -> dict[str, Any]:
@@ -116,6 +115,7 @@ def _row(group: WaveGroup) -> dict[str, Any]:
 def _notes(plan: WavePlan) -> list[str]:
     change = plan.change
     lines = ["SIMULATED: these nodes are no real ones"] if plan.simulated else []
+    lines += [left_out_said(plan)] if plan.left_out else []
     lines.append(f"driver {change.driver.version}, CUDA {change.driver.cuda}")
     for group in plan.groups:
         for one in group.decision.deciding if group.action != "reuse" else ():
@@ -123,7 +123,7 @@ def _notes(plan: WavePlan) -> list[str]:
             lines += [f"  next:   {one.finding.remedy}"] if one.finding.remedy else []
             lines.append(f"  source: {one.rule.source}")
     for held in plan.held:
-        lines.append(f"HOLD {_some(held.nodes)}")
+        lines.append(f"HOLD {some(held.nodes)}")
         lines += [f"  {reason}" for reason in held.reasons]
     waiting = sum(len(one.nodes) for one in plan.held)
     hours = "-" if plan.build_gpu_hours is None else f"{plan.build_gpu_hours:.2f}"
@@ -146,8 +146,3 @@ def _order_said(plan: WavePlan) -> str:
     unknown = plan.traffic.unknown(names)
     last = f"; {unknown} of which nothing is known come last, by name" if unknown else ""
     return f"nodes by traffic, the least first, as {plan.traffic.source} has it{last}"
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -119,6 +119,8 @@ class Finding:
     """Why somebody wants it so."""
     environment: Environment | None = field(default=None, compare=False)
     """Where the engine is not qualified."""
+    against: tuple[Finding, ...] = field(default=(), compare=False)
+    """What stands against each engine that could be there, where there is none."""
 
     def about(self, engine: str) -> Finding:
         """Returns the same about an engine; a tenth of what `replace` takes."""
@@ -192,9 +194,8 @@ class Judge:
         runs = dict.fromkeys(str(engine) for engine, _, running in having if running is not None)
         for one in desired:
             if one.engine is None or one.engine not in there:
-                found.append(
-                    self._instead(one, [each for each in runs | there if each not in should])
-                )
+                others = [each for each in runs | there if each not in should]
+                found.append(self._instead(profile, one, others))
             elif runs and one.engine not in runs:
                 found += self._runs_instead(one, [each for each in runs if each not in should])
         return tuple(found)
@@ -297,6 +298,15 @@ class Judge:
             return DesiredEngine(model, channel, None, "no engine for this hardware")
         return DesiredEngine(model, channel, None, self.standing(profile, fitting[0])[0].reason)
 
+    def _against_all(self, profile: Profile, model: str, channel: str) -> tuple[Finding, ...]:
+        """Returns what closes each engine of a channel for the GPUs of a profile."""
+        return tuple(
+            each
+            for one in self._on_channel_for(profile, model, channel)
+            for each in self.standing(profile, one)
+            if not self.excuse(each, profile)
+        )
+
     def _on_channel_for(self, profile: Profile, model: str, channel: str) -> list[str]:
         """Returns the engines of a channel for the GPUs of a profile, or for none, in order."""
         of_product = self._on_channel(model, channel)
@@ -314,14 +324,15 @@ class Judge:
                     found.setdefault(product, []).append((place, one))
         return found
 
-    def _instead(self, wanted: DesiredEngine, others: Sequence[str]) -> Finding:
+    def _instead(self, profile: Profile, wanted: DesiredEngine, others: Sequence[str]) -> Finding:
         """Says what is there in place of what is desired."""
         about = (wanted.model, wanted.channel)
         if wanted.engine is None:
             reason = f"{wanted.channel} of {wanted.model}: {wanted.reason or ''}"
             return Finding(
-                DriftKind.MISSING, _SEVERITY[DriftKind.MISSING], None, _NOTHING, reason, about
-            )
+                DriftKind.MISSING, _SEVERITY[DriftKind.MISSING], None, _NOTHING, reason, about,
+                against=self._against_all(profile, *about),
+            )  # fmt: skip
         desired = self.engines.get(wanted.engine)
         same_model = self._of_model(wanted.model, others)
         if desired is None or not same_model:

@@ -7,6 +7,7 @@ Rules:
 - an engine that does not fit a place is there since the later of both: the engine, and the place
   as decisions see it (GPUs, driver, platform); a report that tells of neither ends nothing;
 - what is assigned is wanted there since an assignment picks the node with the GPUs that it has;
+  where none of a channel's engines may run there, since the last of them was closed;
 - drift is *intentional* where what somebody recorded is newer than that (a moved channel, an
   assignment, a revocation, a verdict): the node has yet to follow. It is *corrective* where the
   node changed after it: it is to be put back.
@@ -29,6 +30,7 @@ from registry.fleet.spans import EngineSpan, ProfileSpan, Telling, held_since
 from registry.fleet.types import Assignment
 from registry.outdated import without_outdated
 from registry.queries import View
+from registry.standing import held_since as quarantined_since
 from registry.types import Result
 
 INTENTIONAL, CORRECTIVE = "intentional", "corrective"
@@ -93,7 +95,7 @@ class Times:
         else:  # no engine is: none may run there
             there = self.places.get(node)
         picked = None if one.wanted is None else self.picked.get((node, one.wanted))
-        return max((at for at in (there, picked) if at is not None), default=None)
+        return _latest((there, picked))
 
     def _ended(self, node: str, engine: str | None) -> datetime | None:
         """Returns when an engine was on a node last; None where it never was, or is."""
@@ -106,18 +108,27 @@ class Times:
         if one.wanted is not None and one.fields[0].field == RUNS_IN:
             return self.contained.get((*one.wanted, one.fields[0].desired or ""))
         if one.kind in _OF_THE_CHANNEL and one.wanted is not None:
-            return self._wanted(one.wanted, one.fields[0].desired)
+            wanted = self._wanted(one.wanted, one.fields[0].desired)
+            return _latest((wanted, *map(self._closed, _by_engine(one.against).values())))
         if one.kind is DriftKind.REVOKED and one.engine is not None:
             return self.held.get(one.engine)
         if one.engine is not None and one.environment is not None:
             return self.judged.get((one.engine, one.environment))
         return None
 
+    def _closed(self, against: Sequence[Finding]) -> datetime | None:
+        """Returns when the first of what stands against an engine was recorded.
+
+        None where something does that nobody recorded: a driver, say.
+        """
+        times = [self._recorded(one) for one in against]
+        known = [at for at in times if at is not None]
+        return min(known) if len(known) == len(times) else None
+
     def _wanted(self, about: tuple[str, str], engine: str | None) -> datetime | None:
         """Returns since when an engine is wanted; a move for other hardware is not about it."""
         moved = self.moved.get((*about, engine)) or self.moved.get((*about, None))
-        times = (self.assigned.get(about), moved)
-        return max((one for one in times if one is not None), default=None)
+        return _latest((self.assigned.get(about), moved))
 
 
 def times_of(view: View, drift: FleetDrift, found: Findings, scope: DriverScope) -> Times:
@@ -138,7 +149,9 @@ def times_of(view: View, drift: FleetDrift, found: Findings, scope: DriverScope)
             for engine in (str(position.engine), None):
                 moved[*at, engine] = max(moved.get((*at, engine), when), when)
     places, joined, picked = _places(view, found, assignments)
-    every = [one for state in drift.states for one in state.findings]
+    every = [
+        each for state in drift.states for one in state.findings for each in (one, *one.against)
+    ]
     engines: dict[tuple[str, str], list[EngineSpan]] = {}
     for span in view.fleet.engine_spans(set(_pairs(found))):
         engines.setdefault((span.node, span.engine), []).append(span)
@@ -146,6 +159,17 @@ def times_of(view: View, drift: FleetDrift, found: Findings, scope: DriverScope)
         places, joined, picked, engines, assigned, contained, moved, _held(view, every),
         _judged(view, every, scope),
     )  # fmt: skip
+
+
+def _latest(times: Iterable[datetime | None]) -> datetime | None:
+    return max((at for at in times if at is not None), default=None)
+
+
+def _by_engine(findings: Iterable[Finding]) -> dict[str | None, list[Finding]]:
+    found: dict[str | None, list[Finding]] = {}
+    for one in findings:
+        found.setdefault(one.engine, []).append(one)
+    return found
 
 
 def _makes(span: EngineSpan, one: Finding) -> bool:
@@ -237,7 +261,8 @@ def _held(view: View, findings: Iterable[Finding]) -> dict[str, datetime]:
     revoked = {one.engine for one in findings if one.kind is DriftKind.REVOKED}
     held = [digest for digest in view.held_engines() if str(digest) in revoked]
     changes = view.standings(held)
-    return {str(digest): changes[digest][0].changed_at for digest in held}
+    since = {str(digest): quarantined_since(changes[digest]) for digest in held}
+    return _known(since)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -25,13 +25,26 @@ from registry.verification import verify_engine
 
 
 def plan_nodes(registry: Registry, nodes: Sequence[NodeFacts], change: DriverChange) -> WavePlan:
-    """Plans a change for nodes.
+    """Plans a change for nodes: for the real ones, where there are any (`of_one_kind`).
 
-    Raises InputError where simulated and real nodes are mixed, IntegrityError where an engine is
-    recorded otherwise than it was signed. Somebody's key that is revoked holds nodes, no more.
+    Raises IntegrityError where an engine is recorded otherwise than it was signed. Somebody's key
+    that is revoked holds nodes, no more.
     """
+    nodes, left_out = of_one_kind(nodes)
     engines = engines_on(registry, nodes, [change.driver.version])
-    return plan_wave(nodes, engines, change, scope=registry.driver_scope)
+    plan = plan_wave(nodes, engines, change, scope=registry.driver_scope)
+    return replace(plan, left_out=left_out)
+
+
+def of_one_kind(nodes: Sequence[NodeFacts]) -> tuple[list[NodeFacts], tuple[str, ...]]:
+    """Returns the nodes that are planned together, and the names of those that are left out.
+
+    A simulated node has no word in the plan of real ones: without any, they are planned alone.
+    """
+    real = [one for one in nodes if not one.simulated]
+    if not real:
+        return list(nodes), ()
+    return real, tuple(sorted(one.name for one in nodes if one.simulated))
 
 
 def engines_on(

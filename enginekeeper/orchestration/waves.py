@@ -181,6 +181,8 @@ class WavePlan:
     simulated: bool
     traffic: Traffic | None = None
     """By what the nodes stand in order: the least first; by their names without it."""
+    left_out: tuple[str, ...] = ()
+    """Simulated nodes, in a plan for real ones."""
 
     @property
     def refused(self) -> bool:
@@ -429,6 +431,7 @@ def plan_document(plan: WavePlan) -> dict[str, Any]:
         "held": [{"nodes": list(one.nodes), "reasons": list(one.reasons)} for one in plan.held],
         "ready": list(plan.ready),
         "untouched": list(plan.untouched),
+        "left_out": list(plan.left_out),
         "already": plan.already,
         "build_gpu_hours": plan.build_gpu_hours,
         "judging_gpu_hours": plan.judging_gpu_hours,

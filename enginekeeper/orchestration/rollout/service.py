@@ -92,9 +92,10 @@ def draft(registry: Registry, announcement: Announcement, *, now: datetime) -> W
     Raises GateRefusedError where an engine cannot work under the driver at all, ConflictError
     where a node that is to qualify serves, MissingError for one that is not among the nodes.
     """
-    nodes = members(read_nodes(registry, announcement.places, now=now), announcement)
+    picked = members(read_nodes(registry, announcement.places, now=now), announcement)
+    plan = plan_nodes(registry, picked, announcement.change)
+    nodes = [one for one in picked if one.simulated is plan.simulated]
     allowed(announcement.terms.max_unavailable, len(nodes))
-    plan = plan_nodes(registry, nodes, announcement.change)
     if plan.refused:
         raise _refused(plan)
     roles = _qualifying(nodes, plan, announcement.qualify)
@@ -128,13 +129,14 @@ def look(
 ) -> Going:
     """Returns what is known of a wave's nodes now.
 
-    A node without a document any more is absent; one that was retired is gone. `fleet` is what the
-    wave's places say, if that was read just now.
+    A node without a document any more is absent; one that was retired is gone, and one that is of
+    the other kind now, simulated or real, is not the node that it was. `fleet` is what the wave's
+    places say, if that was read just now.
     """
     names = {one.name for one in wave.nodes}
     if fleet is None:
         fleet = read_nodes(registry, tuple(map(Path, wave.places)), now=now)
-    nodes = [one for one in fleet if one.name in names]
+    nodes = [one for one in fleet if one.name in names and one.simulated is wave.simulated]
     engines = engines_on(registry, nodes)
     plan = plan_wave(nodes, engines, change_of(wave, now), scope=registry.driver_scope)
     back = _back(registry, wave, nodes, engines, now) if wave.phase is Phase.ROLLING_BACK else {}

@@ -17,7 +17,9 @@ from enginekeeper.orchestration.drift_report import drift_of
 from registry.catalogue import Catalogue
 from registry.digests import digest_bytes
 from registry.environments import DriverScope
-from registry.lifecycle import quarantine
+from registry.lifecycle import quarantine, release, revoke
+from registry.signing import open_signer
+from registry.trust import Purpose
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.fleet import join
@@ -152,6 +154,39 @@ def test_what_is_assigned_is_missing_since_the_node_became_one_that_it_is_for(
     join(catalogue, node(driver=None, devices=(), problem="NVML is off", **as_now), now=now)
     join(catalogue, node(labels={"pool": "h100", "rack": "2"}), now=now)
     assert finding(ek, "missing") == (now, "corrective")
+
+
+@pytest.mark.parametrize("closed_by", ["verdict", "quarantine", "driver"])
+def test_nothing_may_run_since_the_last_engine_of_the_channel_was_closed(
+    ek: Ek, engine: Engine, site: Site, tmp_path: Path, closed_by: str
+) -> None:
+    catalogue = site.bench.registry.catalogue
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node(), now=day(0))
+    (now, cause), at = finding(ek, "missing"), datetime.now(UTC) + timedelta(seconds=2)
+    assert (now < at, cause) == (True, "intentional")
+    if closed_by == "verdict":
+        site.judge(engine, variants_of(tmp_path)[0], Result.FAIL, H100, at=at)
+    elif closed_by == "quarantine":
+        quarantine(site.bench.registry, engine, "smells")
+        with catalogue.read() as view:
+            at = view.standings([engine.digest])[engine.digest][0].changed_at
+    else:
+        join(catalogue, node(driver=R595), now=at)
+    cause = "corrective" if closed_by == "driver" else "intentional"
+    assert finding(ek, "missing") == (at, cause)
+
+
+def test_an_engine_that_was_quarantined_before_its_revocation_is_held_since_then(
+    ek: Ek, catalogue: Catalogue, engine: Engine, site: Site
+) -> None:
+    join(catalogue, node(engine.digest), now=day(0))
+    quarantine(site.bench.registry, engine, "smells")
+    release(site.bench.registry, engine, "it was the drain")
+    again = quarantine(site.bench.registry, engine, "smells again")
+    signer = open_signer(site.bench.keys, Purpose.REVOCATION)
+    revoke(site.bench.registry, engine, "it was no drain", signer)
+    assert finding(ek, "revoked") == (again.changed_at, "intentional")
 
 
 def test_a_pass_that_was_overtaken_before_it_was_recorded_ends_no_failure(

@@ -120,11 +120,17 @@ def test_an_engine_that_nobody_signed_exits_11(ek: Ek, fleet: Path, site: Site) 
     assert ek(*R595, "--inventory", fleet).code == ExitCode.INTEGRITY
 
 
-def test_simulated_nodes_are_marked_and_not_mixed_with_real_ones(
+def test_simulated_nodes_are_marked_and_left_out_where_there_are_real_ones(
     ek: Ek, fleet: Path, engine: Engine
 ) -> None:
+    alone = ek(*R595, "--inventory", fleet, "--json")
     write_inventory(fleet, inventory("sim-1", [on_disk(engine.digest)], simulated=True))
-    assert ek(*R595, "--inventory", fleet).code == ExitCode.INVALID_INPUT
+    mixed = ek(*R595, "--inventory", fleet)
+    assert mixed.code == alone.code
+    assert "simulated, among real nodes, and left out: sim-1" in mixed.err
+    said = ek(*R595, "--inventory", fleet, "--json")
+    assert said.json == {**alone.json, "left_out": ["sim-1"]}
+
     said = ek(*R595, "--inventory", fleet, "--nodes", "sim-*")
     assert said.code == ExitCode.DRIFT
     assert said.err.startswith("SIMULATED")
