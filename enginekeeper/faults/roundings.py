@@ -17,7 +17,7 @@ from enginekeeper.faults.linear_edit import LinearEdit, places
 from enginekeeper.validation.numerics import formats
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import LinearPlace
-from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.numerics.recipes import WeightFormat, code_range, round_codes
 from enginekeeper.validation.numerics.reproduction import source_rows
 from enginekeeper.validation.numerics.smoothing import smooth_by
 
@@ -29,13 +29,6 @@ ScaleRule = Callable[[Floats, Floats, WeightFormat, float], Floats]
 CodeRule = Callable[[Floats, WeightFormat, Generator], Floats]
 """Rounds weight / scale to codes."""
 
-_LIMITS = {
-    WeightFormat.INT4_GROUP: (-8.0, 7.0),
-    WeightFormat.INT8_CHANNEL: (-128.0, 127.0),
-    WeightFormat.FP8_CHANNEL: (-formats.E4M3_MAX, formats.E4M3_MAX),
-    WeightFormat.FP8_TENSOR: (-formats.E4M3_MAX, formats.E4M3_MAX),
-    WeightFormat.NVFP4: (-formats.E2M1_MAX, formats.E2M1_MAX),
-}
 _INTEGERS = (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL)
 
 
@@ -92,7 +85,7 @@ def _own_scales(linear: LinearEdit, grouped: Floats) -> Floats:
         # What is shared over fused linears stays so: another scale is another multiple of it.
         shared = float(linear.scales.max()) * formats.E4M3_MAX
         largest = np.full(largest.shape, shared, np.float32)
-    limit = np.float32(_LIMITS[linear.format][1])
+    limit = np.float32(code_range(linear.format)[1])
     largest[largest == 0] = 1
     own: Floats = largest / limit
     return own
@@ -123,7 +116,7 @@ def _margin(_grouped: Floats, own: Floats, kind: WeightFormat, dose: float) -> F
 def _half_step(_grouped: Floats, own: Floats, kind: WeightFormat, _dose: float) -> Floats:
     """Spreads the largest weight over the whole integer range: half a step more on each side."""
     _integers_only(kind)
-    limit = np.float32(_LIMITS[kind][1])
+    limit = np.float32(code_range(kind)[1])
     return own * limit / (limit + np.float32(0.5))
 
 
@@ -141,37 +134,27 @@ def _clipped(grouped: Floats, own: Floats, kind: WeightFormat, _dose: float) -> 
     best, least = own.copy(), np.full(own.shape, np.inf, np.float32)
     for shrink in np.linspace(1.0, 0.7, 7):
         scales = own * np.float32(shrink)
-        codes = _rounded(grouped / scales[:, :, None], kind)
+        codes = round_codes(kind, grouped / scales[:, :, None])
         error = ((codes * scales[:, :, None] - grouped) ** 2).sum(axis=2)
         better = error < least
         best[better], least[better] = scales[better], error[better]
     return best
 
 
-def _rounded(values: Floats, kind: WeightFormat) -> Floats:
-    clipped = np.clip(values, *_LIMITS[kind])
-    if kind in _INTEGERS:
-        whole: Floats = np.rint(clipped)
-        return whole
-    if kind is WeightFormat.NVFP4:
-        return formats.decode_e2m1(formats.encode_e2m1(clipped))
-    return formats.round_e4m3(clipped)
-
-
 def _nearest(values: Floats, kind: WeightFormat, _random: Generator) -> Floats:
-    return _rounded(values, kind)
+    return round_codes(kind, values)
 
 
 def _half_up(values: Floats, kind: WeightFormat, _random: Generator) -> Floats:
     _integers_only(kind)
-    codes: Floats = np.clip(np.floor(values + np.float32(0.5)), *_LIMITS[kind])
+    codes: Floats = np.clip(np.floor(values + np.float32(0.5)), *code_range(kind))
     return codes
 
 
 def _at_random(values: Floats, kind: WeightFormat, random: Generator) -> Floats:
     _integers_only(kind)
     noise = random.random(values.shape, np.float32)
-    codes: Floats = np.clip(np.floor(values + noise), *_LIMITS[kind])
+    codes: Floats = np.clip(np.floor(values + noise), *code_range(kind))
     return codes
 
 
@@ -182,7 +165,7 @@ def _diffused(values: Floats, kind: WeightFormat, _random: Generator) -> Floats:
     carried: Floats = np.zeros(values.shape[:2], np.float32)
     for column in range(values.shape[2]):
         wanted = values[..., column] + carried / 2
-        codes[..., column] = np.clip(np.rint(wanted), *_LIMITS[kind])
+        codes[..., column] = np.clip(np.rint(wanted), *code_range(kind))
         carried = np.asarray(wanted - codes[..., column], np.float32)
     return codes
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from enginekeeper.specs.recipes import KV_QUANT_ALGOS
-from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.checkpoint import DEFAULT_EXCLUDED, Checkpoint
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.linears import (
     MisshapenLinearError,
@@ -30,6 +31,16 @@ class _Module:
     recipe: LinearRecipe
     stored: StoredLinear
 
+    @property
+    def fits(self) -> bool:
+        """Whether the tensor is in the format that the block gives it."""
+        return self.stored.format is self.recipe.format
+
+    @property
+    def usually_plain(self) -> bool:
+        """Whether TensorRT-LLM leaves such a module unquantized where nothing is said."""
+        return any(fnmatch.fnmatchcase(self.name, pattern) for pattern in DEFAULT_EXCLUDED)
+
 
 def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
     """Yields what the quantization block says that the tensors do not bear out."""
@@ -47,7 +58,7 @@ def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
         )
         return
     modules = list(_modules(checkpoint, geometry))
-    yield from _formats(modules)
+    yield from _formats(modules, block.algorithm)
     yield from _groups(modules, block.group_size)
     yield from _prequant(checkpoint, modules)
     if block.zero_point:
@@ -77,28 +88,41 @@ def _modules(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[_Module]:
         yield _Module(name, checkpoint.quantization.recipe(name), stored)
 
 
-def _formats(modules: list[_Module]) -> Iterator[Finding]:
-    wrong = [m for m in modules if m.stored.format is not m.recipe.format]
-    for quantized in (True, False):
-        group = [m for m in wrong if (m.recipe.format is WeightFormat.PLAIN) is quantized]
-        if not group:
-            continue
-        first = group[0]
+def _formats(modules: list[_Module], algorithm: str | None) -> Iterator[Finding]:
+    """Yields where block and tensors disagree on the format, and names the side to blame.
+
+    The block, if most linears contradict it. Else whatever leaves the ordinary: TensorRT-LLM leaves
+    out of quantization what DEFAULT_EXCLUDED names, and quantizes the rest.
+    """
+    ordinary = [m for m in modules if not m.usually_plain]
+    block = 2 * sum(not m.fits for m in ordinary) > len(ordinary)
+    groups: dict[tuple[str, bool], list[_Module]] = {}
+    for module in modules:
+        if not module.fits:
+            plain = module.recipe.format is WeightFormat.PLAIN
+            if block:
+                field = "exclude_modules" if plain and algorithm is not None else "quant_algo"
+            else:
+                field = "exclude_modules" if plain is not module.usually_plain else "formats"
+            groups.setdefault((field, plain), []).append(module)
+    for (field, plain), group in groups.items():
+        promise = (
+            "excluded from quantization, and quantized"
+            if plain
+            else "to be quantized, and stored as another format"
+        )
         yield _finding(
-            "exclude_modules" if quantized else "quant_algo",
-            (
-                f"{_names(group)}: excluded from quantization, and quantized"
-                if quantized
-                else f"{_names(group)}: to be quantized, and stored as another format"
-            ),
-            first.stored.format.value,
-            first.recipe.format.value,
+            field,
+            f"{_names(group)}: {promise}",
+            group[0].stored.format.value,
+            group[0].recipe.format.value,
             "T8",
+            where=f"{group[0].name}.weight" if field == "formats" else None,
         )
 
 
 def _groups(modules: list[_Module], stated: int | None) -> Iterator[Finding]:
-    nvfp4 = [m for m in modules if m.stored.format is m.recipe.format is WeightFormat.NVFP4]
+    nvfp4 = [m for m in modules if m.fits and m.recipe.format is WeightFormat.NVFP4]
     if nvfp4 and stated not in (None, NVFP4_BLOCK):
         yield _finding(
             "group_size",
@@ -110,7 +134,8 @@ def _groups(modules: list[_Module], stated: int | None) -> Iterator[Finding]:
     wrong = [
         m
         for m in modules
-        if m.stored.format is m.recipe.format is WeightFormat.INT4_GROUP
+        if m.fits
+        and m.recipe.format is WeightFormat.INT4_GROUP
         and m.stored.group != m.recipe.group_size
     ]
     if wrong:
@@ -126,7 +151,7 @@ def _groups(modules: list[_Module], stated: int | None) -> Iterator[Finding]:
 
 def _prequant(checkpoint: Checkpoint, modules: list[_Module]) -> Iterator[Finding]:
     promised = checkpoint.quantization.prequant
-    quantized = [m for m in modules if m.recipe.format is not WeightFormat.PLAIN]
+    quantized = [m for m in modules if m.recipe.format is not WeightFormat.PLAIN and m.fits]
     have = [m for m in quantized if m.stored.prequant is not None]
     lack = [m for m in quantized if m.stored.prequant is None]
     if promised and quantized and not have:
@@ -145,6 +170,7 @@ def _prequant(checkpoint: Checkpoint, modules: list[_Module]) -> Iterator[Findin
             "true",
             "a vector for every linear",
             "T9",
+            where=f"{lack[0].name}.prequant_scaling_factor",
         )
     elif not promised and have and have[0].recipe.activation != "int8_static":
         yield _finding(
@@ -208,11 +234,13 @@ def _finding(
     taxonomy: str,
     *,
     doubt: bool = False,
+    where: str | None = None,
 ) -> Finding:
+    """Blames a field of the block, or the tensor at `where`."""
     return Finding(
         check=f"config.quantization.{field}",
         result="inconclusive" if doubt else "fail",
-        where=f"quantization.{field}",
+        where=where or f"quantization.{field}",
         message=message,
         actual=actual,
         expected=expected,

@@ -38,11 +38,11 @@ from enginekeeper.validation.numerics.recipes import (
     UnknownRecipeError,
     WeightFormat,
 )
-from enginekeeper.validation.numerics.reproduction import reproduce
+from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_census import census, scale_findings
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
-from enginekeeper.validation.weight_judgement import judge, judge_plain
+from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from enginekeeper.validation.weight_suspects import Suspect
 
@@ -77,6 +77,31 @@ class _Counts:
         if stats.blocks.honest.any():
             self.largest_error = max(self.largest_error, stats.error_ratio)
         self.lowest_same_codes = min(self.lowest_same_codes, stats.same_codes)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The parts of one linear beside their reproductions."""
+
+    place: LinearPlace
+    stored: AssembledLinear
+    reproduction: Reproduction
+    parts: tuple[PartStatistics, ...]
+
+    def judgement(self, stats: PartStatistics) -> Judgement:
+        """Judges one part by the rules of its format."""
+        plain = self.reproduction.recipe.format is WeightFormat.PLAIN
+        return judge_plain(stats) if plain else judge(stats)
+
+    @property
+    def honest(self) -> bool:
+        """Whether all parts are those of an honest export."""
+        return all(not one.not_finite and self.judgement(one).honest for one in self.parts)
+
+    @property
+    def excess(self) -> float:
+        """Squared error beyond an honest export's; none where it is reproduced bit for bit."""
+        return float(sum(one.blocks.error.sum() - one.blocks.honest.sum() for one in self.parts))
 
 
 @dataclass(frozen=True)
@@ -174,43 +199,59 @@ class WeightAudit:
     def _against_source(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
-        """Judges the parts with what the norm took over, or else blames the norm and goes on."""
+        """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
+        measured = self._measured(place, recipe, stored, None)
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
         if folding is not None and place.norm is not None:
-            finite = bool(np.isfinite(folding).all())
-            if finite and not list(self._parts(place, recipe, stored, folding)):
+            divided = None
+            if np.isfinite(folding).all():
+                divided = self._measured(place, recipe, stored, folding)
+            if divided is not None and divided.honest and divided.excess < measured.excess:
                 self.counts.folded_norms.append(place.name)
+                yield from self._findings(divided)
                 return
             if place.norm[0] not in self.counts.blamed_norms:
                 self.counts.blamed_norms.append(place.norm[0])
                 yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding)
-        yield from self._parts(place, recipe, stored, None)
+        yield from self._findings(measured)
 
-    def _parts(
+    def _measured(
         self,
         place: LinearPlace,
         recipe: LinearRecipe,
         stored: AssembledLinear,
         folding: Floats | None,
-    ) -> Iterator[Finding]:
+    ) -> _Measured:
         reproduction = reproduce(
             self.source, place, recipe, stored, dtype=self.checkpoint.dtype, folded=folding
         )
-        exact = 0
-        for index, part in enumerate(place.parts):
-            stats = measure(stored, reproduction, index, place.columns, part)
+        return _Measured(
+            place,
+            stored,
+            reproduction,
+            tuple(
+                measure(stored, reproduction, index, place.columns, part)
+                for index, part in enumerate(place.parts)
+            ),
+        )
+
+    def _findings(self, measured: _Measured) -> Iterator[Finding]:
+        place, recipe = measured.place, measured.reproduction.recipe
+        for index, (part, stats) in enumerate(zip(place.parts, measured.parts, strict=True)):
             self.counts.add(stats)
-            exact += stats.exact
             if stats.not_finite:
                 yield _not_finite(place, part, stats)
                 continue
-            plain = recipe.format is WeightFormat.PLAIN
-            settled = reproduction.divisors[index] is None
-            judgement = judge_plain(stats) if plain else judge(stats, settled=settled)
+            judgement = measured.judgement(stats)
             if judgement.honest:
                 continue
             suspect = Suspect(
-                place, index, recipe.format, stored, reproduction, partial(self._relatives, place)
+                place,
+                index,
+                recipe.format,
+                measured.stored,
+                measured.reproduction,
+                partial(self._relatives, place),
             )
             diagnosis = diagnose(suspect, stats, judgement)
             yield Finding(
@@ -222,8 +263,8 @@ class WeightAudit:
                 expected=diagnosis.expected,
                 taxonomy=diagnosis.taxonomy,
             )
-        if recipe.activation == "int8_static" and exact == len(place.parts):
-            yield from activation_scales.smoothed_input(stored)
+        if recipe.activation == "int8_static" and all(stats.exact for stats in measured.parts):
+            yield from activation_scales.smoothed_input(measured.stored)
 
     def _relatives(self, place: LinearPlace) -> Iterator[tuple[str, str, int]]:
         """Yields the linears whose weight could be here by mistake: as wide, in another place."""

@@ -5,9 +5,11 @@ Rules:
 - reproduced bit for bit: honest, nothing else is asked;
 - the same codes but other scales: the scale is wrong, unless it is the honest one rounded to
   half precision, which is a valid way to store it;
-- nearly the same codes (95 %): rounded as the recipe says, judged by the tight limits; where what
-  was rounded is known exactly, a code that no tie explains is damage;
-- other codes: perhaps another valid rounding (GPTQ, clipping), judged by the wide limits.
+- nearly the same codes (95 %): rounded as the recipe says, judged by the tight limits; a code that
+  neither a tie nor what is not known of a smoothed weight explains is damage;
+- scales rounded to half precision add to the honest error and gain what they are off by;
+- other codes, or all scales others and the codes the nearest under those: perhaps another valid
+  rounding (GPTQ, clipping, the whole range of the integers), judged by the wide limits.
 """
 
 from __future__ import annotations
@@ -76,10 +78,6 @@ _SAME_SCALE = 1e-5
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
-_FOLLOWS = 0.5
-"""Share of a common scale error that shows as gain: near 1 if the codes are those of the honest
-scale, near 0 if the weight was rounded with the scale that is stored."""
-
 _SMALLEST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
 """Of a scale to the honest one, whatever the rounding: clipping halves a scale at most, powers of
 two and sharing with other linears enlarge it a few times."""
@@ -110,36 +108,64 @@ class Judgement:
         return all(item is None for item in found)
 
 
-def judge(stats: PartStatistics, *, settled: bool = True) -> Judgement:
-    """Holds a part against the limits that fit how it was rounded.
-
-    `settled` says that what was rounded is known exactly, which it is not of AWQ.
-    """
+def judge(stats: PartStatistics) -> Judgement:
+    """Holds a part against the limits that fit how it was rounded."""
     if stats.exact:
         return Judgement(TIGHT)
     ratio = scale_ratio(stats)
     deviation = np.abs(ratio - 1)
+    half = _rounded_to_half(stats, deviation)
     if stats.same_codes == 1.0:
-        if _rounded_to_half(stats, deviation):
-            return Judgement(TIGHT)
-        return Judgement(TIGHT, scales=_any(~(deviation <= _SAME_SCALE)))
-    limits = TIGHT if stats.same_codes >= SAME_ROUNDING else WIDE
+        return Judgement(TIGHT, scales=None if half else _any(~(deviation <= _SAME_SCALE)))
+    if half:
+        stats = _with_rounded_scales(stats, deviation)
+    limits = TIGHT if _as_the_recipe_rounds(stats, ratio) else WIDE
+    may_gain = limits.gain + (_weighted(stats, deviation) if half else 0)
     gain, error = stats.gain, stats.error_ratio
     blocks = _damaged(stats, limits)
-    if limits is TIGHT and settled:
+    if limits is TIGHT:
         blocks |= stats.blocks.strays > 0
     absurd = ~((ratio >= _SMALLEST_RATIO) & (ratio <= _LARGEST_RATIO))
-    if limits is WIDE and error <= _NO_WORSE and gain <= limits.gain:
+    if limits is WIDE and error <= _NO_WORSE and gain <= may_gain:
         return _or_absurd(Judgement(limits, blocks=_any(blocks)), absurd)
     judgement = Judgement(
         limits,
-        gain=gain if not abs(gain) <= limits.gain else None,
+        gain=gain if not abs(gain) <= may_gain else None,
         error=None if error <= limits.error or _random(stats, limits) else error,
         blocks=_any(blocks),
         columns=_any(_worn(stats.per_column, limits) & _moved(stats.per_column)),
-        scales=_any(_wrong_scales(stats, deviation, limits)),
+        scales=None if half else _any(_wrong_scales(stats, ratio, limits)),
     )
     return _or_absurd(judgement, absurd)
+
+
+def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:
+    """Says whether the codes are the recipe's: nearly all, and not rather those of other scales."""
+    others = _middle(ratio) > TIGHT.scale_median and stats.followed > stats.same_codes
+    return stats.same_codes >= SAME_ROUNDING and not others
+
+
+def _middle(ratio: Floats) -> float:
+    """Returns how far the middle scale is off.
+
+    Signed: rounding to half precision moves scales both ways, a factor all of them one way.
+    """
+    return abs(float(np.median(ratio)) - 1)
+
+
+def _weighted(stats: PartStatistics, deviation: Floats) -> float:
+    """Returns how far a weight's gain is off if its scales are and its codes are not."""
+    energy = _per_scale(stats, stats.blocks.energy)
+    return float((deviation * energy).sum() / energy.sum())
+
+
+def _with_rounded_scales(stats: PartStatistics, deviation: Floats) -> PartStatistics:
+    """Adds to the honest error of each block what storing its scale rounded makes of it."""
+    blocks = stats.blocks
+    columns = blocks.energy.shape[1] // deviation.shape[1]
+    moved = np.repeat(deviation.astype(np.float64), columns, axis=1)
+    honest = (np.sqrt(blocks.honest) + moved * np.sqrt(blocks.energy)) ** 2
+    return replace(stats, blocks=replace(blocks, honest=honest))
 
 
 def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
@@ -178,16 +204,15 @@ def _or_absurd(judgement: Judgement, absurd: Mask) -> Judgement:
     return replace(judgement, scales=_any(absurd)) if blamed else judgement
 
 
-def _wrong_scales(stats: PartStatistics, deviation: Floats, limits: Limits) -> Mask:
+def _wrong_scales(stats: PartStatistics, ratio: Floats, limits: Limits) -> Mask:
     """Scales that are off and that the codes do not follow: what they scale is worse for it."""
+    deviation = np.abs(ratio - 1)
+    if _middle(ratio) > limits.scale_median:
+        return deviation > limits.scale_median
     error, honest = (
         _per_scale(stats, cells) for cells in (stats.blocks.error, stats.blocks.honest)
     )
     off: Mask = ~(deviation <= limits.scale) & ~(error <= _NO_WORSE**2 * honest)
-    # Signed: rounding to half precision moves scales both ways, a factor all of them one way.
-    middle = abs(float(np.median(scale_ratio(stats))) - 1)
-    if middle > limits.scale_median and abs(stats.gain) > _FOLLOWS * middle:
-        off = deviation > limits.scale_median
     return off
 
 

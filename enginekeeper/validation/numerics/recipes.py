@@ -94,6 +94,31 @@ def recipe_for(algorithm: str | None, group_size: int | None = None) -> LinearRe
     return recipe
 
 
+_CODES = {
+    WeightFormat.INT4_GROUP: (-formats.INT4_MAX - 1, formats.INT4_MAX),
+    WeightFormat.INT8_CHANNEL: (-formats.INT8_MAX - 1, formats.INT8_MAX),
+    WeightFormat.FP8_TENSOR: (-formats.E4M3_MAX, formats.E4M3_MAX),
+    WeightFormat.FP8_CHANNEL: (-formats.E4M3_MAX, formats.E4M3_MAX),
+    WeightFormat.NVFP4: (-formats.E2M1_MAX, formats.E2M1_MAX),
+}
+
+
+def code_range(kind: WeightFormat) -> tuple[float, float]:
+    """Returns the smallest and the largest number a quantized format holds."""
+    return _CODES[kind]
+
+
+def round_codes(kind: WeightFormat, values: Floats) -> Floats:
+    """Rounds weight / scale to the nearest number of a quantized format, saturating."""
+    clipped = np.clip(values, *code_range(kind))
+    if kind in (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL):
+        whole: Floats = np.rint(clipped)
+        return whole
+    if kind is WeightFormat.NVFP4:
+        return formats.decode_e2m1(formats.encode_e2m1(clipped))
+    return formats.round_e4m3(clipped)
+
+
 @dataclass(frozen=True)
 class Quantized:
     """Some rows after quantization: their values again, and the scales that were chosen."""

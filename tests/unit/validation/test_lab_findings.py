@@ -93,6 +93,44 @@ def test_the_lowest_bits_of_one_code_are_found(recipe: str, bit: int, tmp_path: 
     assert (finding.result, finding.taxonomy) == ("fail", "T25")
 
 
+@pytest.mark.parametrize("recipe", ["w4a16_awq", "w4a8_awq"])
+@pytest.mark.parametrize("bit", [0, 1, 4, 5])
+def test_of_awq_one_code_a_step_off_is_found(recipe: str, bit: int, tmp_path: Path) -> None:
+    (finding,) = found(recipe, "bit-flip", tmp_path, bit)
+    assert (finding.result, finding.taxonomy) == ("fail", "T25")
+
+
+@pytest.mark.parametrize("recipe", checkpoints.RECIPES)
+def test_a_norm_one_percent_off_is_blamed_whatever_roundings_the_recipe_leaves_open(
+    recipe: str, tmp_path: Path
+) -> None:
+    findings = found(recipe, "norm-gain", tmp_path, 1.01)
+    assert findings[0].check == "weights.norm"
+    assert all("norm" in finding.where for finding in findings)
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        ("linear-left-plain", "transformer.layers.1.mlp.proj.weight"),
+        ("exclusion-lost", "quantization.exclude_modules"),
+        ("excluded-and-quantized", "quantization.exclude_modules"),
+        ("algorithm-missing", "quantization.quant_algo"),
+        ("algorithm", "quantization.quant_algo"),
+    ],
+)
+@pytest.mark.parametrize("recipe", ["w8a16", "w4a16_awq", "fp8", "nvfp4"])
+def test_of_block_and_tensors_the_one_that_leaves_the_ordinary_is_named_first(
+    recipe: str, fault: str, where: str, tmp_path: Path
+) -> None:
+    assert found(recipe, fault, tmp_path)[0].where == where
+
+
+def test_the_linear_that_lacks_its_pre_quant_vector_is_named(tmp_path: Path) -> None:
+    first = found("w4a16_awq", "prequant-missing", tmp_path)[0]
+    assert first.where == "transformer.layers.1.mlp.proj.prequant_scaling_factor"
+
+
 @pytest.mark.parametrize("recipe", ["w4a16_awq", "w4a8_awq", "w4a16_awq_tp2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounded_scales_of_awq_are_honest(recipe: str, dtype: str, tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Judgements of single parts: what another honest exporter may do, and what none does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.mapping import Part
+from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
+from enginekeeper.validation.numerics.reproduction import Reproduction
+from enginekeeper.validation.weight_judgement import Judgement, judge
+from enginekeeper.validation.weight_statistics import measure
+
+ROWS, COLUMNS = 64, 256
+INT8 = recipe_for("W8A16")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A source of one weight."""
+
+    weight: Floats
+
+    def height(self, name: str) -> int:
+        del name
+        return len(self.weight)
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        del name
+        return self.weight[start:stop]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored weight with a scale for each row."""
+
+    codes: Floats
+    scales: Floats
+    prequant: Floats | None = None
+
+    def part_rows(self, part: Part, start: int, stop: int) -> Floats:
+        del part
+        return self.codes[start:stop] * self.scales[start:stop]
+
+    def part_scales(self, part: Part, start: int, stop: int) -> Floats:
+        del part
+        return self.scales[start:stop]
+
+
+@pytest.fixture
+def weight() -> Floats:
+    """Small weights beside a few large ones, as smoothing leaves them; the first row on a grid."""
+    random = np.random.default_rng(3)
+    values = random.standard_normal((ROWS, COLUMNS)) * 4
+    values[:, 0] = 127
+    values[0] = random.integers(60, 127, COLUMNS) * 40  # by far the largest, and no rounding error
+    values[0, 0] = 127 * 40
+    values[1, 1] = 2.5  # between two integers
+    return (values * 1.003e-3).astype(np.float32)
+
+
+def own(weight: Floats) -> Stored:
+    """What the recipe makes of a weight."""
+    scales = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
+    return Stored(np.rint(weight / scales), scales)
+
+
+def judged(weight: Floats, stored: Stored, divisor: Floats | None = None) -> Judgement:
+    part = Part("", "model.layers.0.mlp.up_proj", len(weight))
+    reproduction = Reproduction(Matrix(weight), INT8, "float32", 0.0, (divisor,))
+    return judge(measure(stored, reproduction, 0, COLUMNS, part))
+
+
+def test_scales_rounded_to_half_precision_are_honest_beside_a_tie_decided_otherwise(
+    weight: Floats,
+) -> None:
+    made = own(weight)
+    made.codes[1, 1] = 3 if made.codes[1, 1] == 2 else 2
+    assert judged(weight, Stored(made.codes, round_to(made.scales, "bfloat16"))).honest
+
+
+def test_rounded_scales_hide_no_wrong_block(weight: Floats) -> None:
+    made = own(weight)
+    made.codes[5, 64:70] += 3
+    blocks = judged(weight, Stored(made.codes, round_to(made.scales, "bfloat16"))).blocks
+    assert blocks is not None
+    assert np.argwhere(blocks).tolist() == [[5, 1]]
+
+
+def test_codes_of_the_whole_range_are_honest_where_few_differ_from_the_recipes(
+    weight: Floats,
+) -> None:
+    made = own(weight[1:])
+    scales = made.scales * np.float32(127 / 127.5)
+    codes = round_codes(INT8.format, weight[1:] / scales)
+    assert 0 < (codes != made.codes).mean() < 0.05
+    assert judged(weight[1:], Stored(codes, scales)).honest
+
+
+def test_the_same_scales_under_the_recipes_codes_are_wrong(weight: Floats) -> None:
+    made = own(weight[1:])
+    made.codes[0, 1] = 3 if made.codes[0, 1] == 2 else 2
+    wrong = judged(weight[1:], Stored(made.codes, made.scales * np.float32(127 / 127.5))).scales
+    assert wrong is not None
+    assert wrong.all()
+
+
+def test_of_a_smoothed_weight_a_code_is_open_by_a_unit_of_the_vector(weight: Floats) -> None:
+    ones = np.ones(COLUMNS, np.float32)
+    made = own(weight)
+    nearest = np.abs(weight / made.scales)
+    near = np.argwhere((np.abs(nearest % 1 - 0.5) < nearest / 256) & (nearest > 2))
+    assert len(near) > 5
+    for row, column in near:
+        wanted = weight[row, column] / made.scales[row, 0]
+        made.codes[row, column] = np.floor(wanted) + np.ceil(wanted) - made.codes[row, column]
+    assert judged(weight, made, ones).honest
+    assert not judged(weight, made).honest  # of an exact weight none of it is open
+
+
+def test_of_a_smoothed_weight_one_code_a_step_away_is_damage(weight: Floats) -> None:
+    made = own(weight)
+    made.codes[7, 9] += 1 if made.codes[7, 9] > weight[7, 9] / made.scales[7, 0] else -1
+    blocks = judged(weight, made, np.ones(COLUMNS, np.float32)).blocks
+    assert blocks is not None
+    assert np.argwhere(blocks).tolist() == [[7, 0]]
