@@ -47,6 +47,7 @@ from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
 from enginekeeper.toolchains.installation import installation_of
 from enginekeeper.toolchains.runner import StepRun, run_step
 from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
+from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import Scores, load_scores
@@ -195,6 +196,7 @@ class Recipe:
             AcceptancePolicy(**asdict(Acceptance())),
             rounds_of(tokens),
             dictionary_at(self.place / DICTIONARY),
+            read_pieces(self.lab.model),
         )
 
     def cases(self) -> tuple[list[Drawn], list[Drawn]]:

@@ -1,6 +1,7 @@
 """What behaviour alone says of an engine: the verdict's own divergence check, prompt after prompt.
 
-After the last one the gain of one tensor is looked for, where the recipe has a fault dictionary.
+After the last one every part of the suite and the worst position are asked, too, and the gain of
+one tensor is looked for, where the recipe has a fault dictionary.
 
 The engine is held against the recipe twin of the healthy export, as if the fault had come into it
 afterwards, in a loader or a builder. Only fidelity decides: what a recipe costs is no fault. Decode
@@ -10,7 +11,7 @@ does not matter how many were scored at once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,8 +19,9 @@ from enginekeeper.validation.checks import Check
 from enginekeeper.validation.dictionary import Dictionary
 from enginekeeper.validation.divergence import compare
 from enginekeeper.validation.evidence import Evidence
-from enginekeeper.validation.fidelity import divergence_so_far, fidelity_limit
+from enginekeeper.validation.fidelity import divergence_so_far, fidelity_limit, local_checks
 from enginekeeper.validation.gains import gain_check
+from enginekeeper.validation.pieces import NO_PIECES, Pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.rounds import Rounds, order_of
 from enginekeeper.validation.scores import Scores
@@ -42,6 +44,8 @@ class Arms:
     rounds: Rounds
     dictionary: Dictionary | None = None
     """Without one a gain is not looked for."""
+    pieces: Pieces = NO_PIECES
+    """Without texts no class of tokens is asked."""
 
     def evidence(self, engine: Scores, order: Sequence[int]) -> Evidence:
         """Puts an engine's scores of some prompts beside the other arms."""
@@ -52,6 +56,7 @@ class Arms:
             twin=self.twin,
             nudged=self.nudged,
             dictionary=self.dictionary,
+            pieces=self.pieces,
             scored=tuple(order),
         )
 
@@ -90,7 +95,7 @@ def told(arms: Arms, engine: Scores, *, order: Sequence[int] | None = None) -> T
         check = _check(arms, part, order[:scored])
         ended = scored == len(order)
         if ended and check.outcome != "fail":
-            check = _with_gain(arms, part, order, check)
+            check = _graver_of(check, *_at_the_end(arms, part, order))
         if check.outcome == "fail" or ended:
             decision = check.outcome if check.outcome in ("pass", "fail") else "inconclusive"
             return Told(decision, check.name, scored, part.positions, kl)
@@ -104,12 +109,17 @@ def _check(arms: Arms, engine: Scores, order: tuple[int, ...]) -> Check:
     return divergence_so_far(replace(arms.evidence(engine, order), rule=rule), arms.policy)
 
 
-def _with_gain(arms: Arms, engine: Scores, order: Sequence[int], check: Check) -> Check:
-    """Asks for the gain of one tensor after a whole suite, and returns the graver of the two."""
+def _at_the_end(arms: Arms, engine: Scores, order: Sequence[int]) -> Iterator[Check]:
+    """Asks what only a whole suite is asked: its parts, and the gain of one tensor."""
     evidence = replace(arms.evidence(engine, order), rule=rule_at_the_end(arms.rounds))
-    gain = gain_check(evidence, fidelity_limit(evidence, arms.policy))
-    graver = {"fail": 2, "inconclusive": 1}
-    return gain if graver.get(gain.outcome, 0) > graver.get(check.outcome, 0) else check
+    yield from local_checks(evidence, arms.policy)
+    yield gain_check(evidence, fidelity_limit(evidence, arms.policy))
+
+
+def _graver_of(check: Check, *others: Check) -> Check:
+    """Returns the check that says the worst; the first of several."""
+    gravity = {"fail": 2, "inconclusive": 1}
+    return max((check, *others), key=lambda one: gravity.get(one.outcome, 0))
 
 
 def _mean_kl(arms: Arms, engine: Scores, order: tuple[int, ...]) -> float | None:

@@ -35,6 +35,7 @@ from enginekeeper.validation.greedy import (
     decode_against_prefill,
     expected_flips,
 )
+from enginekeeper.validation.places import PLACES, TAIL, places_check, tail_check
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import probe_checks
 from enginekeeper.validation.profiles import (
@@ -53,8 +54,12 @@ CHOICES_ONLY = "the runner names the tokens that were chosen, and says nothing o
 PER_UNIT = ("nats per position", "nats per step")
 """Units of what the floor is measured in."""
 
-FAILING_CHECKS = 4
-"""kl, decode gap, decode flips, decode against prefill: they share the error of a failure."""
+LOCAL = (PLACES, TAIL)
+
+FAILING_CHECKS = 5
+"""kl, places, decode gap, decode flips, decode against prefill: they share the error of a failure.
+
+All places together have the share of one."""
 
 
 def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
@@ -85,17 +90,18 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     )
     divergence = _with_power(divergence, comparison, limit, by_floor=by_floor)
     if floor is not None and floor.hides(policy):
-        divergence, gap, consistent, *hidden = (
-            _below_the_floor(check, floor) for check in (divergence, gap, consistent, *probes)
+        divergence, gap, consistent = (
+            _below_the_floor(check, floor) for check in (divergence, gap, consistent)
         )
-        probes = tuple(hidden)
+        probes = tuple(_below_the_floor(check, floor) for check in probes)
     if divergence.finding is not None and gap.finding is not None:
         # What is wrong in prefill is expected in decode: no evidence of a decode fault of its own.
         gap = replace(gap, finding=replace(gap.finding, taxonomy=None))
     flips = _decode_flips(expected_flips(comparison), greedy, limit)
     if all(check.outcome == "not run" for check in (consistent, gap, flips)):
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
-    decided = (divergence, finite, consistent, gap, flips, gain, *probes)
+    places, tail = _local(comparison, evidence, policy, limit)
+    decided = (divergence, finite, places, tail, consistent, gap, flips, gain, *probes)
     decided = (*decided, *_supporting(evidence, policy))
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     details = {
@@ -108,6 +114,27 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         ),
     }
     return Line("fidelity", line_result(checks), _statement(checks), checks, details)
+
+
+def local_checks(evidence: Evidence, policy: AcceptancePolicy) -> tuple[Check, ...]:
+    """Judges the parts of what was scored, and its worst position, as `fidelity` does."""
+    twin, seen = evidence.seen.twin, evidence.seen
+    if twin is None or twin.not_finite:
+        return ()
+    comparison = compare(twin, seen.engine, seen.tokens, at="twin")
+    return _local(comparison, seen, policy, fidelity_limit(evidence, policy))
+
+
+def _local(
+    comparison: Comparison, evidence: Evidence, policy: AcceptancePolicy, limit: Limit
+) -> tuple[Check, Check]:
+    """Judges the parts of what was scored, each by the policy's own limit or the floor there."""
+    own, noise = replace(limit, value=policy.max_fidelity_kl), _noise(evidence)
+    pieces = evidence.pieces
+    return (
+        places_check(comparison, noise, pieces, own),
+        tail_check(comparison, noise, pieces, own),
+    )
 
 
 def _of_choices(evidence: Evidence, limit: Limit, gain: Check) -> Line:
@@ -408,6 +435,9 @@ def _statement(checks: tuple[Check, ...]) -> str:
     if kl.outcome == "fail":
         return f"is not what its recipe says{size}"
     failed = [check.name for check in checks if check.outcome == "fail"]
+    local = next((one.finding for one in checks if one.name in failed and one.name in LOCAL), None)
+    if local is not None:
+        return f"is not what its recipe says, there: {local.message}"
     said = f"does not decode what its recipe says{size}"
     if failed == [GAIN]:
         said = f"has a tensor that is louder or quieter than its recipe says{size}"

@@ -36,7 +36,7 @@ on engines of SmolLM2-135M that were wrong."""
 
 def by_position(comparison: Comparison, noise: Comparison | None) -> list[dict[str, Any]]:
     """Returns the mean divergence by position in the prompt, and that of noise where measured."""
-    places = _places(comparison.offsets)
+    places = places_of(comparison.offsets)
     rows = []
     for start, stop in zip(EDGES, (*EDGES[1:], None), strict=True):
         here = (places >= start) & comparison.kept & ((places < stop) if stop else True)
@@ -60,7 +60,8 @@ def _mean(noise: Comparison, here: NDArray[np.bool_]) -> float | None:
     return float(noise.kl[both].mean()) if both.any() else None
 
 
-def _places(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+def places_of(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the place of every position in its own prompt."""
     lengths = np.diff(offsets)
     return np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], lengths)
 

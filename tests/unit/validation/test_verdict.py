@@ -470,7 +470,23 @@ def test_an_engine_that_contradicts_itself_in_batches_fails(
         verdict.document()["sequential"]["checks_that_share_alpha"]["fidelity"]
         for verdict in (judge(base, policy()), wrong)
     ]
-    assert shared == [4, 5]
+    assert shared == [5, 6]
+
+
+def test_one_token_that_the_mean_hides_fails_by_name(tokens: TokenizedSuite, arm: Arm) -> None:
+    base = evidence(tokens, arm)
+    assert base.twin is not None
+    there = base.engine.at["twin"].copy()
+    there[40, 0] -= 6.0
+
+    verdict = judge(
+        replace(base, engine=replace(base.engine, at={**base.engine.at, "twin": there})), policy()
+    )
+
+    assert check(verdict, "fidelity.kl")["result"] != "fail"
+    assert check(verdict, "fidelity.tail")["result"] == "fail"
+    assert verdict.faults[0].where == "p2, position 1"
+    assert "p2, position 1" in verdict.summary
 
 
 def test_a_validation_twin_is_shown_and_decides_nothing(tokens: TokenizedSuite, arm: Arm) -> None:
