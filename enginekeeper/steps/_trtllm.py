@@ -21,7 +21,8 @@ from typing import Any
 
 from _step import Refusal
 
-VERSION_LINE = re.compile(r"\[TensorRT-LLM\] TensorRT-LLM version: (\S+)")
+VERSION_LINE = re.compile(r"\[TensorRT-LLM\] TensorRT[ -]LLM version: (\S+)")
+"""From 1.0.0 on the tool says `TensorRT LLM`, before `TensorRT-LLM`."""
 
 
 @dataclass(frozen=True)

@@ -163,13 +163,16 @@ def test_a_driver_that_does_not_answer_is_a_refusal(site: Site) -> None:
     assert (caught.value.kind, caught.value.actual) == ("driver-silent", said)
 
 
-def test_a_toolchain_of_another_release_is_refused_and_leaves_nothing(site: Site) -> None:
-    site.tools.tell(says="1.2.0")
+@pytest.mark.parametrize("release", ["1.2.0", "0.21.0"])  # each says its name in another spelling
+def test_a_toolchain_of_another_release_is_refused_and_leaves_nothing(
+    release: str, site: Site
+) -> None:
+    site.tools.tell(says=release)
 
     with pytest.raises(StepRefusedError) as caught:
         site.build()
 
-    assert (caught.value.kind, caught.value.actual) == ("wrong-release", "1.2.0")
+    assert (caught.value.kind, caught.value.actual) == ("wrong-release", release)
     assert site.leftovers == []
 
 
