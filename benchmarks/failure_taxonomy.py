@@ -70,7 +70,7 @@ def corpus() -> list[dict[str, Any]]:
 def log_of(case: dict[str, Any]) -> str:
     """Returns a log around a case's lines, with what any build prints before and after."""
     before = [
-        "[TensorRT-LLM] TensorRT-LLM version: 1.2.1",
+        "[TensorRT-LLM] TensorRT LLM version: 1.2.1",
         "[11/25/2026-10:00:00] [TRT-LLM] [I] Set PluginConfig.gemm_plugin to auto.",
         "[11/25/2026-10:00:01] [TRT-LLM] [W] max_input_len is not required and will be ignored",
         "[11/25/2026-10:00:02] [TRT] [I] [MemUsageChange] Init CUDA: CPU -5, GPU +0 (MiB)",

@@ -2,7 +2,7 @@
 
 A build that does not fit is killed by the kernel after an hour, with whatever else it picks. Nobody
 documents what one takes. What there is are builds reported by others (TensorRT-LLM 0.8 to 1.0): two
-to three times a rank's weights, and about 4 GB besides. Ranks are built one after another.
+to three times a rank's weights, and about 4 GB besides, for each rank that is built at the time.
 
 | build | weights | peak reported | 2 x + 4 GB | 3 x + 4 GB |
 |---|---|---|---|---|
@@ -14,6 +14,7 @@ Rules:
 
 - below twice the weights of the largest rank the host cannot do it by any report: refused;
 - below three times and 4 GB it may not: said, and tried;
+- as many ranks may be built at once as there is three times and 4 GB for;
 - the memory of a host is what the kernel calls available, within the limit of this control group.
 
 Not measured by us, and the same for every release: no report tells releases apart.
@@ -59,6 +60,12 @@ class MemoryNeed:
     likely: int
     available: int
     source: str
+    ranks: int = 1
+
+    @property
+    def workers(self) -> int:
+        """Ranks that may be built at once."""
+        return max(1, min(self.ranks, self.available // self.likely))
 
     @property
     def is_tight(self) -> bool:
@@ -79,14 +86,15 @@ class MemoryNeed:
 
 def check_host_memory(checkpoint: Path, memory: HostMemory) -> MemoryNeed:
     """Returns what a build of a checkpoint takes; raises UnavailableError where it cannot fit."""
-    ranks = checkpoint.glob("rank*.safetensors")
-    weights = max((path.stat().st_size for path in ranks), default=0)
+    ranks = [path.stat().st_size for path in checkpoint.glob("rank*.safetensors")]
+    weights = max(ranks, default=0)
     need = MemoryNeed(
         weights=weights,
         least=_LEAST * weights,
         likely=_LIKELY * weights + _BESIDES,
         available=memory.available,
         source=memory.source,
+        ranks=max(1, len(ranks)),
     )
     if need.available < need.least:
         raise UnavailableError(

@@ -45,8 +45,8 @@ class TensorrtLlmBuilder:
     simulated: bool = False
     """Whether doubles are expected: an engine that says otherwise of itself is refused."""
 
-    host_memory: Callable[[], HostMemory] = read_host_memory
-    """Asked before a real build; a double takes none."""
+    host_memory: Callable[[], HostMemory] | None = read_host_memory
+    """Asked before a real build; a double takes none. None where builds run on another host."""
 
     timing_options: ClassVar[Mapping[str, FlagValue]] = {
         "input_timing_cache": "model.cache",
@@ -69,7 +69,7 @@ class TensorrtLlmBuilder:
         """Returns what is asked of the tool: the limits, and the options of the spec."""
         return {**request.limits, **request.options}
 
-    def job(self, request: BuildRequest) -> dict[str, Any]:
+    def job(self, request: BuildRequest, workers: int = 1) -> dict[str, Any]:
         """Returns the job of the step; raises InputError for what the release cannot be asked."""
         if not self.release.builds_engines:
             raise InputError(
@@ -83,6 +83,7 @@ class TensorrtLlmBuilder:
             "version": self.release.version,
             "arguments": list(arguments(self.release.version, asked)),
             "gpu": self._gpu_asked(),
+            "workers": workers,
             "timing_cache": None
             if timing is None
             else {"start": timing.start and str(timing.start), "end": str(timing.end)},
@@ -102,7 +103,8 @@ class TensorrtLlmBuilder:
         a real one is expected, or the other way round.
         """
         need = self._memory_need(request)
-        outcome = run(self.toolchain, self.compile_step, self.job(request))
+        workers = 1 if need is None else need.workers
+        outcome = run(self.toolchain, self.compile_step, self.job(request, workers))
         tensorrt = self.release.facts.tensorrt
         expected = Expected(
             version=self.release.version,
@@ -128,6 +130,9 @@ class TensorrtLlmBuilder:
 
     def _memory_need(self, request: BuildRequest) -> MemoryNeed | None:
         if self.simulated:
+            return None
+        if self.host_memory is None:
+            progress.info("the memory of the host that builds is not known here")
             return None
         need = check_host_memory(request.checkpoint, self.host_memory())
         if need.is_tight:

@@ -44,6 +44,15 @@ def launcher_of(name: str, settings: Settings) -> Launcher | None:
     return None if container is None else ContainerLauncher(container, settings.home / "keys")
 
 
+def runs_elsewhere(name: str, settings: Settings) -> bool:
+    """Says whether the steps of a toolchain run on another host than this one, as a cluster's do.
+
+    Of that host nothing is known here: neither its memory nor its driver.
+    """
+    container = container_of(name, settings)
+    return container is not None and container.runtime is Runtime.KUBERNETES
+
+
 def _open_nvml() -> Nvml:
     from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415 - only where a GPU is chosen
 

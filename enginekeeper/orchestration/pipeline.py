@@ -25,6 +25,7 @@ from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.exports import Export, keep_export
 from enginekeeper.orchestration.failing import remembering
 from enginekeeper.orchestration.keys import calibration_path, engine_key
+from enginekeeper.orchestration.launching import runs_elsewhere
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Failure, Outcome
 from enginekeeper.orchestration.plan import Action, PlannedVariant
@@ -423,8 +424,11 @@ def compilation_of(bench: Bench, variant: Variant) -> Compilation:
         return bundle_compilation(variant, limits)
     release, product = variant.profile.release, variant.target.product
     if release is not None and product is not None:
+        builder = TensorrtLlmBuilder(release, product, variant.profile.name)
+        if runs_elsewhere(builder.toolchain, bench.settings):
+            builder = replace(builder, host_memory=None)
         return Compilation(
-            TensorrtLlmBuilder(release, product, variant.profile.name),
+            builder,
             limits,
             variant.build.given,
             bound={"gpu": product.product},

@@ -27,6 +27,7 @@ from enginekeeper.building.simulated.fleet import DRIVER
 from enginekeeper.compatibility.cuda import cuda_of_driver
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.launching import runs_elsewhere
 from enginekeeper.orchestration.publication import BuildRun, build_record
 from enginekeeper.specs.gpus import GpuProduct
 from enginekeeper.specs.variants import Variant
@@ -154,11 +155,15 @@ class TimingRun:
 def timing_of(bench: Bench, variant: Variant, product: GpuProduct) -> BuildTiming | None:
     """Returns where a variant's builds take their timing cache from; None, and said, for nowhere.
 
-    For a real toolchain the driver is that of this machine, which is where its builds run.
+    For a real toolchain the driver is that of this machine; where its builds run on another one,
+    in a cluster, there is none.
     """
     name, toolchain = str(variant.identifier), variant.profile.name
     if variant.profile.simulated:
         return BuildTiming(bench, simulated_key(variant, product), name, toolchain, simulated=True)
+    if runs_elsewhere(toolchain, bench.settings):
+        progress.info("%s: no timing cache: the driver of the node that builds is not known", name)
+        return None
     from enginekeeper.fleet.nvml import open_nvml  # noqa: PLC0415 - most commands ask no GPU
 
     driver = open_nvml().driver()

@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"^  (--?\S.*)$")
 _OPTION = re.compile(r"--([A-Za-z0-9_-]+)")
 _CHOICES = re.compile(r"\{([^}]*)\}")
 _USAGE = re.compile(r"^usage: .*?(?=^\s*$)", re.MULTILINE | re.DOTALL)
-_RELEASE = re.compile(r"\[TensorRT-LLM\] TensorRT-LLM version: (\S+)")
+_RELEASE = re.compile(r"\[TensorRT-LLM\] TensorRT[ -]LLM version: (\S+)")
 _DEFAULT = re.compile(r"\(default: (.*)\)\s*$", re.DOTALL)
 
 

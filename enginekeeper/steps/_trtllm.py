@@ -21,7 +21,8 @@ from typing import Any
 
 from _step import Refusal
 
-VERSION_LINE = re.compile(r"\[TensorRT-LLM\] TensorRT-LLM version: (\S+)")
+VERSION_LINE = re.compile(r"\[TensorRT-LLM\] TensorRT[ -]LLM version: (\S+)")
+"""From 1.0.0 on the tool says `TensorRT LLM`, before `TensorRT-LLM`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class Making:
     checkpoint: Path
     ranks: int
     tool: Path
-    device: dict[str, str]
+    devices: list[dict[str, str]]
+    """Those that the program sees; more than one where it is to make ranks at once."""
+
     place: Path
     """Where the program is to write it: in a scratch folder, which is where it runs."""
 
@@ -46,10 +49,11 @@ def making_engine(job: dict[str, Any], name: str) -> Iterator[Making]:
     ranks = ranks_of(checkpoint)
     if output.exists():
         raise Refusal("output-exists", "the engine's place is taken", where=output)
-    tool, device = program(name), find_device(job["gpu"])
+    tool = program(name)
+    devices = find_devices_to_share(job["gpu"], min(ranks, int(job.get("workers", 1))))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".engine-") as folder:
-        making = Making(checkpoint, ranks, tool, device, Path(folder) / "engine")
+        making = Making(checkpoint, ranks, tool, devices, Path(folder) / "engine")
         yield making
         check_whole(making.place, ranks, name)
         making.place.replace(output)
@@ -99,18 +103,25 @@ def find_device(wanted: dict[str, str]) -> dict[str, str]:
     return find_devices(wanted, 1)[0]
 
 
+def find_devices_to_share(wanted: dict[str, str], most: int) -> list[dict[str, str]]:
+    """Returns the first GPU that is the one the engine is for; refuses before any work.
+
+    It returns more, up to `most`, where CUDA_VISIBLE_DEVICES names them: on a host that serves,
+    nobody takes GPUs that were not given to them.
+    """
+    if most > 1 and "CUDA_VISIBLE_DEVICES" in os.environ:
+        _, fitting = _fitting(wanted)
+        if fitting:
+            return fitting[:most]
+    return find_devices(wanted, 1)
+
+
 def find_devices(wanted: dict[str, str], count: int) -> list[dict[str, str]]:
     """Returns as many GPUs of the kind the engine is for; refuses where there are fewer.
 
     Numbers in CUDA_VISIBLE_DEVICES are taken in nvidia-smi's order, which is that of the bus.
     """
-    found = _devices()
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if allowed is not None:
-        names = [name.strip() for name in allowed.split(",")]
-        found = [one for one in found if one["index"] in names or one["uuid"] in names]
-    kind = (wanted["product"], wanted["compute_capability"])
-    fitting = [one for one in found if (one["product"], one["compute_capability"]) == kind]
+    found, fitting = _fitting(wanted)
     if len(fitting) >= count:
         return fitting[:count]
     expected = f"{wanted['product']}, compute capability {wanted['compute_capability']}"
@@ -123,6 +134,17 @@ def find_devices(wanted: dict[str, str], count: int) -> list[dict[str, str]]:
         actual=", ".join(f"{it['product']} ({it['compute_capability']})" for it in found) or "none",
         remedy="build on a host that has one: an engine is bound to the GPU that built it",
     )
+
+
+def _fitting(wanted: dict[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Returns the GPUs that this process may see, and those of them of the kind."""
+    found = _devices()
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        names = [name.strip() for name in allowed.split(",")]
+        found = [one for one in found if one["index"] in names or one["uuid"] in names]
+    kind = (wanted["product"], wanted["compute_capability"])
+    return found, [one for one in found if (one["product"], one["compute_capability"]) == kind]
 
 
 def use_devices(job: dict[str, Any]) -> None:
@@ -163,8 +185,9 @@ def run_program(
     on_line: Callable[[str], object] = lambda _line: None,
 ) -> None:
     """Runs a program to its end, its words in the log; ends this step as it ended, if badly."""
-    # By its UUID: CUDA counts GPUs in an order of its own, unless it is told otherwise.
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": making.device["uuid"]}
+    # By UUIDs: CUDA counts GPUs in an order of its own, unless it is told otherwise.
+    seen = ",".join(one["uuid"] for one in making.devices)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": seen}
     with subprocess.Popen(
         [str(making.tool), *arguments], cwd=making.place.parent, env=environment, text=True,
         errors="replace",

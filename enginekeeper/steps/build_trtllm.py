@@ -1,11 +1,12 @@
 """The step `build_trtllm`: a TensorRT-LLM checkpoint becomes an engine by `trtllm-build`.
 
-Job: `{"checkpoint", "output", "version", "arguments": [...], "gpu": {"product",
+Job: `{"checkpoint", "output", "version", "arguments": [...], "workers", "gpu": {"product",
 "compute_capability"}, "timing_cache": null or {"start": path or null, "end": path}}`. The GPU is
-looked for before any work. The tool runs in a scratch folder beside the output, its words go to the
-log as they are, and the engine appears at `output` complete or not at all. A timing cache to start
-with is copied to where the arguments say that the tool looks for it; what the tool leaves there
-goes to `end`. When the tool fails, so does the step, with the tool's own status: its log says why.
+looked for before any work; `workers` ranks at most are built at once, each on a GPU of its own. The
+tool runs in a scratch folder beside the output, its words go to the log as they are, and the engine
+appears at `output` complete or not at all. A timing cache to start with is copied to where the
+arguments say that the tool looks for it; what the tool leaves there goes to `end`. When the tool
+fails, so does the step, with the tool's own status: its log says why.
 
 Written against the documented tool; not run on a GPU.
 """
@@ -41,6 +42,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             f"--checkpoint_dir={making.checkpoint}",
             f"--output_dir={making.place}",
         ]
+        if len(making.devices) > 1:
+            arguments.append(f"--workers={len(making.devices)}")
         timing, cache = job.get("timing_cache"), making.place.with_name(TIMING_CACHE)
         start = None if timing is None else timing["start"]
         if start is not None:
@@ -53,7 +56,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         if timing is not None and cache.is_file():
             cache.replace(timing["end"])
     return {
-        "device": making.device, "arguments": job["arguments"], "ranks": making.ranks, **seen,
+        "device": making.devices[0], "workers": len(making.devices),
+        "arguments": job["arguments"], "ranks": making.ranks, **seen,
     }  # fmt: skip
 
 
@@ -70,7 +74,9 @@ def _build(making: Making, arguments: list[str], version: str) -> dict[str, Any]
         local += LOCAL_CACHE_LINE.search(line) is not None
         if BUILDING_LINE.search(line):
             built += 1
-            print(f"progress {built}/{making.ranks} rank {built - 1}", flush=True)
+            # ranks that are built at once come in any order
+            which = f"rank {built - 1}" if len(making.devices) == 1 else "ranks"
+            print(f"progress {built}/{making.ranks} {which}", flush=True)
 
     run_program(making, arguments, version, hear)
     return {

@@ -30,7 +30,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         started = time.monotonic()
         run_program(making, arguments, job["version"])
         seconds = round(time.monotonic() - started, 3)
-    return {"device": making.device, "ranks": making.ranks, "refit_seconds": seconds}
+    return {"device": making.devices[0], "ranks": making.ranks, "refit_seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -50,10 +50,16 @@ _FP8_ATTENTION = frozenset({"FP8", "W4A8_AWQ", "NVFP4"})
 def main(version: str, settings: Path, argv: list[str] | None = None) -> None:
     """Runs as the tool of a release would."""
     says = settings_of(settings).get("says", version)
-    _print(f"[TensorRT-LLM] TensorRT-LLM version: {says}")
+    _print(greeting(says))
     arguments = parser_of(version).parse_args(argv)
     double = _Double(version, arguments, settings_of(settings))
     double.run()
+
+
+def greeting(version: str) -> str:
+    """Returns the first line of a release's programs; it was spelled anew with 1.0.0."""
+    name = "TensorRT-LLM" if version.startswith("0.") else "TensorRT LLM"
+    return f"[TensorRT-LLM] {name} version: {version}"
 
 
 def settings_of(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from enginekeeper.building.simulated.build import greeting
 from enginekeeper.building.simulated.plan_file import (
     PlanNote,
     read_plan,
@@ -34,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(version: str, argv: list[str] | None = None) -> None:
     """Runs as the tool of a release would."""
-    _print(f"[TensorRT-LLM] TensorRT-LLM version: {version}")
+    _print(greeting(version))
     arguments = parser().parse_args(argv)
     for name in ("engine_dir", "checkpoint_dir"):
         given = getattr(arguments, name)

@@ -62,14 +62,14 @@ class Site:
         return sorted(it.name for it in self.request.output.parent.glob("*"))
 
 
-def _site(tmp_path: Path, version: str = "1.2.1", world: int = 1) -> Site:
+def _site(tmp_path: Path, version: str = "1.2.1", world: int = 1, h100s: int = 1) -> Site:
     checkpoint = tmp_path / "checkpoint"
     checkpoint.mkdir()
     mapping = {"world_size": world, "tp_size": world, "pp_size": 1}
     (checkpoint / "config.json").write_text(json.dumps(checkpoint_config(mapping=mapping)))
     for rank in range(world):
         (checkpoint / f"rank{rank}.safetensors").touch()
-    tools = fake_toolchain(tmp_path / "bin", version, L4, H100)
+    tools = fake_toolchain(tmp_path / "bin", version, L4, *[H100] * h100s)
     release = releases()[f"tensorrt-llm-{version}"]
     builder = TensorrtLlmBuilder(release, H100, f"simulated-{release.name}", simulated=True)
     return Site(tools, builder, BuildRequest(checkpoint, tmp_path / "out" / "engine", LIMITS))
@@ -116,6 +116,21 @@ def test_every_rank_is_built_and_what_came_out_otherwise_is_reported(tmp_path: P
     )
 
 
+def test_ranks_are_built_at_once_on_the_gpus_that_were_given_to_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2")
+    site = _site(tmp_path, world=2, h100s=3)
+    job = site.builder.job(site.request, workers=2)
+
+    outcome = site.run("tool", "build_trtllm", job)
+
+    assert (outcome.outputs["workers"], outcome.outputs["ranks"]) == (2, 2)
+    config = json.loads((site.request.output / "config.json").read_text())
+    assert config["visible_devices"] == "GPU-1,GPU-2"
+    assert "--workers" not in " ".join(outcome.outputs["arguments"])  # no part of what is asked
+
+
 def test_without_the_right_gpu_nothing_is_started(site: Site) -> None:
     b200 = replace(site, builder=replace(site.builder, gpu=gpu_products()["b200"]))
 
@@ -148,13 +163,16 @@ def test_a_driver_that_does_not_answer_is_a_refusal(site: Site) -> None:
     assert (caught.value.kind, caught.value.actual) == ("driver-silent", said)
 
 
-def test_a_toolchain_of_another_release_is_refused_and_leaves_nothing(site: Site) -> None:
-    site.tools.tell(says="1.2.0")
+@pytest.mark.parametrize("release", ["1.2.0", "0.21.0"])  # each says its name in another spelling
+def test_a_toolchain_of_another_release_is_refused_and_leaves_nothing(
+    release: str, site: Site
+) -> None:
+    site.tools.tell(says=release)
 
     with pytest.raises(StepRefusedError) as caught:
         site.build()
 
-    assert (caught.value.kind, caught.value.actual) == ("wrong-release", "1.2.0")
+    assert (caught.value.kind, caught.value.actual) == ("wrong-release", release)
     assert site.leftovers == []
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +21,7 @@ from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import UnavailableError
 from enginekeeper.specs.gpus import gpu_products
 from enginekeeper.specs.releases import releases
+from enginekeeper.toolchains.results import StepOutcome
 
 GB = 1_000_000_000
 
@@ -45,6 +48,13 @@ def test_a_build_that_may_not_fit_is_told(
     assert [need.is_tight] == tight
 
 
+@pytest.mark.parametrize(("available", "workers"), [(24, 1), (79.9, 1), (80, 2), (900, 2)])
+def test_ranks_are_built_at_once_as_far_as_the_memory_goes(
+    available: float, workers: int, checkpoint: Path
+) -> None:
+    assert check_host_memory(checkpoint, _has(available)).workers == workers
+
+
 def test_one_that_cannot_is_refused_with_what_it_takes(checkpoint: Path) -> None:
     with pytest.raises(UnavailableError) as caught:
         check_host_memory(checkpoint, _has(23.9))
@@ -66,6 +76,26 @@ def test_a_real_build_is_not_started_without_the_memory(checkpoint: Path) -> Non
         replace(builder, host_memory=lambda: _has(80)).build(
             request, lambda *_: pytest.fail("a step was run")
         )
+
+
+@pytest.mark.parametrize(("memory", "workers"), [(_has(900), 2), (None, 1)], ids=str)
+def test_a_build_asks_for_as_many_workers_as_the_host_is_known_to_bear(
+    memory: HostMemory | None, workers: int, checkpoint: Path
+) -> None:
+    builder = TensorrtLlmBuilder(
+        releases()["tensorrt-llm-1.2.1"], gpu_products()["h100-sxm"], "tensorrt-llm-1.2.1",
+        host_memory=None if memory is None else lambda: memory,
+    )  # fmt: skip
+    request = BuildRequest(checkpoint, checkpoint / "engine", {"max_batch_size": 1})
+    asked: list[int] = []
+
+    def run(_toolchain: str, _step: str, job: Mapping[str, Any]) -> StepOutcome:
+        asked.append(job["workers"])
+        raise UnavailableError("no GPU here")
+
+    with pytest.raises(UnavailableError, match="no GPU here"):
+        builder.build(request, run)
+    assert asked == [workers]
 
 
 def _host(root: Path, *, available: int, group: str | None = None) -> Path:

@@ -44,7 +44,8 @@ def test_every_release_writes_an_engine_that_says_it_is_none(
     assert (config["version"], config["simulated"]) == (version, True)
     assert tuple(plan[24:28]) == TENSORRT[version]
     assert b"SIMULATED" in plan
-    assert f"TensorRT-LLM version: {version}" in capsys.readouterr().out
+    name = "TensorRT-LLM" if version.startswith("0.") else "TensorRT LLM"
+    assert f"[TensorRT-LLM] {name} version: {version}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

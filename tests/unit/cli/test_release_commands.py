@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from enginekeeper.building.simulated.parser import parser_of
 from enginekeeper.cli._errors import ExitCode
 
@@ -69,9 +71,10 @@ def test_what_a_help_settles_is_written_as_a_table(ek: Ek, tmp_path: Path) -> No
     assert "1.1.0" in rows["auto_parallel"]["has"]
 
 
-def test_the_help_of_another_release_settles_nothing(ek: Ek, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["TensorRT-LLM", "TensorRT LLM"])
+def test_the_help_of_another_release_settles_nothing(ek: Ek, tmp_path: Path, name: str) -> None:
     path, table = tmp_path / "help.txt", tmp_path / "table.json"
-    said = "[TensorRT-LLM] TensorRT-LLM version: 1.0.0\n" + parser_of("1.2.1").format_help()
+    said = f"[TensorRT-LLM] {name} version: 1.0.0\n" + parser_of("1.2.1").format_help()
     path.write_text(said)
 
     done = ek("toolchain", "compare-help", NAME, path, "--write-table", table)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from enginekeeper.building.interface import BuiltEngine, TimingFiles
 from enginekeeper.errors import InputError
+from enginekeeper.fleet.interface import NullNvml
 from enginekeeper.orchestration.bench import Bench
-from enginekeeper.orchestration.timing import BuildTiming, TimingRun, locked_key, started_from
+from enginekeeper.orchestration.timing import (
+    BuildTiming,
+    TimingRun,
+    locked_key,
+    started_from,
+    timing_of,
+)
+from enginekeeper.settings import Settings
 from enginekeeper.specs.gpus import gpu_products
+from enginekeeper.specs.profiles import toolchain_profiles
+from enginekeeper.specs.variants import Variant
+from enginekeeper.toolchains.containers.description import Container, Runtime, write_container
+from enginekeeper.toolchains.containers.kubernetes import Cluster
 from registry.digests import digest_bytes
 from registry.timing.types import TimingKey
 
@@ -55,6 +68,31 @@ def test_a_lock_file_says_what_a_cache_depends_on(
 def test_one_that_does_not_say_it_all_gives_no_key(text: str, missing: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"does not say which {missing}"):
         locked_key(H100, _lock(tmp_path, text), "13.0")
+
+
+@pytest.mark.parametrize("runtime", [Runtime.KUBERNETES, Runtime.DOCKER])
+def test_what_a_cluster_builds_has_no_timing_cache_for_its_driver_is_not_known_here(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINEKEEPER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ENGINEKEEPER_CACHE", str(tmp_path / "cache"))
+    settings = Settings.from_environment()
+    cluster = Cluster("builds", "shared", tmp_path) if runtime is Runtime.KUBERNETES else None
+    image = "nvcr.io/nvidia/tensorrt-llm/release@sha256:" + "a" * 64
+    write_container("tensorrt-llm-1.2.1", Container(runtime, image, cluster=cluster), settings)
+    asked: list[str] = []
+
+    def open_nvml() -> NullNvml:
+        asked.append("the driver of this host")
+        return NullNvml()
+
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", open_nvml)
+    bench = cast("Bench", SimpleNamespace(settings=settings))
+    profile = toolchain_profiles()["tensorrt-llm-1.2.1"]
+    variant = cast("Variant", SimpleNamespace(identifier="m.fp8.tp1.h100-sxm", profile=profile))
+
+    assert timing_of(bench, variant, H100) is None
+    assert bool(asked) is (runtime is Runtime.DOCKER)
 
 
 def test_a_product_says_what_its_build_started_with() -> None:

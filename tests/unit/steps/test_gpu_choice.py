@@ -50,3 +50,35 @@ def test_a_job_of_the_double_names_no_gpu() -> None:
     step_module("_trtllm").use_devices({})
 
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("most", "visible", "chosen"),
+    [
+        (1, "0,1,2", ["GPU-b"]),
+        (2, "0,1,2", ["GPU-b", "GPU-c"]),
+        (8, "GPU-c,GPU-b", ["GPU-b", "GPU-c"]),
+        (2, "0,2", ["GPU-c"]),
+        (2, None, ["GPU-b"]),
+    ],
+    ids=str,
+)
+def test_a_build_takes_more_gpus_than_one_only_where_they_were_given_to_it(
+    most: int, visible: str | None, chosen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    devices = step_module("_trtllm").find_devices_to_share(H100, most)
+
+    assert [one["uuid"] for one in devices] == chosen
+
+
+def test_without_one_of_the_kind_among_those_given_nothing_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    module, refusal = step_module("_trtllm"), step_module("_step").Refusal
+
+    with pytest.raises(refusal, match="there is no GPU of the kind"):
+        module.find_devices_to_share(H100, 2)

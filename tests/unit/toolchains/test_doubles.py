@@ -71,7 +71,7 @@ def test_its_programs_are_the_doubles_of_its_release(settings: Settings) -> None
     )
 
     assert said.returncode == 2
-    assert "TensorRT-LLM version: 1.2.1" in said.stdout
+    assert "TensorRT LLM version: 1.2.1" in said.stdout
     assert "unrecognized arguments: --gpus_per_node=8" in said.stderr
 
 
