@@ -11,6 +11,7 @@ import pytest
 
 from enginekeeper.cli._errors import ExitCode
 from tests.unit.cli.test_plan_command import have_source
+from tests.unit.compatibility.test_sizes import LLAMA_70B
 
 Ek = Callable[..., Any]
 FIGURES = ("--traffic", "100000", "--vllm", "2500", "--engine", "3125", "--gpu-hour", "2")
@@ -75,5 +76,29 @@ def test_a_plan_shows_what_fits_on_each_gpu(
     rows = said.out.splitlines()
     assert rows[0].split()[:2] == ["VARIANT", "GPU"]
     assert "22.5" in rows[1]
-    assert rows[2].split()[1:] == ["-"] * 8
-    assert "activations" in said.err
+    assert rows[2].split()[1:] == ["-"] * 11
+    assert "estimates" in said.err
+    assert "no figures: the CPU" in said.err
+
+
+def test_what_fits_is_known_by_the_config_alone(ek: Ek, tmp_path: Path) -> None:
+    spec, config = tmp_path / "spec.yaml", tmp_path / "config.json"
+    spec.write_text(
+        "model: {name: llama-70b, path: /nowhere}\ntargets: [h100-sxm]\nrecipes: [fp8]\n"
+        "toolchain: tensorrt-llm-1.2.1\n"
+    )
+    config.write_text(json.dumps(LLAMA_70B))
+
+    said = ek("plan", spec, "--memory", "--config", config)
+    row = ek("plan", spec, "--memory", "--config", config, "--json").json[0]
+
+    assert said.code == ExitCode.OK
+    assert "67.7" in said.out  # GiB of FP8 weights, tables in 16 bits
+    assert row["memory"]["weights"] == pytest.approx(72.66e9, rel=0.001)
+
+
+def test_a_config_is_for_memory_alone(ek: Ek, tmp_path: Path) -> None:
+    said = ek("plan", tmp_path / "spec.yaml", "--config", tmp_path / "config.json")
+
+    assert said.code == ExitCode.USAGE
+    assert "goes with --memory" in said.err
