@@ -60,6 +60,31 @@ def test_figures_that_are_none_are_invalid_input(ek: Ek) -> None:
     assert ek("compare-cost", *FIGURES, "--engine", "0").code == ExitCode.INVALID_INPUT
 
 
+def test_figures_beyond_all_measure_are_invalid_input_and_no_defect(ek: Ek) -> None:
+    for figure in ("1e300", "1e-300"):
+        assert ek("compare-cost", *FIGURES, "--vllm", figure).code == ExitCode.INVALID_INPUT
+
+
+def test_rates_are_taken_from_reports(ek: Ek, tmp_path: Path) -> None:
+    served, bench = tmp_path / "vllm.json", tmp_path / "trtllm.json"
+    served.write_text(json.dumps({"output_throughput": 10000.0, "failed": 0}))
+    bench.write_text(json.dumps({"performance": {"output_throughput_per_gpu_tok_s": 3125.0}}))
+
+    said = ek("compare-cost", "--traffic", "100000", "--vllm-report", served, "--vllm-gpus", "4",
+              "--engine-report", bench, "--gpu-hour", "2")  # fmt: skip
+
+    assert "40 under vLLM, 32 with engines (+25.0%" in said.out
+    assert "not measured alike" in said.err
+
+
+def test_a_rate_is_entered_or_read(ek: Ek, tmp_path: Path) -> None:
+    both = ek("compare-cost", *FIGURES, "--vllm-report", tmp_path / "report.json")
+    none = ek("compare-cost", "--traffic", "1", "--engine", "2", "--gpu-hour", "2")
+
+    assert (both.code, none.code) == (ExitCode.USAGE, ExitCode.USAGE)
+    assert "either --vllm or --vllm-report" in none.err
+
+
 @pytest.mark.usefixtures("site")
 def test_a_plan_shows_what_fits_on_each_gpu(
     ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
