@@ -1,7 +1,8 @@
 """Whether engines pay: arithmetic on the user's own figures, and on no others.
 
 Throughput is measured elsewhere, per GPU and at the same latency for both; prices are the user's.
-GPUs are counted whole: half a GPU cannot be given back.
+GPUs are counted by whole servers: half a server cannot be given back. Figures are bounded, so that
+the arithmetic on them stays finite.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ HOURS_PER_MONTH = 730.5
 """A year's 8766 hours over twelve."""
 
 _ABOVE_ZERO = frozenset({"tokens_per_second", "baseline", "engine", "gpu_hour"})
+_LEAST, _MOST = 1e-6, 1e12
+_MOST_GPUS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,12 @@ class Traffic:
 
     gpu_hour: float
     """Price of one GPU for an hour."""
+
+    baseline_gpus: int = 1
+    """GPUs of one server today."""
+
+    engine_gpus: int = 1
+    """GPUs of one server with an engine."""
 
     build_gpu_hours: float = 0.0
     """GPU hours that one round of builds and judgements takes."""
@@ -70,15 +79,14 @@ class Worth:
 def worth(traffic: Traffic) -> Worth:
     """Compares two ways to serve the same traffic; raises InputError for figures that are none."""
     for name, value in asdict(traffic).items():
-        if not isfinite(value):
-            raise InputError(f"{name} is no finite number", actual=value)
-        if name in _ABOVE_ZERO and not value > 0:
-            raise InputError(f"{name} must be above 0", actual=value)
-        if value < 0:
-            raise InputError(f"{name} must not be below 0", actual=value)
+        _check(name, value)
     month = traffic.gpu_hour * HOURS_PER_MONTH
     before, after = (
-        ceil(traffic.tokens_per_second / rate) for rate in (traffic.baseline, traffic.engine)
+        size * ceil(traffic.tokens_per_second / (rate * size))
+        for rate, size in (
+            (traffic.baseline, traffic.baseline_gpus),
+            (traffic.engine, traffic.engine_gpus),
+        )
     )
     gross = (before - after) * month
     builds = traffic.build_gpu_hours * traffic.rounds_per_month * traffic.gpu_hour
@@ -92,6 +100,16 @@ def worth(traffic: Traffic) -> Worth:
         net_saving=gross - cost,
         break_even_gain=_break_even(traffic.tokens_per_second / traffic.baseline * month, cost),
     )
+
+
+def _check(name: str, value: float) -> None:
+    if not isfinite(value):
+        raise InputError(f"{name} is no finite number", actual=value)
+    least = 1 if name.endswith("_gpus") else _LEAST if name in _ABOVE_ZERO else 0
+    most = _MOST_GPUS if name.endswith("_gpus") else _MOST
+    if not least <= value <= most:
+        above = f"{name} must be above 0" if value <= 0 < least else f"{name} is not usable"
+        raise InputError(above, actual=value, expected=f"{least:g} to {most:g}")
 
 
 def _break_even(spent: float, cost: float) -> float | None:

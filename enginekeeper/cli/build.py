@@ -24,6 +24,9 @@ from enginekeeper.cli._progress import show_progress
 from registry.errors import GateClosedError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from enginekeeper.compatibility.memory_plan import MemoryPlan
     from enginekeeper.orchestration.outcome import Outcome
     from enginekeeper.orchestration.plan import PlannedVariant
 
@@ -33,10 +36,16 @@ if TYPE_CHECKING:
 @only_option
 @skip_option
 @click.option("--memory", is_flag=True, help="Show what fits on each GPU instead.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --memory: the model's config.json, where its weights are not here.",
+)
 @json_option
 def plan(
-    spec: Path, only: tuple[str, ...], skip: tuple[str, ...], memory: bool, as_json: bool
-) -> int:
+    spec: Path, only: tuple[str, ...], skip: tuple[str, ...], memory: bool, config: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
     """Show what would become of each variant of SPEC, and why.
 
     That is reuse, revalidate, build, export, elsewhere (this version has no such builder) or
@@ -48,13 +57,14 @@ def plan(
     from enginekeeper.orchestration.bench import open_bench
     from enginekeeper.orchestration.planning import plan_spec
 
-    planned = plan_spec(open_bench(), spec, only, skip)
     output = Output(as_json)
+    if config is not None:
+        return _plan_by_config(output, spec, only, skip, config if memory else None)
+    planned = plan_spec(open_bench(), spec, only, skip)
     if as_json:
         output.json([one.as_dict() for one in planned])
     elif memory:
-        output.table([_memory_row(one) for one in planned], _MEMORY_COLUMNS)
-        output.note("activations and workspace are not computed: REST is what is left for them")
+        _show_memory(output, [(str(one.variant.identifier), one.memory) for one in planned])
     else:
         _marked_table(output, [_plan_row(one) for one in planned], _PLAN_COLUMNS)
         for one in planned:
@@ -159,12 +169,19 @@ _MEMORY_COLUMNS = (
     "gpu_gib",
     "weights_gib",
     "kv_gib",
+    "activations_gib",
+    "workspace_gib",
     "rest_gib",
     "engine_tokens",
-    "vllm_tokens",
     "largest_batch",
     "longest_sequence",
+    "vllm_tokens",
+    "vllm_batch",
 )
+_MEMORY_NOTE = """\
+ACTIVATIONS and WORKSPACE are estimates, fitted to logs of others (docs/toolchains.md).
+An engine's keys and values are sized when it starts. vLLM starts with what is left, if one
+request of max_seq_len fits: where VLLM_BATCH is below max_batch_size it puts off what does not."""
 _OUTCOME_COLUMNS = (
     "variant",
     "ending",
@@ -237,23 +254,48 @@ def _mark(*, simulated: bool) -> str | None:
     return "SIMULATED" if simulated else None
 
 
-def _memory_row(one: PlannedVariant) -> dict[str, Any]:
-    plan = one.memory
+def _plan_by_config(
+    output: Output, spec: Path, only: tuple[str, ...], skip: tuple[str, ...], config: Path | None
+) -> int:
+    """Shows what fits by a config.json alone: before anything of the model was fetched."""
+    from enginekeeper.orchestration.planning import memory_by_config
+
+    if config is None:
+        raise click.UsageError("--config goes with --memory")
+    found = memory_by_config(spec, config, only, skip)
+    if output.as_json:
+        output.json([{"variant": name, "memory": plan and plan.as_dict()} for name, plan in found])
+    else:
+        _show_memory(output, found)
+    return ExitCode.OK
+
+
+def _show_memory(output: Output, found: Sequence[tuple[str, MemoryPlan | None]]) -> None:
+    output.table([_memory_row(name, plan) for name, plan in found], _MEMORY_COLUMNS)
+    output.note(_MEMORY_NOTE)
+    if any(plan is None for _, plan in found):
+        output.note("no figures: the CPU, a size that is not known, or a source that is not here")
+
+
+def _memory_row(name: str, plan: MemoryPlan | None) -> dict[str, Any]:
     if plan is None:
-        return {"variant": one.variant.identifier}
+        return {"variant": name}
     sizes = {
         "gpu_gib": plan.memory,
         "weights_gib": plan.weights,
         "kv_gib": plan.kv_cache,
+        "activations_gib": plan.activations,
+        "workspace_gib": plan.workspace,
         "rest_gib": plan.rest,
     }
     return {
-        "variant": one.variant.identifier,
-        **{name: f"{size / 2**30:.1f}" for name, size in sizes.items()},
+        "variant": name,
+        **{column: f"{size / 2**30:.1f}" for column, size in sizes.items()},
         "engine_tokens": plan.engine_tokens,
-        "vllm_tokens": plan.vllm_tokens,
         "largest_batch": plan.largest_batch,
         "longest_sequence": plan.longest_sequence,
+        "vllm_tokens": plan.vllm_tokens,
+        "vllm_batch": plan.vllm_batch,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from enginekeeper.compatibility.activations import engine_beside
 from enginekeeper.compatibility.estimates import kv_bytes_per_rank, weight_bytes_per_rank
 from enginekeeper.compatibility.facts import Facts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
@@ -32,6 +33,23 @@ def _memory(variant: Variant, facts: Facts) -> Finding | None:
         f"values for {tokens} tokens, on each GPU",
         expected=f"weights + KV cache / {KV_SHARE} within {memory / _GIB:.1f} GiB",
         remedy=_room(memory - weights, cache, tokens),
+    )
+
+
+def _activations(variant: Variant, facts: Facts) -> Finding | None:
+    memory = variant.target.memory or facts.memory
+    if memory is None or facts.model.parameters is None:
+        return None
+    weights = weight_bytes_per_rank(variant, facts.model)
+    wanted = weights + kv_bytes_per_rank(variant, facts.model) / KV_SHARE
+    beside = engine_beside(variant, facts.model, variant.limits.max_batch_size)
+    if not memory - beside.total < wanted <= memory:  # what does not fit anyway is refused
+        return None
+    return Finding(
+        actual=f"{wanted / _GIB:.1f} GiB with the KV cache, {beside.activations / _GIB:.1f} GiB of "
+        f"activations and {beside.workspace / _GIB:.1f} GiB of workspace, on each GPU",
+        expected=f"{memory / _GIB:.1f} GiB together",
+        remedy="lower max_batch_size, max_num_tokens or kv_cache_tokens: see ek plan --memory",
     )
 
 
@@ -73,9 +91,19 @@ CAPACITY_RULES = (
         predicate=_memory,
     ),
     Rule(
+        identifier="activations-fit-memory",
+        statement="Activations and workspace fit beside weights and KV cache, by an estimate.",
+        source="compatibility/activations.py: fitted to what TensorRT-LLM printed in "
+        "NVIDIA/TensorRT-LLM issue 1188 and reference/memory.html; not measured here",
+        severity=Severity.WARN,
+        needs=Facts,
+        predicate=_activations,
+    ),
+    Rule(
         identifier="size-is-known",
         statement="Whether a model fits is known only for architectures with a size formula.",
-        source="the formula of a gated decoder: Llama, Mistral, Qwen2, Qwen3",
+        source="the sizes that are known: Llama, Mistral, Qwen 2 and 3, their mixtures of experts, "
+        "DeepSeek V2 and V3, Gemma 2 and 3",
         severity=Severity.WARN,
         needs=Facts,
         predicate=_unknown_size,

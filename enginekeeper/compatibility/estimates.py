@@ -1,7 +1,7 @@
 """What a build costs, in bytes and seconds, before it is made.
 
-Bytes are exact arithmetic on the formats ModelOpt 0.47.0 writes (biases and excluded modules are
-left out: under 1 %). Seconds are measurements on a 2-core machine (AMD EPYC, AVX-512) with
+Bytes are exact arithmetic on the formats ModelOpt 0.47.0 writes (excluded modules are left out:
+under 1 %). Seconds are measurements on a 2-core machine (AMD EPYC, AVX-512) with
 SmolLM2-135M, scaled by the number of parameters; expect a factor of two either way.
 """
 
@@ -11,17 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
+from enginekeeper.compatibility.sizes import heaviest
 from enginekeeper.specs.recipes import KvCache, RecipeName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from enginekeeper.compatibility.facts import Facts, ModelFacts
+    from enginekeeper.compatibility.sizes import Block
     from enginekeeper.specs.variants import Variant
-
-_FUSED = {"qkv": ("q_proj", "k_proj", "v_proj"), "dense": ("o_proj",), "fc": ("gate_proj",),
-          "gate": ("up_proj",), "proj": ("down_proj",)}  # fmt: skip
-"""TensorRT-LLM's linears and the Hugging Face ones that each is made of."""
 
 _FORMATS: dict[RecipeName, tuple[float, Callable[[int, int, int], float]]] = {
     RecipeName.NONE: (2, lambda _rows, _columns, _group: 0),
@@ -121,15 +119,13 @@ class Estimate:
         return asdict(self)
 
 
-def layer_bytes(model: ModelFacts, recipe: RecipeName, group: int | None) -> float:
-    """Returns the bytes of one layer's linears and norms in a checkpoint."""
+def block_bytes(block: Block, recipe: RecipeName, group: int | None) -> float:
+    """Returns the bytes of one layer of a block in a checkpoint."""
     per_weight, overhead = _FORMATS[recipe]
-    total = 2.0 * 2 * model.hidden_size
-    for parts in _FUSED.values():
-        shapes = [model.linears[name] for name in parts]
-        rows, columns = sum(rows for rows, _ in shapes), shapes[0][1]
-        total += per_weight * rows * columns + overhead(rows, columns, group or 1)
-    return total
+    return 2.0 * block.beside + sum(
+        per_weight * one.weights + one.count * overhead(one.rows, one.columns, group or 1)
+        for one in block.linears
+    )
 
 
 def weight_bytes(variant: Variant, model: ModelFacts) -> int:
@@ -139,31 +135,42 @@ def weight_bytes(variant: Variant, model: ModelFacts) -> int:
     """
     recipe = variant.recipe
     tables = 2 * 2 * model.vocab_size * model.hidden_size
-    layers = model.num_layers * layer_bytes(model, recipe.recipe, recipe.group)
+    layers = sum(
+        block.layers * block_bytes(block, recipe.recipe, recipe.group) for block in model.blocks
+    )
     return int(tables + layers + 2 * model.hidden_size)
 
 
 def weight_bytes_per_rank(variant: Variant, model: ModelFacts) -> int:
     """Returns the weight bytes of the rank with the most layers and at least one table."""
     recipe, parallel = variant.recipe, variant.parallel
-    layers = ceil(model.num_layers / parallel.pipeline)
     tables = 2 * (2 if parallel.pipeline == 1 else 1) * model.vocab_size * model.hidden_size
-    own = layers * layer_bytes(model, recipe.recipe, recipe.group) + tables
-    return int(own / parallel.tensor + 2 * model.hidden_size)
+    layers = sum(
+        taken * block_bytes(block, recipe.recipe, recipe.group)
+        for block, taken in heaviest(model.blocks, ceil(model.num_layers / parallel.pipeline))
+    )
+    return int((layers + tables) / parallel.tensor + 2 * model.hidden_size)
 
 
 def kv_bytes_per_token(variant: Variant, model: ModelFacts) -> int:
     """Returns the bytes of one token's keys and values in all layers, all ranks together."""
-    values = 2 * model.num_layers * model.num_kv_heads * model.head_dim
+    if model.blocks:
+        values = sum(block.layers * (block.split + block.whole) for block in model.blocks)
+    else:
+        values = 2 * model.num_layers * model.num_kv_heads * model.head_dim
     return values * _KV_BYTES[variant.recipe.kv_cache]
 
 
 def kv_bytes_per_rank(variant: Variant, model: ModelFacts) -> int:
-    """Returns the KV cache of the declared limits on the rank with the most layers."""
+    """Returns the KV cache of the declared limits on the rank with the most layers.
+
+    Every layer keeps every token: an engine keeps no less for a window unless its server is told.
+    """
     parallel = variant.parallel
     layers = ceil(model.num_layers / parallel.pipeline) / model.num_layers
-    heads = ceil(model.num_kv_heads / parallel.tensor) / model.num_kv_heads
-    token = kv_bytes_per_token(variant, model) * layers * heads
+    latent = any(block.whole for block in model.blocks)  # which every rank keeps whole
+    shared = ceil(model.num_kv_heads / parallel.tensor) / model.num_kv_heads
+    token = kv_bytes_per_token(variant, model) * layers * (1 if latent else shared)
     return int(token * variant.limits.cached_tokens)
 
 

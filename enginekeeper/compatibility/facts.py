@@ -1,19 +1,18 @@
 """What rules judge: a GPU and a toolchain, and the model as its config.json describes it.
 
 A field that is missing is an error, not a default: a default is how a wrong engine is made that
-looks right. The one thing derived is `head_dim`, for architectures that define it as a quotient.
+looks right. Derived is what architectures define: `head_dim` where it is a quotient or a sum, and
+that Gemma's embeddings are tied.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
+from enginekeeper.compatibility.sizes import GEMMAS, LATENT, Block, SizedConfig, blocks_of
 from enginekeeper.configs.form import Size
-from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,11 +20,12 @@ if TYPE_CHECKING:
     from enginekeeper.specs.profiles import ToolchainProfile
     from enginekeeper.specs.variants import Variant
 
-_QUOTIENT_HEADS = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"})
+_QUOTIENT_HEADS = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM",
+                             "Qwen2ForCausalLM", "Qwen2MoeForCausalLM"})  # fmt: skip
 """Architectures whose head size is hidden_size / num_attention_heads unless config.json says."""
 
-_GATED_DECODERS = _QUOTIENT_HEADS | {"Qwen3ForCausalLM"}
-"""Architectures whose number of parameters the formula of `_parameters` gives exactly."""
+_TIED = GEMMAS | {"Gemma3ForConditionalGeneration"}
+"""Architectures whose files do not say that their embeddings are tied, because they always are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,9 @@ class ModelFacts:
 
     parameters: int | None
     """Trained parameters, tied ones once; None if this architecture's formula is not known."""
+
+    blocks: tuple[Block, ...]
+    """What its layers are made of; none where that is not known."""
 
     @property
     def attention_width(self) -> int:
@@ -108,11 +111,9 @@ def facts_of(variant: Variant, model: ModelFacts) -> Facts:
     return Facts(model=model, gpu=variant.target.product, toolchain=variant.profile)
 
 
-class _Complete(HfConfig):
+class _Complete(SizedConfig):
     """A config that says everything rules look at."""
 
-    architectures: Annotated[list[str], Field(min_length=1)]
-    num_key_value_heads: Size
     tie_word_embeddings: bool
     max_position_embeddings: Size
 
@@ -122,8 +123,9 @@ def model_facts(values: Mapping[str, Any], where: str) -> ModelFacts:
 
     A multimodal config holds the language model's sizes in `text_config`.
     """
-    config = _Complete.of(values, where)
+    config = _Complete.of(_with_what_is_defined(values), where)
     head_dim = _head_dim(config, where)
+    blocks = blocks_of(config, head_dim, where)
     return ModelFacts(
         architecture=config.architectures[0],
         hidden_size=config.hidden_size,
@@ -136,11 +138,22 @@ def model_facts(values: Mapping[str, Any], where: str) -> ModelFacts:
         tied_embeddings=config.tie_word_embeddings,
         max_position=config.max_position_embeddings,
         context=_context(config),
-        parameters=_parameters(config, head_dim),
+        parameters=_parameters(config, blocks),
+        blocks=blocks,
     )
 
 
+def _with_what_is_defined(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Adds what transformers leaves out of the files of an architecture that always has it so."""
+    names = values.get("architectures")
+    tied = isinstance(names, list) and bool(names) and names[0] in _TIED
+    return {"tie_word_embeddings": True, **values} if tied else values
+
+
 def _head_dim(config: _Complete, where: str) -> int:
+    if config.architectures[0] in LATENT:
+        parts = ("qk_nope_head_dim", "qk_rope_head_dim")
+        return sum(config.needed(name, where) for name in parts)
     if config.head_dim is not None:
         return config.head_dim
     if config.architectures[0] not in _QUOTIENT_HEADS:
@@ -178,20 +191,9 @@ def _context(config: _Complete) -> int:
     return max(longest, int(trained * scaling.factor))
 
 
-def _parameters(config: _Complete, head_dim: int) -> int | None:
-    architecture, hidden = config.architectures[0], config.hidden_size
-    if architecture not in _GATED_DECODERS:
+def _parameters(config: _Complete, blocks: tuple[Block, ...]) -> int | None:
+    if not blocks:
         return None
-    queries, keys = config.num_attention_heads * head_dim, config.num_key_value_heads * head_dim
-    attention = hidden * (2 * queries + 2 * keys)
-    layer = attention + 3 * hidden * config.intermediate_size + 2 * hidden
-    if architecture == "Qwen3ForCausalLM":
-        layer += 2 * head_dim  # norms of queries and keys
-    if architecture == "Qwen2ForCausalLM":
-        layer += queries + 2 * keys  # biases of q, k and v
-    elif config.attention_bias:
-        layer += queries + 2 * keys + hidden
-    if config.mlp_bias:
-        layer += 2 * config.intermediate_size + hidden
-    tables = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
-    return tables + config.num_hidden_layers * layer + hidden
+    tables = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+    layers = sum(block.layers * block.weights for block in blocks)
+    return tables + layers + config.hidden_size

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper.compatibility.decision import blocking
-from enginekeeper.compatibility.facts import ModelFacts, model_facts
+from enginekeeper.compatibility.facts import ModelFacts, facts_of, model_facts
+from enginekeeper.compatibility.memory_plan import MemoryPlan, memory_plan
 from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError, UnavailableError
@@ -58,6 +59,15 @@ def plan_spec(
     found = find_source(variants[0].model, bench.settings, base=Path(path).parent)
     source = None if found is None else Source(found.path, found.digest)
     return plan_variants(bench, variants, source, retry_failed=retry_failed)
+
+
+def memory_by_config(
+    path: Path, config: Path, only: Sequence[str] = (), skip: Sequence[str] = ()
+) -> list[tuple[str, MemoryPlan | None]]:
+    """Returns what fits of each selected variant of a spec, by its model's config.json alone."""
+    variants = selection(only, skip).of(load_variants(path))
+    model = model_facts(read_json_object(config), str(config))
+    return [(str(one.identifier), memory_plan(one, facts_of(one, model))) for one in variants]
 
 
 def plan_order(bench: Bench, order: BuildOrder) -> tuple[PlannedVariant, ...]:

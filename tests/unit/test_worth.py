@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isfinite
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,6 +33,27 @@ def test_builds_and_operation_are_taken_off() -> None:
     assert found.net_saving == pytest.approx(found.gross_saving - found.cost)
 
 
+def test_servers_are_given_back_whole() -> None:
+    found = worth(replace(TRAFFIC, baseline_gpus=8, engine_gpus=8))
+    of_two = worth(replace(TRAFFIC, tokens_per_second=90_000, baseline_gpus=2, engine_gpus=8))
+
+    assert (found.baseline_gpus, found.engine_gpus) == (40, 32)
+    assert (of_two.baseline_gpus, of_two.engine_gpus) == (36, 32)
+
+
+@given(
+    st.floats(1e-6, 1e12), st.floats(1e-6, 1e12), st.floats(1e-6, 1e12), st.floats(1e-6, 1e12),
+    st.integers(1, 4096),
+)  # fmt: skip
+def test_every_answer_to_usable_figures_is_finite(
+    tokens: float, baseline: float, engine: float, price: float, gpus: int
+) -> None:
+    asked = Traffic(tokens_per_second=tokens, baseline=baseline, engine=engine, gpu_hour=price,
+                    baseline_gpus=gpus, build_gpu_hours=1e12, rounds_per_month=1e12)  # fmt: skip
+
+    assert all(value is None or isfinite(value) for value in worth(asked).as_dict().values())
+
+
 def test_a_small_fleet_saves_no_whole_gpu() -> None:
     found = worth(replace(TRAFFIC, tokens_per_second=2000))
 
@@ -52,14 +75,16 @@ def test_at_the_break_even_saving_and_cost_are_equal(cost: float, price: float) 
 
 
 @pytest.mark.parametrize("name", ["tokens_per_second", "baseline", "engine", "gpu_hour"])
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "value", [0.0, -1.0, 1e-300, 1e300, float("nan"), float("inf"), float("-inf")]
+)
 def test_figures_that_are_none_are_refused(name: str, value: float) -> None:
     with pytest.raises(InputError, match=name):
-        worth(replace(TRAFFIC, **{name: value}))
+        worth(replace(TRAFFIC, **dict[str, Any]({name: value})))
 
 
 @pytest.mark.parametrize("name", ["build_gpu_hours", "rounds_per_month", "monthly_cost"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
 def test_costs_are_finite_and_not_negative(name: str, value: float) -> None:
     with pytest.raises(InputError, match=name):
-        worth(replace(TRAFFIC, **{name: value}))
+        worth(replace(TRAFFIC, **dict[str, Any]({name: value})))

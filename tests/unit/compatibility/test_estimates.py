@@ -97,7 +97,7 @@ def test_awq_takes_longer_with_more_calibration_text(make_case: MakeCase) -> Non
 def test_an_estimate_says_what_it_is_based_on(make_case: MakeCase) -> None:
     assert "measured" in estimate(*make_case("cpu", "none")).basis
     assert "reported by others" in estimate(*make_case("h100-sxm", "none")).basis
-    unknown = {**SMOLLM2, "architectures": ["MixtralForCausalLM"], "head_dim": 64}
+    unknown = {**SMOLLM2, "architectures": ["PhiForCausalLM"], "head_dim": 64}
     assert estimate(*make_case("l4", "none", unknown)).seconds is None
 
 

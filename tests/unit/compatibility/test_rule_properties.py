@@ -27,7 +27,7 @@ _SIZES = st.integers(1, 2**20)
 _CONFIGS = st.fixed_dictionaries(
     {
         "architectures": st.sampled_from(
-            [["LlamaForCausalLM"], ["Qwen3ForCausalLM"], ["MixtralForCausalLM"], ["Unheard"]]
+            [["LlamaForCausalLM"], ["Qwen3ForCausalLM"], ["PhiForCausalLM"], ["Unheard"]]
         ),
         "head_dim": st.integers(1, 512),
         "hidden_size": _SIZES,
