@@ -7,6 +7,8 @@ Rules:
 - they are of one GPU product, driver, CUDA and set of packages: with any other they are refused.
   TensorRT-LLM does not look: loading an autotuner's file takes over the device that it names
   (`_deserialize_metadata` of its autotuner.py, as a third party read it);
+- ranks of one model share them: one file of tactics has a part for each (`rank_0`, …), and the
+  directories are keyed by content. How many ranks there were is in the bundle's own options;
 - a process writes into its caches, so it gets a copy; the artifact stays as it was signed.
 """
 
@@ -22,7 +24,7 @@ from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 
 __all__ = [
-    "CACHES", "DESCRIPTION", "CacheKey", "bound_to", "caches_job", "environment_of",
+    "CACHES", "DESCRIPTION", "TUNED", "CacheKey", "bound_to", "caches_job", "environment_of",
     "restore_caches",
 ]  # fmt: skip
 
@@ -43,6 +45,10 @@ CACHES: Mapping[str, tuple[str, str]] = {
 The first is a file, the others are directories. Variables as read in TensorRT-LLM's model engine
 and DeepGEMM's compiler.cuh, Triton's, FlashInfer's and PyTorch's documentation.
 """
+
+
+TUNED = "autotuner"
+"""The cache whose one file has a part for every rank; the others are shared by them."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from enginekeeper.building.bundle import OPTIONS, options_of
 from enginekeeper.building.interface import BuildRequest, BuiltEngine, RunStep
-from enginekeeper.building.runtime_caches import CACHES, DESCRIPTION, bound_to
+from enginekeeper.building.runtime_caches import CACHES, DESCRIPTION, TUNED, bound_to
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.specs.gpus import GpuProduct
@@ -69,6 +69,7 @@ class TrtllmPytorchBuilder:
                 "product": self.gpu.product,
                 "compute_capability": str(self.gpu.compute_capability),
             },
+            "ranks": self.tensor_parallel,
         }
 
     def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
@@ -88,7 +89,7 @@ class TrtllmPytorchBuilder:
             description=outcome.outputs,
             graphs=(),
             versions=outcome.versions,
-            report=_report(document, quantization),
+            report=_report(document, quantization, self.tensor_parallel),
             simulated=self.simulated,
         )
 
@@ -125,8 +126,12 @@ class TrtllmPytorchBuilder:
         return llm_arguments(version, self.options, request.limits, self.tensor_parallel)
 
 
-def _report(document: Mapping[str, Any], quantization: object) -> dict[str, Any]:
+def _report(document: Mapping[str, Any], quantization: object, ranks: int) -> dict[str, Any]:
     caches: dict[str, Any] = document.get("caches") or {}
     empty = sorted(name for name, held in caches.items() if not held["files"])
     warnings = [f"warming up left nothing in the cache {name}" for name in empty]
+    tuned = (caches.get(TUNED) or {}).get("ranks")
+    if tuned is not None and (missing := sorted(set(range(ranks)) - set(tuned))):
+        named = ", ".join(map(str, missing))
+        warnings.append(f"the cache {TUNED} has nothing of rank {named}: it is tuned at each start")
     return {"caches": caches, "quantization": quantization, "warnings": warnings}

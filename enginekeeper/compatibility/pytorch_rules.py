@@ -96,16 +96,14 @@ def _kv_cache(variant: Variant, facts: TargetFacts) -> Finding | None:
     )
 
 
-def _one_gpu(variant: Variant, facts: TargetFacts) -> Finding | None:
+def _one_stage(variant: Variant, facts: TargetFacts) -> Finding | None:
     parallel = variant.parallel
-    if facts.toolchain.builder is not BuilderKind.TRTLLM_PYTORCH:
-        return None
-    if parallel.tensor == parallel.pipeline == 1:
+    if facts.toolchain.builder is not BuilderKind.TRTLLM_PYTORCH or parallel.pipeline == 1:
         return None
     return Finding(
         actual=f"tensor {parallel.tensor}, pipeline {parallel.pipeline}",
-        expected="tensor 1, pipeline 1",
-        remedy="build the bundle for one GPU: its caches are those of one process",
+        expected="pipeline 1",
+        remedy="share each layer instead: tensor",
     )
 
 
@@ -164,11 +162,11 @@ PYTORCH_RULES = (
         predicate=_kv_cache,
     ),
     Rule(
-        identifier="pytorch-is-one-rank",
-        statement="A bundle is warmed up by one process on one GPU; more are not built yet.",
-        source="the step warm_pytorch takes one GPU",
+        identifier="pytorch-is-one-stage",
+        statement="Bundles of GPUs that share each layer are built, of stages of layers not yet.",
+        source="what the step warm_pytorch was tried with",
         severity=Severity.REFUSE,
         needs=TargetFacts,
-        predicate=_one_gpu,
+        predicate=_one_stage,
     ),
 )

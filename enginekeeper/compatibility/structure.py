@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from enginekeeper.compatibility.facts import Facts, TargetFacts
 from enginekeeper.compatibility.rules import Finding, Rule, Severity
+from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.specs.recipes import RecipeName
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def _query_heads(variant: Variant, facts: Facts) -> Finding | None:
 
 
 def _kv_heads(variant: Variant, facts: Facts) -> Finding | None:
-    return _heads("key and value", facts.model.num_kv_heads, variant.parallel.tensor)
+    heads, tensor = facts.model.num_kv_heads, variant.parallel.tensor
+    repeated = facts.toolchain.builder is BuilderKind.TRTLLM_PYTORCH and tensor % heads == 0
+    return None if repeated else _heads("key and value", heads, tensor)
 
 
 def _intermediate(variant: Variant, facts: Facts) -> Finding | None:
@@ -122,8 +125,10 @@ STRUCTURE_RULES = (
     ),
     Rule(
         identifier="kv-heads-by-tensor-parallel",
-        statement="Tensor parallel gives each GPU whole key and value heads.",
-        source="measured: ModelOpt 0.47.0 splits 3 KV heads in two, without a warning",
+        statement="Tensor parallel gives each GPU whole key and value heads; the PyTorch backend "
+        "repeats them where there are fewer than GPUs.",
+        source="measured: ModelOpt 0.47.0 splits 3 KV heads in two, without a warning; "
+        "tensorrt_llm/_torch/models/modeling_utils.py, duplicate_kv_weight",
         severity=Severity.REFUSE,
         needs=Facts,
         predicate=_kv_heads,

@@ -285,8 +285,10 @@ def make_checkpoint(bench: Bench, work: Work, planned: PlannedVariant) -> Progre
         "tensor_parallel": variant.parallel.tensor,
         "pipeline_parallel": variant.parallel.pipeline,
         "dtype": "bfloat16",
-        **({"format": "huggingface"} if variant.backend == "pytorch" else {}),
     }
+    if variant.backend == "pytorch":  # whoever loads it gives each rank its share
+        one = {"tensor_parallel": 1, "pipeline_parallel": 1}
+        request = {**request, **one, "format": "huggingface"}
     exported = stages.quantize(bench.shop, source, variant.identifier, request)
     wanted = variant.recipe.repair == "auto" and variant.backend == "engine"
     checkpoint, repairs = repaired(bench.shop, source, exported, wanted=wanted)

@@ -33,6 +33,7 @@ def bundle_compilation(variant: Variant, limits: Mapping[str, int]) -> Compilati
         bound={
             "gpu": product.product,
             "llm_api": str(digest_document(options.given, "ek-llm-options-v1")),
+            "ranks": str(variant.parallel.tensor),  # the checkpoint is the same for all of them
         },
         minutes=WARM_MINUTES,
     )

@@ -117,7 +117,8 @@ def _bound_here(bench: Bench, key: EngineKey) -> CacheKey | str:
         "gpu": {
             "product": str(hard["gpu_product"]),
             "compute_capability": str(hard["compute_capability"]),
-        }
+        },
+        "ranks": int(hard["tensor_parallel"]) * int(hard["pipeline_parallel"]),
     }
     step = _STEP
     if simulated:

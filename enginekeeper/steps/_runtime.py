@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from _step import Refusal
-from _trtllm import find_device
+from _trtllm import find_devices
 
 PACKAGES = ("tensorrt_llm", "torch", "triton", "flashinfer-python", "deep_gemm", "transformers")
 
@@ -18,8 +18,8 @@ PACKAGES = ("tensorrt_llm", "torch", "triton", "flashinfer-python", "deep_gemm",
 def lead_caches(job: dict[str, Any]) -> str | None:
     """Runs this process with a copy of a bundle's caches, if they are bound to what is here.
 
-    Job: `{"caches": {"folder", "key", "variables": {variable: place}}, "gpu"}`; the caller has
-    verified the folder. Returns `used`, or why not; None where the job has none. It is called
+    Job: `{"caches": {"folder", "key", "variables": {variable: place}}, "gpu", "ranks"}`; the caller
+    has verified the folder. Returns `used`, or why not; None where the job has none. It is called
     before anything is imported that reads the variables; caches that are not used leave them
     leading to an empty folder, so that nothing of another run is loaded.
     """
@@ -30,7 +30,7 @@ def lead_caches(job: dict[str, Any]) -> str | None:
     for variable, name in told["variables"].items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(place / name)
-    here, bound = _flat(key_of(find_device(job["gpu"]))), _flat(told["key"])
+    here, bound = _flat(key_of(find_devices(job["gpu"], int(job["ranks"]))[0])), _flat(told["key"])
     names = sorted(here.keys() | bound.keys())
     if differing := [name for name in names if here.get(name) != bound.get(name)]:
         said = "; ".join(f"{name}: {bound.get(name)}, here {here.get(name)}" for name in differing)

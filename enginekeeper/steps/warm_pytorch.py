@@ -1,11 +1,12 @@
 """The step `warm_pytorch`: a quantized checkpoint becomes a bundle with the caches of a warm start.
 
 Job: `{"checkpoint", "output", "version", "api": {"module", "version", "arguments"}, "file",
-"caches": {name: [variable, place]}, "gpu": {"product", "compute_capability"}}`. The GPU is looked
-for before any work. The PyTorch backend is loaded with every cache led into the bundle and asked
-prompts of many lengths and batches, so that tuning and compiling happen. The bundle appears at
-`output` complete or not at all: the checkpoint, the LLM-API file, `caches/`, and `warmup.json`,
-which says what the caches are bound to and what is in each; a double's says that it is simulated.
+"caches": {name: [variable, place]}, "gpu": {"product", "compute_capability"}, "ranks"}`. The GPUs
+are looked for before any work: as many of one kind as there are ranks, which the backend starts by
+itself. It is loaded with every cache led into the bundle and asked prompts of many lengths and
+batches, so that tuning and compiling happen. The bundle appears at `output` complete or not at all:
+the checkpoint, the LLM-API file, `caches/`, and `warmup.json`, which says what the caches are bound
+to and what is in each; a double's says that it is simulated.
 
 Written against the documented interface; not run on a GPU.
 """
@@ -21,12 +22,13 @@ from typing import Any
 
 from _runtime import key_of
 from _step import Refusal, main
-from _trtllm import find_device
+from _trtllm import find_devices
 
 OPTIONS, DESCRIPTION, FOLDER = "llm_api_options.yaml", "warmup.json", "caches"
 LENGTHS = (1, 8, 64, 512, 4096, 32768)
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 TOKENS = 4
+RANK = "rank_"
 
 
 def run(job: dict[str, Any], *, simulated: bool = False) -> dict[str, Any]:
@@ -35,21 +37,21 @@ def run(job: dict[str, Any], *, simulated: bool = False) -> dict[str, Any]:
     _require_quantized(checkpoint)
     if output.exists():
         raise Refusal("output-exists", "the bundle's place is taken", where=output)
-    device = find_device(job["gpu"])
+    devices = find_devices(job["gpu"], int(job["ranks"]))
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".bundle-") as folder:
         place = Path(folder) / "bundle"
         shutil.copytree(checkpoint, place)
         (place / OPTIONS).write_text(job["file"], encoding="utf-8")
-        os.environ["CUDA_VISIBLE_DEVICES"] = device["uuid"]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(one["uuid"] for one in devices)
         found = _warmed(job, checkpoint, place / FOLDER)
-        description: dict[str, Any] = {"key": key_of(device), "caches": found}
+        description: dict[str, Any] = {"key": key_of(devices[0]), "caches": found}
         if simulated:
             description["simulated"] = True
         text = json.dumps(description, indent=2, sort_keys=True)
         (place / DESCRIPTION).write_text(text, encoding="utf-8")
         place.replace(output)
-    return {"device": device, **description}
+    return {"devices": devices, **description}
 
 
 def _require_quantized(checkpoint: Path) -> None:
@@ -89,11 +91,28 @@ def _warmed(job: dict[str, Any], checkpoint: Path, folder: Path) -> dict[str, An
     return found
 
 
-def _held(place: Path) -> dict[str, int]:
+def _held(place: Path) -> dict[str, Any]:
+    """Returns what a cache holds; of one file of tactics also the ranks that it has a part of."""
     files = [place] if place.is_file() else [one for one in place.rglob("*") if one.is_file()]
     if links := [one for one in place.rglob("*") if one.is_symlink()]:
         raise Refusal("unexpected-output", "a cache holds a link", where=links[0])
-    return {"files": len(files), "bytes": sum(one.stat().st_size for one in files)}
+    held: dict[str, Any] = {
+        "files": len(files),
+        "bytes": sum(one.stat().st_size for one in files),
+    }
+    return {**held, "ranks": _ranks_in(place)} if place.is_file() else held
+
+
+def _ranks_in(tactics: Path) -> list[int]:
+    """Returns the ranks that a file of tactics has a part of, by its `rank_N`."""
+    try:
+        parts = json.loads(tactics.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Refusal(
+            "unexpected-output", "the autotuner's cache is no JSON", where=tactics, actual=error
+        ) from error
+    found = (str(name).removeprefix(RANK) for name in parts if str(name).startswith(RANK))
+    return sorted(int(number) for number in found if number.isdecimal())
 
 
 if __name__ == "__main__":

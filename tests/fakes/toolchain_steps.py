@@ -184,6 +184,10 @@ class _Warming:
         _check(api, {"module", "version", "arguments"})
         if vocabulary != VOCABULARY:
             raise AssertionError(f"a vocabulary of {vocabulary}")
+        self._ranks: int = api["arguments"]["tensor_parallel_size"]
+        seen = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        if len(seen) != self._ranks:
+            raise AssertionError(f"{self._ranks} ranks see {seen}")
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +198,8 @@ class _Warming:
     def ask(self, prompts: list[list[int]], tokens: int) -> None:
         if not prompts or not tokens:
             raise AssertionError("nothing is asked")
-        Path(os.environ["TLLM_AUTOTUNER_CACHE_PATH"]).write_text('{"fake": true}')
+        tactics: Job = {f"rank_{rank}": {} for rank in range(self._ranks)}
+        Path(os.environ["TLLM_AUTOTUNER_CACHE_PATH"]).write_text(json.dumps(tactics))
         kernel = Path(os.environ["TRITON_CACHE_DIR"]) / "QX3K" / "rms_norm.cubin"
         kernel.parent.mkdir(parents=True, exist_ok=True)
         kernel.write_bytes(b"FAKE kernel")

@@ -7,6 +7,6 @@ Rules:
 - a plan (`plan_file`) has a true header, and instead of kernels the weights it was built from;
 - `runtime` gives these weights back as a checkpoint, which the CPU executor runs: so a wrong
   checkpoint is as wrong in its engine as it would be on a GPU;
-- `fleet` has one GPU of each product in the table; `smi` answers as `nvidia-smi` does;
+- `fleet` has eight GPUs of each product in the table; `smi` answers as `nvidia-smi` does;
 - everything made here says `simulated`, and whoever publishes it has to carry that on.
 """

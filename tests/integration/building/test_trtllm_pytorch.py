@@ -127,6 +127,27 @@ def test_without_the_gpu_nothing_is_started(site: Site) -> None:
     assert caught.value.kind == "wrong-gpu"
 
 
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_ranks_have_a_gpu_each_or_nothing_is_started(site: Site, gpus: int, tmp_path: Path) -> None:
+    smi = tmp_path / "tools" / "nvidia-smi"
+    row = f"GPU-{{}}, {H100.product}, {H100.compute_capability}"
+    listed = "".join(f"{one}, {row.format(one)}\\n" for one in range(gpus))
+    smi.write_text(
+        f'#!/bin/sh\ncase "$*" in *driver_version*) echo {DRIVER} ;; *) printf "{listed}" ;; esac\n'
+    )
+    both = replace(site.builder, tensor_parallel=2)
+    if gpus == 1:
+        with pytest.raises(StepRefusedError, match="there are not 2 GPUs"):
+            both.build(site.request, site.run)
+        return
+
+    built = both.build(site.request, site.run)
+
+    assert [one["uuid"] for one in built.description["devices"]] == ["GPU-0", "GPU-1"]
+    assert built.report["caches"]["autotuner"]["ranks"] == [0, 1]
+    assert built.report["warnings"] == ["warming up left nothing in the cache torch_compile"]
+
+
 def test_a_bundle_is_served_with_its_options_and_a_copy_of_its_caches(
     site: Site, tmp_path: Path
 ) -> None:

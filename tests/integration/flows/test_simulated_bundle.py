@@ -138,6 +138,27 @@ def test_a_release_before_1_0_is_refused_in_the_plan(world: World) -> None:
     assert (row["action"], row["rule"]) == ("refuse", "release-has-pytorch-backend")
 
 
+def test_a_bundle_of_two_gpus_is_warmed_up_on_both_and_served_on_both(world: World) -> None:
+    both = SPEC.replace("backend:", "parallel: [{tensor: 1}, {tensor: 2}]\nbackend:")
+    (world.root / "spec.yaml").write_text(both)
+
+    ended = world.build()
+
+    assert [one["result"] for one in ended.outcomes] == ["pass", "pass"], ended.err
+    registry = _registry(world)
+    engines = {one.key.hard["tensor_parallel"]: one for one in registry.engines()}
+    assert engines[1].checkpoint == engines[2].checkpoint is not None
+    two = engines[2]
+    (verdict,) = registry.verdicts(two.digest)
+    assert registry.verdict_document(verdict)["caches"] == "used"
+    registry.fetch_engine(two.digest, world.root / "fetched")
+    assert options_of(world.root / "fetched", "1.2.1")["tensor_parallel_size"] == 2
+    warmed = json.loads((world.root / "fetched" / "warmup.json").read_text())
+    assert warmed["caches"]["autotuner"]["ranks"] == [0, 1]
+    served = trtllm_serve_bundle(world.root / "fetched", two.key, "{engine}", Listening())
+    assert served[served.index("--tp_size") + 1] == "2"
+
+
 def test_a_release_with_nothing_else_builds_bundles_and_no_engines(world: World) -> None:
     late = SPEC.replace("1.2.1", "1.3.0rc22")
     (world.root / "spec.yaml").write_text(late)

@@ -138,12 +138,14 @@ def test_an_engine_that_does_not_say_that_it_is_simulated_is_not_run(tmp_path: P
         load_engine(tmp_path, H100.product)
 
 
-def test_the_fleet_has_every_product_once_and_nvidia_smi_lists_it() -> None:
+def test_the_fleet_has_eight_of_every_product_and_nvidia_smi_lists_them() -> None:
     rows = [line.split(", ") for line in answer(QUESTION).splitlines()]
 
-    assert [row[2] for row in rows] == [one.product for one in gpu_products().values()]
+    assert [row[2] for row in rows[::8]] == [one.product for one in gpu_products().values()]
     assert [gpu_of_uuid(row[1]) for row in rows] == [one.product for one in simulated_gpus()]
-    assert gpu_of_uuid("h100-sxm") is None
+    assert len({row[0] for row in rows}) == len({row[1] for row in rows}) == len(rows)
+    for unknown in ("h100-sxm", "GPU-SIMULATED-h100-sxm.8", "GPU-SIMULATED-h100-sxm.x"):
+        assert gpu_of_uuid(unknown) is None
     with pytest.raises(SystemExit, match="SIMULATED"):
         answer(["--list-gpus"])
 

@@ -93,3 +93,18 @@ def test_what_was_not_asked_for_is_refused(
 def test_a_double_is_not_taken_for_a_real_bundle(request_: BuildRequest) -> None:
     with pytest.raises(InputError, match="whether it is simulated"):
         replace(BUILDER, simulated=True).build(request_, _run())
+
+
+@pytest.mark.parametrize(("tuned", "missing"), [([0, 1], None), ([0], "rank 1"), ([], "rank 0, 1")])
+def test_a_rank_that_the_autotuner_kept_nothing_of_is_told(
+    tuned: list[int], missing: str | None, request_: BuildRequest
+) -> None:
+    held = {"files": 1, "bytes": 2, "ranks": tuned}
+
+    built = replace(BUILDER, tensor_parallel=2).build(
+        request_, _run(warmup=lambda it: it.update(caches={"autotuner": held}))
+    )
+
+    assert options_of(built.directory, "1.2.1")["tensor_parallel_size"] == 2
+    told = [one for one in built.report["warnings"] if "autotuner has nothing of" in one]
+    assert [str(missing) in one for one in told] == ([] if missing is None else [True])

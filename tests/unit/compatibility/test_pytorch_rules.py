@@ -42,7 +42,9 @@ def test_a_release_before_1_0_is_refused_with_the_releases_that_have_it(
         ("w8a8_sq", {}, "pytorch-recipe"),
         ("w4a16_awq", {}, "pytorch-recipe"),
         ({"recipe": "fp8", "kv_cache": "int8"}, {}, "pytorch-kv-cache"),
-        ("fp8", {"parallel": [{"tensor": 2}]}, "pytorch-is-one-rank"),
+        ("fp8", {"parallel": [{"pipeline": 2}]}, "pytorch-is-one-stage"),
+        ("fp8", {"parallel": [{"tensor": 3}]}, "query-heads-by-tensor-parallel"),
+        ("fp8", {"parallel": [{"tensor": 5}]}, "kv-heads-by-tensor-parallel"),
         ("fp8", {"build": {"gemm_plugin": "fp8"}}, "build-options-need-trtllm"),
         (
             "fp8",
@@ -58,6 +60,18 @@ def test_what_it_cannot_be_asked_for_is_refused(
     make_case: MakeCase,
 ) -> None:
     assert _hits(make_case, recipe, **fields)[rule].severity is Severity.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("tensor", "backend", "fires"),
+    [(8, "pytorch", False), (16, "pytorch", False), (16, "engine", True)],
+)
+def test_keys_are_repeated_where_there_are_fewer_than_gpus_and_never_cut(
+    tensor: int, backend: str, make_case: MakeCase, *, fires: bool
+) -> None:
+    hits = _hits(make_case, backend=backend, parallel=[{"tensor": tensor}])
+
+    assert set(hits) == ({"kv-heads-by-tensor-parallel"} if fires else set())
 
 
 def test_an_architecture_that_no_list_has_is_a_warning(make_case: MakeCase) -> None:

@@ -21,7 +21,7 @@ KEY: dict[str, Any] = {
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A job with caches of this node, in a step's directory."""
     runtime = step_module("_runtime")
-    monkeypatch.setattr(runtime, "find_device", lambda _gpu: {})
+    monkeypatch.setattr(runtime, "find_devices", lambda _gpu, count: [{}] * count)
     monkeypatch.setattr(runtime, "key_of", lambda _device: KEY)
     monkeypatch.chdir(tmp_path)
     for variable, _ in CACHES.values():
@@ -31,6 +31,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (folder / "triton" / "x.cubin").write_bytes(b"kernel")
     return {
         "gpu": {},
+        "ranks": 1,
         "caches": {"folder": str(folder), "key": KEY, "variables": dict(CACHES.values())},
     }
 

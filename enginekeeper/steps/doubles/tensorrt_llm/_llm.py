@@ -25,7 +25,7 @@ AUTOTUNED = frozenset({"TLLM_AUTOTUNER_CACHE_PATH"})
 CACHES: dict[str, dict[str, bytes]] = {
     "TLLM_AUTOTUNER_CACHE_PATH": {
         "": json.dumps(
-            {"metadata": {"lib_version": "SIMULATED", "device_name": "SIMULATED"}, "rank_0": {}}
+            {"metadata": {"lib_version": "SIMULATED", "device_name": "SIMULATED"}}
         ).encode()
     },
     "TRTLLM_DG_CACHE_DIR": {"cache/kernel.gemm.0a1b/kernel.cubin": b"SIMULATED: no kernel"},
@@ -273,16 +273,36 @@ class TorchLlm(Llm):
             for name, content in files.items():
                 path = Path(place) / name if name else Path(place)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                path.write_bytes(self._of_every_rank(content) if variable in AUTOTUNED else content)
+
+    def _of_every_rank(self, tactics: bytes) -> bytes:
+        """Adds a part of each rank to the one file that all of them write."""
+        ranks = range(self.given.get("tensor_parallel_size") or 1)
+        return json.dumps(
+            {**json.loads(tactics), **{f"rank_{rank}": {} for rank in ranks}}
+        ).encode()
 
     def _read_limits(self) -> dict[str, Any]:
         config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
         if not config.get("architectures"):
             raise ValueError(f"{self.directory}: no architectures in config.json")
+        self._check_ranks(config)
         return {
             "max_num_tokens": self.given.get("max_num_tokens") or 8192,
             "max_seq_len": self.given.get("max_seq_len") or config["max_position_embeddings"],
         }
+
+    def _check_ranks(self, config: dict[str, Any]) -> None:
+        """Refuses more ranks than there are GPUs, and heads that they cannot share."""
+        tensor = self.given.get("tensor_parallel_size") or 1
+        world = tensor * (self.given.get("pipeline_parallel_size") or 1)
+        seen = [one for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        if world > 1 and len(seen) < world:
+            raise RuntimeError(f"Only {len(seen)} GPUs are available, but {world} are required.")
+        heads = config["num_attention_heads"]
+        shared = config.get("num_key_value_heads") or heads
+        if heads % tensor or (shared % tensor and tensor % shared):
+            raise AssertionError(f"{heads} heads and {shared} of keys on {tensor} ranks")
 
     def _check_request(self, ids: tuple[int, ...], asked: SamplingParams) -> None:
         most = self._limits["max_num_tokens"]
