@@ -39,7 +39,12 @@ gfd_option = click.option(
 )  # fmt: skip
 dcgm_option = click.option(
     "--dcgm", metavar="URL",
-    help="With --gfd: take each GPU from dcgm-exporter, http://HOST:9400/metrics.",
+    help="With --gfd or --fleet-intelligence: take each GPU from dcgm-exporter, http://HOST:9400/metrics.",
+)  # fmt: skip
+fleet_intelligence_option = click.option(
+    "--fleet-intelligence", type=NamedPath(), metavar="PATH",
+    help="Take GPUs from what NVIDIA's Fleet Intelligence agent wrote there: the directory of its "
+    "--path in offline mode, or one machine info of its CSV; leave NVML alone.",
 )  # fmt: skip
 root_option = click.option(
     "--root", type=NamedPath(), default="/", metavar="DIRECTORY",
@@ -55,12 +60,13 @@ root_option = click.option(
 @node_option
 @label_option
 @gfd_option
+@fleet_intelligence_option
 @dcgm_option
 @root_option
 @json_option
 def once(
     file: Path | None, node: str | None, labels: tuple[str, ...], gfd: Path | None,
-    dcgm: str | None, root: Path, as_json: bool,
+    fleet_intelligence: Path | None, dcgm: str | None, root: Path, as_json: bool,
 ) -> int:  # fmt: skip
     """Take the inventory of this node once: GPUs, driver, machine, engines on disk.
 
@@ -76,7 +82,8 @@ def once(
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
-    settings, (open_nvml, means) = Settings.from_environment(), _means(gfd, dcgm, root)
+    settings = Settings.from_environment()
+    open_nvml, means = _means(gfd, fleet_intelligence, dcgm, root)
     named = dict(map(read_label, labels))
     found = survey(settings.home, open_nvml, node=node or settings.node, labels=named, means=means)
     output = Output(as_json)
@@ -102,6 +109,7 @@ def once(
 @node_option
 @label_option
 @gfd_option
+@fleet_intelligence_option
 @dcgm_option
 @root_option
 @click.option(
@@ -119,8 +127,8 @@ def once(
 )  # fmt: skip
 def run(
     server: str, token_file: Path, period: float, node: str | None, labels: tuple[str, ...],
-    gfd: Path | None, dcgm: str | None, root: Path, authorities: Path | None, plain_http: bool,
-    rehash: int, xids: bool,
+    gfd: Path | None, fleet_intelligence: Path | None, dcgm: str | None, root: Path,
+    authorities: Path | None, plain_http: bool, rehash: int, xids: bool,
 ) -> int:  # fmt: skip
     """Tell the fleet's server that this node lives, and what is on it; until SIGTERM.
 
@@ -147,13 +155,14 @@ def run(
     from enginekeeper.fleet.survey import survey
     from enginekeeper.settings import Settings
 
-    if xids and gfd is not None:
-        raise click.UsageError("--xids is NVML's; --gfd leaves NVML alone.")
+    if xids and (gfd or fleet_intelligence):
+        raise click.UsageError("--xids is NVML's; --gfd and --fleet-intelligence leave it alone.")
     settings, named = Settings.from_environment(), dict(map(read_label, labels))
     name = node or settings.node
     client = FleetClient(server, token_file, authorities, plain_http)
     read_token(token_file)  # what is wrong with it now is said now
-    memory, (open_nvml, means) = AgentMemory(settings.home), _means(gfd, dcgm, root)
+    memory = AgentMemory(settings.home)
+    open_nvml, means = _means(gfd, fleet_intelligence, dcgm, root)
     show_progress()
     with memory.alone():
         hashes, nvml = KeptHashes(memory.directory / "hashes.json"), NvmlApart(open_nvml)
@@ -204,24 +213,37 @@ def status(as_json: bool) -> int:
     return ExitCode.OK if fresh else ExitCode.UNAVAILABLE
 
 
-def _means(gfd: Path | None, dcgm: str | None, root: Path) -> tuple[Callable[[], Nvml], Means]:
+def _means(
+    gfd: Path | None, fleet_intelligence: Path | None, dcgm: str | None, root: Path
+) -> tuple[Callable[[], Nvml], Means]:
     """Returns whom to ask about GPUs, and what else a survey looks with."""
+    import time
     from functools import partial
 
     from enginekeeper.fleet.discovery import ingesting
     from enginekeeper.fleet.endpoints import ask_endpoint
+    from enginekeeper.fleet.fleet_intelligence import machine_info_from
     from enginekeeper.fleet.http_get import check_url, get_text
     from enginekeeper.fleet.nvml import open_nvml
     from enginekeeper.fleet.survey import Means
 
     ask = partial(ask_endpoint, get=get_text)
-    if gfd is None:
-        if dcgm is not None:
-            raise click.UsageError("--dcgm needs --gfd: it tells no CUDA version.")
-        return open_nvml, Means(ask=ask, root=root)
+    if gfd is not None and fleet_intelligence is not None:
+        raise click.UsageError("--gfd and --fleet-intelligence: one of the two can be believed.")
     metrics = None if dcgm is None else check_url(dcgm, "--dcgm")
-    source = "gfd" if metrics is None else "gfd+dcgm"
-    return ingesting(gfd, metrics, get_text), Means(ask=ask, root=root, gpu_source=source)
+    if gfd is not None:
+        opened, source = ingesting(gfd, metrics, get_text), "gfd"
+    elif fleet_intelligence is not None:
+        opened = machine_info_from(fleet_intelligence, metrics, get_text, time.time)
+        source = "fleet-intelligence"
+    elif metrics is not None:
+        raise click.UsageError(
+            "--dcgm needs --gfd or --fleet-intelligence: it tells no CUDA version."
+        )
+    else:
+        return open_nvml, Means(ask=ask, root=root)
+    source += "" if metrics is None else "+dcgm"
+    return opened, Means(ask=ask, root=root, gpu_source=source)
 
 
 _PERIODS = 3

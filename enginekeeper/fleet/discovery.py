@@ -28,7 +28,7 @@ _SAMPLE = re.compile(r"(DCGM_[A-Z0-9_]+)\{(.*)\} +(\S+)(?: +-?\d+)?")
 _PAIR = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)="((?:[^"\\]|\\.)*)",? *')
 _SHARED, _SLICED = re.compile(r"-SHARED$"), re.compile(r"-MIG-[0-9]+g\.")
 _FILE_BYTES, _METRICS_BYTES = 64 * 1024, 16 * 1024 * 1024
-_MOST_GPUS = 64
+MOST_GPUS = 64
 _OFF_THE_BUS = 79  # https://docs.nvidia.com/deploy/xid-errors
 _NOT_THERE = "not told by GPU Feature Discovery"
 
@@ -60,7 +60,7 @@ class Ingested:
     def scan(self) -> Scan:
         """Returns the GPUs: each by itself where dcgm-exporter tells of them, alike otherwise."""
         if self.metrics is not None:
-            return _from_metrics(self.metrics, self._capability())
+            return devices_of_metrics(self.metrics, self._capability())
         sliced = _SLICED.search(self.labels.get("gpu.product", "")) is not None
         if sliced or self.labels.get("mig.strategy") == "mixed":
             raise UnavailableError(
@@ -68,7 +68,7 @@ class Ingested:
                 remedy="add --dcgm, or let NVML be asked: leave --gfd out",
             )
         count = self.labels.get("gpu.count", "0")
-        if not count.isdecimal() or int(count) > _MOST_GPUS:
+        if not count.isdecimal() or int(count) > MOST_GPUS:
             raise UnavailableError(f"the labels say {count[:20]!r} GPUs")
         return Scan(tuple(self._alike(index) for index in range(int(count))))
 
@@ -83,7 +83,7 @@ class Ingested:
         unread = dict.fromkeys(("vbios", "gsp_firmware", "serial", "pci", "ecc"), _NOT_THERE)
         return Device(
             index=index, uuid=f"gfd:{index}",
-            product=_product(self.labels.get("gpu.product", "unknown")),
+            product=named_product(self.labels.get("gpu.product", "unknown")),
             compute_capability=self._capability(),
             memory_bytes=int(memory) * 2**20 if memory.isdecimal() else None,
             mig=False, vbios=None, unread={**unread, "uuid": "the labels name no single GPU"},
@@ -94,10 +94,15 @@ def ingesting(labels: Path, metrics: str | None, get: Callable[..., str]) -> Cal
     """Returns what opens NVML's stand-in: reads the file, and asks the exporter, each time anew."""
 
     def opened() -> Nvml:
-        told = None if metrics is None else get(metrics, limit=_METRICS_BYTES)
+        told = None if metrics is None else ask_metrics(metrics, get)
         return Ingested(read_labels(labels), told)
 
     return opened
+
+
+def ask_metrics(metrics: str, get: Callable[..., str]) -> str:
+    """Returns what dcgm-exporter answers at a URL; raises UnavailableError."""
+    return get(metrics, limit=_METRICS_BYTES)
 
 
 def read_labels(file: Path) -> dict[str, str]:
@@ -122,12 +127,12 @@ def read_labels(file: Path) -> dict[str, str]:
     return {found[1]: found[2] for line in text.splitlines() if (found := _LABEL.fullmatch(line))}
 
 
-def _from_metrics(text: str, capability: str) -> Scan:
+def devices_of_metrics(text: str, capability: str) -> Scan:
     """Returns the GPUs that dcgm-exporter names; every sample of one says who it is."""
     found: dict[str, _Told] = {}
     for metric, labels, value in _samples(text):
         uuid = labels.get("UUID")
-        if uuid is not None and (uuid in found or len(found) < _MOST_GPUS):
+        if uuid is not None and (uuid in found or len(found) < MOST_GPUS):
             found.setdefault(uuid, _Told(labels)).add(metric, labels, value)
     if not found:
         raise UnavailableError("dcgm-exporter names no GPU")
@@ -155,7 +160,7 @@ class _Told:
     @property
     def index(self) -> int:
         number = self._labels.get("gpu", "")
-        return int(number) if number.isdecimal() else _MOST_GPUS
+        return int(number) if number.isdecimal() else MOST_GPUS
 
     @property
     def xid(self) -> int | None:
@@ -202,7 +207,7 @@ def _plain(text: str) -> str:
     return text.replace(r"\"", '"').replace(r"\\", "\\")
 
 
-def _product(label: str) -> str:
+def named_product(label: str) -> str:
     """Returns NVML's name of a product, as far as the table of GPUs knows it; the label otherwise.
 
     The labels have `-` for spaces, and an end that says how the GPU is shared.

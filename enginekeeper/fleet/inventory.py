@@ -131,7 +131,7 @@ class Inventory:
     software: tuple[Software, ...] = ()
     """Toolkits, libraries and container runtimes found on the disk."""
     gpu_source: str = "nvml"
-    """Who told of driver and GPUs: `nvml`, `gfd` or `gfd+dcgm`."""
+    """Who told of driver and GPUs: `nvml`, `gfd` or `fleet-intelligence`, also with `+dcgm`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """What the operator calls the node: pool, zone."""
     schema: int = SCHEMA

@@ -3,7 +3,8 @@
 Rules:
 
 - a node that reports another driver, or its first one here, is looked at within moments; nodes
-  that change together are one plan for each driver;
+  that change together are one plan for each driver; a look that takes long is followed by a pause,
+  so that a fleet that is upgraded at once is still heard;
 - the whole fleet is looked at as soon as the service runs, and every few minutes: whatever was
   missed (a service that was killed, a wave that was aborted, a verdict that was lost) is found;
 - waves that were found go on by a step each minute;
@@ -32,6 +33,8 @@ _STEP_SECONDS = 60.0
 """How often found waves go on, and how soon a look at the whole fleet that failed is repeated."""
 _SHARE = 20
 """A look at everything is followed by as many times its own time without one."""
+_PAUSE = 10
+"""A look at what changed is followed by as many times its own time without one."""
 _NAMED = 3
 """How many nodes a line in the log names."""
 
@@ -48,11 +51,13 @@ class DriverWatch:
     _whole_at: float = field(init=False)
     """When the whole fleet is looked at next."""
     _step_at: float = field(init=False)
+    _changes_at: float = field(init=False)
+    """When nodes that changed are looked at next."""
     _said: frozenset[str] = frozenset()
     """What was said of the whole fleet when it was last looked at."""
 
     def __post_init__(self) -> None:
-        self._whole_at = self._step_at = self.clock()
+        self._whole_at = self._step_at = self._changes_at = self.clock()
 
     def noticed(self, offered: Offered) -> None:
         """Takes a report that was recorded; the last of a node counts."""
@@ -64,7 +69,9 @@ class DriverWatch:
 
     def look(self) -> None:
         """Looks at what changed, and at the whole fleet and the waves when it is time."""
-        self.look_at_changes()
+        if self._changed and (start := self.clock()) >= self._changes_at:
+            self.look_at_changes()
+            self._changes_at = self._next(start, 0.0, _PAUSE)
         if (start := self.clock()) >= self._whole_at:
             self._whole_at = start + _STEP_SECONDS
             self._look_at_all()
@@ -75,10 +82,10 @@ class DriverWatch:
                 _LOG.info("wave %s: %s", wave.name, wave.phase)
             self._step_at = self._next(start, _STEP_SECONDS)
 
-    def _next(self, start: float, seconds: float) -> float:
+    def _next(self, start: float, seconds: float, share: int = _SHARE) -> float:
         """Returns when something is done again that is done every so many seconds."""
         end = self.clock()
-        return end + max(seconds, _SHARE * (end - start))
+        return end + max(seconds, share * (end - start))
 
     def look_at_changes(self) -> None:
         """Records waves for what is not qualified; what cannot be looked at now is kept."""

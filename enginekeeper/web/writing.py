@@ -18,8 +18,9 @@ from registry.fleet.types import TakenReport
 
 _TOGETHER = 200
 """Inventories that one unit of work takes."""
-_GATHER_SECONDS = 0.02
-"""How long a portion that is not full waits for others."""
+_GATHER_SECONDS, _LOOKS = 0.02, 4
+"""How long a portion that is not full waits for others at most, and how often it looks whether any
+came: none does where all agents wait for an answer, and then the wait would be for nothing."""
 _Waiting = tuple[Offered, asyncio.Future[TakenReport]]
 
 
@@ -47,11 +48,20 @@ class InventoryWriter:
     async def _write_all(self) -> None:
         try:
             while self._waiting:
-                if len(self._waiting) < _TOGETHER:
-                    await asyncio.sleep(_GATHER_SECONDS)
+                await self._gather()
                 await self._write(self._portion())
         finally:
             self._writing = None
+
+    async def _gather(self) -> None:
+        """Waits while others come, until there is a full portion or it was long enough."""
+        for _ in range(_LOOKS):
+            before = len(self._waiting)
+            if before >= _TOGETHER:
+                return
+            await asyncio.sleep(_GATHER_SECONDS / _LOOKS)
+            if len(self._waiting) == before:
+                return
 
     async def _write(self, portion: list[_Waiting]) -> None:
         try:

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, select
@@ -148,8 +149,10 @@ class FleetView(FleetEngines, FleetSpans):
             given["engine_end"] = f"{wanted.engine_start}g"  # `g` follows the last digit
         if wanted.driver is not None:
             given["driver"] = wanted.driver.of(values_of(ProfileRow.driver, self._session))
-        rows = self._rows(_placed(frozenset(asked)), given)
-        return list(map(Placed._make, rows))
+        found = list(map(Placed._make, self._rows(_placed(frozenset(asked)), given)))
+        found.sort(key=attrgetter("path"))
+        found.sort(key=attrgetter("node"))  # keeps the order of paths
+        return found
 
     def profiles_amiss(
         self, before: datetime, seconds: int
@@ -310,31 +313,37 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
 
     Its parameters have the names of the fields of WhereFilter that are asked.
     """
-    simulated = _SIMULATED_THEN if "at" in asked else NodeRow.simulated
+    simulated = _SIMULATED_THEN if "at" in asked else HeartbeatRow.simulated
+    driver = ProfileRow.driver if "at" in asked else HeartbeatRow.driver
     query = of_columns(
-        NodeRow.name, simulated, NodePlacementRow.engine, NodePlacementRow.path,
+        HeartbeatRow.name, simulated, NodePlacementRow.engine, NodePlacementRow.path,
         NodePlacementRow.bytes, NodePlacementRow.running, NodePlacementRow.devices,
-        NodePlacementRow.since, NodePlacementRow.until, ProfileRow.driver, HeartbeatRow.seen_at,
+        NodePlacementRow.since, NodePlacementRow.until, driver, HeartbeatRow.seen_at,
     )  # fmt: skip
-    query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
-    query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
+    query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodePlacementRow.node_id)
+    if asked & {"node", "driver"}:  # by whose indexes nodes are found
+        query = query.join(NodeRow, NodeRow.id == NodePlacementRow.node_id)
     if "at" in asked:
-        then = (NodeHistoryRow.node_id == NodeRow.id) & _at(NodeHistoryRow)
+        then = (NodeHistoryRow.node_id == NodePlacementRow.node_id) & _at(NodeHistoryRow)
         query = query.outerjoin(NodeHistoryRow, then)
         query = query.outerjoin(ProfileRow, ProfileRow.id == NodeHistoryRow.profile_id)
         query = query.where(_at(NodePlacementRow))
     else:
-        query = query.outerjoin(ProfileRow, ProfileRow.id == NodeRow.profile_id)
         query = query.where(NodePlacementRow.until.is_(None))
+        if "driver" in asked:
+            query = query.join(ProfileRow, ProfileRow.id == NodeRow.profile_id)
     query = query.where(*(_CONDITIONS[name] for name in sorted(asked & _CONDITIONS.keys())))
     if "simulated" in asked:
         query = query.where(simulated == bindparam("simulated"))
     if "limit" in asked:
+        query = query.order_by(HeartbeatRow.name, NodePlacementRow.path)
         query = query.limit(bindparam("limit", type_=Integer))
-    return query.order_by(NodeRow.name, NodePlacementRow.path)
+    return query
 
 
-_SIMULATED_THEN = func.coalesce(ProfileRow.document["simulated"].as_boolean(), NodeRow.simulated)
+_SIMULATED_THEN = func.coalesce(
+    ProfileRow.document["simulated"].as_boolean(), HeartbeatRow.simulated
+)
 """Whether a node was simulated at a time: it may have been retired, and enrolled anew otherwise."""
 _CONDITIONS: Mapping[str, ColumnElement[bool]] = {
     "node": NodeRow.name == bindparam("node"),

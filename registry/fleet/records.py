@@ -60,7 +60,7 @@ class FleetDraft(FleetView):
         row.token, row.simulated, row.labels = token, simulated, dict(labels)
         row.enrolled_at, row.retired_at = at, None
         self._session.flush()
-        self._start_over(row.id)
+        self._start_over(row)
         self._note("node enroll", name, {"simulated": simulated, "labels": dict(labels)})
         return self.node(name)
 
@@ -71,11 +71,16 @@ class FleetDraft(FleetView):
         common = {"simulated": True, "labels": dict(labels), "enrolled_at": at}
         rows = [{"name": name, "token": token, **common} for name, token in tokens.items()]
         add_rows(self._session, NodeRow, rows)
-        silent = select(NodeRow.id).where(~NodeRow.id.in_(select(HeartbeatRow.node_id)))
+        silent = select(NodeRow.id, NodeRow.name).where(
+            ~NodeRow.id.in_(select(HeartbeatRow.node_id))
+        )
         beats = [
-            {"node_id": node, "earlier_boots": [], "sequence": NO_SEQUENCE}
-            for node in self._session.scalars(silent)
-        ]
+            {
+                "node_id": node, "earlier_boots": [], "sequence": NO_SEQUENCE,
+                "name": name, "simulated": True,
+            }
+            for node, name in self._session.execute(silent)
+        ]  # fmt: skip
         add_rows(self._session, HeartbeatRow, beats)
         self._note("node enroll", f"{len(tokens)} nodes", {"simulated": True})
 
@@ -84,7 +89,7 @@ class FleetDraft(FleetView):
         row = self._row(name)
         row.token = token
         self._session.flush()
-        self._start_over(row.id)
+        self._start_over(row)
         self._note("node enroll", name, {"again": True})
         return self.node(name)
 
@@ -114,6 +119,9 @@ class FleetDraft(FleetView):
             .values(until=at)
         )
         self._session.execute(delete(DeviceRow).where(DeviceRow.node_id == row.id))
+        self._session.execute(
+            update(HeartbeatRow).where(HeartbeatRow.node_id == row.id).values(driver=None)
+        )
         self._note("node retire", name, {})
         return self.node(name)
 
@@ -222,12 +230,13 @@ class FleetDraft(FleetView):
             )
         return row
 
-    def _start_over(self, node: int) -> None:
+    def _start_over(self, node: NodeRow) -> None:
         """Lets the next message of a node be newer than anything."""
-        row = self._session.get(HeartbeatRow, node)
+        row = self._session.get(HeartbeatRow, node.id)
         if row is None:
-            row = HeartbeatRow(node_id=node)
+            row = HeartbeatRow(node_id=node.id)
             self._session.add(row)
+        row.name, row.simulated = node.name, node.simulated
         row.sequence, row.boot_id, row.earlier_boots = NO_SEQUENCE, None, []
         self._session.flush()
 

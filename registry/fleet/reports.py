@@ -148,7 +148,7 @@ class _Recording:
         now = {
             one.beat.node: profiles[digest] for one, digest in zip(reports, digests, strict=True)
         }
-        self._move(now)
+        self._move(now, {one.beat.node: one.driver for one in reports})
         self._place(reports)
         self._equip(reports)
         self._keep(reports)
@@ -180,8 +180,8 @@ class _Recording:
             found = {row.digest: row.id for row in self.session.execute(query)}
         return found
 
-    def _move(self, profiles: Mapping[int, int]) -> None:
-        """Closes the profile that a node had, and opens the one that it has."""
+    def _move(self, profiles: Mapping[int, int], drivers: Mapping[int, str | None]) -> None:
+        """Closes the profile that a node had, and opens the one that it has, with its driver."""
         moved: list[dict[str, Any]] = [
             {"node_id": node, "profile_id": profile, "since": self.at}
             for node, profile in profiles.items()
@@ -190,6 +190,8 @@ class _Recording:
         if moved:
             close_history(self.session, [one["node_id"] for one in moved], self.at)
             add_rows(self.session, NodeHistoryRow, moved)
+            rows = [{"node_id": one["node_id"], "driver": drivers[one["node_id"]]} for one in moved]
+            change_rows(self.session, HeartbeatRow, "node_id", rows)
 
     def _with_untold(self, reports: Sequence[NodeReport]) -> list[NodeReport]:
         """Returns the reports with what lies there still, though it was not told.

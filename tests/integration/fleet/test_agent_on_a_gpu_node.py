@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -252,6 +253,36 @@ def test_labels_that_others_made_are_taken_and_nvml_is_left_alone(
     code, document, _ = ek(environment, *asked)
     assert (code, document["gpu_source"], document["devices"]) == (0, "gfd+dcgm", [])
     assert "does not answer" in document["problem"]
+
+
+MACHINE_INFO = (
+    "attribute_name,attribute_value\nCUDA Version,13.0\nGPU Driver Version,580.95.05\n"
+    "GPU Product,NVIDIA-H100-80GB-HBM3\nGPU Memory,85520809984\nGPU 1 UUID,GPU-1\n"
+    "GPU 1 Bus ID,0000:18:00.0\n"
+)
+
+
+def test_what_fleet_intelligence_wrote_is_taken_and_nvml_is_left_alone(
+    nvml: SimulatedNvml, environment: Environ, tmp_path: Path
+) -> None:
+    nvml.set(SimulatedGpu(), errors={"nvmlInitWithFlags": 18})
+    written = tmp_path / "fleetint" / "fleetint_machine_info_20261126_160000.csv"
+    written.parent.mkdir()
+    asked = ("agent", "once", "--fleet-intelligence", written.parent)
+    code, document, _ = ek(environment, *asked)
+    assert (code, document["devices"]) == (0, [])
+    assert "no machine info" in document["problem"]
+
+    written.write_text(MACHINE_INFO)
+    os.utime(written, (time.time() - 60,) * 2)
+    code, document, _ = ek(environment, *asked)
+    assert (code, document["problem"]) == (0, None)
+    assert (document["gpu_source"], document["driver"]["version"]) == (
+        "fleet-intelligence", "580.95.05",
+    )  # fmt: skip
+    (found,) = document["devices"]
+    assert (found["uuid"], found["product"], found["mig"]) == ("GPU-1", H100.product, None)
+    assert ek(environment, *asked, "--gfd", written)[0] == 2
 
 
 def test_an_exporter_is_asked_over_http_for_each_gpu(

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from registry import migrate
 from registry.catalogue import connect, open_catalogue, parse_url
 from registry.errors import CatalogueOutdatedError, InvalidRecordError, StoreUnavailableError
-from registry.fleet.types import Assignment, DriftIgnore, Taken
+from registry.fleet.types import Assignment, DriftIgnore, Taken, WhereFilter
 from registry.models import REVISION
 from registry.publishing import CheckpointPublication
 from registry.types import Place, Repair
@@ -157,6 +157,31 @@ def test_a_node_on_which_nothing_runs_is_not_asked_again(url: str, tmp_path: Pat
     migrate.upgrade(url)
     with registry.catalogue.read() as view:
         assert view.fleet.node("gpu-1").state is not None
+    registry.catalogue.close()
+
+
+def test_where_answers_as_before_once_nodes_stand_beside_heartbeats(
+    url: str, tmp_path: Path
+) -> None:
+    registry = make_workbench(tmp_path, url=url).registry
+    first, second = (
+        enrolled(registry.catalogue, name, simulated=at == 1) for at, name in enumerate("ab")
+    )
+    enrolled(registry.catalogue, "never-heard")
+    with registry.catalogue.edit() as draft:
+        draft.fleet.take([report(first, 1, [placed("a")], driver="570.1.1")], NOON)
+        draft.fleet.take([report(second, 1, [placed("a")])], NOON)
+    with registry.catalogue.read() as view:
+        before = view.fleet.where(WhereFilter())
+    migrate.downgrade(url, "b8e3d60f29a7")
+    migrate.upgrade(url)
+    with registry.catalogue.read() as view:
+        assert view.fleet.where(WhereFilter()) == before
+        heard = [(one.name, one.seen_at) for one in view.fleet.nodes()]
+    assert [(one.node, one.simulated, one.driver) for one in before] == [
+        ("a", False, "570.1.1"), ("b", True, "580.95.05"),
+    ]  # fmt: skip
+    assert heard == [("a", NOON), ("b", NOON), ("never-heard", None)]
     registry.catalogue.close()
 
 

@@ -59,7 +59,7 @@ def waves(site: Site) -> list[Wave]:
 
 
 def test_another_driver_is_a_wave_and_the_same_again_is_none(site: Site, engine: Engine) -> None:
-    watch = DriverWatch(lambda: site.bench.registry)
+    watch = begins(site, [0.0])
     reports(site, watch, engine, OLD, 1)
     watch.look()
     assert waves(site) == []
@@ -187,3 +187,23 @@ def test_what_takes_long_comes_later(site: Site, engine: Engine) -> None:
         watch.look()
     # both at once; then a step, of 50 s, each 1000 s, and not each minute
     assert len(looked) == 2
+
+
+def test_a_look_that_took_long_is_followed_by_a_pause(site: Site, engine: Engine) -> None:
+    seconds, looked = [0.0], list[float]()
+
+    def registry() -> Registry:
+        looked.append(seconds[-1])
+        seconds.append(seconds[-1] + 0.5)
+        return site.bench.registry
+
+    watch = DriverWatch(registry, clock=lambda: seconds[-1])
+    watch.look()  # at the whole fleet, and at the waves
+    looked.clear()
+    for sequence, (driver, at) in enumerate(((NEW, 2.0), (OLD, 6.0), (NEW, 8.0)), start=1):
+        reports(site, watch, engine, driver, sequence)
+        seconds.append(at)
+        watch.look()
+    assert looked == [2.0, 8.0]
+    watch.look_at_changes()  # the last act of a service waits for nothing
+    assert looked == [2.0, 8.0]
