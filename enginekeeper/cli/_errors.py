@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
@@ -100,6 +102,24 @@ def gravest(codes: Iterable[ExitCode]) -> ExitCode:
 def order_in_words() -> str:
     """Returns the codes with their meanings, the gravest first, for a command's help."""
     return "; ".join(f"{code} {MEANING[code].partition(':')[0]}" for code in GRAVEST_FIRST)
+
+
+_OF_THE_HOST = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE})
+
+
+def of_the_host(error: Exception) -> app.UnavailableError | None:
+    """Returns what a file means that this user may not use, or its disk does not give.
+
+    None for whatever else nobody expected: that is a defect.
+    """
+    if not isinstance(error, OSError) or error.errno not in _OF_THE_HOST or error.filename is None:
+        return None
+    return app.UnavailableError(
+        "a file cannot be used, and nobody can tell what it says",
+        where=os.fsdecode(error.filename), actual=error.strerror,
+        expected=f"one that user {os.geteuid()} may use, on a disk that answers",
+        remedy="see who owns it and with which mode, and what `dmesg` says of the disk",
+    )  # fmt: skip
 
 
 def report(error: DiagnosedError, *, as_json: bool) -> ExitCode:

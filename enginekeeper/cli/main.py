@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 from enginekeeper import __version__
-from enginekeeper.cli._errors import ExitCode, report, report_usage
+from enginekeeper.cli._errors import ExitCode, of_the_host, report, report_usage
 from registry.disks import full_disk_said
 from registry.errors import DiagnosedError
 
@@ -116,6 +116,8 @@ def run() -> NoReturn:
         sys.stderr.close()  # the reader went away: nobody is left to tell
         sys.exit(ExitCode.OK)
     except Exception as error:  # noqa: BLE001 - the outermost loop: a defect is reported, not shown
+        if (told := of_the_host(error)) is not None:
+            sys.exit(report(told, as_json=as_json))
         from enginekeeper.cli._crash import report_crash
 
         sys.exit(report_crash(error, sys.argv, as_json=as_json))

@@ -50,7 +50,7 @@ class NodeFacts:
     """Version of its driver; None where there is none or it does not answer."""
     shape: NodeShape
     engines: tuple[str, ...]
-    """Digests of the engines on it, each once, sorted."""
+    """Digests of the engines on it, each once, sorted; those that run and lie elsewhere, too."""
     problems: tuple[str, ...] = ()
     """Why nobody can tell what is on it, or what is on it is not what was put there."""
     simulated: bool = False
@@ -85,7 +85,7 @@ def facts_of(inventory: Inventory) -> NodeFacts:
             host.cpu_architecture,
             complete=all_told(inventory),
         ),
-        engines=tuple(sorted({one.engine for one in inventory.engines})),
+        engines=tuple(sorted({one.engine for one in (*inventory.engines, *inventory.running)})),
         problems=(*problems_of(inventory), *_changed(inventory)),
         simulated=inventory.simulated,
         labels=dict(inventory.labels),

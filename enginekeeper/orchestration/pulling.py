@@ -199,6 +199,7 @@ def _bring(bench: Bench, evidence: Evidence, place: Path) -> None:
             verify_directory(evidence.manifest, place / FILES)
         except (IntegrityError, InvalidRecordError) as error:
             _progress.info("%s: %s; it is brought anew", place, error.what)
+            shutil.rmtree(aside, ignore_errors=True)  # of a pull that was interrupted at its end
             place.rename(aside)
     if not place.is_dir():
         write_directory(bench.registry.store, evidence, place)

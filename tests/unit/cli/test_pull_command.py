@@ -245,6 +245,19 @@ def test_damaged_files_are_brought_anew(ek: Ek, engine: Engine, into: Path) -> N
     assert "brought anew" in said.err
 
 
+def test_damaged_files_are_brought_anew_beside_those_of_an_interrupted_pull(
+    ek: Ek, engine: Engine, into: Path
+) -> None:
+    ek("pull", engine.digest.short, "--into", into)
+    left = into / "engines" / f".{engine.digest.short}.damaged" / "engine"
+    left.mkdir(parents=True)  # it was killed before it removed this
+    (left / "graph.pt2").write_bytes(b"other")
+    (into / "current" / "engine" / "graph.pt2").chmod(0o644)
+    (into / "current" / "engine" / "graph.pt2").write_bytes(b"another")
+    assert ek("pull", engine.digest.short, "--into", into).code == 0
+    assert (loaded(into), left.exists()) == (b"first", False)
+
+
 def test_a_stripped_engine_of_which_no_verdict_names_the_refitted_bytes_does_not_stay(
     ek: Ek, site: Site, into: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from registry.retention import RetentionPolicy
 from registry.sweeping import plan_sweep, sweep
 from registry.types import Engine
 from tests.factories.benches import Site, variants_of
+from tests.fakes.users import as_nobody
 
 Ek = Callable[..., Any]
 
@@ -78,3 +79,16 @@ def test_an_unknown_engine_whose_store_does_not_answer_is_not_started(
 
     monkeypatch.setattr(LocalBlobStore, "list_documents", silent)
     assert ek("run-check", exported(tmp_path)).code == 10
+
+
+def test_a_file_that_cannot_be_read_is_told_and_no_defect(
+    ek: Ek, engine: Engine, tmp_path: Path
+) -> None:
+    place = exported(tmp_path)
+    (place / "engine" / "graph.pt2").chmod(0)
+    with as_nobody():
+        said = ek("run-check", place, "--offline", "--", "false")
+    assert (said.code, engine.digest.short in said.out) == (10, False)
+    assert "Permission denied" in said.err
+    assert "next:" in said.err
+    assert not list((tmp_path / "home").glob("crashes/*"))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from enginekeeper.cli._errors import ExitCode
+from enginekeeper.fleet.inventory import Evidence, RunningEngine
 from registry.types import Engine, Result
 from tests.factories.benches import Site, variants_of
 from tests.factories.gpu_engines import H100, publish_for_gpu
@@ -118,6 +119,19 @@ def test_a_quarantined_engine_holds_its_nodes(
 def test_an_engine_that_nobody_signed_exits_11(ek: Ek, fleet: Path, site: Site) -> None:
     site.distrust("build")
     assert ek(*R595, "--inventory", fleet).code == ExitCode.INTEGRITY
+
+
+def test_an_engine_that_runs_from_a_place_that_no_record_names_holds_its_node(
+    ek: Ek, engine: Engine, tmp_path: Path
+) -> None:
+    run = RunningEngine(
+        str(engine.digest), "/mnt/shared/m", 4711, "2026-11-24T12:00:00+00:00",
+        Evidence.CONFIRMED, ("GPU-00000000",),
+    )  # fmt: skip
+    write_inventory(tmp_path / "fleet", inventory("gpu-1", running=(run,)))
+    said = ek(*R595, "--inventory", tmp_path / "fleet", "--json")
+    assert (said.code, said.json["ready"]) == (ExitCode.DRIFT, [])
+    assert said.json["held"][0]["nodes"] == ["gpu-1"]
 
 
 def test_simulated_nodes_are_marked_and_left_out_where_there_are_real_ones(

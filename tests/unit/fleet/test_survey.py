@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from registry.digests import Digest
 from registry.errors import InvalidRecordError
 from registry.manifests import Manifest
 from tests.factories.inventories import R580, device
+from tests.fakes.users import as_nobody
 
 KEY = Digest("ek-key-v2", "1" * 64)
 NOW = datetime(2026, 11, 26, 3, 0, tzinfo=UTC)
@@ -145,29 +144,16 @@ def test_a_damaged_record_hides_no_engine_before_it_and_is_named(
     assert "zz.json" in str(found.engines_problem)
 
 
-@pytest.fixture
-def nobody() -> Iterator[None]:
-    """Lets a test run as somebody who may read nothing of what it made before."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_records_that_cannot_be_listed_are_told_and_no_idle_node(
-    tmp_path: Path, engine: tuple[Path, Digest], request: pytest.FixtureRequest
+    tmp_path: Path, engine: tuple[Path, Digest]
 ) -> None:
     place, digest = engine
     record_placement(tmp_path, digest, place, key=KEY)
     record_run(tmp_path, digest, place)
     for name in ("placements", "runs"):
         (tmp_path / name).chmod(0)
-    request.getfixturevalue("nobody")
-    found = survey(tmp_path, OneGpu)
+    with as_nobody():
+        found = survey(tmp_path, OneGpu)
     assert f"{tmp_path}/placements: the directory cannot be listed" in str(found.engines_problem)
     assert f"{tmp_path}/runs: the directory cannot be listed" in str(found.runs_problem)
     seen = facts_of(found)
