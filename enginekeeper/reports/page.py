@@ -75,6 +75,7 @@ def _page(document: Document, subject: Subject) -> str:
         strata=_strata(document),
         classes=fidelity.get("token_classes", {}),
         run=document.get("sequential"),
+        unasked=_not_run(document),
     )
     return page + "\n"
 
@@ -144,6 +145,12 @@ def _triangle(document: Document) -> Markup:
 
 def _check_named(document: Document, name: str) -> Document:
     return next((one for one in document["checks"] if one["check"] == name), {})
+
+
+def _not_run(document: Document) -> list[str]:
+    """Names the checks and audits that were not run, as the verdict lists them."""
+    listed = (*document["audits"], *document["checks"])
+    return [one["check"] for one in listed if one["result"] == "not run"]
 
 
 def _tensors(document: Document) -> Markup:

@@ -100,7 +100,10 @@ def judge(evidence: Evidence, policy: AcceptancePolicy) -> Verdict:
     audited = (*audited, *located)
     faults = (*audited, *what_it_is.findings, *what_it_costs.line.findings)
     lines, worse = (what_it_is, what_it_costs.line), what_it_costs.worse_than_recipe
-    said = _says(lines, audited, missing, worse=worse)
+    said = (
+        *_says(lines, audited, missing, worse=worse),
+        *(_doubts(evidence.audits) if result == "inconclusive" else ()),
+    )
     return Verdict(
         result=result,
         summary=f"{result.upper()}: {'; '.join((*said, *_where_it_ended(evidence)))}",
@@ -141,7 +144,7 @@ def _says(
     worse: bool,
 ) -> Iterator[str]:
     """Gives the clauses of the summary, the culprit first; doubt is left out beside a failure."""
-    yield from (finding.message for finding in audited[:SHOWN_FINDINGS])
+    yield from (_placed(finding) for finding in audited[:SHOWN_FINDINGS])
     if len(audited) > SHOWN_FINDINGS:
         yield f"and {len(audited) - SHOWN_FINDINGS} more findings of the audits"
     what_it_is, what_it_costs = lines
@@ -159,6 +162,21 @@ def _says(
         yield f"it {what_it_costs.statement}"
     if missing:
         yield f"audits not run: {', '.join(missing)}"
+
+
+def _doubts(audits: tuple[AuditReport, ...]) -> Iterator[str]:
+    """Says what an audit could not decide, where nothing failed: it is why the verdict is none."""
+    found = [one for audit in audits for one in audit.findings if one.result == "inconclusive"]
+    if found:
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        yield f"an audit could not decide: {_placed(found[0])}{more}"
+
+
+def _placed(finding: Finding) -> str:
+    """Says what was found and where: a first line without the tensor or field helps nobody."""
+    if finding.where in finding.message:
+        return finding.message
+    return f"{finding.where}: {finding.message}"
 
 
 def _where_it_ended(evidence: Evidence) -> tuple[str, ...]:

@@ -84,8 +84,18 @@ def test_the_first_line_is_the_verdict_and_the_culprit_follows() -> None:
     text = render_page(document(findings=(finding,)), FILE)
 
     body = text[text.index("<body>") :]
-    assert body.index('<h1 class="fail">FAIL: a scale is twice') < body.index("culprit")
+    assert body.index('<h1 class="fail">FAIL: layers.15.mlp.proj: a scale is twice') < body.index(
+        "culprit"
+    )
     assert body.index("layers.15.mlp.proj</b> [T1]") < body.index("<svg")
+
+
+def test_what_was_not_run_stands_above_the_plots() -> None:
+    text = render_page(document(), FILE)
+
+    assert "Nothing is known of what was not run: recipe, " in text
+    assert "fidelity.gain, probe.decode, probe.batch" in text
+    assert text.index("what was not run") < text.index("<svg")
 
 
 @pytest.mark.parametrize("noise", [0.02, 1.5])

@@ -277,6 +277,18 @@ def test_doubt_in_an_audit_is_doubt_in_the_verdict(tokens: TokenizedSuite, arm: 
 
     assert verdict.result == "inconclusive"
     assert verdict.faults == ()
+    assert "could not decide: layer 3: the source has no such tensor" in verdict.summary
+
+
+def test_the_first_line_names_the_tensor_that_a_message_leaves_out(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    where, message = "transformer.layers.15.mlp.proj", "every scale is 1.03 times what it should be"
+    audits = (HEALTHY_AUDITS[0], AuditReport("weights", (Finding("w", "fail", where, message),)))
+
+    verdict = judge(evidence(tokens, arm, audits=audits), policy())
+
+    assert verdict.summary.startswith(f"FAIL: {where}: {message}; ")
 
 
 def test_a_reference_that_a_second_runtime_contradicts_decides_nothing(
