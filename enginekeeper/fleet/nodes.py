@@ -86,7 +86,9 @@ def facts_of(inventory: Inventory) -> NodeFacts:
             complete=all_told(inventory),
         ),
         engines=tuple(
-            sorted({it.engine for it in inventory.engines} | {it.engine for it in inventory.running})
+            sorted(
+                {it.engine for it in inventory.engines} | {it.engine for it in inventory.running}
+            )
         ),
         problems=(*problems_of(inventory), *_changed(inventory)),
         simulated=inventory.simulated,
