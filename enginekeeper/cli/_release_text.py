@@ -7,7 +7,7 @@ from typing import Any
 from enginekeeper.cli._output import render_table
 from enginekeeper.compatibility.cuda import cuda_table, driver_floor
 from enginekeeper.compatibility.recipe_support import recipes_by_capability
-from enginekeeper.specs.build_flags import Presence, build_flags, flag_source
+from enginekeeper.specs.build_flags import FlagKind, Presence, build_flags, flag_source
 from enginekeeper.specs.profiles import ToolchainProfile
 from enginekeeper.specs.releases import Release, fact_source
 
@@ -36,7 +36,7 @@ def release_document(profile: ToolchainProfile, release: Release) -> dict[str, A
                 "in_release": str(flag.presence(release.version)),
                 "kind": str(flag.kind),
                 "takes": flag.takes,
-                "default": flag.default,
+                "default": flag.default_in(release.version),
                 "aliases": list(flag.aliases),
                 "set_by": flag.set_by,
                 "note": flag.note,
@@ -80,7 +80,7 @@ def release_text(document: dict[str, Any]) -> str:
         {
             "option": f"--{row['option']}",
             "takes": row["takes"],
-            "default": row["default"],
+            "default": _as_given(row),
             "set by": row["set_by"],
             "in this release": _shouted(row["in_release"]),
             "note": row["note"],
@@ -94,6 +94,13 @@ def release_text(document: dict[str, Any]) -> str:
         parts.append(render_table(options, columns))
     parts.append(f"{len(document['architectures'])} architectures; sources with --json\n")
     return f"{document['toolchain']}\n\n" + "\n".join(parts)
+
+
+def _as_given(row: dict[str, Any]) -> object:
+    """Returns an option's default as it is written on the command line."""
+    if row["kind"] == FlagKind.TOGGLE:
+        return "enable" if row["default"] else "disable"
+    return "off" if row["kind"] == FlagKind.SWITCH else row["default"]
 
 
 def _value(value: object) -> str:

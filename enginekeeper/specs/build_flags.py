@@ -68,6 +68,9 @@ class BuildFlag:
     source: str
     """Key of the table's list of sources."""
 
+    defaults: dict[str, bool | int | str] = field(default_factory=dict)
+    """The default of releases in which it is another one."""
+
     lacks: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
@@ -78,6 +81,10 @@ class BuildFlag:
         if version in self.has:
             return Presence.PRESENT
         return Presence.ABSENT if version in self.lacks else Presence.UNVERIFIED
+
+    def default_in(self, version: str) -> bool | int | str | None:
+        """Returns what a release takes without it; None as for `default`."""
+        return self.defaults.get(version, self.default)
 
     @property
     def takes(self) -> str:
@@ -132,13 +139,18 @@ def _fault(flag: BuildFlag) -> str | None:
         return "a release both has and lacks it"
     if bool(flag.choices) is not (flag.kind is FlagKind.CHOICE):
         return "choices are for the kind choice, and only for it"
-    if flag.default is None:
-        return None
+    if not set(flag.defaults) <= set(flag.has):
+        return "a default of a release that does not have it"
+    given = [one for one in (flag.default, *flag.defaults.values()) if one is not None]
+    return None if all(_fits(flag, one) for one in given) else "default of another kind"
+
+
+def _fits(flag: BuildFlag, default: bool | int | str) -> bool:  # noqa: FBT001 - a value
     fits: dict[FlagKind, bool] = {
-        FlagKind.INT: type(flag.default) is int,
-        FlagKind.TOGGLE: isinstance(flag.default, bool),
-        FlagKind.SWITCH: flag.default is False,
-        FlagKind.CHOICE: flag.default in flag.choices,
+        FlagKind.INT: type(default) is int,
+        FlagKind.TOGGLE: isinstance(default, bool),
+        FlagKind.SWITCH: default is False,
+        FlagKind.CHOICE: default in flag.choices,
         FlagKind.TEXTS: False,
     }
-    return None if fits.get(flag.kind, isinstance(flag.default, str)) else "default of another kind"
+    return fits.get(flag.kind, isinstance(default, str))

@@ -52,10 +52,10 @@ def _of_flag(flag: BuildFlag, version: str, said: Mapping[str, HelpOption]) -> I
     elif expected != there:
         yield FlagDrift(flag.name, "option", expected, there)
     if option is not None:
-        yield from _of_form(flag, option)
+        yield from _of_form(flag, version, option)
 
 
-def _of_form(flag: BuildFlag, option: HelpOption) -> Iterator[FlagDrift]:
+def _of_form(flag: BuildFlag, version: str, option: HelpOption) -> Iterator[FlagDrift]:
     if set(flag.aliases) != set(option.aliases):
         yield FlagDrift(flag.name, "aliases", _listed(flag.aliases), _listed(option.aliases))
     if (flag.kind is FlagKind.SWITCH) is not option.is_switch:
@@ -69,17 +69,18 @@ def _of_form(flag: BuildFlag, option: HelpOption) -> Iterator[FlagDrift]:
         open_list = not choices  # the table does not say which words there are
         said = _listed(option.choices)
         yield FlagDrift(flag.name, "choices", _listed(choices), said, settles=open_list)
-    default = _default(flag)
+    default = _default(flag, version)
     if default != option.default:
         yield FlagDrift(flag.name, "default", str(default), str(option.default))
 
 
-def _default(flag: BuildFlag) -> str | None:
-    if flag.default is None:
+def _default(flag: BuildFlag, version: str) -> str | None:
+    default = flag.default_in(version)
+    if default is None:
         return None
     if flag.kind is FlagKind.TOGGLE:
-        return "enable" if flag.default else "disable"
-    return str(flag.default)
+        return "enable" if default else "disable"
+    return str(default)
 
 
 def _listed(words: object) -> str:

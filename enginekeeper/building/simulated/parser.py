@@ -4,8 +4,9 @@ Written from NVIDIA/TensorRT-LLM's own files, not from Enginekeeper's table of o
 two can be held against each other: `tensorrt_llm/commands/build.py` at 008b2b8d (1.0 pre-releases)
 and 65f1d153 (1.2), `tensorrt_llm/plugin/plugin.py` at c20322ff (1.2), the 0.20.0 side of the merge
 Ataraksia/TensorRT-LLM a451bf93, and the options that 0.17.0.post1 prints when it builds (0.18.x is
-0.17.0 with newer dependencies). What 0.18.2 and 0.19.0 declare beside plugins was not found; they
-are taken to declare what 0.20.0 does.
+0.17.0 with newer dependencies), and what could be read of its `--help`, in
+ai-bot-pro/achatbot#129. What 0.19.0 declares beside plugins was not found, nor the half of those of
+0.18.2; they are taken to declare what 0.20.0 does.
 """
 
 from __future__ import annotations
@@ -58,7 +59,14 @@ _FEATURES: dict[str, bool] = {
     "use_fused_mlp": True,
     "pp_reduce_scatter": False,
 }
-_NOT_IN_0_17 = frozenset({"dora_plugin", "gemm_allreduce_plugin", "norm_quant_fusion"})
+_NOT_IN_0_17 = frozenset(
+    {"dora_plugin", "gemm_allreduce_plugin", "norm_quant_fusion", "fuse_fp4_quant"}
+)
+_OTHERWISE_IN_0_17: dict[str, Any] = {
+    "tokens_per_block": 64,
+    "use_paged_context_fmha": False,
+    "use_fp8_context_fmha": False,
+}
 
 
 def parser_of(version: str) -> argparse.ArgumentParser:
@@ -193,6 +201,7 @@ def plugin_fields(version: str) -> dict[str, Any]:
     fields: dict[str, Any] = {name: default for name, (_, default) in _PLUGINS.items()}
     fields |= _FEATURES | {"tokens_per_block": 32}
     if _release(version) == (0, 18):
+        fields |= _OTHERWISE_IN_0_17
         return {name: value for name, value in fields.items() if name not in _NOT_IN_0_17}
     return fields
 

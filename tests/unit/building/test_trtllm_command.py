@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from enginekeeper.building.simulated.parser import RELEASES, parser_of
+from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.building.trtllm_command import arguments
 from enginekeeper.errors import InputError
 from enginekeeper.specs.build_flags import BuildFlag, FlagKind, Presence, build_flags
+from enginekeeper.specs.build_options import Build
 
 _TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
 _WORDS = st.text(st.sampled_from("abcxyz/._-0"), min_size=1).filter(lambda word: word[0] != "-")
@@ -68,6 +72,38 @@ def test_what_a_release_has_arrives_as_it_was_given(request: tuple[str, dict[str
     parsed = vars(parser_of(version).parse_args(list(arguments(version, given_options))))
 
     for name, value in given_options.items():
+        assert parsed[name] == _as_parsed(build_flags()[name], value)
+
+
+@st.composite
+def build_sections(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """Draws a release, and a spec's `build` section of options that it is not known to lack."""
+    version = draw(st.sampled_from(RELEASES))
+    theirs = [
+        it for it in build_flags().values()
+        if it.set_by == "spec" and it.presence(version) is not Presence.ABSENT
+    ]  # fmt: skip
+    chosen = draw(st.lists(st.sampled_from(theirs), unique_by=lambda it: it.name, max_size=12))
+    numbers = st.integers(1, 2**31 - 1)
+    return version, {
+        flag.name: draw(numbers if flag.kind is FlagKind.INT else _values(flag)) for flag in chosen
+    }
+
+
+@settings(max_examples=200, deadline=None)
+@given(build_sections())
+def test_what_a_spec_asks_for_arrives_beside_what_its_builder_asks_for(
+    drawn: tuple[str, dict[str, Any]],
+) -> None:
+    version, section = drawn
+    build = TypeAdapter(Build).validate_json(json.dumps(section))
+    limits = {"max_batch_size": 4, "max_input_len": 64, "max_seq_len": 128, "max_num_tokens": 256}
+    asked = {**limits, **build.given, **TensorrtLlmBuilder.timing_options}
+
+    parsed = vars(parser_of(version).parse_args(list(arguments(version, asked))))
+
+    assert build.given == section
+    for name, value in asked.items():
         assert parsed[name] == _as_parsed(build_flags()[name], value)
 
 

@@ -34,6 +34,18 @@ def test_its_json_has_the_source_of_every_fact_and_option(ek: Ek) -> None:
     assert document["recipes"]["10.0"] == ["none", "fp8", "nvfp4"]
 
 
+def test_a_default_is_that_of_the_release_as_it_is_written(ek: Ek) -> None:
+    shown = {
+        line.split()[0]: line.split()[2]
+        for line in ek("toolchain", "show", "tensorrt-llm-0.18.2").out.splitlines()
+        if line.startswith("--")
+    }
+
+    assert shown["--tokens_per_block"] == "64"
+    assert shown["--use_paged_context_fmha"] == "disable"
+    assert shown["--context_fmha"] == "enable"
+
+
 def test_a_release_without_engines_has_no_options_to_show(ek: Ek) -> None:
     document = ek("toolchain", "show", "tensorrt-llm-1.3.0rc22", "--json").json
 

@@ -24,7 +24,7 @@ def test_an_option_the_release_lacks_is_refused_with_those_that_have_it(
     hit = hits["release-has-option"]
     assert hit.severity is Severity.REFUSE
     assert hit.actual == "--gpus_per_node under tensorrt-llm-1.2.1"
-    assert hit.expected == "--gpus_per_node: 0.20.0, 0.21.0, 1.0.0"
+    assert hit.expected == "--gpus_per_node: 0.18.2, 0.19.0, 0.20.0, 0.21.0, 1.0.0"
 
 
 def test_an_option_that_nobody_has_seen_in_the_release_is_a_warning(make_case: MakeCase) -> None:

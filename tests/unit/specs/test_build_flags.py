@@ -78,6 +78,25 @@ def test_what_nobody_has_looked_at_is_neither_there_nor_absent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "in_0_18", "later"),
+    [
+        ("tokens_per_block", 64, 32),
+        ("use_paged_context_fmha", False, True),
+        ("use_fp8_context_fmha", False, True),
+        ("max_batch_size", 2048, 2048),
+    ],
+)
+def test_a_release_has_its_own_default_where_it_is_another_one(
+    name: str, in_0_18: object, later: object
+) -> None:
+    flag = build_flags()[name]
+
+    assert [flag.default_in(one) for one in ("0.18.2", "0.20.0", "1.2.1")] == [
+        in_0_18, later, later,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("wrong", "said"),
     [
         ({"colour": "red"}, "colour"),
@@ -104,6 +123,8 @@ def test_a_row_in_another_form_is_an_error_that_names_the_field(
         ({"choices": ["a"]}, "choices"),
         ({"default": True}, "default"),
         ({"kind": "choice", "choices": ["a"], "default": "b"}, "default"),
+        ({"defaults": {"1.2.1": "b"}}, "default of another kind"),
+        ({"defaults": {"1.2.0": 2}}, "default of a release that does not have it"),
     ],
 )
 def test_a_row_that_contradicts_itself_is_an_error(
