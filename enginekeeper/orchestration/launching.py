@@ -23,7 +23,7 @@ from enginekeeper.toolchains.containers.command_lines import Arguments
 from enginekeeper.toolchains.containers.description import Container, Runtime, container_of
 from enginekeeper.toolchains.containers.kubernetes import job_manifest
 from enginekeeper.toolchains.processes import Command
-from enginekeeper.toolchains.runner import LIFELINE, Launcher, StepRun, step_settings
+from enginekeeper.toolchains.runner import LIFELINE, STEPS, Launcher, StepRun, step_settings
 
 IN_CONTAINER = "ENGINEKEEPER_STEP_CONTAINER"
 """Tells a step that its toolchain's programs are on the PATH, as in NVIDIA's images."""
@@ -36,6 +36,11 @@ _CLIENTS_SEE = (
 container sees none of it."""
 
 _REMOVED_WITHIN = 60.0  # seconds
+_PATIENCE = 180.0
+"""Seconds without a sign of life after which a job ends itself: three times what NFS clients keep
+to themselves of a file's state by default (nfs(5), acregmax)."""
+
+_WATCHED = "_watched.py"
 
 
 def launcher_of(name: str, settings: Settings) -> Launcher | None:
@@ -69,6 +74,9 @@ class ContainerLauncher:
 
     nvml: Callable[[], Nvml] = _open_nvml
     user: str = field(default_factory=lambda: f"{os.getuid()}:{os.getgid()}")
+    patience: float = _PATIENCE
+    """Seconds after which a job in a cluster ends itself when nobody waits for it any more."""
+
     _removals: dict[Path, Arguments] = field(default_factory=dict)
 
     def command(self, run: StepRun, script: Path, result: Path) -> Command:
@@ -122,8 +130,13 @@ class ContainerLauncher:
         directory = run.directory.absolute()
         gpu = run.job.get("gpu")
         by_label = self.container.runtime is Runtime.KUBERNETES
-        script = _copied(script, directory / "steps") if by_label else script.absolute()
-        command = ("-s", "-E", "-B", "-u", str(script), str(directory / "job.json"))
+        words: tuple[str, ...] = (str(script.absolute()),)
+        if by_label:
+            script = _copied(script, directory / "steps")
+            alive = directory / kubernetes_run.ALIVE
+            watched = script.with_name(_WATCHED)
+            words = (str(watched), str(alive), f"{self.patience:g}", str(script))
+        command = ("-s", "-E", "-B", "-u", *words, str(directory / "job.json"))
         return Box(
             name=f"enginekeeper-{run.step.replace('_', '-')}-{uuid.uuid4().hex[:12]}",
             image=self.container.image,
@@ -159,7 +172,9 @@ class ContainerLauncher:
         manifest = job_manifest(box, cluster, seconds=run.timeout_seconds, product=product)
         path = run.directory.absolute() / "manifest.json"
         path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        return kubernetes_run.running(path), kubernetes_run.removal(box.name, cluster.namespace)
+        return kubernetes_run.running(path, self.patience), kubernetes_run.removal(
+            box.name, cluster.namespace
+        )
 
 
 def chosen_gpu(asked: Mapping[str, str], nvml: Nvml) -> str:
@@ -187,7 +202,7 @@ def chosen_gpu(asked: Mapping[str, str], nvml: Nvml) -> str:
 def _copied(script: Path, folder: Path) -> Path:
     """Copies a step with its siblings to where a cluster sees it, too; returns the copy."""
     folder.mkdir(exist_ok=True)
-    for file in script.parent.glob("*.py"):
+    for file in (*script.parent.glob("*.py"), STEPS / _WATCHED):
         shutil.copyfile(file, folder / file.name)
     return folder / script.name
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,73 @@ def test_what_is_cancelled_leaves_no_container(
         launch_step(site.step("tensorrt-llm-1.2.1", "build_trtllm", job), site.launcher, cancel)
 
     assert gone(int(path.read_text()) for path in site.host.state.glob("*.pid"))
+    assert not site.request.output.exists()
+
+
+@contextmanager
+def killed_while_it_builds(site: Site) -> Iterator[None]:
+    """Starts a build in a process of its own, and kills that one when the tool is at work."""
+    hold = site.root / "hold"
+    hold.touch()
+    site.tools.tell(hold=str(hold))
+    run = site.step("tensorrt-llm-1.2.1", "build_trtllm", site.builder.job(site.request))
+    builder = os.fork()
+    if builder == 0:
+        try:
+            launch_step(run, site.launcher)
+        finally:
+            os._exit(1)
+    log, ends = run.place.log, time.monotonic() + 60
+    while not (log.is_file() and "waiting, as told" in log.read_text()):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        os.kill(builder, signal.SIGKILL)
+        os.waitpid(builder, 0)
+
+
+def at_work(site: Site) -> list[int]:
+    """Returns the processes whose command line names the site's folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(site.root).encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_who_is_killed_leaves_no_process_and_no_container(
+    runtime: str, site_of: Callable[[str], Site]
+) -> None:
+    site = site_of(runtime)
+
+    with killed_while_it_builds(site):
+        processes = at_work(site)
+
+    assert processes
+    assert gone(processes), [Path(f"/proc/{one}/cmdline").read_bytes() for one in at_work(site)]
+    assert at_work(site) == []
+    assert not site.request.output.exists()
+    assert list(site.host.state.glob("*.job")) == []
+
+
+def test_a_job_ends_itself_when_the_machine_that_asked_for_it_is_gone(
+    site_of: Callable[[str], Site],
+) -> None:
+    site = site_of("kubernetes")
+    site.launcher.patience = 2.0
+
+    with killed_while_it_builds(site):
+        (pod,) = (int(path.read_text()) for path in site.host.state.glob("*.pid"))
+        for one in at_work(site):  # all at once, and nothing there that could delete the job
+            if os.getsid(one) != os.getsid(pod):
+                os.kill(one, signal.SIGKILL)
+
+    assert gone([pod])
+    assert at_work(site) == []
     assert not site.request.output.exists()
 
 
