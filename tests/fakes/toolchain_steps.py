@@ -72,6 +72,11 @@ def quantize(job: Job) -> Job:
     _check(job["calibration"], calibration)
     output, tensor = Path(job["output"]), job["tensor_parallel"]
     output.mkdir()
+    if job.get("format") == "huggingface" and job["recipe"] == "none":
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(EXPORTS / "source" / name, output / name)
+            _half_way()
+        return {}
     if job.get("format") == "huggingface":
         export = EXPORTS / f"unified_{job['recipe']}"
         shutil.copyfile(export / "config.json", output / "config.json")

@@ -118,6 +118,18 @@ def test_a_checkpoint_that_nobody_quantized_is_refused_before_any_work(site: Sit
     assert not site.request.output.parent.exists()
 
 
+def test_a_model_as_it_is_is_warmed_up_and_a_quantized_one_not_taken_for_it(site: Site) -> None:
+    plain = replace(site.builder, quantized=False)
+    with pytest.raises(StepRefusedError, match="the checkpoint is quantized"):
+        plain.build(site.request, site.run)
+    (site.request.checkpoint / "hf_quant_config.json").unlink()
+
+    built = plain.build(site.request, site.run)
+
+    assert built.report["quantization"] is None
+    assert not (built.directory / "hf_quant_config.json").exists()
+
+
 def test_without_the_gpu_nothing_is_started(site: Site) -> None:
     other = replace(site.builder, gpu=gpu_products()["b200"])
 

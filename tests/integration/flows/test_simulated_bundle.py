@@ -159,6 +159,24 @@ def test_a_bundle_of_two_gpus_is_warmed_up_on_both_and_served_on_both(world: Wor
     assert served[served.index("--tp_size") + 1] == "2"
 
 
+def test_a_model_as_it_is_is_bundled_from_its_own_bytes(world: World) -> None:
+    (world.root / "spec.yaml").write_text(SPEC.replace("[fp8]", "[none]"))
+
+    ended = world.build()
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"]) == (0, "pass"), ended.err
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    registry.fetch_engine(engine.digest, world.root / "fetched")
+    assert not (world.root / "fetched" / "hf_quant_config.json").exists()
+    (verdict,) = registry.verdicts(engine.digest)
+    audits = registry.verdict_document(verdict)["audits"]
+    assert {one["check"]: one["result"] for one in audits} == {
+        "config": "pass", "weights": "pass", "recipe": "pass",
+    }  # fmt: skip
+
+
 def test_a_release_with_nothing_else_builds_bundles_and_no_engines(world: World) -> None:
     late = SPEC.replace("1.2.1", "1.3.0rc22")
     (world.root / "spec.yaml").write_text(late)
