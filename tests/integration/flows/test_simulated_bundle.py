@@ -121,6 +121,25 @@ def test_a_way_to_ask_that_is_for_engines_alone_is_refused(world: World, asked: 
     assert "judged by the LLM API, or by trtllm-serve" in outcome["summary"]
 
 
+def test_a_bundle_is_asked_in_other_ways_and_each_way_that_it_lacks_is_not_run(
+    world: World,
+) -> None:
+    ended = world.build("--probes")
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"]) == (0, "pass"), ended.err
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    (verdict,) = registry.verdicts(engine.digest)
+    checks = registry.verdict_document(verdict)["checks"]
+    probes = {one["check"]: one for one in checks if one["check"].startswith("probe.")}
+    asked = {name for name, one in probes.items() if one["result"] == "pass"}
+    assert asked == {"probe.decode", "probe.batch", "probe.reuse", "probe.stop"}
+    rest = {name: one for name, one in probes.items() if name not in asked}
+    assert {one["result"] for one in rest.values()} == {"not run"}
+    assert rest["probe.chunk"]["note"] == "the runner offers no chunk"
+
+
 def test_a_bundle_that_is_asked_as_it_is_served_is_judged_and_not_recorded(world: World) -> None:
     ended = world.build("--served")
 
