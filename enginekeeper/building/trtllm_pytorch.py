@@ -1,8 +1,9 @@
 """The builder of bundles for TensorRT-LLM's PyTorch backend: checkpoint, options and warm caches.
 
 There is nothing to compile ahead of time but what a warm start compiles and tunes. So a bundle is a
-quantized checkpoint in Hugging Face's format, the file of its LLM-API options, and the caches that
-warming up on the GPU left behind, bound to what they were made with (`runtime_caches.py`).
+checkpoint in Hugging Face's format, quantized or the model as it is, the file of its LLM-API
+options, and the caches that warming up on the GPU left behind, bound to what they were made with
+(`runtime_caches.py`).
 
 Written against the documented interface and proved against doubles of it; **it has not run on a
 GPU**.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from enginekeeper.building.bundle import OPTIONS, options_of
@@ -38,6 +40,9 @@ class TrtllmPytorchBuilder:
     toolchain: str
     options: LlmOptions = field(default_factory=LlmOptions)
     tensor_parallel: int = 1
+    quantized: bool = True
+    """Whether ModelOpt quantized the checkpoint; else it is the model as it is."""
+
     simulated: bool = False
     """Whether a double is expected: a bundle that says otherwise of itself is refused."""
 
@@ -70,6 +75,7 @@ class TrtllmPytorchBuilder:
                 "compute_capability": str(self.gpu.compute_capability),
             },
             "ranks": self.tensor_parallel,
+            "quantized": self.quantized,
         }
 
     def build(self, request: BuildRequest, run: RunStep) -> BuiltEngine:
@@ -82,7 +88,7 @@ class TrtllmPytorchBuilder:
         outcome = run(self.toolchain, self.compile_step, self.job(request))
         document = read_json_object(request.output / DESCRIPTION)
         self._require_asked(request, document)
-        quantization = read_json_object(request.output / QUANTIZATION).get("quantization")
+        quantization = self._quantization(request.output)
         return BuiltEngine(
             directory=request.output,
             seconds=outcome.seconds,
@@ -92,6 +98,12 @@ class TrtllmPytorchBuilder:
             report=_report(document, quantization, self.tensor_parallel),
             simulated=self.simulated,
         )
+
+    def _quantization(self, bundle: Path) -> object:
+        """Returns what the bundle's checkpoint says of how it was quantized; None: it was not."""
+        if not self.quantized:
+            return None
+        return read_json_object(bundle / QUANTIZATION).get("quantization")
 
     def _require_asked(self, request: BuildRequest, document: Mapping[str, Any]) -> None:
         """Raises InputError for a bundle that is not the one asked for."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _LINEAR = "tensorrt_llm/_torch/modules/linear.py (00bbf71e)"
 
-JUDGED = (RecipeName.FP8, RecipeName.FP8_PER_CHANNEL_PER_TOKEN, RecipeName.NVFP4)
+JUDGED = (RecipeName.NONE, RecipeName.FP8, RecipeName.FP8_PER_CHANNEL_PER_TOKEN, RecipeName.NVFP4)
 """Recipes whose checkpoint in Hugging Face's format can be read back here.
 
 AWQ's cannot: ModelOpt folds most pre-quant vectors of it into the norms (measured with 0.47.0).
@@ -87,12 +87,14 @@ def _recipe(variant: Variant, facts: TargetFacts) -> Finding | None:
 def _kv_cache(variant: Variant, facts: TargetFacts) -> Finding | None:
     if facts.toolchain.builder is not BuilderKind.TRTLLM_PYTORCH:
         return None
-    if variant.recipe.kv_cache is not KvCache.INT8:
+    plain = variant.recipe.recipe is RecipeName.NONE
+    taken = (KvCache.AUTO,) if plain else (KvCache.AUTO, KvCache.FP8)
+    if variant.recipe.kv_cache in taken:
         return None
     return Finding(
-        actual=f"kv_cache: {variant.recipe.kv_cache}",
-        expected=f"{KvCache.AUTO} or {KvCache.FP8}",
-        remedy="set kv_cache: fp8, or backend: engine",
+        actual=f"kv_cache: {variant.recipe.kv_cache} with recipe {variant.recipe.recipe}",
+        expected=" or ".join(taken),
+        remedy=f"set kv_cache: {taken[-1]}, or backend: engine",
     )
 
 
@@ -155,7 +157,8 @@ PYTORCH_RULES = (
     ),
     Rule(
         identifier="pytorch-kv-cache",
-        statement="The PyTorch backend keeps keys and values in 16 bits or in FP8.",
+        statement="The PyTorch backend keeps keys and values in 16 bits, or in FP8 where ModelOpt "
+        "wrote their scales.",
         source="specs/llm_options.py: kv_cache_config.dtype of the LLM API",
         severity=Severity.REFUSE,
         needs=TargetFacts,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from enginekeeper.building.trtllm_pytorch import TrtllmPytorchBuilder
 from enginekeeper.orchestration.stages import Compilation
 from enginekeeper.specs.llm_options import LlmOptions
+from enginekeeper.specs.recipes import RecipeName
 from enginekeeper.specs.variants import Variant
 from registry.digests import digest_document
 
@@ -27,6 +28,7 @@ def bundle_compilation(variant: Variant, limits: Mapping[str, int]) -> Compilati
             profile.name,
             options,
             variant.parallel.tensor,
+            quantized=variant.recipe.recipe is not RecipeName.NONE,
             simulated=profile.simulated,
         ),
         limits,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from _step import Refusal
+from safetensors import safe_open
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -21,6 +22,12 @@ TOKENIZER = (
     "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
 )  # fmt: skip
 """Files that a server reads beside the weights, as far as the source has them."""
+
+
+HALVES = ("BF16", "F16")
+
+MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+"""What a model has beside its weights."""
 
 
 def export_unified(model: torch.nn.Module, source: Path, output: Path) -> None:
@@ -46,6 +53,32 @@ def export_unified(model: torch.nn.Module, source: Path, output: Path) -> None:
             shutil.copyfile(source / name, partial / name)
     for path in partial.iterdir():
         path.chmod(0o644)  # save_pretrained leaves the weights readable by their owner only
+    partial.rename(output)
+
+
+def keep_unquantized(source: Path, output: Path) -> None:
+    """Copies a model as it is: what nothing is quantized of is served from the source's own bytes.
+
+    Refuses weights that are not in half precision: a server would round them when it loads.
+    """
+    print("progress 2/3 copying", flush=True)
+    shards = sorted(source.glob("*.safetensors"))
+    for path in shards:
+        with safe_open(path, framework="pt") as handle:
+            for name in handle.keys():  # noqa: SIM118 - it is no dictionary
+                dtype = handle.get_slice(name).get_dtype()
+                if dtype not in HALVES:
+                    raise Refusal(
+                        "unknown-dtype", "the model is not stored in half precision",
+                        where=f"{path.name}: {name}", expected=", ".join(HALVES), actual=dtype,
+                        remedy="store it in bfloat16, or set a recipe that quantizes",
+                    )  # fmt: skip
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    beside = [source / name for name in (*MODEL, *TOKENIZER) if (source / name).is_file()]
+    for path in (*shards, *beside):
+        shutil.copyfile(path, partial / path.name)
     partial.rename(output)
 
 

@@ -75,6 +75,11 @@ class QuantizationRequest:
             ) from None
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is quantized: neither weights nor the KV cache."""
+        return self.traits.preset is None and self.kv_cache == "auto"
+
+    @property
     def needs_calibration(self) -> bool:
         """Whether text has to be run through the model: activations or the KV cache are scaled."""
         return self.traits.calibrated or self.kv_cache != "auto"

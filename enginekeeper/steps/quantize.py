@@ -1,7 +1,8 @@
 """Quantizes a Hugging Face model with ModelOpt and exports a checkpoint.
 
 With `"format": "huggingface"` in the job it is one in Hugging Face's format, for TensorRT-LLM's
-PyTorch backend and vLLM, with the tokenizer beside it; without, one for `trtllm-build`.
+PyTorch backend and vLLM, with the tokenizer beside it; without, one for `trtllm-build`. A recipe
+that quantizes nothing leaves the source as it is there.
 
 The checkpoint is left exactly as ModelOpt wrote it, faults included: what is wrong with it is for
 the audits to find and for a recorded repair to change, never for this step to hide.
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 from _calibration import CalibrationRequest, batches
-from _export_unified import export_unified
+from _export_unified import export_unified, keep_unquantized
 from _model_checks import check_config, check_linears, check_loading, check_weights
 from _modelopt_recipes import QuantizationRequest, modelopt_config
 from _step import Refusal, main
@@ -61,18 +62,25 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     check_weights(model)
     check_linears(model, request.request)
     tokens = _quantize(model, request)
-    if request.format == "huggingface":
+    if request.format == "huggingface" and request.request.keeps_all:
+        keep_unquantized(request.model, request.output)
+        said = None
+    elif request.format == "huggingface":
         export_unified(model, request.model, request.output)
+        said = _read_block(request.output / "hf_quant_config.json")
     else:
         _export(model, decoder, request)
-    name = "hf_quant_config.json" if request.format == "huggingface" else "config.json"
-    config = json.loads((request.output / name).read_text(encoding="utf-8"))
+        said = _read_block(request.output / "config.json")
     return {
         "modelopt": modelopt.__version__,
-        "quant_config": config["quantization"],
+        "quant_config": said,
         "calibration_tokens": tokens,
         "files": sorted(path.name for path in request.output.iterdir()),
     }
+
+
+def _read_block(path: Path) -> object:
+    return json.loads(path.read_text(encoding="utf-8"))["quantization"]
 
 
 def _parse(job: Mapping[str, Any]) -> _Job:

@@ -1,12 +1,12 @@
-"""The step `warm_pytorch`: a quantized checkpoint becomes a bundle with the caches of a warm start.
+"""The step `warm_pytorch`: a checkpoint becomes a bundle with the caches of a warm start.
 
 Job: `{"checkpoint", "output", "version", "api": {"module", "version", "arguments"}, "file",
-"caches": {name: [variable, place]}, "gpu": {"product", "compute_capability"}, "ranks"}`. The GPUs
-are looked for before any work: as many of one kind as there are ranks, which the backend starts by
-itself. It is loaded with every cache led into the bundle and asked prompts of many lengths and
-batches, so that tuning and compiling happen. The bundle appears at `output` complete or not at all:
-the checkpoint, the LLM-API file, `caches/`, and `warmup.json`, which says what the caches are bound
-to and what is in each; a double's says that it is simulated.
+"caches": {name: [variable, place]}, "gpu": {"product", "compute_capability"}, "ranks",
+"quantized"}`. The GPUs are looked for before any work: as many of one kind as there are ranks,
+which the backend starts by itself. It is loaded with every cache led into the bundle and asked
+prompts of many lengths and batches, so that tuning and compiling happen. The bundle appears at
+`output` complete or not at all: the checkpoint, the LLM-API file, `caches/`, and `warmup.json`,
+which says what the caches are bound to and what is in each; a double's says that it is simulated.
 
 Written against the documented interface; not run on a GPU.
 """
@@ -34,7 +34,7 @@ RANK = "rank_"
 def run(job: dict[str, Any], *, simulated: bool = False) -> dict[str, Any]:
     """Chooses the GPU, warms up, and moves a whole bundle to its place."""
     checkpoint, output = Path(job["checkpoint"]).resolve(), Path(job["output"])
-    _require_quantized(checkpoint)
+    _require_model(checkpoint, quantized=bool(job["quantized"]))
     if output.exists():
         raise Refusal("output-exists", "the bundle's place is taken", where=output)
     devices = find_devices(job["gpu"], int(job["ranks"]))
@@ -54,14 +54,20 @@ def run(job: dict[str, Any], *, simulated: bool = False) -> dict[str, Any]:
     return {"devices": devices, **description}
 
 
-def _require_quantized(checkpoint: Path) -> None:
-    """Refuses what is no checkpoint that ModelOpt quantized for Hugging Face's format."""
-    for name in ("config.json", "hf_quant_config.json"):
+def _require_model(checkpoint: Path, *, quantized: bool) -> None:
+    """Refuses what is no model of Hugging Face's format, and one that is not quantized as asked."""
+    wanted = ("config.json", *(("hf_quant_config.json",) if quantized else ()))
+    for name in wanted:
         if not (checkpoint / name).is_file():
             raise Refusal(
-                "not-a-checkpoint", "not a quantized checkpoint in Hugging Face's format",
+                "not-a-checkpoint", "not a checkpoint in Hugging Face's format, as was asked for",
                 where=checkpoint, expected=name,
             )  # fmt: skip
+    if not quantized and (checkpoint / "hf_quant_config.json").exists():
+        raise Refusal(
+            "not-a-checkpoint", "the checkpoint is quantized, and was to be the model as it is",
+            where=checkpoint / "hf_quant_config.json",
+        )  # fmt: skip
 
 
 def _warmed(job: dict[str, Any], checkpoint: Path, folder: Path) -> dict[str, Any]:

@@ -92,8 +92,14 @@ class JoinedTensor(StoredTensor):
 
 
 def is_unified(directory: Path) -> bool:
-    """Says whether a directory holds a quantized checkpoint in Hugging Face's format."""
-    return (directory / QUANTIZATION).is_file()
+    """Says whether a directory's checkpoint is in Hugging Face's format; raises InputError.
+
+    A quantized one says so in a file of its own; one that is not is a model as it is.
+    """
+    if (directory / QUANTIZATION).is_file():
+        return True
+    config = read_json_object(directory / "config.json")
+    return "architectures" in config and "architecture" not in config
 
 
 def restated(directory: Path) -> tuple[dict[str, Any], TensorFile]:
@@ -107,11 +113,7 @@ def restated(directory: Path) -> tuple[dict[str, Any], TensorFile]:
 
 def _config(model: SourceModel) -> dict[str, Any]:
     where = model.directory / QUANTIZATION
-    block = read_json_object(where).get("quantization")
-    if not isinstance(block, dict):
-        raise InputError(
-            "there is no quantization block", where=str(where), actual=repr(block)[:80]
-        )
+    block = _block(model, where)
     ours, own = model.config, model.config.model_extra or {}
     silent = TrtConfig.of({"num_hidden_layers": ours.num_hidden_layers}, str(model.directory))
     configs = Configs(ours, silent)
@@ -132,6 +134,19 @@ def _config(model: SourceModel) -> dict[str, Any]:
             ),
         },
     }
+
+
+def _block(model: SourceModel, where: Path) -> dict[str, Any]:
+    """Returns the quantization block; nothing is quantized where nothing speaks of it."""
+    said = (model.config.model_extra or {}).get("quantization_config")
+    if not where.is_file() and said is None:
+        return {"quant_algo": None, "kv_cache_quant_algo": None}
+    block = read_json_object(where).get("quantization")
+    if not isinstance(block, dict):
+        raise InputError(
+            "there is no quantization block", where=str(where), actual=repr(block)[:80]
+        )
+    return block
 
 
 def _rotation(config: HfConfig) -> dict[str, Any]:

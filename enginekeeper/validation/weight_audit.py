@@ -120,7 +120,11 @@ class WeightAudit:
             findings.extend(self.linear(place))
         findings = copied_layers(findings)
         findings.extend(self._not_compared())
-        findings.extend(weight_vectors.vector_findings(self.source, self.checkpoint, self.geometry))
+        findings.extend(
+            weight_vectors.vector_findings(
+                self.source, self.checkpoint, self.geometry, head_is_read=self.head_is_stored
+            )
+        )
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
         counts = self.counts
@@ -154,15 +158,19 @@ class WeightAudit:
                 "T8",
             )
 
+    @property
+    def head_is_stored(self) -> bool:
+        """Whether the head is a matrix of its own: a shared table is read as the table alone."""
+        shared = self.checkpoint.config.share_embedding_table
+        return not shared or bool(self.checkpoint.tensors(None, "lm_head.weight"))
+
     def places(self) -> Iterator[LinearPlace]:
         """Yields every matrix: the embedding, the layers' linears, the head if it is stored."""
         vocabulary = self.checkpoint.vocabulary(self.geometry)
         yield embedding_table(self.geometry, vocabulary, self.checkpoint.config)
         for layer in range(self.geometry.layers):
             yield from layer_linears(layer, self.geometry)
-        if not self.checkpoint.config.share_embedding_table or self.checkpoint.tensors(
-            None, "lm_head.weight"
-        ):
+        if self.head_is_stored:
             yield head_linear(self.geometry, vocabulary)
 
     def recipe(self, place: LinearPlace) -> LinearRecipe:

@@ -65,11 +65,15 @@ def norm_finding(where: str, ratio: Floats) -> Finding:
 
 
 def vector_findings(
-    source: SourceModel, checkpoint: Checkpoint, geometry: Geometry
+    source: SourceModel, checkpoint: Checkpoint, geometry: Geometry, *, head_is_read: bool
 ) -> Iterator[Finding]:
-    """Yields findings for query and key norms and for biases that are not the source's."""
+    """Yields findings for biases, and norms before no linear, that are not the source's.
+
+    The other norms are judged with the linears that they feed: the last one with the head, if that
+    is read.
+    """
     for place in norms(geometry):
-        if ".attention." in place.name:
+        if ".attention." in place.name or (place.layer is None and not head_is_read):
             yield from _compare(source, checkpoint, place)
     for place in biases(geometry):
         yield from _compare(source, checkpoint, place)

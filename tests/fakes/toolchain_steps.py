@@ -72,6 +72,11 @@ def quantize(job: Job) -> Job:
     _check(job["calibration"], calibration)
     output, tensor = Path(job["output"]), job["tensor_parallel"]
     output.mkdir()
+    if job.get("format") == "huggingface" and job["recipe"] == "none":
+        for name in ("config.json", "model.safetensors"):
+            shutil.copyfile(EXPORTS / "source" / name, output / name)
+            _half_way()
+        return {}
     if job.get("format") == "huggingface":
         export = EXPORTS / f"unified_{job['recipe']}"
         shutil.copyfile(export / "config.json", output / "config.json")
@@ -152,6 +157,8 @@ def run_with_double(job: Job) -> Job:
     asked: Job = job["job"]
     if job["step"] in ("warm_pytorch", "describe_runtime"):
         return {**_on_the_double(job["step"], asked, job["double"]), "simulated": True}
+    if job["step"] == "probe_trtllm":
+        return _probe(asked, job["double"])
     shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
     if job["step"] == "score_served":
         _check(asked, {*shared, "serve", "logprobs"}, optional=CACHES)
@@ -175,6 +182,27 @@ def run_with_double(job: Job) -> Job:
     _on_path(job["double"])
     runtime: Any = importlib.import_module("_runtime")
     return {**found, "caches": runtime.lead_caches(asked)}
+
+
+def _probe(job: Job, double: Job) -> Job:
+    """Writes what an engine that never contradicts itself says, with the real step's writer."""
+    import numpy as np  # noqa: PLC0415
+
+    shared = {"tokens", "prompts", "longest", "top_k", "output", "api", "reusing", "limits"}
+    _check(job, shared, optional=CACHES)
+    _on_path(double)
+    runtime: Any = importlib.import_module("_runtime")
+    caches = runtime.lead_caches(job)
+    real: Any = importlib.import_module("probe_trtllm")
+    count, top_k = len(job["prompts"]), job["top_k"]
+    rows = np.full((count * real.TOKENS, top_k), -np.log(2.0 * top_k), dtype=np.float32)
+    ladders = {"decode": ["decode-1"], "batch": ["batch-2"], "reuse": ["reuse-1"]}
+    arrays: Job = {"top_logprobs": rows}
+    for name in (one for rungs in ladders.values() for one in rungs):
+        arrays |= {name: rows, f"finite_{name}": np.ones(len(rows), dtype=np.uint8)}
+    arrays["offsets"] = np.arange(count + 1, dtype=np.int64) * real.TOKENS
+    real._write(Path(job["output"]), arrays, ladders, job["prompts"], {"asked": 1, "wrong": []})
+    return {"rungs": ladders, "caches": caches}
 
 
 class _Warming:

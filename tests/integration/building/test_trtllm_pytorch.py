@@ -21,12 +21,13 @@ from enginekeeper.building.runtime_caches import CacheKey, restore_caches
 from enginekeeper.building.simulated.fleet import DRIVER
 from enginekeeper.building.trtllm_pytorch import TrtllmPytorchBuilder
 from enginekeeper.errors import InputError
-from enginekeeper.orchestration.asking import served_job
+from enginekeeper.orchestration.asking import probe_job, served_job
 from enginekeeper.specs.gpus import gpu_products
 from enginekeeper.specs.llm_options import LlmOptions, TorchCompile
 from enginekeeper.specs.releases import releases
 from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.toolchains.runner import StepOutcome
+from enginekeeper.validation.probes import load_probes
 from tests.factories.checkpoints import SOURCE
 from tests.factories.engine_bench import Bench
 
@@ -118,6 +119,18 @@ def test_a_checkpoint_that_nobody_quantized_is_refused_before_any_work(site: Sit
     assert not site.request.output.parent.exists()
 
 
+def test_a_model_as_it_is_is_warmed_up_and_a_quantized_one_not_taken_for_it(site: Site) -> None:
+    plain = replace(site.builder, quantized=False)
+    with pytest.raises(StepRefusedError, match="the checkpoint is quantized"):
+        plain.build(site.request, site.run)
+    (site.request.checkpoint / "hf_quant_config.json").unlink()
+
+    built = plain.build(site.request, site.run)
+
+    assert built.report["quantization"] is None
+    assert not (built.directory / "hf_quant_config.json").exists()
+
+
 def test_without_the_gpu_nothing_is_started(site: Site) -> None:
     other = replace(site.builder, gpu=gpu_products()["b200"])
 
@@ -172,3 +185,26 @@ def test_a_bundle_is_served_with_its_options_and_a_copy_of_its_caches(
     assert (done.outputs["caches"], done.outputs["simulated"]) == ("used", True)
     with safe_open(output, framework="np") as handle:
         assert np.isfinite(handle.get_tensor("greedy_logprobs")).all()
+
+
+def test_a_bundle_is_asked_in_other_ways_with_a_copy_of_its_caches(site: Site) -> None:
+    bundle = site.builder.build(site.request, site.run).directory
+    output = site.bench.folder / "probes.safetensors"
+    asked = {
+        **probe_job("1.2.1", bundle, "pytorch"), "tokens": str(site.bench.tokens(96)),
+        "prompts": [0, 1, 2], "longest": 8, "top_k": 20, "output": str(output),
+        "gpu": {"product": H100.product, "compute_capability": str(H100.compute_capability)},
+        "ranks": 1,
+    }  # fmt: skip
+    double = {"version": "1.2.1", "models": {str(bundle): str(SOURCE)}}
+
+    site.bench.run(
+        "run_with_double", {"step": "probe_trtllm", "job": asked, "double": double}, "probes"
+    )
+
+    probes = load_probes(output)
+    assert probes.offers == {"batch", "decode", "logits", "reuse", "text"}
+    assert probes.ladders["reuse"] == ("reuse-1",)
+    assert max(probes.divergence(rung).max() for rung in probes.rungs) < 1e-6
+    assert probes.stop is not None
+    assert (probes.stop.asked, probes.stop.wrong) == (4, ())

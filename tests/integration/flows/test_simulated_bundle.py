@@ -121,6 +121,25 @@ def test_a_way_to_ask_that_is_for_engines_alone_is_refused(world: World, asked: 
     assert "judged by the LLM API, or by trtllm-serve" in outcome["summary"]
 
 
+def test_a_bundle_is_asked_in_other_ways_and_each_way_that_it_lacks_is_not_run(
+    world: World,
+) -> None:
+    ended = world.build("--probes")
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"]) == (0, "pass"), ended.err
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    (verdict,) = registry.verdicts(engine.digest)
+    checks = registry.verdict_document(verdict)["checks"]
+    probes = {one["check"]: one for one in checks if one["check"].startswith("probe.")}
+    asked = {name for name, one in probes.items() if one["result"] == "pass"}
+    assert asked == {"probe.decode", "probe.batch", "probe.reuse", "probe.stop"}
+    rest = {name: one for name, one in probes.items() if name not in asked}
+    assert {one["result"] for one in rest.values()} == {"not run"}
+    assert rest["probe.chunk"]["note"] == "the runner offers no chunk"
+
+
 def test_a_bundle_that_is_asked_as_it_is_served_is_judged_and_not_recorded(world: World) -> None:
     ended = world.build("--served")
 
@@ -157,6 +176,24 @@ def test_a_bundle_of_two_gpus_is_warmed_up_on_both_and_served_on_both(world: Wor
     assert warmed["caches"]["autotuner"]["ranks"] == [0, 1]
     served = trtllm_serve_bundle(world.root / "fetched", two.key, "{engine}", Listening())
     assert served[served.index("--tp_size") + 1] == "2"
+
+
+def test_a_model_as_it_is_is_bundled_from_its_own_bytes(world: World) -> None:
+    (world.root / "spec.yaml").write_text(SPEC.replace("[fp8]", "[none]"))
+
+    ended = world.build()
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"]) == (0, "pass"), ended.err
+    registry = _registry(world)
+    (engine,) = registry.engines()
+    registry.fetch_engine(engine.digest, world.root / "fetched")
+    assert not (world.root / "fetched" / "hf_quant_config.json").exists()
+    (verdict,) = registry.verdicts(engine.digest)
+    audits = registry.verdict_document(verdict)["audits"]
+    assert {one["check"]: one["result"] for one in audits} == {
+        "config": "pass", "weights": "pass", "recipe": "pass",
+    }  # fmt: skip
 
 
 def test_a_release_with_nothing_else_builds_bundles_and_no_engines(world: World) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from enginekeeper.specs.recipes import KvCache, Recipe, RecipeName
-from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.tensor_files import TensorFile
@@ -50,8 +49,12 @@ def test_what_is_multiplied_at_once_has_one_scale(quantize: Quantize, tmp_path: 
         assert all(np.array_equal(one, scales[0]) for one in scales)
 
 
-def test_what_nothing_was_quantized_of_is_refused(quantize: Quantize, tmp_path: Path) -> None:
-    with pytest.raises(StepRefusedError, match="nothing was quantized"):
-        quantize("one", recipe="none", format="huggingface")
+def test_a_recipe_that_quantizes_nothing_leaves_the_source_as_it_is(
+    quantize: Quantize, model: Path, tmp_path: Path
+) -> None:
+    quantize("one", recipe="none", format="huggingface")
 
-    assert not (tmp_path / "one").exists()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (model / name).read_bytes()
+    asked = Recipe(recipe=RecipeName.NONE)
+    assert all(not one.findings for one in audit(model, tmp_path / "one", asked))

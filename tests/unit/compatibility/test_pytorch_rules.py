@@ -42,6 +42,7 @@ def test_a_release_before_1_0_is_refused_with_the_releases_that_have_it(
         ("w8a8_sq", {}, "pytorch-recipe"),
         ("w4a16_awq", {}, "pytorch-recipe"),
         ({"recipe": "fp8", "kv_cache": "int8"}, {}, "pytorch-kv-cache"),
+        ({"recipe": "none", "kv_cache": "fp8"}, {}, "pytorch-kv-cache"),
         ("fp8", {"parallel": [{"pipeline": 2}]}, "pytorch-is-one-stage"),
         ("fp8", {"parallel": [{"tensor": 3}]}, "query-heads-by-tensor-parallel"),
         ("fp8", {"parallel": [{"tensor": 5}]}, "kv-heads-by-tensor-parallel"),
@@ -60,6 +61,10 @@ def test_what_it_cannot_be_asked_for_is_refused(
     make_case: MakeCase,
 ) -> None:
     assert _hits(make_case, recipe, **fields)[rule].severity is Severity.REFUSE
+
+
+def test_a_model_as_it_is_is_bundled_like_a_quantized_one(make_case: MakeCase) -> None:
+    assert _hits(make_case, "none") == {}
 
 
 @pytest.mark.parametrize(

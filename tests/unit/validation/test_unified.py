@@ -147,3 +147,44 @@ def test_a_block_that_no_server_could_follow_is_refused(
 
     with pytest.raises(InputError, match=words):
         Checkpoint.open(copied)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """The source as it is: a checkpoint of which nothing is quantized."""
+    return Path(shutil.copytree(SOURCE, tmp_path / "plain"))
+
+
+def test_a_model_as_it_is_is_its_source_number_by_number(plain: Path, tmp_path: Path) -> None:
+    reports = audit(SOURCE, plain, Recipe(recipe=RecipeName.NONE))
+
+    assert [(one.check, one.findings) for one in reports] == [
+        ("config", ()), ("weights", ()), ("recipe", ()),
+    ]  # fmt: skip
+    write_checkpoint_twin(SOURCE, plain, tmp_path / "checkpoint")
+    write_recipe_twin(SOURCE, plain, tmp_path / "recipe")
+    ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("recipe", "checkpoint"))
+    assert all(np.array_equal(ours[name], theirs[name]) for name in ours.keys() | theirs.keys())
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight"])
+def test_a_model_as_it_is_that_differs_in_one_tensor_fails_by_its_name(
+    name: str, plain: Path
+) -> None:
+    def louder(tensors: dict[str, Any]) -> None:
+        tensors[name] = tensors[name] * tensors[name].dtype.type(2)
+
+    _rewrite(plain, louder)
+
+    reports = {one.check: one for one in audit(SOURCE, plain, Recipe(recipe=RecipeName.NONE))}
+
+    assert reports["weights"].result == "fail"
+    place = {"up_proj": "layers.1.mlp.gate", "norm": "ln_f"}[name.split(".")[-2]]
+    assert place in str(reports["weights"].findings)
+
+
+def test_a_quantized_model_that_lost_its_file_is_not_taken_for_one_as_it_is(copied: Path) -> None:
+    (copied / "hf_quant_config.json").unlink()
+
+    with pytest.raises(InputError, match="hf_quant_config"):
+        Checkpoint.open(copied)
