@@ -43,6 +43,7 @@ from registry.errors import (
     InvalidRecordError,
     StoreUnavailableError,
 )
+from registry.fleet.columns import IN_BINARY
 from registry.models import REVISION
 from registry.queries import View
 from registry.records import Draft
@@ -165,7 +166,9 @@ def connect(url: URL, *, foreign_keys: bool = True) -> sqlalchemy.Engine:
                 "client_encoding": "utf8",  # a database made under the C locale answers in bytes
                 "options": _POSTGRES_OPTIONS,
             }
-            return sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=arguments)
+            engine = sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=arguments)
+            _answer_in_binary(engine)
+            return engine
         engine = sqlalchemy.create_engine(url, connect_args={"timeout": _WAIT_MS / 1000})
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise InvalidRecordError(
@@ -217,6 +220,17 @@ def _taken(task: str, where: str) -> ConflictError:
         where=where,
         remedy="end the other one first",
     )
+
+
+def _answer_in_binary(engine: sqlalchemy.Engine) -> None:
+    """Lets PostgreSQL answer in binary where a statement asks for it."""
+    form = engine.dialect.loaded_dbapi.pq.Format.BINARY
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def _asked(_: Connection, cursor: Any, *asked: Any) -> None:  # noqa: ANN401 - the driver's
+        context = asked[2]
+        if context is not None and context.execution_options.get(IN_BINARY):
+            cursor.format = form
 
 
 def _prepare_sqlite(engine: sqlalchemy.Engine, *, foreign_keys: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from enginekeeper.errors import InputError
@@ -48,9 +49,13 @@ class Whereabouts(NamedTuple):
     placed: Placed
     named: NamedEngine | None
     """None for an engine that the catalogue does not know."""
-    age: timedelta | None
-    """Since the node was heard last; None if it never was."""
+    asked_at: datetime
     stale: bool
+
+    @property
+    def age(self) -> timedelta | None:
+        """Since the node was heard last; None if it never was."""
+        return None if self.placed.seen_at is None else self.asked_at - self.placed.seen_at
 
     @property
     def evidence(self) -> str:
@@ -59,7 +64,7 @@ class Whereabouts(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the answer as a JSON object."""
-        one, named = self.placed, self.named
+        one, named, age = self.placed, self.named, self.age
         return {
             "node": one.node,
             "simulated": one.simulated,
@@ -75,7 +80,7 @@ class Whereabouts(NamedTuple):
             "driver": one.driver,
             "since": one.since.isoformat(),
             "until": None if one.until is None else one.until.isoformat(),
-            "heartbeat_age_seconds": None if self.age is None else int(self.age.total_seconds()),
+            "heartbeat_age_seconds": None if age is None else int(age.total_seconds()),
             "stale": self.stale,
         }
 
@@ -101,11 +106,11 @@ def whereabouts(
     if question.gpu_uuid is not None:
         found = [one for one in found if _is_on(one, question.gpu_uuid)][: question.limit]
     names = view.fleet.engines_named({one.engine for one in found})
-    ages = [None if one.seen_at is None else now - one.seen_at for one in found]
-    return [
-        Whereabouts(one, names.get(one.engine), age, age is None or age > stale_after)
-        for one, age in zip(found, ages, strict=True)
-    ]
+    known = [names.get(one.engine) for one in found]
+    heard = now - stale_after
+    stale = [one.seen_at is None or one.seen_at < heard for one in found]
+    rows = zip(found, known, repeat(now), stale)
+    return list(map(Whereabouts._make, rows))
 
 
 def _require_known(view: View, at: datetime | None) -> None:

@@ -3,8 +3,9 @@
 Why: of each engine on a node three look-ups were made, in `nodes` for the name, in `node_profiles`
 for the driver and in `node_heartbeats` for the age; of an engine on 700 of 100,000 nodes that took
 PostgreSQL longer than the whole answer may (5 ms). Name and driver now stand with the heartbeat.
-Cost: every row of `node_heartbeats` is written once (100,000 nodes: 1 s, 5 MB), and is 40 bytes
-longer from then on. The service must be stopped, as for every migration.
+Cost: every row of `node_heartbeats` is written twice, the second time in order and with room beside
+it (100,000 nodes: 2 s, 20 MB), and is 40 bytes longer from then on. The service must be stopped, as
+for every migration.
 Undo: downgrade drops the columns; nothing is lost that is not in `nodes` and `node_profiles`.
 
 The previous version does not know the columns, and does not open this catalogue.
@@ -45,6 +46,10 @@ def upgrade() -> None:
         beats.alter_column(
             "simulated", existing_type=simulated, existing_comment="of the node", nullable=False
         )
+
+    if op.get_bind().dialect.name == "postgresql":
+        # the rows were all moved, and the index has each twice: a level more to go down
+        op.execute(f"CLUSTER {_BEATS} USING pk_node_heartbeats")
 
 
 def downgrade() -> None:

@@ -10,9 +10,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Cast, Select, Text, cast, select
+from sqlalchemy import Cast, CursorResult, Select, Text, cast, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from registry.fleet.together import is_postgresql
+
+IN_BINARY = "enginekeeper_in_binary"
+"""The option of a statement that PostgreSQL answers in its binary format: to write and read a
+thousand times as text takes longer than to find them. For columns of our tables: what has no
+reader in binary, as some of its own catalogues' have, would come back as bytes."""
 TOGETHER = 10_000  # values that one statement names; SQLite takes 32766 parameters
 
 
@@ -52,5 +58,20 @@ class ColumnReader:
 
     def _rows(self, query: Select[Any], given: Mapping[str, Any] | None = None) -> Sequence[Any]:
         """Returns rows of columns, past what the session does for objects: half of the time."""
+        return self._asked(query, given).all()  # one by one costs twice
+
+    def _tuples(self, query: Select[Any], given: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+        """Returns rows as they are: on PostgreSQL the driver's own tuples, in a third of the time.
+
+        Only for columns whose values PostgreSQL's driver gives as they are wanted: no digests.
+        """
+        asked = self._asked(query, given)
+        if not is_postgresql(self._session):
+            return asked.all()
+        found: Sequence[tuple[Any, ...]] = asked.cursor.fetchall()
+        asked.close()
+        return found
+
+    def _asked(self, query: Select[Any], given: Mapping[str, Any] | None) -> CursorResult[Any]:
         self._session.flush()  # as a query of the session would
-        return self._session.connection().execute(query, given).all()  # one by one costs twice
+        return self._session.connection().execute(query, given, execution_options={IN_BINARY: True})

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, String, select, type_coerce
+from sqlalchemy import Select, String, bindparam, select, type_coerce
 from sqlalchemy.orm import aliased
 
 from registry.digests import Digest
@@ -143,8 +143,12 @@ class FleetEngines(ColumnReader):
 
     def _of_engines(self, what: str, digests: Iterable[str]) -> Iterator[Any]:
         """Yields the rows of a question about those of some engines that are known."""
+        asked = sorted(set(digests))
+        if len(asked) == 1:
+            yield from self._rows(_asking_of_one(what), {"digest": asked[0]})
+            return
         query = _asking(what, is_postgresql(self._session))
-        for portion in portions(sorted(set(digests))):
+        for portion in portions(asked):
             yield from self._rows(query, {"digests": portion})
 
 
@@ -165,3 +169,12 @@ _QUESTIONS: Mapping[str, Select[Any]] = {
 def _asking(what: str, postgresql: bool) -> Select[Any]:  # noqa: FBT001 - the key of a cache
     """Returns the query of a question about engines: made once for each kind of database."""
     return _QUESTIONS[what].where(among_given(_DIGEST, "digests", postgresql=postgresql))
+
+
+@cache
+def _asking_of_one(what: str) -> Select[Any]:
+    """Returns the query of a question about one engine, which PostgreSQL plans once.
+
+    How many a list names it guesses too high, and plans each list anew.
+    """
+    return _QUESTIONS[what].where(bindparam("digest", type_=String) == _DIGEST)

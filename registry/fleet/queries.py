@@ -149,7 +149,10 @@ class FleetView(FleetEngines, FleetSpans):
             given["engine_end"] = f"{wanted.engine_start}g"  # `g` follows the last digit
         if wanted.driver is not None:
             given["driver"] = wanted.driver.of(values_of(ProfileRow.driver, self._session))
-        found = list(map(Placed._make, self._rows(_placed(frozenset(asked)), given)))
+        rows = self._tuples(_placed(frozenset(asked)), given)
+        if wanted.engine is not None:  # whoever asks knows it: it is half of what a row is
+            rows = [(*row, wanted.engine) for row in rows]
+        found = list(map(Placed._make, rows))
         found.sort(key=attrgetter("path"))
         found.sort(key=attrgetter("node"))  # keeps the order of paths
         return found
@@ -316,9 +319,10 @@ def _placed(asked: frozenset[str]) -> Select[Any]:
     simulated = _SIMULATED_THEN if "at" in asked else HeartbeatRow.simulated
     driver = ProfileRow.driver if "at" in asked else HeartbeatRow.driver
     query = of_columns(
-        HeartbeatRow.name, simulated, NodePlacementRow.engine, NodePlacementRow.path,
-        NodePlacementRow.bytes, NodePlacementRow.running, NodePlacementRow.devices,
-        NodePlacementRow.since, NodePlacementRow.until, driver, HeartbeatRow.seen_at,
+        HeartbeatRow.name, simulated, NodePlacementRow.path, NodePlacementRow.bytes,
+        NodePlacementRow.running, NodePlacementRow.devices, NodePlacementRow.since,
+        NodePlacementRow.until, driver, HeartbeatRow.seen_at,
+        *([] if "engine" in asked else [NodePlacementRow.engine]),
     )  # fmt: skip
     query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodePlacementRow.node_id)
     if asked & {"node", "driver"}:  # by whose indexes nodes are found

@@ -45,15 +45,24 @@ _UNWATCHED = {"synchronize_session": False}
 
 def write_beats(session: Session, beats: Sequence[Beat]) -> None:
     """Writes when nodes were heard; one that is older than what was written changes nothing."""
-    rows = [
-        {
-            "node_id": one.node, "seen_at": one.seen_at, "sequence": one.sequence,
-            "boot_id": one.boot_id, "earlier_boots": list(one.earlier_boots),
-            "clock_offset": one.clock_offset,
-        }
-        for one in beats
-    ]  # fmt: skip
-    change_rows(session, HeartbeatRow, "node_id", rows, rising="sequence")
+    change_rows(session, HeartbeatRow, "node_id", list(map(_beat, beats)), rising="sequence")
+
+
+def _beat(one: Beat) -> dict[str, Any]:
+    return {
+        "node_id": one.node, "seen_at": one.seen_at, "sequence": one.sequence,
+        "boot_id": one.boot_id, "earlier_boots": list(one.earlier_boots),
+        "clock_offset": one.clock_offset,
+    }  # fmt: skip
+
+
+def _hear(session: Session, reports: Sequence[NodeReport]) -> None:
+    """Writes that nodes were heard, and with which driver: once, so that a row moves once."""
+    rows = [{**_beat(one.beat), "driver": one.driver} for one in reports]
+    written = change_rows(session, HeartbeatRow, "node_id", rows, rising="sequence")
+    if written != len(rows):  # a newer heartbeat was written meanwhile, and knows no driver
+        drivers = [{"node_id": one.beat.node, "driver": one.driver} for one in reports]
+        change_rows(session, HeartbeatRow, "node_id", drivers)
 
 
 def take_reports(
@@ -63,8 +72,7 @@ def take_reports(
     known = _locked(session, [one.beat.node for one in reports])
     taken = [_became(one, known.get(one.beat.node)) for one in reports]
     became = list(zip(reports, taken, strict=True))
-    heard = [one.beat for one, what in became if what in (Taken.RECORDED, Taken.KNOWN)]
-    write_beats(session, heard)
+    _hear(session, [one for one, what in became if what in (Taken.RECORDED, Taken.KNOWN)])
     changed = [one for one, what in became if what is Taken.RECORDED]
     moved = _Recording(session, known, at).record(changed) if changed else {}
     return [
@@ -148,7 +156,7 @@ class _Recording:
         now = {
             one.beat.node: profiles[digest] for one, digest in zip(reports, digests, strict=True)
         }
-        self._move(now, {one.beat.node: one.driver for one in reports})
+        self._move(now)
         self._place(reports)
         self._equip(reports)
         self._keep(reports)
@@ -180,8 +188,8 @@ class _Recording:
             found = {row.digest: row.id for row in self.session.execute(query)}
         return found
 
-    def _move(self, profiles: Mapping[int, int], drivers: Mapping[int, str | None]) -> None:
-        """Closes the profile that a node had, and opens the one that it has, with its driver."""
+    def _move(self, profiles: Mapping[int, int]) -> None:
+        """Closes the profile that a node had, and opens the one that it has."""
         moved: list[dict[str, Any]] = [
             {"node_id": node, "profile_id": profile, "since": self.at}
             for node, profile in profiles.items()
@@ -190,8 +198,6 @@ class _Recording:
         if moved:
             close_history(self.session, [one["node_id"] for one in moved], self.at)
             add_rows(self.session, NodeHistoryRow, moved)
-            rows = [{"node_id": one["node_id"], "driver": drivers[one["node_id"]]} for one in moved]
-            change_rows(self.session, HeartbeatRow, "node_id", rows)
 
     def _with_untold(self, reports: Sequence[NodeReport]) -> list[NodeReport]:
         """Returns the reports with what lies there still, though it was not told.

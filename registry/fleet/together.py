@@ -86,18 +86,19 @@ def add_rows(session: Session, model: type[Row], rows: Rows) -> None:
 
 def change_rows(
     session: Session, model: type[Row], key: str, rows: Rows, *, rising: str | None = None
-) -> None:
+) -> int:
     """Sets columns of the rows that a column names; those that are not there are passed over.
 
-    With a rising column, a row whose own is as high already is left as it is.
+    With a rising column, a row whose own is as high already is left as it is. Returns how many
+    were changed.
     """
     if not rows:
-        return
+        return 0
     columns = tuple(name for name in rows[0] if name != key)
     table = _table(model)
     if is_postgresql(session):
-        session.execute(_change(table, key, columns, rising), {"rows": _as_json(rows)})
-        return
+        changed = _change(table, key, columns, rising)
+        return session.connection().execute(changed, {"rows": _as_json(rows)}).rowcount
     statement = update(table).where(table.c[key] == bindparam("_key"))
     if rising is not None:
         statement = statement.where(table.c[rising] < bindparam("_rising"))
@@ -110,7 +111,7 @@ def change_rows(
         }
         for one in rows
     ]
-    session.connection().execute(statement, values)
+    return session.connection().execute(statement, values).rowcount
 
 
 def _as_json(rows: Rows) -> str:

@@ -200,7 +200,6 @@ class Placed(NamedTuple):
 
     node: str
     simulated: bool
-    engine: str
     path: str
     bytes: str | None
     running: str | None
@@ -210,6 +209,7 @@ class Placed(NamedTuple):
     until: datetime | None
     driver: str | None
     seen_at: datetime | None
+    engine: str
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
+from sqlalchemy.orm import Session
 
 from registry import migrate
 from registry.catalogue import Catalogue, connect, open_catalogue, parse_url
+from registry.fleet import reports
 from registry.fleet.pruning import prune
 from registry.fleet.tables import HeartbeatRow, NodeRow, ProfileRow
 from registry.fleet.types import NodeReport, WhereFilter
-from tests.factories.fleet import engine_name, enrolled, minutes, placed, report
+from tests.factories.fleet import beat, engine_name, enrolled, minutes, placed, report
 from tests.fakes.statements import asked
 
 
@@ -33,9 +35,9 @@ def catalogue(url: str) -> Iterator[Catalogue]:
     opened.close()
 
 
-def take(catalogue: Catalogue, *reports: NodeReport) -> None:
+def take(catalogue: Catalogue, *told: NodeReport) -> None:
     with catalogue.edit() as draft:
-        draft.fleet.take(reports, minutes(0))
+        draft.fleet.take(told, minutes(0))
 
 
 def beside(url: str) -> dict[str, tuple[bool, str | None]]:
@@ -129,3 +131,22 @@ def test_times_come_back_in_utc_whatever_the_zone_of_the_server(
         (found,) = view.fleet.where(WhereFilter())
     assert found.since.isoformat().endswith("+00:00")
     catalogue.close()
+
+
+def test_a_newer_heartbeat_that_is_written_meanwhile_keeps_no_driver_out(
+    catalogue: Catalogue, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, locked = enrolled(catalogue), reports._locked
+
+    def meanwhile(session: Session, nodes: Sequence[int]) -> dict[int, reports._Known]:
+        found = locked(session, nodes)
+        reports.write_beats(session, [beat(node, 9, minutes(1))])
+        return found
+
+    monkeypatch.setattr(reports, "_locked", meanwhile)
+    take(catalogue, report(node, 8, [placed("a")], driver="570.1.1"))
+    assert beside(url)["gpu-1"] == (False, "570.1.1")
+    with catalogue.read() as view:
+        assert (view.fleet.node("gpu-1").sequence, view.fleet.node("gpu-1").seen_at) == (
+            9, minutes(1),
+        )  # fmt: skip
