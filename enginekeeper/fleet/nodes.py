@@ -85,7 +85,14 @@ def facts_of(inventory: Inventory) -> NodeFacts:
             host.cpu_architecture,
             complete=all_told(inventory),
         ),
-        engines=tuple(sorted({one.engine for one in (*inventory.engines, *inventory.running)})),
+        engines=tuple(
+            sorted(
+                {
+                    *(one.engine for one in inventory.engines),
+                    *(one.engine for one in inventory.running),
+                }
+            )
+        ),
         problems=(*problems_of(inventory), *_changed(inventory)),
         simulated=inventory.simulated,
         labels=dict(inventory.labels),
