@@ -28,7 +28,8 @@ def check(node: str, driver: str | None, as_json: bool) -> int:
 
     Exits 0 if a wave that goes on releases it, or it has the driver already; 7 if it is held, or in
     no wave; 8 if an engine on it is refused under that driver. Asked of the node and its engines as
-    they are now, not as the wave saw them last. A script upgrades on 0 and on nothing else.
+    they are now, not as the wave saw them last. A script upgrades on 0 and on nothing else, and
+    names the driver: without --driver only a planned wave that goes on is asked.
     """
     from enginekeeper.orchestration.bench import open_bench
 
@@ -48,10 +49,13 @@ def _answer(
 ) -> tuple[ExitCode, dict[str, Any]]:
     """Returns what the wave that is about a driver says of a node: one that goes on, or the last.
 
-    A wave that has ended releases nothing; it knows who has its driver, and is well with it.
+    A wave that has ended releases nothing; it knows who has its driver, and is well with it. So
+    does one that was found; neither is asked where no driver is named: any might be installed.
     """
     for wave, recorded in sorted(found, key=lambda each: each[0].ended):
         target = recorded.previous_driver if recorded.stage == "reverting" else wave.driver
+        if driver is None and (wave.ended or wave.origin == "found"):
+            continue
         if driver is not None and driver != target:
             continue
         one, may_change = _now(registry, wave, recorded)

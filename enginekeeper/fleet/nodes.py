@@ -87,7 +87,10 @@ def facts_of(inventory: Inventory) -> NodeFacts:
         ),
         engines=tuple(
             sorted(
-                {it.engine for it in inventory.engines} | {it.engine for it in inventory.running}
+                {
+                    *(one.engine for one in inventory.engines),
+                    *(one.engine for one in inventory.running),
+                }
             )
         ),
         problems=(*problems_of(inventory), *_changed(inventory)),

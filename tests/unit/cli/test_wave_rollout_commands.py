@@ -136,6 +136,9 @@ def test_a_wave_that_ended_releases_nothing(
     assert ek("wave", "advance", "w", "--json").json["phase"] == "done"
     assert ek("wave", "check", "gpu-1", "--driver", NEW).code == ExitCode.OK  # it has it already
 
+    nobody = ek("wave", "check", "gpu-1", "--json")  # to which driver is not said
+    assert (nobody.code, nobody.json["wave"]) == (ExitCode.DRIFT, None)
+
     report(tmp_path, "gpu-1", engine)
     back = ek("wave", "check", "gpu-1", "--driver", NEW, "--json")
     assert (back.code, back.json["reasons"]) == (ExitCode.DRIFT, [f"has driver {OLD} now"])
@@ -198,6 +201,7 @@ def test_a_driver_that_is_there_already_is_found(
     (name,) = said.json["waves"]
     found = ek("wave", "status", name, "--json").json
     assert (found["origin"], found["stages"]) == ("found", {"upgraded": 1})
+    assert ek("wave", "check", found["nodes"][0]["node"]).code == ExitCode.DRIFT
 
 
 @pytest.mark.parametrize(
