@@ -6,20 +6,26 @@ long as its header says; the numbers themselves are looked at when they are read
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from ml_dtypes import bfloat16
 
 from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics.formats import Floats, widen
+from enginekeeper.validation.numerics.reproduction import row_chunks
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_UNSIGNED = np.uint16(0x7FFF)
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
 
@@ -34,6 +40,7 @@ class SourceModel:
     directory: Path
     config: HfConfig
     tensors: Mapping[str, StoredTensor]
+    _largest: dict[str, float] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def open(cls, directory: Path) -> SourceModel:
@@ -70,16 +77,40 @@ class SourceModel:
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows as float32; raises UnusableModelError when one of them is not finite."""
         tensor = self.tensor(name)
-        values = widen(tensor.rows(start, tensor.shape[0] if stop is None else stop))
-        # A sum is finite only if no addend is infinite or NaN, short of overflowing float64.
-        if not np.isfinite(values.sum(dtype=np.float64)):
+        stored = tensor.rows(start, tensor.shape[0] if stop is None else stop)
+        self._finite(name, stored)
+        return widen(stored)
+
+    def largest(self, name: str) -> float:
+        """Returns a tensor's largest magnitude, looked for once; raises as `rows` does."""
+        if name not in self._largest:
+            tensor = self.tensor(name)
+            chunks = row_chunks(tensor.shape[0], math.prod(tensor.shape[1:]))
+            self._largest[name] = max(self._finite(name, tensor.rows(*chunk)) for chunk in chunks)
+        return self._largest[name]
+
+    def _finite(self, name: str, stored: npt.NDArray[Any]) -> float:
+        """Returns the largest magnitude of stored rows; raises UnusableModelError if none is."""
+        magnitude = _magnitude(stored)
+        if not math.isfinite(magnitude):
             raise UnusableModelError(
                 "the source weights are not finite",
                 where=f"{self.directory}: {name}",
-                actual=f"{int((~np.isfinite(values)).sum())} NaN or infinite values",
+                actual=f"{int((~np.isfinite(widen(stored))).sum())} NaN or infinite values",
                 remedy="Download the model again; nothing can be judged against it.",
             )
-        return values
+        return magnitude
+
+
+def _magnitude(values: npt.NDArray[Any]) -> float:
+    """Returns the largest magnitude of stored floats; NaN or infinity where one is that."""
+    if not values.size:
+        return 0.0
+    if values.dtype == bfloat16:
+        # Without their sign, the bits are in the order of the numbers, infinity and NaN last.
+        bits = (values.view(np.uint16) & _UNSIGNED).max()
+        return float(bits.view(bfloat16))
+    return float(np.maximum(values.max(), -values.min()))
 
 
 def _tensors(directory: Path) -> dict[str, StoredTensor]:

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,24 @@ class StoredTensor:
 
     def read(self) -> npt.NDArray[Any]:
         """Returns the whole tensor as a read-only view of the file."""
+        return self._mapped
+
+    @cached_property
+    def _mapped(self) -> npt.NDArray[Any]:
+        """The tensor's bytes, mapped once: rows are asked for chunk by chunk."""
+        dtype = DTYPES[self.dtype]
         if self.nbytes == 0:
-            return np.zeros(self.shape, dtype=DTYPES[self.dtype])
-        view = np.memmap(self.file, mode="r", dtype=np.uint8, offset=self.start, shape=self.nbytes)
-        return np.asarray(view).view(DTYPES[self.dtype]).reshape(self.shape)
+            return np.zeros(self.shape, dtype=dtype)
+        before = self.start % mmap.ALLOCATIONGRANULARITY
+        with self.file.open("rb") as handle:
+            view = mmap.mmap(
+                handle.fileno(),
+                before + self.nbytes,
+                access=mmap.ACCESS_READ,
+                offset=self.start - before,
+            )
+        flat = np.frombuffer(view, np.uint8, self.nbytes, before)
+        return flat.view(dtype).reshape(self.shape)
 
     def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Returns the rows `start:stop` of the first axis as a read-only view of the file."""

@@ -141,8 +141,9 @@ def judge(stats: PartStatistics) -> Judgement:
 
 def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:
     """Says whether the codes are the recipe's: nearly all, and not rather those of other scales."""
-    others = _middle(ratio) > TIGHT.scale_median and stats.followed > stats.same_codes
-    return stats.same_codes >= SAME_ROUNDING and not others
+    if stats.same_codes < SAME_ROUNDING:
+        return False
+    return not (_middle(ratio) > TIGHT.scale_median and stats.followed() > stats.same_codes)
 
 
 def _middle(ratio: Floats) -> float:

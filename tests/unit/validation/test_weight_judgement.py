@@ -28,6 +28,10 @@ class Matrix:
         del name
         return len(self.weight)
 
+    def largest(self, name: str) -> float:
+        del name
+        return float(np.abs(self.weight).max())
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         del name
         return self.weight[start:stop]
