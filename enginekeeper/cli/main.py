@@ -29,6 +29,11 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
     "faults": ("faults", "faults", "Put known faults into copies of a checkpoint and audit them."),
     "suite": ("suite", "suite", "List, show and add probe suites."),
     "validate": ("validate", "validate", "Judge a checkpoint against its source model."),
+    "compare-answers": (
+        "compare_answers",
+        "compare_answers",
+        "Compare answers to a task, source against engine.",
+    ),
     "report": ("report", "report", "Write a verdict as one HTML file."),
     "engine": ("engine", "engine", "List, show, verify, fetch, export, revoke engines."),
     "bundle": ("bundle", "bundle", "Carry engines with their evidence in one file."),
