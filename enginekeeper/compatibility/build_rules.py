@@ -25,6 +25,9 @@ _NOT_ON_100 = (
 )
 
 
+_WITHOUT_STREAMINGLLM = ("1.2.0", "1.2.1")
+
+
 def _only_for_trtllm(variant: Variant, facts: TargetFacts) -> Finding | None:
     given = variant.build.given
     if not given or facts.toolchain.builder is BuilderKind.TENSORRT_LLM:
@@ -125,6 +128,15 @@ def _mixtral_only(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
+def _streamingllm(variant: Variant, facts: TargetFacts) -> Finding | None:
+    release = facts.toolchain.release
+    if not variant.build.streamingllm or release is None:
+        return None
+    if release.version not in _WITHOUT_STREAMINGLLM:
+        return None
+    return Finding(actual=f"streamingllm under {release.name}", expected="streamingllm left out")
+
+
 def _w8a16_form(variant: Variant, facts: TargetFacts) -> Finding | None:
     if facts.toolchain.builder is not BuilderKind.TENSORRT_LLM:
         return None
@@ -201,6 +213,14 @@ BUILD_RULES = (
         severity=Severity.REFUSE,
         needs=Facts,
         predicate=_mixtral_only,
+    ),
+    Rule(
+        identifier="streamingllm-is-gone",
+        statement="trtllm-build of these releases has the option, and refuses it when it builds.",
+        source="tensorrt_llm/commands/build.py (65f1d153): AssertionError",
+        severity=Severity.REFUSE,
+        needs=TargetFacts,
+        predicate=_streamingllm,
     ),
     Rule(
         identifier="w8a16-export-form",

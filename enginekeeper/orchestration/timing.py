@@ -117,12 +117,13 @@ class TimingRun:
         shutil.rmtree(self.files.end.parent.parent)
         found = max(0, said.get("ranks", 0) - said.get("fresh", 0) - said.get("not_taken", 0))
         progress.info(
-            "%s: timing cache: %d of %d ranks found one; %s bytes before, %s after; %s",
+            "%s: timing cache: %d of %d ranks found one; %s bytes before, %s after, %s entries; %s",
             self.timing.name,
             found,
             said.get("ranks", 0),
             said.get("before") or "no",
             said.get("after") or "no",
+            "unknown" if said.get("entries") is None else said["entries"],
             kept[1],
         )
         return {

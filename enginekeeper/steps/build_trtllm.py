@@ -29,7 +29,14 @@ NO_CACHE_LINE = re.compile(r"Invalid timing cache, using freshly created one")
 """Said of a file that is not there (tensorrt_llm/builder.py), not of one that does not fit."""
 
 LOCAL_CACHE_LINE = re.compile(r"Local timing cache in use")
-"""Said by TensorRT when it builds without the cache that it was given; not seen by us."""
+REFUSED_CACHE_LINE = re.compile(
+    r"The timing cache will not be used|Detected invalid timing cache, setup a local cache instead"
+)
+"""Said by TensorRT, once for a rank, when it builds without the cache that it was given: the one
+while it builds, the other before (github.com/NVIDIA/TensorRT/issues/3566, of TensorRT 8.6)."""
+
+ENTRIES_LINE = re.compile(r"Serialized (\d+) timing cache entries")
+"""Said by TensorRT when a cache is written: what was measured, in this build and before."""
 
 PEAK_LINE = re.compile(r"Build phase peak memory: ([\d.]+) MB, children: ([\d.]+) MB")
 
@@ -63,15 +70,19 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def _build(making: Making, arguments: list[str], version: str) -> dict[str, Any]:
     """Runs the tool to its end; returns what its log says of the build."""
-    started, built, fresh, local = time.monotonic(), 0, 0, 0
+    started, built, fresh, local, refused = time.monotonic(), 0, 0, 0, 0
     peak: dict[str, float] = {}
+    entries: list[int] = []
 
     def hear(line: str) -> None:
-        nonlocal built, fresh, local
+        nonlocal built, fresh, local, refused
         if match := PEAK_LINE.search(line):
             peak.update(host_mb=float(match[1]), children_mb=float(match[2]))
         fresh += NO_CACHE_LINE.search(line) is not None
         local += LOCAL_CACHE_LINE.search(line) is not None
+        refused += REFUSED_CACHE_LINE.search(line) is not None
+        if match := ENTRIES_LINE.search(line):
+            entries.append(int(match[1]))
         if BUILDING_LINE.search(line):
             built += 1
             # ranks that are built at once come in any order
@@ -82,7 +93,12 @@ def _build(making: Making, arguments: list[str], version: str) -> dict[str, Any]
     return {
         "build_seconds": round(time.monotonic() - started, 3),
         "peak_memory": peak,
-        "timing_cache": {"ranks": built, "fresh": fresh, "not_taken": local},
+        "timing_cache": {
+            "ranks": built,
+            "fresh": fresh,
+            "not_taken": max(local, refused),
+            "entries": entries[0] if entries else None,  # the first rank writes the file
+        },
     }
 
 

@@ -80,4 +80,5 @@ class TimingCache:
             raise AssertionError("Failed to save timing cache.")
         document = {"device": self.device.header(), "kernels": sorted(self.kernels)}
         path.write_bytes(_MAGIC + json.dumps(document, sort_keys=True).encode())
+        self.say("TRT", "I", f"Serialized {len(self.kernels)} timing cache entries")
         self.say("TRT-LLM", "I", f"Timing cache serialized to {path}")

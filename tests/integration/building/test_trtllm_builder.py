@@ -291,6 +291,7 @@ def test_a_build_leaves_its_timings_and_the_next_one_starts_from_them(tmp_path: 
     said = [it.report["timing_cache"] for it in (first, second)]
     # the second rank of the first build found what its first rank had measured
     assert [(it["ranks"], it["fresh"], it["not_taken"]) for it in said] == [(2, 1, 0), (2, 0, 0)]
+    assert [it["entries"] for it in said] == [3, 3]  # nothing was measured anew
     assert (said[0]["before"], said[1]["before"]) == (None, said[0]["after"])
     assert (tmp_path / "first.cache").read_bytes() == (tmp_path / "second.cache").read_bytes()
     configs = [(it.directory / "config.json").read_bytes() for it in (first, second)]

@@ -44,6 +44,7 @@ def test_options_the_release_has_say_nothing(make_case: MakeCase) -> None:
         ({"multiple_profiles": True, "opt_num_tokens": 8}, "profiles-or-opt-num-tokens"),
         ({"gather_context_logits": True, "max_draft_len": 4}, "context-logits-or-draft-tokens"),
         ({"pp_reduce_scatter": True}, "pp-reduce-scatter-is-mixtrals"),
+        ({"streamingllm": True}, "streamingllm-is-gone"),
     ],
 )
 def test_options_that_the_tool_refuses_are_refused_before(
@@ -53,6 +54,12 @@ def test_options_that_the_tool_refuses_are_refused_before(
 
     assert list(hits) == [rule]
     assert hits[rule].severity is Severity.REFUSE
+
+
+def test_streamingllm_passes_where_nobody_read_that_it_is_gone(make_case: MakeCase) -> None:
+    assert "streamingllm-is-gone" not in _hits(
+        make_case, {"streamingllm": True}, toolchain="tensorrt-llm-1.0.0"
+    )
 
 
 @pytest.mark.parametrize("build", [
