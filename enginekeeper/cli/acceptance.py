@@ -43,10 +43,16 @@ if TYPE_CHECKING:
 @click.option(
     "--write-spec", type=click.Path(path_type=Path, dir_okay=False), help="Write its build spec."
 )
+@click.option(
+    "--verify",
+    "report",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Check the signature of a report that is in this folder, and show it; builds nothing.",
+)
 @json_option
 def acceptance(
     name: str | None, gpus: tuple[str, ...], only: tuple[str, ...], folder: Path | None,
-    dry_run: bool, write_spec: Path | None, as_json: bool,
+    dry_run: bool, write_spec: Path | None, report: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Build and judge SmolLM2 with every recipe that this host's GPUs support; sign a report.
 
@@ -57,6 +63,8 @@ def acceptance(
     from enginekeeper.orchestration.accepting import accept
     from enginekeeper.settings import Settings
 
+    if report is not None:
+        return _show_report(Output(as_json), report)
     found = accept(open_nvml(), Settings.from_environment(), _profile(name), gpus)
     output = Output(as_json)
     if write_spec is not None:
@@ -65,6 +73,18 @@ def acceptance(
         _show_plan(output, found)
         return ExitCode.UNAVAILABLE if found.lacking else ExitCode.OK
     return _show(output, _run(found, folder, only))
+
+
+def _show_report(output: Output, folder: Path) -> int:
+    """Shows a report whose signature counts here."""
+    from enginekeeper.orchestration.acceptance_run import verified_report
+    from enginekeeper.orchestration.bench import open_bench
+
+    document = verified_report(folder, open_bench().trust)
+    mark = "SIMULATED: " if document["simulated"] else ""
+    text = f"{mark}signed and whole: {document['finished']}\n{document['row']}"
+    output.document(document, text)
+    return ExitCode.OK
 
 
 def _profile(name: str | None) -> ToolchainProfile:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,17 +17,22 @@ from typing import Any
 
 from enginekeeper import __version__
 from enginekeeper.documents import parse_json
+from enginekeeper.errors import InputError, MissingError
 from enginekeeper.orchestration.accepting import HostAcceptance
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from registry.attestations import Statement, sign, verify
 from registry.digests import canonical_json, digest_bytes
+from registry.errors import IntegrityError
 from registry.files import write_whole
 from registry.trust import Purpose, Trust
 
 REPORT, SIGNED, SPEC, ROW = "acceptance.json", "acceptance.dsse", "acceptance.yaml", "row.md"
 PREDICATE = "urn:enginekeeper:acceptance:v1"
+
+_LARGEST = 64 << 20
+"""Bytes; a report has some kilobytes for each recipe."""
 
 Build = Callable[[BuildOrder], list[Outcome]]
 
@@ -89,10 +95,13 @@ def run_acceptance(
 
 
 def read_report(folder: Path, trust: Trust, *, simulated: bool) -> dict[str, Any]:
-    """Returns a report whose signature counts; raises IntegrityError otherwise."""
-    payload = (folder / REPORT).read_bytes()
+    """Returns a report whose signature counts; raises IntegrityError otherwise.
+
+    Raises MissingError for a folder without a report.
+    """
+    payload, signed = _bytes_of(folder / REPORT), _bytes_of(folder / SIGNED)
     verify(
-        (folder / SIGNED).read_bytes(),
+        signed,
         trust,
         Purpose.VERDICT,
         subject=digest_bytes(payload),
@@ -101,6 +110,32 @@ def read_report(folder: Path, trust: Trust, *, simulated: bool) -> dict[str, Any
     )
     document: dict[str, Any] = parse_json(payload, str(folder / REPORT))
     return document
+
+
+def verified_report(folder: Path, trust: Trust) -> dict[str, Any]:
+    """Returns a report that counts as real, or as simulated; raises IntegrityError otherwise.
+
+    What it says of itself decides nothing: the trust root does under which its signature counts.
+    """
+    try:
+        return read_report(folder, trust, simulated=False)
+    except IntegrityError as error:
+        with suppress(IntegrityError):
+            return read_report(folder, trust, simulated=True)
+        raise error from None
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError("too large to be an acceptance's", where=str(path))
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise MissingError(
+            "there is no report of an acceptance",
+            where=str(path),
+            expected=f"a folder with {REPORT} and {SIGNED}",
+        ) from error
 
 
 def _row(found: HostAcceptance, outcomes: Sequence[Outcome], at: datetime) -> str:

@@ -1,6 +1,6 @@
 """Starts steps in containers: a step run and a description become a box, and that a command.
 
-The GPU is chosen here, on the host, before anything is started: the container sees no other.
+GPUs are chosen here, on the host, before anything is started: the container sees no others.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.interface import Nvml
@@ -150,7 +151,7 @@ class ContainerLauncher:
             directory=directory,
             mounts=mounts_of(run.job, own=directory, code=script.parent, forbidden=self.keys),
             user=self.user,
-            gpu=None if gpu is None or by_label else chosen_gpu(gpu, self.nvml()),
+            gpus=() if gpu is None or by_label else chosen_gpus(gpu, _ranks(run.job), self.nvml()),
         )
 
     def _started(self, run: StepRun, box: Box) -> tuple[Arguments, Arguments | None]:
@@ -169,7 +170,9 @@ class ContainerLauncher:
         if cluster is None:
             raise AssertionError("a job without a cluster passed its description")
         product = None if gpu is None else str(gpu["product"])
-        manifest = job_manifest(box, cluster, seconds=run.timeout_seconds, product=product)
+        manifest = job_manifest(
+            box, cluster, seconds=run.timeout_seconds, product=product, gpus=_ranks(run.job)
+        )
         path = run.directory.absolute() / "manifest.json"
         path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
         return kubernetes_run.running(path, self.patience), kubernetes_run.removal(
@@ -177,8 +180,13 @@ class ContainerLauncher:
         )
 
 
-def chosen_gpu(asked: Mapping[str, str], nvml: Nvml) -> str:
-    """Returns the UUID of the first GPU of this host that is the one a job is for.
+def _ranks(job: Mapping[str, Any]) -> int:
+    """Returns how many GPUs a step uses at once: one, unless its job has ranks that run."""
+    return int(job.get("ranks", 1))
+
+
+def chosen_gpus(asked: Mapping[str, str], count: int, nvml: Nvml) -> tuple[str, ...]:
+    """Returns the UUIDs of the first GPUs of this host that are those a job is for.
 
     CUDA_VISIBLE_DEVICES, where it is set, leaves out the others. Raises UnavailableError.
     """
@@ -187,12 +195,14 @@ def chosen_gpu(asked: Mapping[str, str], nvml: Nvml) -> str:
     if allowed is not None:
         names = {name.strip() for name in allowed.split(",")}
         found = tuple(one for one in found if str(one.index) in names or one.uuid in names)
-    for one in found:
-        wanted = (asked["product"], asked["compute_capability"])
-        if (one.product, one.compute_capability) == wanted:
-            return one.uuid
+    wanted = (asked["product"], asked["compute_capability"])
+    fitting = [one.uuid for one in found if (one.product, one.compute_capability) == wanted]
+    if len(fitting) >= count:
+        return tuple(fitting[:count])
     raise UnavailableError(
-        "there is no GPU of the kind the engine is for",
+        "there is no GPU of the kind the engine is for"
+        if count == 1
+        else f"there are not {count} GPUs of the kind the engine is for",
         actual=", ".join(f"{one.product} ({one.compute_capability})" for one in found) or "none",
         expected=f"{asked['product']}, compute capability {asked['compute_capability']}",
         remedy="build on a host that has one: an engine is bound to the GPU that built it",

@@ -112,6 +112,7 @@ def load_weights(directory: Path) -> Any:  # noqa: ANN401 - transformers has no 
             dtype=torch.float32,
             attn_implementation="eager",
             local_files_only=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):

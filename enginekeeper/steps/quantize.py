@@ -139,10 +139,11 @@ def _load_model(job: _Job) -> torch.nn.Module:
             job.model,
             dtype=job.dtype,
             local_files_only=True,
+            trust_remote_code=False,
             attn_implementation="eager",
             output_loading_info=True,
         )
-    except (SafetensorError, OSError, RuntimeError) as fault:
+    except (SafetensorError, OSError, RuntimeError, ValueError) as fault:
         raise Refusal(
             "model-malformed",
             f"the model cannot be loaded: {fault}",
@@ -171,7 +172,9 @@ def _calibration_batches(model: torch.nn.Module, job: _Job) -> list[torch.Tensor
     from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(job.model, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            job.model, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise Refusal(
             "tokenizer-unusable",

@@ -88,7 +88,7 @@ def _tokenizer(model: Path) -> Any:  # noqa: ANN401 - transformers' own class
             remedy="copy the tokenizer's files from the same model into this directory",
         )
     try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True)
+        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise Refusal(
             "tokenizer-mismatch", f"the tokenizer cannot be loaded: {fault}", where=model

@@ -59,8 +59,8 @@ class Box:
     user: str
     """`uid:gid`: what is written belongs to whoever asked for it."""
 
-    gpu: str | None = None
-    """UUID of the GPU that it is given; None for none."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of the GPUs that it is given; those of a job are the cluster's choice."""
 
 
 def mounts_of(

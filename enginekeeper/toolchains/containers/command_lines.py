@@ -19,7 +19,8 @@ Arguments = tuple[str, ...]
 
 def docker(box: Box) -> tuple[Arguments, Arguments | None]:
     """Returns how Docker runs a box, and removes it."""
-    gpu = () if box.gpu is None else ("--gpus", f"device={box.gpu}")
+    # Docker reads the value as a line of CSV: a comma inside a field stands in quotes.
+    gpu = ("--gpus", f'"device={",".join(box.gpus)}"') if box.gpus else ()
     return (
         ("docker", "run", *_isolation(box), "--user", box.user, *gpu, *_inside(box)),
         ("docker", "rm", "--force", box.name),
@@ -27,8 +28,8 @@ def docker(box: Box) -> tuple[Arguments, Arguments | None]:
 
 
 def podman(box: Box) -> tuple[Arguments, Arguments | None]:
-    """Returns how Podman runs a box, and removes it; its GPU comes by CDI."""
-    gpu = () if box.gpu is None else ("--device", f"nvidia.com/gpu={box.gpu}")
+    """Returns how Podman runs a box, and removes it; its GPUs come by CDI."""
+    gpu = tuple(word for one in box.gpus for word in ("--device", f"nvidia.com/gpu={one}"))
     user = ("--userns", "keep-id", "--user", box.user)
     return (
         ("podman", "run", *_isolation(box), *user, *gpu, *_inside(box)),
@@ -39,12 +40,12 @@ def podman(box: Box) -> tuple[Arguments, Arguments | None]:
 def apptainer(box: Box) -> tuple[Arguments, Arguments | None]:
     """Returns how Apptainer runs a box: as a child of its own, so that nothing is left of it.
 
-    All GPUs of the host are visible in it; CUDA_VISIBLE_DEVICES names the one.
+    All GPUs of the host are visible in it; CUDA_VISIBLE_DEVICES names those that are its own.
     """
     environment = dict(box.environment)
     gpu: Arguments = ()
-    if box.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = box.gpu
+    if box.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(box.gpus)
         gpu = ("--nv",)
     return (
         (

@@ -8,7 +8,8 @@ Rules:
 - what it reads and writes lies on one volume that this machine has mounted, too; every mount is a
   part of it, read-only unless the box says otherwise;
 - a NetworkPolicy lets nothing in or out. It holds only where the cluster's network enforces such;
-- the GPU is chosen by the product label of GPU feature discovery, one of `nvidia.com/gpu`.
+- GPUs are chosen by the product label of GPU feature discovery, as many of `nvidia.com/gpu` as the
+  step has ranks.
 
 Sources: kubernetes.io, Job and Pod v1, NetworkPolicy v1; NVIDIA GPU feature discovery. **Not run in
 a cluster.**
@@ -53,7 +54,7 @@ class Cluster:
 
 
 def job_manifest(
-    box: Box, cluster: Cluster, *, seconds: float, product: str | None
+    box: Box, cluster: Cluster, *, seconds: float, product: str | None, gpus: int = 1
 ) -> dict[str, Any]:
     """Returns the manifest: a job, and the policy that keeps it off the network."""
     labels = {"app.kubernetes.io/managed-by": "enginekeeper", "enginekeeper/job": box.name}
@@ -62,7 +63,7 @@ def job_manifest(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": _security(box.user),
-        "containers": [_container(box, cluster, gpu=product is not None)],
+        "containers": [_container(box, cluster, gpus=0 if product is None else gpus)],
         "volumes": [
             {"name": "work", "persistentVolumeClaim": {"claimName": cluster.claim}},
             {"name": "tmp", "emptyDir": {}},
@@ -118,9 +119,9 @@ def _security(user: str) -> dict[str, Any]:
     }
 
 
-def _container(box: Box, cluster: Cluster, *, gpu: bool) -> dict[str, Any]:
+def _container(box: Box, cluster: Cluster, *, gpus: int) -> dict[str, Any]:
     program, *arguments = box.command
-    limits = {"nvidia.com/gpu": "1"} if gpu else {}
+    limits = {"nvidia.com/gpu": str(gpus)} if gpus else {}
     return {
         "name": "step",
         "image": box.image,

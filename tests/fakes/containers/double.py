@@ -13,6 +13,7 @@ Run as `python double.py TOOL STATE ARGUMENTS...`; STATE is a folder with `host.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import signal
@@ -131,7 +132,8 @@ def _docker_like() -> int:
         run.add_argument(option, required=True)
     for option in ("--mount", "--env"):
         run.add_argument(option, action="append", default=[])
-    run.add_argument(*(("--gpus",) if TOOL == "docker" else ("--device",)), dest="gpu")
+    option = "--gpus" if TOOL == "docker" else "--device"
+    run.add_argument(option, dest="gpu", action="append", default=[])
     if TOOL == "podman":
         run.add_argument("--userns", choices=["keep-id"], required=True)
     run.add_argument("image")
@@ -159,14 +161,18 @@ def _docker_like() -> int:
     return _run(asked.name, record, [asked.entrypoint, *asked.words])
 
 
-def _gpu(text: str | None) -> str | None:
-    if text is None:
-        return None
-    prefix = "device=" if TOOL == "docker" else "nvidia.com/gpu="
-    uuid = text.removeprefix(prefix)
-    if not text.startswith(prefix) or uuid not in _host()["gpus"]:
-        _die(125, f"could not select device driver with capabilities: [[gpu]]: {text}")
-    return uuid
+def _gpu(given: list[str]) -> str | None:
+    """Reads Docker's --gpus, one line of CSV, or each of Podman's devices."""
+    if TOOL == "docker":
+        fields = [field for text in given for field in next(csv.reader([text]))]
+        if any("=" not in field for field in fields):
+            _die(125, f"invalid argument {given} for --gpus flag: unexpected value")
+        uuids = [uuid for field in fields for uuid in field.removeprefix("device=").split(",")]
+    else:
+        uuids = [text.removeprefix("nvidia.com/gpu=") for text in given]
+    if not set(uuids) <= set(_host()["gpus"]):
+        _die(125, f"could not select device driver with capabilities: [[gpu]]: {given}")
+    return ",".join(uuids) or None
 
 
 def _apptainer() -> int:

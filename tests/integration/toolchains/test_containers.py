@@ -28,7 +28,7 @@ from enginekeeper.toolchains.containers.description import Container, Runtime
 from enginekeeper.toolchains.containers.kubernetes import Cluster
 from enginekeeper.toolchains.errors import StepCrashedError
 from enginekeeper.toolchains.results import StepOutcome
-from enginekeeper.toolchains.runner import StepRun, launch_step
+from enginekeeper.toolchains.runner import STEPS, StepRun, launch_step
 from tests.factories.trtllm_checkpoints import checkpoint_config
 from tests.fakes.containers.host import IMAGE, ContainerHost, container_host
 from tests.fakes.trtllm.toolchain import FakeToolchain, fake_toolchain
@@ -150,6 +150,27 @@ def test_a_container_has_no_network_and_the_one_gpu(
     site.builder.build(site.request, site.run)
 
     assert (site.host.run["network"], site.host.run["gpu"]) == ("none", CHOSEN)
+
+
+class TwoH100s(OneHost):
+    """NVML of a host with an L4 and two H100s."""
+
+    def scan(self) -> Scan:
+        one, two = super().scan().devices
+        return Scan((one, two, replace(two, index=2, uuid="GPU-2")))
+
+
+def test_who_asks_an_engine_of_two_ranks_has_two_gpus(site_of: Callable[[str], Site]) -> None:
+    site = site_of("docker")
+    job = {**site.builder.job(site.request), "ranks": 2}
+    run = site.step("tensorrt-llm-1.2.1", "score_trtllm", job)
+    with pytest.raises(UnavailableError, match="there are not 2 GPUs"):
+        site.launcher.command(run, STEPS / "score_trtllm.py", site.root / "result.json")
+    site.launcher.nvml = TwoH100s
+
+    command = site.launcher.command(run, STEPS / "score_trtllm.py", site.root / "result.json")
+
+    assert '"device=GPU-1,GPU-2"' in command.arguments
 
 
 def test_docker_gives_it_no_rights_and_pulls_nothing(site_of: Callable[[str], Site]) -> None:

@@ -104,3 +104,18 @@ def test_an_unknown_toolchain_is_named_with_the_one_that_was_meant(ek: Ek) -> No
 
     assert said.code == ExitCode.NOT_FOUND
     assert "tensorrt-llm-1.2.1" in said.err
+
+
+def test_a_report_is_shown_only_where_its_signature_counts(
+    ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {"simulated": True, "finished": "2026-11-26", "row": "| SmolLM2 |"}
+    place = "enginekeeper.orchestration.acceptance_run.verified_report"
+
+    missing = ek("acceptance", "--verify", tmp_path)
+    monkeypatch.setattr(place, lambda *_: document)
+    shown = ek("acceptance", "--verify", tmp_path)
+
+    assert missing.code == ExitCode.NOT_FOUND
+    assert shown.code == ExitCode.OK
+    assert shown.out.splitlines() == ["SIMULATED: signed and whole: 2026-11-26", "| SmolLM2 |"]

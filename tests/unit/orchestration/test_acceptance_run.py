@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper.errors import MissingError
 from enginekeeper.fleet.interface import NullNvml
 from enginekeeper.orchestration.acceptance_run import (
     REPORT,
     ROW,
+    SIGNED,
     SPEC,
     Accepted,
     read_report,
     run_acceptance,
+    verified_report,
 )
 from enginekeeper.orchestration.accepting import HostAcceptance, accept
 from enginekeeper.orchestration.order import BuildOrder
@@ -83,6 +86,27 @@ def test_a_report_that_somebody_changed_is_refused(accepted: Accepted, site: Sit
 
     with pytest.raises(IntegrityError):
         read_report(accepted.folder, site.bench.trust, simulated=True)
+
+
+def test_a_report_is_verified_under_the_root_that_signed_it(accepted: Accepted, site: Site) -> None:
+    assert verified_report(accepted.folder, site.bench.trust)["simulated"] is True
+
+
+def test_a_changed_report_is_verified_under_no_root(accepted: Accepted, site: Site) -> None:
+    changed = (
+        (accepted.folder / REPORT).read_text().replace('"simulated":true', '"simulated":false')
+    )
+    (accepted.folder / REPORT).write_text(changed)
+
+    with pytest.raises(IntegrityError):
+        verified_report(accepted.folder, site.bench.trust)
+
+
+def test_a_folder_without_a_report_is_named(accepted: Accepted, site: Site) -> None:
+    (accepted.folder / SIGNED).unlink()
+
+    with pytest.raises(MissingError, match="no report of an acceptance"):
+        verified_report(accepted.folder, site.bench.trust)
 
 
 def test_what_is_left_out_is_not_built(site: Site, found: HostAcceptance, tmp_path: Path) -> None:

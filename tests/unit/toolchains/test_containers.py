@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from enginekeeper.toolchains.catalogue import (
     lock_digest,
     lock_of,
 )
+from enginekeeper.toolchains.containers import command_lines
 from enginekeeper.toolchains.containers.box import Box, Mount
 from enginekeeper.toolchains.containers.description import (
     Container,
@@ -198,6 +201,35 @@ def test_a_job_has_no_rights_and_reads_what_it_does_not_write(tmp_path: Path) ->
     assert mounts == {str(tmp_path / "weights"): True, str(tmp_path / "out"): False}
     assert (pod["restartPolicy"], job["spec"]["activeDeadlineSeconds"]) == ("Never", 60)
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (command_lines.docker, ["--gpus", '"device=GPU-1,GPU-2"']),
+        (command_lines.podman, ["--device", "nvidia.com/gpu=GPU-1", "--device",
+                                "nvidia.com/gpu=GPU-2"]),
+        (command_lines.apptainer, ["--env", "CUDA_VISIBLE_DEVICES=GPU-1,GPU-2"]),
+    ],
+)  # fmt: skip
+def test_an_engine_of_two_ranks_is_given_two_gpus(
+    line: Callable[[Box], Any],
+    words: list[str],
+    tmp_path: Path,
+) -> None:
+    arguments, _ = line(replace(_box(tmp_path), gpus=("GPU-1", "GPU-2")))
+
+    at = arguments.index(words[-1]) + 1
+    assert list(arguments[at - len(words) : at]) == words
+
+
+def test_a_job_asks_for_a_gpu_for_each_rank(tmp_path: Path) -> None:
+    cluster = Cluster("builds", "shared", tmp_path)
+
+    _, job = job_manifest(_box(tmp_path), cluster, seconds=9, product="NVIDIA L4", gpus=2)["items"]
+
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "2"}
 
 
 def test_a_step_without_a_gpu_is_given_none(tmp_path: Path) -> None:
