@@ -17,6 +17,7 @@ from enginekeeper.fleet.placements import INTACT
 from enginekeeper.fleet.profiles import Profile
 from enginekeeper.orchestration.wave_planning import plan_nodes, select_nodes
 from enginekeeper.orchestration.waves import DriverChange, WavePlan
+from enginekeeper.uncollected import uncollected
 from registry.queries import View
 from registry.service import Registry
 
@@ -65,6 +66,7 @@ def _aged(inventory: Inventory, now: datetime) -> NodeFacts:
     return replace(node, problems=(*node.problems, _OLD if taken < now else _AHEAD))
 
 
+@uncollected()
 def plan_of(
     registry: Registry, places: Sequence[Path], selectors: Sequence[str], change: DriverChange
 ) -> WavePlan:
@@ -81,11 +83,9 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
     profiles = {row: Profile.of_document(document) for row, document in fleet.profiles().items()}
     shapes = {row: one.shape for row, one in profiles.items()}
     engines = {row: _engines(document) for row, document in fleet.engine_sets().items()}
-    heard = fleet.heard_by_name()
     since = now - SILENT_AFTER
     alike: dict[tuple[int, int, bool], NodeFacts] = {}
-    for name, at, having in fleet.members():
-        heard_at = heard.get(name)
+    for name, at, having, heard_at in fleet.members_heard():
         is_unheard = heard_at is None or heard_at < since
         like = alike.get((at, having, is_unheard))
         if like is None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BindParameter, bindparam, delete, func, select
+from sqlalchemy import delete, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from registry.fleet.tables import NodeHistoryRow, NodePlacementRow
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 PRUNED = "fleet prune"
 """The action in the audit log."""
+_PRUNES = select(AuditRow.details).where(AuditRow.action == literal_column(f"'{PRUNED}'"))
+"""As a literal: an index of these entries alone is of no use to an action that is given later."""
 BATCH = 10_000
 """Rows that go in one unit of work."""
 PastTable = type[NodePlacementRow] | type[NodeHistoryRow]
@@ -61,10 +63,7 @@ def past(session: Session, before: datetime) -> Past:
 
 def horizon(session: Session) -> datetime | None:
     """Returns before which time nothing is known any more; None where nothing was pruned."""
-    # as a literal: an index of these entries alone is of no use to an action given later
-    pruned: BindParameter[str] = bindparam("action", PRUNED, literal_execute=True)
-    query = select(AuditRow.details).where(AuditRow.action == pruned)
-    found = [datetime.fromisoformat(json.loads(one)["before"]) for one in session.scalars(query)]
+    found = [datetime.fromisoformat(json.loads(one)["before"]) for one in session.scalars(_PRUNES)]
     return max(found, default=None)
 
 

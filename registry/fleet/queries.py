@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, func, select
@@ -215,6 +215,16 @@ class FleetView(FleetEngines, FleetSpans):
         rows = self._rows(query.order_by(NodeRow.name))
         return [(name, profile, engines) for name, profile, engines in rows]
 
+    def members_heard(self) -> list[tuple[str, int, int, datetime | None]]:
+        """Returns `members`, each with when it was heard last."""
+        query = of_columns(
+            HeartbeatRow.name, NodeRow.profile_id, NodeRow.engine_set_id, HeartbeatRow.seen_at
+        ).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
+        query = query.where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
+        found: list[Any] = list(self._tuples(query, {}))
+        found.sort(key=itemgetter(0))
+        return found
+
     def in_states(self, states: Sequence[FleetState]) -> dict[tuple[int, int], list[str]]:
         """Returns the names of the nodes in each of some states."""
         wanted = {(one.profile, one.engine_set) for one in states}
@@ -245,13 +255,6 @@ class FleetView(FleetEngines, FleetSpans):
         """Returns when each enrolled node was heard last."""
         query = select(HeartbeatRow.seen_at).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
         return list(self._session.scalars(query.where(NodeRow.retired_at.is_(None))))
-
-    def heard_by_name(self) -> dict[str, datetime | None]:
-        """Returns when each enrolled node was heard last; None: never."""
-        query = of_columns(NodeRow.name, HeartbeatRow.seen_at)
-        query = query.join(HeartbeatRow, HeartbeatRow.node_id == NodeRow.id)
-        rows = self._rows(query.where(NodeRow.retired_at.is_(None)))
-        return {name: seen for name, seen in rows}  # noqa: C416 - rows are no pairs
 
     def assignments(self) -> list[Assignment]:
         """Returns what should run where, in the order of models, channels and selectors."""

@@ -33,6 +33,7 @@ from enginekeeper.orchestration.rollout.sights import blockers_in
 from enginekeeper.orchestration.rollout.work import needed
 from enginekeeper.orchestration.wave_planning import engines_on
 from enginekeeper.orchestration.waves import DriverChange, WavePlan, plan_wave
+from enginekeeper.uncollected import uncollected
 from registry.service import Registry
 from registry.waves.types import Origin, Phase, Role, Stage, Terms, Wave, WaveNode
 
@@ -49,6 +50,7 @@ class Reaction:
     """Node to why nobody can tell: its driver's CUDA is not in the table, or it is no version."""
 
 
+@uncollected()
 def react(
     registry: Registry,
     nodes: Sequence[NodeFacts],

@@ -100,6 +100,22 @@ def test_rows_come_by_node_and_then_by_path(catalogue: Catalogue) -> None:
     assert first == found[:4]
 
 
+def test_members_come_by_name_with_when_they_were_heard(catalogue: Catalogue) -> None:
+    for name, at in (("gpu-b", 3), ("gpu-10", 2), ("gpu-a", 1)):
+        take(catalogue, report(enrolled(catalogue, name), 1, [placed("a")], at=minutes(at)))
+    enrolled(catalogue, "gpu-silent")
+    retired = enrolled(catalogue, "gpu-gone")
+    take(catalogue, report(retired, 1))
+    with catalogue.edit() as draft:
+        draft.fleet.retire("gpu-gone", minutes(4))
+    with catalogue.read() as view:
+        found = view.fleet.members_heard()
+        assert [one[:3] for one in found] == view.fleet.members()
+    assert [(name, heard) for name, _, _, heard in found] == [
+        ("gpu-10", minutes(2)), ("gpu-a", minutes(1)), ("gpu-b", minutes(3)),
+    ]  # fmt: skip
+
+
 def test_when_the_history_was_pruned_is_found_by_an_index(catalogue: Catalogue, url: str) -> None:
     prune(catalogue, minutes(5), actor="anna")
     with catalogue.read() as view, asked() as statements:
