@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from enginekeeper.fleet.health import age, diagnose
-from enginekeeper.fleet.picking import selector
 from enginekeeper.fleet.profiles import Profile
-from enginekeeper.fleet.wire import DesiredEngine
 from enginekeeper.orchestration.desired import Resolver
-from registry.fleet.types import Assignment, Interval
+from registry.fleet.types import Interval
 from registry.service import Registry
 
 _SHOWN = 5
@@ -49,9 +46,7 @@ def node_document(registry: Registry, name: str, now: datetime) -> dict[str, Any
             }
             for one in engines
         ],
-        "desired": [
-            {**vars(one), "containers": _containers(one, profile, assignments)} for one in wanted
-        ],
+        "desired": [{**vars(one), "containers": list(one.containers)} for one in wanted],
         "history": [_interval(one) for one in history],
         "inventory": None if document is None else json.loads(document),
     }  # fmt: skip
@@ -105,21 +100,6 @@ def node_text(document: dict[str, Any]) -> str:
     if len(document["history"]) > _SHOWN:
         lines.append(f"  history:  {len(document['history']) - _SHOWN} older ones: --json")
     return "\n".join(lines)
-
-
-def _containers(
-    wanted: DesiredEngine, profile: Profile | None, assignments: Sequence[Assignment]
-) -> list[str]:
-    """Returns the images that a node's assignments name for what is wanted."""
-    named = {
-        one.container
-        for one in assignments
-        if (one.model, one.channel) == (wanted.model, wanted.channel)
-        and one.container is not None
-        and profile is not None
-        and selector(one.selector)(profile)
-    }
-    return sorted(named)
 
 
 def _runs_in(image: str | None) -> str:

@@ -201,14 +201,16 @@ def status(as_json: bool) -> int:
     found, desired = memory.status(), memory.desired()
     age = _age(found.get("accepted_at"), datetime.now(UTC))
     fresh = age is not None and age <= _PERIODS * float(found.get("period_seconds") or 0)
-    rows = [] if desired is None else [vars(one) for one in desired.assignments]
+    wanted = () if desired is None else desired.assignments
+    rows = [{**vars(one), "containers": list(one.containers)} for one in wanted]
     document = {**found, "accepted_seconds_ago": age, "fresh": fresh, "desired": rows}
     output = Output(as_json)
     lines = [f"{name + ':':<22}{'-' if one is None else one}" for name, one in document.items()
              if name != "desired"]  # fmt: skip
     for one in rows:
         what = one["engine"] or f"none: {one['reason']}"
-        lines.append(f"{'desired:':<22}{one['model']} {one['channel']}: {what}")
+        images = "".join(f", in {image}" for image in one["containers"])
+        lines.append(f"{'desired:':<22}{one['model']} {one['channel']}: {what}{images}")
     output.document(document, "\n".join(lines))
     return ExitCode.OK if fresh else ExitCode.UNAVAILABLE
 

@@ -27,7 +27,8 @@ def resolve(
 ) -> int:  # fmt: skip
     """Name the engine that a channel means for MODEL on this node, and what the gate says of it.
 
-    Exits as `gate` does; 4 if the channel has no engine for this hardware and CUDA. `pull` brings
+    Named, too, is the container image that assignments to this node want it in, if any does. Exits
+    as `gate` does; 4 if the channel has no engine for this hardware and CUDA. `pull` brings
     it here.
     """
     return show_resolution(model, name, environment, Output(as_json))
@@ -39,11 +40,14 @@ def show_resolution(model: str, channel: str, environment: Path | None, output: 
     from enginekeeper.cli.gate import CODES, read_environment
     from enginekeeper.configs.vllm_bundle import is_vllm_bundle
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.images_here import images_of
     from enginekeeper.orchestration.nodes import ThisNode
 
     bench = open_bench()
+    images: tuple[str, ...] = ()
     if environment is None:
         found = ThisNode(bench).resolve(model, channel)
+        images = images_of(bench, model, channel)
     else:
         found = bench.registry.resolve(channel, model, read_environment(environment))
     decision = found.decision
@@ -53,6 +57,7 @@ def show_resolution(model: str, channel: str, environment: Path | None, output: 
         f"{mark}{found.engine.digest}\n  variant:  {found.engine.variant}\n"
         f"  gate:     {decision.outcome}: {decision.reason}\n  rule:     {decision.rule}\n"
         f"  on:       {decision.environment}"
+        + "".join(f"\n  in:       {image}, as it is assigned" for image in images)
     )
-    output.document(found.as_dict(), text)
+    output.document({**found.as_dict(), "containers": list(images)}, text)
     return CODES[str(decision.family)]

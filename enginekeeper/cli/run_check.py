@@ -46,6 +46,8 @@ def run_check(
     `{engine}` in it becomes the directory that was checked, ENGINEKEEPER_ENGINE_DIR too. The caches
     of a bundle for the PyTorch backend are copied for it and led to by their variables, if they are
     of this node's GPU, driver and packages. An engine that serves already is never stopped by this.
+    Where assignments name another container image than ENGINEKEEPER_CONTAINER_IMAGE says, that is
+    told on stderr and keeps nothing from starting.
 
     Exits 0 open, 4 no engine, 5 closed, 6 inconclusive, 8 refused by a rule, 10 nobody can tell,
     11 bytes or signature are wrong.
@@ -53,6 +55,7 @@ def run_check(
     from enginekeeper.cli.gate import CODES
     from enginekeeper.fleet.http_get import check_url
     from enginekeeper.orchestration.bench import open_bench
+    from enginekeeper.orchestration.images_here import images_for_start, otherwise
     from enginekeeper.orchestration.run_check import check_run
 
     bench = open_bench()
@@ -63,8 +66,11 @@ def run_check(
         check_url(endpoint, "--endpoint")
     found = check_run(bench, directory, offline=offline)
     output = Output(as_json)
+    images = images_for_start(bench, found, channel) if found.decision.is_open else ()
+    for line in otherwise(images, bench.settings.container_image):
+        output.note(f"container: {line}")
     if not command:
-        output.document(found.as_dict(), _said(found))
+        output.document({**found.as_dict(), "containers": list(images)}, _said(found))
     else:
         output.note(_said(found))
         if found.decision.is_open:

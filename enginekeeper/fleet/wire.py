@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -122,6 +122,15 @@ class DesiredEngine:
     """Digest of the engine; None where there is none for this node."""
     reason: str | None = None
     """Why there is none."""
+    containers: tuple[str, ...] = ()
+    """The images that assignments name for it, as `ek drift` holds them; none: any will do."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it as a JSON object; images only where any is named."""
+        document = asdict(self)
+        if not self.containers:
+            del document["containers"]
+        return document
 
 
 @dataclass(frozen=True)
@@ -134,12 +143,23 @@ class Desired:
     @property
     def digest(self) -> str:
         """What a heartbeat's answer calls it; the node's name is not part of it."""
-        return str(digest_document([asdict(one) for one in self.assignments], DESIRED_SCHEME))
+        documents = [one.as_dict() for one in self.assignments]
+        return str(digest_document(documents, DESIRED_SCHEME))
+
+    @property
+    def digest_of_engines(self) -> str:
+        """The same without images: the one that agents know which were made before them.
+
+        Such an agent fetches what names an image each round, and refuses nothing.
+        """
+        bare = tuple(replace(one, containers=()) for one in self.assignments)
+        return replace(self, assignments=bare).digest
 
     def to_bytes(self) -> bytes:
         """Returns the message."""
-        assignments = [asdict(one) for one in self.assignments]
-        return _encode({"node": self.node, "digest": self.digest, "assignments": assignments})
+        assignments = [one.as_dict() for one in self.assignments]
+        digest = self.digest_of_engines
+        return _encode({"node": self.node, "digest": digest, "assignments": assignments})
 
 
 @dataclass(frozen=True)
@@ -251,8 +271,8 @@ def parse_desired(body: bytes, where: str = "desired") -> Desired:
         read.text("node", _node),
         tuple(_desired_engine(one, f"{where}: {at}") for at, one in enumerate(assignments)),
     )
-    if read("digest") != found.digest:
-        raise read.refused("digest", read("digest"), found.digest)
+    if read("digest") != found.digest_of_engines:
+        raise read.refused("digest", read("digest"), found.digest_of_engines)
     return found
 
 
@@ -270,6 +290,7 @@ def _desired_engine(document: object, where: str) -> DesiredEngine:
         channel=read.text("channel", _node),
         engine=read.optional("engine", _digest),
         reason=read.optional("reason", str),
+        containers=read.texts("containers"),
     )
 
 
@@ -318,6 +339,18 @@ class _Fields:
     def optional(self, name: str, read: Callable[[str], _Read]) -> _Read | None:
         """Returns what a text means, None for null or a field that is missing."""
         return None if self(name) is None else self.text(name, read)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Returns a list of printable texts, none for null or a field that is missing."""
+        value = self(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise self.refused(name, value, "a list of printable texts")
+        found = tuple(one for one in value if isinstance(one, str) and one.isprintable())
+        if len(found) != len(value):
+            raise self.refused(name, value, "a list of printable texts")
+        return found
 
     def whole(self, name: str, most: int) -> int:
         """Returns a whole number from 0 on."""

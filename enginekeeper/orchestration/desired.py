@@ -5,6 +5,7 @@ Rules:
 - an assignment names a model and a channel; which engine that is on a node follows from the
   node's profile: of the channel's engines those that fit its hardware, one with an open gate first;
 - where there is none the reason is said: a node that is told nothing could not say why;
+- the images that assignments name are told with it: they open no gate, and close none;
 - nodes of one profile get the same answer, which is asked once.
 """
 
@@ -30,6 +31,18 @@ _SECONDS = 600.0
 """How long an answer holds even if nothing was recorded: a key or a snapshot may have expired."""
 
 
+def images_named(
+    profile: Profile, assignments: Sequence[Assignment]
+) -> dict[tuple[str, str], tuple[str, ...]]:
+    """Returns what is assigned to nodes of a profile, model and channel, with the images named."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for one in assignments:
+        if selector(one.selector)(profile):
+            images = found.setdefault((one.model, one.channel), set())
+            images |= {one.container} if one.container is not None else set()
+    return {about: tuple(sorted(images)) for about, images in found.items()}
+
+
 @dataclass(frozen=True)
 class _Host:
     """What of a node the gate is told beside the environment."""
@@ -51,10 +64,10 @@ class Resolver:
         self, profile: Profile, assignments: Sequence[Assignment]
     ) -> tuple[DesiredEngine, ...]:
         """Returns what should run on nodes of a profile, by model and channel."""
-        wanted = {
-            (one.model, one.channel) for one in assignments if selector(one.selector)(profile)
-        }
-        return tuple(self._resolved(profile, *one) for one in sorted(wanted))
+        images = images_named(profile, assignments)
+        return tuple(
+            replace(self._resolved(profile, *one), containers=images[one]) for one in sorted(images)
+        )
 
     def _resolved(self, profile: Profile, model: str, channel: str) -> DesiredEngine:
         engines = self._on_channel(model, channel)

@@ -88,6 +88,8 @@ OPAQUE = frozenset(
 """Fields that no rule about a place reads: engines that differ in nothing else decide alike."""
 
 
+WITHDRAWN = "standing"
+"""Field of a finding about an engine that the gate is closed on everywhere."""
 _PLAIN = tuple(name for name in HARD_FIELDS if name not in OPAQUE)
 
 
@@ -215,7 +217,7 @@ class Judge:
             return
         facts = known.engine
         if facts.withdrawn is not None:
-            yield _finding(DriftKind.REVOKED, engine, "standing", "good", facts.withdrawn)
+            yield _finding(DriftKind.REVOKED, engine, WITHDRAWN, "good", facts.withdrawn)
             return
         if known.simulated and not profile.simulated:
             said = "made by a double, and the node is real"

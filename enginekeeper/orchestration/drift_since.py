@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from enginekeeper.fleet.picking import Picking
 from enginekeeper.fleet.profiles import Profile
-from enginekeeper.orchestration.drift import DriftKind, Finding
+from enginekeeper.orchestration.drift import WITHDRAWN, DriftKind, Finding
 from enginekeeper.orchestration.drift_containers import RUNS_IN, UNKNOWN_IMAGE
 from enginekeeper.orchestration.drift_report import FleetDrift
 from registry.environments import DriverScope, Environment, environment_from_dict, judged_there
@@ -67,7 +67,17 @@ class Times:
     """Since when no verdict on an engine in an environment is a pass."""
 
     def of(self, node: str, one: Finding) -> tuple[datetime | None, str]:
-        """Returns since when something is otherwise on a node, and whose doing it was."""
+        """Returns since when something is otherwise on a node, and whose doing it was.
+
+        None for what somebody did of which nothing here says when: a builder's key that is trusted
+        no more, a snapshot that is gone.
+        """
+        if (
+            one.kind is DriftKind.REVOKED
+            and one.fields[0].field == WITHDRAWN
+            and (one.engine not in self.held)
+        ):
+            return None, INTENTIONAL
         there = self._there(node, one)
         wanted = self._recorded(one)
         if wanted is None or (there is not None and there >= wanted):

@@ -189,6 +189,17 @@ def test_an_engine_that_was_quarantined_before_its_revocation_is_held_since_then
     assert finding(ek, "revoked") == (again.changed_at, "intentional")
 
 
+def test_of_an_engine_whose_builder_is_trusted_no_more_nobody_can_tell_since_when(
+    ek: Ek, catalogue: Catalogue, engine: Engine, site: Site
+) -> None:
+    join(catalogue, node(engine.digest), now=day(0))
+    site.revoke(Purpose.BUILD, since=day(0))
+    (found,) = ek("drift", "--json", "--class", "revoked").json
+    (one,) = found["findings"]
+    assert (one["since"], one["cause"]) == (None, "intentional")
+    assert "revoked" in ek("drift").out
+
+
 def test_a_pass_that_was_overtaken_before_it_was_recorded_ends_no_failure(
     catalogue: Catalogue, engine: Engine, site: Site, tmp_path: Path
 ) -> None:

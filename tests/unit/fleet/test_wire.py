@@ -122,6 +122,25 @@ def test_a_heartbeat_beyond_its_limit_is_not_even_read() -> None:
         parse_heartbeat(b"[" * (MAX_HEARTBEAT_BYTES + 1))
 
 
+def test_images_are_told_so_that_agents_of_before_refuse_nothing() -> None:
+    bare = Desired("gpu-1", (DesiredEngine("m", "prod", None, "x"),))
+    named = Desired("gpu-1", (DesiredEngine("m", "prod", None, "x", ("r/i:1", "r/i:2")),))
+    assert parse_desired(named.to_bytes()) == named
+    assert named.digest != bare.digest
+    sent = json.loads(named.to_bytes())
+    assert sent["digest"] == bare.digest  # of the fields that such an agent reads
+    assert "containers" not in bare.to_bytes().decode()
+
+
+@pytest.mark.parametrize("containers", ["r/i:1", [1], ["a\nb"]])
+def test_images_that_are_no_texts_are_refused(containers: object) -> None:
+    sent = json.loads(Desired("gpu-1", (DesiredEngine("m", "prod", None, "x"),)).to_bytes())
+    sent["assignments"][0]["containers"] = containers
+    with pytest.raises(InputError, match="not what it must be") as caught:
+        parse_desired(json.dumps(sent).encode())
+    assert caught.value.where == "desired: 0: containers"
+
+
 def test_desired_state_that_is_not_its_digest_is_refused() -> None:
     sent = json.loads(Desired("gpu-1", (DesiredEngine("m", "prod", None, "x"),)).to_bytes())
     sent["assignments"] = []

@@ -65,6 +65,17 @@ def test_the_same_assigned_twice_is_desired_once(site: Site, engine: Engine) -> 
     assert len(desired(site, profile_of(node()), *both)) == 1
 
 
+def test_the_images_that_assignments_of_the_node_name_are_told_with_it(
+    site: Site, engine: Engine
+) -> None:
+    said = [
+        replace(assigned(engine, selector), container=image)
+        for selector, image in (("*", "r/i:2"), ("pool=a", "r/i:1"), ("pool=b", "r/other:1"))
+    ]
+    (found,) = Resolver(site.bench.registry).desired(profile_of(node()), said)
+    assert (found.engine, found.containers) == (str(engine.digest), ("r/i:1", "r/i:2"))
+
+
 @pytest.mark.parametrize(
     ("found", "channel", "said"),
     [
