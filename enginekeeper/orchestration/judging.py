@@ -20,6 +20,7 @@ from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.interim import Interim
+from enginekeeper.orchestration.layer_probe import LAYERS, probe_layers
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
@@ -40,6 +41,7 @@ from enginekeeper.validation.dictionary import (
     load_dictionary,
 )
 from enginekeeper.validation.evidence import Evidence, Stop
+from enginekeeper.validation.layers import load_layers
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import load_probes
@@ -158,7 +160,14 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     inductor = engine.key.hard["builder"] == BuilderKind.INDUCTOR
     runner = None if inductor else prober_of(engine, loaded)
     asked = stages.probe_engine(bench.shop, loaded, probe, order, name, runner=runner)
-    return replace(made, probes=asked)
+    made = replace(made, probes=asked)
+    if not inductor:
+        return made
+    source = source_of(work)
+    layers = probe_layers(
+        bench.shop, source, made.checkpoint, loaded, probe, prompts=order, nudge=_NUDGE, name=name
+    )
+    return replace(made, layers=layers)
 
 
 def _interim(work: Work, made: Progress) -> Interim | None:
@@ -397,6 +406,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         greedy_prefix=probe.scoring.greedy_prefix,
         pieces=read_pieces(source_of(work).path),
         probes=asked,
+        layers=None if made.layers is None else load_layers(made.layers.path / LAYERS),
     )
 
 

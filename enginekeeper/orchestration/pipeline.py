@@ -157,6 +157,7 @@ class Progress:
     scores: Made | None = None
     twin: Made | None = None
     probes: Made | None = None
+    layers: Made | None = None
     validation: Made | None = None
     """Scores of the engine's validation twin, where one was asked for."""
 
@@ -180,6 +181,7 @@ class Progress:
             "twin": self.twin,
             "score": self.scores,
             "probe": self.probes,
+            "layers": self.layers,
             "validation_twin": self.validation,
         }
         return {

@@ -29,6 +29,7 @@ SCORING = {
     "score_engine": "inductor",
     "sensitivities": "inductor",
     "probe_engine": "inductor",
+    "probe_layers": "inductor",
     "score_trtllm": "inductor",
     "probe_trtllm": "inductor",
     "score_served": "inductor",

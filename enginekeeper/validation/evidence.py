@@ -10,6 +10,7 @@ from typing import Any
 from enginekeeper.validation.checks import WHOLE, Check, Rule
 from enginekeeper.validation.dictionary import Culprit, Dictionary
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
+from enginekeeper.validation.layers import LayerScores
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
 from enginekeeper.validation.probes import ProbeScores
 from enginekeeper.validation.scores import Scores
@@ -74,6 +75,8 @@ class Evidence:
     """
     probes: ProbeScores | None = None
     """What the engine said when it was asked in other ways."""
+    layers: LayerScores | None = None
+    """What each of its layers answered to what its checkpoint's own layer was given."""
     dictionary: Dictionary | None = None
     """How the twin moves with the gain of each tensor, where somebody asked for it."""
     culprits: tuple[Culprit, ...] = ()

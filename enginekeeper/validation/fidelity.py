@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from enginekeeper.validation import layers
 from enginekeeper.validation.checks import (
     Check,
     Limit,
@@ -35,6 +36,7 @@ from enginekeeper.validation.greedy import (
     decode_against_prefill,
     expected_flips,
 )
+from enginekeeper.validation.layers import layers_check
 from enginekeeper.validation.places import PLACES, TAIL, places_check, tail_check
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import probe_checks
@@ -71,7 +73,8 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         return _of_choices(evidence, limit, gain)
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
-    probes = probe_checks(evidence.probes, replace(limit, rule=whole))
+    asked = replace(limit, rule=whole)
+    probes = (*probe_checks(evidence.probes, asked), _layers(evidence, asked))
     by_floor = floor is not None and floor.decides(policy)
     if by_floor and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
@@ -135,6 +138,14 @@ def _local(
         places_check(comparison, noise, pieces, own),
         tail_check(comparison, noise, pieces, own),
     )
+
+
+def _layers(evidence: Evidence, limit: Limit) -> Check:
+    if evidence.layers is not None:
+        return layers_check(evidence.layers, limit)
+    unasked = "the engine was not asked (--probes)"
+    reason = unasked if evidence.probes is None else "the runner gives no layers"
+    return Check(layers.NAME, "not run", layers.MEANING, note=reason)
 
 
 def _of_choices(evidence: Evidence, limit: Limit, gain: Check) -> Line:
@@ -214,8 +225,8 @@ def _pairing(seen: Evidence, floor: Floor | None, policy: AcceptancePolicy) -> F
 
 def failing_checks(evidence: Evidence) -> int:
     """Returns how many checks share the error of a failure: all probes have the share of one."""
-    asked = (evidence.probes is not None) + (evidence.dictionary is not None)
-    return FAILING_CHECKS + asked
+    asked = (evidence.probes, evidence.layers, evidence.dictionary)
+    return FAILING_CHECKS + sum(one is not None for one in asked)
 
 
 def fidelity_limit(evidence: Evidence, policy: AcceptancePolicy) -> Limit:

@@ -6,7 +6,8 @@ embedding is one token in ten thousand. Averaged over a suite both may be inside
 Rules:
 
 - `fidelity.places` asks the line's question of every part of the suite that enough prompts reach:
-  buckets of positions, kinds of text, classes of the token that is read or that follows. It fails
+  buckets of positions, kinds of text, classes of the token that is read or that follows, and text
+  that was there before, by how far back (a needle: only who still sees it predicts it). It fails
   where one part is proven to be outside its limit: the policy's, or twice the floor *there*. All
   parts share one check's error of a failure (Bonferroni). It passes where every part is proven
   inside; between, it is shown, and decides nothing: the mean does;
@@ -18,7 +19,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +42,13 @@ activations, and at 2.3 in other roundings of one linear; figures: docs/validati
 FLOOR_DOUBTS, FLOOR_FAILS = 3.0, 6.0
 """In worst positions of the floor. Healthy engines were at 0.3 to 0.8 of it; two measurements of
 one floor were 2.3 apart."""
+
+
+RECALL = (64, 512, 4096)
+"""From how many tokens back on a repetition is one: beyond windows, chunks, blocks of a cache."""
+
+NEEDLE = 4
+"""Tokens that have to be repeated before the next one counts as recalled."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,10 @@ def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
     for kind in dict.fromkeys(prompt.stratum for prompt in prompts):
         of_it = np.asarray([prompt.stratum == kind for prompt in prompts])
         yield Place(f"texts of the kind {kind}", None, np.repeat(of_it, lengths))
+    back = np.concatenate([recalled(prompt.ids) for prompt in prompts])
+    for least, most in zip(RECALL, (*RECALL[1:], np.inf), strict=True):
+        name = f"text that was there {least} tokens before and more"
+        yield Place(name, "T16", (back >= least) & (back < most))
     if not pieces.texts:
         return
     for what, ids in (
@@ -106,6 +118,22 @@ def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
         labels = np.asarray([kinds[int(one)] for one in ids])
         for kind in sorted(set(kinds.values())):
             yield Place(f"{what} tokens of the class {kind}", None, labels == kind)
+
+
+def recalled(ids: Sequence[int]) -> NDArray[np.int64]:
+    """Returns for every position how far back the same tokens were followed by the same one.
+
+    0 where they never were; of several places the latest.
+    """
+    found = np.zeros(len(ids) - 1, dtype=np.int64)
+    seen: dict[tuple[int, ...], int] = {}
+    for at in range(NEEDLE, len(ids)):
+        before = tuple(ids[at - NEEDLE : at])
+        last = seen.get(before)
+        if last is not None and ids[last] == ids[at]:
+            found[at - 1] = at - last
+        seen[before] = at
+    return found
 
 
 def _prompts(comparison: Comparison, place: Place) -> bool:

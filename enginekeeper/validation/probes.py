@@ -56,6 +56,7 @@ PROBES = (
     _probe("routing", "T20", "logits experts", "every expert reached, every row finite"),
     _probe("tokenizer", "T21", "tokenizer", "token ids of awkward texts against the source"),
     _probe("stop", "T21", "text", "stop tokens, finish reasons and lengths"),
+    _probe("choice", "T23", "choices", "tokens generated against the logits that came with them"),
     _probe("structured", "T21", "text tools", "structured output and tool calls"),
     _probe("gemm", "T7", "linears", "every distinct linear against float32"),
 )
@@ -63,8 +64,8 @@ PROBES = (
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """Continuations that were to end at a stop token, at an end of text, or at a length."""
+class Counted:
+    """Continuations that had to be in one way: to end as asked, or to be what logits say."""
 
     asked: int
     wrong: tuple[str, ...]
@@ -82,8 +83,10 @@ class ProbeScores:
     ladders: Mapping[str, tuple[str, ...]]
     offers: frozenset[str] = INDUCTOR
     """What the runner could be asked."""
-    stop: Stopped | None = None
+    stop: Counted | None = None
     """What came of asking it to stop; None where nobody asked."""
+    chosen: Counted | None = None
+    """Whether what it generated is what its logits choose; None where nobody looked."""
 
     def sound(self, rung: str) -> NDArray[np.bool_]:
         """Says which rows are finite on the rung and in the base it is held against."""
@@ -123,7 +126,8 @@ def load_probes(path: Path) -> ProbeScores:
         {name: arrays[f"finite_{name}"] != 0 for name in names},
         ladders,
         _offers(metadata, path),
-        _stopped(metadata, path),
+        _counted("stop", metadata, path),
+        _counted("chosen", metadata, path),
     )
 
 
@@ -154,11 +158,11 @@ def _offers(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
     )
 
 
-def _stopped(metadata: Mapping[str, str], path: Path) -> Stopped | None:
-    if "stop" not in metadata:
+def _counted(name: str, metadata: Mapping[str, str], path: Path) -> Counted | None:
+    if name not in metadata:
         return None
-    said = parse_json(metadata["stop"], str(path))
-    return Stopped(int(said["asked"]), tuple(map(str, said["wrong"])))
+    said = parse_json(metadata[name], str(path))
+    return Counted(int(said["asked"]), tuple(map(str, said["wrong"])))
 
 
 def probe_checks(scores: ProbeScores | None, limit: Limit) -> tuple[Check, ...]:
@@ -173,7 +177,9 @@ def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
     elif scores is None:
         reason = "the engine was not asked (--probes)"
     elif probe.name == "probe.stop" and scores.stop is not None:
-        return _stop_check(probe, scores.stop)
+        return _counted_check(probe, scores.stop, "stop", "did not end as asked")
+    elif probe.name == "probe.choice" and scores.chosen is not None:
+        return _counted_check(probe, scores.chosen, "logits", "are not what their logits choose")
     else:
         rungs = scores.ladders.get(probe.name.removeprefix("probe."), ())
         if rungs:
@@ -182,9 +188,9 @@ def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
     return Check(probe.name, "not run", probe.meaning, note=reason)
 
 
-def _stop_check(probe: Probe, stop: Stopped) -> Check:
-    """Fails at the first continuation that did not end as it had to: greedy ends are certain."""
-    wrong = len(stop.wrong)
+def _counted_check(probe: Probe, counted: Counted, where: str, what: str) -> Check:
+    """Fails at the first continuation that is not as it had to be: greedy ones are certain."""
+    wrong = len(counted.wrong)
     check = Check(
         probe.name,
         "fail" if wrong else "pass",
@@ -192,14 +198,14 @@ def _stop_check(probe: Probe, stop: Stopped) -> Check:
         "continuations",
         float(wrong),
         limit=0.0,
-        prompts=stop.asked,
+        prompts=counted.asked,
     )
-    if not stop.asked:
-        return replace(check, outcome="not run", note="no continuation has a token to stop at")
+    if not counted.asked:
+        return replace(check, outcome="not run", note="there is no continuation to look at")
     if not wrong:
         return check
-    message = f"{wrong} continuations did not end as asked: {stop.wrong[0]}"
-    finding = Finding(probe.name, "fail", "stop", message, wrong, 0, probe.taxonomy)
+    message = f"{wrong} continuations {what}: {counted.wrong[0]}"
+    finding = Finding(probe.name, "fail", where, message, wrong, 0, probe.taxonomy)
     return replace(check, note=message, finding=finding)
 
 

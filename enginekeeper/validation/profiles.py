@@ -26,6 +26,9 @@ WORST = 3
 DOSES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 """Divergences, in limits, that the power is computed at."""
 
+NEAR = 0.25
+"""Of the limit: from here on a divergence is taken for what a fault's would look like."""
+
 CHANCE = 0.8
 """Of what is called detectable: four runs of five."""
 
@@ -70,9 +73,9 @@ def power(comparison: Comparison, limit: Limit) -> list[dict[str, Any]]:
     """Returns the chance that this run would have failed an engine, by its divergence.
 
     Of the bounds for a whole suite, by the normal approximation, for a divergence that varies
-    between prompts as this one does, or by VARIATION where this one varies less.
+    between prompts as this one does, or by VARIATION where this one varies less or is mere noise.
     """
-    spread = _spread(comparison)
+    spread = _spread(comparison, limit)
     if spread is None:
         return []
     needed = _needed(limit)
@@ -87,7 +90,7 @@ def power(comparison: Comparison, limit: Limit) -> list[dict[str, Any]]:
 
 def detectable(comparison: Comparison, limit: Limit) -> float | None:
     """Returns the divergence that `power` puts at a chance of CHANCE; None where no size is."""
-    spread = _spread(comparison)
+    spread = _spread(comparison, limit)
     if spread is None:
         return None
     from scipy import stats  # noqa: PLC0415 - 0.8 s of processor time; a plan judges nothing
@@ -102,13 +105,17 @@ def _needed(limit: Limit) -> float:
     return float(stats.norm.ppf(limit.failure_confidence))
 
 
-def _spread(comparison: Comparison) -> float | None:
-    """Returns the standard error of the mean, as a share of it; None of no prompts."""
+def _spread(comparison: Comparison, limit: Limit) -> float | None:
+    """Returns the standard error of a fault's mean, as a share of it; None of no prompts.
+
+    How noise far below the limit varies says nothing of how a fault would.
+    """
     used = comparison.sizes > 0
     means = comparison.per_prompt(comparison.kl)[used] / comparison.sizes[used]
     if len(means) == 0:
         return None
-    measured = float(means.std() / means.mean()) if means.mean() > 0 else 0.0
+    near = means.mean() > NEAR * limit.value
+    measured = float(means.std() / means.mean()) if near else 0.0
     return max(measured, VARIATION) / math.sqrt(len(means))
 
 

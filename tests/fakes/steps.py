@@ -40,6 +40,8 @@ class FakeSteps:
             _sensitivities(output, run.job)
         elif run.step == "probe_engine":
             _probes(output, run.job)
+        elif run.step == "probe_layers":
+            _layers(output, run.job)
         else:
             raise StepError(f"no double of the step {run.step}")
         return StepOutcome({}, {}, 1.0, run.directory / "step.log")
@@ -79,6 +81,16 @@ def _probes(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
     }  # fmt: skip
     metadata = {
         "schema": "1", "ladders": '{"batch": ["batch-2"]}', "prompts": json.dumps(job["prompts"]),
+    }  # fmt: skip
+    save_file(arrays, output, metadata)
+
+
+def _layers(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
+    nothing = np.zeros((1, len(job["prompts"])))
+    arrays = {"apart": nothing, "floor": nothing, "size": nothing + 1.0, "broken": nothing}
+    metadata = {
+        "schema": "1", "parts": '["layers.0"]', "prompts": json.dumps(job["prompts"]),
+        "tokens": json.dumps([3] * len(job["prompts"])),
     }  # fmt: skip
     save_file(arrays, output, metadata)
 

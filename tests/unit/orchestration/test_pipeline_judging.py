@@ -14,6 +14,7 @@ import pytest
 from enginekeeper import reports
 from enginekeeper.orchestration import judging, workshop
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.layer_probe import LAYERS
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
@@ -22,6 +23,7 @@ from enginekeeper.orchestration.stages import PROBES, SCORES, Checkpoint, Made, 
 from enginekeeper.orchestration.validator import SCORING
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.layers import load_layers
 from enginekeeper.validation.probes import load_probes
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
@@ -161,11 +163,14 @@ def test_an_engine_is_asked_in_other_ways_when_that_was_ordered(
     scored = judging.score_engine(site.bench, wanted, made)
     again = judging.score_engine(site.bench, wanted, made)
 
-    assert steps == ["score_twin", "score_engine", "probe_engine"]
+    assert steps == ["score_twin", "score_engine", "probe_engine", "probe_layers"]
     assert again.probes is not None
     assert load_probes(there(scored.probes).path / PROBES).ladders == {"batch": ("batch-2",)}
     assert judging.score_engine(site.bench, work, made).probes is None
-    assert SCORING["probe_engine"] == "inductor"
+    assert {SCORING[step] for step in steps} == {"inductor"}
+    layers = load_layers(there(scored.layers).path / LAYERS)
+    assert (layers.parts, layers.tokens) == (("layers.0",), 6)
+    assert not (there(scored.layers).path / "twin").exists()
 
 
 def test_the_dictionary_of_a_checkpoint_is_made_once_of_the_prompts_scored_first(

@@ -15,6 +15,7 @@ from enginekeeper.validation.places import (
     TAIL_DOUBTS,
     TAIL_FAILS,
     places_check,
+    recalled,
     tail_check,
 )
 from enginekeeper.validation.tokens import TokenizedPrompt, TokenizedSuite
@@ -80,6 +81,36 @@ def test_damage_in_a_part_fails_and_the_part_is_named(
     assert check.finding is not None
     assert check.finding.where.startswith(name)
     assert check.finding.taxonomy == taxonomy
+
+
+def test_what_is_recalled_is_what_was_there_and_how_far_back() -> None:
+    needle = (901, 902, 903, 904, 905)
+    ids = (*needle, *range(100), *needle, 7, *needle)
+
+    back = recalled(ids)
+
+    assert back[104 + 5 - 1] == 105  # 905 was there 105 tokens before
+    assert back[-1] == 6  # of two places the latest
+    assert np.count_nonzero(back) == 2
+    assert recalled((1, 2)).tolist() == [0]
+
+
+def test_a_context_that_is_forgotten_fails_where_it_is_recalled() -> None:
+    kl = noise(1e-4)
+    kl[:, 76] += 0.08  # the last token of the needle, 70 tokens after it stood there
+    found = comparison(kl)
+    needle = (301, 302, 303, 304, 305)
+    ids = (*range(3), *needle, *range(8, 73), *needle, *range(3))
+    prompts = tuple(replace(prompt, ids=ids) for prompt in found.tokens.prompts)
+    found = replace(found, tokens=replace(found.tokens, prompts=prompts))
+
+    check = places_check(found, None, NO_PIECES, LIMIT)
+
+    assert recalled(ids)[76] == 70
+    assert check.finding is not None
+    assert (check.finding.where, check.finding.taxonomy) == (
+        "text that was there 64 tokens before and more", "T16",
+    )  # fmt: skip
 
 
 def test_damage_at_one_token_is_found_by_its_class_though_the_mean_is_inside() -> None:

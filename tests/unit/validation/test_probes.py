@@ -16,8 +16,8 @@ from enginekeeper.validation.findings import TAXONOMY
 from enginekeeper.validation.probes import (
     INDUCTOR,
     PROBES,
+    Counted,
     ProbeScores,
-    Stopped,
     load_probes,
     probe_checks,
 )
@@ -188,15 +188,26 @@ def test_what_another_runner_offers_is_what_its_file_says() -> None:
     assert checks["batch"].outcome == "pass"
 
 
+@pytest.mark.parametrize(("wrong", "outcome"), [((), "pass"), (("token 3",), "fail")])
+def test_tokens_that_their_logits_did_not_choose_fail(wrong: tuple[str, ...], outcome: str) -> None:
+    offers = frozenset({"logits", "choices"})
+    asked = replace(scores(), offers=offers, chosen=Counted(8, wrong))
+
+    check = named(probe_checks(asked, LIMIT))["choice"]
+
+    assert check.outcome == outcome
+    assert check.finding is None or check.finding.taxonomy == "T23"
+
+
 @pytest.mark.parametrize(
     ("stopped", "outcome"),
     [
-        (Stopped(3, ()), "pass"),
-        (Stopped(3, ("stop token 7 after 2 tokens: 16 tokens",)), "fail"),
-        (Stopped(0, ()), "not run"),
+        (Counted(3, ()), "pass"),
+        (Counted(3, ("stop token 7 after 2 tokens: 16 tokens",)), "fail"),
+        (Counted(0, ()), "not run"),
     ],
 )
-def test_a_continuation_that_does_not_stop_as_asked_fails(stopped: Stopped, outcome: str) -> None:
+def test_a_continuation_that_does_not_stop_as_asked_fails(stopped: Counted, outcome: str) -> None:
     offers = frozenset({"logits", "text"})
 
     check = named(probe_checks(replace(scores(), offers=offers, stop=stopped), LIMIT))["stop"]

@@ -85,6 +85,13 @@ def test_what_varies_more_between_prompts_is_seen_less() -> None:
     assert power(uneven, LIMIT)[6]["fails"] < power(even, LIMIT)[6]["fails"]
 
 
+def test_how_noise_varies_says_nothing_of_how_a_fault_would() -> None:
+    calm, wild = comparison([[1e-9]] * 24), comparison([[0.0]] * 22 + [[1e-8]] * 2)
+
+    assert detectable(wild, LIMIT) == detectable(calm, LIMIT)
+    assert power(wild, LIMIT) == power(calm, LIMIT)
+
+
 def test_nothing_scored_could_have_seen_nothing() -> None:
     assert power(comparison([[np.nan]]), LIMIT) == []
 

@@ -1,0 +1,175 @@
+"""The step `probe_layers`: does each layer of an engine do what the checkpoint says it does?
+
+Job: `{"engine", "twin", "nudge": {"relative", "seed"}, "tokens", "prompts": [numbers], "longest",
+"output"}`. The twin is the engine's checkpoint, dequantized by our own code. It reads the
+beginnings of some prompts; then every layer of the engine is given what the twin's own layer was
+given, and the two answers are compared. So nothing accumulates: a fault shows in its own layer
+alone, and a recipe that rounds activations is not chaotic. The embedding and the head are compared
+the same way.
+
+The file, all float64 [parts, prompts]: `apart`, the squared distance of the two answers; `floor`,
+the same of the twin and the twin with noise on what its linears return, each layer given the same
+states; `size`, the square of what the twin's layer adds to its states (of the embedding and the
+head: of what they are); `broken`, how many tokens the engine has a number for that is not finite.
+In its metadata the names of the parts, the prompts, and how many tokens each has.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _step import Refusal, main
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from _twin import LoadedModel
+
+    Tensor = torch.Tensor
+
+SCHEMA = "1"
+EMBEDDING, HEAD = "embedding", "head"
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Compares every part and returns how many there are."""
+    import numpy as np  # noqa: PLC0415 - torch takes seconds to import
+    from _score_file import read_tokens, write_arrays  # noqa: PLC0415
+
+    engine = _fed_engine(Path(job["engine"]))
+    tokens = read_tokens(Path(job["tokens"]), engine.config.vocabulary)
+    chosen = tokens.chosen(job["prompts"])
+    prompts = [tokens.ids[number][: int(job["longest"])] for number in chosen]
+    plain, noisy = _answers_of_twin(job, prompts, layers=engine.config.layers)
+    columns = []
+    for number, (ids, said, other) in enumerate(zip(prompts, plain, noisy, strict=True)):
+        print(f"progress {number}/{len(prompts)} layers", flush=True)
+        columns.append(_compared(said, other, engine.answers(ids, said)))
+    arrays = {
+        name: np.stack([column[name] for column in columns], axis=1)
+        for name in ("apart", "floor", "size", "broken")
+    }
+    names = [EMBEDDING, *(f"layers.{one}" for one in range(engine.config.layers)), HEAD]
+    metadata = {
+        "schema": SCHEMA, "parts": json.dumps(names), "prompts": json.dumps(chosen),
+        "tokens": json.dumps([len(ids) for ids in prompts]),
+    }  # fmt: skip
+    write_arrays(Path(job["output"]), arrays, metadata)
+    return {"parts": len(names), "prompts": len(prompts)}
+
+
+def _fed_engine(directory: Path) -> Any:  # noqa: ANN401 - a class made where torch is imported
+    """Returns an engine whose layers are given states, each its own."""
+    import torch  # noqa: PLC0415
+    from _engine import Engine  # noqa: PLC0415
+
+    class FedEngine(Engine):
+        fed: Sequence[Tensor] = ()
+        said: Sequence[Tensor] = ()
+
+        def answers(self, ids: Sequence[int], states: Sequence[Tensor]) -> list[Tensor]:
+            """Returns embedding, each layer's answer to the states before it, and logits."""
+            self.fed = states[:-2]
+            session = self.start([len(ids)], len(ids))
+            self.advance(session, torch.tensor([list(ids)]))
+            return [*self.said, self.logits(states[-2][0])[None]]
+
+        def _through(self, session: Any, ids: Tensor, call: Any) -> Tensor:  # noqa: ANN401
+            embedded = self._embedding[ids].to(torch.float32)
+            layers = [self._layer(session, number, x, call) for number, x in enumerate(self.fed)]
+            self.said = [embedded, *layers]
+            return layers[-1]
+
+    return FedEngine(directory)
+
+
+def _answers_of_twin(
+    job: dict[str, Any], prompts: Sequence[Sequence[int]], *, layers: int
+) -> tuple[list[list[Tensor]], list[list[Tensor]]]:
+    """Returns for each prompt what the twin's parts say, and what they say of that with noise."""
+    from _twin import load_model, nudge  # noqa: PLC0415
+
+    loaded = load_model(Path(job["twin"]))
+    if len(loaded.model.model.layers) != layers:
+        raise Refusal(
+            "not-a-twin", "the twin has another number of layers than the engine",
+            where="num_hidden_layers", actual=len(loaded.model.model.layers), expected=layers,
+        )  # fmt: skip
+    plain = [_states(loaded, ids, None) for ids in prompts]
+    nudge(loaded.model, float(job["nudge"]["relative"]), int(job["nudge"]["seed"]))
+    return plain, [_states(loaded, ids, said) for ids, said in zip(prompts, plain, strict=True)]
+
+
+def _states(
+    loaded: LoadedModel, ids: Sequence[int], given: Sequence[Tensor] | None
+) -> list[Tensor]:
+    """Runs a prompt; returns the embedding, each layer's answer and the logits.
+
+    With `given` each layer reads what its predecessor said there, not what it says now.
+    """
+    import torch  # noqa: PLC0415
+
+    model = loaded.model
+    said: list[Tensor] = []
+
+    def feed(number: int) -> Any:  # noqa: ANN401 - a hook
+        def before(_module: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401
+            if given is None:
+                return None
+            if inputs:
+                return (given[number], *inputs[1:]), named
+            return inputs, {**named, "hidden_states": given[number]}
+
+        return before
+
+    def keep(_module: object, _inputs: object, output: Any) -> None:  # noqa: ANN401
+        said.append(output[0] if isinstance(output, tuple) else output)
+
+    hooks = []
+    for number, layer in enumerate(model.model.layers):
+        hooks.append(layer.register_forward_pre_hook(feed(number), with_kwargs=True))
+        hooks.append(layer.register_forward_hook(keep))
+    try:
+        with torch.no_grad():
+            embedded = model.get_input_embeddings()(torch.tensor([list(ids)]))
+            model.model(inputs_embeds=embedded, past_key_values=loaded.new_cache(), use_cache=True)
+            last = said[-1] if given is None else given[-2]
+            logits = model.lm_head(model.model.norm(last))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [embedded, *said, logits]
+
+
+def _compared(
+    plain: Sequence[Tensor], noisy: Sequence[Tensor], engine: Sequence[Tensor]
+) -> dict[str, Any]:
+    """Returns the four numbers of every part of one prompt."""
+    import numpy as np  # noqa: PLC0415
+
+    rows: dict[str, list[float]] = {"apart": [], "floor": [], "size": [], "broken": []}
+    last = len(plain) - 1
+    for part, (ours, wobbled, theirs) in enumerate(zip(plain, noisy, engine, strict=True)):
+        width = ours.shape[-1]  # a padded vocabulary has more
+        answer = theirs[..., :width]
+        sound = answer.isfinite().all(dim=-1, keepdim=True)
+        before = plain[part - 1] if 0 < part < last else 0.0
+        added = ours - before if part < last else ours - ours.mean(dim=-1, keepdim=True)
+        rows["apart"].append(_energy((answer - ours).where(sound, 0.0)))
+        rows["floor"].append(_energy(wobbled - ours))
+        rows["size"].append(_energy(added))
+        rows["broken"].append(float((~sound).sum()))
+    return {name: np.asarray(values) for name, values in rows.items()}
+
+
+def _energy(values: Tensor) -> float:
+    import torch  # noqa: PLC0415
+
+    return float(values.to(torch.float64).square().sum())
+
+
+if __name__ == "__main__":
+    main(run)

@@ -1,0 +1,155 @@
+"""The probe `layers`: every layer of an engine against its checkpoint, given the same states.
+
+What one layer gets wrong is all that differs there: it does not drown in what later layers make of
+it, a recipe that rounds activations has next to no floor, and the layer is named. It compares the
+engine with what its *checkpoint* says, so it judges builder, kernels and runtime; what is wrong in
+the checkpoint is for audits and the recipe twin.
+
+Rules:
+
+- the quantity is the squared distance from the twin's answer over the square of what the twin's
+  layer adds, summed over each prompt's tokens (1e-4 is one percent), in a typical prompt: the mean
+  is of logarithms. A fault of a layer is in every prompt; one activation that is rounded the other
+  way is in one, and large;
+- a part fails where that is proven above LEAST, or above FLOOR times what noise of float32 size
+  does to the twin in the same place, or in all places on average, if that is more; all parts share
+  one check's error of a failure (Bonferroni). It passes where every part is proven inside; between,
+  it is shown;
+- an answer that is not finite fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from enginekeeper.documents import parse_json
+from enginekeeper.errors import InputError
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, ratio_of, rounded
+from enginekeeper.validation.findings import Finding
+
+NAME, TAXONOMY = "probe.layers", "T7"
+MEANING = "squared error of the worst part in a typical prompt, of what the part adds"
+SCHEMA = "1"
+
+LEAST = 1e-7
+"""0.03 % of what a layer adds. Float32 leaves 1e-12; a linear that is 0.3 % too loud about 2e-6."""
+
+SMALLEST = 1e-16
+"""What is smaller, 0 included, is taken for this: less than float32 can say."""
+
+FLOOR = 4.0
+"""Two executions with noise of their own are twice as far apart, squared, as each from none."""
+
+Doubles = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LayerScores:
+    """What the step `probe_layers` measured: [parts, prompts] each."""
+
+    parts: tuple[str, ...]
+    tokens: int
+    apart: Doubles
+    floor: Doubles
+    size: Doubles
+    broken: Doubles
+
+
+def load_layers(path: Path) -> LayerScores:
+    """Reads what the step `probe_layers` wrote; raises InputError for what is not whole."""
+    names = ("apart", "floor", "size", "broken")
+    try:
+        with safe_open(path, framework="np") as handle:
+            metadata = handle.metadata() or {}
+            arrays = {name: handle.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise InputError("not a file of layers", where=str(path), actual=error) from error
+    if metadata.get("schema") != SCHEMA:
+        raise InputError(
+            "layers of another version", where=str(path), actual=metadata.get("schema"),
+            expected=SCHEMA,
+        )  # fmt: skip
+    return _checked(path, arrays, metadata)
+
+
+def _checked(
+    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
+) -> LayerScores:
+    parts = tuple(parse_json(metadata["parts"], f"{path}: parts"))
+    tokens = parse_json(metadata["tokens"], f"{path}: tokens")
+    shape = (len(parts), len(tokens))
+    for name, array in arrays.items():
+        if array.shape != shape or not np.isfinite(array).all() or (array < 0).any():
+            raise InputError(
+                f"{name} is not what the format says", where=str(path), actual=list(array.shape),
+                expected=f"{list(shape)} finite numbers, none below 0",
+            )  # fmt: skip
+    doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
+    return LayerScores(parts, int(sum(tokens)), **doubles)
+
+
+def layers_check(scores: LayerScores, limit: Limit) -> Check:
+    """Judges every part; of `limit` only the levels and the error of a failure are used."""
+    check = Check(
+        NAME, "pass", MEANING, prompts=scores.apart.shape[1], positions=scores.tokens,
+        limit=LEAST,
+    )  # fmt: skip
+    shared = replace(limit, checks=limit.checks * len(scores.parts), policy_field=None)
+    if broken := np.flatnonzero(scores.broken.sum(axis=1)).tolist():
+        part, count = scores.parts[broken[0]], int(scores.broken[broken[0]].sum())
+        message = f"{part} answers {count} finite states with NaN or infinity"
+        finding = Finding(NAME, "fail", part, message, count, 0, "T20")
+        return replace(check, outcome="fail", note=message, finding=finding)
+    judged = [_judged(scores, part, shared) for part in range(len(scores.parts))]
+    failed = [part for part, one in enumerate(judged) if one.outcome == "fail"]
+    inside = sum(one.outcome == "pass" for one in judged)
+    worst = max(range(len(judged)), key=lambda part: _gravity(judged[part]))
+    said = judged[worst]
+    note = f"worst: {scores.parts[worst]}; {inside} of {len(judged)} parts are proven inside"
+    check = replace(
+        check, value=said.value, lower=said.lower, upper=said.upper, limit=said.limit, note=note,
+        outcome="fail" if failed else "pass" if inside == len(judged) else "shown",
+    )  # fmt: skip
+    if not failed:
+        return check
+    where = ", ".join(scores.parts[part] for part in failed[:4])
+    more = f" and {len(failed) - 4} more" if len(failed) > 4 else ""  # noqa: PLR2004 - as many as fit
+    message = (
+        f"{where}{more}: given what the checkpoint's own layer is given, the engine answers"
+        f" otherwise, by {(said.value or 0.0) ** 0.5:.2%} of what the layer adds"
+    )
+    finding = Finding(
+        NAME, "fail", where, message, rounded(said.value), f"at most {said.limit:.3g}", TAXONOMY
+    )
+    return replace(check, finding=finding)
+
+
+def _judged(scores: LayerScores, part: int, limit: Limit) -> Check:
+    sizes = np.maximum(scores.size[part], np.finfo(np.float64).tiny)
+    noise = max(_share(scores.floor[part], sizes), _mean_share(scores))
+    logarithms = np.log(np.maximum(scores.apart[part] / sizes, SMALLEST))
+    strata = np.zeros(len(sizes), dtype=np.int64)
+    quantity = Quantity(
+        NAME, scores.parts[part], "", logarithms, np.ones(len(sizes)), strata, ratio_of
+    )
+    return bounded(quantity, replace(limit, value=max(LEAST, FLOOR * noise)))
+
+
+def _share(energy: Doubles, size: Doubles) -> float:
+    return float(energy.sum() / max(float(size.sum()), np.finfo(np.float64).tiny))
+
+
+def _mean_share(scores: LayerScores) -> float:
+    rows = zip(scores.floor, scores.size, strict=True)
+    return float(np.mean([_share(floor, size) for floor, size in rows]))
+
+
+def _gravity(check: Check) -> tuple[bool, float]:
+    return check.outcome == "fail", (check.value or 0.0) / (check.limit or 1.0)
