@@ -65,7 +65,7 @@ def acceptance(
 
     if report is not None:
         return _show_report(Output(as_json), report)
-    found = accept(open_nvml(), Settings.from_environment(), _profile(name), gpus)
+    found = accept(open_nvml(), Settings.from_environment(), _profile(name), gpus, only)
     output = Output(as_json)
     if write_spec is not None:
         write_file(write_spec, found.spec)

@@ -24,6 +24,7 @@ from enginekeeper.specs.matrix import expand
 from enginekeeper.specs.profiles import SIMULATED, ToolchainProfile, toolchain_profiles
 from enginekeeper.specs.recipes import RecipeName
 from enginekeeper.specs.releases import Release, releases_with_engines
+from enginekeeper.specs.selectors import selection
 from enginekeeper.toolchains.catalogue import TOOLCHAINS
 from enginekeeper.toolchains.installation import State, state_of
 
@@ -94,8 +95,9 @@ class HostAcceptance:
 
 
 def accept(
-    nvml: Nvml, settings: Settings, profile: ToolchainProfile, gpus: Sequence[str]
-) -> HostAcceptance:
+    nvml: Nvml, settings: Settings, profile: ToolchainProfile, gpus: Sequence[str],
+    only: Sequence[str] = (),
+) -> HostAcceptance:  # fmt: skip
     """Looks at this host; `gpus` are the products to plan for where there is none here.
 
     Raises InputError for a toolchain that builds no engines for GPUs.
@@ -110,7 +112,7 @@ def accept(
     if profile.simulated:
         spec = _spec(profile.name, gpus)
         looked = tuple(_toolchain_findings(settings, profile.name))
-        return HostAcceptance(profile.name, True, looked, tuple(_trials(spec)), spec)  # noqa: FBT003
+        return HostAcceptance(profile.name, True, looked, tuple(_trials(spec, only)), spec)  # noqa: FBT003
     driver, kinds, trouble = _gpus(nvml)
     here = [
         name
@@ -123,7 +125,7 @@ def accept(
         *(_stand_in(release) if nvml.simulated and driver is not None else ()),
         *_toolchain_findings(settings, release.name),
     )
-    return HostAcceptance(release.name, nvml.simulated, looked, tuple(_trials(spec)), spec)
+    return HostAcceptance(release.name, nvml.simulated, looked, tuple(_trials(spec, only)), spec)
 
 
 def _gpus(nvml: Nvml) -> tuple[DriverState | None, tuple[GpuKind, ...], str | None]:
@@ -183,8 +185,8 @@ def _spec(toolchain: str, gpus: Sequence[str]) -> str:
     return _SPEC.format(release=toolchain, gpus=", ".join(gpus), recipes=", ".join(recipes))
 
 
-def _trials(spec: str) -> Iterator[Trial]:
-    for variant in expand(parse_spec(spec.encode(), "acceptance")):
+def _trials(spec: str, only: Sequence[str]) -> Iterator[Trial]:
+    for variant in selection(only, ()).of(expand(parse_spec(spec.encode(), "acceptance"))):
         hits = check(variant, target_facts(variant))
         refused = next((hit.rule for hit in hits if hit.severity is Severity.REFUSE), None)
         yield Trial(variant.target.gpu, str(variant.recipe.recipe), refused)

@@ -32,6 +32,14 @@ def test_without_a_gpu_it_says_what_it_would_do_and_exits_10(ek: Ek) -> None:
     assert ek("acceptance", "--json").json["release"] == "tensorrt-llm-1.2.1"
 
 
+def test_what_is_left_out_is_not_said_to_be_built(ek: Ek) -> None:
+    said = ek("acceptance", "--only", "*.fp8.*")
+
+    rows = [line.split() for line in said.out.splitlines()[1:]]
+    assert [row[1] for row in rows] == ["fp8"]
+    assert ek("acceptance", "--only", "nothing").code not in (ExitCode.OK, ExitCode.UNAVAILABLE)
+
+
 class Simulated(NullNvml):
     @property
     def simulated(self) -> bool:
