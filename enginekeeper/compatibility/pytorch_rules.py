@@ -15,11 +15,14 @@ if TYPE_CHECKING:
 
 _LINEAR = "tensorrt_llm/_torch/modules/linear.py (00bbf71e)"
 
-JUDGED = (RecipeName.NONE, RecipeName.FP8, RecipeName.FP8_PER_CHANNEL_PER_TOKEN, RecipeName.NVFP4)
-"""Recipes whose checkpoint in Hugging Face's format can be read back here.
-
-AWQ's cannot: ModelOpt folds most pre-quant vectors of it into the norms (measured with 0.47.0).
-"""
+JUDGED = (
+    RecipeName.NONE,
+    RecipeName.FP8,
+    RecipeName.FP8_PER_CHANNEL_PER_TOKEN,
+    RecipeName.W4A16_AWQ,
+    RecipeName.NVFP4,
+)
+"""Recipes whose checkpoint in Hugging Face's format can be read back here."""
 
 
 def _needs_trtllm(variant: Variant, facts: TargetFacts) -> Finding | None:
@@ -149,8 +152,8 @@ PYTORCH_RULES = (
     Rule(
         identifier="pytorch-recipe",
         statement="Bundles are built of checkpoints that can be judged in Hugging Face's format.",
-        source=f"{_LINEAR}; measured: ModelOpt 0.47.0 folds vectors of AWQ into norms, and the "
-        "backend has no linear of SmoothQuant",
+        source=f"{_LINEAR}: no linear of SmoothQuant; of W4A8 and INT8 or INT4 without AWQ "
+        "ModelOpt's export was not held against our arithmetic",
         severity=Severity.REFUSE,
         needs=TargetFacts,
         predicate=_recipe,

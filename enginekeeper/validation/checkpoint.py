@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,8 @@ class Checkpoint:
     config: TrtConfig
     quantization: Quantization
     ranks: tuple[TensorFile, ...]
+    folds_norms: bool = False
+    """Whether norms have taken over the pre-quant vectors of the linears that they feed."""
 
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
@@ -101,13 +103,14 @@ class Checkpoint:
         """
         if is_unified(directory):
             document, tensors = restated(directory)
-            return cls.of(directory, document, [tensors])
+            found = cls.of(directory, document, [tensors])
+            return replace(found, folds_norms=found.quantization.prequant)
         document = read_json_object(directory / "config.json")
         config = TrtConfig.of(document, str(directory / "config.json"))
         world = config.tensor_parallel * config.pipeline_parallel
         paths = (directory / f"rank{rank}.safetensors" for rank in range(world))
-        found = list(itertools.takewhile(Path.is_file, paths))
-        return cls.of(directory, document, [TensorFile.open(path) for path in found])
+        files = list(itertools.takewhile(Path.is_file, paths))
+        return cls.of(directory, document, [TensorFile.open(path) for path in files])
 
     @classmethod
     def of(

@@ -30,6 +30,8 @@ class _Module:
     name: str
     recipe: LinearRecipe
     stored: StoredLinear
+    normed: bool
+    """Whether a norm feeds it."""
 
     @property
     def fits(self) -> bool:
@@ -75,8 +77,8 @@ def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
 def _modules(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[_Module]:
     """Reads the first rank's linears; the weight audit reports those that cannot be read."""
     places = [p for layer in range(geometry.layers) for p in layer_linears(layer, geometry)]
-    named = [(place.layer, place.name) for place in places] + [(None, "lm_head")]
-    for layer, name in named:
+    named = [(place.layer, place.name, place.norm is not None) for place in places]
+    for layer, name, normed in [*named, (None, "lm_head", True)]:
         _, local = checkpoint.stage(layer, f"{name}.")
         file = checkpoint.shards(layer, name)[0]
         if f"{local}weight" not in file:
@@ -85,7 +87,7 @@ def _modules(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[_Module]:
             stored = read_linear(file, local.removesuffix("."))
         except MisshapenLinearError:
             continue
-        yield _Module(name, checkpoint.quantization.recipe(name), stored)
+        yield _Module(name, checkpoint.quantization.recipe(name), stored, normed)
 
 
 def _formats(modules: list[_Module], algorithm: str | None) -> Iterator[Finding]:
@@ -153,7 +155,8 @@ def _prequant(checkpoint: Checkpoint, modules: list[_Module]) -> Iterator[Findin
     promised = checkpoint.quantization.prequant
     quantized = [m for m in modules if m.recipe.format is not WeightFormat.PLAIN and m.fits]
     have = [m for m in quantized if m.stored.prequant is not None]
-    lack = [m for m in quantized if m.stored.prequant is None]
+    folded = checkpoint.folds_norms  # whether they were is for the weight audit to say
+    lack = [m for m in quantized if m.stored.prequant is None and not (folded and m.normed)]
     if promised and quantized and not have:
         yield _finding(
             "pre_quant_scale",

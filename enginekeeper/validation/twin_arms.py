@@ -28,6 +28,10 @@ from enginekeeper.validation.numerics.reproduction import (
 )
 from enginekeeper.validation.rope import checkpoint_rope
 from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.weight_vectors import folding
+
+FED = ("input_layernorm.weight", "post_layernorm.weight")
+"""The norms that feed quantized linears."""
 
 Rows = Callable[[int, int], Floats]
 
@@ -69,7 +73,12 @@ class RecipeArm:
                 recipe = self.checkpoint.quantization.recipe(place.name)
             dtype = self.checkpoint.dtype
             self.latest.clear()
-            self.latest[place.name] = reproduce(self.source, place, recipe, stored, dtype=dtype)
+            taken = None
+            if self.checkpoint.folds_norms:
+                taken = folding(self.source, self.checkpoint, place)
+            self.latest[place.name] = reproduce(
+                self.source, place, recipe, stored, dtype=dtype, folded=taken
+            )
         again, part = self.latest[place.name], place.parts[index]
 
         def read(start: int, stop: int) -> Floats:
@@ -85,7 +94,12 @@ class RecipeArm:
         return read
 
     def vector(self, place: VectorPlace) -> Floats | None:
-        """Rounds the source's tensor to the checkpoint's dtype."""
+        """Rounds the source's tensor to the checkpoint's dtype.
+
+        A norm that has taken a vector over is learned like the vector: it is the checkpoint's own.
+        """
+        if self.checkpoint.folds_norms and place.name.endswith(FED):
+            return self.checkpoint.vector(place)
         if not all(name in self.source for name in place.sources):
             return None
         values = np.concatenate([self.source.rows(name) for name in place.sources])

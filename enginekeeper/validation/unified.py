@@ -13,7 +13,8 @@ Rules:
   the export's config with the source's; fields that no form knows are compared as they are;
 - a tensor nobody knows keeps its name: the census finds it.
 
-Pre-quant vectors (AWQ) are refused: most of them are folded into norms, which is not undone here.
+Pre-quant vectors (AWQ) of linears that a norm feeds are folded into it: `Checkpoint.folds_norms`
+says so, and the audits hold norm and linears against the source together.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ QUANTIZATION = "hf_quant_config.json"
 
 _TABLE = "transformer.vocab_embedding"
 _HEAD = "lm_head"
+_VECTOR = "pre_quant_scale"
 _ROWS = ("weight", "bias")
 """What the parts of a linear hold row by row."""
 
@@ -202,7 +204,6 @@ class _Tensors:
             if len(present) == len(parts):
                 found[name] = JoinedTensor.of(name, tuple(present)) if joined else _one(present)
         rest = {name: one for name, one in self.model.tensors.items() if name not in taken}
-        _refuse_smoothed(rest)
         return TensorFile(self.model.directory / "model.safetensors", {**rest, **found})
 
     def _named(self) -> Iterator[tuple[str, tuple[str, ...], bool]]:
@@ -237,16 +238,19 @@ class _Tensors:
             "per_channel_scale" if by_channel else "weights_scaling_factor": "weight_scale",
             "weights_scaling_factor_2": "weight_scale_2",
             "activation_scaling_factor": "input_scale",
+            "prequant_scaling_factor": _VECTOR,
         }
 
     def _by_rows(self, name: str) -> bool:
         """Says whether a part has a row for every output, and is not one number for all of them."""
         tensor = self.model.tensors.get(name)
+        if name.endswith(_VECTOR):
+            return False  # a column's, and all parts have the same columns
         return name.endswith(_ROWS) or (tensor is not None and tensor.shape not in ((), (1,)))
 
 
 def _one(present: list[StoredTensor]) -> StoredTensor:
-    """Returns the number that all parts share; raises InputError where they differ."""
+    """Returns the number or vector that all parts share; raises InputError where they differ."""
     first = present[0]
     for other in present[1:]:
         if not np.array_equal(first.read().reshape(-1), other.read().reshape(-1)):
@@ -258,13 +262,3 @@ def _one(present: list[StoredTensor]) -> StoredTensor:
                 remedy="export the checkpoint again: ModelOpt gives them one scale",
             )
     return first
-
-
-def _refuse_smoothed(rest: Mapping[str, StoredTensor]) -> None:
-    smoothed = next((name for name in rest if name.endswith(".pre_quant_scale")), None)
-    if smoothed is not None:
-        raise InputError(
-            "the checkpoint has pre-quant vectors, most of which are folded into norms",
-            where=f"{rest[smoothed].file}: {smoothed}",
-            expected="a recipe without them: fp8, fp8_per_channel_per_token, nvfp4",
-        )

@@ -22,7 +22,6 @@ import numpy as np
 from enginekeeper.validation import activation_scales, kv_cache, weight_vectors
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
-from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
@@ -39,6 +38,7 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
+from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_census import census, scale_findings
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
@@ -212,7 +212,7 @@ class WeightAudit:
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
         if folding is not None and place.norm is not None:
             divided = None
-            if np.isfinite(folding).all():
+            if np.isfinite(folding.ratio).all():
                 divided = self._measured(place, recipe, stored, folding)
             if divided is not None and divided.honest and divided.excess < measured.excess:
                 self.counts.folded_norms.append(place.name)
@@ -220,7 +220,7 @@ class WeightAudit:
                 return
             if place.norm[0] not in self.counts.blamed_norms:
                 self.counts.blamed_norms.append(place.norm[0])
-                yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding)
+                yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding.ratio)
         yield from self._findings(measured)
 
     def _measured(
@@ -228,7 +228,7 @@ class WeightAudit:
         place: LinearPlace,
         recipe: LinearRecipe,
         stored: AssembledLinear,
-        folding: Floats | None,
+        folding: Folding | None,
     ) -> _Measured:
         reproduction = reproduce(
             self.source, place, recipe, stored, dtype=self.checkpoint.dtype, folded=folding

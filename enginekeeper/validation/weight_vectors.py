@@ -16,12 +16,13 @@ from enginekeeper.validation.numerics.mapping import (
     biases,
     norms,
 )
+from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_statistics import ONE_UNIT
 
 
-def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> Floats | None:
-    """Returns stored over source weight of the norm that feeds a linear, or None if they agree."""
+def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> Folding | None:
+    """Returns what the norm that feeds a linear took over, or None if it is the source's."""
     if place.norm is None:
         return None
     trt, hf = place.norm
@@ -31,10 +32,7 @@ def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> 
     expected = round_to(source.rows(f"{hf}.weight"), checkpoint.dtype)
     if np.array_equal(stored, expected):
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio: Floats = stored / expected
-    ratio[stored == expected] = 1
-    return ratio
+    return Folding.of(stored, expected)
 
 
 def norm_finding(where: str, ratio: Floats) -> Finding:

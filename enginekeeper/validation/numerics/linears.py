@@ -79,7 +79,8 @@ class StoredLinear:
             case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL | WeightFormat.INT8_CHANNEL:
                 return widen(self.weight.rows(start, stop)) * scales
             case WeightFormat.INT4_GROUP:
-                packed = self.weight.rows(start // 2, (stop + 1) // 2)
+                # Hugging Face's format has the same two numbers in a byte without a sign
+                packed = self.weight.rows(start // 2, (stop + 1) // 2).view(np.int8)
                 integers = formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
                 return self._grouped(integers.astype(np.float32), scales)
             case WeightFormat.NVFP4:
@@ -117,6 +118,8 @@ def read_linear(tensors: Mapping[str, StoredTensor], name: str) -> StoredLinear:
             scales = _scale(found, name, "weights_scaling_factor", (1,))
             return _linear(name, WeightFormat.FP8_TENSOR, found, scales[:, None])
         case "I8":
+            return _read_integer(name, found)
+        case "U8" if "weights_scaling_factor_2" not in found:  # Hugging Face's format packs INT4 so
             return _read_integer(name, found)
         case "U8":
             return _read_nvfp4(name, found)

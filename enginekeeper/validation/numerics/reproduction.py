@@ -7,7 +7,8 @@ source: the audits compare the stored linear with this, and the recipe twin is w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,9 +22,11 @@ from enginekeeper.validation.numerics.recipes import (
     quantize_rows,
 )
 from enginekeeper.validation.numerics.smoothing import (
+    Folding,
     SmoothedRows,
     can_recover,
     recover_divisor,
+    recover_folded,
     smooth_by,
 )
 
@@ -108,10 +111,20 @@ def reproduce(
     stored: StoredParts,
     *,
     dtype: str,
-    folded: Floats | None = None,
+    folded: Folding | None = None,
 ) -> Reproduction:
-    """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors."""
-    plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), folded)
+    """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors.
+
+    A vector that a norm took over is recovered where that is possible, else taken as it is.
+    """
+    taken = None if folded is None else folded.ratio
+    smoothed = recipe.prequant and can_recover(recipe.format, dtype)
+    if folded is not None and stored.prequant is None and smoothed:
+        whole = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts))
+        indices = range(len(place.parts))
+        found = (recover_folded(folded, _pieces(whole, place, stored, one)) for one in indices)
+        return replace(whole, divisors=tuple(found))
+    plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), taken)
     if stored.prequant is None:
         divisors = plain.divisors
     elif can_recover(recipe.format, dtype):
@@ -121,7 +134,7 @@ def reproduce(
     amax = 0.0
     if recipe.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4):
         amax = max(_amax(source, module, dtype) for module in place.scale_group)
-    return Reproduction(source, recipe, dtype, amax, divisors, folded)
+    return Reproduction(source, recipe, dtype, amax, divisors, taken)
 
 
 def row_chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
@@ -144,16 +157,7 @@ def _divisors(
     plain: Reproduction, place: LinearPlace, stored: StoredParts, prequant: Floats
 ) -> tuple[Floats, ...]:
     """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice)."""
-
-    def rows(index: int, *, sampled: bool) -> Iterator[SmoothedRows]:
-        part = place.parts[index]
-        for start, stop in _sample(part.rows, place.columns, sampled=sampled):
-            yield SmoothedRows(
-                plain.weight(part, index, start, stop),
-                stored.part_rows(part, start, stop),
-                stored.part_scales(part, start, stop),
-            )
-
+    rows = partial(_pieces, plain, place, stored)
     indices = range(len(place.parts))
     if plain.recipe.format is WeightFormat.INT8_CHANNEL:
         everything = (piece for index in indices for piece in rows(index, sampled=False))
@@ -161,6 +165,24 @@ def _divisors(
     return tuple(
         recover_divisor(prequant, rows(index, sampled=True), exact=False) for index in indices
     )
+
+
+def _pieces(
+    plain: Reproduction,
+    place: LinearPlace,
+    stored: StoredParts,
+    index: int,
+    *,
+    sampled: bool = True,
+) -> Iterator[SmoothedRows]:
+    """Yields rows of one part: all of them, or enough to choose AWQ's divisors."""
+    part = place.parts[index]
+    for start, stop in _sample(part.rows, place.columns, sampled=sampled):
+        yield SmoothedRows(
+            plain.weight(part, index, start, stop),
+            stored.part_rows(part, start, stop),
+            stored.part_scales(part, start, stop),
+        )
 
 
 def _sample(rows: int, columns: int, *, sampled: bool) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,9 @@ left open, the value that reproduces the stored integers best is the one that wa
 - AWQ (INT4) searches s freely and, for q, k and v, smooths twice: nine points of the interval are
   tried; integers that differ fall from 0.5 % to 0.1 % (0.4 % for q, k, v).
 
+Where a norm took the vector over, what is stored is the norm times s in bfloat16: the interval is
+that of the norm's last place, and searched as AWQ's.
+
 The vector cannot leave its rounding interval, so that no error above half a unit in the last place
 (0.4 %) can hide here.
 """
@@ -42,15 +45,52 @@ class SmoothedRows:
     """One row per row, one column per group or a single one."""
 
 
+@dataclass(frozen=True)
+class Folding:
+    """What a norm took over from the columns of the linears that it feeds."""
+
+    ratio: Floats
+    """The stored norm over the source's."""
+    unit: Floats
+    """What a last place of the stored norm is of the ratio: how well it is known."""
+
+    @classmethod
+    def of(cls, stored: Floats, expected: Floats) -> Folding:
+        """Compares a stored bfloat16 norm with the source's; equal numbers have a ratio of 1."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio: Floats = stored / expected
+            unit = np.abs(np.spacing(stored.astype(bfloat16)).astype(np.float32) / expected)
+        ratio[stored == expected] = 1
+        return cls(ratio, unit)
+
+
 def recover_divisor(prequant: Floats, rows: Iterable[SmoothedRows], *, exact: bool) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
     `exact` says that the divisor is the reciprocal of a bfloat16 number.
     """
-    candidates = list(_reciprocals(prequant) if exact else _points(prequant))
+    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
+    candidates = list(_reciprocals(prequant) if exact else _points(prequant, unit))
     # A candidate that would not be exported as this prequant was not the one used.
     valid = np.array([round_to(one, "bfloat16") == prequant for one in candidates])
-    best = prequant.copy()
+    return _best(prequant, candidates, valid, rows)
+
+
+def recover_folded(folding: Folding, rows: Iterable[SmoothedRows]) -> Floats:
+    """Returns, per column, the divisor that fits best of those that round to the stored norm."""
+    candidates = list(_points(folding.ratio, folding.unit))
+    valid = np.ones((len(candidates), len(folding.ratio)), dtype=np.bool_)
+    return _best(folding.ratio, candidates, valid, rows)
+
+
+def _best(
+    middle: Floats,
+    candidates: list[Floats],
+    valid: npt.NDArray[np.bool_],
+    rows: Iterable[SmoothedRows],
+) -> Floats:
+    """Returns, per column, the valid candidate that reproduces the most of the stored integers."""
+    best = middle.copy()
     for candidate, ok in zip(reversed(candidates), valid[::-1], strict=True):
         best[ok] = candidate[ok]
     open_columns = np.flatnonzero(valid.sum(axis=0) > 1)
@@ -96,9 +136,8 @@ def _reciprocals(prequant: Floats) -> Iterator[Floats]:
         yield np.float32(1) / neighbour
 
 
-def _points(prequant: Floats) -> Iterator[Floats]:
-    """Yields points of the interval that rounds to prequant, the middle first."""
-    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
+def _points(prequant: Floats, unit: Floats) -> Iterator[Floats]:
+    """Yields points of the interval of one unit around what is stored, the middle first."""
     middle = _INTERVAL_POINTS // 2
     for index in sorted(range(_INTERVAL_POINTS), key=lambda i: abs(i - middle)):
         yield prequant + unit * np.float32((index - middle) / _INTERVAL_POINTS)

@@ -178,6 +178,16 @@ def test_a_bundle_of_two_gpus_is_warmed_up_on_both_and_served_on_both(world: Wor
     assert served[served.index("--tp_size") + 1] == "2"
 
 
+def test_a_bundle_of_awq_is_audited_with_its_folded_norms(world: World) -> None:
+    awq = SPEC.replace("[fp8]", "[{recipe: w4a16_awq, group_size: 32}]")
+    (world.root / "spec.yaml").write_text(awq)
+
+    ended = world.build()
+
+    (outcome,) = ended.outcomes
+    assert (ended.status, outcome["result"]) == (0, "pass"), ended.err
+
+
 def test_a_model_as_it_is_is_bundled_from_its_own_bytes(world: World) -> None:
     (world.root / "spec.yaml").write_text(SPEC.replace("[fp8]", "[none]"))
 

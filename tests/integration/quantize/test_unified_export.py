@@ -21,7 +21,12 @@ Quantize = Callable[..., StepOutcome]
 
 @pytest.mark.parametrize(
     ("recipe", "kv_cache"),
-    [("fp8", "fp8"), ("fp8_per_channel_per_token", "auto"), ("nvfp4", "auto")],
+    [
+        ("fp8", "fp8"),
+        ("fp8_per_channel_per_token", "auto"),
+        ("nvfp4", "auto"),
+        ("w4a16_awq", "auto"),
+    ],
 )
 def test_an_export_is_the_same_bytes_again_and_clean_beside_its_source(
     recipe: str, kv_cache: str, quantize: Quantize, model: Path, tmp_path: Path
@@ -32,7 +37,11 @@ def test_an_export_is_the_same_bytes_again_and_clean_beside_its_source(
     one, two = (Manifest.of_directory(tmp_path / name, "checkpoint") for name in ("one", "two"))
     assert one.digest == two.digest
     assert {"hf_quant_config.json", "tokenizer.json"} <= {file.path for file in one.files}
-    asked = Recipe(recipe=RecipeName(recipe), kv_cache=KvCache(kv_cache))
+    asked = Recipe(
+        recipe=RecipeName(recipe),
+        kv_cache=KvCache(kv_cache),
+        group_size=64 if recipe == "w4a16_awq" else None,
+    )
     reports = audit(model, tmp_path / "one", asked)
     assert [(report.check, report.findings) for report in reports] == [
         ("config", ()), ("weights", ()), ("recipe", ()),

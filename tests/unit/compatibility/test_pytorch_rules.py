@@ -40,7 +40,8 @@ def test_a_release_before_1_0_is_refused_with_the_releases_that_have_it(
     [
         ("fp8", {"toolchain": "inductor"}, "pytorch-backend-needs-trtllm"),
         ("w8a8_sq", {}, "pytorch-recipe"),
-        ("w4a16_awq", {}, "pytorch-recipe"),
+        ("w4a8_awq", {}, "pytorch-recipe"),
+        ("w4a16", {}, "pytorch-recipe"),
         ({"recipe": "fp8", "kv_cache": "int8"}, {}, "pytorch-kv-cache"),
         ({"recipe": "none", "kv_cache": "fp8"}, {}, "pytorch-kv-cache"),
         ("fp8", {"parallel": [{"pipeline": 2}]}, "pytorch-is-one-stage"),

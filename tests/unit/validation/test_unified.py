@@ -125,12 +125,13 @@ def test_parts_with_scales_of_their_own_are_refused(tmp_path: Path) -> None:
     assert str(caught.value.where).endswith(name)
 
 
-def test_pre_quant_vectors_are_refused(copied: Path) -> None:
+def test_a_pre_quant_vector_that_nothing_promises_fails_by_name(copied: Path) -> None:
     name = "model.layers.0.mlp.down_proj.pre_quant_scale"
     _rewrite(copied, lambda tensors: tensors.update({name: np.ones(128, np.float32)}))
 
-    with pytest.raises(InputError, match="pre-quant"):
-        Checkpoint.open(copied)
+    reports = audit(SOURCE, copied, None)
+
+    assert "layers.0.mlp.proj" in str([one.findings for one in reports if one.result == "fail"])
 
 
 @pytest.mark.parametrize(
@@ -188,3 +189,85 @@ def test_a_quantized_model_that_lost_its_file_is_not_taken_for_one_as_it_is(copi
 
     with pytest.raises(InputError, match="hf_quant_config"):
         Checkpoint.open(copied)
+
+
+AWQ = Recipe(recipe=RecipeName.W4A16_AWQ, group_size=32)
+NORM = "model.layers.1.post_attention_layernorm.weight"
+
+
+@pytest.fixture
+def folded(tmp_path: Path) -> Path:
+    """An export of AWQ, whose norms have taken over the vectors of what they feed."""
+    return Path(shutil.copytree(EXPORTS / "unified_w4a16_awq", tmp_path / "folded"))
+
+
+def test_norms_that_took_vectors_over_are_honest_with_the_linears_that_they_feed(
+    folded: Path,
+) -> None:
+    reports = audit(SOURCE, folded, AWQ)
+
+    assert [(one.check, one.findings) for one in reports] == [
+        ("config", ()), ("weights", ()), ("recipe", ()),
+    ]  # fmt: skip
+    examined = {one.check: one.examined for one in reports}["weights"]
+    layers = [f"transformer.layers.{layer}" for layer in (0, 1)]
+    assert examined["folded_norms"] == [
+        f"{layer}.{name}" for layer in layers for name in ("attention.qkv", "mlp.fc", "mlp.gate")
+    ]
+    assert examined["lowest_share_of_equal_codes"] > 0.99
+
+
+def _of_the_source(tensors: dict[str, Any]) -> None:
+    tensors[NORM] = TensorFile.open(SOURCE / "model.safetensors")[NORM].read()
+
+
+def _twice(tensors: dict[str, Any]) -> None:
+    own = TensorFile.open(SOURCE / "model.safetensors")[NORM].read()
+    stored = tensors[NORM]
+    tensors[NORM] = (stored.astype(np.float32) ** 2 / own.astype(np.float32)).astype(stored.dtype)
+
+
+def _of_another_layer(tensors: dict[str, Any]) -> None:
+    tensors[NORM] = tensors[NORM.replace(".1.", ".0.")]
+
+
+def _one_column(tensors: dict[str, Any]) -> None:
+    changed = tensors[NORM].copy()
+    changed[7] = changed.dtype.type(float(changed[7]) * 1.1)
+    tensors[NORM] = changed
+
+
+@pytest.mark.parametrize("change", [_of_the_source, _twice, _of_another_layer, _one_column])
+def test_a_norm_that_is_not_folded_as_its_linears_are_fails_by_name(
+    change: Change, folded: Path
+) -> None:
+    _rewrite(folded, change)
+
+    reports = {one.check: one for one in audit(SOURCE, folded, AWQ)}
+
+    assert reports["weights"].result == "fail"
+    blamed = {one.where.split(" ")[0] for one in reports["weights"].findings}
+    assert blamed & {
+        "transformer.layers.1.post_layernorm.weight", "transformer.layers.1.mlp.fc",
+    }  # fmt: skip
+    assert not any(".layers.0." in one for one in blamed)
+
+
+def test_a_vector_that_no_norm_can_take_over_has_to_be_there(folded: Path) -> None:
+    _rewrite(folded, lambda it: it.pop("model.layers.0.mlp.down_proj.pre_quant_scale"))
+
+    reports = {one.check: one for one in audit(SOURCE, folded, AWQ)}
+
+    assert reports["config"].result == "fail"
+    assert "layers.0.mlp.proj" in str(reports["config"].findings)
+
+
+def test_the_twins_of_folded_norms_compute_the_same(folded: Path, tmp_path: Path) -> None:
+    write_checkpoint_twin(SOURCE, folded, tmp_path / "checkpoint")
+    write_recipe_twin(SOURCE, folded, tmp_path / "recipe")
+
+    ours, theirs = (load_file(tmp_path / n / "model.safetensors") for n in ("recipe", "checkpoint"))
+    assert ours.keys() == theirs.keys()
+    assert np.array_equal(ours[NORM], theirs[NORM])
+    for name, weight in theirs.items():
+        assert np.mean(np.isclose(ours[name], weight, rtol=1e-5)) > 0.99, name
