@@ -3,7 +3,7 @@
 Everything is measured where the numbers were rounded: stored code x scale against the source
 divided by the pre-quant vector. The unit is the block, a row's columns that share a scale (about
 64 columns where a whole row does): a fault in one group of one row is seen as what it is, not
-averaged away. Rows that an honest export reproduces bit for bit are only counted.
+averaged away. Parts that an honest export reproduces bit for bit are only counted.
 """
 
 from __future__ import annotations
@@ -133,14 +133,23 @@ def measure(
     """Reads the part `index` of a linear once, chunk by chunk, and returns its statistics."""
     smoothed = reproduction.divisors[index] is not None
     running = _Running(part, columns, reproduction.recipe.format, smoothed=smoothed)
-    for start, stop in row_chunks(part.rows, columns):
+
+    def rows(start: int, stop: int) -> tuple[_Rows, _Scales]:
         weight = reproduction.weight(part, index, start, stop)
         honest = reproduction.quantize(weight)
-        running.add(
-            slice(start, stop),
+        return (
             _Rows(weight, honest.values, stored.part_rows(part, start, stop)),
             _Scales(honest.scales, stored.part_scales(part, start, stop)),
         )
+
+    exact = []
+    for start, stop in row_chunks(part.rows, columns):
+        if running.add(slice(start, stop), *rows(start, stop)):
+            exact.append((start, stop))
+    if running.blocks:
+        # Sums are of the whole part: what they say must not depend on where chunks end.
+        for start, stop in exact:
+            running.sum_up(slice(start, stop), *rows(start, stop))
     return running.finish(partial(_followed, stored, reproduction, index, columns, part))
 
 
@@ -187,11 +196,17 @@ class _Running:
     def __post_init__(self) -> None:
         self.exact_rows = np.zeros(self.part.rows, np.bool_)
 
-    def add(self, where: slice, rows: _Rows, scales: _Scales) -> None:
+    def add(self, where: slice, rows: _Rows, scales: _Scales) -> bool:
+        """Takes a chunk in; if it is exact, says so and leaves it out of the sums."""
         self.scales.append(scales)
         if np.array_equal(rows.honest, rows.stored):
             self.exact_rows[where] = True
-            return
+            return True
+        self.sum_up(where, rows, scales)
+        return False
+
+    def sum_up(self, where: slice, rows: _Rows, scales: _Scales) -> None:
+        """Adds a chunk to the sums."""
         block = _block_columns(self.columns, scales.honest.shape[1])
         if not self.blocks:
             shape = (self.part.rows, self.columns // block)

@@ -46,6 +46,23 @@ def test_e4m3_is_the_nearest_number_and_stays_itself(values: Floats) -> None:
 def test_e2m1_rounds_as_ml_dtypes_does(values: Floats) -> None:
     expected = np.clip(values, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
     assert np.array_equal(formats.decode_e2m1(formats.encode_e2m1(values)), expected)
+    assert np.array_equal(formats.round_e2m1(values), expected)
+
+
+def test_every_number_of_e4m3_and_every_tie_between_two_is_rounded_as_it_is_stored() -> None:
+    table = formats.decode_e4m3(np.arange(127, dtype=np.uint8))
+    values = np.concatenate([table, (table[:-1] + table[1:]) / 2])
+    values = np.concatenate([values, -values]).reshape(1, -1)
+    stored = formats.decode_e4m3(formats.encode_e4m3(values))
+    rounded = formats.round_e4m3(values)
+    assert np.array_equal(rounded, stored)
+    assert np.array_equal(np.signbit(rounded), np.signbit(stored))
+
+
+@pytest.mark.parametrize("value", [464.1, 1e30, np.inf, -np.inf, np.nan])
+def test_what_e4m3_cannot_hold_is_nan_whatever_stands_beside_it(value: float) -> None:
+    rounded = formats.round_e4m3(np.array([[1.0625, value]], np.float32))
+    assert np.array_equal(rounded, np.array([[1.0, np.nan]], np.float32), equal_nan=True)
 
 
 @pytest.mark.parametrize(("value", "code"), [(0.25, 0), (0.75, 2), (1.25, 2), (5.0, 6), (9.0, 7)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_dtypes import bfloat16
 
 from enginekeeper.errors import InputError
 from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
@@ -62,6 +63,16 @@ def test_a_shard_cut_short_is_refused(tmp_path: Path) -> None:
         SourceModel.open(path.parent)
 
 
+@pytest.mark.parametrize("dtype", [bfloat16, np.float16, np.float32])
+def test_the_largest_magnitude_is_that_of_all_rows_whatever_its_sign(
+    dtype: type, tmp_path: Path
+) -> None:
+    values = np.linspace(-3, 2, 300_000, dtype=np.float32).reshape(-1, 100).astype(dtype)
+    write_tensors(tmp_path / "model.safetensors", [PlannedTensor.of("a.weight", values)])
+    shutil.copy(checkpoints.SOURCE / "config.json", tmp_path)
+    assert SourceModel.open(tmp_path).largest("a.weight") == 3
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_no_numbers_are_refused(bad: float, tmp_path: Path) -> None:
     source = checkpoints.source_copy(tmp_path)
@@ -72,6 +83,8 @@ def test_weights_that_are_no_numbers_are_refused(bad: float, tmp_path: Path) -> 
     checkpoints.edit_tensor(source, "model.layers.0.mlp.up_proj.weight", spoil)
     with pytest.raises(UnusableModelError, match="not finite"):
         SourceModel.open(source).rows("model.layers.0.mlp.up_proj.weight")
+    with pytest.raises(UnusableModelError, match="not finite"):
+        SourceModel.open(source).largest("model.layers.0.mlp.up_proj.weight")
 
 
 def test_a_quantized_source_is_refused(tmp_path: Path) -> None:

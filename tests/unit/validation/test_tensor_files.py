@@ -137,3 +137,12 @@ def test_arbitrary_bytes_never_crash(
         TensorFile.open(path)
     except MalformedTensorsError:
         return
+
+
+def test_rows_asked_for_one_after_the_other_come_from_one_map_of_the_file(tmp_path: Path) -> None:
+    values = np.arange(12, dtype=np.int8).reshape(4, 3)
+    write_tensors(tmp_path / "x.safetensors", [PlannedTensor.of("a", values)])
+    tensor = TensorFile.open(tmp_path / "x.safetensors")["a"]
+    assert np.shares_memory(tensor.rows(0, 2), tensor.read())
+    assert tensor.rows(2, 4).tolist() == [[6, 7, 8], [9, 10, 11]]
+    assert not tensor.read().flags.writeable

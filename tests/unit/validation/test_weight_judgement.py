@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from enginekeeper.validation.numerics import reproduction as reproductions
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
 from enginekeeper.validation.numerics.reproduction import Reproduction
 from enginekeeper.validation.weight_judgement import Judgement, judge
-from enginekeeper.validation.weight_statistics import measure
+from enginekeeper.validation.weight_statistics import PartStatistics, measure
 
 ROWS, COLUMNS = 64, 256
 INT8 = recipe_for("W8A16")
@@ -72,10 +73,14 @@ def own(weight: Floats) -> Stored:
     return Stored(np.rint(weight / scales), scales)
 
 
-def judged(weight: Floats, stored: Stored, divisor: Floats | None = None) -> Judgement:
+def measured(weight: Floats, stored: Stored, divisor: Floats | None = None) -> PartStatistics:
     part = Part("", "model.layers.0.mlp.up_proj", len(weight))
     reproduction = Reproduction(Matrix(weight), INT8, "float32", 0.0, (divisor,))
-    return judge(measure(stored, reproduction, 0, COLUMNS, part))
+    return measure(stored, reproduction, 0, COLUMNS, part)
+
+
+def judged(weight: Floats, stored: Stored, divisor: Floats | None = None) -> Judgement:
+    return judge(measured(weight, stored, divisor))
 
 
 def test_scales_rounded_to_half_precision_are_honest_beside_a_tie_decided_otherwise(
@@ -131,3 +136,16 @@ def test_of_a_smoothed_weight_one_code_a_step_away_is_damage(weight: Floats) -> 
     blocks = judged(weight, made, np.ones(COLUMNS, np.float32)).blocks
     assert blocks is not None
     assert np.argwhere(blocks).tolist() == [[7, 0]]
+
+
+def test_what_is_said_of_a_part_does_not_depend_on_where_its_chunks_end(
+    weight: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = own(weight)
+    made.codes[-4:] = 0
+    found = []
+    for rows in (ROWS, 16, 6):
+        monkeypatch.setattr(reproductions, "_CHUNK_ELEMENTS", rows * COLUMNS)
+        stats = measured(weight, made)
+        found.append((stats.gain, stats.error_ratio, stats.same_codes, stats.blocks.energy.sum()))
+    assert found[1:] == [pytest.approx(found[0], rel=1e-5)] * 2
