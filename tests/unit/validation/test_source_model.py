@@ -67,7 +67,7 @@ def test_a_shard_cut_short_is_refused(tmp_path: Path) -> None:
 def test_the_largest_magnitude_is_that_of_all_rows_whatever_its_sign(
     dtype: type, tmp_path: Path
 ) -> None:
-    values = np.linspace(-3, 2, 300_000, dtype=np.float32).reshape(-1, 100).astype(dtype)
+    values: Array = np.linspace(-3, 2, 300_000).reshape(-1, 100).astype(dtype)
     write_tensors(tmp_path / "model.safetensors", [PlannedTensor.of("a.weight", values)])
     shutil.copy(checkpoints.SOURCE / "config.json", tmp_path)
     assert SourceModel.open(tmp_path).largest("a.weight") == 3
