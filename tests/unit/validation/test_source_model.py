@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,9 +66,9 @@ def test_a_shard_cut_short_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [bfloat16, np.float16, np.float32])
 def test_the_largest_magnitude_is_that_of_all_rows_whatever_its_sign(
-    dtype: type, tmp_path: Path
+    dtype: type[Any], tmp_path: Path
 ) -> None:
-    values: Array = np.linspace(-3, 2, 300_000).reshape(-1, 100).astype(dtype)
+    values: Array = np.linspace(-3, 2, 300_000, dtype=np.float32).reshape(-1, 100).astype(dtype)
     write_tensors(tmp_path / "model.safetensors", [PlannedTensor.of("a.weight", values)])
     shutil.copy(checkpoints.SOURCE / "config.json", tmp_path)
     assert SourceModel.open(tmp_path).largest("a.weight") == 3
