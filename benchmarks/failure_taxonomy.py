@@ -155,7 +155,7 @@ def _row(counts: tuple[int, ...]) -> str:
 
 
 def _confusion(cases: Iterable[dict[str, Any]]) -> list[str]:
-    counted = Counter((case["group"], said_of(case)) for case in cases)
+    counted = Counter((str(case["group"]), str(said_of(case))) for case in cases)
     names = [*map(str, FailureGroup), UNKNOWN]
     marks = {name: str(number) for number, name in enumerate(names, 1)}
     rows = [
