@@ -2,9 +2,11 @@
 
 Job: `{"engine", "tokens", "prompts": [numbers], "longest", "top_k", "output"}`. The beginnings of
 some prompts are scored one at a time: the base. Then again on every rung of three ladders, at the
-base's best tokens: *batch* (several prompts of other lengths at once, and the most identical ones
-that the engine takes), *chunk* (prefill in pieces), *decode* (every token through its graph). What
-a healthy engine says differs by the order of sums alone.
+base's best tokens: *batch* (several prompts of other lengths at once, each several times where
+there are more rows than prompts, and the most identical ones that the engine takes), *chunk*
+(prefill in pieces), *decode* (every token through its graph). Of several copies of a prompt the one
+that is furthest from the base is kept. What a healthy engine says differs by the order of sums
+alone.
 
 The file: `top_logprobs` of the base, `RUNG` and `finite_RUNG` for each rung, and in its metadata
 the rungs, by ladder, and the prompts.
@@ -35,6 +37,9 @@ BATCHES = (2, 3, 4, 5, 8, 15, 16, 17, 32, 64)
 
 CHUNKS = (7, 16, 64, 512)
 
+SHORTER = 7
+"""Tokens by which every prompt is shorter than the one before, four in turn."""
+
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Climbs the ladders and returns which rungs there were."""
@@ -45,12 +50,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     engine = Engine(Path(job["engine"]))
     tokens = read_tokens(Path(job["tokens"]), engine.config.vocabulary)
     chosen = tokens.chosen(job["prompts"])
-    prompts = [tokens.ids[number][: int(job["longest"])] for number in chosen]
+    prompts = _of_other_lengths([tokens.ids[number] for number in chosen], int(job["longest"]))
     base = _logprobs(EngineArm(engine), prompts, 1)
     best = [rows.topk(int(job["top_k"]), dim=-1) for rows in base]
     arrays = {"top_logprobs": np.concatenate([one.values.numpy() for one in best])}
     ladders: dict[str, list[str]] = {}
-    for ladder, rung, said in _rungs(engine, prompts):
+    for ladder, rung, said in _rungs(engine, prompts, base):
         print(f"progress 0/0 {ladder} {rung}", flush=True)
         name = f"{ladder}-{rung}"
         ladders.setdefault(ladder, []).append(name)
@@ -66,24 +71,45 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return {"rungs": ladders, "positions": int(offsets[-1])}
 
 
-def _rungs(engine: Engine, prompts: Prompts) -> Iterator[tuple[str, str, list[Tensor]]]:
-    whole = EngineArm(engine)
+def _of_other_lengths(prompts: Prompts, longest: int) -> list[Sequence[int]]:
+    """Cuts prompts at lengths that differ, so that rows of a batch are padded, each otherwise."""
+    lengths = [max(2, longest - SHORTER * (place % 4)) for place in range(len(prompts))]
+    return [ids[:length] for ids, length in zip(prompts, lengths, strict=True)]
+
+
+def _rungs(
+    engine: Engine, prompts: Prompts, base: list[Tensor]
+) -> Iterator[tuple[str, str, list[Tensor]]]:
+    whole, most = EngineArm(engine), engine.max_batch
     for size in BATCHES:
-        if size <= min(engine.max_batch, len(prompts)):
+        if size <= min(most, len(prompts)):
             yield "batch", str(size), _logprobs(whole, prompts, size)
-    if engine.max_batch > 1:
-        most = engine.max_batch
-        yield (
-            "batch",
-            f"{most}-identical",
-            [_logprobs(whole, [one] * most, most)[-1] for one in prompts],
-        )
+        elif size <= most:
+            rows = [prompts[row % len(prompts)] for row in range(size)]
+            said = _logprobs(whole, rows, size)
+            copies = [said[place :: len(prompts)] for place in range(len(prompts))]
+            yield "batch", str(size), _furthest(copies, base)
+    if most > 1:
+        copies = [_logprobs(whole, [one] * most, most) for one in prompts]
+        yield "batch", f"{most}-identical", _furthest(copies, base)
     longest = max(map(len, prompts))
     for size in CHUNKS:
         if size < longest:
             yield "chunk", str(size), _logprobs(EngineArm(engine, size), prompts, 1)
     together = min(engine.max_batch, len(prompts))
     yield "decode", "1", _logprobs(EngineArm(engine, 1), prompts, together)
+
+
+def _furthest(copies: Sequence[Sequence[Tensor]], base: Sequence[Tensor]) -> list[Tensor]:
+    """Returns of each prompt's copies the one that is furthest from the base; NaN is furthest."""
+
+    def distance(rows: Tensor, one: Tensor) -> float:
+        return float((rows - one).abs().nan_to_num(nan=float("inf")).max())
+
+    return [
+        max(said, key=lambda rows, one=one: distance(rows, one))
+        for said, one in zip(copies, base, strict=True)
+    ]
 
 
 def _logprobs(arm: EngineArm, prompts: Prompts, size: int) -> list[Tensor]:

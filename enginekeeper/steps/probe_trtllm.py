@@ -8,8 +8,9 @@ once, and as many identical ones as the engine takes), *reuse* (by an LLM whose 
 Stop tokens, an end of text and lengths are asked for, too, and held against the continuation.
 
 The file: `top_logprobs` of the base, `RUNG` and `finite_RUNG` for each rung; in its metadata the
-rungs by ladder, the prompts (-1 is the long one), what this runner offers, and what was wrong
-about stopping. Written against the documented interface; not run on a GPU.
+rungs by ladder, the prompts (-1 is the long one), what this runner offers, what was wrong
+about stopping, and which tokens the logits beside them do not choose. Written against the
+documented interface; not run on a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +39,11 @@ TOKENS = 16
 BATCHES = (2, 3, 4, 5, 8, 15, 16, 17, 32, 64)
 """Around the sizes at which kernels, graphs and tiles change."""
 
-OFFERS = ("batch", "decode", "logits", "reuse", "text")
+OFFERS = ("batch", "choices", "decode", "logits", "reuse", "text")
+
+TIE = 2.0**-7
+"""How far below the best logit, of its size, the chosen one may be: bfloat16 cannot tell them."""
+
 LONG = -1
 
 
@@ -56,15 +61,16 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         _require_whole(made)
         asked = _Asked(texts, made)
         rungs = dict(_rungs(api, asked, int(job["limits"]["max_batch_size"])))
-        stop = _stop(api, texts, made)
+        stop, chosen = _stop(api, texts, made), _chosen(made)
     print("progress 0/0 reuse", flush=True)
     with LlmApi(job["reusing"], vocabulary) as api:
         for whole in asked.whole:
             api.ask([whole], 1)
         rungs["reuse-1"] = asked.one_by_one(api)
     arrays, ladders = _arrays(rungs, int(job["top_k"]), len(texts))
-    _write(Path(job["output"]), arrays, ladders, list(prompts), stop)
-    return {"rungs": ladders, "stop": stop}
+    said = {"stop": stop, "chosen": chosen}
+    _write(Path(job["output"]), arrays, ladders, list(prompts), said)
+    return {"rungs": ladders, **said}
 
 
 class _Asked:
@@ -174,6 +180,25 @@ def _stop(api: LlmApi, prompts: Prompts, made: Sequence[Answer]) -> dict[str, An
     return {"asked": len(made), "wrong": wrong}
 
 
+def _chosen(made: Sequence[Answer]) -> dict[str, Any]:
+    """Holds the tokens that were generated against the logits that came with them.
+
+    Logits of another position, or from before what changed them, do not choose these tokens.
+    """
+    wrong = []
+    for number, answer in enumerate(made):
+        for step, token in enumerate(answer.ids):
+            row = answer.generated[step]
+            best = float(row.max())
+            if not float(row[token]) >= best - TIE * max(abs(best), 1.0):  # NaN is wrong, too
+                wrong.append(
+                    f"continuation {number}, token {step}: {token} was generated, the logits say"
+                    f" {int(row.argmax())}"
+                )
+                break
+    return {"asked": len(made), "wrong": wrong}
+
+
 def _arrays(
     rungs: dict[str, Tensor], top_k: int, prompts: int
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
@@ -196,13 +221,13 @@ def _write(
     arrays: dict[str, Any],
     ladders: dict[str, list[str]],
     prompts: list[int],
-    stop: dict[str, Any],
+    said: dict[str, dict[str, Any]],
 ) -> None:
     from _score_file import write_arrays  # noqa: PLC0415
 
     metadata = {
         "schema": SCHEMA, "ladders": json.dumps(ladders), "prompts": json.dumps(prompts),
-        "offers": json.dumps(OFFERS), "stop": json.dumps(stop),
+        "offers": json.dumps(OFFERS), **{name: json.dumps(one) for name, one in said.items()},
     }  # fmt: skip
     write_arrays(output, arrays, metadata)
 

@@ -275,7 +275,7 @@ def test_an_engine_is_asked_in_other_ways_and_told_to_stop(site: Site) -> None:
     site.bench.run("run_with_double", site._wrapped(job, "probe_trtllm"), "probes")
 
     probes = load_probes(output)
-    assert probes.offers == {"batch", "decode", "logits", "reuse", "text"}
+    assert probes.offers == {"batch", "choices", "decode", "logits", "reuse", "text"}
     assert probes.ladders == {
         "decode": ("decode-1",),
         "batch": ("batch-2", "batch-3", "batch-4", "batch-4-identical"),
@@ -286,3 +286,5 @@ def test_an_engine_is_asked_in_other_ways_and_told_to_stop(site: Site) -> None:
         assert probes.divergence(rung).max() < 1e-6, rung
     assert probes.stop is not None
     assert (probes.stop.asked, probes.stop.wrong) == (4, ())
+    assert probes.chosen is not None
+    assert (probes.chosen.asked, probes.chosen.wrong) == (4, ())

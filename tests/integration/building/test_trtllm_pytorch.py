@@ -203,7 +203,7 @@ def test_a_bundle_is_asked_in_other_ways_with_a_copy_of_its_caches(site: Site) -
     )
 
     probes = load_probes(output)
-    assert probes.offers == {"batch", "decode", "logits", "reuse", "text"}
+    assert probes.offers == {"batch", "choices", "decode", "logits", "reuse", "text"}
     assert probes.ladders["reuse"] == ("reuse-1",)
     assert max(probes.divergence(rung).max() for rung in probes.rungs) < 1e-6
     assert probes.stop is not None

@@ -134,7 +134,7 @@ def test_a_bundle_is_asked_in_other_ways_and_each_way_that_it_lacks_is_not_run(
     checks = registry.verdict_document(verdict)["checks"]
     probes = {one["check"]: one for one in checks if one["check"].startswith("probe.")}
     asked = {name for name, one in probes.items() if one["result"] == "pass"}
-    assert asked == {"probe.decode", "probe.batch", "probe.reuse", "probe.stop"}
+    assert asked == {"probe.decode", "probe.batch", "probe.reuse", "probe.stop", "probe.choice"}
     rest = {name: one for name, one in probes.items() if name not in asked}
     assert {one["result"] for one in rest.values()} == {"not run"}
     assert rest["probe.chunk"]["note"] == "the runner offers no chunk"
