@@ -57,9 +57,8 @@ from registry.files import write_whole
 
 SEED = "behaviour-1"
 FAULTS, CONTROLS = 30, 40
-"""Of each recipe, for audits; behaviour takes as many from the beginning as were run."""
+"""Of each recipe; behaviour takes as many from the beginning as were run."""
 
-SCORED_CONTROLS = 6
 WAYS: dict[str, dict[str, int]] = {
     "batch 1": {"batch_size": 1},
     "batch 8": {"batch_size": 8},
@@ -263,7 +262,7 @@ class Session:
     def _work(self) -> Requests:
         yield from self._healthy()
         faults, controls = self.recipe.cases()
-        for cases, wanted in ((faults, self.faults), (controls, SCORED_CONTROLS)):
+        for cases, wanted in ((faults, self.faults), (controls, CONTROLS)):
             count = 0
             for one in cases:
                 if count >= wanted:
