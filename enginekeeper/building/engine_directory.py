@@ -40,8 +40,12 @@ _ELSEWHERE: dict[str, tuple[str, ...]] = {
 _MODES = ("draft_tokens_external", "medusa", "lookahead_decoding", "explicit_draft_tokens", "eagle")
 """SpeculativeDecodingMode, in the order of its bits from the second on: it is kept as a number."""
 
-_NOT_KEPT = frozenset({"rank"})
-"""Fields of a checkpoint's config that an engine's does not have."""
+_NOT_KEPT = frozenset({("rank",), ("mapping", "rank"), ("mapping", "gpus_per_node")})
+"""Fields of a checkpoint's config that an engine's does not have, or has from the command line."""
+
+_KEPT_OF_MIXED = frozenset({"quant_algo", "kv_cache_quant_algo"})
+"""All that an engine says of a quantization of several formats: the rest is in quant_cfg.json
+(LayerQuantConfig.to_dict, Engine.save)."""
 
 _AGAIN = "build it again; if it stays so, report it with the engine's config.json"
 
@@ -159,9 +163,12 @@ def _hold_against(
     config: Mapping[str, Any], model: Mapping[str, Any], expected: Expected, where: str
 ) -> None:
     """Raises InputError for the first field of the model that the engine has otherwise."""
-    asked = {"logits_dtype"} & set(expected.requested)
+    asked = {("logits_dtype",)} & {(name,) for name in expected.requested}
+    mixed = _at(model, ("quantization", "quant_algo")) == "MIXED_PRECISION"
     for path, value in _leaves(model):
-        if path[0] in _NOT_KEPT | asked:
+        if path in _NOT_KEPT | asked:
+            continue
+        if mixed and path[0] == "quantization" and path[1] not in _KEPT_OF_MIXED:
             continue
         found = _at(config, ("pretrained_config", *path))
         if found != value:

@@ -60,13 +60,20 @@ def triton(engine_dir: Path, target: Path | None, place: str | None, streaming: 
     The model takes and gives token ids; NVIDIA's models that handle text come with the container.
     A weight-stripped engine is loaded from where `ek pull` refitted it.
     """
-    from enginekeeper.orchestration.loadable import with_weights
+    from enginekeeper.errors import InputError
+    from enginekeeper.orchestration.loadable import stripped_in, with_weights
     from enginekeeper.serving.commands import tritonserver
     from enginekeeper.serving.engine import served_engine
     from enginekeeper.serving.triton import model_repository
 
     files, key = _verified(engine_dir)
     engine, at = served_engine(files, key), _listening(more)
+    if place is not None and stripped_in(files):
+        raise InputError(
+            "where the engine has its weights is not known there", where=f"--place {place}",
+            expected="no --place: a repository names the refitted engine of the node it is for",
+            remedy="export on the node that pulled it, from where it pulled it to",
+        )  # fmt: skip
     loaded = place or str(with_weights(files.parent))
     made = model_repository(engine, loaded, streaming=streaming, memory=at.memory)
     where = "DIRECTORY" if target is None else str(target.absolute())

@@ -21,8 +21,8 @@ Rules:
 - runtime buffers are 2.3 and the decoder 5 times B x V in float32, by the log of issue 1188 (2.3 in
   another of 0.12, whose decoder took 9);
 - 0.75 GiB is what no line names in the log of memory.html: the CUDA context, kernels and libraries;
-- ranks share out I, and not H; of mixtures and latent attention the same is reckoned from their
-  shapes, and held against no log;
+- ranks share out I, and not H, nor the copies of a token for its experts; of mixtures and latent
+  attention the same is reckoned from their shapes, and held against no log;
 - vLLM is reckoned as one forward pass of A tokens and logits of B in 16 and twice in 32 bits: its
   own profile at start is the measurement, and was not seen for this.
 """
@@ -79,6 +79,5 @@ def vllm_beside(variant: Variant, model: ModelFacts, batch: int) -> Beside:
 
 
 def _forward(variant: Variant, model: ModelFacts) -> int:
-    live = max((block.live for block in model.blocks), default=0)
-    own = ceil(live / variant.parallel.tensor) + 2 * model.hidden_size
-    return 2 * variant.limits.max_num_tokens * own
+    live = max((block.live(variant.parallel.tensor) for block in model.blocks), default=0)
+    return 2 * variant.limits.max_num_tokens * (live + 2 * model.hidden_size)

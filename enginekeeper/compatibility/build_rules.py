@@ -26,6 +26,8 @@ _NOT_ON_100 = (
 
 
 _WITHOUT_STREAMINGLLM = ("1.2.0", "1.2.1")
+_STREAMING = "LlamaForCausalLM"
+"""The one that the releases before take it for."""
 
 
 def _only_for_trtllm(variant: Variant, facts: TargetFacts) -> Finding | None:
@@ -128,13 +130,34 @@ def _mixtral_only(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
-def _streamingllm(variant: Variant, facts: TargetFacts) -> Finding | None:
-    release = facts.toolchain.release
+def _streamingllm(variant: Variant, facts: Facts) -> Finding | None:
+    release, architecture = facts.toolchain.release, facts.model.architecture
     if not variant.build.streamingllm or release is None:
         return None
-    if release.version not in _WITHOUT_STREAMINGLLM:
+    if release.version in _WITHOUT_STREAMINGLLM:
+        return Finding(
+            actual=f"streamingllm under {release.name}", expected="streamingllm left out"
+        )
+    if architecture == _STREAMING:
         return None
-    return Finding(actual=f"streamingllm under {release.name}", expected="streamingllm left out")
+    return Finding(actual=f"streamingllm for {architecture}", expected=_STREAMING)
+
+
+def _adapters(variant: Variant, _facts: TargetFacts) -> Finding | None:
+    if variant.build.lora_plugin in (None, "disable"):
+        return None
+    return Finding(
+        actual=f"lora_plugin {variant.build.lora_plugin}",
+        expected="lora_plugin left out",
+        remedy="leave it out: a spec cannot name adapters or their modules, without which the "
+        "build ends",
+    )
+
+
+def _stripped_or_fast(variant: Variant, _facts: TargetFacts) -> Finding | None:
+    if not (variant.build.strip_plan and variant.build.fast_build):
+        return None
+    return Finding(actual="strip_plan and fast_build", expected="one of the two")
 
 
 def _w8a16_form(variant: Variant, facts: TargetFacts) -> Finding | None:
@@ -216,11 +239,29 @@ BUILD_RULES = (
     ),
     Rule(
         identifier="streamingllm-is-gone",
-        statement="trtllm-build of these releases has the option, and refuses it when it builds.",
-        source="tensorrt_llm/commands/build.py (65f1d153): AssertionError",
+        statement="trtllm-build has the option, and refuses it when it builds: before 1.2 for any "
+        "model but Llama, then for all.",
+        source=f"{_BUILD}: AssertionError",
+        severity=Severity.REFUSE,
+        needs=Facts,
+        predicate=_streamingllm,
+    ),
+    Rule(
+        identifier="adapters-need-modules",
+        statement="With lora_plugin trtllm-build ends unless it is told modules or adapters.",
+        source="tensorrt_llm/lora_manager.py (007e181b), load_hf_lora: ValueError",
         severity=Severity.REFUSE,
         needs=TargetFacts,
-        predicate=_streamingllm,
+        predicate=_adapters,
+    ),
+    Rule(
+        identifier="stripped-or-fast",
+        statement="A fast build keeps weights beside its plans; trtllm-refit does not write them.",
+        source="tensorrt_llm/builder.py (008b2b8d), Engine.save; commands/refit.py (548b5b73): it "
+        "copies config.json and the plans",
+        severity=Severity.REFUSE,
+        needs=TargetFacts,
+        predicate=_stripped_or_fast,
     ),
     Rule(
         identifier="w8a16-export-form",

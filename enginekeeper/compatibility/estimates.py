@@ -119,11 +119,12 @@ class Estimate:
         return asdict(self)
 
 
-def block_bytes(block: Block, recipe: RecipeName, group: int | None) -> float:
-    """Returns the bytes of one layer of a block in a checkpoint."""
+def block_bytes(block: Block, recipe: RecipeName, group: int | None, ranks: int = 1) -> float:
+    """Returns the bytes of one layer of a block, on one of the ranks that share it."""
     per_weight, overhead = _FORMATS[recipe]
     return 2.0 * block.beside + sum(
-        per_weight * one.weights + one.count * overhead(one.rows, one.columns, group or 1)
+        (per_weight * one.weights + one.count * overhead(one.rows, one.columns, group or 1))
+        / (1 if one.whole else ranks)
         for one in block.linears
     )
 
@@ -146,10 +147,10 @@ def weight_bytes_per_rank(variant: Variant, model: ModelFacts) -> int:
     recipe, parallel = variant.recipe, variant.parallel
     tables = 2 * (2 if parallel.pipeline == 1 else 1) * model.vocab_size * model.hidden_size
     layers = sum(
-        taken * block_bytes(block, recipe.recipe, recipe.group)
+        taken * block_bytes(block, recipe.recipe, recipe.group, parallel.tensor)
         for block, taken in heaviest(model.blocks, ceil(model.num_layers / parallel.pipeline))
     )
-    return int((layers + tables) / parallel.tensor + 2 * model.hidden_size)
+    return int(layers + tables / parallel.tensor + 2 * model.hidden_size)
 
 
 def kv_bytes_per_token(variant: Variant, model: ModelFacts) -> int:

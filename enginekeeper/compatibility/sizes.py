@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Annotated
 
 from pydantic import Field
@@ -77,6 +78,8 @@ class Linear:
     rows: int
     columns: int
     count: int = 1
+    whole: bool = False
+    """Whether every rank has all of it: what leads into latent attention."""
 
     @property
     def weights(self) -> int:
@@ -93,7 +96,8 @@ class Block:
     """What a recipe quantizes."""
 
     beside: int
-    """Numbers that stay as they are: norms, biases, routers."""
+    """Numbers that stay as they are, and that every rank has: norms and routers; biases, which are
+    few, are counted with them."""
 
     split: int
     """Keys and values of a token, one layer's, that ranks share out by heads."""
@@ -104,9 +108,20 @@ class Block:
     window: int | None
     """Latest tokens that these layers look at; None for all."""
 
-    live: int
-    """Numbers of one token that are alive at once between this layer's linears, hidden states not
-    counted; ranks share them out."""
+    attending: int
+    """Numbers of one token that are alive at once in attention, hidden states not counted; ranks
+    share them out."""
+
+    thinking: int
+    """The same between the other linears."""
+
+    copied: int
+    """Beside these, a token's copies for its experts: as wide as hidden states, so every rank has
+    them whole."""
+
+    def live(self, ranks: int) -> int:
+        """Returns how many numbers of one token are alive at once on one of so many ranks."""
+        return max(ceil(self.attending / ranks), ceil(self.thinking / ranks) + self.copied)
 
     @property
     def weights(self) -> int:
@@ -137,7 +152,7 @@ class _Reader:
 
     def _block(self, layers: int, *, mixture: bool, window: int | None) -> Block:
         attention, beside, split, whole, attending = self._attention()
-        experts, router, thinking = self._experts() if mixture else self._gated()
+        experts, router, thinking, copied = self._experts() if mixture else self._gated()
         norms = (4 if self.name in GEMMAS else 2) * self.config.hidden_size
         return Block(
             layers=layers,
@@ -146,7 +161,9 @@ class _Reader:
             split=split,
             whole=whole,
             window=window,
-            live=max(attending, thinking),
+            attending=attending,
+            thinking=thinking,
+            copied=copied,
         )
 
     def _attention(self) -> tuple[tuple[Linear, ...], int, int, int, int]:
@@ -178,25 +195,25 @@ class _Reader:
         asking = (
             (Linear(rows=queries, columns=hidden),)
             if low is None
-            else (Linear(rows=low, columns=hidden), Linear(rows=queries, columns=low))
+            else (Linear(rows=low, columns=hidden, whole=True), Linear(rows=queries, columns=low))
         )
         linears = (
             *asking,
-            Linear(rows=latent + turned, columns=hidden),
+            Linear(rows=latent + turned, columns=hidden, whole=True),
             Linear(rows=heads * (plain + values), columns=latent),
             Linear(rows=hidden, columns=heads * values),
         )
         alive = 2 * queries + 2 * heads * values
         return linears, latent + (low or 0), 0, latent + turned, alive
 
-    def _gated(self) -> tuple[tuple[Linear, ...], int, int]:
+    def _gated(self) -> tuple[tuple[Linear, ...], int, int, int]:
         config, hidden, inner = self.config, self.config.hidden_size, self.config.intermediate_size
         bias = 2 * inner + hidden if config.mlp_bias else 0
         linears = (Linear(rows=inner, columns=hidden, count=2),
                    Linear(rows=hidden, columns=inner))  # fmt: skip
-        return linears, bias, 2 * inner
+        return linears, bias, 2 * inner, 0
 
-    def _experts(self) -> tuple[tuple[Linear, ...], int, int]:
+    def _experts(self) -> tuple[tuple[Linear, ...], int, int, int]:
         config, hidden = self.config, self.config.hidden_size
         number, inner = self._number(), self._inner()
         picked = config.needed("num_experts_per_tok", self.where)
@@ -213,7 +230,7 @@ class _Reader:
             linears += [Linear(rows=shared, columns=hidden, count=2),
                         Linear(rows=hidden, columns=shared)]  # fmt: skip
         # Each token's copies for its experts, in and out, and what is between them.
-        return tuple(linears), router, picked * (2 * hidden + 3 * inner) + 2 * shared
+        return tuple(linears), router, 3 * picked * inner + 2 * shared, 2 * picked * hidden
 
     def _number(self) -> int:
         if self.name in LATENT:

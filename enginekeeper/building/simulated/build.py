@@ -47,6 +47,13 @@ _INTEGER = frozenset({"W8A16", "W4A16", "W4A16_AWQ", "W4A8_AWQ", "W8A16_GPTQ", "
 _FP8_ATTENTION = frozenset({"FP8", "W4A8_AWQ", "NVFP4"})
 
 
+_MODES: dict[str | None, int] = {
+    None: 1, "draft_tokens_external": 2, "medusa": 4, "lookahead_decoding": 8,
+    "explicit_draft_tokens": 16, "eagle": 32,
+}  # fmt: skip
+"""SpeculativeDecodingMode of modeling_utils.py, an IntFlag: JSON has the number."""
+
+
 def main(version: str, settings: Path, argv: list[str] | None = None) -> None:
     """Runs as the tool of a release would."""
     says = settings_of(settings).get("says", version)
@@ -96,7 +103,7 @@ class _Double:
         plugins = self._plugins()
         self._refuse_plugins_on_100(plugins)
         folder = arguments.checkpoint_dir or arguments.model_config
-        model = json.loads((Path(folder) / "config.json").read_text())
+        model = _model_of(Path(folder) / "config.json")
         if arguments.multiple_profiles == "enable" and arguments.opt_num_tokens is not None:
             raise RuntimeError(
                 "multiple_profiles is enabled, while opt_num_tokens is set. "
@@ -119,7 +126,7 @@ class _Double:
                 config[name] = False
             prefix = "PluginConfig." if self.release >= (1, 2) else ""
             self._say("I", f"Set {prefix}{name} to {config[name]}.")
-        return config
+        return config | {"manage_weights": self.arguments.fast_build}
 
     def _refuse_plugins_on_100(self, plugins: dict[str, Any]) -> None:
         unsupported = (
@@ -149,6 +156,7 @@ class _Double:
         self, model: dict[str, Any], plugins: dict[str, Any], folder: Path, output: Path
     ) -> None:
         self._check_model(model, plugins)
+        lora = self._lora_config(plugins)
         ranks = (model.get("mapping") or {}).get("world_size", 1)
         for rank in range(ranks):
             if not (folder / f"rank{rank}.safetensors").is_file():
@@ -161,16 +169,55 @@ class _Double:
             if rank in self.settings.get("leave_out", []):
                 continue
             self._write_plan(output / f"rank{rank}.engine", folder / f"rank{rank}.safetensors")
+            if plugins["manage_weights"]:
+                self._write_managed_weights(folder, output, rank)
         if (folder / "quant_cfg.json").is_file():
             shutil.copyfile(folder / "quant_cfg.json", output / "quant_cfg.json")
         document = {
             "version": self.version,
-            "pretrained_config": {name: it for name, it in model.items() if name != "rank"},
-            "build_config": self._build_config(model, plugins),
+            "pretrained_config": self._pretrained_config(model),
+            "build_config": {**self._build_config(model, plugins), "lora_config": lora},
             "simulated": True,
             "visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
         (output / "config.json").write_text(json.dumps(document, indent=1))
+
+    def _pretrained_config(self, model: dict[str, Any]) -> dict[str, Any]:
+        """Returns the model's config with what the tool writes into it (build_model)."""
+        config = {name: it for name, it in model.items() if name != "rank"}
+        if self.arguments.logits_dtype is not None:
+            config["logits_dtype"] = self.arguments.logits_dtype
+        if (per_node := getattr(self.arguments, "gpus_per_node", None)) is not None:
+            config["mapping"] = {**(config.get("mapping") or {}), "gpus_per_node": per_node}
+        return config
+
+    def _lora_config(self, plugins: dict[str, Any]) -> dict[str, Any]:
+        """Returns the LoraConfig: the class's own defaults unless there is a lora_plugin."""
+        config = {"lora_dir": [], "lora_ckpt_source": "hf", "max_lora_rank": 64}
+        config |= {"lora_target_modules": [], "trtllm_modules_to_hf_modules": {}}
+        if plugins["lora_plugin"] is None:
+            return config
+        names = ("lora_dir", "lora_ckpt_source", "max_lora_rank", "lora_target_modules")
+        config |= {name: it for name in names if (it := getattr(self.arguments, name)) is not None}
+        if not config["lora_dir"] and not config["lora_target_modules"]:  # lora_manager.py
+            raise ValueError(
+                "lora_target_modules is empty. Please specify lora_target_modules or provide "
+                "lora_dir to infer lora_target_modules."
+            )
+        return config
+
+    def _write_managed_weights(self, folder: Path, output: Path, rank: int) -> None:
+        """Writes the rank's weights beside its plan, too.
+
+        The release keeps those of its linears there, and only there.
+        """
+        place = output / f"rank{rank}_managed_weights.safetensors"
+        source = folder / f"rank{rank}.safetensors"
+        count = len(tensor_names(source))
+        if count == 0:
+            return
+        self._say("I", f"Serializing {count} managed weights to {place}...")
+        shutil.copyfile(source, place)
 
     def _timing_cache(self) -> TimingCache:
         """Returns the cache that a rank builds with, as builder.py makes it of the argument."""
@@ -190,15 +237,9 @@ class _Double:
     def _check_model(self, model: dict[str, Any], plugins: dict[str, Any]) -> None:
         architecture = model["architecture"]
         algorithm = (model.get("quantization") or {}).get("quant_algo")
-        if plugins["streamingllm"]:
-            raise AssertionError(
-                "StreamingLLM is no longer supported because attention sink cannot work with the "
-                "non-cyclic kv cache kernel & runtime changes."
-            )
+        self._refuse_streamingllm(architecture, plugins)
         if plugins["pp_reduce_scatter"] and architecture != "MixtralForCausalLM":
             raise AssertionError("PP reduce scatter is only supported in the mixtral model.")
-        if architecture not in ARCHITECTURES:
-            raise AssertionError(f"Unsupported model architecture: {architecture}")
         if not _SM100 <= self.sm < _SM120 or algorithm is None:
             return
         if algorithm in _INTEGER:
@@ -209,6 +250,21 @@ class _Double:
             raise NotImplementedError(
                 "Per-channel or per-token scaling is not supported on SM>=100."
             )
+
+    def _refuse_streamingllm(self, architecture: str, plugins: dict[str, Any]) -> None:
+        """Stops as build.py does: at 65f1d153 (1.2) always, at 008b2b8d (1.0) for other models.
+
+        When the words changed was not seen: 1.1 is taken to be as 1.0 was.
+        """
+        if not plugins["streamingllm"]:
+            return
+        if self.release >= (1, 2):
+            raise AssertionError(
+                "StreamingLLM is no longer supported because attention sink cannot work with the "
+                "non-cyclic kv cache kernel & runtime changes."
+            )
+        if architecture != "LlamaForCausalLM":
+            raise AssertionError("StreamingLLM is only supported in the llama model.")
 
     def _build_config(self, model: dict[str, Any], plugins: dict[str, Any]) -> dict[str, Any]:
         """Returns the effective config: what was asked for, as far as the release keeps to it."""
@@ -233,6 +289,7 @@ class _Double:
             **{name: asked[name] for name in kept},
             "max_seq_len": longest + asked["max_draft_len"],
             "kv_cache_type": asked.get("kv_cache_type", "PAGED"),
+            "speculative_decoding_mode": _MODES[asked["speculative_decoding_mode"]],
             "use_strip_plan": asked["strip_plan"],
             "strongly_typed": True,
             "plugin_config": effective,
@@ -243,6 +300,18 @@ class _Double:
 
     def _say_as(self, who: str, level: str, text: str) -> None:
         _print(f"[11/26/2026-03:00:00] [{who}] [{level}] {text}")
+
+
+def _model_of(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint's config as PretrainedConfig.from_dict does: by MODEL_MAP[architecture].
+
+    So a model without a definition ends in a KeyError (NVIDIA/TensorRT-LLM#2141), and the assertion
+    of build.py, which has words for it, is not reached.
+    """
+    model: dict[str, Any] = json.loads(path.read_text())
+    if (architecture := model["architecture"]) not in ARCHITECTURES:
+        raise KeyError(architecture)
+    return model
 
 
 def _sm(compute_capability: str) -> int:

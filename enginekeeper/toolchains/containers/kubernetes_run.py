@@ -8,6 +8,10 @@ started it deletes the job (`removal`). Where that one was killed:
 - where this process was killed, too, or the whole machine, nobody writes the file beside the
   manifest any more (`ALIVE`, within every tenth of these seconds): the step in the pod sees that
   and ends itself (`steps/_watched.py`).
+
+The API server may be silent for a while, and a log's stream ends before its container where a
+connection breaks or stays idle too long (kubelet: streamingConnectionIdleTimeout). Neither ends a
+build of hours: the pod is asked for again, and its log followed on, as long as it runs.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,11 @@ ALIVE = "alive"
 
 _BEATS = 10  # within the seconds after which nobody is believed to be there
 _POLL = 2.0  # seconds between two looks at a job whose log has ended
-_SILENT = 90  # looks; then nobody knows what became of it
+_SILENT = 90  # looks in a row; then nobody knows what became of it
+_REMOVED_WITHIN = 60.0  # seconds
+_UNSEEN = timedelta(minutes=2)
+"""What may be lost of a log whose stream broke: kubectl notices a dead connection within one."""
+
 _NOT_KNOWN = 125  # as container runtimes end when they could not run the command
 
 
@@ -54,62 +63,95 @@ def main(manifest: Path, patience: float) -> int:
     name, where = str(meta["name"]), ("--namespace", str(meta["namespace"]))
     alive = manifest.with_name(ALIVE)
     alive.write_text("0", encoding="utf-8")  # the pod looks for it as soon as it runs
-    threading.Thread(target=_beat, args=(alive, patience / _BEATS), daemon=True).start()
+    over = threading.Event()
+    threading.Thread(target=_beat, args=(alive, patience / _BEATS, over), daemon=True).start()
     create = ["kubectl", "create", "--filename", str(manifest), *where]
     if _run(create) != 0:
         return _NOT_KNOWN
-    threading.Thread(target=_follow_the_starter, args=(name, where[1]), daemon=True).start()
-    job = f"job/{name}"
-    _run(["kubectl", "logs", "--follow", "--pod-running-timeout=10m", job, *where])
-    return _status(name, where)
+    starter = threading.Thread(target=_follow_the_starter, args=(name, where[1], over), daemon=True)
+    starter.start()
+    log = ["kubectl", "logs", "--follow", "--pod-running-timeout=10m", f"job/{name}", *where]
+    _run(log)
+    return _status(name, where, log)
 
 
 def _run(command: list[str]) -> int:
     return subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
 
 
-def _beat(alive: Path, period: float) -> None:
+def _beat(alive: Path, period: float, over: threading.Event) -> None:
     number = 0
-    while True:
+    while not over.is_set():
         number += 1
         with suppress(OSError):  # a full disk now is none the next time
             alive.write_text(str(number), encoding="utf-8")
-        time.sleep(period)
+        over.wait(period)
 
 
-def _follow_the_starter(name: str, namespace: str) -> None:
-    """Deletes the job and ends this process, and what it runs, when its starter is gone."""
+def _follow_the_starter(name: str, namespace: str, over: threading.Event) -> None:
+    """Deletes the job and ends this process, and what it runs, when its starter is gone.
+
+    The sign of life ends first: where the cluster cannot be asked, the pod ends by itself.
+    """
     while os.read(0, 1024):
         pass
-    subprocess.run(removal(name, namespace), check=False, stdin=subprocess.DEVNULL)
+    over.set()
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            removal(name, namespace),
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=_REMOVED_WITHIN,
+        )
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _status(name: str, where: tuple[str, ...]) -> int:
-    """Waits until the container has ended; the log may have, before."""
+def _status(name: str, where: tuple[str, ...], log: list[str]) -> int:
+    """Waits until the container has ended; follows its log on where that ended before it."""
     query = ["kubectl", "get", "pods", "--selector", f"enginekeeper/job={name}", *where,
              "--output", "json"]  # fmt: skip
-    for _ in range(_SILENT):
+    silent = 0
+    while silent < _SILENT:
+        asked = datetime.now(UTC)
         done = subprocess.run(query, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
+        pods = _pods(done.stdout) if done.returncode == 0 else None
+        if pods is None:
             print(done.stderr, end="", flush=True)  # noqa: T201 - it is this process's log
-            return _NOT_KNOWN
-        status = _ended(json.loads(done.stdout))
-        if status is not None:
+        elif (status := _ended(pods)) is not None:
             return status
+        silent += 1
+        if pods is not None and _runs(pods):
+            silent = 0
+            _run([*log, f"--since-time={asked - _UNSEEN:%Y-%m-%dT%H:%M:%SZ}"])
         time.sleep(_POLL)
-    print(f"the pod of {name} does not end", flush=True)  # noqa: T201 - likewise
+    print(f"nobody knows how the pod of {name} ended", flush=True)  # noqa: T201 - likewise
     return _NOT_KNOWN
 
 
-def _ended(pods: dict[str, Any]) -> int | None:
-    """Returns the status of the one container, if it has ended; says why, where it was killed."""
-    statuses = [
+def _pods(text: str) -> dict[str, Any] | None:
+    """Reads kubectl's answer; None where it is cut short."""
+    with suppress(ValueError):
+        pods: dict[str, Any] = json.loads(text)
+        return pods
+    return None
+
+
+def _runs(pods: dict[str, Any]) -> bool:
+    """Says whether the one container is at work."""
+    return any("running" in status.get("state", {}) for status in _statuses(pods))
+
+
+def _statuses(pods: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
         status
         for pod in pods.get("items", [])
         for status in pod.get("status", {}).get("containerStatuses", [])
     ]
-    for status in statuses:
+
+
+def _ended(pods: dict[str, Any]) -> int | None:
+    """Returns the status of the one container, if it has ended; says why, where it was killed."""
+    for status in _statuses(pods):
         ended = status.get("state", {}).get("terminated")
         if ended is not None:
             if ended.get("reason") == "OOMKilled":

@@ -94,10 +94,57 @@ def test_options_that_are_kept_elsewhere_or_spelled_otherwise_are_no_difference(
 
 def test_an_option_of_which_the_engine_says_nothing_is_told(build: Build) -> None:
     asked: dict[str, Any] = {"max_batch_size": 4, "max_lora_rank": 8, "fast_build": True}
+    engine, checkpoint = build(**asked)
+    _edit(engine / "config.json", lambda it: it["build_config"].pop("lora_config"))
+    _edit(
+        engine / "config.json", lambda it: it["build_config"]["plugin_config"].pop("manage_weights")
+    )
 
-    (warning,) = inspect_engine(*build(**asked), replace(EXPECTED, requested=asked)).warnings
+    (warning,) = inspect_engine(engine, checkpoint, replace(EXPECTED, requested=asked)).warnings
 
     assert warning == "config.json does not say what became of max_lora_rank, fast_build"
+
+
+def test_what_the_double_writes_as_the_release_does_is_found(build: Build) -> None:
+    asked: dict[str, Any] = {
+        "max_lora_rank": 8, "fast_build": True, "logits_dtype": "float32",
+        "speculative_decoding_mode": "eagle",
+    }  # fmt: skip
+
+    report = inspect_engine(*build(**asked), replace(EXPECTED, requested=asked))
+
+    assert report.differences == (Difference("max_lora_rank", 8, 64),)  # no lora_plugin
+    assert report.warnings == ()
+
+
+@pytest.mark.parametrize("per_node", [4, 8])
+def test_gpus_of_a_node_are_the_builds_and_not_the_models(per_node: int, build: Build) -> None:
+    mapping = {"world_size": 1, "tp_size": 1, "pp_size": 1, "gpus_per_node": per_node}
+    engine, checkpoint = build(checkpoint_config(mapping=mapping), max_batch_size=4)
+    _edit(
+        engine / "config.json",
+        lambda it: it["pretrained_config"]["mapping"].update(gpus_per_node=8),
+    )
+
+    assert inspect_engine(engine, checkpoint, EXPECTED).differences == ()
+
+
+def test_an_engine_of_several_formats_keeps_two_fields_of_its_quantization(build: Build) -> None:
+    quantization = {
+        "quant_algo": "MIXED_PRECISION",
+        "kv_cache_quant_algo": "FP8",
+        "group_size": 128,
+    }
+    engine, checkpoint = build(checkpoint_config(quantization=quantization), max_batch_size=4)
+    kept = {name: quantization[name] for name in ("quant_algo", "kv_cache_quant_algo")}
+    _edit(engine / "config.json", lambda it: it["pretrained_config"].update(quantization=kept))
+
+    assert inspect_engine(engine, checkpoint, EXPECTED).differences == ()
+
+    kept["kv_cache_quant_algo"] = "INT8"
+    _edit(engine / "config.json", lambda it: it["pretrained_config"].update(quantization=kept))
+    with pytest.raises(InputError, match="kv_cache_quant_algo"):
+        inspect_engine(engine, checkpoint, EXPECTED)
 
 
 @pytest.mark.parametrize(

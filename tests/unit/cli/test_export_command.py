@@ -220,6 +220,17 @@ def test_a_stripped_engine_that_nobody_refitted_here_is_not_told_of(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_stripped_engine_elsewhere_is_no_place_to_load_it_from(
+    ek: Ek, exported: Callable[..., Path]
+) -> None:
+    place = exported(STRIPPED)
+    (place.parent.parent / "refitted" / place.name).mkdir(parents=True)
+
+    said = ek("export", "triton", place, "--place", "/models/current")
+
+    assert (said.code, "--place /models/current" in said.err) == (3, True), said.err
+
+
 def test_trtllm_serve_is_told_of_a_stripped_engine_as_of_any(
     ek: Ek, exported: Callable[..., Path], tokenizer: Path
 ) -> None:

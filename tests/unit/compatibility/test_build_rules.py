@@ -8,7 +8,7 @@ import pytest
 
 from enginekeeper.compatibility.check import check
 from enginekeeper.compatibility.rules import RuleHit, Severity
-from tests.unit.compatibility.conftest import MakeCase
+from tests.unit.compatibility.conftest import LLAMA_8B, MakeCase
 
 
 def _hits(make_case: MakeCase, build: dict[str, Any], **fields: Any) -> dict[str, RuleHit]:  # noqa: ANN401 - file's form
@@ -45,6 +45,8 @@ def test_options_the_release_has_say_nothing(make_case: MakeCase) -> None:
         ({"gather_context_logits": True, "max_draft_len": 4}, "context-logits-or-draft-tokens"),
         ({"pp_reduce_scatter": True}, "pp-reduce-scatter-is-mixtrals"),
         ({"streamingllm": True}, "streamingllm-is-gone"),
+        ({"lora_plugin": "auto"}, "adapters-need-modules"),
+        ({"strip_plan": True, "fast_build": True}, "stripped-or-fast"),
     ],
 )
 def test_options_that_the_tool_refuses_are_refused_before(
@@ -56,16 +58,31 @@ def test_options_that_the_tool_refuses_are_refused_before(
     assert hits[rule].severity is Severity.REFUSE
 
 
-def test_streamingllm_passes_where_nobody_read_that_it_is_gone(make_case: MakeCase) -> None:
+def test_streamingllm_passes_for_llama_where_nobody_read_that_it_is_gone(
+    make_case: MakeCase,
+) -> None:
     assert "streamingllm-is-gone" not in _hits(
         make_case, {"streamingllm": True}, toolchain="tensorrt-llm-1.0.0"
     )
+
+
+def test_streamingllm_is_refused_before_for_models_that_the_tool_refuses_it_for(
+    make_case: MakeCase,
+) -> None:
+    qwen = {**LLAMA_8B, "architectures": ["Qwen2ForCausalLM"]}
+
+    hits = _hits(make_case, {"streamingllm": True}, toolchain="tensorrt-llm-1.0.0", config=qwen)
+
+    assert hits["streamingllm-is-gone"].severity is Severity.REFUSE
+    assert hits["streamingllm-is-gone"].expected == "LlamaForCausalLM"
 
 
 @pytest.mark.parametrize("build", [
     {"multiple_profiles": False, "opt_num_tokens": 8},
     {"gather_context_logits": True, "max_draft_len": 0},
     {"pp_reduce_scatter": False},
+    {"lora_plugin": "disable"},
+    {"strip_plan": True, "fast_build": False},
 ])  # fmt: skip
 def test_half_of_a_pair_is_no_pair(build: dict[str, Any], make_case: MakeCase) -> None:
     assert _hits(make_case, build) == {}

@@ -97,6 +97,29 @@ def test_every_rank_keeps_latent_attention_whole(make_case: MakeCase) -> None:
     assert kv_bytes_per_rank(eight, facts.model) == kv_bytes_per_rank(one, facts.model)
 
 
+def test_every_rank_has_the_routers_and_what_leads_into_latent_attention(
+    make_case: MakeCase,
+) -> None:
+    eight, facts = make_case("h100-sxm", "none", DEEPSEEK_V3, parallel=[{"tensor": 8}])
+    routers = 58 * 256 * 7168
+    leading = 61 * (1536 + 512 + 64) * 7168
+
+    whole = weight_bytes(eight, facts.model)
+    least = (whole - 2 * (routers + leading)) / 8 + 2 * (routers + leading)
+
+    assert weight_bytes_per_rank(eight, facts.model) == pytest.approx(least, rel=1e-3)
+
+
+def test_ranks_share_no_copies_of_a_token_for_its_experts(make_case: MakeCase) -> None:
+    eight, facts = make_case("h100-sxm", "none", MIXTRAL_8X7B, parallel=[{"tensor": 8}])
+    copies, between = 2 * 2 * 4096, 3 * 2 * 14336 // 8
+
+    found = engine_beside(eight, facts.model, 1).activations
+
+    expected = 2 * eight.limits.max_num_tokens * (copies + between + 2 * 4096) + (32 << 20)
+    assert found == expected
+
+
 @pytest.mark.parametrize(("config", "parameters"), PUBLISHED)
 def test_unquantized_weights_take_two_bytes_each(
     config: dict[str, Any], parameters: int, make_case: MakeCase
