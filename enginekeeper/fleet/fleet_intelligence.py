@@ -8,6 +8,8 @@ Rules:
 
 - the newest file counts, and none of more than an hour ago: it is what was so when it was written;
 - a file that was written just now may not be whole, and the one before it counts;
+- it names no node: what says another driver than the kernel has loaded was written before that, or
+  elsewhere; and where others of that hour name none of its GPUs, several nodes write there;
 - GPUs come in no order and without an index: they are numbered by bus id, as the driver does;
 - the file names the product of one GPU for all, with `-` for spaces, and no compute capability,
   which the table of GPUs has; of a product that is not in it nothing is guessed;
@@ -22,7 +24,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +40,9 @@ OLDEST_SECONDS = 3600
 _YOUNGEST_SECONDS = 2
 _NAMES = "fleetint_machine_info_[0-9]*.csv"
 _HEADER = ["attribute_name", "attribute_value"]
-_FILE_BYTES, _MOST_FILES = 1024 * 1024, 100_000
+_FILE_BYTES, _MOST_FILES, _COMPARED = 1024 * 1024, 100_000, 16
+_LOADED = "sys/module/nvidia/version"
+"""Of the driver's kernel module, below the root of the node."""
 _OF_A_GPU = re.compile(r"GPU ([0-9]{1,4}) (UUID|Bus ID|SN|VBIOS Version)")
 _QUANTITY = re.compile(r"([0-9]{1,18})([kMGTP]?)")
 _NOT_THERE = "not told by NVIDIA Fleet Intelligence"
@@ -113,32 +119,40 @@ class MachineInfo:
 
 
 def machine_info_from(
-    path: Path, metrics: str | None, get: Callable[..., str], now: Callable[[], float]
+    path: Path,
+    metrics: str | None,
+    get: Callable[..., str],
+    now: Callable[[], float],
+    root: Path = Path("/"),
 ) -> Callable[[], Nvml]:
     """Returns what opens NVML's stand-in: reads the newest file at a path, each time anew."""
 
     def opened() -> Nvml:
         told = None if metrics is None else ask_metrics(metrics, get)
-        return MachineInfo(read_machine_info(newest(path, now())), told)
+        last, *others = recent(path, now())
+        said = read_machine_info(last)
+        _check_driver(said, last, root / _LOADED)
+        _check_alone(said, last, others[: _COMPARED - 1])
+        return MachineInfo(said, told)
 
     return opened
 
 
-def newest(path: Path, now: float) -> Path:
-    """Returns the file that counts: the path, or of a directory the newest one that is whole.
+def recent(path: Path, now: float) -> list[Path]:
+    """Returns the files that may be believed, newest first: the path, or those of a directory.
 
-    Raises UnavailableError where there is none, or it is of more than an hour ago.
+    Raises UnavailableError where there is none that is whole and not of more than an hour ago.
     """
-    ages: dict[Path, float] = {}
     try:
-        found = path.glob(_NAMES) if path.is_dir() else [path]
-        for one, _ in zip(found, range(_MOST_FILES), strict=False):
-            ages[one] = now - one.stat().st_mtime
+        ages = dict(_ages(path, now))
     except OSError as error:
         raise UnavailableError(
             f"what Fleet Intelligence wrote cannot be read: {error.strerror}", where=str(path)
         ) from error
-    whole = {one: age for one, age in ages.items() if age >= _YOUNGEST_SECONDS}
+    whole = sorted(
+        (one for one, age in ages.items() if age >= _YOUNGEST_SECONDS),
+        key=lambda one: (ages[one], one.name),
+    )
     if not whole:
         raise UnavailableError(
             "Fleet Intelligence has written no machine info",
@@ -147,16 +161,69 @@ def newest(path: Path, now: float) -> Path:
             expected=_NAMES,
             remedy="fleetint run --offline-mode --path DIRECTORY --duration 00:05:00 --format csv",
         )
-    last = min(whole, key=lambda one: (whole[one], one.name))
-    if whole[last] > OLDEST_SECONDS:
+    if ages[whole[0]] > OLDEST_SECONDS:
         raise UnavailableError(
             "what Fleet Intelligence wrote is too old to be believed",
-            where=str(last),
-            actual=f"{whole[last] / 60:.0f} minutes old",
+            where=str(whole[0]),
+            actual=f"{ages[whole[0]] / 60:.0f} minutes old",
             expected=f"at most {OLDEST_SECONDS // 60}",
             remedy="let a timer run it again: fleetint run --offline-mode … --format csv",
         )
-    return last
+    return [one for one in whole if ages[one] <= OLDEST_SECONDS]
+
+
+def _ages(path: Path, now: float) -> Iterator[tuple[Path, float]]:
+    """Yields files with how many seconds ago they were written; no pipe, whose reader waits."""
+    if not path.is_dir():
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            yield path, now - found.st_mtime
+        return
+    for one, _ in zip(path.glob(_NAMES), range(_MOST_FILES), strict=False):
+        with suppress(FileNotFoundError):  # somebody removed it just now
+            found = one.stat()
+            if stat.S_ISREG(found.st_mode):
+                yield one, now - found.st_mtime
+
+
+def _check_driver(said: Mapping[str, str], file: Path, loaded: Path) -> None:
+    """Raises UnavailableError where the kernel has loaded another driver than a file says."""
+    try:
+        version = loaded.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:  # none is loaded, or nobody says
+        return
+    told = said.get("GPU Driver Version")
+    if told and version and told != version:
+        raise UnavailableError(
+            "the kernel has loaded another driver than Fleet Intelligence saw",
+            where=str(file), actual=told, expected=version,
+            remedy="run it again: fleetint run --offline-mode … --format csv",
+        )  # fmt: skip
+
+
+def _check_alone(said: Mapping[str, str], file: Path, others: list[Path]) -> None:
+    """Raises UnavailableError where others wrote beside a file: it may be another node's."""
+    mine = _uuids(said)
+    for one in others:
+        theirs: set[str] = set()
+        with suppress(InputError, UnavailableError):  # only what counts has to be right
+            theirs = _uuids(read_machine_info(one))
+        if mine and theirs and mine.isdisjoint(theirs):
+            raise UnavailableError(
+                "Fleet Intelligence of several nodes writes there",
+                where=str(file.parent), actual=f"no GPU of {file.name} is in {one.name}",
+                expected="a directory for each node",
+                remedy="give each node its own --path; after GPUs were exchanged, remove what was "
+                "written before",
+            )  # fmt: skip
+
+
+def _uuids(said: Mapping[str, str]) -> set[str]:
+    return {
+        value
+        for name, value in said.items()
+        if (match := _OF_A_GPU.fullmatch(name)) is not None and match[2] == "UUID"
+    }
 
 
 def read_machine_info(file: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@ Rules:
 
 - a node that reports another driver, or its first one here, is looked at within moments; nodes
   that change together are one plan for each driver; a look that takes long is followed by a pause,
-  so that a fleet that is upgraded at once is still heard;
+  so that a fleet that is upgraded at once is still heard, but by none longer than a minute: no
+  driver is left alone for what others took;
 - the whole fleet is looked at as soon as the service runs, and every few minutes: whatever was
   missed (a service that was killed, a wave that was aborted, a verdict that was lost) is found;
 - waves that were found go on by a step each minute;
@@ -33,8 +34,9 @@ _STEP_SECONDS = 60.0
 """How often found waves go on, and how soon a look at the whole fleet that failed is repeated."""
 _SHARE = 20
 """A look at everything is followed by as many times its own time without one."""
-_PAUSE = 10
-"""A look at what changed is followed by as many times its own time without one."""
+_PAUSE, _LONGEST_PAUSE = 10, 60.0
+"""A look at what changed is followed by as many times its own time without one, and how many
+seconds that is at most."""
 _NAMED = 3
 """How many nodes a line in the log names."""
 
@@ -71,7 +73,8 @@ class DriverWatch:
         """Looks at what changed, and at the whole fleet and the waves when it is time."""
         if self._changed and (start := self.clock()) >= self._changes_at:
             self.look_at_changes()
-            self._changes_at = self._next(start, 0.0, _PAUSE)
+            end = self.clock()
+            self._changes_at = end + min(_PAUSE * (end - start), _LONGEST_PAUSE)
         if (start := self.clock()) >= self._whole_at:
             self._whole_at = start + _STEP_SECONDS
             self._look_at_all()
@@ -82,10 +85,10 @@ class DriverWatch:
                 _LOG.info("wave %s: %s", wave.name, wave.phase)
             self._step_at = self._next(start, _STEP_SECONDS)
 
-    def _next(self, start: float, seconds: float, share: int = _SHARE) -> float:
+    def _next(self, start: float, seconds: float) -> float:
         """Returns when something is done again that is done every so many seconds."""
         end = self.clock()
-        return end + max(seconds, share * (end - start))
+        return end + max(seconds, _SHARE * (end - start))
 
     def look_at_changes(self) -> None:
         """Records waves for what is not qualified; what cannot be looked at now is kept."""

@@ -268,7 +268,7 @@ def test_what_fleet_intelligence_wrote_is_taken_and_nvml_is_left_alone(
     nvml.set(SimulatedGpu(), errors={"nvmlInitWithFlags": 18})
     written = tmp_path / "fleetint" / "fleetint_machine_info_20261126_160000.csv"
     written.parent.mkdir()
-    asked = ("agent", "once", "--fleet-intelligence", written.parent)
+    asked = ("agent", "once", "--fleet-intelligence", written.parent, "--root", tmp_path)
     code, document, _ = ek(environment, *asked)
     assert (code, document["devices"]) == (0, [])
     assert "no machine info" in document["problem"]

@@ -19,8 +19,8 @@ from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.fleet_intelligence import (
     MachineInfo,
     machine_info_from,
-    newest,
     read_machine_info,
+    recent,
 )
 from enginekeeper.fleet.interface import DriverState
 
@@ -70,7 +70,7 @@ def write(file: Path, *, age: float = 60, text: str = WRITTEN) -> Path:
 
 def test_each_gpu_is_read_with_driver_and_cuda(tmp_path: Path) -> None:
     write(tmp_path / "fleetint_machine_info_20261126_160000.csv")
-    found = machine_info_from(tmp_path, None, lambda _: "", lambda: NOW)()
+    found = machine_info_from(tmp_path, None, lambda _: "", lambda: NOW, tmp_path)()
     assert found.driver() == DriverState("580.95.05", "13.0")
     first, second = found.scan().devices
     assert (first.index, first.uuid, first.pci, first.serial) == (
@@ -142,8 +142,8 @@ def test_the_newest_that_is_whole_counts(tmp_path: Path) -> None:
     last = write(tmp_path / "fleetint_machine_info_20261126_155900.csv", age=60)
     write(tmp_path / "fleetint_machine_info_20261126_160000.csv", age=0, text="attribute_n")
     write(tmp_path / "fleetint_metrics_20261126_155930.csv", age=30)
-    assert newest(tmp_path, NOW) == last
-    assert newest(last, NOW) == last
+    assert recent(tmp_path, NOW)[0] == last
+    assert recent(last, NOW) == [last]
 
 
 @pytest.mark.parametrize(
@@ -155,12 +155,55 @@ def test_what_is_old_or_not_whole_or_not_there_is_a_problem(
     if age is not None:
         write(tmp_path / "fleetint_machine_info_20261126_150000.csv", age=age)
     with pytest.raises(UnavailableError, match=words):
-        newest(tmp_path, NOW)
+        recent(tmp_path, NOW)
+
+
+def opened(path: Path, root: Path) -> MachineInfo:
+    found = machine_info_from(path, None, lambda _: "", lambda: NOW, root)()
+    assert isinstance(found, MachineInfo)
+    return found
+
+
+def test_what_was_written_under_another_driver_than_is_loaded_is_a_problem(tmp_path: Path) -> None:
+    write(tmp_path / "fleetint_machine_info_20261126_160000.csv")
+    loaded = tmp_path / "sys" / "module" / "nvidia" / "version"
+    loaded.parent.mkdir(parents=True)
+    for said in (None, "580.95.05\n"):
+        if said is not None:
+            loaded.write_text(said)
+        assert opened(tmp_path, tmp_path).driver() == DriverState("580.95.05", "13.0")
+    loaded.write_text("595.71.05\n")
+    with pytest.raises(UnavailableError, match="another driver") as caught:
+        opened(tmp_path, tmp_path)
+    assert (caught.value.actual, caught.value.expected) == ("580.95.05", "595.71.05")
+
+
+def test_files_of_another_node_in_the_directory_are_a_problem(tmp_path: Path) -> None:
+    others = WRITTEN.replace("GPU-1", "GPU-8").replace("GPU-2", "GPU-9")
+    write(tmp_path / "fleetint_machine_info_20261126_155000.csv", age=3700, text=others)
+    write(tmp_path / "fleetint_machine_info_20261126_155500.csv", age=300, text="damaged")
+    fewer = WRITTEN.replace("GPU-1", "GPU-7")  # one was exchanged
+    write(tmp_path / "fleetint_machine_info_20261126_155900.csv", age=120, text=fewer)
+    write(tmp_path / "fleetint_machine_info_20261126_160000.csv")
+    none = tmp_path / "none"
+    assert len(opened(tmp_path, none).scan().devices) == 2
+    write(tmp_path / "fleetint_machine_info_20261126_155800.csv", age=180, text=others)
+    with pytest.raises(UnavailableError, match="several nodes"):
+        opened(tmp_path, none)
+
+
+def test_a_pipe_is_no_file_and_keeps_nobody_waiting(tmp_path: Path) -> None:
+    pipe = tmp_path / "fleetint_machine_info_20261126_160000.csv"
+    os.mkfifo(pipe)
+    os.utime(pipe, (NOW - 60, NOW - 60))
+    for place in (tmp_path, pipe):
+        with pytest.raises(UnavailableError, match="no machine info"):
+            recent(place, NOW)
 
 
 def test_a_path_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot be read"):
-        newest(tmp_path / "nothing", NOW)
+        recent(tmp_path / "nothing", NOW)
 
 
 @pytest.mark.parametrize(

@@ -207,3 +207,22 @@ def test_a_look_that_took_long_is_followed_by_a_pause(site: Site, engine: Engine
     assert looked == [2.0, 8.0]
     watch.look_at_changes()  # the last act of a service waits for nothing
     assert looked == [2.0, 8.0]
+
+
+def test_no_pause_is_longer_than_a_period(site: Site, engine: Engine) -> None:
+    seconds, looked = [0.0], list[float]()
+
+    def registry() -> Registry:
+        looked.append(seconds[-1])
+        seconds.append(seconds[-1] + 20.0)
+        return site.bench.registry
+
+    watch = DriverWatch(registry, clock=lambda: seconds[-1])
+    reports(site, watch, engine, NEW, 1)
+    watch.look()  # and at the whole fleet, and at the waves
+    looked.clear()
+    reports(site, watch, engine, OLD, 2)
+    for at in (79.0, 80.0):
+        seconds.append(at)
+        watch.look()
+    assert looked == [80.0]
