@@ -40,20 +40,28 @@ class NamedPath(click.Path):
         return path
 
 
-class Hours(click.FloatRange):
-    """A length of time in hours, of a year at the most; FloatRange itself lets NaN pass."""
+class Number(click.FloatRange):
+    """A number in a range; FloatRange itself lets NaN pass."""
 
-    def __init__(self, least: float) -> None:
-        super().__init__(min=least, max=365 * 24)
+    what = "number"
 
     def convert(
         self, value: float, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Returns the hours."""
-        hours = super().convert(value, param, ctx)
-        if math.isnan(hours):
-            self.fail("nan is no number of hours", param, ctx)
-        return hours
+        """Returns the number."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"nan is no {self.what}", param, ctx)
+        return number
+
+
+class Hours(Number):
+    """A length of time in hours, of a year at the most."""
+
+    what = "number of hours"
+
+    def __init__(self, least: float) -> None:
+        super().__init__(min=least, max=365 * 24)
 
 
 class Moment(click.ParamType[datetime]):

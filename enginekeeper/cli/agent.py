@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._options import NamedPath, Number, json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def once(
     help="What `node enroll` printed; only its owner may read it. Read at each round.",
 )  # fmt: skip
 @click.option(
-    "--period", type=click.FloatRange(1, 3600), default=60.0, show_default=True, metavar="SECONDS",
+    "--period", type=Number(1, 3600), default=60.0, show_default=True, metavar="SECONDS",
     help="Between two rounds, until the server says otherwise.",
 )  # fmt: skip
 @node_option

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import NamedPath, json_option
+from enginekeeper.cli._options import NamedPath, Number, json_option
 from enginekeeper.cli._output import Output
 
 
@@ -17,11 +17,11 @@ from enginekeeper.cli._output import Output
 @click.argument("source", type=NamedPath())
 @click.argument("engine", type=NamedPath())
 @click.option(
-    "--max-loss", type=click.FloatRange(0.0, 1.0, min_open=True), default=0.01, show_default=True,
+    "--max-loss", type=Number(0.0, 1.0, min_open=True), default=0.01, show_default=True,
     help="Largest share of questions that the engine may answer rightly less often.",
 )  # fmt: skip
 @click.option(
-    "--confidence", type=click.FloatRange(0.5, 1.0, min_open=True, max_open=True), default=0.99,
+    "--confidence", type=Number(0.5, 1.0, min_open=True, max_open=True), default=0.99,
     show_default=True, help="Of a pass, and of a failure.",
 )  # fmt: skip
 @json_option

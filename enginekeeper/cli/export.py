@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import Command, NamedPath, json_option
+from enginekeeper.cli._options import Command, NamedPath, Number, json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _shared(command: Command) -> Command:
         click.option("--host", default="127.0.0.1", show_default=True, help="Listen there."),
         click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True),
         click.option(
-            "--memory", type=click.FloatRange(0.05, 0.99), default=0.9, show_default=True,
+            "--memory", type=Number(0.05, 0.99), default=0.9, show_default=True,
             help="Part of a GPU's memory for keys and values; of vLLM, for everything.",
         ),
         json_option,

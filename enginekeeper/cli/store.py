@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import Hours, json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def probe(url: str | None, as_json: bool) -> int:
 @store.command()
 @_url_option
 @click.option(
-    "--older-than", "hours", type=click.FloatRange(min=1), default=168.0, show_default=True,
+    "--older-than", "hours", type=Hours(1), default=168.0, show_default=True,
     metavar="HOURS", help="Only what nobody touched for that long.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")

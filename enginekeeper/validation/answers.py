@@ -71,7 +71,7 @@ def read_answers(path: Path) -> Answers:
             expected=f"at most {LARGEST_FILE} bytes",
         )  # fmt: skip
     found: dict[str, bool] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             name, correct = _answer(line, f"{path}:{number}")
             if name in found:

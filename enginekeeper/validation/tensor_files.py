@@ -18,12 +18,14 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +68,12 @@ _ALIGNMENT = 8
 """Bytes; the header is padded so that the data begin aligned, as the reference does."""
 
 
+_MAPS: WeakValueDictionary[tuple[int, int, int], mmap.mmap] = WeakValueDictionary()
+"""Files that are mapped now, by device, inode and size. A map holds a descriptor, of which a
+process often has 1,024 at most: fewer than a model of 8 billion weights and its checkpoint have
+tensors."""
+
+
 class MalformedTensorsError(InputError):
     """A safetensors file is cut short, inconsistent, or not one at all."""
 
@@ -92,19 +100,13 @@ class StoredTensor:
 
     @cached_property
     def _mapped(self) -> npt.NDArray[Any]:
-        """The tensor's bytes, mapped once: rows are asked for chunk by chunk."""
+        """The tensor's bytes as they lie in the map of its file."""
         dtype = DTYPES[self.dtype]
         if self.nbytes == 0:
             return np.zeros(self.shape, dtype=dtype)
-        before = self.start % mmap.ALLOCATIONGRANULARITY
-        with self.file.open("rb") as handle:
-            view = mmap.mmap(
-                handle.fileno(),
-                before + self.nbytes,
-                access=mmap.ACCESS_READ,
-                offset=self.start - before,
-            )
-        flat = np.frombuffer(view, np.uint8, self.nbytes, before)
+        flat = np.frombuffer(
+            _map(self.file, self.start + self.nbytes), np.uint8, self.nbytes, self.start
+        )
         return flat.view(dtype).reshape(self.shape)
 
     def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -138,6 +140,23 @@ class TensorFile(Mapping[str, StoredTensor]):
         return cls(path, tensors)
 
 
+def _map(path: Path, end: int) -> mmap.mmap:
+    """Returns a map of the file that whoever reads it shares; raises if it ends before `end`."""
+    try:
+        with path.open("rb") as handle:
+            file = os.fstat(handle.fileno())
+            if file.st_size < end:  # it was longer when its header was read
+                raise _cut_short(path, file.st_size, f"{end} bytes by its header")
+            known = (file.st_dev, file.st_ino, file.st_size)
+            view = _MAPS.get(known)
+            if view is None:
+                view = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+                _MAPS[known] = view
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return view
+
+
 def _read_header(path: Path) -> tuple[int, dict[str, Any], int]:
     try:
         size = path.stat().st_size
@@ -150,10 +169,12 @@ def _read_header(path: Path) -> tuple[int, dict[str, Any], int]:
                 raise _cut_short(path, size, f"a header of {length} bytes, as its start says")
             text = handle.read(length)
     except OSError as error:
-        raise MalformedTensorsError(
-            "the file cannot be read", where=str(path), actual=error.strerror
-        ) from error
+        raise _unreadable(path, error) from error
     return size, _parsed(text, path), _PREFIX + length
+
+
+def _unreadable(path: Path, error: OSError) -> MalformedTensorsError:
+    return MalformedTensorsError("the file cannot be read", where=str(path), actual=error.strerror)
 
 
 def _parsed(text: bytes, path: Path) -> dict[str, Any]:

@@ -113,3 +113,20 @@ def test_the_command_exits_by_the_result(tmp_path: Path, right: int, code: int) 
     assert said.return_value == document.return_value == code
     assert said.stdout.startswith(("PASS", "FAIL", "INCONCLUSIVE"))
     assert json.loads(document.stdout)["lost"] == 400 - right
+
+
+@pytest.mark.parametrize("option", ["--max-loss", "--confidence"])
+def test_nan_is_no_limit_and_no_confidence(tmp_path: Path, option: str) -> None:
+    answers = str(written(tmp_path / "s", [1] * 20))
+
+    said = CliRunner().invoke(cli, ["compare-answers", answers, answers, option, "nan"])
+
+    assert said.exit_code == 2
+    assert "nan is no number" in said.stderr
+
+
+def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
+    path = tmp_path / "answers"
+    path.write_text(json.dumps({"id": "a\u2028b", "correct": True}, ensure_ascii=False) + "\r\n")
+
+    assert read_answers(path) == {"a\u2028b": True}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,43 @@ def test_what_the_reference_writes_is_read(tmp_path: Path) -> None:
     tensor = TensorFile.open(tmp_path / "x.safetensors")["a"]
     assert tensor.dtype == "BF16"
     assert np.array_equal(tensor.rows(1, 3).astype(np.float32), stored[1:3].astype(np.float32))
+
+
+def test_a_file_of_many_tensors_needs_few_descriptors(tmp_path: Path) -> None:
+    names = [f"layers.{one}" for one in range(200)]
+    values = np.zeros((2, 2), np.float32)
+    write_tensors(tmp_path / "x", [PlannedTensor.of(name, values) for name in names])
+    gc.collect()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    file = TensorFile.open(tmp_path / "x")
+    held = [file[name].read() for name in names]
+    assert len(held) == len(names)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+def test_a_file_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    read = []
+    for value in (1, 2):
+        write_tensors(tmp_path / "new", [PlannedTensor.of("a", np.full(4, value, np.float32))])
+        (tmp_path / "new").replace(path)
+        read.append(TensorFile.open(path)["a"].read())
+    assert [one[0] for one in read] == [1, 2]
+
+
+@pytest.mark.parametrize("left", [None, 0, 100])
+def test_a_file_that_ends_earlier_than_when_it_was_opened_is_refused(
+    tmp_path: Path, left: int | None
+) -> None:
+    path = tmp_path / "x"
+    write_tensors(path, [PlannedTensor.of("a", np.zeros((100, 100), np.float32))])
+    tensor = TensorFile.open(path)["a"]
+    if left is None:
+        path.unlink()
+    else:
+        os.truncate(path, left)
+    with pytest.raises(MalformedTensorsError, match=r"cut short|cannot be read"):
+        tensor.read()
 
 
 def test_a_tensor_may_come_in_pieces(tmp_path: Path) -> None:
