@@ -34,10 +34,10 @@ print(answer.get("out", ""))
 sys.exit(answer.get("status", 0))
 """
 
-RUNNING = {"state": {"running": {}}}
-DONE = {"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
-PULLING = {"state": {"waiting": {"reason": "ContainerCreating"}}}
-DOWN = {"status": 1, "out": ""}
+RUNNING: dict[str, Any] = {"state": {"running": {}}}
+DONE: dict[str, Any] = {"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+PULLING: dict[str, Any] = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+DOWN: dict[str, Any] = {"status": 1, "out": ""}
 
 Cluster = Callable[..., Path]
 
