@@ -193,7 +193,8 @@ def chosen_gpus(asked: Mapping[str, str], count: int, nvml: Nvml) -> tuple[str, 
     found = nvml.scan().devices
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        names = {name.strip() for name in allowed.split(",")}
+        uuids = [one.uuid for one in found]
+        names = {_whole_name(name.strip(), uuids) for name in allowed.split(",")}
         found = tuple(one for one in found if str(one.index) in names or one.uuid in names)
     wanted = (asked["product"], asked["compute_capability"])
     fitting = [one.uuid for one in found if (one.product, one.compute_capability) == wanted]
@@ -207,6 +208,15 @@ def chosen_gpus(asked: Mapping[str, str], count: int, nvml: Nvml) -> tuple[str, 
         expected=f"{asked['product']}, compute capability {asked['compute_capability']}",
         remedy="build on a host that has one: an engine is bound to the GPU that built it",
     )
+
+
+def _whole_name(name: str, uuids: list[str]) -> str:
+    """Returns the UUID that a name is the beginning of, as CUDA takes one, if it is of one alone.
+
+    The same as in `steps/_trtllm.py`, which can import nothing from here.
+    """
+    begun = [uuid for uuid in uuids if name and uuid.startswith(name)]
+    return begun[0] if len(begun) == 1 else name
 
 
 def _copied(script: Path, folder: Path) -> Path:

@@ -55,7 +55,8 @@ def require_release(text: str, version: str, where: str) -> None:
 def options_of_help(text: str, where: str) -> dict[str, HelpOption]:
     """Returns the options by name; raises InputError for a text that is no such help, or not all.
 
-    It is all if each option of the usage is described below it.
+    It is all if each option of the usage is described below it, and the last one to its end: a
+    bracket that is not closed there is a choice, or a default, that was cut.
     """
     entries: list[list[str]] = []
     for line in text.splitlines():
@@ -76,6 +77,9 @@ def options_of_help(text: str, where: str) -> dict[str, HelpOption]:
         )
     usage = _USAGE.search(text)
     lost = set(_OPTION.findall(usage[0] if usage else "")) - options.keys() - {"help"}
+    last = next(" ".join(one) for one in reversed(entries) if _OPTION.search(one[0]))
+    if any(last.count(opens) != last.count(closes) for opens, closes in ("()", "{}", "[]")):
+        lost.add(f"the end of {found[-1].name}")
     if usage is None or lost:
         raise InputError(
             "is not the whole help",

@@ -87,7 +87,7 @@ class Listed:
 
     def __str__(self) -> str:
         """Says from which release it holds."""
-        return f"from {self.release}" if self.added else f"{self.release} or earlier"
+        return f"from {self.release}" if self.added else f"from {self.release} or earlier"
 
 
 @plain_dataclass(frozen=True)

@@ -141,10 +141,19 @@ def _fitting(wanted: dict[str, str]) -> tuple[list[dict[str, str]], list[dict[st
     found = _devices()
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if allowed is not None:
-        names = [name.strip() for name in allowed.split(",")]
+        names = [_whole_name(name.strip(), found) for name in allowed.split(",")]
         found = [one for one in found if one["index"] in names or one["uuid"] in names]
     kind = (wanted["product"], wanted["compute_capability"])
     return found, [one for one in found if (one["product"], one["compute_capability"]) == kind]
+
+
+def _whole_name(name: str, devices: list[dict[str, str]]) -> str:
+    """Returns the UUID that a name is the beginning of, as CUDA takes one, if it is of one alone.
+
+    The other side is `chosen_gpus` in enginekeeper/orchestration/launching.py.
+    """
+    begun = [one["uuid"] for one in devices if name and one["uuid"].startswith(name)]
+    return begun[0] if len(begun) == 1 else name
 
 
 def use_devices(job: dict[str, Any]) -> None:

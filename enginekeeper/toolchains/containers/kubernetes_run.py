@@ -11,7 +11,8 @@ started it deletes the job (`removal`). Where that one was killed:
 
 The API server may be silent for a while, and a log's stream ends before its container where a
 connection breaks or stays idle too long (kubelet: streamingConnectionIdleTimeout). Neither ends a
-build of hours: the pod is asked for again, and its log followed on, as long as it runs.
+build of hours: the pod is asked for again, and its log followed on, as long as it runs. A pod that
+waits for a GPU, or for the gigabytes of its image, is waited for; the job's own deadline ends that.
 """
 
 from __future__ import annotations
@@ -36,6 +37,12 @@ ALIVE = "alive"
 _BEATS = 10  # within the seconds after which nobody is believed to be there
 _POLL = 2.0  # seconds between two looks at a job whose log has ended
 _SILENT = 90  # looks in a row; then nobody knows what became of it
+_NEVER_STARTS = frozenset({
+    "ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName",
+    "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+})  # fmt: skip
+"""Why a container waits that most likely waits for ever (kubelet's images/types.go)."""
+
 _REMOVED_WITHIN = 60.0  # seconds
 _UNSEEN = timedelta(minutes=2)
 """What may be lost of a log whose stream broke: kubectl notices a dead connection within one."""
@@ -70,9 +77,34 @@ def main(manifest: Path, patience: float) -> int:
         return _NOT_KNOWN
     starter = threading.Thread(target=_follow_the_starter, args=(name, where[1], over), daemon=True)
     starter.start()
-    log = ["kubectl", "logs", "--follow", "--pod-running-timeout=10m", f"job/{name}", *where]
-    _run(log)
+    log = _Log(name, where)
+    log.follow()
     return _status(name, where, log)
+
+
+class _Log:
+    """A pod's log, passed on as far as it could be had."""
+
+    def __init__(self, name: str, where: tuple[str, ...]) -> None:
+        self._command = ["kubectl", "logs", f"job/{name}", *where]
+        self._seen: datetime | None = None
+        self._whole = False
+
+    def follow(self) -> None:
+        """Passes the log on until its stream ends."""
+        self._pass_on("--follow", "--pod-running-timeout=10m")
+
+    def finish(self) -> None:
+        """Passes on what is left of an ended container's log, if its stream broke."""
+        if not self._whole:
+            self._pass_on()
+
+    def _pass_on(self, *how: str) -> None:
+        seen = self._seen
+        since = [] if seen is None else [f"--since-time={seen - _UNSEEN:%Y-%m-%dT%H:%M:%SZ}"]
+        self._whole = _run([*self._command, *how, *since]) == 0
+        if self._whole:
+            self._seen = datetime.now(UTC)
 
 
 def _run(command: list[str]) -> int:
@@ -106,23 +138,22 @@ def _follow_the_starter(name: str, namespace: str, over: threading.Event) -> Non
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _status(name: str, where: tuple[str, ...], log: list[str]) -> int:
+def _status(name: str, where: tuple[str, ...], log: _Log) -> int:
     """Waits until the container has ended; follows its log on where that ended before it."""
     query = ["kubectl", "get", "pods", "--selector", f"enginekeeper/job={name}", *where,
              "--output", "json"]  # fmt: skip
     silent = 0
     while silent < _SILENT:
-        asked = datetime.now(UTC)
         done = subprocess.run(query, capture_output=True, text=True, check=False)
         pods = _pods(done.stdout) if done.returncode == 0 else None
         if pods is None:
             print(done.stderr, end="", flush=True)  # noqa: T201 - it is this process's log
         elif (status := _ended(pods)) is not None:
+            log.finish()
             return status
-        silent += 1
+        silent = 0 if pods is not None and (_runs(pods) or _waits(pods)) else silent + 1
         if pods is not None and _runs(pods):
-            silent = 0
-            _run([*log, f"--since-time={asked - _UNSEEN:%Y-%m-%dT%H:%M:%SZ}"])
+            log.follow()
         time.sleep(_POLL)
     print(f"nobody knows how the pod of {name} ended", flush=True)  # noqa: T201 - likewise
     return _NOT_KNOWN
@@ -139,6 +170,16 @@ def _pods(text: str) -> dict[str, Any] | None:
 def _runs(pods: dict[str, Any]) -> bool:
     """Says whether the one container is at work."""
     return any("running" in status.get("state", {}) for status in _statuses(pods))
+
+
+def _waits(pods: dict[str, Any]) -> bool:
+    """Says whether the pod may yet start; prints why, where it most likely will not."""
+    waiting = [status.get("state", {}).get("waiting", {}) for status in _statuses(pods)]
+    for one in waiting:
+        if one.get("reason") in _NEVER_STARTS:
+            print(f"{one['reason']}: {one.get('message', '')}", flush=True)  # noqa: T201 - its log
+            return False
+    return any(pod.get("status", {}).get("phase") == "Pending" for pod in pods.get("items", []))
 
 
 def _statuses(pods: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,8 +31,8 @@ def test_an_architecture_is_taken_by_its_name(ek: Ek) -> None:
     said = ek("support", "Qwen3ForCausalLM")
 
     assert "tensorrt-llm-1.0.0 to" in said.out
-    assert "tensorrt-llm 0.20.0 or earlier" in said.out
-    assert "vllm 0.32.0 or earlier" in said.out
+    assert "tensorrt-llm from 0.20.0 or earlier" in said.out
+    assert "vllm from 0.32.0 or earlier" in said.out
     assert "next: set toolchain" in said.err
 
 

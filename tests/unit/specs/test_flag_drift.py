@@ -89,6 +89,16 @@ def test_a_help_that_was_cut_short_is_refused_wherever_it_ends(
         options_of_help(whole[whole.index("options:") :], "help.txt")
 
 
+@pytest.mark.parametrize("lacking", [2, 4])
+def test_a_help_that_was_cut_in_its_last_option_is_refused(lacking: int) -> None:
+    whole = parser_of("1.2.1").format_help().rstrip()
+    assert whole.endswith(")")
+    options_of_help(whole, "help.txt")
+
+    with pytest.raises(InputError, match="not the whole help"):
+        options_of_help(whole[:-lacking], "help.txt")
+
+
 def test_a_text_without_options_is_no_help() -> None:
     with pytest.raises(InputError, match="no options"):
         options_of_help("bash: trtllm-build: command not found\n", "help.txt")

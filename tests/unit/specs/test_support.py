@@ -55,7 +55,7 @@ def test_every_list_says_whose_it_is() -> None:
     [
         ("GptOssForCausalLM", "from 1.1.0"),
         ("Qwen3NextForCausalLM", "from 1.2.0"),
-        ("DeepseekV3ForCausalLM", "0.19.0 or earlier"),
+        ("DeepseekV3ForCausalLM", "from 0.19.0 or earlier"),
     ],
 )
 def test_the_pytorch_backend_is_named_with_the_release_from_which_it_holds(

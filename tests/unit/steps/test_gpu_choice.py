@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from enginekeeper.orchestration import launching
 from tests.factories.step_modules import step_module
 
 H100 = {"product": "NVIDIA H100", "compute_capability": "9.0"}
@@ -82,3 +83,14 @@ def test_without_one_of_the_kind_among_those_given_nothing_is_built(
 
     with pytest.raises(refusal, match="there is no GPU of the kind"):
         module.find_devices_to_share(H100, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("GPU-8f", "GPU-8f3a"), ("GPU-8", "GPU-8"), ("GPU-8f3a", "GPU-8f3a"), ("1", "1"), ("", "")],
+)
+def test_the_beginning_of_a_uuid_names_a_gpu_if_it_is_of_one_alone(name: str, meant: str) -> None:
+    uuids = ["GPU-8f3a", "GPU-81c0"]
+
+    assert step_module("_trtllm")._whole_name(name, [{"uuid": one} for one in uuids]) == meant
+    assert launching._whole_name(name, uuids) == meant

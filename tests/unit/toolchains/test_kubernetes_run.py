@@ -34,9 +34,10 @@ print(answer.get("out", ""))
 sys.exit(answer.get("status", 0))
 """
 
-RUNNING = {"state": {"running": {}}}
-DONE = {"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
-DOWN = {"status": 1, "out": ""}
+RUNNING: dict[str, Any] = {"state": {"running": {}}}
+DONE: dict[str, Any] = {"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+PULLING: dict[str, Any] = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+DOWN: dict[str, Any] = {"status": 1, "out": ""}
 
 Cluster = Callable[..., Path]
 
@@ -90,6 +91,28 @@ def test_a_log_whose_stream_ends_is_followed_on_while_the_pod_runs(cluster: Clus
     assert "--since-time" not in first
     assert len(others) == 5
     assert all("--since-time=2" in line for line in others)
+
+
+def test_a_pod_that_waits_for_a_gpu_or_its_image_is_waited_for(cluster: Cluster) -> None:
+    no_gpu = {"out": json.dumps({"items": [{"status": {"phase": "Pending"}}]})}
+    creating = {"phase": "Pending", "containerStatuses": [PULLING]}
+    pulling = {"out": json.dumps({"items": [{"status": creating}]})}
+    manifest = cluster(logs=[DOWN], get=[no_gpu] * 4 + [pulling] * 4 + [pod(DONE)])
+
+    assert kubernetes_run.main(manifest, 60.0) == 0
+    first, last = asked(manifest, "logs")  # it had ended at the next look, and has a log
+    assert ("--follow" in first, "--follow" in last, "--since" in last) == (True, False, False)
+
+
+def test_a_pod_whose_image_cannot_be_had_is_given_up_and_said_why(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"waiting": {"reason": "ImagePullBackOff", "message": "no such host"}}
+    status = {"phase": "Pending", "containerStatuses": [{"state": state}]}
+    manifest = cluster(get=[{"out": json.dumps({"items": [{"status": status}]})}] * 3)
+
+    assert kubernetes_run.main(manifest, 60.0) == 125
+    assert "ImagePullBackOff: no such host" in capsys.readouterr().out
 
 
 def test_a_pod_of_which_nobody_can_tell_is_given_up(
