@@ -151,7 +151,8 @@ def recent(path: Path, now: float) -> list[Path]:
         ) from error
     whole = sorted(
         (one for one, age in ages.items() if age >= _YOUNGEST_SECONDS),
-        key=lambda one: (ages[one], one.name),
+        key=lambda one: (-ages[one], one.name),
+        reverse=True,  # of those of one moment, the last by the time in the name
     )
     if not whole:
         raise UnavailableError(

@@ -144,6 +144,8 @@ def test_the_newest_that_is_whole_counts(tmp_path: Path) -> None:
     write(tmp_path / "fleetint_metrics_20261126_155930.csv", age=30)
     assert recent(tmp_path, NOW)[0] == last
     assert recent(last, NOW) == [last]
+    later = write(tmp_path / "fleetint_machine_info_20261126_155901.csv", age=60)
+    assert recent(tmp_path, NOW)[:2] == [later, last]
 
 
 @pytest.mark.parametrize(
