@@ -105,7 +105,6 @@ def _signers(bench: Bench, engine: Engine) -> tuple[Signer, ...]:
 
 def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool) -> bool:
     """Shows whom it touches: as data if that is all, else beside it; says whether it is all."""
-    from enginekeeper.fleet.placements import placements
     from registry.fleet.types import WhereFilter
     from registry.lifecycle import blast_radius
 
@@ -114,11 +113,7 @@ def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool)
         reported = view.fleet.where(WhereFilter(engines=(str(engine.digest),)))
     lies = [f"{one.node}: {one.path}" for one in radius.placements]
     lies += [f"{one.node}: {one.path}" for one in reported]
-    lies += [
-        f"{bench.node}: {one.path}"
-        for one in placements(bench.settings.home)
-        if one.engine == engine.digest
-    ]
+    lies += _lying_here(bench, engine, output)
     document = _as_document(radius, sorted(set(lies)))
     text = _text(document)
     if dry_run:
@@ -127,6 +122,22 @@ def _only_looked(bench: Bench, engine: Engine, output: Output, *, dry_run: bool)
     else:
         output.note(text)
     return dry_run
+
+
+def _lying_here(bench: Bench, engine: Engine, output: Output) -> list[str]:
+    """Returns where an engine lies on this node; where nobody can tell, that is said.
+
+    It is no reason not to close the gate: what is damaged here runs elsewhere.
+    """
+    from enginekeeper.errors import InputError
+    from enginekeeper.fleet.placements import placements
+
+    try:
+        found = [one.path for one in placements(bench.settings.home) if one.engine == engine.digest]
+    except InputError as error:
+        output.note(f"nobody can tell where it lies on this node: {error.where}: {error.what}")
+        return []
+    return [f"{bench.node}: {one}" for one in found]
 
 
 def _as_document(radius: BlastRadius, lies: list[str]) -> dict[str, Any]:

@@ -121,9 +121,9 @@ def _begun(bench: Bench, announcement: Announcement, output: Output, *, dry_run:
 
     begin = service.draft if dry_run else service.start
     step = begin(bench.registry, announcement, now=_now())
+    if step.going.plan.left_out:  # in no document of the wave
+        output.note(left_out_said(step.going.plan))
     if not output.as_json:
-        if step.going.plan.left_out:
-            output.note(left_out_said(step.going.plan))
         for kind in service.uncovered(step):
             output.note(f"no node qualifies {kind.product}: name a drained one with --qualify")
         if dry_run:

@@ -236,7 +236,9 @@ def _means(
     if gfd is not None:
         opened, source = ingesting(gfd, metrics, get_text), "gfd"
     elif fleet_intelligence is not None:
-        opened = machine_info_from(fleet_intelligence, metrics, get_text, time.time, root)
+        opened = machine_info_from(
+            fleet_intelligence, metrics, get_text, time.time, (root, Path("/"))
+        )
         source = "fleet-intelligence"
     elif metrics is not None:
         raise click.UsageError(

@@ -25,7 +25,7 @@ from __future__ import annotations
 import csv
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +42,7 @@ _NAMES = "fleetint_machine_info_[0-9]*.csv"
 _HEADER = ["attribute_name", "attribute_value"]
 _FILE_BYTES, _MOST_FILES, _COMPARED = 1024 * 1024, 100_000, 16
 _LOADED = "sys/module/nvidia/version"
-"""Of the driver's kernel module, below the root of the node."""
+"""Of the driver's kernel module, below a root: a container has it below its own, too."""
 _OF_A_GPU = re.compile(r"GPU ([0-9]{1,4}) (UUID|Bus ID|SN|VBIOS Version)")
 _QUANTITY = re.compile(r"([0-9]{1,18})([kMGTP]?)")
 _NOT_THERE = "not told by NVIDIA Fleet Intelligence"
@@ -123,15 +123,18 @@ def machine_info_from(
     metrics: str | None,
     get: Callable[..., str],
     now: Callable[[], float],
-    root: Path = Path("/"),
+    roots: Sequence[Path] = (Path("/"),),
 ) -> Callable[[], Nvml]:
-    """Returns what opens NVML's stand-in: reads the newest file at a path, each time anew."""
+    """Returns what opens NVML's stand-in: reads the newest file at a path, each time anew.
+
+    Which driver is loaded says the first of the roots that does.
+    """
 
     def opened() -> Nvml:
         told = None if metrics is None else ask_metrics(metrics, get)
         last, *others = recent(path, now())
         said = read_machine_info(last)
-        _check_driver(said, last, root / _LOADED)
+        _check_driver(said, last, roots)
         _check_alone(said, last, others[: _COMPARED - 1])
         return MachineInfo(said, told)
 
@@ -151,7 +154,8 @@ def recent(path: Path, now: float) -> list[Path]:
         ) from error
     whole = sorted(
         (one for one, age in ages.items() if age >= _YOUNGEST_SECONDS),
-        key=lambda one: (ages[one], one.name),
+        key=lambda one: (-ages[one], one.name),
+        reverse=True,  # of those of one moment, the last by the time in the name
     )
     if not whole:
         raise UnavailableError(
@@ -186,12 +190,17 @@ def _ages(path: Path, now: float) -> Iterator[tuple[Path, float]]:
                 yield one, now - found.st_mtime
 
 
-def _check_driver(said: Mapping[str, str], file: Path, loaded: Path) -> None:
+def _loaded(roots: Sequence[Path]) -> str | None:
+    """Returns the version of the driver that the kernel has loaded; None: none, or nobody says."""
+    for root in roots:
+        with suppress(OSError):
+            return (root / _LOADED).read_text(encoding="ascii", errors="replace").strip()
+    return None
+
+
+def _check_driver(said: Mapping[str, str], file: Path, roots: Sequence[Path]) -> None:
     """Raises UnavailableError where the kernel has loaded another driver than a file says."""
-    try:
-        version = loaded.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:  # none is loaded, or nobody says
-        return
+    version = _loaded(roots)
     told = said.get("GPU Driver Version")
     if told and version and told != version:
         raise UnavailableError(

@@ -268,6 +268,9 @@ def test_what_fleet_intelligence_wrote_is_taken_and_nvml_is_left_alone(
     nvml.set(SimulatedGpu(), errors={"nvmlInitWithFlags": 18})
     written = tmp_path / "fleetint" / "fleetint_machine_info_20261126_160000.csv"
     written.parent.mkdir()
+    loaded = tmp_path / "sys" / "module" / "nvidia" / "version"
+    loaded.parent.mkdir(parents=True)
+    loaded.write_text("580.95.05\n")
     asked = ("agent", "once", "--fleet-intelligence", written.parent, "--root", tmp_path)
     code, document, _ = ek(environment, *asked)
     assert (code, document["devices"]) == (0, [])
@@ -283,6 +286,8 @@ def test_what_fleet_intelligence_wrote_is_taken_and_nvml_is_left_alone(
     (found,) = document["devices"]
     assert (found["uuid"], found["product"], found["mig"]) == ("GPU-1", H100.product, None)
     assert ek(environment, *asked, "--gfd", written)[0] == 2
+    loaded.write_text("595.71.05\n")
+    assert "loaded another driver" in ek(environment, *asked)[1]["problem"]
 
 
 def test_an_exporter_is_asked_over_http_for_each_gpu(

@@ -84,6 +84,23 @@ def test_a_revoked_engine_is_closed_and_no_rollback_leads_to_it(
     assert "revoked" in back.err
 
 
+@pytest.mark.parametrize("command", ["quarantine", "revoke"])
+@pytest.mark.parametrize("damage", ["a record", "all records"])
+def test_what_nobody_can_read_here_keeps_no_engine_in_use(
+    ek: Ek, site: Site, engines: list[Engine], command: str, damage: str
+) -> None:
+    records = site.bench.settings.home / "placements"
+    if damage == "a record":
+        records.mkdir(exist_ok=True)
+        (records / "x.json").write_text("{")
+    else:
+        records.write_text("no directory")
+    name = engines[0].digest.short
+    said = ek("engine", command, name, "--reason", "leaks", "--yes")
+    assert (said.code, ek("gate", name).code) == (ExitCode.OK, ExitCode.FAIL)
+    assert "nobody can tell where it lies on this node" in said.err
+
+
 def test_who_is_not_trusted_to_revoke_does_not(ek: Ek, site: Site, engines: list[Engine]) -> None:
     site.distrust("revocation")
     said = ek("engine", "revoke", engines[0].digest.short, "--reason", "mine", "--yes")

@@ -144,6 +144,8 @@ def test_simulated_nodes_are_marked_and_left_out_where_there_are_real_ones(
     assert "simulated, among real nodes, and left out: sim-1" in mixed.err
     said = ek(*R595, "--inventory", fleet, "--json")
     assert said.json == {**alone.json, "left_out": ["sim-1"]}
+    begun = ("wave", "start", *R595[2:], "--inventory", fleet, "--dry-run", "--json")
+    assert "left out: sim-1" in ek(*begun).err
 
     said = ek(*R595, "--inventory", fleet, "--nodes", "sim-*")
     assert said.code == ExitCode.DRIFT

@@ -70,7 +70,7 @@ def write(file: Path, *, age: float = 60, text: str = WRITTEN) -> Path:
 
 def test_each_gpu_is_read_with_driver_and_cuda(tmp_path: Path) -> None:
     write(tmp_path / "fleetint_machine_info_20261126_160000.csv")
-    found = machine_info_from(tmp_path, None, lambda _: "", lambda: NOW, tmp_path)()
+    found = machine_info_from(tmp_path, None, lambda _: "", lambda: NOW, (tmp_path,))()
     assert found.driver() == DriverState("580.95.05", "13.0")
     first, second = found.scan().devices
     assert (first.index, first.uuid, first.pci, first.serial) == (
@@ -144,6 +144,8 @@ def test_the_newest_that_is_whole_counts(tmp_path: Path) -> None:
     write(tmp_path / "fleetint_metrics_20261126_155930.csv", age=30)
     assert recent(tmp_path, NOW)[0] == last
     assert recent(last, NOW) == [last]
+    later = write(tmp_path / "fleetint_machine_info_20261126_155901.csv", age=60)
+    assert recent(tmp_path, NOW)[:2] == [later, last]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_what_is_old_or_not_whole_or_not_there_is_a_problem(
 
 
 def opened(path: Path, root: Path) -> MachineInfo:
-    found = machine_info_from(path, None, lambda _: "", lambda: NOW, root)()
+    found = machine_info_from(path, None, lambda _: "", lambda: NOW, (path / "none", root))()
     assert isinstance(found, MachineInfo)
     return found
 
