@@ -212,7 +212,7 @@ class WeightAudit:
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
         if folding is not None and place.norm is not None:
             divided = None
-            if np.isfinite(folding.ratio).all():
+            if np.isfinite(folding.ratio).all() and folding.ratio.all():
                 divided = self._measured(place, recipe, stored, folding)
             if divided is not None and divided.honest and divided.excess < measured.excess:
                 self.counts.folded_norms.append(place.name)

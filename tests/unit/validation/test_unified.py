@@ -237,7 +237,16 @@ def _one_column(tensors: dict[str, Any]) -> None:
     tensors[NORM] = changed
 
 
-@pytest.mark.parametrize("change", [_of_the_source, _twice, _of_another_layer, _one_column])
+def _nothing(tensors: dict[str, Any]) -> None:
+    changed = tensors[NORM].copy()
+    changed[7] = 0
+    tensors[NORM] = changed
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "change", [_of_the_source, _twice, _of_another_layer, _one_column, _nothing]
+)
 def test_a_norm_that_is_not_folded_as_its_linears_are_fails_by_name(
     change: Change, folded: Path
 ) -> None:
