@@ -286,7 +286,11 @@ class WeightAudit:
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
-    """Compares every tensor of a checkpoint with the source and says what is wrong with which."""
+    """Compares every tensor of a checkpoint with the source and says what is wrong with which.
+
+    Raises UnusableModelError for a source whose tensors do not fit its own config.
+    """
+    source.require_sizes()
     return WeightAudit(source, checkpoint, Geometry.of(source.config)).run()
 
 
