@@ -92,7 +92,7 @@ def normed_input(
     if place.norm is None or activation is None or activation.scale is None:
         return
     norm = checkpoint.vector(VectorPlace(f"{place.norm[0]}.weight", (), place.layer, None))
-    if norm is None or len(norm) != place.columns or not np.isfinite(norm).all():
+    if norm is None or norm.shape != (place.columns,) or not np.isfinite(norm).all():
         return  # The census or the norm's own check says so.
     weight = norm.astype(np.float64) * (1.0 if stored.prequant is None else stored.prequant)
     smallest, largest = norm_bounds(weight)

@@ -31,6 +31,9 @@ METHOD = "Tango 1998 score bounds of a paired difference; McNemar 1947, exact"
 _STEPS = 80
 """Halvings of a bracket: to the last bits of a double."""
 
+MANY = 10**9
+"""Questions that nobody asks: what they would not decide is not decided by more."""
+
 Answers = Mapping[str, bool]
 """By the question's id: whether it was answered rightly."""
 
@@ -176,10 +179,17 @@ def _score(pairs: Pairs, loss: float) -> float:
 
 
 def _needed(pairs: Pairs, quantile: float, max_loss: float) -> int | None:
-    """Estimates how many questions like these would decide; None if even many would not."""
-    distance = abs(max_loss - pairs.loss)
-    differ = (pairs.lost + pairs.won) / pairs.questions
-    spread = max(differ - pairs.loss**2, 1.0 / pairs.questions)
-    if distance == 0.0:
+    """Says how many questions, answered in these shares, would decide; None if MANY would not."""
+
+    def decide(times: float) -> bool:
+        lower, upper = bounds(pairs, quantile / math.sqrt(times))
+        return lower > max_loss or upper <= max_loss
+
+    most = MANY / pairs.questions
+    if not decide(most):
         return None
-    return max(pairs.questions + 1, math.ceil(quantile**2 * spread / distance**2))
+    least = 1.0
+    for _ in range(_STEPS):
+        middle = (least + most) / 2.0
+        least, most = (least, middle) if decide(middle) else (middle, most)
+    return math.ceil(most * pairs.questions)

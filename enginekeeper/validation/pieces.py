@@ -1,7 +1,7 @@
 """The texts of single tokens, read from a model's `tokenizer.json`, for people who read a verdict.
 
-No tokenizer: nothing is cut or joined here, and nothing is decided by it. A token without a text
-that can be shown is shown by its number.
+No tokenizer: nothing is cut or joined here. What is decided by it is which tokens `places` judges
+together. A token without a text that can be shown is shown by its number.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, rounded
+from enginekeeper.validation.checks import Check, Limit, Outcome, Quantity, bounded, rounded
 from enginekeeper.validation.divergence import Comparison
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import FLOOR_FACTOR
@@ -34,6 +34,10 @@ from enginekeeper.validation.profiles import EDGES, places_of
 from enginekeeper.validation.statistics import FEWEST_PROMPTS
 
 PLACES, TAIL = "fidelity.places", "fidelity.tail"
+
+PART_FACTOR = 2.0
+"""Of the policy's limit. Arithmetic is not the same everywhere: SmolLM2-135M in bfloat16 was at
+0.57 of the limit on `smoke`, and at 1.0 of it in the first 16 positions of each prompt."""
 
 TAIL_DOUBTS, TAIL_FAILS = 100.0, 400.0
 """In limits. The worst of 2,500 positions was at 0.6 of a limit in healthy engines without rounded
@@ -65,7 +69,8 @@ def places_check(
 ) -> Check:
     """Judges every part of the suite that enough prompts reach; the worst one is named.
 
-    `limit` is the policy's own; `noise` is the floor over the same prompts, where it was measured.
+    `limit` is the policy's own, of the whole suite; `noise` is the floor over the same prompts,
+    where it was measured.
     """
     known = [place for place in _places(comparison, pieces) if _prompts(comparison, place)]
     check = Check(
@@ -79,9 +84,10 @@ def places_check(
     place, worst = max(judged, key=lambda one: _gravity(one[1]))
     inside = sum(one.outcome == "pass" for _, one in judged)
     note = f"worst: {place.name}; {inside} of {len(judged)} parts are proven inside"
-    outcome = worst.outcome if worst.outcome in ("pass", "fail") else "shown"
-    check = replace(worst, meaning=check.meaning, outcome=outcome, note=note)
-    if outcome != "fail":
+    within: Outcome = "pass" if inside == len(judged) else "shown"
+    failed = worst.outcome == "fail"
+    check = replace(worst, meaning=check.meaning, outcome="fail" if failed else within, note=note)
+    if not failed:
         return check
     early = judged[0][1].outcome == "fail"  # what is wrong from the first token on is no matter of
     taxonomy = None if early else place.taxonomy  # positions
@@ -144,6 +150,7 @@ def _prompts(comparison: Comparison, place: Place) -> bool:
 def _judged(comparison: Comparison, noise: Comparison | None, place: Place, limit: Limit) -> Check:
     sums = comparison.per_prompt(comparison.kl * place.here)
     sizes = comparison.per_prompt(place.here)
+    limit = replace(limit, value=PART_FACTOR * limit.value)
     if noise is not None:
         floors, there = noise.per_prompt(noise.kl * place.here), noise.per_prompt(place.here)
         floor = float(floors.sum() / max(there.sum(), 1.0))

@@ -20,6 +20,7 @@ from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics.formats import Floats, widen
+from enginekeeper.validation.numerics.mapping import EMBEDDING, Geometry, layer_linears
 from enginekeeper.validation.numerics.reproduction import row_chunks
 from enginekeeper.validation.tensor_files import StoredTensor, TensorFile
 
@@ -70,6 +71,21 @@ class SourceModel:
             )
         return tensor
 
+    def require_sizes(self) -> None:
+        """Raises UnusableModelError for a tensor that is not of the size that the config says.
+
+        A tensor that is missing is refused by whoever needs it.
+        """
+        for name, shape in _sizes(Geometry.of(self.config)):
+            if name in self and self.tensor(name).shape != shape:
+                raise UnusableModelError(
+                    "the source's tensor is not of the size that its config says",
+                    where=f"{self.directory}: {name}",
+                    actual=list(self.tensor(name).shape),
+                    expected=list(shape),
+                    remedy="Download the model again: its config is another model's.",
+                )
+
     def height(self, name: str) -> int:
         """Returns how many rows a tensor has."""
         return self.tensor(name).shape[0]
@@ -100,6 +116,20 @@ class SourceModel:
                 remedy="Download the model again; nothing can be judged against it.",
             )
         return magnitude
+
+
+def _sizes(geometry: Geometry) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yields the names and the shapes of tables, linears and the norms that feed them."""
+    table, norm = (geometry.vocabulary, geometry.hidden), (geometry.hidden,)
+    yield f"{EMBEDDING}.weight", table
+    yield "lm_head.weight", table
+    yield "model.norm.weight", norm
+    for layer in range(geometry.layers):
+        for place in layer_linears(layer, geometry):
+            if place.norm is not None:
+                yield f"{place.norm[1]}.weight", norm
+            for part in place.parts:
+                yield f"{part.module}.weight", (part.rows, place.columns)
 
 
 def _magnitude(values: npt.NDArray[Any]) -> float:

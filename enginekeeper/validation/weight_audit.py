@@ -212,7 +212,7 @@ class WeightAudit:
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
         if folding is not None and place.norm is not None:
             divided = None
-            if np.isfinite(folding.ratio).all():
+            if np.isfinite(folding.ratio).all() and folding.ratio.all():
                 divided = self._measured(place, recipe, stored, folding)
             if divided is not None and divided.honest and divided.excess < measured.excess:
                 self.counts.folded_norms.append(place.name)
@@ -286,7 +286,11 @@ class WeightAudit:
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
-    """Compares every tensor of a checkpoint with the source and says what is wrong with which."""
+    """Compares every tensor of a checkpoint with the source and says what is wrong with which.
+
+    Raises UnusableModelError for a source whose tensors do not fit its own config.
+    """
+    source.require_sizes()
     return WeightAudit(source, checkpoint, Geometry.of(source.config)).run()
 
 

@@ -22,7 +22,10 @@ from enginekeeper.validation.weight_statistics import ONE_UNIT
 
 
 def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> Folding | None:
-    """Returns what the norm that feeds a linear took over, or None if it is the source's."""
+    """Returns what the norm that feeds a linear took over, or None if it is the source's.
+
+    None, too, where it is missing or of another shape, which others say.
+    """
     if place.norm is None:
         return None
     trt, hf = place.norm
@@ -30,7 +33,7 @@ def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> 
     if stored is None:
         return None  # The census says that it is missing.
     expected = round_to(source.rows(f"{hf}.weight"), checkpoint.dtype)
-    if np.array_equal(stored, expected):
+    if stored.shape != expected.shape or np.array_equal(stored, expected):
         return None
     return Folding.of(stored, expected)
 
@@ -67,12 +70,14 @@ def vector_findings(
 ) -> Iterator[Finding]:
     """Yields findings for biases, and norms before no linear, that are not the source's.
 
-    The other norms are judged with the linears that they feed: the last one with the head, if that
-    is read.
+    The other norms are judged with the linears that they feed, the last one with the head, if that
+    is read; here only their shapes are.
     """
     for place in norms(geometry):
         if ".attention." in place.name or (place.layer is None and not head_is_read):
             yield from _compare(source, checkpoint, place)
+        else:
+            yield from _other_shape(place, checkpoint.vector(place), (geometry.hidden,))
     for place in biases(geometry):
         yield from _compare(source, checkpoint, place)
 
@@ -86,11 +91,18 @@ def _compare(source: SourceModel, checkpoint: Checkpoint, place: VectorPlace) ->
     if stored is None or expected is None:
         yield from _one_sided(place, stored, expected)
     elif stored.shape != expected.shape:
-        yield _finding(place, "the shape differs", str(stored.shape), str(expected.shape))
+        yield from _other_shape(place, stored, expected.shape)
     elif not np.array_equal(stored, expected):
         wrong = stored != expected
         message = f"{int(wrong.sum())} of {wrong.size} values differ from the source"
         yield _finding(place, message, float(stored[wrong][0]), float(expected[wrong][0]))
+
+
+def _other_shape(
+    place: VectorPlace, stored: Floats | None, expected: tuple[int, ...]
+) -> Iterator[Finding]:
+    if stored is not None and stored.shape != expected:
+        yield _finding(place, "the shape differs", str(stored.shape), str(expected))
 
 
 def _one_sided(

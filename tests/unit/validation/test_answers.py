@@ -130,3 +130,19 @@ def test_a_line_ends_at_a_line_feed_alone(tmp_path: Path) -> None:
     path.write_text(json.dumps({"id": "a\u2028b", "correct": True}, ensure_ascii=False) + "\r\n")
 
     assert read_answers(path) == {"a\u2028b": True}
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "result"), [(0, 0, "pass"), (3, 1, "pass"), (5, 0, "fail")]
+)
+def test_as_many_questions_as_are_said_to_decide_do(lost: int, won: int, result: str) -> None:
+    found = compare_answers(Pairs(400 - lost - won, lost, won, 0), max_loss=0.01, confidence=0.99)
+    needed = found["questions_to_decide"]
+    asked = {}
+    for questions in (round(needed * 0.9), round(needed * 1.1)):
+        more = [round(one * questions / 400) for one in (lost, won)]
+        pairs = Pairs(questions - sum(more), *more, 0)
+        asked[questions] = compare_answers(pairs, max_loss=0.01, confidence=0.99)["result"]
+
+    assert found["result"] == "inconclusive"
+    assert list(asked.values()) == ["inconclusive", result]

@@ -66,6 +66,28 @@ def test_a_rounding_that_fell_the_other_way_in_one_prompt_is_no_fault() -> None:
     assert check.outcome in ("pass", "shown")
 
 
+def test_one_part_that_is_all_noise_hides_no_other() -> None:
+    apart = noise(1e-12)
+    apart[16] = noise(1e-4)[16]
+    given = scores(apart)
+    given.floor[3] = 1.0
+
+    check = layers_check(given, LIMIT)
+
+    assert check.outcome == "fail"
+    assert check.finding is not None
+    assert check.finding.where == "layers.15"
+
+
+def test_what_is_all_noise_is_not_proven_inside() -> None:
+    given = scores(noise(1e-3), floor=0.1)
+
+    check = layers_check(given, LIMIT)
+
+    assert check.outcome == "shown"
+    assert "0 of 32 parts are proven inside" in str(check.note)
+
+
 def test_a_fault_that_varies_between_prompts_fails() -> None:
     apart = noise(1e-13)
     apart[2] = (1.3e-3, 9e-4, 1.3e-3, 2.7e-3, 6e-4, 4e-3, 2e-3, 6e-4)  # FP8, a norm 2 % too loud

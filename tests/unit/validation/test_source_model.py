@@ -14,7 +14,13 @@ from ml_dtypes import bfloat16
 from enginekeeper.errors import InputError
 from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
-from enginekeeper.validation.tensor_files import MalformedTensorsError, PlannedTensor, write_tensors
+from enginekeeper.validation.tensor_files import (
+    MalformedTensorsError,
+    PlannedTensor,
+    TensorFile,
+    write_tensors,
+)
+from enginekeeper.validation.weight_audit import audit_weights
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
 
@@ -115,3 +121,19 @@ def test_a_config_of_something_else_is_refused(change: dict[str, object], tmp_pa
     checkpoints.edit_config(checkpoint, **change)
     with pytest.raises(InputError, match=f"{next(iter(change))} is not usable"):
         Checkpoint.open(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 64), (64,), (), (127, 64), (129, 64), (128, 65), (1, 128, 64)]
+)
+def test_a_source_whose_tensor_is_not_of_the_size_that_its_config_says_is_refused(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    source = checkpoints.source_copy(tmp_path)
+    path = source / "model.safetensors"
+    tensors = {name: stored.read().copy() for name, stored in TensorFile.open(path).items()}
+    tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros(shape, bfloat16)
+    write_tensors(path, [PlannedTensor.of(name, values) for name, values in tensors.items()])
+    export = Checkpoint.open(checkpoints.EXPORTS / "unified_fp8")
+    with pytest.raises(UnusableModelError, match=r"layers\.1\.mlp\.up_proj"):
+        audit_weights(SourceModel.open(source), export)

@@ -237,7 +237,16 @@ def _one_column(tensors: dict[str, Any]) -> None:
     tensors[NORM] = changed
 
 
-@pytest.mark.parametrize("change", [_of_the_source, _twice, _of_another_layer, _one_column])
+def _nothing(tensors: dict[str, Any]) -> None:
+    changed = tensors[NORM].copy()
+    changed[7] = 0
+    tensors[NORM] = changed
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    "change", [_of_the_source, _twice, _of_another_layer, _one_column, _nothing]
+)
 def test_a_norm_that_is_not_folded_as_its_linears_are_fails_by_name(
     change: Change, folded: Path
 ) -> None:
@@ -271,3 +280,15 @@ def test_the_twins_of_folded_norms_compute_the_same(folded: Path, tmp_path: Path
     assert np.array_equal(ours[NORM], theirs[NORM])
     for name, weight in theirs.items():
         assert np.mean(np.isclose(ours[name], weight, rtol=1e-5)) > 0.99, name
+
+
+@pytest.mark.parametrize("shape", [(63,), (65,), (0,), (), (1, 64)])
+def test_a_norm_of_another_shape_fails_by_name(shape: tuple[int, ...], tmp_path: Path) -> None:
+    export = Path(shutil.copytree(EXPORTS / "unified_fp8", tmp_path / "export"))
+    _rewrite(export, lambda tensors: tensors.update({NORM: np.ones(shape, np.float32)}))
+
+    reports = {one.check: one for one in audit(SOURCE, export, None)}
+
+    assert reports["weights"].result == "fail"
+    found = [(one.where, one.message) for one in reports["weights"].findings]
+    assert ("transformer.layers.1.post_layernorm.weight", "the shape differs") in found
