@@ -9,6 +9,7 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.config_audit import audit_config
 from enginekeeper.validation.findings import AuditReport
 from enginekeeper.validation.numerics.mapping import Geometry
+from enginekeeper.validation.numerics.working_memory import keep_freed_memory
 from enginekeeper.validation.recipe_audit import audit_recipe
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_audit import audit_weights
@@ -21,6 +22,7 @@ def audit(
 
     Raises InputError for directories that cannot be read at all.
     """
+    keep_freed_memory()
     source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
     reports = audit_config(source, checkpoint), audit_weights(source, checkpoint)
     if recipe is None:

@@ -11,6 +11,7 @@ import fnmatch
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from enginekeeper.validation.numerics.mapping import Geometry, LinearPlace, Part
 from enginekeeper.validation.numerics.recipes import (
     PLAIN,
     LinearRecipe,
+    Quantized,
     WeightFormat,
     recipe_for,
 )
@@ -260,6 +262,22 @@ class AssembledLinear:
     def part_rows(self, part: Part, start: int, stop: int) -> Floats:
         """Returns rows of one part as the engine multiplies them: prequant is not applied."""
         return self._gather(part, start, stop, StoredLinear.dequantize, across=True)
+
+    def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
+        """Returns rows of one part as they are stored, with their scales."""
+        scales = self.part_scales(part, start, stop)
+        if self._scales_agree:
+            return Quantized(
+                self._gather(part, start, stop, StoredLinear.codes, across=True), scales
+            )
+        return Quantized(self.part_rows(part, start, stop) / scales, scales)
+
+    @cached_property
+    def _scales_agree(self) -> bool:
+        """Whether `part_scales` are those of all columns: ranks side by side may differ."""
+        if self.place.split != "row" or self.grouped:
+            return True
+        return all(np.array_equal(one.scales, self.first.scales) for one in self.shards)
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         """Returns the scales of one part's rows, one row each."""

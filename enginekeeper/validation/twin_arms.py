@@ -20,7 +20,7 @@ from enginekeeper.validation.numerics.mapping import (
     head_linear,
 )
 from enginekeeper.validation.numerics.open_roundings import settled
-from enginekeeper.validation.numerics.recipes import PLAIN, Quantized, WeightFormat
+from enginekeeper.validation.numerics.recipes import PLAIN, WeightFormat
 from enginekeeper.validation.numerics.reproduction import (
     Reproduction,
     reproduce,
@@ -86,10 +86,7 @@ class RecipeArm:
             own = again.quantize(weight)
             if not again.leaves_roundings_open(index):
                 return own.values
-            there = Quantized(
-                stored.part_rows(part, start, stop), stored.part_scales(part, start, stop)
-            )
-            return settled(own, weight, there).values
+            return settled(own, weight, stored.part_quantized(part, start, stop)).values
 
         return read
 

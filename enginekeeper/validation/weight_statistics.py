@@ -9,7 +9,7 @@ averaged away. Parts that an honest export reproduces bit for bit are only count
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import assert_never
@@ -19,7 +19,12 @@ import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.mapping import Part
-from enginekeeper.validation.numerics.recipes import WeightFormat, code_range, round_codes
+from enginekeeper.validation.numerics.recipes import (
+    Quantized,
+    WeightFormat,
+    code_range,
+    round_codes,
+)
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 
 Sums = npt.NDArray[np.float64]
@@ -134,22 +139,20 @@ def measure(
     smoothed = reproduction.divisors[index] is not None
     running = _Running(part, columns, reproduction.recipe.format, smoothed=smoothed)
 
-    def rows(start: int, stop: int) -> tuple[_Rows, _Scales]:
+    def rows(start: int, stop: int) -> _Rows:
         weight = reproduction.weight(part, index, start, stop)
         honest = reproduction.quantize(weight)
-        return (
-            _Rows(weight, honest.values, stored.part_rows(part, start, stop)),
-            _Scales(honest.scales, stored.part_scales(part, start, stop)),
-        )
+        there = stored.part_quantized(part, start, stop)
+        return _Rows(weight, honest, there)
 
     exact = []
     for start, stop in row_chunks(part.rows, columns):
-        if running.add(slice(start, stop), *rows(start, stop)):
+        if running.add(slice(start, stop), rows(start, stop)):
             exact.append((start, stop))
     if running.blocks:
         # Sums are of the whole part: what they say must not depend on where chunks end.
         for start, stop in exact:
-            running.sum_up(slice(start, stop), *rows(start, stop))
+            running.sum_up(slice(start, stop), rows(start, stop))
     return running.finish(partial(_followed, stored, reproduction, index, columns, part))
 
 
@@ -158,24 +161,37 @@ def _followed(
 ) -> float:
     kind, followed = reproduction.recipe.format, 0
     for start, stop in row_chunks(part.rows, columns):
-        scales = stored.part_scales(part, start, stop)
-        nearest = round_codes(kind, _codes(reproduction.weight(part, index, start, stop), scales))
-        codes = _codes(stored.part_rows(part, start, stop), scales)
-        followed += int((np.abs(codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
+        there = stored.part_quantized(part, start, stop)
+        weight = reproduction.weight(part, index, start, stop)
+        nearest = round_codes(kind, _codes(weight, there.scales))
+        followed += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
     return followed / max(part.rows * columns, 1)
 
 
 @dataclass(frozen=True)
 class _Rows:
     source: Floats
-    honest: Floats
-    stored: Floats
+    honest: Quantized
+    stored: Quantized
 
+    @property
+    def exact(self) -> bool:
+        """Whether all weights are those of an honest export; most are seen by their codes."""
+        honest, stored = self.honest, self.stored
+        same = all(
+            np.array_equal(ours, theirs)
+            for ours, theirs in ((honest.codes, stored.codes), (honest.scales, stored.scales))
+        )
+        return same or np.array_equal(honest.values, stored.values)
 
-@dataclass(frozen=True)
-class _Scales:
-    honest: Floats
-    stored: Floats
+    def differing(self) -> _Marks:
+        """Marks codes that are not the honest ones; NaN is none."""
+        honest, stored = self.honest.codes, self.stored.codes
+        marks: _Marks = honest != stored
+        places = np.flatnonzero(marks)
+        honest, stored = honest.reshape(-1)[places], stored.reshape(-1)[places]
+        marks.reshape(-1)[places] = ~(np.abs(stored - honest) <= np.abs(honest) * _CODE_TOLERANCE)
+        return marks
 
 
 @dataclass
@@ -191,50 +207,52 @@ class _Running:
     not_finite: int = 0
     blocks: dict[str, Sums] = field(default_factory=dict)
     per_column: dict[str, Sums] = field(default_factory=dict)
-    scales: list[_Scales] = field(default_factory=list)
+    scales: list[tuple[Floats, Floats]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.exact_rows = np.zeros(self.part.rows, np.bool_)
 
-    def add(self, where: slice, rows: _Rows, scales: _Scales) -> bool:
+    def add(self, where: slice, rows: _Rows) -> bool:
         """Takes a chunk in; if it is exact, says so and leaves it out of the sums."""
-        self.scales.append(scales)
-        if np.array_equal(rows.honest, rows.stored):
+        self.scales.append((rows.honest.scales, rows.stored.scales))
+        if rows.exact:
             self.exact_rows[where] = True
             return True
-        self.sum_up(where, rows, scales)
+        self.sum_up(where, rows)
         return False
 
-    def sum_up(self, where: slice, rows: _Rows, scales: _Scales) -> None:
+    def sum_up(self, where: slice, rows: _Rows) -> None:
         """Adds a chunk to the sums."""
-        block = _block_columns(self.columns, scales.honest.shape[1])
+        block = _block_columns(self.columns, rows.honest.scales.shape[1])
         if not self.blocks:
             shape = (self.part.rows, self.columns // block)
             plain = self.kind is WeightFormat.PLAIN
             sums = _SUMS if plain else (*_SUMS, "coarsest")
             self.blocks = _zeros((*sums, "strays"), shape)
             self.per_column = _zeros(sums, (self.columns,))
-        differing = _differing_codes(rows, scales)
+        differing = rows.differing()
         self.differing += int(differing.sum())
-        self.not_finite += int((~np.isfinite(rows.stored)).sum())
-        honest_error = rows.honest - rows.source
-        error = rows.stored - rows.source
-        cells = {
-            "error": error * error,
-            "honest": honest_error * honest_error,
-            "energy": rows.source * rows.source,
-            "excess": (rows.stored - rows.honest) * rows.source,
-        }
+        self.not_finite += int((~np.isfinite(rows.stored.values)).sum())
         if self.kind is WeightFormat.PLAIN:
             strays = _beyond_a_unit(rows)
         else:
-            cells["coarsest"] = _coarsest(self.kind, rows, scales)
-            strays = _strays(self.kind, differing, rows, scales, smoothed=self.smoothed)
+            strays = _strays(self.kind, differing, rows, smoothed=self.smoothed)
         self.blocks["strays"][where] = strays.reshape(len(strays), -1, block).sum(axis=2)
-        for name, values in cells.items():
-            grouped = values.reshape(len(values), -1, block)
-            self.blocks[name][where] = grouped.sum(axis=2)
+        for name, values in self._cells(rows):
+            self.blocks[name][where] = values.reshape(len(values), -1, block).sum(axis=2)
             self.per_column[name] += values.sum(axis=0)  # a few rows: float32 is enough
+
+    def _cells(self, rows: _Rows) -> Iterator[tuple[str, Floats]]:
+        """Yields what is summed over blocks and columns, one after the other."""
+        source, honest, stored = rows.source, rows.honest.values, rows.stored.values
+        yield "energy", source * source
+        difference = stored - honest
+        yield "excess", difference * source
+        error = honest - source
+        yield "honest", error * error
+        yield "error", np.square(stored - source)
+        if self.kind is not WeightFormat.PLAIN:
+            yield "coarsest", _coarsest(self.kind, source, rows.stored.scales)
 
     def finish(self, followed: Callable[[], float]) -> PartStatistics:
         return PartStatistics(
@@ -246,8 +264,8 @@ class _Running:
             followed=followed,
             blocks=Comparison(**{**_NOTHING, **self.blocks}),
             per_column=Comparison(**{**_NOTHING, **self.per_column}),
-            scales=np.concatenate([scales.stored for scales in self.scales]),
-            honest_scales=np.concatenate([scales.honest for scales in self.scales]),
+            scales=np.concatenate([stored for _, stored in self.scales]),
+            honest_scales=np.concatenate([honest for honest, _ in self.scales]),
         )
 
 
@@ -271,14 +289,6 @@ def _block_columns(columns: int, groups: int) -> int:
     return columns
 
 
-def _differing_codes(rows: _Rows, scales: _Scales) -> _Marks:
-    honest = _codes(rows.honest, scales.honest)
-    stored = _codes(rows.stored, scales.stored)
-    # Written so that NaN differs.
-    differing: _Marks = ~(np.abs(stored - honest) <= np.abs(honest) * _CODE_TOLERANCE)
-    return differing
-
-
 @dataclass(frozen=True)
 class _Codes:
     """The codes in question, and their scales: flat, one of each for every code that differs."""
@@ -292,27 +302,26 @@ class _Codes:
     """Of the stored scale from the honest one, relative."""
 
     @classmethod
-    def of(cls, places: npt.NDArray[np.intp], rows: _Rows, scales: _Scales) -> _Codes:
-        group = rows.source.size // scales.honest.size
+    def of(cls, places: npt.NDArray[np.intp], rows: _Rows) -> _Codes:
+        group = rows.source.size // rows.honest.scales.size
         honest, stored = (
-            one.reshape(-1)[places // group] for one in (scales.honest, scales.stored)
+            one.scales.reshape(-1)[places // group] for one in (rows.honest, rows.stored)
         )
         source = rows.source.reshape(-1)[places]
         return cls(
             source / stored,
-            rows.stored.reshape(-1)[places] / stored,
+            rows.stored.codes.reshape(-1)[places],
             source / honest,
-            rows.honest.reshape(-1)[places] / honest,
+            rows.honest.codes.reshape(-1)[places],
             np.abs(stored - honest) / honest,
         )
 
 
-def _strays(kind: WeightFormat, differing: _Marks, rows: _Rows, scales: _Scales, *, smoothed: bool
-            ) -> Floats:  # fmt: skip
+def _strays(kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: bool) -> Floats:
     """Marks codes that no honest rounding gives; looks only at those that differ."""
     strays = np.zeros(differing.shape, np.float32)
     places = np.flatnonzero(differing)
-    codes = _Codes.of(places, rows, scales)
+    codes = _Codes.of(places, rows)
     marks = _strays_if_open(kind, codes) if smoothed else _strays_if_settled(codes)
     strays.reshape(-1)[places] = marks
     return strays
@@ -344,22 +353,22 @@ def _strays_if_open(kind: WeightFormat, codes: _Codes) -> _Marks:
 
 def _beyond_a_unit(rows: _Rows) -> Floats:
     """Marks weights that no other conversion to the checkpoint's format would have given."""
-    allowed = np.abs(rows.honest) * ONE_UNIT + _SMALLEST_UNIT
+    honest, stored = rows.honest.values, rows.stored.values
+    allowed = np.abs(honest) * ONE_UNIT + _SMALLEST_UNIT
     # Written so that NaN is beyond.
-    beyond: Floats = (~(np.abs(rows.stored - rows.honest) <= allowed)).astype(np.float32)
+    beyond: Floats = (~(np.abs(stored - honest) <= allowed)).astype(np.float32)
     return beyond
 
 
-def _coarsest(kind: WeightFormat, rows: _Rows, scales: _Scales) -> Floats:
+def _coarsest(kind: WeightFormat, source: Floats, scales: Floats) -> Floats:
     """Returns the largest squared error that rounding to either neighbour makes of a weight."""
-    columns = rows.source.shape[-1]
     match kind:
         case WeightFormat.INT4_GROUP | WeightFormat.INT8_CHANNEL:
-            step = np.repeat(scales.stored, columns // scales.stored.shape[-1], axis=1)
+            step = np.repeat(scales, source.shape[-1] // scales.shape[-1], axis=1)
         case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
-            step = rows.source * _E4M3_STEP
+            step = source * _E4M3_STEP
         case WeightFormat.NVFP4:
-            step = rows.source * _E2M1_STEP
+            step = source * _E2M1_STEP
         case WeightFormat.PLAIN:
             raise AssertionError("nothing was rounded")
         case _:

@@ -16,7 +16,12 @@ import numpy as np
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics import formats
 from enginekeeper.validation.numerics.formats import Floats, widen
-from enginekeeper.validation.numerics.recipes import NVFP4_BLOCK, ActivationKind, WeightFormat
+from enginekeeper.validation.numerics.recipes import (
+    NVFP4_BLOCK,
+    ActivationKind,
+    WeightFormat,
+    scaled,
+)
 from enginekeeper.validation.tensor_files import StoredTensor
 
 SUFFIXES = (
@@ -72,32 +77,30 @@ class StoredLinear:
 
     def dequantize(self, start: int, stop: int) -> Floats:
         """Returns rows as the engine multiplies them with x·prequant: prequant is not applied."""
-        scales = self.scale_rows(start, stop)
+        codes = self.codes(start, stop)
+        if self.format is WeightFormat.PLAIN:
+            return codes
+        return scaled(codes, self.scale_rows(start, stop))
+
+    def codes(self, start: int, stop: int) -> Floats:
+        """Returns what rows hold, before scales."""
         match self.format:
-            case WeightFormat.PLAIN:
-                return widen(self.weight.rows(start, stop))
-            case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL | WeightFormat.INT8_CHANNEL:
-                return widen(self.weight.rows(start, stop)) * scales
             case WeightFormat.INT4_GROUP:
                 # Hugging Face's format has the same two numbers in a byte without a sign
                 packed = self.weight.rows(start // 2, (stop + 1) // 2).view(np.int8)
                 integers = formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
-                return self._grouped(integers.astype(np.float32), scales)
+                return integers.astype(np.float32)
             case WeightFormat.NVFP4:
-                codes = formats.unpack_e2m1_columns(self.weight.rows(start, stop))
-                return self._grouped(formats.decode_e2m1(codes), scales)
+                packed = self.weight.rows(start, stop)
+                return formats.decode_e2m1(formats.unpack_e2m1_columns(packed))
             case _:
-                assert_never(self.format)
+                return widen(self.weight.rows(start, stop))
 
     def scale_rows(self, start: int, stop: int) -> Floats:
         """Returns the scales of rows `start:stop`, one row each."""
         if len(self.scales) == 1:
             return np.broadcast_to(self.scales, (stop - start, self.scales.shape[1]))
         return self.scales[start:stop]
-
-    def _grouped(self, values: Floats, scales: Floats) -> Floats:
-        grouped = values.reshape(len(values), scales.shape[1], -1) * scales[:, :, None]
-        return grouped.reshape(len(values), -1)
 
 
 def read_linear(tensors: Mapping[str, StoredTensor], name: str) -> StoredLinear:

@@ -36,13 +36,13 @@ def settled(own: Quantized, weight: Floats, stored: Quantized) -> Quantized:
     unit = scales[:, :, None]
     grouped = weight.reshape(groups)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        codes = np.rint(stored.values.reshape(groups) / stored.scales[:, :, None])
+        codes = stored.codes.reshape(groups)
     open_by = np.abs(grouped) * _UNIT
     lowest, highest = (np.rint((grouped + way * open_by) / unit) for way in (-1, 1))
     # A code that is not finite is in no interval.
     chosen = np.where((codes >= lowest) & (codes <= highest), codes, np.rint(grouped / unit))
     np.clip(chosen, -INT4_MAX - 1, INT4_MAX, out=chosen)
-    return Quantized((chosen * unit).reshape(weight.shape), scales)
+    return Quantized(chosen.reshape(weight.shape), scales)
 
 
 def _settled_scales(own: Floats, stored: Floats) -> Floats:

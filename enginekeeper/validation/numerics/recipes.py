@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Literal, assert_never
 
 import numpy as np
@@ -123,11 +124,25 @@ def round_codes(kind: WeightFormat, values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Some rows after quantization: their values again, and the scales that were chosen."""
+    """Some quantized rows: what the format holds, and the scales."""
 
-    values: Floats
+    codes: Floats
+    """Integers, FP8 or FP4 numbers; of what is not quantized the weights themselves."""
     scales: Floats
     """Dequantization multipliers, one row per weight row, one column per group or one."""
+
+    @cached_property
+    def values(self) -> Floats:
+        """The weights that the rows stand for."""
+        return scaled(self.codes, self.scales)
+
+
+def scaled(codes: Floats, scales: Floats) -> Floats:
+    """Multiplies codes by the scales of their rows and groups."""
+    if scales.shape[1] == 1:
+        return codes * scales
+    grouped = codes.reshape(len(codes), scales.shape[1], -1) * scales[:, :, None]
+    return grouped.reshape(codes.shape)
 
 
 def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Quantized:
@@ -142,10 +157,10 @@ def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Q
             scale = _nonzero(np.full((len(weight), 1), shared_amax, np.float32)) / np.float32(
                 formats.E4M3_MAX
             )
-            return Quantized(formats.round_e4m3(weight / scale) * scale, scale)
+            return Quantized(formats.round_e4m3(weight / scale), scale)
         case WeightFormat.FP8_CHANNEL:
             scale = _amax(weight, weight.shape[1]) / np.float32(formats.E4M3_MAX)
-            return Quantized(formats.round_e4m3(weight / scale) * scale, scale)
+            return Quantized(formats.round_e4m3(weight / scale), scale)
         case WeightFormat.INT8_CHANNEL:
             return _integer_rows(weight, weight.shape[1], bits=8)
         case WeightFormat.INT4_GROUP:
@@ -160,10 +175,10 @@ def _integer_rows(weight: Floats, group: int, *, bits: int) -> Quantized:
     limit = formats.INT8_MAX if bits == 8 else formats.INT4_MAX  # noqa: PLR2004 - bits per byte
     scale = _amax(weight, group) / np.float32(limit)
     grouped = weight.reshape(len(weight), -1, group)
-    rounded = np.rint(grouped / scale[:, :, None])
+    codes = grouped / scale[:, :, None]
     # No clamping: |w| <= amax, so that nothing rounds beyond the limit.
-    rounded *= scale[:, :, None]
-    return Quantized(rounded.reshape(weight.shape), scale)
+    np.rint(codes, out=codes)
+    return Quantized(codes.reshape(weight.shape), scale)
 
 
 def _nvfp4_rows(weight: Floats, shared_amax: float) -> Quantized:
@@ -173,9 +188,7 @@ def _nvfp4_rows(weight: Floats, shared_amax: float) -> Quantized:
     np.clip(inner, _SMALLEST_BLOCK_SCALE, formats.E4M3_MAX, out=inner)
     scale = formats.round_e4m3(inner) * outer
     grouped = weight.reshape(len(weight), -1, NVFP4_BLOCK) / scale[:, :, None]
-    values = formats.round_e2m1(grouped)
-    values *= scale[:, :, None]
-    return Quantized(values.reshape(weight.shape), scale)
+    return Quantized(formats.round_e2m1(grouped).reshape(weight.shape), scale)
 
 
 def _amax(weight: Floats, group: int, zero: float = 1.0) -> Floats:

@@ -70,6 +70,10 @@ class StoredParts(Protocol):
         """Returns rows of one part, pre-quant not applied."""
         ...
 
+    def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
+        """Returns rows of one part with their scales."""
+        ...
+
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         """Returns the scales of one part's rows."""
         ...
@@ -180,8 +184,7 @@ def _pieces(
     for start, stop in _sample(part.rows, place.columns, sampled=sampled):
         yield SmoothedRows(
             plain.weight(part, index, start, stop),
-            stored.part_rows(part, start, stop),
-            stored.part_scales(part, start, stop),
+            stored.part_quantized(part, start, stop),
         )
 
 

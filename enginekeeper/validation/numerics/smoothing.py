@@ -27,7 +27,7 @@ import numpy.typing as npt
 from ml_dtypes import bfloat16
 
 from enginekeeper.validation.numerics.formats import Floats, round_to
-from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
 
 _INTERVAL_POINTS = 9
 """Points tried per column where the divisor is a free float32."""
@@ -39,10 +39,8 @@ class SmoothedRows:
 
     weight: Floats
     """The source in the checkpoint's dtype."""
-    stored: Floats
-    """Dequantized, before the pre-quant vector."""
-    scales: Floats
-    """One row per row, one column per group or a single one."""
+    stored: Quantized
+    """Before the pre-quant vector."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def _best(
         return best
     same = np.zeros((len(candidates), len(open_columns)), dtype=np.int64)
     for piece in rows:
-        _count(same, piece, [one[open_columns] for one in candidates], open_columns)
+        _count(same, piece, candidates, valid, open_columns)
     same[~valid[:, open_columns]] = -1
     chosen = np.argmax(same, axis=0)
     best[open_columns] = np.array(candidates)[chosen, open_columns]
@@ -109,16 +107,24 @@ def _count(
     same: npt.NDArray[np.int64],
     rows: SmoothedRows,
     candidates: list[Floats],
+    valid: npt.NDArray[np.bool_],
     columns: npt.NDArray[np.intp],
 ) -> None:
     """Adds, per candidate and column, how many stored integers it reproduces."""
-    group = rows.weight.shape[1] // rows.scales.shape[1]
-    scales, weight = rows.scales[:, columns // group], rows.weight[:, columns]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        codes = np.rint(rows.stored[:, columns] / scales)
-        for index, divisor in enumerate(candidates):
-            smoothed = round_to(weight * (np.float32(1) / divisor)[None, :], "bfloat16")
-            same[index] += (np.rint(smoothed / scales) == codes).sum(axis=0)
+    stored = rows.stored
+    group = rows.weight.shape[1] // stored.scales.shape[1]
+    for index, divisor in enumerate(candidates):
+        places = np.flatnonzero(valid[index, columns])
+        chosen = columns[places]
+        if not len(chosen):
+            continue
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            smoothed = round_to(
+                rows.weight[:, chosen] * (np.float32(1) / divisor[chosen])[None, :], "bfloat16"
+            )
+            smoothed /= stored.scales[:, chosen // group]
+            np.rint(smoothed, out=smoothed)
+            same[index, places] += (smoothed == stored.codes[:, chosen]).sum(axis=0)
 
 
 def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:

@@ -13,6 +13,7 @@ from enginekeeper.validation.numerics.formats import E4M3_MAX, Floats, round_to
 from enginekeeper.validation.numerics.mapping import Geometry, Part, layer_linears
 from enginekeeper.validation.numerics.recipes import (
     LinearRecipe,
+    Quantized,
     UnknownRecipeError,
     WeightFormat,
     quantize_rows,
@@ -106,7 +107,7 @@ def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
     weight = round_to(random.normal(size=(400, 32)).astype(np.float32) * divisor, "bfloat16")
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
     quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
-    rows = [SmoothedRows(weight, quantized.values, quantized.scales)]
+    rows = [SmoothedRows(weight, quantized)]
     found = recover_divisor(round_to(divisor, "bfloat16"), rows, exact=True)
     assert np.array_equal(found, divisor)
 
@@ -122,6 +123,10 @@ class _Scaled:
     def part_rows(self, part: Part, start: int, stop: int) -> Floats:
         weight = self.honest.weight(part, 0, start, stop)
         return self.honest.quantize(weight).values * self.factor
+
+    def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
+        honest = self.honest.quantize(self.honest.weight(part, 0, start, stop))
+        return Quantized(honest.codes, honest.scales * self.factor)
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         weight = self.honest.weight(part, 0, start, stop)

@@ -10,7 +10,7 @@ import pytest
 from enginekeeper.validation.numerics import reproduction as reproductions
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
-from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
+from enginekeeper.validation.numerics.recipes import Quantized, recipe_for, round_codes
 from enginekeeper.validation.numerics.reproduction import Reproduction
 from enginekeeper.validation.weight_judgement import Judgement, judge
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
@@ -49,6 +49,10 @@ class Stored:
     def part_rows(self, part: Part, start: int, stop: int) -> Floats:
         del part
         return self.codes[start:stop] * self.scales[start:stop]
+
+    def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
+        del part
+        return Quantized(self.codes[start:stop], self.scales[start:stop])
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         del part
