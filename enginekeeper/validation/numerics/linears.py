@@ -91,8 +91,8 @@ class StoredLinear:
                 integers = formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
                 return integers.astype(np.float32)
             case WeightFormat.NVFP4:
-                packed = self.weight.rows(start, stop)
-                return formats.decode_e2m1(formats.unpack_e2m1_columns(packed))
+                halves = self.weight.rows(start, stop)
+                return formats.decode_e2m1(formats.unpack_e2m1_columns(halves))
             case _:
                 return widen(self.weight.rows(start, stop))
 

@@ -140,8 +140,8 @@ def test_as_many_questions_as_are_said_to_decide_do(lost: int, won: int, result:
     needed = found["questions_to_decide"]
     asked = {}
     for questions in (round(needed * 0.9), round(needed * 1.1)):
-        more = [round(one * questions / 400) for one in (lost, won)]
-        pairs = Pairs(questions - sum(more), *more, 0)
+        worse, better = (round(one * questions / 400) for one in (lost, won))
+        pairs = Pairs(questions - worse - better, worse, better, 0)
         asked[questions] = compare_answers(pairs, max_loss=0.01, confidence=0.99)["result"]
 
     assert found["result"] == "inconclusive"
