@@ -233,12 +233,11 @@ def _means(
     if gfd is not None and fleet_intelligence is not None:
         raise click.UsageError("--gfd and --fleet-intelligence: one of the two can be believed.")
     metrics = None if dcgm is None else check_url(dcgm, "--dcgm")
+    roots = (root, Path("/"))
     if gfd is not None:
-        opened, source = ingesting(gfd, metrics, get_text), "gfd"
+        opened, source = ingesting(gfd, metrics, get_text, roots), "gfd"
     elif fleet_intelligence is not None:
-        opened = machine_info_from(
-            fleet_intelligence, metrics, get_text, time.time, (root, Path("/"))
-        )
+        opened = machine_info_from(fleet_intelligence, metrics, get_text, time.time, roots)
         source = "fleet-intelligence"
     elif metrics is not None:
         raise click.UsageError(

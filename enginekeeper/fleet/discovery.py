@@ -6,7 +6,8 @@ Neither says all that NVML does, so what is missing is None with its reason:
   GPU; on a node with several products they are wrong for some;
 - dcgm-exporter names each GPU, its product, the driver and the last Xid, but no CUDA version and
   no compute capability: it needs the labels, too;
-- who computes on a GPU neither of them says: engines are declared at most.
+- who computes on a GPU neither of them says: engines are declared at most;
+- labels of another driver than the kernel has loaded were made before it, and nothing is taken.
 
 Formats: NVIDIA/k8s-device-plugin docs/gpu-feature-discovery/README.md; NVIDIA/dcgm-exporter
 etc/default-counters.csv. Read from their documentation; no exporter has been asked here.
@@ -15,7 +16,8 @@ etc/default-counters.csv. Read from their documentation; no exporter has been as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,8 @@ _FILE_BYTES, _METRICS_BYTES = 64 * 1024, 16 * 1024 * 1024
 MOST_GPUS = 64
 _OFF_THE_BUS = 79  # https://docs.nvidia.com/deploy/xid-errors
 _NOT_THERE = "not told by GPU Feature Discovery"
+_LOADED = "sys/module/nvidia/version"
+"""Of the driver's kernel module, below a root: a container has it below its own, too."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,41 @@ class Ingested:
         )  # fmt: skip
 
 
-def ingesting(labels: Path, metrics: str | None, get: Callable[..., str]) -> Callable[[], Nvml]:
-    """Returns what opens NVML's stand-in: reads the file, and asks the exporter, each time anew."""
+def ingesting(
+    labels: Path, metrics: str | None, get: Callable[..., str], roots: Sequence[Path]
+) -> Callable[[], Nvml]:
+    """Returns what opens NVML's stand-in: reads the file, and asks the exporter, each time anew.
+
+    Which driver is loaded says the first of the roots that does.
+    """
 
     def opened() -> Nvml:
         told = None if metrics is None else ask_metrics(metrics, get)
-        return Ingested(read_labels(labels), told)
+        found = Ingested(read_labels(labels), told)
+        if (driver := found.driver()) is not None:
+            check_driver(driver.version, labels, roots)
+        return found
 
     return opened
+
+
+def check_driver(told: str | None, where: Path, roots: Sequence[Path]) -> None:
+    """Raises UnavailableError where the kernel has loaded another driver than somebody wrote."""
+    version = _loaded(roots)
+    if told and version and told != version:
+        raise UnavailableError(
+            "the kernel has loaded another driver than was written there",
+            where=str(where), actual=told, expected=version,
+            remedy="let whoever wrote it look again: a driver may have been exchanged since",
+        )  # fmt: skip
+
+
+def _loaded(roots: Sequence[Path]) -> str | None:
+    """Returns the version of the driver that the kernel has loaded; None: none, or nobody says."""
+    for root in roots:
+        with suppress(OSError):
+            return (root / _LOADED).read_text(encoding="ascii", errors="replace").strip()
+    return None
 
 
 def ask_metrics(metrics: str, get: Callable[..., str]) -> str:

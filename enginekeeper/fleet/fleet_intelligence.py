@@ -31,7 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginekeeper.errors import InputError, UnavailableError
-from enginekeeper.fleet.discovery import MOST_GPUS, ask_metrics, devices_of_metrics, named_product
+from enginekeeper.fleet.discovery import (
+    MOST_GPUS,
+    ask_metrics,
+    check_driver,
+    devices_of_metrics,
+    named_product,
+)
 from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
 from enginekeeper.specs.gpus import gpu_products
 
@@ -41,8 +47,6 @@ _YOUNGEST_SECONDS = 2
 _NAMES = "fleetint_machine_info_[0-9]*.csv"
 _HEADER = ["attribute_name", "attribute_value"]
 _FILE_BYTES, _MOST_FILES, _COMPARED = 1024 * 1024, 100_000, 16
-_LOADED = "sys/module/nvidia/version"
-"""Of the driver's kernel module, below a root: a container has it below its own, too."""
 _OF_A_GPU = re.compile(r"GPU ([0-9]{1,4}) (UUID|Bus ID|SN|VBIOS Version)")
 _QUANTITY = re.compile(r"([0-9]{1,18})([kMGTP]?)")
 _NOT_THERE = "not told by NVIDIA Fleet Intelligence"
@@ -123,7 +127,7 @@ def machine_info_from(
     metrics: str | None,
     get: Callable[..., str],
     now: Callable[[], float],
-    roots: Sequence[Path] = (Path("/"),),
+    roots: Sequence[Path],
 ) -> Callable[[], Nvml]:
     """Returns what opens NVML's stand-in: reads the newest file at a path, each time anew.
 
@@ -134,7 +138,7 @@ def machine_info_from(
         told = None if metrics is None else ask_metrics(metrics, get)
         last, *others = recent(path, now())
         said = read_machine_info(last)
-        _check_driver(said, last, roots)
+        check_driver(said.get("GPU Driver Version"), last, roots)
         _check_alone(said, last, others[: _COMPARED - 1])
         return MachineInfo(said, told)
 
@@ -188,26 +192,6 @@ def _ages(path: Path, now: float) -> Iterator[tuple[Path, float]]:
             found = one.stat()
             if stat.S_ISREG(found.st_mode):
                 yield one, now - found.st_mtime
-
-
-def _loaded(roots: Sequence[Path]) -> str | None:
-    """Returns the version of the driver that the kernel has loaded; None: none, or nobody says."""
-    for root in roots:
-        with suppress(OSError):
-            return (root / _LOADED).read_text(encoding="ascii", errors="replace").strip()
-    return None
-
-
-def _check_driver(said: Mapping[str, str], file: Path, roots: Sequence[Path]) -> None:
-    """Raises UnavailableError where the kernel has loaded another driver than a file says."""
-    version = _loaded(roots)
-    told = said.get("GPU Driver Version")
-    if told and version and told != version:
-        raise UnavailableError(
-            "the kernel has loaded another driver than Fleet Intelligence saw",
-            where=str(file), actual=told, expected=version,
-            remedy="run it again: fleetint run --offline-mode … --format csv",
-        )  # fmt: skip
 
 
 def _check_alone(said: Mapping[str, str], file: Path, others: list[Path]) -> None:

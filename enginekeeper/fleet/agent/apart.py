@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NoReturn
 
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.interface import (
     Device,
     DriverState,
@@ -115,7 +115,7 @@ def _said(open_nvml: Callable[[], Nvml]) -> dict[str, Any]:
         driver = nvml.driver()
         said["driver"] = None if driver is None else asdict(driver)
         said["scan"] = asdict(nvml.scan())
-    except UnavailableError as error:
+    except (UnavailableError, InputError) as error:  # the second of files that others wrote
         said["problem"] = [error.what, error.remedy]
     return said
 

@@ -236,6 +236,14 @@ LABELS = (
 )
 
 
+def loads(root: Path) -> Path:
+    """Lets a root say, in the place of this machine, which driver its kernel has loaded."""
+    file = root / "sys" / "module" / "nvidia" / "version"
+    file.parent.mkdir(parents=True)
+    file.write_text("580.95.05\n")
+    return file
+
+
 def test_labels_that_others_made_are_taken_and_nvml_is_left_alone(
     nvml: SimulatedNvml, environment: Environ, tmp_path: Path
 ) -> None:
@@ -243,14 +251,15 @@ def test_labels_that_others_made_are_taken_and_nvml_is_left_alone(
     labels = tmp_path / "gfd"
     labels.write_text(LABELS)
     file = tmp_path / "node.json"
-    code, _, _ = ek(environment, "agent", "once", "--gfd", labels, "--output", file)
+    loads(tmp_path)
+    gfd = ("agent", "once", "--gfd", labels, "--root", tmp_path)
+    code, _, _ = ek(environment, *gfd, "--output", file)
     (found,) = read_inventories([file])
     assert (code, found.problem, found.gpu_source) == (0, None, "gfd")
     assert [one.product for one in found.devices] == [H100.product]
     assert ek(environment, "agent", "once", "--dcgm", "http://127.0.0.1:9400/metrics")[0] == 2
 
-    asked = ("agent", "once", "--gfd", labels, "--dcgm", "http://127.0.0.1:1/metrics")
-    code, document, _ = ek(environment, *asked)
+    code, document, _ = ek(environment, *gfd, "--dcgm", "http://127.0.0.1:1/metrics")
     assert (code, document["gpu_source"], document["devices"]) == (0, "gfd+dcgm", [])
     assert "does not answer" in document["problem"]
 
@@ -268,9 +277,7 @@ def test_what_fleet_intelligence_wrote_is_taken_and_nvml_is_left_alone(
     nvml.set(SimulatedGpu(), errors={"nvmlInitWithFlags": 18})
     written = tmp_path / "fleetint" / "fleetint_machine_info_20261126_160000.csv"
     written.parent.mkdir()
-    loaded = tmp_path / "sys" / "module" / "nvidia" / "version"
-    loaded.parent.mkdir(parents=True)
-    loaded.write_text("580.95.05\n")
+    loaded = loads(tmp_path)
     asked = ("agent", "once", "--fleet-intelligence", written.parent, "--root", tmp_path)
     code, document, _ = ek(environment, *asked)
     assert (code, document["devices"]) == (0, [])
@@ -309,7 +316,9 @@ def test_an_exporter_is_asked_over_http_for_each_gpu(
         port = free.getsockname()[1]
     command = (sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1",
                "--directory", str(tmp_path / "www"))  # fmt: skip
-    asked = ("agent", "once", "--gfd", labels, "--dcgm", f"http://127.0.0.1:{port}/metrics")
+    loads(tmp_path)
+    asked = ("agent", "once", "--gfd", labels, "--dcgm", f"http://127.0.0.1:{port}/metrics",
+             "--root", tmp_path)  # fmt: skip
     code: int = -1
     document: dict[str, Any] = {"problem": "not asked"}
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as exporter:

@@ -55,7 +55,7 @@ def labels(text: str = LABELS) -> dict[str, str]:
 def test_labels_tell_driver_cuda_and_gpus_that_are_alike(tmp_path: Path) -> None:
     file = tmp_path / "gfd"
     file.write_text(LABELS)
-    found = ingesting(file, None, lambda _: "")()
+    found = ingesting(file, None, lambda _: "", ())()
     assert found.driver() == DriverState("580.95.05", "13.0")
     first, second = found.scan().devices
     assert (first.product, first.compute_capability) == ("NVIDIA H100 80GB HBM3", "9.0")
@@ -153,7 +153,20 @@ def test_an_exporter_that_does_not_answer_is_a_problem(tmp_path: Path) -> None:
         raise UnavailableError("does not answer")
 
     with pytest.raises(UnavailableError, match="does not answer"):
-        ingesting(file, "http://x", silent)()
+        ingesting(file, "http://x", silent, ())()
+
+
+def test_labels_of_another_driver_than_is_loaded_are_a_problem(tmp_path: Path) -> None:
+    file, loaded = tmp_path / "gfd", tmp_path / "sys" / "module" / "nvidia" / "version"
+    file.write_text(LABELS)
+    loaded.parent.mkdir(parents=True)
+    loaded.write_text("580.95.05\n")
+    opened = ingesting(file, None, lambda _: "", (tmp_path / "none", tmp_path))
+    assert opened().driver() == DriverState("580.95.05", "13.0")
+    loaded.write_text("595.71.05\n")
+    with pytest.raises(UnavailableError, match="another driver") as caught:
+        opened()
+    assert (caught.value.actual, caught.value.expected) == ("580.95.05", "595.71.05")
 
 
 @pytest.mark.parametrize(

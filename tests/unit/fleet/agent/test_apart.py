@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from enginekeeper.errors import UnavailableError
+from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.fleet.agent.apart import NvmlApart
 from enginekeeper.fleet.interface import (
     DriverState,
@@ -106,6 +106,15 @@ def test_a_process_that_cannot_be_ended_is_not_joined_by_others(
             apart()
     assert len(pids) == 1
     os.waitpid(pids[0], 0)
+
+
+def test_a_file_that_is_not_what_it_should_be_is_named() -> None:
+    def damaged() -> Nvml:
+        raise InputError("not the machine info", remedy="write it anew")
+
+    with pytest.raises(UnavailableError, match="not the machine info") as caught:
+        NvmlApart(damaged)()
+    assert caught.value.remedy == "write it anew"
 
 
 def test_a_library_that_crashes_ends_its_own_process_alone() -> None:
