@@ -9,7 +9,6 @@ and key and value heads where there are fewer of them than ranks.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -88,13 +87,13 @@ def _heads(checkpoint: Checkpoint, place: LinearPlace) -> Iterator[Finding]:
     before = 0
     for part in place.parts:
         heads = part.heads or ranks
-        rows = part.rows // min(heads, ranks)
+        rows = -(-part.rows // min(heads, ranks))
         if heads < ranks:
+            weights = [shard.dequantize(before, before + rows) for shard in shards]
             copies = ranks // heads
-            for _, alike in groupby(range(ranks), key=lambda rank, c=copies: rank // c):
-                yield from _copies(place, part.label, [*alike], [
-                    shard.dequantize(before, before + rows) for shard in shards
-                ])  # fmt: skip
+            for first in range(0, ranks, copies):
+                alike = range(first, min(first + copies, ranks))
+                yield from _copies(place, part.label, alike, weights)
         before += rows
 
 
