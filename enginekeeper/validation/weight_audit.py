@@ -19,7 +19,7 @@ from functools import partial
 
 import numpy as np
 
-from enginekeeper.validation import activation_scales, kv_cache, weight_vectors
+from enginekeeper.validation import activation_scales, kv_cache, rank_copies, weight_vectors
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
@@ -125,6 +125,7 @@ class WeightAudit:
                 self.source, self.checkpoint, self.geometry, head_is_read=self.head_is_stored
             )
         )
+        findings.extend(rank_copies.findings(self.checkpoint, self.geometry))
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
         counts = self.counts

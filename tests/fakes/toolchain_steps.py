@@ -201,7 +201,9 @@ def _probe(job: Job, double: Job) -> Job:
     for name in (one for rungs in ladders.values() for one in rungs):
         arrays |= {name: rows, f"finite_{name}": np.ones(len(rows), dtype=np.uint8)}
     arrays["offsets"] = np.arange(count + 1, dtype=np.int64) * real.TOKENS
-    real._write(Path(job["output"]), arrays, ladders, job["prompts"], {"asked": 1, "wrong": []})
+    kept = {"asked": 1, "wrong": []}
+    said = {"stop": kept, "chosen": kept}
+    real._write(Path(job["output"]), arrays, ladders, job["prompts"], said)
     return {"rungs": ladders, "caches": caches}
 
 

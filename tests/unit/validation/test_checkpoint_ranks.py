@@ -87,6 +87,48 @@ def test_ranks_are_put_together(recipe: str, ranks: int, tmp_path: Path) -> None
     assert report.examined["reproduced_bit_for_bit"] == 16
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.layers.1.input_layernorm.weight",
+        "transformer.layers.0.post_layernorm.weight",
+        "transformer.ln_f.weight",
+        f"{QKV}.prequant_scaling_factor",
+        "transformer.layers.0.mlp.gate.prequant_scaling_factor",
+    ],
+)
+def test_what_every_rank_holds_whole_is_the_same_on_all(name: str, tmp_path: Path) -> None:
+    changed = checkpoints.exported("w4a16_awq_tp2", tmp_path)
+    assert audited(changed).findings == ()
+    checkpoints.edit_tensor(changed, name, lambda values: values * 2, rank=1)
+    (finding,) = audited(changed).findings
+    assert (finding.where, finding.taxonomy) == (name, "T14")
+    assert finding.actual == "rank 1"
+
+
+def test_a_norm_that_one_rank_lacks_is_found(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
+    name = "transformer.layers.1.input_layernorm.weight"
+    file = TensorFile.open(checkpoint / "rank1.safetensors")
+    write_rank(checkpoint, 1, {one: np.array(file[one].read()) for one in file if one != name})
+    (finding,) = audited(checkpoint).findings
+    assert (finding.where, finding.message) == (name, "only 1 of 2 ranks hold it")
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_copies_of_one_key_head_are_the_same(rank: int, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    split_tensors(checkpoint, 4)
+
+    def spoil(weight: Array) -> None:
+        weight[16] = -weight[16]  # the first row of the key head, after 16 of queries
+
+    checkpoints.edit_tensor(checkpoint, f"{QKV}.weight", spoil, rank=rank)
+    (finding,) = [one for one in audited(checkpoint).findings if one.check == "weights.ranks"]
+    assert finding.where == f"{QKV}.weight (k)"
+    assert finding.actual == f"rank {rank}"
+
+
 def test_pipeline_stages_are_put_together(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a16", tmp_path)
     split_layers(checkpoint)
