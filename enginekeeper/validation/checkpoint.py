@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from enginekeeper.configs.trtllm import (
     ModuleQuantization,
@@ -52,7 +53,7 @@ DEFAULT_EXCLUDED = (
 )
 """What TensorRT-LLM leaves unquantized when the list is absent *or empty* (its PR 3567)."""
 
-_RowReader = Callable[[StoredLinear, int, int], Floats]
+_RowReader = Callable[[StoredLinear, int, int], npt.NDArray[Any]]
 
 
 class UnusableCheckpointError(InputError):
@@ -272,6 +273,10 @@ class AssembledLinear:
             )
         return Quantized(self.part_rows(part, start, stop) / scales, scales)
 
+    def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[Any]:
+        """Returns the numbers of one part's rows in the format of the files."""
+        return self._gather(part, start, stop, StoredLinear.as_stored, across=True)
+
     @cached_property
     def _scales_agree(self) -> bool:
         """Whether `part_scales` are those of all columns: ranks side by side may differ."""
@@ -290,7 +295,7 @@ class AssembledLinear:
 
     def _gather(
         self, part: Part, start: int, stop: int, read: _RowReader, *, across: bool
-    ) -> Floats:
+    ) -> npt.NDArray[Any]:
         """Joins the ranks' slices; `across`: a row-parallel linear's ranks lie side by side."""
         if self.place.split == "row":
             pieces = [read(shard, start, stop) for shard in self.shards[: None if across else 1]]

@@ -92,10 +92,13 @@ class SourceModel:
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows as float32; raises UnusableModelError when one of them is not finite."""
-        tensor = self.tensor(name)
-        stored = tensor.rows(start, tensor.shape[0] if stop is None else stop)
+        return widen(self.stored_rows(name, start, self.height(name) if stop is None else stop))
+
+    def stored_rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Returns rows in the format of the file; raises as `rows` does."""
+        stored = self.tensor(name).rows(start, stop)
         self._finite(name, stored)
-        return widen(stored)
+        return stored
 
     def largest(self, name: str) -> float:
         """Returns a tensor's largest magnitude, looked for once; raises as `rows` does."""

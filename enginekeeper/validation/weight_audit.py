@@ -231,18 +231,20 @@ class WeightAudit:
         stored: AssembledLinear,
         folding: Folding | None,
     ) -> _Measured:
-        reproduction = reproduce(
-            self.source, place, recipe, stored, dtype=self.checkpoint.dtype, folded=folding
-        )
-        return _Measured(
+        again = partial(
+            reproduce,
+            self.source,
             place,
+            recipe,
             stored,
-            reproduction,
-            tuple(
-                measure(stored, reproduction, index, place.columns, part)
-                for index, part in enumerate(place.parts)
-            ),
+            dtype=self.checkpoint.dtype,
+            folded=folding,
         )
+        measured = _compared(place, stored, again(sampled=True))
+        searched = recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL
+        if searched and not all(one.exact for one in measured.parts):
+            return _compared(place, stored, again())
+        return measured
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
@@ -284,6 +286,14 @@ class WeightAudit:
                     if other.columns == place.columns and not same:
                         label = f" ({part.label})" if part.label else ""
                         yield other.name + label, part.module, part.rows
+
+
+def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction) -> _Measured:
+    parts = tuple(
+        measure(stored, reproduction, index, place.columns, part)
+        for index, part in enumerate(place.parts)
+    )
+    return _Measured(place, stored, reproduction, parts)
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:

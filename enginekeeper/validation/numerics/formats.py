@@ -56,6 +56,16 @@ _MODEL_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+def model_dtype(dtype: str) -> np.dtype[Any]:
+    """Returns how numpy holds a model's dtype."""
+    return _MODEL_DTYPES[dtype]
+
+
+def bits(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Returns the bits of numbers as integers of their size: two of them are compared as fast."""
+    return values.view(f"u{values.dtype.itemsize}")
+
+
 def widen(values: npt.NDArray[Any]) -> Floats:
     """Returns stored floats as float32, exactly (float64 is rounded)."""
     if values.dtype == np.float32:
@@ -88,7 +98,7 @@ def _is_bfloat16(values: Floats) -> bool:
 def narrow(values: Floats, dtype: str) -> npt.NDArray[Any]:
     """Rounds to a model's dtype and keeps it; float16 overflows to infinity without a warning."""
     with np.errstate(over="ignore"):
-        return values.astype(_MODEL_DTYPES[dtype])
+        return values.astype(model_dtype(dtype))
 
 
 def encode_e4m3(values: Floats) -> npt.NDArray[Any]:

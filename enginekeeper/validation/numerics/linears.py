@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics import formats
@@ -95,6 +96,10 @@ class StoredLinear:
                 return formats.decode_e2m1(formats.unpack_e2m1_columns(halves))
             case _:
                 return widen(self.weight.rows(start, stop))
+
+    def as_stored(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Returns rows in the format of the file; packed ones are not asked for."""
+        return self.weight.rows(start, stop)
 
     def scale_rows(self, start: int, stop: int) -> Floats:
         """Returns the scales of rows `start:stop`, one row each."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.formats import Floats, bits, model_dtype, round_to, widen
 from enginekeeper.validation.numerics.mapping import LinearPlace, Part
 from enginekeeper.validation.numerics.recipes import (
     LinearRecipe,
@@ -36,7 +38,7 @@ other finds them in the processor's cache."""
 
 
 _SAMPLED_ROWS = 256
-"""Rows looked at to choose AWQ's divisors: enough for 1 of 9 points, few enough to cost nothing."""
+"""Rows looked at to choose AWQ's divisors, enough for 1 of 9 points; SmoothQuant's, first."""
 
 _SAMPLE_RUN = 16
 """Consecutive rows per sample; even, because INT4 packs rows in pairs."""
@@ -51,6 +53,10 @@ class WeightRows(Protocol):
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows of a tensor as float32."""
+        ...
+
+    def stored_rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Returns rows of a tensor in the format that it has."""
         ...
 
     def largest(self, name: str) -> float:
@@ -72,6 +78,10 @@ class StoredParts(Protocol):
 
     def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
         """Returns rows of one part with their scales."""
+        ...
+
+    def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[Any]:
+        """Returns the numbers of one part's rows in the format that they have."""
         ...
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
@@ -103,6 +113,17 @@ class Reproduction:
         """Quantizes and dequantizes rows that `weight` returned."""
         return quantize_rows(self.recipe, weight, self.shared_amax)
 
+    def copies(self, part: Part, index: int, start: int, stop: int, stored: StoredParts) -> bool:
+        """Says whether rows that are to be left as they are have the source's very bits."""
+        changed = self.divisors[index] is not None or self.folded is not None
+        if changed or self.recipe.format is not WeightFormat.PLAIN:
+            return False
+        source = self.source.stored_rows(f"{part.module}.weight", start, stop)
+        if source.dtype != model_dtype(self.dtype):
+            return False
+        there = stored.part_as_stored(part, start, stop)
+        return source.dtype == there.dtype and np.array_equal(bits(source), bits(there))
+
     def leaves_roundings_open(self, index: int) -> bool:
         """Says whether a part's weight is known to a bfloat16 unit only: AWQ's is."""
         return self.divisors[index] is not None and self.recipe.format is WeightFormat.INT4_GROUP
@@ -116,8 +137,12 @@ def reproduce(
     *,
     dtype: str,
     folded: Folding | None = None,
+    sampled: bool = False,
 ) -> Reproduction:
     """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors.
+
+    `sampled` has SmoothQuant's divisors chosen from a sample alone: where that reproduces every
+    stored integer, all rows would have chosen the same.
 
     A vector that a norm took over is recovered where that is possible, else taken as it is.
     """
@@ -132,7 +157,7 @@ def reproduce(
     if stored.prequant is None:
         divisors = plain.divisors
     elif can_recover(recipe.format, dtype):
-        divisors = _divisors(plain, place, stored, stored.prequant)
+        divisors = _divisors(plain, place, stored, stored.prequant, sampled=sampled)
     else:
         divisors = (stored.prequant,) * len(place.parts)
     amax = 0.0
@@ -150,7 +175,10 @@ def row_chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 def source_rows(source: WeightRows, part: Part, start: int, stop: int, dtype: str) -> Floats:
     """Returns a part's source rows rounded to the checkpoint's dtype; padding rows are zero."""
-    values = round_to(source.rows(f"{part.module}.weight", start, stop), dtype)
+    stored = source.stored_rows(f"{part.module}.weight", start, stop)
+    values = widen(stored)
+    if stored.dtype != model_dtype(dtype):
+        values = round_to(values, dtype)
     missing = stop - start - len(values)
     if missing <= 0:
         return values
@@ -158,14 +186,22 @@ def source_rows(source: WeightRows, part: Part, start: int, stop: int, dtype: st
 
 
 def _divisors(
-    plain: Reproduction, place: LinearPlace, stored: StoredParts, prequant: Floats
+    plain: Reproduction,
+    place: LinearPlace,
+    stored: StoredParts,
+    prequant: Floats,
+    *,
+    sampled: bool,
 ) -> tuple[Floats, ...]:
     """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice)."""
     rows = partial(_pieces, plain, place, stored)
     indices = range(len(place.parts))
     if plain.recipe.format is WeightFormat.INT8_CHANNEL:
-        everything = (piece for index in indices for piece in rows(index, sampled=False))
-        return (recover_divisor(prequant, everything, exact=True),) * len(place.parts)
+        some = (piece for index in indices for piece in rows(index, sampled=True))
+        rest = (piece for index in indices for piece in rows(index, sampled=False))
+        everything = () if sampled else rest
+        divisor = recover_divisor(prequant, some, exact=True, everything=everything)
+        return (divisor,) * len(place.parts)
     return tuple(
         recover_divisor(prequant, rows(index, sampled=True), exact=False) for index in indices
     )
@@ -181,11 +217,20 @@ def _pieces(
 ) -> Iterator[SmoothedRows]:
     """Yields rows of one part: all of them, or enough to choose AWQ's divisors."""
     part = place.parts[index]
-    for start, stop in _sample(part.rows, place.columns, sampled=sampled):
-        yield SmoothedRows(
-            plain.weight(part, index, start, stop),
-            stored.part_quantized(part, start, stop),
-        )
+    ranges = _sample(part.rows, place.columns, sampled=sampled)
+    together = max(_CHUNK_ELEMENTS // (_SAMPLE_RUN * place.columns), 1) if sampled else 1
+    for some in _batched(ranges, together):
+        weights = [plain.weight(part, index, *one) for one in some]
+        pieces = [stored.part_quantized(part, *one) for one in some]
+        codes = np.concatenate([piece.codes for piece in pieces])
+        scales = np.concatenate([piece.scales for piece in pieces])
+        yield SmoothedRows(np.concatenate(weights), Quantized(codes, scales))
+
+
+def _batched(ranges: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yields up to `size` ranges at a time."""
+    while some := tuple(islice(ranges, size)):
+        yield some
 
 
 def _sample(rows: int, columns: int, *, sampled: bool) -> Iterator[tuple[int, int]]:

@@ -62,69 +62,127 @@ class Folding:
         return cls(ratio, unit)
 
 
-def recover_divisor(prequant: Floats, rows: Iterable[SmoothedRows], *, exact: bool) -> Floats:
+def recover_divisor(
+    prequant: Floats,
+    rows: Iterable[SmoothedRows],
+    *,
+    exact: bool,
+    everything: Iterable[SmoothedRows] = (),
+) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
-    `exact` says that the divisor is the reciprocal of a bfloat16 number.
+    `exact` says that the divisor is the reciprocal of a bfloat16 number. `everything` is asked of
+    columns where `rows` do not leave one candidate alone that reproduces all of them.
     """
     unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
     candidates = list(_reciprocals(prequant) if exact else _points(prequant, unit))
     # A candidate that would not be exported as this prequant was not the one used.
     valid = np.array([round_to(one, "bfloat16") == prequant for one in candidates])
-    return _best(prequant, candidates, valid, rows)
+    return _best(prequant, candidates, valid, (rows, everything))
 
 
 def recover_folded(folding: Folding, rows: Iterable[SmoothedRows]) -> Floats:
     """Returns, per column, the divisor that fits best of those that round to the stored norm."""
     candidates = list(_points(folding.ratio, folding.unit))
     valid = np.ones((len(candidates), len(folding.ratio)), dtype=np.bool_)
-    return _best(folding.ratio, candidates, valid, rows)
+    return _best(folding.ratio, candidates, valid, (rows,))
 
 
 def _best(
     middle: Floats,
     candidates: list[Floats],
     valid: npt.NDArray[np.bool_],
-    rows: Iterable[SmoothedRows],
+    passes: Iterable[Iterable[SmoothedRows]],
 ) -> Floats:
-    """Returns, per column, the valid candidate that reproduces the most of the stored integers."""
+    """Returns, per column, the valid candidate that reproduces the most of the stored integers.
+
+    Each pass is for the columns that those before have not settled.
+    """
     best = middle.copy()
     for candidate, ok in zip(reversed(candidates), valid[::-1], strict=True):
         best[ok] = candidate[ok]
-    open_columns = np.flatnonzero(valid.sum(axis=0) > 1)
-    if not len(open_columns):
-        return best
-    same = np.zeros((len(candidates), len(open_columns)), dtype=np.int64)
-    for piece in rows:
-        _count(same, piece, candidates, valid, open_columns)
-    same[~valid[:, open_columns]] = -1
-    chosen = np.argmax(same, axis=0)
-    best[open_columns] = np.array(candidates)[chosen, open_columns]
+    columns = np.flatnonzero(valid.sum(axis=0) > 1)
+    for rows in passes:
+        if not len(columns):
+            break
+        score = _Score.of(np.array(candidates)[:, columns], valid[:, columns], columns)
+        for piece in rows:
+            score.add(piece)
+        if not score.read:
+            continue
+        best[columns] = score.best()
+        columns = columns[~score.settled()]
     return best
 
 
-def _count(
-    same: npt.NDArray[np.int64],
-    rows: SmoothedRows,
-    candidates: list[Floats],
-    valid: npt.NDArray[np.bool_],
-    columns: npt.NDArray[np.intp],
-) -> None:
-    """Adds, per candidate and column, how many stored integers it reproduces."""
-    stored = rows.stored
-    group = rows.weight.shape[1] // stored.scales.shape[1]
-    for index, divisor in enumerate(candidates):
-        places = np.flatnonzero(valid[index, columns])
-        chosen = columns[places]
-        if not len(chosen):
-            continue
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            smoothed = round_to(
-                rows.weight[:, chosen] * (np.float32(1) / divisor[chosen])[None, :], "bfloat16"
-            )
-            smoothed /= stored.scales[:, chosen // group]
-            np.rint(smoothed, out=smoothed)
-            same[index, places] += (smoothed == stored.codes[:, chosen]).sum(axis=0)
+@dataclass
+class _Score:
+    """How many stored integers each candidate reproduces, of those that tell candidates apart.
+
+    An integer that the smallest and the largest candidate make is made by all between: division
+    and rounding are monotonic. A few in a hundred are not, and only those are looked at closely.
+    """
+
+    candidates: Floats
+    valid: npt.NDArray[np.bool_]
+    columns: npt.NDArray[np.intp]
+    ends: tuple[Floats, Floats]
+    same: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.int64]
+    read: bool = False
+
+    @classmethod
+    def of(
+        cls, candidates: Floats, valid: npt.NDArray[np.bool_], columns: npt.NDArray[np.intp]
+    ) -> _Score:
+        """Starts a count; every column has a valid candidate."""
+        ends = (
+            np.where(valid, candidates, np.inf).min(axis=0).astype(np.float32),
+            np.where(valid, candidates, -np.inf).max(axis=0).astype(np.float32),
+        )
+        same = np.zeros(candidates.shape, np.int64)
+        return cls(candidates, valid, columns, ends, same, np.zeros(len(columns), np.int64))
+
+    def add(self, rows: SmoothedRows) -> None:
+        """Counts the integers of some rows."""
+        self.read = True
+        width = rows.weight.shape[1]
+        scales = rows.stored.scales
+        if scales.shape[1] > 1:
+            scales = np.repeat(scales, width // scales.shape[1], axis=1)
+        weight, codes = rows.weight, rows.stored.codes
+        if len(self.columns) < width:
+            weight, codes = weight[:, self.columns], codes[:, self.columns]
+            scales = scales[:, self.columns] if scales.shape[1] > 1 else scales
+        low, high = (_integers(weight, one, scales) for one in self.ends)
+        places = np.flatnonzero(low != high)
+        columns = places % len(self.columns)
+        weight, codes = weight.reshape(-1)[places], codes.reshape(-1)[places]
+        scales = np.broadcast_to(scales, low.shape)[places // len(self.columns), columns]
+        self.asked += np.bincount(columns, minlength=len(self.columns))
+        hits = _integers(weight, self.candidates[:, columns], scales) == codes
+        for same, hit in zip(self.same, hits, strict=True):
+            np.add(same, np.bincount(columns[hit], minlength=len(self.columns)), out=same)
+
+    def best(self) -> Floats:
+        """Returns, per column, the first valid candidate of those that reproduce the most."""
+        chosen = np.argmax(np.where(self.valid, self.same, -1), axis=0)
+        best: Floats = self.candidates[chosen, np.arange(len(self.columns))]
+        return best
+
+    def settled(self) -> npt.NDArray[np.bool_]:
+        """Marks columns where one valid candidate alone reproduces all."""
+        whole = self.valid & (self.same == self.asked)
+        settled: npt.NDArray[np.bool_] = whole.sum(axis=0) == 1
+        return settled
+
+
+def _integers(weight: Floats, divisor: Floats, scales: Floats) -> Floats:
+    """Smooths and quantizes; what is not finite is no integer."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        values = round_to(weight * (np.float32(1) / divisor), "bfloat16")
+        values /= scales
+        return np.rint(values, out=values)
 
 
 def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:

@@ -30,6 +30,11 @@ def test_e4m3_rounds_as_ml_dtypes_does(values: Floats) -> None:
     assert np.array_equal(formats.round_e4m3(values), expected)
 
 
+def test_a_number_that_rounds_to_zero_keeps_its_sign() -> None:
+    rounded = formats.round_e4m3(np.float32([-1e-5, 1e-5, -0.0]))
+    assert np.signbit(rounded).tolist() == [True, False, True]
+
+
 @settings(deadline=None)
 @given(floats(448.0))
 def test_e4m3_is_the_nearest_number_and_stays_itself(values: Floats) -> None:

@@ -112,6 +112,20 @@ def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
     assert np.array_equal(found, divisor)
 
 
+def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
+    weight = np.ones((64, 2), np.float32)
+    weight[1:, 0] = np.linspace(0.5, 1, 63)  # the sample's one row says nothing of a column
+    weight = round_to(weight, "bfloat16")
+    divisor = np.float32(1) / np.float32([1.8125, 1.796875])
+    smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
+    rows = SmoothedRows(weight, quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0))
+    some = SmoothedRows(weight[:1], Quantized(rows.stored.codes[:1], rows.stored.scales[:1]))
+    prequant = round_to(divisor, "bfloat16")
+    assert not np.array_equal(recover_divisor(prequant, [some], exact=True), divisor)
+    found = recover_divisor(prequant, [some], exact=True, everything=[rows])
+    assert np.array_equal(found, divisor)
+
+
 class _Scaled:
     """Stored parts that hold an honest export times a factor."""
 
@@ -127,6 +141,9 @@ class _Scaled:
     def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
         honest = self.honest.quantize(self.honest.weight(part, 0, start, stop))
         return Quantized(honest.codes, honest.scales * self.factor)
+
+    def part_as_stored(self, part: Part, start: int, stop: int) -> Floats:
+        return self.part_rows(part, start, stop)
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         weight = self.honest.weight(part, 0, start, stop)
@@ -146,6 +163,9 @@ class _Given:
     def largest(self, name: str) -> float:
         del name
         return amax(self.weight)
+
+    def stored_rows(self, name: str, start: int, stop: int) -> Floats:
+        return self.rows(name, start, stop)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         del name
@@ -201,6 +221,9 @@ class _Loud:
 
     def largest(self, name: str) -> float:
         return amax(self.rows(name))
+
+    def stored_rows(self, name: str, start: int, stop: int) -> Floats:
+        return self.rows(name, start, stop)
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         loud = {"gate": 1, "up": 2, "q": 3, "k": 4, "v": 5}

@@ -33,6 +33,9 @@ class Matrix:
         del name
         return float(np.abs(self.weight).max())
 
+    def stored_rows(self, name: str, start: int, stop: int) -> Floats:
+        return self.rows(name, start, stop)
+
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         del name
         return self.weight[start:stop]
@@ -53,6 +56,9 @@ class Stored:
     def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
         del part
         return Quantized(self.codes[start:stop], self.scales[start:stop])
+
+    def part_as_stored(self, part: Part, start: int, stop: int) -> Floats:
+        return self.part_rows(part, start, stop)
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         del part
