@@ -18,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ _POSTGRES_OPTIONS = (
     "-c random_page_cost=1.1 "
     "-c timezone=UTC"  # times come back in one zone, whatever the server's is
 )
+_LOCK = text("SELECT pg_try_advisory_lock(hashtext(:task))")
+_UNLOCK = text("SELECT pg_advisory_unlock(hashtext(:task))")
 
 
 class Catalogue:
@@ -106,13 +108,16 @@ class Catalogue:
         """
         where = self.url
         if self._is_postgresql:
-            ask = text("SELECT pg_try_advisory_lock(hashtext(:task))")
             with translated(where), self._engine.connect() as connection:
-                if not connection.execute(ask, {"task": f"enginekeeper {task}"}).scalar():
+                if not connection.execute(_LOCK, {"task": f"enginekeeper {task}"}).scalar():
                     raise _taken(task, where)
                 connection.commit()  # the lock is the connection's, not the transaction's
                 connection.detach()  # which no pool keeps
-                yield
+                try:
+                    yield
+                finally:  # a server that is busy sees late that a connection was closed
+                    with suppress(DBAPIError):
+                        connection.execute(_UNLOCK, {"task": f"enginekeeper {task}"})
             return
         with Path(f"{self._engine.url.database}.{task}").open("w") as handle:
             try:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from registry import publishing
+from registry import migrate, publishing
 from registry.attestations import sign
 from registry.beside import find_lost, take_in
 from registry.blobs.select import open_store
@@ -31,6 +31,7 @@ from registry.trust import Purpose
 from registry.types import ChannelPosition, Engine, Result, Verdict
 from tests.factories.registry import CPU, Workbench, cpu_key, make_workbench
 from tests.factories.timing import KEY, latest, publication
+from tests.fakes.statements import asked
 
 Made = TypeVar("Made")
 PUBLISHERS = 8
@@ -252,3 +253,14 @@ def test_who_revokes_an_engine_sees_a_channel_that_is_being_moved_to_it(
     with pytest.raises(GateClosedError):
         move()
     bench.registry.catalogue.close()
+
+
+def test_a_task_is_given_free_before_its_connection_is_closed(postgresql_url: str) -> None:
+    migrate.upgrade(postgresql_url)
+    catalogue = open_catalogue(postgresql_url)
+    with asked() as statements, catalogue.alone("prune"):
+        pass
+    assert "pg_advisory_unlock" in statements[-1]
+    with catalogue.alone("prune"):
+        pass
+    catalogue.close()
