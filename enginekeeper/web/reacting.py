@@ -72,9 +72,11 @@ class DriverWatch:
     def look(self) -> None:
         """Looks at what changed, and at the whole fleet and the waves when it is time."""
         if self._changed and (start := self.clock()) >= self._changes_at:
-            self.look_at_changes()
-            end = self.clock()
-            self._changes_at = end + min(_PAUSE * (end - start), _LONGEST_PAUSE)
+            try:
+                self.look_at_changes()
+            finally:  # after a failure, too: else all other looks wait behind it
+                end = self.clock()
+                self._changes_at = end + min(_PAUSE * (end - start), _LONGEST_PAUSE)
         if (start := self.clock()) >= self._whole_at:
             self._whole_at = start + _STEP_SECONDS
             self._look_at_all()

@@ -209,6 +209,26 @@ def test_a_look_that_took_long_is_followed_by_a_pause(site: Site, engine: Engine
     assert looked == [2.0, 8.0]
 
 
+def test_a_look_that_failed_is_followed_by_a_pause_too(site: Site, engine: Engine) -> None:
+    seconds, looked = [0.0], list[float]()
+
+    def registry() -> Registry:
+        looked.append(seconds[-1])
+        seconds.append(seconds[-1] + 0.5)
+        raise StoreUnavailableError("the catalogue does not answer")
+
+    watch = DriverWatch(registry, clock=lambda: seconds[-1])
+    for _ in range(2):  # at the whole fleet, then at the waves
+        with pytest.raises(StoreUnavailableError):
+            watch.look()
+    looked.clear()
+    reports(site, watch, engine, NEW, 1)
+    with pytest.raises(StoreUnavailableError):
+        watch.look()
+    watch.look()
+    assert looked == [1.0]
+
+
 def test_no_pause_is_longer_than_a_period(site: Site, engine: Engine) -> None:
     seconds, looked = [0.0], list[float]()
 
