@@ -147,8 +147,8 @@ def measure(
 
     exact = []
     for start, stop in row_chunks(part.rows, columns):
-        if reproduction.copies(part, index, start, stop, stored):
-            running.skip(slice(start, stop))
+        if reproduction.has_bits(part, index, start, stop, stored):
+            running.skip(slice(start, stop), stored.part_scales(part, start, stop))
             exact.append((start, stop))
         elif running.add(slice(start, stop), rows(start, stop)):
             exact.append((start, stop))
@@ -224,10 +224,9 @@ class _Running:
         self.sum_up(where, rows)
         return False
 
-    def skip(self, where: slice) -> None:
-        """Takes in a chunk of an unquantized part that nothing was done to."""
-        ones = np.ones((where.stop - where.start, 1), np.float32)
-        self.scales.append((ones, ones))
+    def skip(self, where: slice, scales: Floats) -> None:
+        """Takes in a chunk that was seen to be exact by its bits."""
+        self.scales.append((scales, scales))
         self.exact_rows[where] = True
 
     def sum_up(self, where: slice, rows: _Rows) -> None:

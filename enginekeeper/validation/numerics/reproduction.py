@@ -8,14 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, bits, model_dtype, round_to, widen
+from enginekeeper.validation.numerics.formats import (
+    Floats,
+    bits,
+    encode_e4m3,
+    model_dtype,
+    narrow,
+    round_to,
+    widen,
+)
 from enginekeeper.validation.numerics.mapping import LinearPlace, Part
 from enginekeeper.validation.numerics.recipes import (
     LinearRecipe,
@@ -42,6 +50,10 @@ _SAMPLED_ROWS = 256
 
 _SAMPLE_RUN = 16
 """Consecutive rows per sample; even, because INT4 packs rows in pairs."""
+
+
+_NEGATIVE = 1 << 15
+"""The bits of -0 in bfloat16."""
 
 
 class WeightRows(Protocol):
@@ -113,16 +125,38 @@ class Reproduction:
         """Quantizes and dequantizes rows that `weight` returned."""
         return quantize_rows(self.recipe, weight, self.shared_amax)
 
-    def copies(self, part: Part, index: int, start: int, stop: int, stored: StoredParts) -> bool:
-        """Says whether rows that are to be left as they are have the source's very bits."""
+    def has_bits(self, part: Part, index: int, start: int, stop: int, stored: StoredParts) -> bool:
+        """Says whether rows hold an honest export's very bits, if those follow from the source's.
+
+        They do where nothing is done to a weight, and where one scale is for all of a tensor: then
+        each of 65,536 bfloat16 numbers has one byte, and nothing need be widened.
+        """
         changed = self.divisors[index] is not None or self.folded is not None
-        if changed or self.recipe.format is not WeightFormat.PLAIN:
+        tables = self.recipe.format is WeightFormat.FP8_TENSOR and self.dtype == "bfloat16"
+        if changed or not (tables or self.recipe.format is WeightFormat.PLAIN):
             return False
         source = self.source.stored_rows(f"{part.module}.weight", start, stop)
         if source.dtype != model_dtype(self.dtype):
             return False
         there = stored.part_as_stored(part, start, stop)
-        return source.dtype == there.dtype and np.array_equal(bits(source), bits(there))
+        if not tables:
+            return source.dtype == there.dtype and np.array_equal(bits(source), bits(there))
+        table, scale = self._table
+        same = np.array_equal(table.take(bits(source)), bits(there))
+        return same and bool((stored.part_scales(part, start, stop) == scale).all())
+
+    @cached_property
+    def _table(self) -> tuple[npt.NDArray[np.uint8], np.float32]:
+        """The E4M3 byte of each bfloat16 number up to the shared maximum, and the scale."""
+        largest = narrow(np.full(1, self.shared_amax, np.float32), "bfloat16")
+        magnitudes = np.arange(int(bits(largest)[0]) + 1, dtype=np.uint16)
+        numbers = widen(magnitudes.view(largest.dtype))[None, :]
+        made = quantize_rows(self.recipe, numbers, self.shared_amax)
+        table = np.zeros(1 << 16, np.uint8)
+        codes = bits(encode_e4m3(made.codes[0]))
+        table[: len(codes)] = codes
+        table[_NEGATIVE : _NEGATIVE + len(codes)] = codes | np.uint8(0x80)
+        return table, made.scales[0, 0]
 
     def leaves_roundings_open(self, index: int) -> bool:
         """Says whether a part's weight is known to a bfloat16 unit only: AWQ's is."""

@@ -31,7 +31,7 @@ def test_e4m3_rounds_as_ml_dtypes_does(values: Floats) -> None:
 
 
 def test_a_number_that_rounds_to_zero_keeps_its_sign() -> None:
-    rounded = formats.round_e4m3(np.float32([-1e-5, 1e-5, -0.0]))
+    rounded = formats.round_e4m3(np.array([-1e-5, 1e-5, -0.0], np.float32))
     assert np.signbit(rounded).tolist() == [True, False, True]
 
 

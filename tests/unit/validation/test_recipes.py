@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,7 +118,7 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     weight = np.ones((64, 2), np.float32)
     weight[1:, 0] = np.linspace(0.5, 1, 63)  # the sample's one row says nothing of a column
     weight = round_to(weight, "bfloat16")
-    divisor = np.float32(1) / np.float32([1.8125, 1.796875])
+    divisor = np.float32(1) / np.array([1.8125, 1.796875], np.float32)
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
     rows = SmoothedRows(weight, quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0))
     some = SmoothedRows(weight[:1], Quantized(rows.stored.codes[:1], rows.stored.scales[:1]))
@@ -210,6 +212,17 @@ def test_scales_equal_those_modelopt_exported(recipe: str) -> None:
         for index, part in enumerate(place.parts):
             ours = again.quantize(again.weight(part, index, 0, part.rows)).scales
             assert np.array_equal(ours, stored.part_scales(part, 0, part.rows))
+
+
+def test_the_bytes_of_an_fp8_export_follow_from_the_source() -> None:
+    source = SourceModel.open(checkpoints.SOURCE)
+    checkpoint = Checkpoint.open(checkpoints.EXPORTS / "fp8")
+    place = next(iter(layer_linears(0, Geometry.of(source.config))))
+    stored, recipe = checkpoint.linear(place), checkpoint.quantization.recipe(place.name)
+    honest = reproduce(source, place, recipe, stored, dtype=checkpoint.dtype)
+    rows = (place.parts[0], 0, 0, place.parts[0].rows)
+    assert honest.has_bits(*rows, stored)
+    assert not replace(honest, shared_amax=honest.shared_amax * 2).has_bits(*rows, stored)
 
 
 class _Loud:
