@@ -66,7 +66,6 @@ WAYS: dict[str, dict[str, int]] = {
     "chunks of 64": {"chunk_tokens": 64},
 }
 """How the healthy engine is executed otherwise; it is scored in batches of `PORTION`."""
-
 LIMITS = {"max_batch_size": 8, "max_input_len": 512, "max_seq_len": 1024, "max_num_tokens": 8192}
 NUDGE = {"relative": 3e-7, "seed": 1234}
 """As `enginekeeper.orchestration.judging` does."""

