@@ -192,6 +192,14 @@ class Workbench:
         signer = self.signers.of(Purpose.WAIVER, simulated=waiver.simulated)
         return self.registry.end_waiver(waiver.digest, sign(statement, signer))
 
+    def publish_judged(self) -> Engine:
+        """Publishes an engine that failed, passed, and had a waiver that was ended."""
+        found = self.publish()
+        self.judge(found, Result.FAIL)
+        self.judge(found)
+        self.end(self.waive(found, "verdict-failed"))
+        return found
+
     def verdict_on(
         self,
         engine: Engine,

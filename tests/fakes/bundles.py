@@ -7,7 +7,9 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from registry.bundles import directory_checks
 from registry.evidence import EVIDENCE
+from registry.trust import Trust
 
 Member = tuple[tarfile.TarInfo, bytes]
 Members = list[Member]
@@ -22,6 +24,11 @@ def members_of(bundle: Path) -> Members:
             assert handle is not None
             found.append((one, handle.read()))
         return found
+
+
+def faults(directory: Path, trust: Trust) -> list[str]:
+    """Returns what is wrong with a directory that an engine was exported to."""
+    return [one.what for one in directory_checks(directory, trust) if one.fault is not None]
 
 
 def packed(members: Members, path: Path, form: int = tarfile.GNU_FORMAT) -> Path:

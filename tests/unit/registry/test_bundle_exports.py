@@ -8,30 +8,20 @@ from pathlib import Path
 import pytest
 
 from registry.bundles import (
-    directory_checks,
     write_directory,
 )
 from registry.errors import (
     StoreUnavailableError,
 )
 from registry.exchange import evidence_of
-from registry.trust import Trust
-from registry.types import Engine, Result
+from registry.types import Engine
 from tests.factories.registry import Workbench, with_registry
+from tests.fakes.bundles import faults
 
 
 @pytest.fixture
 def engine(bench: Workbench) -> Engine:
-    """An engine that failed, passed, and had a waiver that was ended."""
-    found = bench.publish()
-    bench.judge(found, Result.FAIL)
-    bench.judge(found)
-    bench.end(bench.waive(found, "verdict-failed"))
-    return found
-
-
-def faults(directory: Path, trust: Trust) -> list[str]:
-    return [one.what for one in directory_checks(directory, trust) if one.fault is not None]
+    return bench.publish_judged()
 
 
 def prepared(draft: Path, what: str) -> Path:

@@ -42,17 +42,12 @@ from registry.revocations import Revocation, revocation
 from registry.trust import KeyRevocation, Trust
 from registry.types import Engine, Result
 from tests.factories.registry import CPU, START, Workbench, make_workbench
-from tests.fakes.bundles import ATTACKS, member, members_of, packed
+from tests.fakes.bundles import ATTACKS, faults, member, members_of, packed
 
 
 @pytest.fixture
 def engine(bench: Workbench) -> Engine:
-    """An engine that failed, passed, and had a waiver that was ended."""
-    found = bench.publish()
-    bench.judge(found, Result.FAIL)
-    bench.judge(found)
-    bench.end(bench.waive(found, "verdict-failed"))
-    return found
+    return bench.publish_judged()
 
 
 @pytest.fixture
@@ -67,10 +62,6 @@ def elsewhere(bench: Workbench, directory: Path) -> Workbench:
     other = make_workbench(directory)
     trusting = replace(other.registry, trust=bench.signers.trust, clock=bench.clock)
     return replace(other, registry=trusting, signers=bench.signers, clock=bench.clock)
-
-
-def faults(directory: Path, trust: Trust) -> list[str]:
-    return [one.what for one in directory_checks(directory, trust) if one.fault is not None]
 
 
 def test_an_export_is_verified_without_a_registry(
@@ -428,24 +419,6 @@ def test_a_revoked_engine_is_revoked_where_it_is_taken_in(
 def faults_of(bench: Workbench, engine: Engine) -> list[str]:
     found = bench.registry.engine(engine.digest)
     return [one.what for one in recorded_checks(bench.registry, found) if one.fault is not None]
-
-
-def prepared(draft: Path, what: str) -> Path:
-    """Puts into the place of a draft what somebody else prepared; returns where it leads."""
-    target = draft.with_name("elsewhere")
-    (target / "engine" / "graphs").mkdir(parents=True)
-    if what == "the draft is a link":
-        draft.symlink_to(target)
-        return target
-    draft.mkdir()
-    if what == "a file that nobody asked for":
-        (draft / "run.sh").write_text("echo pwned")
-        (draft / "engine").mkdir()
-        (draft / "engine" / "more.so").write_bytes(b"?")
-    else:
-        (draft / what).parent.mkdir(exist_ok=True)
-        (draft / what).symlink_to(target / what)
-    return target
 
 
 @pytest.mark.parametrize("field", ["source", "architecture"])
