@@ -242,14 +242,6 @@ class View(HoldingView):
             found.update((one.engine, one) for one in self._verdicts(newest))
         return found
 
-    def verdicts_on(self, engines: Sequence[Digest]) -> dict[Digest, list[Verdict]]:
-        """Returns every verdict on each of some engines, newest first; none is an empty list."""
-        found: dict[Digest, list[Verdict]] = {digest: [] for digest in engines}
-        for some in _parts(engines):
-            for one in self._verdicts(EngineRow.digest.in_(some)):
-                found[one.engine].append(one)
-        return found
-
     def verdicts_of_rows(self, rows: Sequence[int]) -> dict[int, Verdict]:
         """Returns the verdicts of rows that `fleet.verdicts_recorded` told; what is gone is not."""
         query = VERDICTS.add_columns(VerdictRow.id.label("row"))

@@ -24,9 +24,6 @@ from enginekeeper.validation.rounds import Rounds
 ORDERS = 40
 """In how many orders each healthy engine's prompts are judged."""
 
-GROSS = 0.1
-"""Nats: faults above are to be decided in `PROMISED` tokens."""
-
 BINS = (0.0, 0.0005, 0.0025, 0.01, 0.1, float("inf"))
 """Of the measured divergence from the twin, in nats; the second is the policy's limit."""
 

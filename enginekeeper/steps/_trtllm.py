@@ -98,11 +98,6 @@ def program(name: str) -> Path:
     return path
 
 
-def find_device(wanted: dict[str, str]) -> dict[str, str]:
-    """Returns the first GPU that is the one the engine is for; refuses before any work."""
-    return find_devices(wanted, 1)[0]
-
-
 def find_devices_to_share(wanted: dict[str, str], most: int) -> list[dict[str, str]]:
     """Returns the first GPU that is the one the engine is for; refuses before any work.
 

@@ -123,11 +123,6 @@ class PartStatistics:
             return 1.0 if error == 0 else math.inf
         return math.sqrt(error / honest)
 
-    @property
-    def block_columns(self) -> int:
-        """Columns per block."""
-        return self.columns // int(self.blocks.error.shape[1])
-
 
 _TINY = float(np.finfo(np.float64).tiny)
 

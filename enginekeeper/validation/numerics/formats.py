@@ -38,8 +38,7 @@ _LOOKED_AT = 256
 _EXPONENT = np.uint32(0x7F800000)
 _SIGN = np.uint32(0x80000000)
 _MANTISSA_BITS = 23
-"""Of float32, like the exponent's place and its bias below."""
-_BIAS = 127
+"""Of float32, like the exponent's place."""
 _HALF_OF_IT = np.uint32(0x400000)
 
 _E4M3_VALUES = np.arange(256, dtype=np.uint8).view(float8_e4m3fn).astype(np.float32)

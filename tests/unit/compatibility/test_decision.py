@@ -28,7 +28,6 @@ from registry.types import Result
 from tests.factories.signed_engines import SignedEngines
 
 RANK = list(Effect)
-_TEXT = st.text(max_size=6)
 _DRIVERS = st.sampled_from(
     ["449.9", "525.60.13", "535.104.05", "555.42.06", "570.86.10", "580.95.05", "580.95.12",
      "580.126.01", "595.71.05", "610.43.02", "x", "9" * 5000]
