@@ -192,3 +192,16 @@ def test_the_order_of_scoring_changes_no_bound(tokens: TokenizedSuite, arm: Arm)
 def test_without_a_second_execution_there_is_no_floor(tokens: TokenizedSuite, arm: Arm) -> None:
     assert measured_floor(replace(chaotic(tokens, arm), nudged=None)) is None
     assert measured_floor(replace(chaotic(tokens, arm), twin=None)) is None
+
+
+def test_the_floor_is_measured_once_for_all_prompts_of_a_run(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    evidence = chaotic(tokens, arm)
+
+    one, two = (
+        measured_floor(replace(evidence, engine=evidence.engine.only(order), scored=order))
+        for order in ((0, 1), (0, 1, 2))
+    )
+
+    assert one is two
