@@ -31,7 +31,15 @@ from safetensors import SafetensorError, safe_open
 
 from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, ratio_of, rounded
+from enginekeeper.validation.checks import (
+    Check,
+    Limit,
+    Quantity,
+    bounded,
+    nearer_to_failing,
+    ratio_of,
+    rounded,
+)
 from enginekeeper.validation.findings import Finding
 
 NAME, TAXONOMY = "probe.layers", "T7"
@@ -114,7 +122,7 @@ def layers_check(scores: LayerScores, limit: Limit) -> Check:
     judged = [_judged(scores, part, shared) for part in range(len(scores.parts))]
     failed = [part for part, one in enumerate(judged) if one.outcome == "fail"]
     inside = sum(one.outcome == "pass" for one in judged)
-    worst = max(range(len(judged)), key=lambda part: _gravity(judged[part]))
+    worst = max(range(len(judged)), key=lambda part: nearer_to_failing(judged[part]))
     said = judged[worst]
     note = f"worst: {scores.parts[worst]}; {inside} of {len(judged)} parts are proven inside"
     check = replace(
@@ -156,7 +164,3 @@ def _share(energy: Doubles, size: Doubles) -> float:
 def _without_largest(shares: list[float]) -> float:
     """Returns the mean of all but the largest: one part that is all noise hides no other."""
     return sum(sorted(shares)[:-1]) / max(len(shares) - 1, 1)
-
-
-def _gravity(check: Check) -> tuple[bool, float]:
-    return check.outcome == "fail", (check.value or 0.0) / (check.limit or 1.0)

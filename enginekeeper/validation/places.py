@@ -25,7 +25,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Outcome, Quantity, bounded, rounded
+from enginekeeper.validation.checks import (
+    Check,
+    Limit,
+    Outcome,
+    Quantity,
+    bounded,
+    nearer_to_failing,
+    rounded,
+)
 from enginekeeper.validation.divergence import Comparison
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import FLOOR_FACTOR
@@ -81,7 +89,7 @@ def places_check(
         return replace(check, note=f"no part of the suite has {FEWEST_PROMPTS} prompts")
     shared = replace(limit, checks=limit.checks * len(known))
     judged = [(place, _judged(comparison, noise, place, shared)) for place in known]
-    place, worst = max(judged, key=lambda one: _gravity(one[1]))
+    place, worst = max(judged, key=lambda one: nearer_to_failing(one[1]))
     inside = sum(one.outcome == "pass" for _, one in judged)
     note = f"worst: {place.name}; {inside} of {len(judged)} parts are proven inside"
     within: Outcome = "pass" if inside == len(judged) else "shown"
@@ -161,11 +169,6 @@ def _judged(comparison: Comparison, noise: Comparison | None, place: Place, limi
     strata = comparison.tokens.strata
     quantity = Quantity(PLACES, place.name, "nats per position", sums, sizes, strata, least=0.0)
     return bounded(quantity, limit)
-
-
-def _gravity(check: Check) -> tuple[bool, float]:
-    """Orders parts: one that failed first, then by how far from its own limit it is."""
-    return check.outcome == "fail", (check.value or 0.0) / (check.limit or 1.0)
 
 
 def tail_check(

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 
 from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, gravity
 from enginekeeper.validation.divergence import kl_on_partition
 from enginekeeper.validation.findings import Finding
 
@@ -212,8 +212,7 @@ def _counted_check(probe: Probe, counted: Counted, where: str, what: str) -> Che
 def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit: Limit) -> Check:
     every = limit.checks * sum(len(one) for one in scores.ladders.values())
     checks = [_rung(probe, scores, rung, replace(limit, checks=every)) for rung in rungs]
-    gravity = {"fail": 2, "inconclusive": 1}
-    worst = max(checks, key=lambda one: (gravity.get(one.outcome, 0), one.value or 0.0))
+    worst = max(checks, key=lambda one: (gravity(one), one.value or 0.0))
     return replace(worst, note="; ".join(filter(None, (worst.note, f"{len(rungs)} rungs"))))
 
 
