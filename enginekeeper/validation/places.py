@@ -38,7 +38,7 @@ from enginekeeper.validation.divergence import Comparison
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import FLOOR_FACTOR
 from enginekeeper.validation.pieces import Pieces
-from enginekeeper.validation.profiles import EDGES, places_of
+from enginekeeper.validation.profiles import buckets, classes
 from enginekeeper.validation.statistics import FEWEST_PROMPTS
 
 PLACES, TAIL = "fidelity.places", "fidelity.tail"
@@ -109,9 +109,7 @@ def places_check(
 
 
 def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
-    at = places_of(comparison.offsets)
-    for start, stop in zip(EDGES, (*EDGES[1:], None), strict=True):
-        here = (at >= start) & ((at < stop) if stop else True)
+    for start, _, here in buckets(comparison.offsets):
         yield Place(f"positions from {start}", "T15" if start else None, here)
     prompts = comparison.tokens.prompts
     lengths = np.diff(comparison.offsets)
@@ -128,10 +126,8 @@ def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
         ("reading", np.concatenate([prompt.ids[:-1] for prompt in prompts])),
         ("before", np.concatenate([prompt.ids[1:] for prompt in prompts])),
     ):
-        kinds = {int(one): pieces.kind(int(one)) for one in np.unique(ids)}
-        labels = np.asarray([kinds[int(one)] for one in ids])
-        for kind in sorted(set(kinds.values())):
-            yield Place(f"{what} tokens of the class {kind}", None, labels == kind)
+        for kind, here in classes(ids, pieces):
+            yield Place(f"{what} tokens of the class {kind}", None, here)
 
 
 def recalled(ids: Sequence[int]) -> NDArray[np.int64]:
