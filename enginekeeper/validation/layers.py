@@ -20,17 +20,14 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
+from enginekeeper.validation.array_files import ArrayFile
 from enginekeeper.validation.checks import (
     Check,
     Limit,
@@ -76,26 +73,9 @@ class LayerScores:
 
 def load_layers(path: Path) -> LayerScores:
     """Reads what the step `probe_layers` wrote; raises InputError for what is not whole."""
-    names = ("apart", "floor", "size", "broken")
-    try:
-        with safe_open(path, framework="np") as handle:
-            metadata = handle.metadata() or {}
-            arrays = {name: handle.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise InputError("not a file of layers", where=str(path), actual=error) from error
-    if metadata.get("schema") != SCHEMA:
-        raise InputError(
-            "layers of another version", where=str(path), actual=metadata.get("schema"),
-            expected=SCHEMA,
-        )  # fmt: skip
-    return _checked(path, arrays, metadata)
-
-
-def _checked(
-    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
-) -> LayerScores:
-    parts = tuple(parse_json(metadata["parts"], f"{path}: parts"))
-    tokens = parse_json(metadata["tokens"], f"{path}: tokens")
+    file = ArrayFile.open(path, holds="layers", schema=SCHEMA)
+    parts, tokens = file.listed("parts", str), file.listed("tokens", int)
+    arrays = {name: file.array(name) for name in ("apart", "floor", "size", "broken")}
     shape = (len(parts), len(tokens))
     for name, array in arrays.items():
         if array.shape != shape or not np.isfinite(array).all() or (array < 0).any():
@@ -104,7 +84,7 @@ def _checked(
                 expected=f"{list(shape)} finite numbers, none below 0",
             )  # fmt: skip
     doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
-    return LayerScores(parts, int(sum(tokens)), **doubles)
+    return LayerScores(parts, sum(tokens), **doubles)
 
 
 def layers_check(scores: LayerScores, limit: Limit) -> Check:
