@@ -130,7 +130,7 @@ def load_dictionary(path: Path) -> Dictionary:
     file = ArrayFile.open(path, holds="sensitivities", schema=SCHEMA)
     atoms, names = file.array("sensitivities"), file.listed("atoms", str)
     prompts, lengths = file.listed("prompts", int), file.listed("positions", int)
-    if atoms.ndim != 3 or atoms.shape[:2] != (len(names), sum(lengths)):  # noqa: PLR2004
+    if atoms.shape[:-1] != (len(names), sum(lengths)):
         raise InputError(
             "names, positions and sensitivities do not match",
             where=str(path),

@@ -56,6 +56,9 @@ MOST = 0.01
 """Ten percent of what a layer adds: where noise explains more than that, being inside proves
 nothing. NVFP4 on SmolLM2-135M has limits of 1.9e-5 to 1.1e-4."""
 
+NAMED = 4
+"""Parts that a message has room for."""
+
 Doubles = NDArray[np.float64]
 
 
@@ -111,8 +114,8 @@ def layers_check(scores: LayerScores, limit: Limit) -> Check:
     )  # fmt: skip
     if not failed:
         return check
-    where = ", ".join(scores.parts[part] for part in failed[:4])
-    more = f" and {len(failed) - 4} more" if len(failed) > 4 else ""  # noqa: PLR2004 - as many as fit
+    where = ", ".join(scores.parts[part] for part in failed[:NAMED])
+    more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     message = (
         f"{where}{more}: given what the checkpoint's own layer is given, the engine answers"
         f" otherwise, by {(said.value or 0.0) ** 0.5:.2%} of what the layer adds"

@@ -65,7 +65,7 @@ def _names(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[tuple[int | N
 def _same(first: StoredTensor, other: StoredTensor) -> bool:
     if (first.dtype, first.shape) != (other.dtype, other.shape):
         return False
-    if len(first.shape) < 2:  # noqa: PLR2004 - a vector or a number
+    if not first.shape[1:]:  # a vector or a number
         return _equal(first.read(), other.read())
     chunks = row_chunks(first.shape[0], int(np.prod(first.shape[1:])))
     return all(_equal(first.rows(*chunk), other.rows(*chunk)) for chunk in chunks)
