@@ -22,6 +22,7 @@ from enginekeeper.toolchains.taxonomy import FailureGroup, diagnose, failure_pat
 
 ROOT = Path(__file__).parents[1]
 CORPUS = ROOT / "tests" / "assets" / "failure_logs" / "corpus.json"
+FIRST_ROUND = 1
 UNKNOWN: Literal["unknown"] = "unknown"
 Said = FailureGroup | Literal["unknown"]
 """What the table may say of a log."""
@@ -114,9 +115,9 @@ def document() -> str:
 def _rounds(cases: list[dict[str, Any]]) -> list[str]:
     """Returns what the table of the time said of logs that it had not been written for."""
     held = [case for case in cases if case["held_out"]]
-    first = _at_first([case for case in held if case.get("round", 1) == 1])
-    met = _at_first([case for case in cases if case.get("round") == 2 and not case["held_out"]])  # noqa: PLR2004
-    later = [case for case in held if case.get("round") == 2]  # noqa: PLR2004
+    first = _at_first([case for case in held if not _is_second(case)])
+    met = _at_first([case for case in cases if _is_second(case) and not case["held_out"]])
+    later = [case for case in held if _is_second(case)]
     last, unknown = _at_first(later), sum(case["group"] == UNKNOWN for case in later)
     intro = (
         f'{len(cases)} logs, {len(held)} of them kept aside, in two rounds. "At first" is before '
@@ -140,6 +141,11 @@ def _rounds(cases: list[dict[str, Any]]) -> list[str]:
         "",
         comment,
     ]
+
+
+def _is_second(case: dict[str, Any]) -> bool:
+    """Says of which of the two rounds a log is; those of the first do not say so."""
+    return bool(case.get("round", FIRST_ROUND) > FIRST_ROUND)
 
 
 def _at_first(cases: list[dict[str, Any]]) -> tuple[int, int, int, int]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from enginekeeper.validation.checks import Check
+from enginekeeper.validation.checks import Check, gravity
 from enginekeeper.validation.dictionary import Dictionary
 from enginekeeper.validation.divergence import compare
 from enginekeeper.validation.evidence import Evidence
@@ -118,8 +118,7 @@ def _at_the_end(arms: Arms, engine: Scores, order: Sequence[int]) -> Iterator[Ch
 
 def _graver_of(check: Check, *others: Check) -> Check:
     """Returns the check that says the worst; the first of several."""
-    gravity = {"fail": 2, "inconclusive": 1}
-    return max((check, *others), key=lambda one: gravity.get(one.outcome, 0))
+    return max((check, *others), key=gravity)
 
 
 def _mean_kl(arms: Arms, engine: Scores, order: tuple[int, ...]) -> float | None:

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 from _step import Refusal, main
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
+    from _engine import Call, Session
     from _twin import LoadedModel
 
     Tensor = torch.Tensor
+    Inputs = tuple[tuple[Any, ...], dict[str, Any]]
 
 SCHEMA = "1"
 EMBEDDING, HEAD = "embedding", "head"
@@ -77,7 +79,7 @@ def _fed_engine(directory: Path) -> Any:  # noqa: ANN401 - a class made where to
             self.advance(session, torch.tensor([list(ids)]))
             return [*self.said, self.logits(states[-2][0])[None]]
 
-        def _through(self, session: Any, ids: Tensor, call: Any) -> Tensor:  # noqa: ANN401
+        def _through(self, session: Session, ids: Tensor, call: Call) -> Tensor:
             embedded = self._embedding[ids].to(torch.float32)
             layers = [self._layer(session, number, x, call) for number, x in enumerate(self.fed)]
             self.said = [embedded, *layers]
@@ -115,8 +117,10 @@ def _states(
     model = loaded.model
     said: list[Tensor] = []
 
-    def feed(number: int) -> Any:  # noqa: ANN401 - a hook
-        def before(_module: object, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:  # noqa: ANN401
+    def feed(number: int) -> Callable[..., Inputs | None]:
+        def before(
+            _module: object, inputs: tuple[Any, ...], named: dict[str, Any]
+        ) -> Inputs | None:
             if given is None:
                 return None
             if inputs:
@@ -125,7 +129,7 @@ def _states(
 
         return before
 
-    def keep(_module: object, _inputs: object, output: Any) -> None:  # noqa: ANN401
+    def keep(_module: object, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
         said.append(output[0] if isinstance(output, tuple) else output)
 
     hooks = []

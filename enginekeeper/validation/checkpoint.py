@@ -198,7 +198,7 @@ class Checkpoint:
         for part in parts:
             for rank, low, high in _rank_spans(part, len(slices), 0, part.rows):
                 pieces.append(slices[rank][offset + low : offset + high])
-            offset += _rows_per_rank(part, len(slices))
+            offset += rows_per_rank(part, len(slices))
         return np.concatenate(pieces)
 
     def names(self) -> Iterator[str]:
@@ -229,7 +229,7 @@ class AssembledLinear:
         columns = place.columns // across
         rows = place.rows
         if place.split == "column":
-            rows = sum(_rows_per_rank(part, len(shards)) for part in place.parts)
+            rows = sum(rows_per_rank(part, len(shards)) for part in place.parts)
         for shard in shards:
             if (shard.rows, shard.columns) != (rows, columns):
                 raise MisshapenLinearError(
@@ -301,7 +301,7 @@ class AssembledLinear:
             pieces = [read(shard, start, stop) for shard in self.shards[: None if across else 1]]
             return np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0]
         before = self.place.parts[: self.place.parts.index(part)]
-        offset = sum(_rows_per_rank(other, len(self.shards)) for other in before)
+        offset = sum(rows_per_rank(other, len(self.shards)) for other in before)
         pieces = [
             read(self.shards[rank], offset + low, offset + high)
             for rank, low, high in _rank_spans(part, len(self.shards), start, stop)
@@ -309,8 +309,8 @@ class AssembledLinear:
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
 
 
-def _rows_per_rank(part: Part, ranks: int) -> int:
-    """Rows of one part on one rank; key and value heads are repeated when there are too few."""
+def rows_per_rank(part: Part, ranks: int) -> int:
+    """Returns how many rows of a part a rank has; too few key and value heads are repeated."""
     if part.heads is not None and part.heads < ranks:
         return part.rows // part.heads
     return -(-part.rows // ranks)
@@ -318,7 +318,7 @@ def _rows_per_rank(part: Part, ranks: int) -> int:
 
 def _rank_spans(part: Part, ranks: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
     """Yields (rank, first row, last row) of the slices that hold the part's rows `start:stop`."""
-    per_rank = _rows_per_rank(part, ranks)
+    per_rank = rows_per_rank(part, ranks)
     copies = max(ranks * per_rank // part.rows, 1) if part.heads is not None else 1
     while start < stop:
         number, low = divmod(start, per_rank)

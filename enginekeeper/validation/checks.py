@@ -82,6 +82,16 @@ class Check:
         }
 
 
+def gravity(check: Check) -> int:
+    """Orders outcomes: a failure, then doubt, then everything else."""
+    return {"fail": 2, "inconclusive": 1}.get(check.outcome, 0)
+
+
+def nearer_to_failing(check: Check) -> tuple[bool, float]:
+    """Orders parts of one check that is "at most": failures first, then by shares of the limit."""
+    return check.outcome == "fail", (check.value or 0.0) / (check.limit or 1.0)
+
+
 def rounded(value: float | None) -> float | None:
     """Rounds to six significant digits, the same on every machine; None stays None."""
     return None if value is None else float(f"{value:.6g}")

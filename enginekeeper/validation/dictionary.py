@@ -29,10 +29,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
+from enginekeeper.validation.array_files import ArrayFile
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.checks import rounded
 from enginekeeper.validation.numerics.recipes import WeightFormat, recipe_for
@@ -128,23 +127,10 @@ def codes_of(checkpoint: Path) -> dict[str, int] | None:
 
 def load_dictionary(path: Path) -> Dictionary:
     """Reads what the step `sensitivities` wrote."""
-    try:
-        with safe_open(path, framework="np") as handle:
-            metadata = handle.metadata() or {}
-            atoms = handle.get_tensor("sensitivities")
-    except (SafetensorError, OSError) as error:
-        raise InputError("not a file of sensitivities", where=str(path), actual=error) from error
-    if metadata.get("schema") != SCHEMA:
-        raise InputError(
-            "sensitivities of another version",
-            where=str(path),
-            actual=metadata.get("schema"),
-            expected=SCHEMA,
-        )
-    names = tuple(parse_json(metadata["atoms"], f"{path}: atoms"))
-    prompts = tuple(parse_json(metadata["prompts"], f"{path}: prompts"))
-    lengths = tuple(parse_json(metadata["positions"], f"{path}: positions"))
-    if atoms.ndim != 3 or atoms.shape[:2] != (len(names), sum(lengths)):  # noqa: PLR2004
+    file = ArrayFile.open(path, holds="sensitivities", schema=SCHEMA)
+    atoms, names = file.array("sensitivities"), file.listed("atoms", str)
+    prompts, lengths = file.listed("prompts", int), file.listed("positions", int)
+    if atoms.shape[:-1] != (len(names), sum(lengths)):
         raise InputError(
             "names, positions and sensitivities do not match",
             where=str(path),

@@ -17,12 +17,14 @@ uncertain.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from enginekeeper.validation.checks import Check, Quantity, shown
 from enginekeeper.validation.divergence import Comparison, Doubles, compare
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores
+from enginekeeper.validation.tokens import TokenizedSuite
 
 FLOOR_FACTOR = 2.0
 """How far above its recipe's floor an engine must be to fail.
@@ -93,12 +95,13 @@ def measured_floor(evidence: Evidence) -> Floor | None:
     """Returns the floor; None where the twin was not scored a second time, in finite numbers."""
     if evidence.nudged is None or evidence.twin is None or evidence.nudged.not_finite:
         return None
-    apart = compare(evidence.twin, evidence.nudged, evidence.tokens, at="twin")
-    return Floor(apart, _cost(evidence, evidence.twin))
+    return _floor(evidence.tokens, evidence.twin, evidence.nudged, evidence.source)
 
 
-def _cost(evidence: Evidence, twin: Scores) -> float:
-    if evidence.source is None or evidence.source.not_finite or twin.not_finite:
-        return 0.0
-    recipe = compare(evidence.source, twin, evidence.tokens, at="source")
-    return recipe.mean(recipe.kl)
+@lru_cache(maxsize=2)  # of the suite and of the prompts scored so far: asked after every prompt
+def _floor(tokens: TokenizedSuite, twin: Scores, nudged: Scores, source: Scores | None) -> Floor:
+    apart = compare(twin, nudged, tokens, at="twin")
+    if source is None or source.not_finite or twin.not_finite:
+        return Floor(apart)
+    recipe = compare(source, twin, tokens, at="source")
+    return Floor(apart, recipe.mean(recipe.kl))

@@ -20,18 +20,23 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, ratio_of, rounded
+from enginekeeper.validation.array_files import ArrayFile
+from enginekeeper.validation.checks import (
+    Check,
+    Limit,
+    Quantity,
+    bounded,
+    nearer_to_failing,
+    ratio_of,
+    rounded,
+)
 from enginekeeper.validation.findings import Finding
 
 NAME, TAXONOMY = "probe.layers", "T7"
@@ -51,6 +56,9 @@ MOST = 0.01
 """Ten percent of what a layer adds: where noise explains more than that, being inside proves
 nothing. NVFP4 on SmolLM2-135M has limits of 1.9e-5 to 1.1e-4."""
 
+NAMED = 4
+"""Parts that a message has room for."""
+
 Doubles = NDArray[np.float64]
 
 
@@ -68,26 +76,9 @@ class LayerScores:
 
 def load_layers(path: Path) -> LayerScores:
     """Reads what the step `probe_layers` wrote; raises InputError for what is not whole."""
-    names = ("apart", "floor", "size", "broken")
-    try:
-        with safe_open(path, framework="np") as handle:
-            metadata = handle.metadata() or {}
-            arrays = {name: handle.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise InputError("not a file of layers", where=str(path), actual=error) from error
-    if metadata.get("schema") != SCHEMA:
-        raise InputError(
-            "layers of another version", where=str(path), actual=metadata.get("schema"),
-            expected=SCHEMA,
-        )  # fmt: skip
-    return _checked(path, arrays, metadata)
-
-
-def _checked(
-    path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]
-) -> LayerScores:
-    parts = tuple(parse_json(metadata["parts"], f"{path}: parts"))
-    tokens = parse_json(metadata["tokens"], f"{path}: tokens")
+    file = ArrayFile.open(path, holds="layers", schema=SCHEMA)
+    parts, tokens = file.listed("parts", str), file.listed("tokens", int)
+    arrays = {name: file.array(name) for name in ("apart", "floor", "size", "broken")}
     shape = (len(parts), len(tokens))
     for name, array in arrays.items():
         if array.shape != shape or not np.isfinite(array).all() or (array < 0).any():
@@ -96,7 +87,7 @@ def _checked(
                 expected=f"{list(shape)} finite numbers, none below 0",
             )  # fmt: skip
     doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
-    return LayerScores(parts, int(sum(tokens)), **doubles)
+    return LayerScores(parts, sum(tokens), **doubles)
 
 
 def layers_check(scores: LayerScores, limit: Limit) -> Check:
@@ -114,7 +105,7 @@ def layers_check(scores: LayerScores, limit: Limit) -> Check:
     judged = [_judged(scores, part, shared) for part in range(len(scores.parts))]
     failed = [part for part, one in enumerate(judged) if one.outcome == "fail"]
     inside = sum(one.outcome == "pass" for one in judged)
-    worst = max(range(len(judged)), key=lambda part: _gravity(judged[part]))
+    worst = max(range(len(judged)), key=lambda part: nearer_to_failing(judged[part]))
     said = judged[worst]
     note = f"worst: {scores.parts[worst]}; {inside} of {len(judged)} parts are proven inside"
     check = replace(
@@ -123,8 +114,8 @@ def layers_check(scores: LayerScores, limit: Limit) -> Check:
     )  # fmt: skip
     if not failed:
         return check
-    where = ", ".join(scores.parts[part] for part in failed[:4])
-    more = f" and {len(failed) - 4} more" if len(failed) > 4 else ""  # noqa: PLR2004 - as many as fit
+    where = ", ".join(scores.parts[part] for part in failed[:NAMED])
+    more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     message = (
         f"{where}{more}: given what the checkpoint's own layer is given, the engine answers"
         f" otherwise, by {(said.value or 0.0) ** 0.5:.2%} of what the layer adds"
@@ -156,7 +147,3 @@ def _share(energy: Doubles, size: Doubles) -> float:
 def _without_largest(shares: list[float]) -> float:
     """Returns the mean of all but the largest: one part that is all noise hides no other."""
     return sum(sorted(shares)[:-1]) / max(len(shares) - 1, 1)
-
-
-def _gravity(check: Check) -> tuple[bool, float]:
-    return check.outcome == "fail", (check.value or 0.0) / (check.limit or 1.0)

@@ -25,12 +25,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation.checks import Check, Limit, Outcome, Quantity, bounded, rounded
+from enginekeeper.validation.checks import (
+    Check,
+    Limit,
+    Outcome,
+    Quantity,
+    bounded,
+    nearer_to_failing,
+    rounded,
+)
 from enginekeeper.validation.divergence import Comparison
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import FLOOR_FACTOR
 from enginekeeper.validation.pieces import Pieces
-from enginekeeper.validation.profiles import EDGES, places_of
+from enginekeeper.validation.profiles import buckets, classes
 from enginekeeper.validation.statistics import FEWEST_PROMPTS
 
 PLACES, TAIL = "fidelity.places", "fidelity.tail"
@@ -81,7 +89,7 @@ def places_check(
         return replace(check, note=f"no part of the suite has {FEWEST_PROMPTS} prompts")
     shared = replace(limit, checks=limit.checks * len(known))
     judged = [(place, _judged(comparison, noise, place, shared)) for place in known]
-    place, worst = max(judged, key=lambda one: _gravity(one[1]))
+    place, worst = max(judged, key=lambda one: nearer_to_failing(one[1]))
     inside = sum(one.outcome == "pass" for _, one in judged)
     note = f"worst: {place.name}; {inside} of {len(judged)} parts are proven inside"
     within: Outcome = "pass" if inside == len(judged) else "shown"
@@ -101,9 +109,7 @@ def places_check(
 
 
 def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
-    at = places_of(comparison.offsets)
-    for start, stop in zip(EDGES, (*EDGES[1:], None), strict=True):
-        here = (at >= start) & ((at < stop) if stop else True)
+    for start, _, here in buckets(comparison.offsets):
         yield Place(f"positions from {start}", "T15" if start else None, here)
     prompts = comparison.tokens.prompts
     lengths = np.diff(comparison.offsets)
@@ -120,10 +126,8 @@ def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
         ("reading", np.concatenate([prompt.ids[:-1] for prompt in prompts])),
         ("before", np.concatenate([prompt.ids[1:] for prompt in prompts])),
     ):
-        kinds = {int(one): pieces.kind(int(one)) for one in np.unique(ids)}
-        labels = np.asarray([kinds[int(one)] for one in ids])
-        for kind in sorted(set(kinds.values())):
-            yield Place(f"{what} tokens of the class {kind}", None, labels == kind)
+        for kind, here in classes(ids, pieces):
+            yield Place(f"{what} tokens of the class {kind}", None, here)
 
 
 def recalled(ids: Sequence[int]) -> NDArray[np.int64]:
@@ -161,11 +165,6 @@ def _judged(comparison: Comparison, noise: Comparison | None, place: Place, limi
     strata = comparison.tokens.strata
     quantity = Quantity(PLACES, place.name, "nats per position", sums, sizes, strata, least=0.0)
     return bounded(quantity, limit)
-
-
-def _gravity(check: Check) -> tuple[bool, float]:
-    """Orders parts: one that failed first, then by how far from its own limit it is."""
-    return check.outcome == "fail", (check.value or 0.0) / (check.limit or 1.0)
 
 
 def tail_check(

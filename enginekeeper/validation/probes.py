@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
-from enginekeeper.documents import parse_json
 from enginekeeper.errors import InputError
-from enginekeeper.validation.checks import Check, Limit, Quantity, bounded
+from enginekeeper.validation.array_files import ArrayFile
+from enginekeeper.validation.checks import Check, Limit, Quantity, bounded, gravity
 from enginekeeper.validation.divergence import kl_on_partition
 from enginekeeper.validation.findings import Finding
 
@@ -102,21 +101,9 @@ class ProbeScores:
 
 
 def load_probes(path: Path) -> ProbeScores:
-    """Reads what the step `probe_engine` wrote."""
-    try:
-        with safe_open(path, framework="np") as handle:
-            metadata = handle.metadata() or {}
-            arrays = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise InputError("not a file of probes", where=str(path), actual=error) from error
-    if metadata.get("schema") != SCHEMA:
-        raise InputError(
-            "probes of another version", where=str(path), actual=metadata.get("schema"),
-            expected=SCHEMA,
-        )  # fmt: skip
-    ladders = {
-        name: tuple(rungs) for name, rungs in parse_json(metadata["ladders"], str(path)).items()
-    }
+    """Reads what the step `probe_engine` wrote; raises InputError for what is not whole."""
+    file = ArrayFile.open(path, holds="probes", schema=SCHEMA)
+    arrays, ladders = file.arrays, _ladders(file)
     names = [rung for rungs in ladders.values() for rung in rungs]
     _check_rungs(arrays, names, path)
     return ProbeScores(
@@ -125,10 +112,19 @@ def load_probes(path: Path) -> ProbeScores:
         {name: arrays[name] for name in names},
         {name: arrays[f"finite_{name}"] != 0 for name in names},
         ladders,
-        _offers(metadata, path),
-        _counted("stop", metadata, path),
-        _counted("chosen", metadata, path),
+        frozenset(file.listed("offers", str)) if "offers" in file.metadata else INDUCTOR,
+        _counted("stop", file),
+        _counted("chosen", file),
     )
+
+
+def _ladders(file: ArrayFile) -> dict[str, tuple[str, ...]]:
+    said = file.said("ladders")
+    if not isinstance(said, dict) or not all(isinstance(rungs, list) for rungs in said.values()):
+        raise InputError(
+            "not ladders with their rungs", where=f"{file.path}: ladders", actual=repr(said)[:80]
+        )
+    return {name: tuple(map(str, rungs)) for name, rungs in said.items()}
 
 
 def _check_rungs(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Path) -> None:
@@ -152,17 +148,17 @@ def _check_rungs(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Pat
             )  # fmt: skip
 
 
-def _offers(metadata: Mapping[str, str], path: Path) -> frozenset[str]:
-    return (
-        frozenset(parse_json(metadata["offers"], str(path))) if "offers" in metadata else INDUCTOR
-    )
-
-
-def _counted(name: str, metadata: Mapping[str, str], path: Path) -> Counted | None:
-    if name not in metadata:
+def _counted(name: str, file: ArrayFile) -> Counted | None:
+    if name not in file.metadata:
         return None
-    said = parse_json(metadata[name], str(path))
-    return Counted(int(said["asked"]), tuple(map(str, said["wrong"])))
+    said = file.said(name)
+    try:
+        return Counted(int(said["asked"]), tuple(map(str, said["wrong"])))
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            "not a count of what was asked and what was wrong",
+            where=f"{file.path}: {name}", actual=repr(said)[:80],
+        ) from error  # fmt: skip
 
 
 def probe_checks(scores: ProbeScores | None, limit: Limit) -> tuple[Check, ...]:
@@ -212,8 +208,7 @@ def _counted_check(probe: Probe, counted: Counted, where: str, what: str) -> Che
 def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit: Limit) -> Check:
     every = limit.checks * sum(len(one) for one in scores.ladders.values())
     checks = [_rung(probe, scores, rung, replace(limit, checks=every)) for rung in rungs]
-    gravity = {"fail": 2, "inconclusive": 1}
-    worst = max(checks, key=lambda one: (gravity.get(one.outcome, 0), one.value or 0.0))
+    worst = max(checks, key=lambda one: (gravity(one), one.value or 0.0))
     return replace(worst, note="; ".join(filter(None, (worst.note, f"{len(rungs)} rungs"))))
 
 

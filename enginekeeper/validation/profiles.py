@@ -1,12 +1,13 @@
 """What a verdict keeps for whoever looks closer: by position, by window, and what could be seen.
 
-Nothing here decides anything; it is what a report is drawn from.
+Nothing here decides anything; it is what a report is drawn from. `places` judges by the same
+buckets of positions and classes of tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,9 @@ on engines of SmolLM2-135M that were wrong."""
 
 def by_position(comparison: Comparison, noise: Comparison | None) -> list[dict[str, Any]]:
     """Returns the mean divergence by position in the prompt, and that of noise where measured."""
-    places = places_of(comparison.offsets)
     rows = []
-    for start, stop in zip(EDGES, (*EDGES[1:], None), strict=True):
-        here = (places >= start) & comparison.kept & ((places < stop) if stop else True)
+    for start, stop, there in buckets(comparison.offsets):
+        here = there & comparison.kept
         if not here.any():
             continue
         rows.append(
@@ -63,10 +63,19 @@ def _mean(noise: Comparison, here: NDArray[np.bool_]) -> float | None:
     return float(noise.kl[both].mean()) if both.any() else None
 
 
-def places_of(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the place of every position in its own prompt."""
-    lengths = np.diff(offsets)
-    return np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], lengths)
+def buckets(offsets: NDArray[np.int64]) -> Iterator[tuple[int, int | None, NDArray[np.bool_]]]:
+    """Yields (first, end, which positions) by the place in the prompt; the last has no end."""
+    places = np.arange(int(offsets[-1])) - np.repeat(offsets[:-1], np.diff(offsets))
+    for start, stop in zip(EDGES, (*EDGES[1:], None), strict=True):
+        yield start, stop, (places >= start) & ((places < stop) if stop else True)
+
+
+def classes(ids: NDArray[np.int64], pieces: Pieces) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yields the classes of tokens by name, and where they are."""
+    kinds = {int(one): pieces.kind(int(one)) for one in np.unique(ids)}
+    labels = np.asarray([kinds[int(one)] for one in ids])
+    for kind in sorted(set(kinds.values())):
+        yield kind, labels == kind
 
 
 def power(comparison: Comparison, limit: Limit) -> list[dict[str, Any]]:
@@ -161,11 +170,9 @@ def by_token_class(comparison: Comparison, pieces: Pieces) -> dict[str, dict[str
     if not pieces.texts:
         return {}
     following = np.concatenate([prompt.ids[1:] for prompt in comparison.tokens.prompts])
-    kinds = {int(one): pieces.kind(int(one)) for one in np.unique(following)}
-    labels = np.asarray([kinds[int(one)] for one in following])
     found: dict[str, dict[str, Any]] = {}
-    for label in sorted(set(kinds.values())):
-        here = (labels == label) & comparison.kept
+    for label, there in classes(following, pieces):
+        here = there & comparison.kept
         if here.any():
             mean = float(comparison.kl[here].mean())
             found[label] = {"positions": int(here.sum()), "kl": rounded(mean)}

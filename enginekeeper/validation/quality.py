@@ -7,6 +7,7 @@ costs by itself, and the paired difference of the two says how much the engine a
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.greedy import GreedyComparison, compare_greedy
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.scores import Scores
+from enginekeeper.validation.tokens import TokenizedSuite
 
 FAILING_CHECKS = 3
 """KL, perplexity and top-1 agreement: they share the error of a failure."""
@@ -298,7 +300,7 @@ def _check_reference(evidence: Evidence, policy: AcceptancePolicy) -> Check:
     name, meaning = "reference.kl", "KL(source under vLLM ‖ source in a second runtime)"
     if evidence.source is None or evidence.second_source is None:
         return Check(name, "not run", meaning, note="the source was scored in one runtime only")
-    second = compare(evidence.source, evidence.second_source, evidence.tokens, at="source")
+    second = _references_apart(evidence.tokens, evidence.source, evidence.second_source)
     check = bounded(
         Quantity(
             name,
@@ -328,6 +330,11 @@ def _check_reference(evidence: Evidence, policy: AcceptancePolicy) -> Check:
             taxonomy="T24",
         ),
     )
+
+
+@lru_cache(maxsize=1)  # asked after every prompt of the engine
+def _references_apart(tokens: TokenizedSuite, source: Scores, second: Scores) -> Comparison:
+    return compare(source, second, tokens, at="source")
 
 
 def _statement(checks: tuple[Check, ...]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.checkpoint import Checkpoint, rows_per_rank
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
@@ -65,7 +65,7 @@ def _names(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[tuple[int | N
 def _same(first: StoredTensor, other: StoredTensor) -> bool:
     if (first.dtype, first.shape) != (other.dtype, other.shape):
         return False
-    if len(first.shape) < 2:  # noqa: PLR2004 - a vector or a number
+    if not first.shape[1:]:  # a vector or a number
         return _equal(first.read(), other.read())
     chunks = row_chunks(first.shape[0], int(np.prod(first.shape[1:])))
     return all(_equal(first.rows(*chunk), other.rows(*chunk)) for chunk in chunks)
@@ -86,11 +86,10 @@ def _heads(checkpoint: Checkpoint, place: LinearPlace) -> Iterator[Finding]:
         return  # the weight audit says so
     before = 0
     for part in place.parts:
-        heads = part.heads or ranks
-        rows = -(-part.rows // min(heads, ranks))
-        if heads < ranks:
+        rows = rows_per_rank(part, ranks)
+        if part.heads is not None and part.heads < ranks:
             weights = [shard.dequantize(before, before + rows) for shard in shards]
-            copies = ranks // heads
+            copies = ranks // part.heads
             for first in range(0, ranks, copies):
                 alike = range(first, min(first + copies, ranks))
                 yield from _copies(place, part.label, alike, weights)

@@ -50,9 +50,12 @@ class MalformedScoresError(InputError):
     """A score file does not hold what the format says; it must be made again."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
-    """One arm's scores; N positions flattened over P prompts, K best tokens kept at each."""
+    """One arm's scores; N positions flattened over P prompts, K best tokens kept at each.
+
+    Two are the same only if they are one object: so a comparison of arms can be remembered.
+    """
 
     arm: str
     offsets: NDArray[np.int64]

@@ -109,7 +109,7 @@ class SourceModel:
         return self._largest[name]
 
     def _finite(self, name: str, stored: npt.NDArray[Any]) -> float:
-        """Returns the largest magnitude of stored rows; raises UnusableModelError if none is."""
+        """Returns the largest magnitude of stored rows; raises as `rows` does."""
         magnitude = _magnitude(stored)
         if not math.isfinite(magnitude):
             raise UnusableModelError(

@@ -46,6 +46,7 @@ _HEAD = "lm_head"
 def write_recipe_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
     """Writes what the checkpoint's recipe makes of the source; raises InputError subclasses."""
     source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
+    source.require_sizes()  # rows that are missing would be taken for padding
     _Writer(source, checkpoint, RecipeArm(source, checkpoint)).write("recipe", output_dir)
 
 

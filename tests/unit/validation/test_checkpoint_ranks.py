@@ -109,8 +109,7 @@ def test_what_every_rank_holds_whole_is_the_same_on_all(name: str, tmp_path: Pat
 def test_a_norm_that_one_rank_lacks_is_found(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
     name = "transformer.layers.1.input_layernorm.weight"
-    file = TensorFile.open(checkpoint / "rank1.safetensors")
-    write_rank(checkpoint, 1, {one: np.array(file[one].read()) for one in file if one != name})
+    checkpoints.edit_tensors(checkpoint, lambda tensors: tensors.pop(name), rank=1)
     (finding,) = audited(checkpoint).findings
     assert (finding.where, finding.message) == (name, "only 1 of 2 ranks hold it")
 

@@ -9,7 +9,8 @@ import pytest
 
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.findings import AuditReport
-from enginekeeper.validation.floor import FLOOR_FACTOR, measured_floor
+from enginekeeper.validation.floor import FLOOR_FACTOR, Floor, measured_floor
+from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import ProbeScores
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
@@ -39,6 +40,13 @@ def costly(tokens: TokenizedSuite, arm: Arm) -> Evidence:
     nudged = arm(noise=0.05, seed=2, targets={"twin": twin})
     made = arm(noise=0.05, seed=3, targets={"source": source, "twin": twin})
     return Evidence(tokens, made, source=source, twin=twin, nudged=nudged, audits=AUDITS)
+
+
+def with_ceiling(evidence: Evidence, share: float) -> tuple[Floor, AcceptancePolicy]:
+    """The floor, and a policy that allows a share of it in quality."""
+    floor = measured_floor(evidence)
+    assert floor is not None
+    return floor, replace(POLICY, max_quality_kl=share * floor.value)
 
 
 def batches(divergence: float) -> ProbeScores:
@@ -91,9 +99,7 @@ def test_the_floor_raises_the_limit_no_higher_than_the_source_may_be_away(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
     evidence = chaotic(tokens, arm)
-    floor = measured_floor(evidence)
-    assert floor is not None
-    strict = replace(POLICY, max_quality_kl=floor.value / 2)
+    _, strict = with_ceiling(evidence, 1 / 2)
 
     line = judge(evidence, strict).fidelity
 
@@ -107,9 +113,7 @@ def test_a_recipe_that_costs_more_than_its_floor_is_decided_by_it(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
     evidence = costly(tokens, arm)
-    floor = measured_floor(evidence)
-    assert floor is not None
-    strict = replace(POLICY, max_quality_kl=floor.value / 2)
+    floor, strict = with_ceiling(evidence, 1 / 2)
     assert floor.raised < floor.cost
 
     verdict = judge(evidence, strict)
@@ -125,9 +129,7 @@ def test_the_floor_withdraws_a_probe_that_it_may_explain_but_no_row_that_is_not_
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
     evidence = chaotic(tokens, arm)
-    floor = measured_floor(evidence)
-    assert floor is not None
-    strict = replace(POLICY, max_quality_kl=floor.value / 4)
+    floor, strict = with_ceiling(evidence, 1 / 4)
     asked = batches(floor.value)
     broken = replace(asked, finite={"batch-2": np.arange(len(asked.base)) > 0})
 
@@ -146,10 +148,9 @@ def test_above_its_floor_an_engine_fails_whatever_the_ceiling(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
     evidence = chaotic(tokens, arm, noise=1.0)
-    floor = measured_floor(evidence)
-    assert floor is not None
+    _, strict = with_ceiling(evidence, 1 / 2)
 
-    line = judge(evidence, replace(POLICY, max_quality_kl=floor.value / 2)).fidelity
+    line = judge(evidence, strict).fidelity
 
     assert line.result == "fail"
 
@@ -192,3 +193,16 @@ def test_the_order_of_scoring_changes_no_bound(tokens: TokenizedSuite, arm: Arm)
 def test_without_a_second_execution_there_is_no_floor(tokens: TokenizedSuite, arm: Arm) -> None:
     assert measured_floor(replace(chaotic(tokens, arm), nudged=None)) is None
     assert measured_floor(replace(chaotic(tokens, arm), twin=None)) is None
+
+
+def test_the_floor_is_measured_once_for_all_prompts_of_a_run(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    evidence = chaotic(tokens, arm)
+
+    one, two = (
+        measured_floor(replace(evidence, engine=evidence.engine.only(order), scored=order))
+        for order in ((0, 1), (0, 1, 2))
+    )
+
+    assert one is two

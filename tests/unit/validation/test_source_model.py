@@ -14,12 +14,7 @@ from ml_dtypes import bfloat16
 from enginekeeper.errors import InputError
 from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
-from enginekeeper.validation.tensor_files import (
-    MalformedTensorsError,
-    PlannedTensor,
-    TensorFile,
-    write_tensors,
-)
+from enginekeeper.validation.tensor_files import MalformedTensorsError, PlannedTensor, write_tensors
 from enginekeeper.validation.weight_audit import audit_weights
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
@@ -130,10 +125,8 @@ def test_a_source_whose_tensor_is_not_of_the_size_that_its_config_says_is_refuse
     shape: tuple[int, ...], tmp_path: Path
 ) -> None:
     source = checkpoints.source_copy(tmp_path)
-    path = source / "model.safetensors"
-    tensors = {name: stored.read().copy() for name, stored in TensorFile.open(path).items()}
-    tensors["model.layers.1.mlp.up_proj.weight"] = np.zeros(shape, bfloat16)
-    write_tensors(path, [PlannedTensor.of(name, values) for name, values in tensors.items()])
+    name = "model.layers.1.mlp.up_proj.weight"
+    checkpoints.edit_tensor(source, name, lambda _: np.zeros(shape))
     export = Checkpoint.open(checkpoints.EXPORTS / "unified_fp8")
     with pytest.raises(UnusableModelError, match=r"layers\.1\.mlp\.up_proj"):
         audit_weights(SourceModel.open(source), export)

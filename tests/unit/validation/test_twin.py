@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
-from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.tensor_files import TensorFile
 from enginekeeper.validation.twin import write_checkpoint_twin, write_recipe_twin
 from tests.factories import checkpoints
@@ -47,6 +47,19 @@ def test_both_twins_of_a_healthy_export_are_equal(recipe: str, tmp_path: Path) -
     theirs = weights(checkpoint_twin(tmp_path / recipe, tmp_path))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (100, 64), (128, 65), (64,)])
+def test_a_source_that_is_not_of_its_configs_size_has_no_recipe_twin(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    source, name = checkpoints.source_copy(tmp_path), f"{LAYER}.mlp.up_proj.weight"
+    checkpoints.edit_tensor(source, name, lambda _: np.zeros(shape))
+
+    with pytest.raises(UnusableModelError, match=r"layers\.1\.mlp\.up_proj"):
+        write_recipe_twin(source, checkpoints.EXPORTS / "unified_fp8", tmp_path / "twin")
+
+    assert not (tmp_path / "twin").exists()
 
 
 def _gain(scales: Array) -> Array:

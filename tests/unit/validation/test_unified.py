@@ -16,9 +16,9 @@ from enginekeeper.errors import InputError
 from enginekeeper.specs.recipes import KvCache, Recipe, RecipeName
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.checkpoint import Checkpoint
-from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
+from enginekeeper.validation.tensor_files import TensorFile
 from enginekeeper.validation.twin import write_checkpoint_twin, write_recipe_twin
-from tests.factories.checkpoints import EXPORTS, SOURCE
+from tests.factories.checkpoints import EXPORTS, SOURCE, edit_tensors
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -32,15 +32,6 @@ def _edit(directory: Path, name: str, change: Change) -> None:
     document = json.loads((directory / name).read_text())
     change(document)
     (directory / name).write_text(json.dumps(document))
-
-
-def _rewrite(directory: Path, change: Change) -> None:
-    path = directory / "model.safetensors"
-    tensors: dict[str, Any] = {
-        name: stored.read().copy() for name, stored in TensorFile.open(path).items()
-    }
-    change(tensors)
-    write_tensors(path, [PlannedTensor.of(name, values) for name, values in tensors.items()])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +89,7 @@ def test_a_config_that_says_otherwise_than_the_source_is_found(
 
 def test_a_weight_that_is_not_the_recipes_is_found(copied: Path) -> None:
     name = "model.layers.1.self_attn.v_proj.weight_scale"
-    _rewrite(copied, lambda tensors: tensors.update({name: tensors[name] * np.float32(1.1)}))
+    edit_tensors(copied, lambda tensors: tensors.update({name: tensors[name] * np.float32(1.1)}))
 
     (_, weights) = audit(SOURCE, copied)
 
@@ -107,7 +98,7 @@ def test_a_weight_that_is_not_the_recipes_is_found(copied: Path) -> None:
 
 def test_a_tensor_that_nobody_knows_is_found(copied: Path) -> None:
     extra = np.ones(3, np.float32)
-    _rewrite(copied, lambda tensors: tensors.update({"model.layers.0.surprise": extra}))
+    edit_tensors(copied, lambda tensors: tensors.update({"model.layers.0.surprise": extra}))
 
     (_, weights) = audit(SOURCE, copied)
 
@@ -117,7 +108,7 @@ def test_a_tensor_that_nobody_knows_is_found(copied: Path) -> None:
 def test_parts_with_scales_of_their_own_are_refused(tmp_path: Path) -> None:
     directory = Path(shutil.copytree(EXPORTS / "unified_fp8", tmp_path / "copied"))
     name = "model.layers.0.self_attn.k_proj.weight_scale"
-    _rewrite(directory, lambda tensors: tensors.update({name: tensors[name] * np.float32(2)}))
+    edit_tensors(directory, lambda tensors: tensors.update({name: tensors[name] * np.float32(2)}))
 
     with pytest.raises(InputError, match="multiplies at once") as caught:
         Checkpoint.open(directory)
@@ -127,7 +118,7 @@ def test_parts_with_scales_of_their_own_are_refused(tmp_path: Path) -> None:
 
 def test_a_pre_quant_vector_that_nothing_promises_fails_by_name(copied: Path) -> None:
     name = "model.layers.0.mlp.down_proj.pre_quant_scale"
-    _rewrite(copied, lambda tensors: tensors.update({name: np.ones(128, np.float32)}))
+    edit_tensors(copied, lambda tensors: tensors.update({name: np.ones(128, np.float32)}))
 
     reports = audit(SOURCE, copied, None)
 
@@ -175,7 +166,7 @@ def test_a_model_as_it_is_that_differs_in_one_tensor_fails_by_its_name(
     def louder(tensors: dict[str, Any]) -> None:
         tensors[name] = tensors[name] * tensors[name].dtype.type(2)
 
-    _rewrite(plain, louder)
+    edit_tensors(plain, louder)
 
     reports = {one.check: one for one in audit(SOURCE, plain, Recipe(recipe=RecipeName.NONE))}
 
@@ -250,7 +241,7 @@ def _nothing(tensors: dict[str, Any]) -> None:
 def test_a_norm_that_is_not_folded_as_its_linears_are_fails_by_name(
     change: Change, folded: Path
 ) -> None:
-    _rewrite(folded, change)
+    edit_tensors(folded, change)
 
     reports = {one.check: one for one in audit(SOURCE, folded, AWQ)}
 
@@ -263,7 +254,7 @@ def test_a_norm_that_is_not_folded_as_its_linears_are_fails_by_name(
 
 
 def test_a_vector_that_no_norm_can_take_over_has_to_be_there(folded: Path) -> None:
-    _rewrite(folded, lambda it: it.pop("model.layers.0.mlp.down_proj.pre_quant_scale"))
+    edit_tensors(folded, lambda it: it.pop("model.layers.0.mlp.down_proj.pre_quant_scale"))
 
     reports = {one.check: one for one in audit(SOURCE, folded, AWQ)}
 
@@ -285,7 +276,7 @@ def test_the_twins_of_folded_norms_compute_the_same(folded: Path, tmp_path: Path
 @pytest.mark.parametrize("shape", [(63,), (65,), (0,), (), (1, 64)])
 def test_a_norm_of_another_shape_fails_by_name(shape: tuple[int, ...], tmp_path: Path) -> None:
     export = Path(shutil.copytree(EXPORTS / "unified_fp8", tmp_path / "export"))
-    _rewrite(export, lambda tensors: tensors.update({NORM: np.ones(shape, np.float32)}))
+    edit_tensors(export, lambda tensors: tensors.update({NORM: np.ones(shape, np.float32)}))
 
     reports = {one.check: one for one in audit(SOURCE, export, None)}
 
