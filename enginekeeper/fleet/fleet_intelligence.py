@@ -28,6 +28,8 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from enginekeeper.errors import InputError, UnavailableError
@@ -148,14 +150,23 @@ def machine_info_from(
 def recent(path: Path, now: float) -> list[Path]:
     """Returns the files that may be believed, newest first: the path, or those of a directory.
 
-    Raises UnavailableError where there is none that is whole and not of more than an hour ago.
+    Raises UnavailableError where there is none that is whole and not of more than an hour ago, and
+    where there are more than anybody can look at: the newest may be any of them.
     """
     try:
-        ages = dict(_ages(path, now))
+        ages = dict(islice(_ages(path, now), _MOST_FILES + 1))
     except OSError as error:
         raise UnavailableError(
             f"what Fleet Intelligence wrote cannot be read: {error.strerror}", where=str(path)
         ) from error
+    if len(ages) > _MOST_FILES:
+        raise UnavailableError(
+            "Fleet Intelligence has written more than is looked at",
+            where=str(path),
+            actual=f"more than {_MOST_FILES} files",
+            expected=f"at most {_MOST_FILES} of {_NAMES}",
+            remedy="remove the old ones",
+        )
     whole = sorted(
         (one for one, age in ages.items() if age >= _YOUNGEST_SECONDS),
         key=lambda one: (-ages[one], one.name),
@@ -187,7 +198,9 @@ def _ages(path: Path, now: float) -> Iterator[tuple[Path, float]]:
         if stat.S_ISREG(found.st_mode):
             yield path, now - found.st_mtime
         return
-    for one, _ in zip(path.glob(_NAMES), range(_MOST_FILES), strict=False):
+    for one in path.iterdir():  # `Path.glob` takes one that cannot be listed for an empty one
+        if not fnmatchcase(one.name, _NAMES):
+            continue
         with suppress(FileNotFoundError):  # somebody removed it just now
             found = one.stat()
             if stat.S_ISREG(found.st_mode):
