@@ -94,12 +94,12 @@ _LOOKED_AT = (Purpose.REVOCATION, layout.QUARANTINE, layout.RELEASE, layout.WAIV
 """Statements of which one that is there may be lost, recorded or not."""
 
 
-def anything_beside(store: BlobStore, engine: Engine, recorded: Collection[Digest]) -> bool:
-    """Says whether there is anything that `find_lost` would look at: listed, nothing read.
+def anything_beside(said: Statements, recorded: Collection[Digest]) -> bool:
+    """Says whether there is anything that `find_lost` would look at; reads nothing.
 
     Verdicts that are recorded are nothing to look at.
     """
-    said, known = statements_of(store, engine), {one.short for one in recorded}
+    known = {one.short for one in recorded}
     return bool(
         any(said.names(kind) for kind in _LOOKED_AT)
         or any(envelope_start(name) not in known for name in said.names(Purpose.VERDICT))

@@ -437,15 +437,17 @@ class PlacementRow(Row):
     engine: Mapped[EngineRow] = relationship(lazy="joined", innerjoin=True)
 
 
-_PRUNES = text("action = 'fleet prune'")
-"""Of all actions only this one is looked for by its name: whoever asks names it as a literal."""
+PRUNED = "fleet prune"
+"""Of all actions only this one is looked for by its name."""
+OF_PRUNES = text(f"action = '{PRUNED}'")
+"""As a literal: the index of these entries alone is of no use to an action that is given later."""
 
 
 class AuditRow(Row):
     """Who changed what and when; each entry holds the hash of the one before it."""
 
     __tablename__ = "audit_log"
-    __table_args__ = (Index(None, "action", postgresql_where=_PRUNES, sqlite_where=_PRUNES),)
+    __table_args__ = (Index(None, "action", postgresql_where=OF_PRUNES, sqlite_where=OF_PRUNES),)
 
     id: Mapped[int] = mapped_column(
         primary_key=True, autoincrement=False, comment="counts from 1 without a gap"

@@ -5,7 +5,7 @@ store (`registry.beside`); this is the other way round, while the row is still t
 
 Example:
     for engine, said in recorded_statements(registry.catalogue, engines):
-        for lost in restate(registry.store, engine, said):
+        for lost in restate(statements_of(registry.store, engine), engine, said):
             print(lost.name, "was missing or damaged, and is there again")
 """
 
@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from registry import layout
-from registry.blobs.interface import BlobStore
 from registry.catalogue import Catalogue
 from registry.digests import Digest, digest_bytes
-from registry.statements import Statements, statements_of
+from registry.statements import Statements
 from registry.trust import Purpose
 from registry.types import Engine
 
@@ -56,12 +55,11 @@ def recorded_statements(
             yield one, said[one.digest]
 
 
-def restate(store: BlobStore, engine: Engine, said: Sequence[Said]) -> Iterator[Restated]:
-    """Puts back what a store lost of what is recorded as signed of an engine; yields each.
+def restate(beside: Statements, engine: Engine, said: Sequence[Said]) -> Iterator[Restated]:
+    """Puts back what is lost beside an engine of what is recorded as signed of it; yields each.
 
     Reads every statement once.
     """
-    beside = statements_of(store, engine)
     for kind, envelope in said:
         name = beside.place(engine.digest, kind, envelope)
         yield from _settled(beside, kind, envelope, name)

@@ -38,7 +38,7 @@ from registry.errors import (
 from registry.manifests import FileEntry, Manifest
 from registry.restating import Restated, recorded_statements, restate
 from registry.service import Registry
-from registry.statements import document_places, gather, inherit
+from registry.statements import document_places, gather, inherit, statements_of
 from registry.timing.types import MANIFEST_KIND
 from registry.transfer import put_back
 from registry.types import Engine, Restoration, VerdictDocument
@@ -185,9 +185,10 @@ class _Scrubber:
             try:
                 if engine.digest.short in gathered:
                     inherit(store, engine.digest)
-                for lost in restate(store, engine, said):
+                beside = statements_of(store, engine)
+                for lost in restate(beside, engine, said):
                     self.report.findings.append(_restated(engine, lost))
-                if anything_beside(store, engine, verdicts[engine.digest]):
+                if anything_beside(beside, verdicts[engine.digest]):
                     self.report.revocations += self.registry.take_in_revocations(engine)
             except StoreUnavailableError:
                 raise

@@ -61,18 +61,15 @@ def held_by(changes: Sequence[StandingChange]) -> StandingChange | None:
 
 
 def held_since(changes: Sequence[StandingChange]) -> datetime | None:
-    """Returns since when the gate is closed on an engine without a break; None where it is not.
+    """Returns since when `held_by` closes the gate without a break; None where it does not.
 
     An engine that was quarantined and then revoked is held since the quarantine.
     """
     since: datetime | None = None
-    is_revoked = False
-    for one in reversed(changes):
-        is_revoked = is_revoked or one.kind is Standing.REVOKED
-        if one.kind is Standing.RELEASED and not is_revoked:
-            since = None
-        elif since is None and one.kind is not Standing.RELEASED:
-            since = one.changed_at
+    for age, one in enumerate(changes):
+        if held_by(changes[age:]) is None:
+            break
+        since = one.changed_at
     return since
 
 

@@ -141,21 +141,30 @@ def read_labels(file: Path) -> dict[str, str]:
 
     Labels of others in it are passed over.
     """
-    try:
-        with file.open("rb") as handle:
-            data = handle.read(_FILE_BYTES + 1)
-        text = data.decode("utf-8")
-    except OSError as error:
-        raise UnavailableError(
-            f"the labels cannot be read: {error.strerror}", where=str(file)
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError("not a file of labels", where=str(file)) from error
-    if len(data) > _FILE_BYTES or not text.replace("\n", "").isprintable():
+    text = text_of(file, _FILE_BYTES, "the labels")
+    if text is None or not text.replace("\n", "").isprintable():
         raise InputError(
             "not a file of labels", where=str(file), expected="lines of nvidia.com/NAME=VALUE"
         )
     return {found[1]: found[2] for line in text.splitlines() if (found := _LABEL.fullmatch(line))}
+
+
+def text_of(file: Path, most: int, what: str) -> str | None:
+    """Returns the text that others wrote into a file; None for no UTF-8, or too many bytes.
+
+    Raises UnavailableError where it cannot be read.
+    """
+    try:
+        with file.open("rb") as handle:
+            data = handle.read(most + 1)
+    except OSError as error:
+        raise UnavailableError(
+            f"{what} cannot be read: {error.strerror}", where=str(file)
+        ) from error
+    try:
+        return data.decode("utf-8") if len(data) <= most else None
+    except UnicodeDecodeError:
+        return None
 
 
 def devices_of_metrics(text: str, capability: str) -> Scan:

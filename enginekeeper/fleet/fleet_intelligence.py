@@ -28,6 +28,8 @@ import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 
 from enginekeeper.errors import InputError, UnavailableError
@@ -37,6 +39,7 @@ from enginekeeper.fleet.discovery import (
     check_driver,
     devices_of_metrics,
     named_product,
+    text_of,
 )
 from enginekeeper.fleet.interface import Device, DriverState, Nvml, Scan
 from enginekeeper.specs.gpus import gpu_products
@@ -45,6 +48,7 @@ OLDEST_SECONDS = 3600
 """What is older is not believed: a driver may have been exchanged since."""
 _YOUNGEST_SECONDS = 2
 _NAMES = "fleetint_machine_info_[0-9]*.csv"
+_WRITTEN = "what Fleet Intelligence wrote"
 _HEADER = ["attribute_name", "attribute_value"]
 _FILE_BYTES, _MOST_FILES, _COMPARED = 1024 * 1024, 100_000, 16
 _OF_A_GPU = re.compile(r"GPU ([0-9]{1,4}) (UUID|Bus ID|SN|VBIOS Version)")
@@ -148,14 +152,23 @@ def machine_info_from(
 def recent(path: Path, now: float) -> list[Path]:
     """Returns the files that may be believed, newest first: the path, or those of a directory.
 
-    Raises UnavailableError where there is none that is whole and not of more than an hour ago.
+    Raises UnavailableError where there is none that is whole and not of more than an hour ago, and
+    where there are more than anybody can look at: the newest may be any of them.
     """
     try:
-        ages = dict(_ages(path, now))
+        ages = dict(islice(_ages(path, now), _MOST_FILES + 1))
     except OSError as error:
         raise UnavailableError(
-            f"what Fleet Intelligence wrote cannot be read: {error.strerror}", where=str(path)
+            f"{_WRITTEN} cannot be read: {error.strerror}", where=str(path)
         ) from error
+    if len(ages) > _MOST_FILES:
+        raise UnavailableError(
+            "Fleet Intelligence has written more than is looked at",
+            where=str(path),
+            actual=f"more than {_MOST_FILES} files",
+            expected=f"at most {_MOST_FILES} of {_NAMES}",
+            remedy="remove the old ones",
+        )
     whole = sorted(
         (one for one, age in ages.items() if age >= _YOUNGEST_SECONDS),
         key=lambda one: (-ages[one], one.name),
@@ -171,7 +184,7 @@ def recent(path: Path, now: float) -> list[Path]:
         )
     if ages[whole[0]] > OLDEST_SECONDS:
         raise UnavailableError(
-            "what Fleet Intelligence wrote is too old to be believed",
+            f"{_WRITTEN} is too old to be believed",
             where=str(whole[0]),
             actual=f"{ages[whole[0]] / 60:.0f} minutes old",
             expected=f"at most {OLDEST_SECONDS // 60}",
@@ -187,7 +200,9 @@ def _ages(path: Path, now: float) -> Iterator[tuple[Path, float]]:
         if stat.S_ISREG(found.st_mode):
             yield path, now - found.st_mtime
         return
-    for one, _ in zip(path.glob(_NAMES), range(_MOST_FILES), strict=False):
+    for one in path.iterdir():  # `Path.glob` takes one that cannot be listed for an empty one
+        if not fnmatchcase(one.name, _NAMES):
+            continue
         with suppress(FileNotFoundError):  # somebody removed it just now
             found = one.stat()
             if stat.S_ISREG(found.st_mode):
@@ -221,21 +236,16 @@ def _uuids(said: Mapping[str, str]) -> set[str]:
 
 def read_machine_info(file: Path) -> dict[str, str]:
     """Returns attributes and values of a file; raises UnavailableError, InputError."""
+    text = text_of(file, _FILE_BYTES, _WRITTEN)
+    if text is None:
+        raise _no_machine_info(file)
     try:
-        with file.open("rb") as handle:
-            data = handle.read(_FILE_BYTES + 1)
-        text = data.decode("utf-8")
         rows = list(csv.reader(text.splitlines(), strict=True))
-    except OSError as error:
-        raise UnavailableError(
-            f"what Fleet Intelligence wrote cannot be read: {error.strerror}", where=str(file)
-        ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
         raise _no_machine_info(file) from error
     names = [row[0] for row in rows if row]
     if (
-        len(data) > _FILE_BYTES
-        or not text.endswith("\n")
+        not text.endswith("\n")
         or rows[:1] != [_HEADER]
         or any(len(row) != len(_HEADER) or not "".join(row).isprintable() for row in rows)
         or len(set(names)) != len(names)

@@ -117,7 +117,7 @@ def _gpus(
         simulated = nvml.simulated
         driver = nvml.driver()
         return driver, nvml.scan(), simulated, None
-    except UnavailableError as error:
+    except (UnavailableError, InputError) as error:  # the second of files that others wrote
         return driver, Scan(), simulated, error.what
 
 

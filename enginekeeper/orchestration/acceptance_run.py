@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from enginekeeper import __version__
-from enginekeeper.documents import parse_json
-from enginekeeper.errors import InputError, MissingError
+from enginekeeper.documents import parse_json, read_whole
+from enginekeeper.errors import MissingError
 from enginekeeper.orchestration.accepting import HostAcceptance
 from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.order import BuildOrder
@@ -30,9 +30,6 @@ from registry.trust import Purpose, Trust
 
 REPORT, SIGNED, SPEC, ROW = "acceptance.json", "acceptance.dsse", "acceptance.yaml", "row.md"
 PREDICATE = "urn:enginekeeper:acceptance:v1"
-
-_LARGEST = 64 << 20
-"""Bytes; a report has some kilobytes for each recipe."""
 
 Build = Callable[[BuildOrder], list[Outcome]]
 
@@ -126,16 +123,14 @@ def verified_report(folder: Path, trust: Trust) -> dict[str, Any]:
 
 
 def _bytes_of(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise InputError("too large to be an acceptance's", where=str(path))
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingError(
-            "there is no report of an acceptance",
-            where=str(path),
-            expected=f"a folder with {REPORT} and {SIGNED}",
-        ) from error
+    with suppress(OSError):  # what may not be looked at is told by who reads it
+        if not path.is_file():
+            raise MissingError(
+                "there is no report of an acceptance",
+                where=str(path),
+                expected=f"a folder with {REPORT} and {SIGNED}",
+            )
+    return read_whole(path)
 
 
 def _row(found: HostAcceptance, outcomes: Sequence[Outcome], at: datetime) -> str:

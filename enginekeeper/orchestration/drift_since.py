@@ -72,17 +72,17 @@ class Times:
         None for what somebody did of which nothing here says when: a builder's key that is trusted
         no more, a snapshot that is gone.
         """
-        if (
-            one.kind is DriftKind.REVOKED
-            and one.fields[0].field == WITHDRAWN
-            and (one.engine not in self.held)
-        ):
+        if any(map(self._is_untold, (one, *one.against))):
             return None, INTENTIONAL
         there = self._there(node, one)
         wanted = self._recorded(one)
         if wanted is None or (there is not None and there >= wanted):
             return there, CORRECTIVE
         return wanted, INTENTIONAL
+
+    def _is_untold(self, one: Finding) -> bool:
+        withdrawn = one.kind is DriftKind.REVOKED and one.fields[0].field == WITHDRAWN
+        return withdrawn and one.engine not in self.held
 
     def _there(self, node: str, one: Finding) -> datetime | None:
         """Returns since when the node is so that it makes a finding."""

@@ -85,7 +85,7 @@ def _nodes(view: View, now: datetime) -> Iterator[NodeFacts]:
     engines = {row: _engines(document) for row, document in fleet.engine_sets().items()}
     since = now - SILENT_AFTER
     alike: dict[tuple[int, int, bool], NodeFacts] = {}
-    for name, at, having, heard_at in fleet.members_heard():
+    for name, at, having, heard_at in fleet.members():
         is_unheard = heard_at is None or heard_at < since
         like = alike.get((at, having, is_unheard))
         if like is None:

@@ -18,19 +18,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, literal_column, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from registry.fleet.tables import NodeHistoryRow, NodePlacementRow
-from registry.models import AuditRow
+from registry.models import OF_PRUNES, AuditRow
 
 if TYPE_CHECKING:
     from registry.catalogue import Catalogue
 
-PRUNED = "fleet prune"
-"""The action in the audit log."""
-_PRUNES = select(AuditRow.details).where(AuditRow.action == literal_column(f"'{PRUNED}'"))
-"""As a literal: an index of these entries alone is of no use to an action that is given later."""
 BATCH = 10_000
 """Rows that go in one unit of work."""
 PastTable = type[NodePlacementRow] | type[NodeHistoryRow]
@@ -63,7 +59,8 @@ def past(session: Session, before: datetime) -> Past:
 
 def horizon(session: Session) -> datetime | None:
     """Returns before which time nothing is known any more; None where nothing was pruned."""
-    found = [datetime.fromisoformat(json.loads(one)["before"]) for one in session.scalars(_PRUNES)]
+    said = session.scalars(select(AuditRow.details).where(OF_PRUNES))
+    found = [datetime.fromisoformat(json.loads(one)["before"]) for one in said]
     return max(found, default=None)
 
 

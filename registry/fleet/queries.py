@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -208,30 +208,17 @@ class FleetView(FleetEngines, FleetSpans):
         )
         return [FleetState(*row) for row in self._rows(query)]
 
-    def members(self) -> list[tuple[str, int, int]]:
-        """Returns every node that has reported, with the rows of its profile and its engines."""
-        query = of_columns(NodeRow.name, NodeRow.profile_id, NodeRow.engine_set_id)
-        query = query.where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
-        rows = self._rows(query.order_by(NodeRow.name))
-        return [(name, profile, engines) for name, profile, engines in rows]
+    def members(self) -> list[tuple[str, int, int, datetime | None]]:
+        """Returns every node that has reported, by name, and when it was heard last.
 
-    def members_heard(self) -> list[tuple[str, int, int, datetime | None]]:
-        """Returns `members`, each with when it was heard last."""
+        Between them: the rows of its profile and of its engines.
+        """
         query = of_columns(
             HeartbeatRow.name, NodeRow.profile_id, NodeRow.engine_set_id, HeartbeatRow.seen_at
         ).join(NodeRow, NodeRow.id == HeartbeatRow.node_id)
         query = query.where(NodeRow.retired_at.is_(None), NodeRow.profile_id.is_not(None))
         found: list[Any] = list(self._tuples(query, {}))
         found.sort(key=itemgetter(0))
-        return found
-
-    def in_states(self, states: Sequence[FleetState]) -> dict[tuple[int, int], list[str]]:
-        """Returns the names of the nodes in each of some states."""
-        wanted = {(one.profile, one.engine_set) for one in states}
-        found: dict[tuple[int, int], list[str]] = {one: [] for one in wanted}
-        for name, profile, engines in self.members():
-            if (profile, engines) in wanted:
-                found[profile, engines].append(name)
         return found
 
     def profiles(self, rows: Iterable[int] | None = None) -> dict[int, dict[str, Any]]:

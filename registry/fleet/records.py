@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from registry.audit import Note
 from registry.errors import ConflictError, RecordNotFoundError
-from registry.fleet.pruning import PRUNED, PastTable, remove_batch
+from registry.fleet.pruning import PastTable, remove_batch
 from registry.fleet.queries import FleetView
 from registry.fleet.reports import close_history, take_reports, write_beats
 from registry.fleet.tables import (
@@ -28,6 +28,7 @@ from registry.fleet.tables import (
 )
 from registry.fleet.together import add_rows
 from registry.fleet.types import Assignment, Beat, DriftIgnore, Node, NodeReport, TakenReport
+from registry.models import PRUNED
 
 NO_SEQUENCE = -1
 """Before the first message of a node; any that comes is newer."""

@@ -109,8 +109,9 @@ def test_members_come_by_name_with_when_they_were_heard(catalogue: Catalogue) ->
     with catalogue.edit() as draft:
         draft.fleet.retire("gpu-gone", minutes(4))
     with catalogue.read() as view:
-        found = view.fleet.members_heard()
-        assert [one[:3] for one in found] == view.fleet.members()
+        found = view.fleet.members()
+        states = {(one.profile, one.engine_set) for one in view.fleet.states()}
+    assert {one[1:3] for one in found} == states
     assert [(name, heard) for name, _, _, heard in found] == [
         ("gpu-10", minutes(2)), ("gpu-a", minutes(1)), ("gpu-b", minutes(3)),
     ]  # fmt: skip

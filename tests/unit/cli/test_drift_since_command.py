@@ -200,6 +200,17 @@ def test_of_an_engine_whose_builder_is_trusted_no_more_nobody_can_tell_since_whe
     assert "revoked" in ek("drift").out
 
 
+def test_nor_since_when_no_engine_of_a_channel_may_run_for_that(
+    ek: Ek, catalogue: Catalogue, engine: Engine, site: Site
+) -> None:
+    ek("assign", "add", "*", engine.model_name, "prod")
+    join(catalogue, node(), now=day(0))
+    site.revoke(Purpose.BUILD, since=day(0))
+    (found,) = ek("drift", "--json", "--class", "missing").json
+    (one,) = found["findings"]
+    assert (one["since"], one["cause"]) == (None, "intentional")
+
+
 def test_a_pass_that_was_overtaken_before_it_was_recorded_ends_no_failure(
     catalogue: Catalogue, engine: Engine, site: Site, tmp_path: Path
 ) -> None:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enginekeeper.errors import InputError, UnavailableError
+from enginekeeper.fleet import fleet_intelligence
 from enginekeeper.fleet.fleet_intelligence import (
     MachineInfo,
     machine_info_from,
@@ -23,6 +25,7 @@ from enginekeeper.fleet.fleet_intelligence import (
     recent,
 )
 from enginekeeper.fleet.interface import DriverState
+from tests.fakes.users import as_nobody
 
 GPUS = {1: "0000:45:00.0", 2: "0000:18:00.0"}
 WRITTEN = """attribute_name,attribute_value
@@ -206,6 +209,29 @@ def test_a_pipe_is_no_file_and_keeps_nobody_waiting(tmp_path: Path) -> None:
 def test_a_path_that_is_not_there_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot be read"):
         recent(tmp_path / "nothing", NOW)
+
+
+def test_a_directory_that_cannot_be_listed_is_no_empty_one() -> None:
+    with TemporaryDirectory() as reached:  # pytest's own lets nobody else in
+        Path(reached).chmod(0o755)
+        place = Path(reached) / "theirs"
+        write(place / "fleetint_machine_info_20261126_160000.csv")
+        place.chmod(0)
+        with as_nobody(), pytest.raises(UnavailableError, match="cannot be read"):
+            recent(place, NOW)
+        place.chmod(0o755)
+
+
+def test_more_files_than_are_looked_at_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_intelligence, "_MOST_FILES", 2)
+    for minute in range(2):
+        write(tmp_path / f"fleetint_machine_info_20261126_16000{minute}.csv")
+    assert len(recent(tmp_path, NOW)) == 2
+    write(tmp_path / "fleetint_machine_info_20261126_160002.csv")
+    with pytest.raises(UnavailableError, match="more than is looked at"):
+        recent(tmp_path, NOW)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from enginekeeper.errors import UnavailableError
+from enginekeeper.fleet.discovery import ingesting
 from enginekeeper.fleet.identity import node_name
 from enginekeeper.fleet.interface import DriverState, LostDevice, NullNvml, Nvml, Scan
 from enginekeeper.fleet.inventories import parse_inventory
@@ -158,6 +159,12 @@ def test_records_that_cannot_be_listed_are_told_and_no_idle_node(
     assert f"{tmp_path}/runs: the directory cannot be listed" in str(found.runs_problem)
     seen = facts_of(found)
     assert (seen.running, len(seen.problems)) == (None, 3)  # and the GPU that is lost
+
+
+def test_a_file_of_gpus_that_is_none_is_a_problem_of_the_node(tmp_path: Path) -> None:
+    (tmp_path / "gfd").write_bytes(b"\xff")
+    found = survey(tmp_path, ingesting(tmp_path / "gfd", None, lambda _: "", ()))
+    assert (found.problem, found.devices) == ("not a file of labels", ())
 
 
 def test_the_agent_is_light(tmp_path: Path) -> None:

@@ -109,6 +109,14 @@ def test_a_folder_without_a_report_is_named(accepted: Accepted, site: Site) -> N
         verified_report(accepted.folder, site.bench.trust)
 
 
+def test_a_directory_in_a_reports_place_is_none(accepted: Accepted, site: Site) -> None:
+    (accepted.folder / SIGNED).unlink()
+    (accepted.folder / SIGNED).mkdir()
+
+    with pytest.raises(MissingError, match="no report of an acceptance"):
+        verified_report(accepted.folder, site.bench.trust)
+
+
 def test_what_is_left_out_is_not_built(site: Site, found: HostAcceptance, tmp_path: Path) -> None:
     asked: list[BuildOrder] = []
 

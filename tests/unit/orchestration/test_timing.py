@@ -9,9 +9,11 @@ from typing import cast
 import pytest
 
 from enginekeeper.building.interface import BuiltEngine, TimingFiles
+from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.fleet.interface import NullNvml
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.pipeline import compilation_of
 from enginekeeper.orchestration.timing import (
     BuildTiming,
     TimingRun,
@@ -27,6 +29,7 @@ from enginekeeper.toolchains.containers.description import Container, Runtime, w
 from enginekeeper.toolchains.containers.kubernetes import Cluster
 from registry.digests import digest_bytes
 from registry.timing.types import TimingKey
+from tests.factories.benches import variants_of
 
 H100 = gpu_products()["h100-sxm"]
 CUDA_13 = "nvidia-cuda-runtime==13.0.96 \\\n    --hash=sha256:00\n"
@@ -70,16 +73,37 @@ def test_one_that_does_not_say_it_all_gives_no_key(text: str, missing: str, tmp_
         locked_key(H100, _lock(tmp_path, text), "13.0")
 
 
-@pytest.mark.parametrize("runtime", [Runtime.KUBERNETES, Runtime.DOCKER])
-def test_what_a_cluster_builds_has_no_timing_cache_for_its_driver_is_not_known_here(
-    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def built_in(runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Returns a bench whose engines for H100 are built in containers."""
     monkeypatch.setenv("ENGINEKEEPER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ENGINEKEEPER_CACHE", str(tmp_path / "cache"))
     settings = Settings.from_environment()
     cluster = Cluster("builds", "shared", tmp_path) if runtime is Runtime.KUBERNETES else None
     image = "nvcr.io/nvidia/tensorrt-llm/release@sha256:" + "a" * 64
     write_container("tensorrt-llm-1.2.1", Container(runtime, image, cluster=cluster), settings)
+    return cast("Bench", SimpleNamespace(settings=settings))
+
+
+@pytest.mark.parametrize("runtime", [Runtime.KUBERNETES, Runtime.DOCKER])
+def test_the_memory_of_this_host_is_not_asked_for_what_a_cluster_builds(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = built_in(runtime, tmp_path, monkeypatch)
+    monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", NullNvml)
+    more = "targets: [h100-sxm]\ntoolchain: tensorrt-llm-1.2.1\n"
+    (variant,) = variants_of(tmp_path, "[fp8]", more)
+
+    builder = compilation_of(bench, variant).builder
+
+    assert isinstance(builder, TensorrtLlmBuilder)
+    assert (builder.host_memory is None) is (runtime is Runtime.KUBERNETES)
+
+
+@pytest.mark.parametrize("runtime", [Runtime.KUBERNETES, Runtime.DOCKER])
+def test_what_a_cluster_builds_has_no_timing_cache_for_its_driver_is_not_known_here(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = built_in(runtime, tmp_path, monkeypatch)
     asked: list[str] = []
 
     def open_nvml() -> NullNvml:
@@ -87,7 +111,6 @@ def test_what_a_cluster_builds_has_no_timing_cache_for_its_driver_is_not_known_h
         return NullNvml()
 
     monkeypatch.setattr("enginekeeper.fleet.nvml.open_nvml", open_nvml)
-    bench = cast("Bench", SimpleNamespace(settings=settings))
     profile = toolchain_profiles()["tensorrt-llm-1.2.1"]
     variant = cast("Variant", SimpleNamespace(identifier="m.fp8.tp1.h100-sxm", profile=profile))
 

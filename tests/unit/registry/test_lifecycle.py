@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from registry.lineage import lineage
 from registry.publishing import CheckpointPublication
 from registry.revocations import Revocation, revocation
 from registry.scrubbing import scrub
-from registry.standing import Standing, StandingChange, held_by
+from registry.standing import Standing, StandingChange, held_by, held_since
 from registry.statements import statements_of
 from registry.trust import Purpose, Trust
 from registry.types import ChannelMove, Engine, Place, Placement, Result
@@ -170,6 +171,27 @@ def test_a_revocation_counts_wherever_it_stands(kinds: list[Standing]) -> None:
     else:
         quarantined = kinds[:1] == [Standing.QUARANTINED]
         assert (held is not None) is quarantined
+
+
+Q, R, GONE = Standing.QUARANTINED, Standing.RELEASED, Standing.REVOKED
+
+
+@pytest.mark.parametrize(
+    ("newest_first", "since"),
+    [
+        ([], None), ([Q], 0), ([R], None), ([R, Q], None), ([Q, Q], 1), ([Q, R, Q], 0),
+        ([GONE], 0), ([GONE, Q], 1), ([GONE, R, Q], 0), ([GONE, Q, R, Q], 1), ([R, GONE], 1),
+        ([R, GONE, Q], 2),
+    ],
+)  # fmt: skip
+def test_an_engine_is_held_since_nothing_let_it_go(
+    newest_first: list[Standing], since: int | None
+) -> None:
+    changes = [
+        StandingChange(digest_bytes(b""), kind, "r", "a", START - timedelta(hours=age))
+        for age, kind in enumerate(newest_first)
+    ]
+    assert held_since(changes) == (None if since is None else changes[since].changed_at)
 
 
 def test_a_rollback_goes_back_one_and_then_one_more(bench: Workbench) -> None:

@@ -78,6 +78,22 @@ def test_those_that_come_a_moment_later_go_with_the_first(monkeypatch: pytest.Mo
     assert catalogue.portions == [[1, 2]]
 
 
+@pytest.mark.parametrize(("waiting", "looks"), [(1, 1), (writing._TOGETHER, 0)])
+def test_nobody_waits_for_others_who_do_not_come_or_have_no_place(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, looks: int
+) -> None:
+    catalogue, slept, sleep = Catalogue(), list[float](), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        slept.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
+    write(catalogue, *(Inventory(Speaker(at)) for at in range(waiting)))
+    assert len(slept) == looks
+    assert [len(one) for one in catalogue.portions] == [waiting]
+
+
 def test_a_node_is_in_a_portion_once_and_in_order() -> None:
     catalogue = Catalogue()
     write(catalogue, *(Inventory(Speaker(at)) for at in (1, 1, 2, 1)))
