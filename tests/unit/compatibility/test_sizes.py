@@ -45,7 +45,6 @@ GEMMA3_1B = {  # says nothing of tied embeddings, as Google's own file
     "architectures": ["Gemma3ForCausalLM"], "hidden_size": 1152, "intermediate_size": 6912,
     "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
     "vocab_size": 262144, "max_position_embeddings": 32768, "sliding_window": 512,
-    "sliding_window_pattern": 6,
 }  # fmt: skip
 QWEN25_05B = {
     "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,
