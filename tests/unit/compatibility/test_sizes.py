@@ -231,6 +231,17 @@ def test_vllm_keeps_a_tied_table_once(make_case: MakeCase) -> None:
     assert tied.vllm_rest - untied.vllm_rest == 2 * 151936 * 896
 
 
+def test_stages_of_vllm_have_one_table_each_tied_or_not(make_case: MakeCase) -> None:
+    stages = [{"pipeline": 2}]
+    untied = {**QWEN25_05B, "tie_word_embeddings": False}
+
+    plans = [memory_plan(*make_case("l4", "none", it, parallel=stages))
+             for it in (QWEN25_05B, untied)]  # fmt: skip
+
+    assert plans[0] == plans[1]
+    assert plans[0] is not None
+
+
 def test_what_fits_by_weights_and_cache_alone_is_warned_of(make_case: MakeCase) -> None:
     limits = {"max_batch_size": 2048, "max_input_len": 64, "max_seq_len": 64,
               "kv_cache_tokens": 65536}  # fmt: skip
