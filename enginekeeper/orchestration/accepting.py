@@ -112,7 +112,8 @@ def accept(
     if profile.simulated:
         spec = _spec(profile.name, gpus)
         looked = tuple(_toolchain_findings(settings, profile.name))
-        return HostAcceptance(profile.name, True, looked, tuple(_trials(spec, only)), spec)  # noqa: FBT003
+        trials = tuple(_trials(spec, only))
+        return HostAcceptance(profile.name, simulated=True, looked=looked, trials=trials, spec=spec)
     driver, kinds, trouble = _gpus(nvml)
     here = [
         name
