@@ -114,7 +114,7 @@ def test_an_unknown_toolchain_is_named_with_the_one_that_was_meant(ek: Ek) -> No
     assert "tensorrt-llm-1.2.1" in said.err
 
 
-def test_a_report_is_shown_only_where_its_signature_counts(
+def test_a_report_that_was_verified_is_shown_and_a_missing_one_not_found(
     ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = {"simulated": True, "finished": "2026-11-26", "row": "| SmolLM2 |"}
