@@ -173,11 +173,8 @@ class _Reader:
         return linears, beside, 2 * keys, 0, 2 * queries + 2 * keys
 
     def _latent_attention(self) -> tuple[tuple[Linear, ...], int, int, int, int]:
-        config, hidden, heads = (
-            self.config,
-            self.config.hidden_size,
-            self.config.num_attention_heads,
-        )
+        config = self.config
+        hidden, heads = config.hidden_size, config.num_attention_heads
         latent = config.needed("kv_lora_rank", self.where)
         plain = config.needed("qk_nope_head_dim", self.where)
         turned = config.needed("qk_rope_head_dim", self.where)
