@@ -124,6 +124,9 @@ def test_a_report_that_was_verified_is_shown_and_a_missing_one_not_found(
     monkeypatch.setattr(place, lambda *_: document)
     shown = ek("acceptance", "--verify", tmp_path)
 
+    both = ek("acceptance", "--verify", tmp_path, "--write-spec", tmp_path / "spec.yaml")
+
+    assert (both.code, (tmp_path / "spec.yaml").exists()) == (ExitCode.USAGE, False)
     assert missing.code == ExitCode.NOT_FOUND
     assert shown.code == ExitCode.OK
     assert shown.out.splitlines() == ["SIMULATED: signed and whole: 2026-11-26", "| SmolLM2 |"]
