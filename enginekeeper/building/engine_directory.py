@@ -163,10 +163,11 @@ def _hold_against(
     config: Mapping[str, Any], model: Mapping[str, Any], expected: Expected, where: str
 ) -> None:
     """Raises InputError for the first field of the model that the engine has otherwise."""
-    asked = {("logits_dtype",)} & {(name,) for name in expected.requested}
+    asked = {("logits_dtype",)} if "logits_dtype" in expected.requested else set()
+    skipped = _NOT_KEPT | asked
     mixed = _at(model, ("quantization", "quant_algo")) == "MIXED_PRECISION"
     for path, value in _leaves(model):
-        if path in _NOT_KEPT | asked:
+        if path in skipped:
             continue
         if mixed and path[0] == "quantization" and path[1] not in _KEPT_OF_MIXED:
             continue
