@@ -163,10 +163,11 @@ def _hold_against(
     config: Mapping[str, Any], model: Mapping[str, Any], expected: Expected, where: str
 ) -> None:
     """Raises InputError for the first field of the model that the engine has otherwise."""
-    asked = {("logits_dtype",)} & {(name,) for name in expected.requested}
+    asked = {("logits_dtype",)} if "logits_dtype" in expected.requested else set()
+    skipped = _NOT_KEPT | asked
     mixed = _at(model, ("quantization", "quant_algo")) == "MIXED_PRECISION"
     for path, value in _leaves(model):
-        if path in _NOT_KEPT | asked:
+        if path in skipped:
             continue
         if mixed and path[0] == "quantization" and path[1] not in _KEPT_OF_MIXED:
             continue
@@ -200,7 +201,7 @@ def _at(document: object, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - any J
     return document
 
 
-def _effective(config: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - any JSON value
+def _effective(config: Mapping[str, Any], name: str) -> object:
     """Returns what became of an option, as far as the engine says it."""
     own = _ELSEWHERE.get(name, ("build_config", name))
     paths = (own, ("build_config", "plugin_config", name))
@@ -211,7 +212,7 @@ def _effective(config: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - a
 
 
 def _differences(
-    requested: Mapping[str, FlagValue], effective: Mapping[str, Any]
+    requested: Mapping[str, FlagValue], effective: Mapping[str, object]
 ) -> Iterator[Difference]:
     for name, value in requested.items():
         found = effective[name]
@@ -219,7 +220,7 @@ def _differences(
             yield Difference(name, value, found)
 
 
-def _not_said(effective: Mapping[str, Any]) -> Iterator[str]:
+def _not_said(effective: Mapping[str, object]) -> Iterator[str]:
     unsaid = [name for name, value in effective.items() if value is _MISSING]
     if unsaid:
         yield f"config.json does not say what became of {', '.join(unsaid)}"

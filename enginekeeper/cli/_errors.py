@@ -94,6 +94,11 @@ def exit_code_of(family: type[DiagnosedError]) -> ExitCode:
     )
 
 
+def exit_code_of_result(result: str) -> ExitCode:
+    """Returns the exit code of what was judged: pass, fail, or anything between."""
+    return {"pass": ExitCode.OK, "fail": ExitCode.FAIL}.get(result, ExitCode.INCONCLUSIVE)
+
+
 def gravest(codes: Iterable[ExitCode]) -> ExitCode:
     """Returns the exit code of a command with several endings; without any, all is well."""
     return min(codes, key=GRAVEST_FIRST.index, default=ExitCode.OK)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from enginekeeper.orchestration.accepting import HostAcceptance
     from enginekeeper.specs.profiles import ToolchainProfile
 
+_PLANNED_FOR = ("h100-sxm",)
+
 
 @click.command()
 @click.option(
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     "--gpu",
     "gpus",
     multiple=True,
-    default=("h100-sxm",),
+    default=_PLANNED_FOR,
     show_default=True,
     help="What to plan for where no GPU is here.",
 )
@@ -64,6 +66,8 @@ def acceptance(
     from enginekeeper.settings import Settings
 
     if report is not None:
+        if any((name, only, folder, dry_run, write_spec, gpus != _PLANNED_FOR)):
+            raise click.UsageError("--verify goes alone: nothing is looked at or built with it")
         return _show_report(Output(as_json), report)
     found = accept(open_nvml(), Settings.from_environment(), _profile(name), gpus, only)
     output = Output(as_json)

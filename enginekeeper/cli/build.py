@@ -59,7 +59,9 @@ def plan(
 
     output = Output(as_json)
     if config is not None:
-        return _plan_by_config(output, spec, only, skip, config if memory else None)
+        if not memory:
+            raise click.UsageError("--config goes with --memory")
+        return _plan_by_config(output, spec, only, skip, config)
     planned = plan_spec(open_bench(), spec, only, skip)
     if as_json:
         output.json([one.as_dict() for one in planned])
@@ -255,13 +257,11 @@ def _mark(*, simulated: bool) -> str | None:
 
 
 def _plan_by_config(
-    output: Output, spec: Path, only: tuple[str, ...], skip: tuple[str, ...], config: Path | None
+    output: Output, spec: Path, only: tuple[str, ...], skip: tuple[str, ...], config: Path
 ) -> int:
     """Shows what fits by a config.json alone: before anything of the model was fetched."""
     from enginekeeper.orchestration.planning import memory_by_config
 
-    if config is None:
-        raise click.UsageError("--config goes with --memory")
     found = memory_by_config(spec, config, only, skip)
     if output.as_json:
         output.json([{"variant": name, "memory": plan and plan.as_dict()} for name, plan in found])

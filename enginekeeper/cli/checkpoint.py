@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._errors import ExitCode, exit_code_of_result
 from enginekeeper.cli._options import NamedPath, json_option, model_option
 from enginekeeper.cli._output import Output
 
@@ -48,7 +48,7 @@ def audit_command(directory: Path, model_dir: Path, recipe: str | None, as_json:
         audits.append(not_run(recipe_audit.NAME))
     document = {"result": result, "audits": audits}
     Output(as_json).document(document, render_audits(document))
-    return {"pass": ExitCode.OK, "fail": ExitCode.FAIL}.get(result, ExitCode.INCONCLUSIVE)
+    return exit_code_of_result(result)
 
 
 @checkpoint.command("repair")

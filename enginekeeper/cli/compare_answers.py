@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._errors import exit_code_of_result
 from enginekeeper.cli._options import NamedPath, Number, json_option
 from enginekeeper.cli._output import Output
 
@@ -37,8 +37,7 @@ def compare_answers(
     pairs = answers.paired(answers.read_answers(source), answers.read_answers(engine))
     found = answers.compare_answers(pairs, max_loss=max_loss, confidence=confidence)
     Output(as_json).document(found, _text(found))
-    codes = {"pass": ExitCode.OK, "fail": ExitCode.FAIL}
-    return codes.get(found["result"], ExitCode.INCONCLUSIVE)
+    return exit_code_of_result(found["result"])
 
 
 def _text(found: Mapping[str, Any]) -> str:

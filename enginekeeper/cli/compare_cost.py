@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from enginekeeper.cli._errors import ExitCode
-from enginekeeper.cli._options import json_option
+from enginekeeper.cli._options import Command, json_option
 from enginekeeper.cli._output import Output
 
 if TYPE_CHECKING:
@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from enginekeeper.worth import Traffic, Worth
 
 
-Function = TypeVar("Function", bound="Callable[..., Any]")
-
-
-def _report(name: str) -> Callable[[Function], Function]:
+def _report(name: str) -> Callable[[Command], Command]:
     return click.option(
         name,
         type=click.Path(path_type=Path, dir_okay=False),
@@ -34,10 +31,22 @@ def _report(name: str) -> Callable[[Function], Function]:
 )
 @click.option("--vllm", type=float, help="Generated tokens per second of one GPU under vLLM.")
 @_report("--vllm-report")
-@click.option("--vllm-gpus", type=int, default=1, show_default=True, help="GPUs of one server.")
+@click.option(
+    "--vllm-gpus",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="GPUs of one server.",
+)
 @click.option("--engine", type=float, help="The same with an engine; measure it.")
 @_report("--engine-report")
-@click.option("--engine-gpus", type=int, default=1, show_default=True, help="GPUs of one server.")
+@click.option(
+    "--engine-gpus",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="GPUs of one server.",
+)
 @click.option("--gpu-hour", type=float, required=True, help="Price of one GPU for an hour.")
 @click.option("--build-gpu-hours", type=float, default=0.0, help="GPU hours of a round of builds.")
 @click.option("--rounds", type=float, default=0.0, help="Rounds of builds in a month.")
@@ -78,14 +87,11 @@ def _rate(given: Mapping[str, Any], name: str) -> tuple[float, str | None]:
 
     entered: float | None = given[name]
     report: Path | None = given[f"{name}_report"]
-    if (entered is None) is (report is None):
+    if entered is not None and report is None:
+        return entered, None
+    if entered is not None or report is None:
         raise click.UsageError(f"give either --{name} or --{name}-report")
-    if report is None:
-        return entered or 0.0, None
-    gpus = given[f"{name}_gpus"]
-    if gpus < 1:
-        raise click.UsageError(f"--{name}-gpus is at least 1")
-    found = read_throughput(report, gpus)
+    found = read_throughput(report, given[f"{name}_gpus"])
     return found.tokens_per_second, found.tool
 
 

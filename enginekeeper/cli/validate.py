@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from enginekeeper.cli._errors import ExitCode
+from enginekeeper.cli._errors import exit_code_of_result
 from enginekeeper.cli._options import (
     NamedPath,
     json_option,
@@ -64,5 +64,4 @@ def validate(
     )
     document = validate_checkpoint(open_bench(), request)
     Output(as_json).document(document, render(document))
-    codes = {"pass": ExitCode.OK, "fail": ExitCode.FAIL}
-    return codes.get(document["result"], ExitCode.INCONCLUSIVE)
+    return exit_code_of_result(document["result"])

@@ -19,9 +19,14 @@ KV_SHARE = 0.9
 (`free_gpu_memory_fraction`); the rest is for activations, CUDA and fragmentation."""
 
 
+def countable_memory(variant: Variant, facts: Facts) -> int | None:
+    """Returns the memory of each GPU; None for the CPU, and where the model's size is not known."""
+    return None if facts.model.parameters is None else variant.target.memory or facts.memory
+
+
 def _memory(variant: Variant, facts: Facts) -> Finding | None:
-    memory = variant.target.memory or facts.memory
-    if memory is None or facts.model.parameters is None:
+    memory = countable_memory(variant, facts)
+    if memory is None:
         return None
     weights = weight_bytes_per_rank(variant, facts.model)
     cache = kv_bytes_per_rank(variant, facts.model)
@@ -37,8 +42,8 @@ def _memory(variant: Variant, facts: Facts) -> Finding | None:
 
 
 def _activations(variant: Variant, facts: Facts) -> Finding | None:
-    memory = variant.target.memory or facts.memory
-    if memory is None or facts.model.parameters is None:
+    memory = countable_memory(variant, facts)
+    if memory is None:
         return None
     weights = weight_bytes_per_rank(variant, facts.model)
     wanted = weights + kv_bytes_per_rank(variant, facts.model) / KV_SHARE

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from enginekeeper.compatibility.activations import Beside, engine_beside, vllm_beside
-from enginekeeper.compatibility.capacity import KV_SHARE
+from enginekeeper.compatibility.activations import engine_beside, vllm_beside
+from enginekeeper.compatibility.capacity import KV_SHARE, countable_memory
 from enginekeeper.compatibility.estimates import kv_bytes_per_rank, weight_bytes_per_rank
 
 if TYPE_CHECKING:
@@ -68,24 +68,25 @@ class MemoryPlan:
 
 def memory_plan(variant: Variant, facts: Facts) -> MemoryPlan | None:
     """Returns what fits; None on the CPU, and for a model whose size is not known."""
-    memory = variant.target.memory or facts.memory
-    if memory is None or facts.model.parameters is None:
+    memory = countable_memory(variant, facts)
+    if memory is None:
         return None
     limits, model = variant.limits, facts.model
     weights = weight_bytes_per_rank(variant, model)
     cache = kv_bytes_per_rank(variant, model)
     per_token = cache / limits.cached_tokens
     beside = engine_beside(variant, model, limits.max_batch_size)
+    of_vllm = int(memory * VLLM_SHARE) - _vllm_weights(variant, model)
 
     def engine_room(batch: int) -> int:
         other = engine_beside(variant, model, batch).total
         return max(0, int((memory - weights - other) * KV_SHARE / per_token))
 
+    def vllm_left(batch: int) -> int:
+        return of_vllm - vllm_beside(variant, model, batch).total
+
     def vllm_room(batch: int) -> int:
-        other = vllm_beside(variant, model, batch).total
-        return max(
-            0, int((memory * VLLM_SHARE - _vllm_weights(variant, model) - other) / per_token)
-        )
+        return max(0, int(vllm_left(batch) / per_token))
 
     tokens = engine_room(limits.max_batch_size)
     return MemoryPlan(
@@ -97,7 +98,7 @@ def memory_plan(variant: Variant, facts: Facts) -> MemoryPlan | None:
         rest=memory - weights - cache - beside.total,
         engine_tokens=tokens,
         vllm_tokens=vllm_room(limits.max_batch_size),
-        vllm_rest=_vllm_rest(variant, model, memory, cache),
+        vllm_rest=vllm_left(limits.max_batch_size) - cache,
         largest_batch=_largest(engine_room, limits.max_seq_len),
         longest_sequence=tokens // limits.max_batch_size,
         vllm_batch=_largest(vllm_room, limits.max_seq_len),
@@ -105,14 +106,11 @@ def memory_plan(variant: Variant, facts: Facts) -> MemoryPlan | None:
 
 
 def _vllm_weights(variant: Variant, model: ModelFacts) -> int:
-    """Returns what vLLM loads: a table that is tied is there once."""
-    twice = 2 * model.vocab_size * model.hidden_size if model.tied_embeddings else 0
-    return weight_bytes_per_rank(variant, model) - twice // variant.parallel.tensor
-
-
-def _vllm_rest(variant: Variant, model: ModelFacts, memory: int, cache: int) -> int:
-    beside: Beside = vllm_beside(variant, model, variant.limits.max_batch_size)
-    return int(memory * VLLM_SHARE) - _vllm_weights(variant, model) - cache - beside.total
+    """Returns what vLLM loads: a tied table is there once, where one rank has both ends."""
+    weights, parallel = weight_bytes_per_rank(variant, model), variant.parallel
+    if not model.tied_embeddings or parallel.pipeline > 1:
+        return weights
+    return weights - 2 * model.vocab_size * model.hidden_size // parallel.tensor
 
 
 def _largest(room: Callable[[int], int], length: int) -> int:

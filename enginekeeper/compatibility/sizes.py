@@ -9,6 +9,7 @@ architecture nothing is guessed. The counts are held against the published ones 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -56,7 +57,6 @@ class SizedConfig(HfConfig):
     qk_nope_head_dim: Size | None = None
     qk_rope_head_dim: Size | None = None
     v_head_dim: Size | None = None
-    sliding_window_pattern: Layers | None = None
 
     def needed(self, name: str, where: str) -> int:
         """Returns a field that this architecture cannot be counted without; raises InputError."""
@@ -105,9 +105,6 @@ class Block:
     whole: int
     """The same that every rank keeps whole: latent attention's."""
 
-    window: int | None
-    """Latest tokens that these layers look at; None for all."""
-
     attending: int
     """Numbers of one token that are alive at once in attention, hidden states not counted; ranks
     share them out."""
@@ -141,16 +138,11 @@ class _Reader:
 
     def blocks(self) -> tuple[Block, ...]:
         """Returns the layers, those that are alike together, in no order."""
-        counted: dict[tuple[bool, int | None], int] = {}
-        for layer in range(self.config.num_hidden_layers):
-            kind = (self._is_mixture(layer), self._window(layer))
-            counted[kind] = counted.get(kind, 0) + 1
-        return tuple(
-            self._block(layers, mixture=mixture, window=window)
-            for (mixture, window), layers in counted.items()
-        )
+        layers = range(self.config.num_hidden_layers)
+        kinds = Counter(map(self._is_mixture, layers))
+        return tuple(self._block(count, mixture=mixture) for mixture, count in kinds.items())
 
-    def _block(self, layers: int, *, mixture: bool, window: int | None) -> Block:
+    def _block(self, layers: int, *, mixture: bool) -> Block:
         attention, beside, split, whole, attending = self._attention()
         experts, router, thinking, copied = self._experts() if mixture else self._gated()
         norms = (4 if self.name in GEMMAS else 2) * self.config.hidden_size
@@ -160,7 +152,6 @@ class _Reader:
             beside=beside + router + norms,
             split=split,
             whole=whole,
-            window=window,
             attending=attending,
             thinking=thinking,
             copied=copied,
@@ -182,11 +173,8 @@ class _Reader:
         return linears, beside, 2 * keys, 0, 2 * queries + 2 * keys
 
     def _latent_attention(self) -> tuple[tuple[Linear, ...], int, int, int, int]:
-        config, hidden, heads = (
-            self.config,
-            self.config.hidden_size,
-            self.config.num_attention_heads,
-        )
+        config = self.config
+        hidden, heads = config.hidden_size, config.num_attention_heads
         latent = config.needed("kv_lora_rank", self.where)
         plain = config.needed("qk_nope_head_dim", self.where)
         turned = config.needed("qk_rope_head_dim", self.where)
@@ -258,20 +246,6 @@ class _Reader:
                 and layer % (config.moe_layer_freq or 1) == 0
             )
         return False
-
-    def _window(self, layer: int) -> int | None:
-        config = self.config
-        if not config.sliding_window or config.use_sliding_window is False:
-            return None
-        if config.layer_types is not None:
-            kinds = config.layer_types
-            slides = layer < len(kinds) and kinds[layer] == "sliding_attention"
-        elif self.name in GEMMAS:
-            every = config.sliding_window_pattern or (2 if self.name.startswith("Gemma2") else 6)
-            slides = (layer + 1) % every != 0
-        else:
-            slides = layer >= (config.max_window_layers or 0) or config.use_sliding_window is None
-        return config.sliding_window if slides else None
 
 
 def blocks_of(config: SizedConfig, head_dim: int, where: str) -> tuple[Block, ...]:

@@ -145,7 +145,7 @@ def _fault(flag: BuildFlag) -> str | None:
     return None if all(_fits(flag, one) for one in given) else "default of another kind"
 
 
-def _fits(flag: BuildFlag, default: bool | int | str) -> bool:  # noqa: FBT001 - a value
+def _fits(flag: BuildFlag, default: FlagValue) -> bool:
     fits: dict[FlagKind, bool] = {
         FlagKind.INT: type(default) is int,
         FlagKind.TOGGLE: isinstance(default, bool),

@@ -158,7 +158,7 @@ def run_with_double(job: Job) -> Job:
     if job["step"] in ("warm_pytorch", "describe_runtime"):
         return {**_on_the_double(job["step"], asked, job["double"]), "simulated": True}
     if job["step"] == "probe_trtllm":
-        return _probe(asked, job["double"])
+        return {**_probe(asked, job["double"]), "simulated": True}
     shared = {"tokens", "targets", "output", "top_k", "greedy", "way", "max_batch"}
     if job["step"] == "score_served":
         _check(asked, {*shared, "serve", "logprobs"}, optional=CACHES)

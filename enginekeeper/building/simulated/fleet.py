@@ -42,8 +42,4 @@ def simulated_gpus() -> tuple[SimulatedGpu, ...]:
 
 def gpu_of_uuid(uuid: str) -> GpuProduct | None:
     """Returns the product of a GPU of the fleet; None for any other UUID."""
-    if not uuid.startswith(_PREFIX):
-        return None
-    name, _, number = uuid.removeprefix(_PREFIX).partition(".")
-    known = not number or (number.isdecimal() and 0 < int(number) < EACH)
-    return gpu_products().get(name) if known else None
+    return next((one.product for one in simulated_gpus() if one.uuid == uuid), None)

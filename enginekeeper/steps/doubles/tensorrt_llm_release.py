@@ -37,31 +37,16 @@ _TORCH = frozenset({
     "enable_min_latency", "stream_interval", "force_dynamic_quantization", "allreduce_strategy",
     "checkpoint_loader", "checkpoint_format",
 })  # fmt: skip
-_ALONE = frozenset({
-    "model", "tokenizer", "tokenizer_mode", "custom_tokenizer", "skip_tokenizer_init",
-    "trust_remote_code", "tensor_parallel_size", "dtype", "revision", "tokenizer_revision",
-    "model_kwargs", "pipeline_parallel_size", "context_parallel_size", "gpus_per_node",
-    "moe_cluster_parallel_size", "moe_tensor_parallel_size", "moe_expert_parallel_size",
-    "enable_attention_dp", "enable_lm_head_tp_in_adp", "pp_partition", "cp_config", "load_format",
-    "enable_lora", "lora_config", "kv_cache_config", "enable_chunked_prefill",
-    "guided_decoding_backend", "batched_logits_processor", "iter_stats_max_iterations",
-    "request_stats_max_iterations", "peft_cache_config", "scheduler_config",
-    "cache_transceiver_config", "sparse_attention_config", "speculative_config", "max_batch_size",
-    "max_input_len", "max_seq_len", "max_beam_width", "max_num_tokens", "gather_generation_logits",
-    "num_postprocess_workers", "postprocess_tokenizer_dir", "reasoning_parser",
-    "otlp_traces_endpoint", "backend", "return_perf_metrics", "orchestrator_type", "env_overrides",
-    "garbage_collection_gen0_threshold", "cuda_graph_config", "attention_dp_config",
-    "disable_overlap_scheduler", "moe_config", "nvfp4_gemm_config", "attn_backend",
-    "enable_iter_perf_stats", "enable_iter_req_stats", "print_iter_log", "batch_wait_timeout_ms",
-    "batch_wait_timeout_iters", "batch_wait_max_tokens_ratio", "torch_compile_config",
-    "enable_autotuner", "enable_layerwise_nvtx_marker", "enable_min_latency", "stream_interval",
-    "force_dynamic_quantization", "allreduce_strategy", "checkpoint_loader", "checkpoint_format",
-    "kv_connector_config", "mm_encoder_only",
+_ADDED = frozenset({
+    "custom_tokenizer", "model_kwargs", "moe_cluster_parallel_size", "enable_lm_head_tp_in_adp",
+    "pp_partition", "lora_config", "sparse_attention_config", "num_postprocess_workers",
+    "postprocess_tokenizer_dir", "reasoning_parser", "otlp_traces_endpoint", "return_perf_metrics",
+    "orchestrator_type", "env_overrides", "garbage_collection_gen0_threshold",
+    "attention_dp_config", "nvfp4_gemm_config", "batch_wait_timeout_ms", "batch_wait_timeout_iters",
+    "batch_wait_max_tokens_ratio", "kv_connector_config", "mm_encoder_only",
 })  # fmt: skip
-"""Of TorchLlmArgs once it stood alone: what llm_args.py has at 000439672005, but for the newest.
-
-`build_config`, `enable_trtllm_sampler` and all of TrtLlmArgs are gone.
-"""
+_ALONE = (_SHARED | _TORCH | _ADDED) - {"build_config", "enable_trtllm_sampler"}
+"""Of TorchLlmArgs once it stood alone: what llm_args.py has at 000439672005, but for the newest."""
 
 BACKENDS_ALONE = ("pytorch", "_autodeploy")
 """Values of `backend` since the TensorRT backend was removed."""

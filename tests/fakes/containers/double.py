@@ -165,11 +165,12 @@ def _gpu(given: list[str]) -> str | None:
     """Reads Docker's --gpus, one line of CSV, or each of Podman's devices."""
     if TOOL == "docker":
         fields = [field for text in given for field in next(csv.reader([text]))]
-        if any("=" not in field for field in fields):
-            _die(125, f"invalid argument {given} for --gpus flag: unexpected value")
-        uuids = [uuid for field in fields for uuid in field.removeprefix("device=").split(",")]
+        prefix, named = "device=", [field.split(",") for field in fields]
     else:
-        uuids = [text.removeprefix("nvidia.com/gpu=") for text in given]
+        prefix, named = "nvidia.com/gpu=", [[text] for text in given]
+    if not all(names[0].startswith(prefix) for names in named):
+        _die(125, f"no {prefix} in what names GPUs: {given}")
+    uuids = [name.removeprefix(prefix) for names in named for name in names]
     if not set(uuids) <= set(_host()["gpus"]):
         _die(125, f"could not select device driver with capabilities: [[gpu]]: {given}")
     return ",".join(uuids) or None

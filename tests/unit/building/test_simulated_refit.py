@@ -6,21 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from enginekeeper.building.simulated.build import main as build
 from enginekeeper.building.simulated.plan_file import read_plan, sha256_of, tensor_names
 from enginekeeper.building.simulated.refit import main
-from tests.factories.checkpoints import edit_config, edit_tensor, edit_tensors, exported
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of two ranks; its stripped engine lies in `stripped`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-SIMULATED-h100-sxm")
-    made = exported("w8a8_sq_tp2", tmp_path / "in")
-    words = [f"--checkpoint_dir={made}", "--output_dir=stripped", "--strip_plan"]
-    build("1.2.1", tmp_path / "nothing-told", words)
-    return made
+from tests.factories.checkpoints import edit_config, edit_tensor, edit_tensors
 
 
 def _refit(checkpoint: Path, *words: str) -> None:

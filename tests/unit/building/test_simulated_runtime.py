@@ -144,7 +144,7 @@ def test_the_fleet_has_eight_of_every_product_and_nvidia_smi_lists_them() -> Non
     assert [row[2] for row in rows[::8]] == [one.product for one in gpu_products().values()]
     assert [gpu_of_uuid(row[1]) for row in rows] == [one.product for one in simulated_gpus()]
     assert len({row[0] for row in rows}) == len({row[1] for row in rows}) == len(rows)
-    for unknown in ("h100-sxm", "GPU-SIMULATED-h100-sxm.8", "GPU-SIMULATED-h100-sxm.x"):
+    for unknown in ("h100-sxm", *(f"GPU-SIMULATED-h100-sxm.{end}" for end in ("8", "x", "01", ""))):
         assert gpu_of_uuid(unknown) is None
     with pytest.raises(SystemExit, match="SIMULATED"):
         answer(["--list-gpus"])

@@ -9,29 +9,16 @@ from typing import Any
 
 import pytest
 
-from enginekeeper.building.simulated.build import main as build
 from enginekeeper.building.simulated.refit import main as refit
 from enginekeeper.building.tensorrt_llm import TensorrtLlmBuilder
 from enginekeeper.errors import InputError
 from enginekeeper.specs.gpus import gpu_products
 from enginekeeper.specs.releases import releases
 from enginekeeper.toolchains.results import StepOutcome
-from tests.factories.checkpoints import exported
 
 BUILDER = TensorrtLlmBuilder(
     releases()["tensorrt-llm-1.2.1"], gpu_products()["h100-sxm"], "double", simulated=True
 )
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkpoint of two ranks; its stripped engine lies in `stripped`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-SIMULATED-h100-sxm")
-    made = exported("w8a8_sq_tp2", tmp_path / "in")
-    words = [f"--checkpoint_dir={made}", "--output_dir=stripped", "--strip_plan"]
-    build("1.2.1", tmp_path / "nothing-told", words)
-    return made
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

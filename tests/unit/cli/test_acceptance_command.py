@@ -37,7 +37,7 @@ def test_what_is_left_out_is_not_said_to_be_built(ek: Ek) -> None:
 
     rows = [line.split() for line in said.out.splitlines()[1:]]
     assert [row[1] for row in rows] == ["fp8"]
-    assert ek("acceptance", "--only", "nothing").code not in (ExitCode.OK, ExitCode.UNAVAILABLE)
+    assert ek("acceptance", "--only", "nothing").code == ExitCode.NOT_FOUND
 
 
 class Simulated(NullNvml):
@@ -114,7 +114,7 @@ def test_an_unknown_toolchain_is_named_with_the_one_that_was_meant(ek: Ek) -> No
     assert "tensorrt-llm-1.2.1" in said.err
 
 
-def test_a_report_is_shown_only_where_its_signature_counts(
+def test_a_report_that_was_verified_is_shown_and_a_missing_one_not_found(
     ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = {"simulated": True, "finished": "2026-11-26", "row": "| SmolLM2 |"}
@@ -124,6 +124,9 @@ def test_a_report_is_shown_only_where_its_signature_counts(
     monkeypatch.setattr(place, lambda *_: document)
     shown = ek("acceptance", "--verify", tmp_path)
 
+    both = ek("acceptance", "--verify", tmp_path, "--write-spec", tmp_path / "spec.yaml")
+
+    assert (both.code, (tmp_path / "spec.yaml").exists()) == (ExitCode.USAGE, False)
     assert missing.code == ExitCode.NOT_FOUND
     assert shown.code == ExitCode.OK
     assert shown.out.splitlines() == ["SIMULATED: signed and whole: 2026-11-26", "| SmolLM2 |"]

@@ -85,6 +85,12 @@ def test_a_rate_is_entered_or_read(ek: Ek, tmp_path: Path) -> None:
     assert "either --vllm or --vllm-report" in none.err
 
 
+def test_a_server_has_a_gpu_whoever_says_its_rate(ek: Ek) -> None:
+    said = ek("compare-cost", *FIGURES, "--vllm-gpus", "0")
+
+    assert (said.code, "--vllm-gpus" in said.err) == (ExitCode.USAGE, True)
+
+
 @pytest.mark.usefixtures("site")
 def test_a_plan_shows_what_fits_on_each_gpu(
     ek: Ek, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,7 +13,7 @@ from tests.unit.compatibility.conftest import MakeCase
 FITS, ESTIMATE = "model-fits-memory", "activations-fit-memory"
 
 
-def test_what_is_counted_adds_up(make_case: MakeCase) -> None:
+def test_the_longest_sequence_is_the_share_of_each_request(make_case: MakeCase) -> None:
     plan = memory_plan(*make_case("h100-sxm", "fp8"))
 
     assert plan is not None

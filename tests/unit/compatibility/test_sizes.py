@@ -45,7 +45,6 @@ GEMMA3_1B = {  # says nothing of tied embeddings, as Google's own file
     "architectures": ["Gemma3ForCausalLM"], "hidden_size": 1152, "intermediate_size": 6912,
     "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256,
     "vocab_size": 262144, "max_position_embeddings": 32768, "sliding_window": 512,
-    "sliding_window_pattern": 6,
 }  # fmt: skip
 QWEN25_05B = {
     "architectures": ["Qwen2ForCausalLM"], "hidden_size": 896, "intermediate_size": 4864,
@@ -142,10 +141,13 @@ def test_experts_are_quantized_and_routers_are_not(make_case: MakeCase) -> None:
 
 
 def test_the_rank_with_the_experts_is_the_one_that_counts(make_case: MakeCase) -> None:
-    one, facts = make_case("h100-sxm", "none", DEEPSEEK_V3)
-    two, _ = make_case("h100-sxm", "none", DEEPSEEK_V3, parallel=[{"pipeline": 2}])
+    two, facts = make_case("h100-sxm", "none", DEEPSEEK_V3, parallel=[{"pipeline": 2}])
+    experts = max(block.weights for block in facts.model.blocks)
+    table = 129280 * 7168
 
-    assert weight_bytes_per_rank(two, facts.model) > weight_bytes_per_rank(one, facts.model) / 2
+    found = weight_bytes_per_rank(two, facts.model)
+
+    assert found == 2 * (31 * experts + table + 7168)  # of 61 layers, none of the 3 without
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,17 @@ def test_vllm_keeps_a_tied_table_once(make_case: MakeCase) -> None:
     assert untied is not None
     assert tied.weights == untied.weights
     assert tied.vllm_rest - untied.vllm_rest == 2 * 151936 * 896
+
+
+def test_stages_of_vllm_have_one_table_each_tied_or_not(make_case: MakeCase) -> None:
+    stages = [{"pipeline": 2}]
+    untied = {**QWEN25_05B, "tie_word_embeddings": False}
+
+    plans = [memory_plan(*make_case("l4", "none", it, parallel=stages))
+             for it in (QWEN25_05B, untied)]  # fmt: skip
+
+    assert plans[0] == plans[1]
+    assert plans[0] is not None
 
 
 def test_what_fits_by_weights_and_cache_alone_is_warned_of(make_case: MakeCase) -> None:

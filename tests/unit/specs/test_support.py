@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
+from enginekeeper.specs import support
 from enginekeeper.specs.support import Route, pytorch_architectures, support_of, vllm_release
 from enginekeeper.toolchains import catalogue
 
@@ -45,9 +48,14 @@ def test_lists_that_spell_a_model_otherwise_know_it_all_the_same() -> None:
     assert Route.AUTODEPLOY in support_of("DeepseekV2ForCausalLM").listed
 
 
-def test_every_list_says_whose_it_is() -> None:
-    for listed in support_of("LlamaForCausalLM").listed.values():
-        assert listed.source
+def test_every_list_says_in_which_file_of_which_version_it_was_read() -> None:
+    table = json.loads(Path(support.__file__).with_name("data").joinpath("model_support.json")
+                       .read_text(encoding="utf-8"))  # fmt: skip
+    sources = [one["source"] for one in (*table["pytorch"], *table["autodeploy"], table["vllm"])]
+
+    for source in sources:
+        assert re.search(r"\.(html|md|py)\b", source), source
+        assert re.search(r"\b\d+\.\d+|\b[0-9a-f]{8,40}\b", source), source
 
 
 @pytest.mark.parametrize(
