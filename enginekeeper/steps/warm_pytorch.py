@@ -117,7 +117,12 @@ def _ranks_in(tactics: Path) -> list[int]:
         raise Refusal(
             "unexpected-output", "the autotuner's cache is no JSON", where=tactics, actual=error
         ) from error
-    found = (str(name).removeprefix(RANK) for name in parts if str(name).startswith(RANK))
+    if not isinstance(parts, dict):
+        raise Refusal(
+            "unexpected-output", "the autotuner's cache is no JSON object", where=tactics,
+            actual=type(parts).__name__,
+        )  # fmt: skip
+    found = (name.removeprefix(RANK) for name in parts if name.startswith(RANK))
     return sorted(int(number) for number in found if number.isdecimal())
 
 

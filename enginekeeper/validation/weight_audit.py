@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -88,15 +88,17 @@ class _Measured:
     reproduction: Reproduction
     parts: tuple[PartStatistics, ...]
 
-    def judgement(self, stats: PartStatistics) -> Judgement:
-        """Judges one part by the rules of its format."""
+    @cached_property
+    def judgements(self) -> tuple[Judgement | None, ...]:
+        """Of each part, by the rules of its format; None of one that is not finite."""
         plain = self.reproduction.recipe.format is WeightFormat.PLAIN
-        return judge_plain(stats) if plain else judge(stats)
+        rule = judge_plain if plain else judge
+        return tuple(None if one.not_finite else rule(one) for one in self.parts)
 
     @property
     def honest(self) -> bool:
         """Whether all parts are those of an honest export."""
-        return all(not one.not_finite and self.judgement(one).honest for one in self.parts)
+        return all(one is not None and one.honest for one in self.judgements)
 
     @property
     def excess(self) -> float:
@@ -248,12 +250,12 @@ class WeightAudit:
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
-        for index, (part, stats) in enumerate(zip(place.parts, measured.parts, strict=True)):
+        judged = zip(place.parts, measured.parts, measured.judgements, strict=True)
+        for index, (part, stats, judgement) in enumerate(judged):
             self.counts.add(stats)
-            if stats.not_finite:
+            if judgement is None:
                 yield _not_finite(place, part, stats)
                 continue
-            judgement = measured.judgement(stats)
             if judgement.honest:
                 continue
             suspect = Suspect(
