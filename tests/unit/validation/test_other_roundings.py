@@ -81,3 +81,12 @@ def test_damage_is_not_taken_over(
     healthy, _ = twins(checkpoints.exported(recipe, tmp_path / "healthy"), tmp_path / "healthy")
     ours, _ = twins(edited(recipe, fault, tmp_path, dose=dose), tmp_path)
     assert all(np.array_equal(ours[name], healthy[name]) for name in healthy)
+
+
+def test_groups_of_another_size_than_announced_are_not_compared(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
+    checkpoints.edit_quantization(checkpoint, group_size=1)
+
+    ours, _ = twins(checkpoint, tmp_path)
+
+    assert all(np.isfinite(values).all() for values in ours.values())
