@@ -14,7 +14,6 @@ grid, `FAULTS` and `CONTROLS` of each recipe in the order of `enginekeeper.fault
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import sys
@@ -22,41 +21,27 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detection import healthy_exports
-from dictionaries import Sought, dictionary_at
+from behaviour_lab import PORTION, Lab, Recipe
 from safetensors.numpy import load_file, save_file
 
-from enginekeeper.faults.behaviour import Arms, told
-from enginekeeper.faults.campaign import label
+from enginekeeper.faults.behaviour import told
 from enginekeeper.faults.comparison import ORDERS, Record, document, render, shuffled
 from enginekeeper.faults.draft import Draft, InapplicableError
-from enginekeeper.faults.grid import bundled_grid, load_grid
 from enginekeeper.faults.peers import Seen, alarms
-from enginekeeper.faults.sample import Drawn, drawn
+from enginekeeper.faults.sample import Drawn
 from enginekeeper.faults.trial import Bench, Trial
 from enginekeeper.own_code import code_digest
-from enginekeeper.settings import Settings
-from enginekeeper.specs.acceptance import Acceptance
-from enginekeeper.toolchains.catalogue import find_toolchain, lock_of
-from enginekeeper.toolchains.installation import installation_of
-from enginekeeper.toolchains.runner import StepRun, run_step
-from enginekeeper.validation.checkpoint import Checkpoint, UnusableCheckpointError
-from enginekeeper.validation.pieces import read_pieces
-from enginekeeper.validation.policy import AcceptancePolicy
-from enginekeeper.validation.rounds import order_of, rounds_of
+from enginekeeper.validation.checkpoint import UnusableCheckpointError
+from enginekeeper.validation.rounds import order_of
 from enginekeeper.validation.scores import Scores, load_scores
-from enginekeeper.validation.tokens import load_tokens
-from enginekeeper.validation.twin import write_recipe_twin
 from registry.files import write_whole
 
-SEED = "behaviour-1"
-FAULTS, CONTROLS = 30, 40
+FAULTS, CONTROLS = 30, 48
 """Of each recipe; behaviour takes as many from the beginning as were run."""
 
 WAYS: dict[str, dict[str, int]] = {
@@ -66,158 +51,11 @@ WAYS: dict[str, dict[str, int]] = {
     "chunks of 64": {"chunk_tokens": 64},
 }
 """How the healthy engine is executed otherwise; it is scored in batches of `PORTION`."""
-LIMITS = {"max_batch_size": 8, "max_input_len": 512, "max_seq_len": 1024, "max_num_tokens": 8192}
-NUDGE = {"relative": 3e-7, "seed": 1234}
-"""As `enginekeeper.orchestration.judging` does."""
-
-TOP_K = 20
-DICTIONARY = "dictionary.safetensors"
-
-PORTION = 4
-"""Prompts that are scored before the rule is asked: a gross fault is decided in three to five."""
 
 PARTS = ("prepare", "audit", "score")
 
-
-@dataclass(frozen=True)
-class Lab:
-    """What all recipes share."""
-
-    cache: Path
-    model: Path
-    tokens: Path
-    source_scores: Path
-
-    @classmethod
-    def open(cls) -> Lab:
-        """Finds model, tokens and the newest reference of them in the cache."""
-        cache = Settings.from_environment().cache
-        work = cache / "work"
-        model = min((cache / "models" / "packaged").glob("*/model"))
-        tokens = max(work.glob("tokens/*/tokens.json"), key=lambda path: path.stat().st_mtime)
-        references = work.glob("reference/*/reference/scores.safetensors")
-        newest = max(references, key=lambda path: path.stat().st_mtime)
-        return cls(cache, model, tokens, newest)
-
-    @property
-    def place(self) -> Path:
-        """Where all of it goes; another executor or another way to edit is another place."""
-        made_by = code_digest("steps", "faults/draft.py", "faults/sample.py", "data/faults")
-        return self.cache / "faults" / f"behaviour-{made_by.rpartition(':')[2][:12]}"
-
-    @cached_property
-    def python(self) -> Path:
-        """The interpreter of the embedded builder's toolchain."""
-        settings, toolchain = Settings.from_environment(), find_toolchain("inductor")
-        return installation_of(toolchain, lock_of(toolchain, settings), settings).python
-
-    def exports(self) -> list[Path]:
-        """Returns a healthy export of each recipe, unquantized first; looked for once."""
-        known = self.place / "exports.json"
-        if not known.is_file():
-            found = healthy_exports(self.cache, self.model)
-            paths = sorted(found, key=lambda name: (name != "unquantized", name))
-            self.place.mkdir(parents=True, exist_ok=True)
-            write_whole(known, json.dumps([str(found[name]) for name in paths]).encode())
-        return [Path(path) for path in json.loads(known.read_text())]
-
-    def recipe(self, number: int) -> Recipe:
-        """Returns the N-th recipe."""
-        export = self.exports()[number]
-        name = label(Checkpoint.open(export))
-        slug = "".join(c if c.isalnum() else "-" for c in name.lower())
-        return Recipe(self, name, export, self.place / slug, number)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One export, its engine and the arms it is compared with."""
-
-    lab: Lab
-    name: str
-    export: Path
-    place: Path
-    number: int
-
-    def step(self, step: str, name: str, job: dict[str, Any], hear: Any = None) -> None:  # noqa: ANN401
-        """Runs a step of the embedded builder."""
-        run = StepRun("inductor", step, job, self.place / f"{name}.run", 4 * 3600)
-        run_step(run, python=self.lab.python, on_line=hear)
-
-    def prepare(self) -> None:
-        """Makes engine, twin scores, floor and fault dictionary, unless they are there."""
-        self.place.mkdir(parents=True, exist_ok=True)
-        if not (self.place / "engine").exists():
-            job = {"checkpoint": str(self.export), "output": str(self.place / "engine"),
-                   "graphs": str(self.lab.place / "graphs"), "limits": LIMITS}  # fmt: skip
-            self.step("compile_engine", "compile", job)
-        self._score_twin()
-        self.locate(self.place / DICTIONARY, self.place)
-
-    def locate(self, path: Path, logs: Path) -> None:
-        """Makes the recipe's fault dictionary, unless it is there."""
-        scores = self.place / "twin.safetensors"
-        sought = Sought(self.lab.model, self.export, self.lab.tokens, scores)
-        sought.make(path, replace(self, place=logs).step)
-
-    def _score_twin(self) -> None:
-        scores, nudged = self.place / "twin.safetensors", self.place / "nudged.safetensors"
-        rounds_activations = self._rounds_activations()
-        if scores.exists() and (nudged.exists() or not rounds_activations):
-            return
-        with tempfile.TemporaryDirectory(dir=self.place) as folder:
-            twin = Path(folder) / "twin"
-            write_recipe_twin(self.lab.model, self.export, twin)
-            job = {"twin": str(twin), "tokens": str(self.lab.tokens), "top_k": TOP_K,
-                   "targets": {"source": str(self.lab.source_scores)}, "batch_size": 4,
-                   "greedy": {"prefix": 2, "tokens": 1}, "output": str(scores)}  # fmt: skip
-            if not scores.exists():
-                self.step("score_twin", "twin", job)
-            if rounds_activations:
-                again = {"targets": {"twin": str(scores)}, "nudge": NUDGE, "output": str(nudged)}
-                self.step("score_twin", "nudged", {**job, **again})
-
-    def _rounds_activations(self) -> bool:
-        return (Checkpoint.open(self.export).quantization.algorithm or "") not in (
-            "", "W8A16", "W4A16_AWQ",
-        )  # fmt: skip
-
-    @cached_property
-    def arms(self) -> Arms:
-        """Reads what engines of the recipe are compared with."""
-        tokens, nudged = load_tokens(self.lab.tokens), self.place / "nudged.safetensors"
-        return Arms(
-            tokens,
-            load_scores(self.lab.source_scores, tokens),
-            load_scores(self.place / "twin.safetensors", tokens),
-            load_scores(nudged, tokens) if nudged.is_file() else None,
-            AcceptancePolicy(**asdict(Acceptance())),
-            rounds_of(tokens),
-            dictionary_at(self.place / DICTIONARY),
-            read_pieces(self.lab.model),
-        )
-
-    def cases(self) -> tuple[list[Drawn], list[Drawn]]:
-        """Returns the recipe's faults and controls in the order they are run."""
-        return drawn(load_grid(bundled_grid()), [self.name], SEED)
-
-    def case_file(self, name: str, suffix: str) -> Path:
-        """Returns where what is known of a case is."""
-        digest = hashlib.sha256(name.encode()).hexdigest()[:24]
-        return self.place / "cases" / f"{digest}{suffix}"
-
-    def job(self) -> dict[str, Any]:
-        """Returns the job of the step that scores edits."""
-        first, twin = self.lab.recipe(0), self.place / "twin.safetensors"
-        logits = first.place / "logits.safetensors"
-        writes = self.number == 0 and not logits.exists()
-        return {
-            "engine": str(self.place / "engine"), "tokens": str(self.lab.tokens), "threads": 1,
-            "targets": {"source": str(self.lab.source_scores), "twin": str(twin)},
-            "top_k": TOP_K, "batch_size": PORTION, "desk": str(self.place / "desk"),
-            "source_logits": str(logits), **({"write_logits": str(logits)} if writes else {}),
-        }  # fmt: skip
-
+SAME = ("same numbers", "files only")
+"""What came of a case whose engine is the one that was built of the healthy export."""
 
 Said = dict[str, Any]
 Requests = Generator[dict[str, Any], Said, None]
@@ -314,16 +152,20 @@ class Session:
             return
         with tempfile.TemporaryDirectory(dir=self.recipe.place) as folder:
             try:
-                draft.overlay(Path(folder))
+                checkpoint = draft.overlay(Path(folder))
             except UnusableCheckpointError as error:  # whoever loads it, reads it so
                 _record(known, one, "refused", said=error.what)
                 return
             dropped = sorted(set(draft.base.ranks[0]) - set(draft.ranks[0]))
-            edit = {"overlay": folder, "dropped": dropped}
+            edit: dict[str, Any] = {"overlay": folder, "dropped": dropped}
+            if one.case.fault.healthy:
+                own = self.recipe.make_own_twin(one.case.name, checkpoint)
+                if own is not None:
+                    edit["targets"] = self.recipe.targets(own)
             yield from self._scored(one, known, edit)
 
     def _scored(self, one: Drawn, known: Path, edit: dict[str, Any]) -> Requests:
-        arms, parts, seconds = self.recipe.arms, list[Path](), 0.0
+        arms, parts, seconds = self.recipe.arms_of(one.case.name), list[Path](), 0.0
         scores = self.recipe.case_file(one.case.name, ".safetensors")
         for number, prompts in enumerate(self._portions):
             yield from self._warmed(number)
@@ -406,6 +248,9 @@ def records(recipe: Recipe) -> Iterator[Record]:
             yield Record(recipe.name, trial)
             continue
         case = json.loads(known.read_text())
+        if case["outcome"] in SAME and trial.taxonomy is None:
+            yield _as_built(recipe, trial, case["outcome"])
+            continue
         if case["outcome"] != "scored":
             yield Record(recipe.name, trial, case["outcome"])
             continue
@@ -413,9 +258,16 @@ def records(recipe: Recipe) -> Iterator[Record]:
         yield _judged(recipe, trial, path, case["seconds"])
 
 
+def _as_built(recipe: Recipe, trial: Trial, outcome: str) -> Record:
+    """Judges a control whose engine is, number by number, the one that was built."""
+    engine, _ = _engine(recipe, recipe.place / "healthy.safetensors")
+    said = told(recipe.arms, engine)
+    return Record(recipe.name, trial, outcome, said.decision, said.kl, said.tokens)
+
+
 def _judged(recipe: Recipe, trial: Trial, path: Path, seconds: float) -> Record:
     engine, beside = _engine(recipe, path)
-    said = told(recipe.arms, engine)
+    said = told(recipe.arms_of(trial.case), engine)
     return Record(
         recipe.name, trial, "scored", said.decision, said.kl, said.tokens, engine.positions,
         seconds, alarms(_seen(recipe, engine, beside)),

@@ -58,6 +58,11 @@ class Record:
         return self.executor in TRIED
 
     @property
+    def as_built(self) -> bool:
+        """Whether it is a control whose engine is the healthy one: no number differs."""
+        return self.healthy and not self.tried and self.decision is not None
+
+    @property
     def audits(self) -> bool:
         """Whether the audits stop it."""
         return self.trial.outcome in ("hit", "alarm")
@@ -124,6 +129,8 @@ def _way_rows(run: Sequence[Record]) -> Iterator[Row]:
         tried = [one for one in members if one.tried]
         for way, found in WAYS.items():
             yield from _row(f"{group}, in the executor: {way}", tried, found)
+        as_built = [one for one in members if one.as_built]
+        yield from _row(f"{group}, the very engine that was built: both", as_built, WAYS["both"])
 
 
 def _above(one: Record) -> bool:

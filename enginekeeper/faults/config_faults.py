@@ -172,6 +172,8 @@ FAULTS = (
     Fault("exclusion-lost", "T8", "the head is unquantized and not excluded",
           _quantized("exclude_modules", lambda *_: ["nothing"]), "TensorRT-LLM PR 3567",
           scope="model"),
+    Fault("exclusions-empty", "T8", "the list of exclusions is empty: the head is not excluded",
+          _quantized("exclude_modules", lambda *_: []), "TensorRT-LLM PR 3567", scope="model"),
     Fault("algorithm", "T8", "another quantization algorithm is announced",
           _quantized("quant_algo", _another_algorithm), "", scope="model", also=("T3", "T9")),
     Fault("algorithm-missing", "T8", "no quantization is announced",

@@ -176,8 +176,6 @@ CONTROLS = (
              _said(rotary_pct=..., residual_mlp=..., rmsnorm=..., lm_head_bias=...)),
     _control("config-notes", "fields that no decoder reads",
              _said(producer={"name": "another", "version": "1"}, logits_dtype="float32")),
-    _control("exclusions-empty", "an empty list of exclusions, which means TensorRT-LLM's own",
-             _exclusions([])),
     _control("exclusions-spelled-out", "TensorRT-LLM's own exclusions, spelled out",
              _exclusions(["*lm_head", "*vocab_embedding", "*router"])),
 )  # fmt: skip

@@ -3,11 +3,12 @@
 Job: `{"engine", "tokens", "targets", "top_k", "desk", "batch_size", "threads"?, "write_logits"?,
 "source_logits"?}`. The step says `ask N` and waits for `DESK/answer.json`:
 `{"ask": N, "stop": true}`, or `{"ask": N, "overlay"?, "dropped", "prompts", "output",
-"chunk_tokens"?, "batch_size"?}`. Without an overlay the engine is scored as it was built. What
-came of it is in `DESK/N.json`: a refusal, or what was changed; the score file is at `output`, with
-`logit_cosine` and `logit_distance` to the source's logits if there are any: the cosine, and the
-Euclidean distance over the source's norm, of each position. `write_logits` is where the logits of
-the engine as it was built go first, float16 in the order of the suite: a source for others.
+"chunk_tokens"?, "batch_size"?, "targets"?}`. Without an overlay the engine is scored as it was
+built; with targets these count instead of the job's. What came of it is in `DESK/N.json`: a
+refusal, or what was changed; the score file is at `output`, with `logit_cosine` and
+`logit_distance` to the source's logits if there are any: the cosine, and the Euclidean distance
+over the source's norm, of each position. `write_logits` is where the logits of the engine as it
+was built go first, float16 in the order of the suite: a source for others.
 
 A process of its own holds the engine: weights go into compiled graphs, and what an edit makes of
 them may end it.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,10 +139,14 @@ class Desk:
         return said
 
     def _score(self, request: dict[str, Any]) -> None:
-        from _score_file import write_scores  # noqa: PLC0415 - torch
+        from _score_file import read_targets, write_scores  # noqa: PLC0415 - torch
         from _scoring import empty_columns, nothing_continued, score_prompts  # noqa: PLC0415
 
         job, chosen = self._job, request["prompts"]
+        if request.get("targets"):
+            positions = int(job.tokens.offsets[-1])
+            ids = read_targets(request["targets"], positions, self._engine.config.vocabulary)
+            job = replace(job, targets=ids)
         arm = BesideSource(self._engine, request.get("chunk_tokens"), self._source)
         columns = empty_columns(job)
         size = int(request.get("batch_size") or job.batch_size)

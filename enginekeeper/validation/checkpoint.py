@@ -334,12 +334,14 @@ def _quantization(directory: Path, config: TrtConfig) -> Quantization:
     if block.quant_algo == "MIXED_PRECISION" and details.is_file():
         listed = QuantizedModules.of(read_json_object(details), str(details))
         modules = listed.quantized_layers or {}
+    excluded = block.exclude_modules
     return Quantization(
         algorithm=block.quant_algo,
         kv_cache=block.kv_cache_quant_algo,
         group_size=block.group_size,
         prequant=bool(block.pre_quant_scale),
         zero_point=bool(block.has_zero_point),
-        excluded=tuple(block.exclude_modules or DEFAULT_EXCLUDED),
+        # An empty list excludes nothing (TensorRT-LLM PR 3567); before, it stood for the defaults.
+        excluded=DEFAULT_EXCLUDED if excluded is None else tuple(excluded),
         layers=modules,
     )

@@ -29,6 +29,11 @@ _SINGLE = "model.safetensors"
 _UNSIGNED = np.uint16(0x7FFF)
 _FLOATS = ("BF16", "F16", "F32", "F64")
 
+_SIZES = (
+    "vocab_size, hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim"
+)
+"""What decides the shapes of all tensors."""
+
 
 class UnusableModelError(InputError):
     """A model directory lacks a file or a tensor, or holds numbers that are none."""
@@ -83,7 +88,7 @@ class SourceModel:
                     where=f"{self.directory}: {name}",
                     actual=list(self.tensor(name).shape),
                     expected=list(shape),
-                    remedy="Download the model again: its config is another model's.",
+                    remedy=f"Download the model again: its config ({_SIZES}) is another model's.",
                 )
 
     def height(self, name: str) -> int:

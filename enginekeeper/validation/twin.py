@@ -2,8 +2,9 @@
 
 The *recipe twin* is the source quantize-dequantized by the recipe in our own code; the pre-quant
 vectors, activation scales and KV-cache scales, which calibration learned, come from the
-checkpoint. The *checkpoint twin* is the checkpoint as it is, its config included. Between the two
-lies what the export got wrong; between the checkpoint twin and an engine, what the builder did.
+checkpoint, and so do codes and scales where they are another valid rounding (adr/0123). The
+*checkpoint twin* is the checkpoint as it is, its config included. Between the two lies what the
+export got wrong; between the checkpoint twin and an engine, what the builder did.
 
 A twin is `config.json`, `model.safetensors` (float32, HF names), `twin_extra.safetensors` (the
 pre-quant vectors that are not folded) and `twin.json` (what happens to activations and KV cache).
@@ -45,7 +46,11 @@ _HEAD = "lm_head"
 
 def write_recipe_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
     """Writes what the checkpoint's recipe makes of the source; raises InputError subclasses."""
-    source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
+    recipe_twin_of(SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir), output_dir)
+
+
+def recipe_twin_of(source: SourceModel, checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Does the same with what was opened before, as a checkpoint that lies over another is."""
     source.require_sizes()  # rows that are missing would be taken for padding
     _Writer(source, checkpoint, RecipeArm(source, checkpoint)).write("recipe", output_dir)
 

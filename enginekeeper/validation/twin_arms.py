@@ -26,6 +26,7 @@ from enginekeeper.validation.numerics.reproduction import (
     reproduce,
     row_chunks,
 )
+from enginekeeper.validation.other_roundings import is_as_announced, is_rounded_otherwise
 from enginekeeper.validation.rope import checkpoint_rope
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_vectors import folding
@@ -66,7 +67,10 @@ class RecipeArm:
     """The linear being written: its parts share what was found out about it."""
 
     def rows(self, place: LinearPlace, stored: AssembledLinear, index: int) -> Rows:
-        """Requantizes from the source; embeddings are only rounded to the checkpoint's dtype."""
+        """Requantizes from the source; embeddings are only rounded to the checkpoint's dtype.
+
+        Which of several valid roundings was chosen is learned: it is the checkpoint's own.
+        """
         if place.name not in self.latest:
             recipe = PLAIN
             if place.name != "transformer.vocab_embedding":
@@ -80,11 +84,14 @@ class RecipeArm:
                 self.source, place, recipe, stored, dtype=dtype, folded=taken
             )
         again, part = self.latest[place.name], place.parts[index]
+        announced = is_as_announced(stored, again.recipe)
+        if announced and is_rounded_otherwise(stored, again, place, index):
+            return lambda start, stop: stored.part_rows(part, start, stop)
 
         def read(start: int, stop: int) -> Floats:
             weight = again.weight(part, index, start, stop)
             own = again.quantize(weight)
-            if not again.leaves_roundings_open(index):
+            if not announced or not again.leaves_roundings_open(index):
                 return own.values
             return settled(own, weight, stored.part_quantized(part, start, stop)).values
 

@@ -57,6 +57,8 @@ class _Counts:
     parts: int = 0
     exact: int = 0
     folded_norms: list[str] = field(default_factory=list)
+    rounded_otherwise: list[str] = field(default_factory=list)
+    """HF modules that another valid rounding made; the recipe twin takes it over."""
     not_compared: list[str] = field(default_factory=list)
     blamed_norms: list[str] = field(default_factory=list)
     errors: dict[str, list[float]] = field(default_factory=dict)
@@ -142,6 +144,7 @@ class WeightAudit:
                 "lowest_share_of_equal_codes": counts.lowest_same_codes,
                 "errors": counts.errors,
                 "folded_norms": counts.folded_norms,
+                "rounded_otherwise": counts.rounded_otherwise,
                 "kv_cache": kv_cache.summary(self.checkpoint, self.geometry),
             },
         )
@@ -256,6 +259,8 @@ class WeightAudit:
             if judgement is None:
                 yield _not_finite(place, part, stats)
                 continue
+            if judgement.other_rounding:
+                self.counts.rounded_otherwise.append(part.module)
             if judgement.honest:
                 continue
             suspect = Suspect(

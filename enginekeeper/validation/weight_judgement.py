@@ -107,6 +107,11 @@ class Judgement:
         found = (self.gain, self.error, self.blocks, self.columns, self.scales)
         return all(item is None for item in found)
 
+    @property
+    def other_rounding(self) -> bool:
+        """Whether it is honest, and other codes or scales than the recipe's nearest."""
+        return self.honest and self.limits is WIDE
+
 
 def judge(stats: PartStatistics) -> Judgement:
     """Holds a part against the limits that fit how it was rounded."""

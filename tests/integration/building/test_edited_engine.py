@@ -51,6 +51,8 @@ class Desk:
 
     def work(self) -> Generator[dict[str, Any], Said, None]:
         yield self.request("built", {})
+        targets = {"twin": str(self.bench.folder / "built.safetensors")}
+        yield self.request("asked", {"targets": targets})
         for name, injection in FAULTS.items():
             draft = Draft.open(self.checkpoint, SOURCE)
             injection.apply(draft)
@@ -139,3 +141,9 @@ def test_edits_are_taken_back_and_what_changes_nothing_is_said(desk: Desk) -> No
     assert built["logit_cosine"] == pytest.approx(1.0, abs=1e-4)
     assert built["logit_distance"] == pytest.approx(0.0, abs=1e-3)
     assert _scored(desk.bench, "layers-fewer")["logit_cosine"].min() < 0.999
+
+
+def test_a_request_may_ask_for_other_tokens_than_the_job(desk: Desk) -> None:
+    built, asked = _scored(desk.bench, "built"), _scored(desk.bench, "asked")
+    assert "at_twin" not in built
+    assert np.array_equal(asked["at_twin"], built["top_logprobs"])

@@ -119,6 +119,7 @@ def records() -> list[Record]:
         Record("r", trial("small", "doubt", below_limit=True), "scored", "inconclusive", 1e-4,
                900, 900, 5.0, quiet),
         Record("r", trial("fine", "clear", None), "scored", "pass", 0.0, 900, 900, 5.0, loud),
+        Record("r", trial("renamed", "clear", None), "same numbers", "pass", 0.0, 900),
         Record("r", trial("elsewhere", "not applicable")),
     ]  # fmt: skip
 
@@ -134,6 +135,14 @@ def test_the_table_counts_each_way_on_the_same_cases() -> None:
     assert {row["trials"] for row in alone.values()} == {4}
     assert alone["audits alone"]["culprit_right"] == 2
     assert alone["behaviour alone"]["culprit_right"] is None
+
+
+def test_controls_whose_engine_is_the_one_that_was_built_are_counted_apart() -> None:
+    rows = {row["row"]: row for row in document(records(), {})["ways"]}
+    assert rows["controls, in the executor: both"]["trials"] == 1
+    same = rows["controls, the very engine that was built: both"]
+    assert (same["trials"], same["found"]) == (1, 0)
+    assert not any("faults, the very" in name for name in rows)
 
 
 def test_doses_below_the_limit_have_a_row_of_their_own() -> None:

@@ -114,6 +114,7 @@ def test_a_norm_one_percent_off_is_blamed_whatever_roundings_the_recipe_leaves_o
     [
         ("linear-left-plain", "transformer.layers.1.mlp.proj.weight"),
         ("exclusion-lost", "quantization.exclude_modules"),
+        ("exclusions-empty", "quantization.exclude_modules"),
         ("excluded-and-quantized", "quantization.exclude_modules"),
         ("algorithm-missing", "quantization.quant_algo"),
         ("algorithm", "quantization.quant_algo"),
