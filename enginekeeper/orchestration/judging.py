@@ -19,6 +19,7 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
+from enginekeeper.orchestration.export_arm import checkpoint_twin_of, score_checkpoint_twin
 from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.layer_probe import LAYERS, probe_layers
 from enginekeeper.orchestration.outcome import Ending, Outcome
@@ -324,7 +325,10 @@ def _dictionary(bench: Bench, work: Work, made: Progress) -> Dictionary:
 
 
 def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
-    """Writes the recipe twin, scores it and removes it: only its scores are kept."""
+    """Writes the recipe twin, scores it and removes it: only its scores are kept.
+
+    So with the checkpoint's own twin, where that is another.
+    """
     source, name = source_of(work), made.variant.identifier
     chaotic = made.variant.recipe.rounds_activations
     inputs = {
@@ -341,15 +345,16 @@ def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
         twin = directory / "twin"
         progress.info("%s: recipe twin ...", name)
         write_recipe_twin(source.path, made.checkpoint.path, twin)
-        job = {**probe.job(directory), "twin": str(twin)}
-        seconds = bench.shop.run("inductor", "score_twin", job, name=name, minutes=60).seconds
+        plain = {**probe.job(directory), "twin": str(twin)}
+        seconds = bench.shop.run("inductor", "score_twin", plain, name=name, minutes=60).seconds
         if chaotic:
             targets = {"twin": str(directory / SCORES)}
             output = str(directory / NUDGED)
-            job = {**job, "targets": targets, "output": output, "nudge": _NUDGE}
+            job = {**plain, "targets": targets, "output": output, "nudge": _NUDGE}
             seconds += bench.shop.run("inductor", "score_twin", job, name=name, minutes=60).seconds
+        said = score_checkpoint_twin(bench.shop, source, made.checkpoint, twin, plain, name=name)
         shutil.rmtree(twin)
-        return {"seconds": seconds}
+        return {"seconds": seconds, **said}
 
     return stages.made_once(bench.shop, "twin-scores", inputs, make)
 
@@ -390,7 +395,8 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
     def arm(scored: Made) -> Scores:
         return load_scores(scored.path / SCORES, tokens)
 
-    nudged = there(made.twin).path / NUDGED
+    scored = there(made.twin)
+    nudged, twin = scored.path / NUDGED, arm(scored)
     validation = made.validation
     asked = None if made.probes is None else load_probes(made.probes.path / stages.PROBES)
     return partial(
@@ -398,7 +404,8 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         tokens,
         source=arm(probe.targets["source"]),
         reference=probe.reference,
-        twin=arm(there(made.twin)),
+        twin=twin,
+        checkpoint_twin=checkpoint_twin_of(scored, twin, tokens),
         nudged=load_scores(nudged, tokens) if nudged.is_file() else None,
         second_source=arm(there(work.second)),
         validation_twin=None if validation is None else arm(validation),

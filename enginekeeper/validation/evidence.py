@@ -56,6 +56,8 @@ class Evidence:
     """The reference's id, by which it is found in the registry."""
     twin: Scores | None = None
     """The recipe twin, scored at `source`."""
+    checkpoint_twin: Scores | None = None
+    """The checkpoint, dequantized, scored at `twin`: says which side of it a fault is on."""
     nudged: Scores | None = None
     """The recipe twin with float32-sized noise added, scored at `twin`: measures the floor."""
     second_source: Scores | None = None
@@ -99,6 +101,7 @@ class Evidence:
             tokens=self.tokens.only(chosen),
             source=cut(self.source),
             twin=cut(self.twin),
+            checkpoint_twin=cut(self.checkpoint_twin),
             nudged=cut(self.nudged),
             second_source=cut(self.second_source),
             validation_twin=cut(self.validation_twin),

@@ -50,6 +50,7 @@ from enginekeeper.validation.profiles import (
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.statistics import FEWEST_PROMPTS, hazard_exceeds
 from enginekeeper.validation.tokens import TokenizedSuite
+from enginekeeper.validation.triangle import blamed, sides
 
 CHOICES_ONLY = "the runner names the tokens that were chosen, and says nothing of any other"
 
@@ -105,7 +106,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
         gap = replace(gap, outcome="inconclusive", note=f"decode was not compared: {gap.note}")
     places, tail = _local(comparison, evidence, policy, limit)
     decided = (divergence, finite, places, tail, consistent, gap, flips, gain, *probes)
-    decided = (*decided, *_supporting(evidence, policy))
+    decided = (*decided, *sides(evidence, policy), *_supporting(evidence, policy))
     checks = decided if floor is None else (*decided, floor.check(policy.confidence))
     details = {
         **_details(comparison, greedy),
@@ -444,7 +445,8 @@ def _statement(checks: tuple[Check, ...]) -> str:
     if numbers["fidelity.finite"].outcome == "fail":
         return "produces logits that are not finite"
     if kl.outcome == "fail":
-        return f"is not what its recipe says{size}"
+        side = blamed(checks)
+        return f"is not what its recipe says{size}{f': {side}' if side else ''}"
     failed = [check.name for check in checks if check.outcome == "fail"]
     local = next((one.finding for one in checks if one.name in failed and one.name in LOCAL), None)
     if local is not None:

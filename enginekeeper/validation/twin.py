@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from enginekeeper.documents import read_json_object
 from enginekeeper.validation import kv_cache
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.numerics.formats import Floats
@@ -36,12 +39,14 @@ from enginekeeper.validation.numerics.mapping import (
 )
 from enginekeeper.validation.numerics.reproduction import row_chunks
 from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.tensor_files import PlannedTensor, write_tensors
+from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
 from enginekeeper.validation.twin_arms import CheckpointArm, RecipeArm, TwinArm
 
 SCHEMA = 1
 
 _HEAD = "lm_head"
+
+_WEIGHTS, _EXTRA = "model.safetensors", "twin_extra.safetensors"
 
 
 def write_recipe_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
@@ -61,6 +66,27 @@ def write_checkpoint_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Pa
     _Writer(source, checkpoint, CheckpointArm(source, checkpoint)).write("checkpoint", output_dir)
 
 
+def are_equal(one: Path, other: Path) -> bool:
+    """Says whether two twins are the same, number by number; NaN equals nothing, -0 is 0."""
+    descriptions = (
+        [read_json_object(twin / name) for twin in (one, other)]
+        for name in ("config.json", "twin.json")
+    )
+    for first, second in descriptions:
+        if {**first, "arm": None} != {**second, "arm": None}:
+            return False
+    return all(
+        _have_equal_tensors(TensorFile.open(one / name), TensorFile.open(other / name))
+        for name in (_WEIGHTS, _EXTRA)
+    )
+
+
+def _have_equal_tensors(one: TensorFile, other: TensorFile) -> bool:
+    if one.keys() != other.keys():
+        return False
+    return all(np.array_equal(one[name].read(), other[name].read()) for name in one)
+
+
 @dataclass
 class _Writer:
     """Plans the tensors of one twin and writes them one after the other."""
@@ -76,9 +102,9 @@ class _Writer:
         geometry = Geometry.of(self.source.config)
         directory.mkdir(parents=True, exist_ok=True)
         head = self.arm.head_is_separate()
-        write_tensors(directory / "model.safetensors", self._tensors(geometry, head=head))
+        write_tensors(directory / _WEIGHTS, self._tensors(geometry, head=head))
         write_tensors(
-            directory / "twin_extra.safetensors",
+            directory / _EXTRA,
             [PlannedTensor(n, "F32", values.shape, [values]) for n, values in self.extra.items()],
         )
         _write_json(directory / "config.json", self.arm.config(tied=not head))

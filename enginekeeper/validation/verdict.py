@@ -211,6 +211,7 @@ def _describe(evidence: Evidence) -> dict[str, Any]:
         "engine": evidence.engine,
         "source": evidence.source,
         "twin": evidence.twin,
+        "checkpoint_twin": evidence.checkpoint_twin,
         "nudged_twin": evidence.nudged,
         "second_source": evidence.second_source,
         "validation_twin": evidence.validation_twin,

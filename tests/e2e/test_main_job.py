@@ -103,6 +103,7 @@ def test_behaviour_alone_fails_it_too(shell: Shell, outcomes: dict[str, Any]) ->
         ).stdout
     )
     assert blind[0]["fidelity"] == "fail"
+    assert "the export is not its recipe" in blind[0]["summary"]
 
 
 def test_the_gate_is_open_for_one_and_closed_for_the_other(

@@ -425,6 +425,7 @@ def test_a_validation_twin_is_built_scored_and_shown_and_not_published(world: Wo
     checks = {one["check"]: one for one in registry.verdict_document(verdict)["checks"]}
     assert ended.outcomes[0]["result"] == "pass", ended.err
     assert checks["fidelity.validation_twin"]["result"] == "shown"
+    assert "number by number" in checks["fidelity.export"]["note"]
     registry.fetch_engine(engine.digest, world.root / "fetched")
     config = json.loads((world.root / "fetched" / "config.json").read_text())
     assert config["build_config"]["gather_context_logits"] is False

@@ -13,7 +13,7 @@ import pytest
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.tensor_files import TensorFile
-from enginekeeper.validation.twin import write_checkpoint_twin, write_recipe_twin
+from enginekeeper.validation.twin import are_equal, write_checkpoint_twin, write_recipe_twin
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
 
@@ -47,6 +47,34 @@ def test_both_twins_of_a_healthy_export_are_equal(recipe: str, tmp_path: Path) -
     theirs = weights(checkpoint_twin(tmp_path / recipe, tmp_path))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+    assert are_equal(tmp_path / "recipe", tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("tensor", ["attention.dense.weights_scaling_factor", "mlp.proj.weight"])
+def test_twins_that_differ_in_one_number_are_not_equal(tensor: str, tmp_path: Path) -> None:
+    twin, checkpoint = recipe_twin("w8a16", tmp_path), tmp_path / "w8a16"
+
+    def next_number(values: Array) -> Array:
+        values.flat[5] += 1
+        return values
+
+    checkpoints.edit_tensor(checkpoint, f"transformer.layers.1.{tensor}", next_number)
+    assert not are_equal(twin, checkpoint_twin(checkpoint, tmp_path))
+
+
+def test_twins_that_rotate_otherwise_are_not_equal(tmp_path: Path) -> None:
+    twin, checkpoint = recipe_twin("none", tmp_path), tmp_path / "none"
+    checkpoints.edit_config(checkpoint, rotary_base=None)
+    assert not are_equal(twin, checkpoint_twin(checkpoint, tmp_path))
+
+
+def test_twins_that_round_activations_otherwise_are_not_equal(tmp_path: Path) -> None:
+    twin = recipe_twin("fp8", tmp_path)
+    other = checkpoint_twin(tmp_path / "fp8", tmp_path)
+    said = document(other)
+    next(iter(said["linears"].values()))["activation"]["scale"] *= 2
+    (other / "twin.json").write_text(json.dumps(said))
+    assert not are_equal(twin, other)
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (100, 64), (128, 65), (64,)])

@@ -1,0 +1,58 @@
+"""The checkpoint twin beside the recipe twin: scored only where the two differ in a number."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from enginekeeper.errors import InputError
+from enginekeeper.orchestration.stages import SCORES, Checkpoint, Made, Source
+from enginekeeper.orchestration.workshop import Workshop
+from enginekeeper.toolchains.errors import StepRefusedError
+from enginekeeper.validation.scores import Scores, load_scores
+from enginekeeper.validation.tokens import TokenizedSuite
+from enginekeeper.validation.triangle import as_the_recipe
+from enginekeeper.validation.twin import are_equal, write_checkpoint_twin
+
+EXPORT = "checkpoint_twin.safetensors"
+_EQUAL = "equal"
+
+
+def score_checkpoint_twin(
+    shop: Workshop,
+    source: Source,
+    checkpoint: Checkpoint,
+    recipe_twin: Path,
+    job: dict[str, Any],
+    *,
+    name: str,
+) -> dict[str, Any]:
+    """Says of a checkpoint twin that it equals the recipe twin, or scores it beside its scores.
+
+    `job` is that of the recipe twin, whose scores are there. A checkpoint that cannot be read or
+    run as it says is told so: the engine is judged by the recipe twin, with or without it.
+    """
+    twin, directory = recipe_twin.with_name("checkpoint_twin"), recipe_twin.parent
+    targets = {"twin": str(directory / SCORES)}
+    asked = {**job, "twin": str(twin), "targets": targets, "output": str(directory / EXPORT)}
+    try:
+        write_checkpoint_twin(source.path, checkpoint.path, twin)
+        if are_equal(recipe_twin, twin):
+            return {"checkpoint_twin": _EQUAL}
+        outcome = shop.run("inductor", "score_twin", asked, name=name, minutes=60)
+    except (InputError, StepRefusedError) as error:
+        return {"checkpoint_twin": f"not scored: {error.what}"}
+    finally:
+        if twin.is_dir():
+            shutil.rmtree(twin)
+    return {"checkpoint_twin": "scored", "checkpoint_twin_seconds": outcome.seconds}
+
+
+def checkpoint_twin_of(scored: Made, twin: Scores, tokens: TokenizedSuite) -> Scores | None:
+    """Reads what was scored beside a recipe twin; None where the checkpoint could not be run."""
+    said = scored.record.get("checkpoint_twin")
+    if said == _EQUAL:
+        return as_the_recipe(twin)
+    path = scored.path / EXPORT
+    return load_scores(path, tokens) if path.is_file() else None

@@ -1,0 +1,88 @@
+"""Which side of the checkpoint a fault is on: the export, or builder, kernels and runtime.
+
+Recipe twin, checkpoint twin and engine are three points: from the first to the second lies what
+the export got wrong, from the second to the third what came after it. Both distances are shown
+and decide nothing: the distance from the recipe twin to the engine does, which they make up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from enginekeeper.validation.checks import Check, Quantity, shown
+from enginekeeper.validation.divergence import Comparison, compare, kl_on_partition
+from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.policy import AcceptancePolicy
+from enginekeeper.validation.scores import Scores
+
+EXPORT, BUILDER = "fidelity.export", "fidelity.builder"
+
+_NEXT_TO_NOTHING = 0.1
+"""Share of the whole distance below which a side has no part in it."""
+
+EQUAL = "the checkpoint is what its recipe makes of the source, number by number"
+_EQUALS = "equals"
+
+
+def as_the_recipe(twin: Scores) -> Scores:
+    """Returns the scores of a checkpoint twin that is the recipe twin, number by number."""
+    at = {**twin.at, "twin": twin.top_logprobs}
+    return replace(twin, at=at, meta={**twin.meta, _EQUALS: "twin"})
+
+
+def sides(seen: Evidence, policy: AcceptancePolicy) -> tuple[Check, ...]:
+    """Shows how far the checkpoint twin is from the recipe twin, and the engine from it."""
+    twin, checkpoint = seen.twin, seen.checkpoint_twin
+    if twin is None or checkpoint is None or twin.not_finite:
+        return ()
+    export = compare(twin, checkpoint, seen.tokens, at="twin")
+    builder = _from_checkpoint(seen, checkpoint)
+    equal = EQUAL if _EQUALS in checkpoint.meta else None
+    return (
+        _shown(EXPORT, "mean KL(recipe twin ‖ checkpoint twin)", export, policy, equal),
+        _shown(BUILDER, "mean KL(checkpoint twin ‖ engine)", builder, policy, None),
+    )
+
+
+def _from_checkpoint(seen: Evidence, checkpoint: Scores) -> Comparison:
+    """Compares at the recipe twin's best tokens, where both were scored: a lower bound, too."""
+    engine, there = seen.engine, checkpoint.at["twin"]
+    kept = checkpoint.finite & engine.finite
+    kl = np.zeros(engine.positions)
+    kl[kept] = kl_on_partition(there[kept], engine.at["twin"][kept])
+    return Comparison(seen.tokens, engine.offsets, kept, kl, np.zeros_like(kept), np.zeros(len(kl)))
+
+
+def _shown(
+    name: str, meaning: str, found: Comparison, policy: AcceptancePolicy, note: str | None
+) -> Check:
+    quantity = Quantity(
+        name,
+        meaning,
+        "nats per position",
+        found.per_prompt(found.kl),
+        found.sizes,
+        found.tokens.strata,
+        least=0.0,
+    )
+    check = shown(quantity, policy.confidence)
+    if check.value is None and found.positions:
+        check = replace(check, value=found.mean(found.kl))  # too few prompts for bounds
+    lost = f"{found.excluded} rows are not finite" if found.excluded else None
+    said = "; ".join(filter(None, (lost, note)))
+    return replace(check, note=said or None)
+
+
+def blamed(checks: tuple[Check, ...]) -> str | None:
+    """Says which side a failed engine's distance from its recipe lies on, if it is one."""
+    sizes = {check.name: check.value for check in checks if check.name in (EXPORT, BUILDER)}
+    export, builder = sizes.get(EXPORT), sizes.get(BUILDER)
+    if export is None or builder is None:
+        return None
+    if export <= _NEXT_TO_NOTHING * builder:
+        return "its checkpoint is; what came after it is not: builder, kernels or runtime"
+    if builder <= _NEXT_TO_NOTHING * export:
+        return "it is what its checkpoint says: the export is not its recipe"
+    return "neither is its checkpoint, nor is it what its checkpoint says"
