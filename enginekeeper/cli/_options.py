@@ -126,6 +126,27 @@ probes_option = click.option(
     "--probes", is_flag=True, help="Also ask the engine in other batches, in chunks, in decode."
 )
 
+tokenizer_option = click.option(
+    "--tokenizer", type=NamedPath(), metavar="DIRECTORY",
+    help="With --probes: what will serve engines that have no tokenizer of their own.",
+)  # fmt: skip
+
+
+def tokenizer_of(directory: Path | None, *, probes: bool) -> Path | None:
+    """Returns the directory; a usage error where nothing would look at it.
+
+    Raises InputError where it has no tokenizer: what would say so later comes hours later.
+    """
+    if directory is None:
+        return None
+    if not probes:
+        raise click.UsageError("--tokenizer is looked at by --probes: ask for those, too")
+    from enginekeeper.sources.tokenizer_files import require_tokenizer
+
+    require_tokenizer(directory)
+    return directory
+
+
 locate_option = click.option(
     "--locate",
     is_flag=True,

@@ -17,6 +17,8 @@ from enginekeeper.cli._options import (
     probes_option,
     skip_option,
     spec_argument,
+    tokenizer_of,
+    tokenizer_option,
     whole_suite_option,
 )
 from enginekeeper.cli._output import Output
@@ -86,6 +88,7 @@ def plan(
 @whole_suite_option
 @click.option("--retry-failed", is_flag=True, help="Try what `ek failures` lists again, too.")
 @probes_option
+@tokenizer_option
 @click.option(
     "--served", is_flag=True, help="Ask TensorRT engines over HTTP, as served; says less."
 )
@@ -108,6 +111,7 @@ def build(
     whole_suite: bool,
     retry_failed: bool,
     probes: bool,
+    tokenizer: Path | None,
     served: bool,
     triton: bool,
     validation_twin: bool,
@@ -128,9 +132,10 @@ def build(
 
     if served and triton:
         raise click.UsageError("--served and --triton ask by two servers: choose one")
+    serving = tokenizer_of(tokenizer, probes=probes)
     show_progress(verbose=verbose)
     order = BuildOrder(
-        str(spec), tuple(only), tuple(skip),
+        str(spec), tuple(only), tuple(skip), tokenizer=None if serving is None else str(serving),
         audits=not no_audit, whole_suite=whole_suite, retry_failed=retry_failed, probes=probes,
         served=served, triton=triton, validation_twin=validation_twin, locate=locate,
         channel=channel,

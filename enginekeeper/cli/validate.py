@@ -13,6 +13,8 @@ from enginekeeper.cli._options import (
     locate_option,
     model_option,
     probes_option,
+    tokenizer_of,
+    tokenizer_option,
     whole_suite_option,
 )
 from enginekeeper.cli._output import Output
@@ -32,6 +34,7 @@ from enginekeeper.cli._progress import show_progress
 @click.option("--no-audit", is_flag=True, help="Judge by behaviour alone; can then never pass.")
 @whole_suite_option
 @probes_option
+@tokenizer_option
 @locate_option
 @json_option
 def validate(
@@ -41,6 +44,7 @@ def validate(
     no_audit: bool,
     whole_suite: bool,
     probes: bool,
+    tokenizer: Path | None,
     locate: bool,
     as_json: bool,
 ) -> int:
@@ -60,6 +64,7 @@ def validate(
         audits=not no_audit,
         whole_suite=whole_suite,
         probes=probes,
+        tokenizer=tokenizer_of(tokenizer, probes=probes),
         locate=locate,
     )
     document = validate_checkpoint(open_bench(), request)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -32,6 +32,7 @@ from enginekeeper.orchestration.simulation import (
     score_simulated,
 )
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
+from enginekeeper.orchestration.tokenizer_probe import TEXTS, probe_tokenizer, shipped_with
 from enginekeeper.orchestration.validation_twins import score_validation_twin
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.validation.dictionary import (
@@ -45,10 +46,11 @@ from enginekeeper.validation.evidence import Evidence, Stop
 from enginekeeper.validation.layers import load_layers
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
-from enginekeeper.validation.probes import load_probes
+from enginekeeper.validation.probes import Counted, load_probes
 from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import Scores, load_scores
 from enginekeeper.validation.stopping import rule_at_the_end, rule_on_the_way
+from enginekeeper.validation.tokenizers import load_texts, nothing_shipped
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.twin import write_recipe_twin
 from enginekeeper.validation.verdict import Verdict, judge
@@ -139,7 +141,8 @@ def _score_bundle(bench: Bench, work: Work, made: Progress, probe: Probe) -> Pro
         made = replace(made, audits=audited_bundle(name, source_of(work), bundle))
         work.audits[name] = made.audits
     if work.order.probes:
-        progress.info("%s: a serving bundle is not asked in other ways", name)
+        progress.info("%s: of a serving bundle only the tokenizer is asked in other ways", name)
+        made = _with_texts(bench, work, made)
     twin = there(work.second)
     both = replace(probe, targets={**probe.targets, "twin": twin})
     scores = score_bundle(bench, engine, bundle, both, name)
@@ -151,6 +154,7 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     stopped = there(made.scores).record.get("stopped") or {}
     if stopped.get("result") == "fail":
         return made
+    made = _with_texts(bench, work, made)
     probe, name, engine = there(work.probe), made.variant.identifier, there(made.engine)
     order = order_of(rounds_of(probe.suite))[:PROBE_PROMPTS]
     loaded = there(made.refitted or made.compiled)
@@ -169,6 +173,23 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
         bench.shop, source, made.checkpoint, loaded, probe, prompts=order, nudge=_NUDGE, name=name
     )
     return replace(made, layers=layers)
+
+
+def _with_texts(bench: Bench, work: Work, made: Progress) -> Progress:
+    """Compares the tokenizer that serves the engine with its model's, where there is one."""
+    engine = there(made.compiled).path / "engine"
+    shipped = shipped_with(engine, work.order.tokenizer)
+    if shipped is None:
+        return made
+    name, probe = made.variant.identifier, there(work.probe)
+    texts = probe_tokenizer(bench.shop, source_of(work), shipped, probe, name=name)
+    return replace(made, texts=texts)
+
+
+def _texts(work: Work, made: Progress) -> Mapping[str, Counted | str] | None:
+    if made.texts is not None:
+        return load_texts(made.texts.path / TEXTS)
+    return nothing_shipped() if work.order.probes else None
 
 
 def _interim(work: Work, made: Progress) -> Interim | None:
@@ -413,6 +434,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         greedy_prefix=probe.scoring.greedy_prefix,
         pieces=read_pieces(source_of(work).path),
         probes=asked,
+        texts=_texts(work, made),
         layers=None if made.layers is None else load_layers(made.layers.path / LAYERS),
     )
 

@@ -28,6 +28,8 @@ class BuildOrder:
     """Whether builds are tried again that failed for a cause which lies in what is asked for."""
     probes: bool = False
     """Whether the engine is also asked in other batches, in chunks and token by token."""
+    tokenizer: str | None = None
+    """Directory of the tokenizer that will serve the engines, where none is shipped with them."""
 
     served: bool = False
     """Whether engines of TensorRT-LLM are asked over HTTP, as they are served: that says less."""
@@ -57,7 +59,8 @@ class BuildOrder:
 
     def from_anywhere(self) -> BuildOrder:
         """Returns the same order for a process that stands elsewhere."""
-        return replace(self, path=str(Path(self.path).absolute()))
+        tokenizer = None if self.tokenizer is None else str(Path(self.tokenizer).absolute())
+        return replace(self, path=str(Path(self.path).absolute()), tokenizer=tokenizer)
 
 
 @dataclass(frozen=True)

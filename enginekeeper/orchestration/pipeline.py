@@ -158,6 +158,9 @@ class Progress:
     twin: Made | None = None
     probes: Made | None = None
     layers: Made | None = None
+    texts: Made | None = None
+    """What came of the tokenizer that is shipped with the engine, or will serve it."""
+
     validation: Made | None = None
     """Scores of the engine's validation twin, where one was asked for."""
 
@@ -182,6 +185,7 @@ class Progress:
             "score": self.scores,
             "probe": self.probes,
             "layers": self.layers,
+            "tokenizer": self.texts,
             "validation_twin": self.validation,
         }
         return {

@@ -32,6 +32,7 @@ from enginekeeper.orchestration.publication import (
 )
 from enginekeeper.orchestration.stages import Made, Source
 from enginekeeper.sources.inspection import inspect_model
+from enginekeeper.sources.tokenizer_files import has_tokenizer
 from enginekeeper.specs.acceptance import Acceptance
 from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
@@ -62,6 +63,8 @@ class ValidationRequest:
     audits: bool = True
     whole_suite: bool = False
     probes: bool = False
+    tokenizer: Path | None = None
+    """Directory of the tokenizer that will serve the engine, if not that of the checkpoint."""
     locate: bool = False
     acceptance: Acceptance = field(default_factory=Acceptance)
 
@@ -76,6 +79,7 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
         audits=request.audits,
         whole_suite=request.whole_suite,
         probes=request.probes,
+        tokenizer=_tokenizer(request),
         locate=request.locate,
     )
     work = Work(order, (planned,), source=Source(model.path, model.digest))
@@ -88,6 +92,13 @@ def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, A
     made = replace(made, engine=_signed(bench, work, made))
     _, document = decide(bench, work, score_engine(bench, work, made))
     return document
+
+
+def _tokenizer(request: ValidationRequest) -> str | None:
+    """Returns what will serve the engine: what is named, else what lies beside the checkpoint."""
+    if request.tokenizer is not None:
+        return str(request.tokenizer)
+    return str(request.checkpoint) if has_tokenizer(request.checkpoint) else None
 
 
 def _variant(request: ValidationRequest) -> Variant:

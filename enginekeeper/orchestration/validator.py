@@ -11,6 +11,7 @@ from registry.digests import Digest, digest_document
 
 DECIDING = (
     "configs",
+    "data/probes",
     "validation",
     "orchestration/asking.py",
     "orchestration/bundling.py",
@@ -19,6 +20,7 @@ DECIDING = (
     "orchestration/pipeline.py",
     "orchestration/references.py",
     "orchestration/stages.py",
+    "orchestration/tokenizer_probe.py",
 )
 """Our own code between the scores and the verdict, and that which says how arms are scored."""
 
@@ -30,6 +32,7 @@ SCORING = {
     "sensitivities": "inductor",
     "probe_engine": "inductor",
     "probe_layers": "inductor",
+    "probe_tokenizer": "inductor",
     "score_trtllm": "inductor",
     "probe_trtllm": "inductor",
     "score_served": "inductor",

@@ -24,17 +24,27 @@ _ENOUGH = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt
 
 def check_tokenizer(model: Path, vocabulary: int) -> list[str]:
     """Returns the tokenizer's files; raises InputError when it is missing or does not fit."""
+    require_tokenizer(model)
     present = [name for name in FILES if (model / name).is_file()]
-    if not any(set(files) <= set(present) for files in _ENOUGH):
-        raise InputError(
-            "the tokenizer is missing",
-            where=str(model),
-            expected=" or ".join(" with ".join(files) for files in _ENOUGH),
-            remedy="copy the tokenizer's files from the same model into this directory",
-        )
     if "tokenizer.json" in present:
         _check_ids(model / "tokenizer.json", vocabulary)
     return present
+
+
+def has_tokenizer(directory: Path) -> bool:
+    """Says whether the files of a directory make a tokenizer."""
+    return any(all((directory / name).is_file() for name in files) for files in _ENOUGH)
+
+
+def require_tokenizer(directory: Path) -> None:
+    """Raises InputError where a directory has no tokenizer."""
+    if not has_tokenizer(directory):
+        raise InputError(
+            "the tokenizer is missing",
+            where=str(directory),
+            expected=" or ".join(" with ".join(files) for files in _ENOUGH),
+            remedy="copy the tokenizer's files from the same model into this directory",
+        )
 
 
 def _check_ids(path: Path, vocabulary: int) -> None:

@@ -12,7 +12,7 @@ from enginekeeper.validation.dictionary import Culprit, Dictionary
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
 from enginekeeper.validation.layers import LayerScores
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
-from enginekeeper.validation.probes import ProbeScores
+from enginekeeper.validation.probes import Counted, ProbeScores
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
 from registry.digests import Digest
@@ -77,6 +77,8 @@ class Evidence:
     """
     probes: ProbeScores | None = None
     """What the engine said when it was asked in other ways."""
+    texts: Mapping[str, Counted | str] | None = None
+    """What became of the probes of what is shipped beside it; None where nobody asked."""
     layers: LayerScores | None = None
     """What each of its layers answered to what its checkpoint's own layer was given."""
     dictionary: Dictionary | None = None

@@ -39,7 +39,7 @@ from enginekeeper.validation.greedy import (
 from enginekeeper.validation.layers import layers_check
 from enginekeeper.validation.places import PLACES, TAIL, places_check, tail_check
 from enginekeeper.validation.policy import AcceptancePolicy
-from enginekeeper.validation.probes import probe_checks
+from enginekeeper.validation.probes import TEXTS, UNASKED, probe_checks, text_checks
 from enginekeeper.validation.profiles import (
     by_position,
     by_token_class,
@@ -75,7 +75,10 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
     asked = replace(limit, rule=whole)
-    probes = (*probe_checks(evidence.probes, asked), _layers(evidence, asked))
+    probes = (
+        *probe_checks(evidence.probes, asked, evidence.texts),
+        _layers(evidence, asked),
+    )
     by_floor = floor is not None and floor.decides(policy)
     if by_floor and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
@@ -144,8 +147,7 @@ def _local(
 def _layers(evidence: Evidence, limit: Limit) -> Check:
     if evidence.layers is not None:
         return layers_check(evidence.layers, limit)
-    unasked = "the engine was not asked (--probes)"
-    reason = unasked if evidence.probes is None else "the runner gives no layers"
+    reason = UNASKED if evidence.probes is None else "the runner gives no layers"
     return Check(layers.NAME, "not run", layers.MEANING, note=reason)
 
 
@@ -163,6 +165,7 @@ def _of_choices(evidence: Evidence, limit: Limit, gain: Check) -> Line:
         agree = same_choices(twin, engine)
         expected = (int((~agree).sum()), len(agree))
         checks.append(_decode_flips(expected, greedy, limit))
+    checks += text_checks(evidence.texts)
     result = line_result(tuple(checks))
     return Line("fidelity", result, _statement(tuple(checks)), tuple(checks), {})
 
@@ -454,6 +457,8 @@ def _statement(checks: tuple[Check, ...]) -> str:
     said = f"does not decode what its recipe says{size}"
     if failed == [GAIN]:
         said = f"has a tensor that is louder or quieter than its recipe says{size}"
+    elif set(failed) <= set(TEXTS):
+        said = f"is shipped with texts that are not its model's ({', '.join(failed)})"
     elif all(name.startswith("probe.") for name in failed):
         said = f"says something else when it is asked otherwise ({', '.join(failed)})"
     return said

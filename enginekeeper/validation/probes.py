@@ -54,6 +54,8 @@ PROBES = (
     _probe("lora", "T22", "logits lora", "what an adapter changes, against the source"),
     _probe("routing", "T20", "logits experts", "every expert reached, every row finite"),
     _probe("tokenizer", "T21", "tokenizer", "token ids of awkward texts against the source"),
+    _probe("template", "T21", "tokenizer", "conversations as the template renders them"),
+    _probe("stop_tokens", "T21", "tokenizer", "tokens that end a text, against the source"),
     _probe("stop", "T21", "text", "stop tokens, finish reasons and lengths"),
     _probe("choice", "T23", "choices", "tokens generated against the logits that came with them"),
     _probe("structured", "T21", "text tools", "structured output and tool calls"),
@@ -61,10 +63,24 @@ PROBES = (
 )
 """All that are known; those whose needs nobody here offers are listed to be seen."""
 
+TEXTS = tuple(probe.name for probe in PROBES if "tokenizer" in probe.needs)
+"""Those that no runner is asked: what is shipped beside an engine is held against the source."""
+
+UNASKED = "the engine was not asked (--probes)"
+
+_WRONG = {
+    "probe.stop": ("continuations", "stop", "did not end as asked"),
+    "probe.choice": ("continuations", "logits", "are not what their logits choose"),
+    "probe.tokenizer": ("texts", "tokenizer", "are cut or read back otherwise than by the model's"),
+    "probe.template": ("prompts", "chat template", "are rendered otherwise than by the model's"),
+    "probe.stop_tokens": ("tokens", "stop tokens", "are not those of the model"),
+}
+"""What a probe counts, where a fault of it lies, and what is wrong with those that it counted."""
+
 
 @dataclass(frozen=True)
 class Counted:
-    """Continuations that had to be in one way: to end as asked, or to be what logits say."""
+    """What had to be in one way: to end as asked, to be what logits or the model say."""
 
     asked: int
     wrong: tuple[str, ...]
@@ -161,9 +177,29 @@ def _counted(name: str, file: ArrayFile) -> Counted | None:
         ) from error  # fmt: skip
 
 
-def probe_checks(scores: ProbeScores | None, limit: Limit) -> tuple[Check, ...]:
-    """Judges every probe by the divergence an engine may have from its recipe."""
-    return tuple(_check(probe, scores, limit) for probe in PROBES)
+def probe_checks(
+    scores: ProbeScores | None, limit: Limit, texts: Mapping[str, Counted | str] | None = None
+) -> tuple[Check, ...]:
+    """Judges every probe by the divergence an engine may have from its recipe.
+
+    `texts` is what became of TEXTS: counted, or why it was not run; None where nobody asked.
+    """
+    return tuple(
+        _text_check(probe, texts) if probe.name in TEXTS else _check(probe, scores, limit)
+        for probe in PROBES
+    )
+
+
+def text_checks(texts: Mapping[str, Counted | str] | None) -> tuple[Check, ...]:
+    """Judges what is shipped beside an engine, whatever its runner is."""
+    return tuple(_text_check(probe, texts) for probe in PROBES if probe.name in TEXTS)
+
+
+def _text_check(probe: Probe, texts: Mapping[str, Counted | str] | None) -> Check:
+    said = UNASKED if texts is None else texts[probe.name]
+    if isinstance(said, Counted):
+        return _counted_check(probe, said)
+    return Check(probe.name, "not run", probe.meaning, note=said)
 
 
 def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
@@ -171,11 +207,11 @@ def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
     if lacking:
         reason = f"the runner offers no {', '.join(lacking)}"
     elif scores is None:
-        reason = "the engine was not asked (--probes)"
+        reason = UNASKED
     elif probe.name == "probe.stop" and scores.stop is not None:
-        return _counted_check(probe, scores.stop, "stop", "did not end as asked")
+        return _counted_check(probe, scores.stop)
     elif probe.name == "probe.choice" and scores.chosen is not None:
-        return _counted_check(probe, scores.chosen, "logits", "are not what their logits choose")
+        return _counted_check(probe, scores.chosen)
     else:
         rungs = scores.ladders.get(probe.name.removeprefix("probe."), ())
         if rungs:
@@ -184,23 +220,23 @@ def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
     return Check(probe.name, "not run", probe.meaning, note=reason)
 
 
-def _counted_check(probe: Probe, counted: Counted, where: str, what: str) -> Check:
-    """Fails at the first continuation that is not as it had to be: greedy ones are certain."""
-    wrong = len(counted.wrong)
+def _counted_check(probe: Probe, counted: Counted) -> Check:
+    """Fails at the first one that is not as it had to be: greedy ones are certain."""
+    wrong, (unit, where, what) = len(counted.wrong), _WRONG[probe.name]
     check = Check(
         probe.name,
         "fail" if wrong else "pass",
         probe.meaning,
-        "continuations",
+        unit,
         float(wrong),
         limit=0.0,
         prompts=counted.asked,
     )
     if not counted.asked:
-        return replace(check, outcome="not run", note="there is no continuation to look at")
+        return replace(check, outcome="not run", note=f"there are no {unit} to look at")
     if not wrong:
         return check
-    message = f"{wrong} continuations {what}: {counted.wrong[0]}"
+    message = f"{wrong} {unit} {what}: {counted.wrong[0]}"
     finding = Finding(probe.name, "fail", where, message, wrong, 0, probe.taxonomy)
     return replace(check, note=message, finding=finding)
 

@@ -42,6 +42,10 @@ class FakeSteps:
             _probes(output, run.job)
         elif run.step == "probe_layers":
             _layers(output, run.job)
+        elif run.step == "probe_tokenizer":
+            probes = {"tokenizer": {"asked": 2, "wrong": []}, "template": {"absent": "none"}}
+            probes["stop_tokens"] = {"asked": 1, "wrong": []}
+            output.write_text(json.dumps({"schema": "1", "probes": probes}))
         else:
             raise StepError(f"no double of the step {run.step}")
         return StepOutcome({}, {}, 1.0, run.directory / "step.log")

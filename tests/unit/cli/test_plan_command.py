@@ -304,6 +304,18 @@ def test_how_engines_are_judged_is_part_of_the_order(
 
 
 @pytest.mark.parametrize(
+    ("options", "code"), [((), ExitCode.USAGE), (("--probes",), ExitCode.INVALID_INPUT)]
+)
+def test_a_tokenizer_that_nothing_would_look_at_or_that_is_none_is_refused_at_once(
+    ek: Ek, tmp_path: Path, options: tuple[str, ...], code: ExitCode
+) -> None:
+    said = ek("build", tmp_path / "spec.yaml", "--tokenizer", tmp_path, *options)
+
+    assert said.code == code
+    assert "tokenizer" in said.err
+
+
+@pytest.mark.parametrize(
     ("ending", "error"), [(Ending.FAILED, None), (Ending.JUDGED, InputError("x"))]
 )
 def test_a_failure_has_its_error_and_nothing_else_has_one(

@@ -24,7 +24,8 @@ from enginekeeper.orchestration.validator import SCORING
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.layers import load_layers
-from enginekeeper.validation.probes import load_probes
+from enginekeeper.validation.probes import Counted, load_probes
+from enginekeeper.validation.tokenizers import nothing_shipped
 from registry.digests import digest_bytes
 from registry.errors import IntegrityError
 from registry.manifests import Manifest
@@ -171,6 +172,28 @@ def test_an_engine_is_asked_in_other_ways_when_that_was_ordered(
     layers = load_layers(there(scored.layers).path / LAYERS)
     assert (layers.parts, layers.tokens) == (("layers.0",), 6)
     assert not (there(scored.layers).path / "twin").exists()
+
+
+def test_the_tokenizer_that_will_serve_an_engine_is_held_against_its_models(
+    site: Site, work: Work, made: Progress, steps: list[str], tmp_path: Path
+) -> None:
+    serving = tmp_path / "serving"
+    serving.mkdir()
+    (serving / "tokenizer.json").write_text("{}")
+    order = replace(work.order, probes=True, tokenizer=str(serving))
+
+    scored = judging.score_engine(site.bench, replace(work, order=order), made)
+    bare = judging.score_engine(
+        site.bench, replace(work, order=replace(order, tokenizer=None)), made
+    )
+
+    assert steps.count("probe_tokenizer") == 1
+    assert SCORING["probe_tokenizer"] == "inductor"
+    texts = judging._texts(work, scored)
+    assert texts is not None
+    assert texts["probe.tokenizer"] == Counted(2, ())
+    assert judging._texts(replace(work, order=order), bare) == nothing_shipped()
+    assert judging._texts(work, bare) is None
 
 
 def test_the_dictionary_of_a_checkpoint_is_made_once_of_the_prompts_scored_first(

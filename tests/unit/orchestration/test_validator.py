@@ -28,7 +28,7 @@ MAKE_NO_NUMBER = {
 def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     """A workshop whose code, steps included, is a copy that a test may change."""
     copy = tmp_path / "enginekeeper"
-    for folder in ("configs", "validation", "orchestration", "specs", "steps"):
+    for folder in ("configs", "validation", "orchestration", "specs", "steps", "data/probes"):
         shutil.copytree(PACKAGE / folder, copy / folder)
     monkeypatch.setattr(own_code, "PACKAGE", copy)
     monkeypatch.setattr(workshop, "step_digest", lambda step: step_digest(step, copy / "steps"))
@@ -47,6 +47,7 @@ def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worksho
         ("steps/_vllm_logprobs.py", True),
         ("steps/tokenize_suite.py", True),
         ("steps/quantize.py", False),
+        ("data/probes/awkward-v1.json", True),
         ("specs/matrix.py", False),
         ("orchestration/start.py", False),
     ],

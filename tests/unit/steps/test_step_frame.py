@@ -17,7 +17,7 @@ _SCRIPTS = sorted(path for path in STEPS.glob("*.py") if path.name != "__init__.
 _STEPS = [path for path in _SCRIPTS if not path.name.startswith("_")]
 
 _TOOLCHAIN_MODULES = {
-    "accelerate", "gguf", "httpx", "huggingface_hub", "modelopt", "numpy", "safetensors",
+    "accelerate", "gguf", "httpx", "huggingface_hub", "jinja2", "modelopt", "numpy", "safetensors",
     "tensorrt_llm", "torch", "transformers", "vllm",
 }  # fmt: skip
 
