@@ -62,7 +62,11 @@ def recipe_twin_of(source: SourceModel, checkpoint: Checkpoint, output_dir: Path
 
 def write_checkpoint_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
     """Writes what the checkpoint means, its config as written; raises InputError subclasses."""
-    source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
+    checkpoint_twin_of(SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir), output_dir)
+
+
+def checkpoint_twin_of(source: SourceModel, checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Does the same with what was opened before."""
     _Writer(source, checkpoint, CheckpointArm(source, checkpoint)).write("checkpoint", output_dir)
 
 
