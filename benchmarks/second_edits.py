@@ -105,6 +105,11 @@ def _pow2(x: Export, s: np.ndarray, **_: Any) -> np.ndarray:
     return np.exp2(np.ceil(np.log2(s.astype(np.float32)))).astype(s.dtype)
 
 
+def _e4m3(x: Export, s: np.ndarray, **_: Any) -> np.ndarray:
+    unit = np.exp2(np.floor(np.log2(448 / s.max())))
+    return (s * unit).astype(FP8).astype(s.dtype) / unit
+
+
 def _roll(x: Export, s: np.ndarray, axis: int = 0, by: int = 1, **_: Any) -> np.ndarray:
     need(s.ndim > axis and s.shape[axis] > 1)
     return np.roll(s, by, axis)
@@ -180,11 +185,7 @@ SCALE_MAPS: dict[str, Callable[..., np.ndarray]] = {
         (1 / s.astype(np.float32)).clip(-448, 448).astype(s.dtype) if x.recipe == "nvfp4" else 1 / s
     ),
     "pow2": _pow2,
-    "e4m3": lambda x, s, **_: (
-        s.astype(FP8).astype(s.dtype)
-        if s.max() > 1
-        else (s * 4096).astype(FP8).astype(s.dtype) / 4096
-    ),
+    "e4m3": _e4m3,
     "bf16": lambda x, s, **_: s.astype(ml_dtypes.bfloat16).astype(s.dtype),
     "roll": _roll,
     "reverse": lambda x, s, **_: s[:, ::-1] if s.ndim == 2 else s[::-1],

@@ -72,8 +72,10 @@ def rank(x: Export, number: int, name: str, how: str, **more: Any) -> None:
         need(names)
         for n in names:
             x.ranks[number][n] = x.ranks[int(more["of"])][n]
+        x.touched.update(names)
         return
     if how == "exchange":
+        x.touched.update(x.tensors)
         other = int(more["of"])
         x.ranks[number], x.ranks[other] = x.ranks[other], x.ranks[number]
         return
@@ -115,6 +117,7 @@ def kv_ranks(x: Export, order: list[int], parts: str = "kv", layers: Any = (15,)
     for layer in layered(layers):
         name = x.prefix(layer, "qkv") + "weight"
         names = [name] + ([x.scale_name(layer, "qkv")] if x.recipe != "none" else [])
+        x.touched.update(names)
         for n in names:
             if x.ranks[0][n].size == 1:
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from second_edits import layered
 from second_formats import PARTS
 
 Case = dict[str, Any]
@@ -18,8 +19,8 @@ def places(case: Case) -> list[str]:
     found = []
     for entry in case["steps"]:
         layers = entry.get("layers", ())
-        numbers = ["layers."] if layers == "all" else [f"layers.{n}." for n in layers]
-        linear = next((PARTS[entry[k]][0] for k in ("part", "linear") if k in entry), "")
+        numbers = [f"layers.{n}." for n in layered(layers)]
+        linear = next((PARTS[entry[k]][0] for k in ("part", "linear") if entry.get(k) in PARTS), "")
         name = entry.get("name") or entry.get("tensor") or ""
         if entry["step"] == "vector":
             found += _vector(entry, numbers)
@@ -28,7 +29,7 @@ def places(case: Case) -> list[str]:
         elif entry["step"] == "siblings":
             found += [n + "mlp." for n in numbers]
         elif entry["step"] == "fused_apart":
-            found += [n + ("attention" if linear != "mlp" else "mlp") for n in numbers]
+            found += [n + ("mlp" if entry.get("linear") == "mlp" else "attention") for n in numbers]
         elif entry["step"] == "kv_ranks":
             found += [n + "attention.qkv" for n in numbers]
         elif entry["step"] == "config":

@@ -270,6 +270,7 @@ class WeightAudit:
                 measured.stored,
                 measured.reproduction,
                 partial(self._relatives, place),
+                tuple(one.gain for one in measured.parts),
             )
             diagnosis = diagnose(suspect, stats, judgement)
             yield Finding(
