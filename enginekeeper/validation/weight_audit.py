@@ -19,7 +19,13 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from enginekeeper.validation import activation_scales, kv_cache, rank_copies, weight_vectors
+from enginekeeper.validation import (
+    activation_scales,
+    kv_cache,
+    kv_range,
+    rank_copies,
+    weight_vectors,
+)
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
@@ -132,6 +138,7 @@ class WeightAudit:
         findings.extend(rank_copies.findings(self.checkpoint, self.geometry))
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
+        findings.extend(kv_range.findings(self.source, self.checkpoint, self.geometry))
         counts = self.counts
         return AuditReport(
             "weights",
@@ -270,6 +277,7 @@ class WeightAudit:
                 measured.stored,
                 measured.reproduction,
                 partial(self._relatives, place),
+                tuple(one.gain for one in measured.parts),
             )
             diagnosis = diagnose(suspect, stats, judgement)
             yield Finding(

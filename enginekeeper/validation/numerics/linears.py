@@ -127,10 +127,10 @@ def read_linear(tensors: Mapping[str, StoredTensor], name: str) -> StoredLinear:
             return _linear(name, WeightFormat.FP8_TENSOR, found, scales[:, None])
         case "I8":
             return _read_integer(name, found)
-        case "U8" if "weights_scaling_factor_2" not in found:  # Hugging Face's format packs INT4 so
-            return _read_integer(name, found)
-        case "U8":
+        case "U8" if _in_fp8_blocks(found):
             return _read_nvfp4(name, found)
+        case "U8":  # Hugging Face's format packs INT4 so
+            return _read_integer(name, found)
         case _:
             raise MisshapenLinearError(
                 "the weight's number format is not one of a quantized linear",
@@ -152,6 +152,12 @@ def _read_integer(name: str, found: Mapping[str, StoredTensor]) -> StoredLinear:
         raise _misshapen(stored, f"[{2 * weight.shape[0]}, a divisor of {weight.shape[1]}]")
     scales = _scale(found, name, "weights_scaling_factor", (2 * weight.shape[0], groups))
     return _linear(name, WeightFormat.INT4_GROUP, found, scales)
+
+
+def _in_fp8_blocks(found: Mapping[str, StoredTensor]) -> bool:
+    """Says whether the scales are NVFP4's, be the second one missing."""
+    inner = found.get("weights_scaling_factor")
+    return "weights_scaling_factor_2" in found or (inner is not None and inner.dtype == "F8_E4M3")
 
 
 def _read_nvfp4(name: str, found: Mapping[str, StoredTensor]) -> StoredLinear:
