@@ -43,7 +43,7 @@ from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_census import census, scale_findings
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
-from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from enginekeeper.validation.weight_statistics import PartStatistics, measure, reproduced
 from enginekeeper.validation.weight_suspects import Suspect
 
 _NO_HONEST_ERROR = 1e9
@@ -242,11 +242,11 @@ class WeightAudit:
             dtype=self.checkpoint.dtype,
             folded=folding,
         )
-        measured = _compared(place, stored, again(sampled=True))
-        searched = recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL
-        if searched and not all(one.exact for one in measured.parts):
-            return _compared(place, stored, again())
-        return measured
+        if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL:
+            measured = _reproduced(place, stored, again(sampled=True))
+            if measured is not None:
+                return measured
+        return _compared(place, stored, again())
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
@@ -296,6 +296,19 @@ def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reprodu
         for index, part in enumerate(place.parts)
     )
     return _Measured(place, stored, reproduction, parts)
+
+
+def _reproduced(
+    place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction
+) -> _Measured | None:
+    """Returns a linear all of whose parts are seen to be exact, else None."""
+    parts = []
+    for index, part in enumerate(place.parts):
+        stats = reproduced(stored, reproduction, index, place.columns, part)
+        if stats is None:
+            return None
+        parts.append(stats)
+    return _Measured(place, stored, reproduction, tuple(parts))
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:

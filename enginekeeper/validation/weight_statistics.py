@@ -24,6 +24,7 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
     code_range,
     round_codes,
+    unscaled,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 
@@ -154,6 +155,21 @@ def measure(
     return running.finish(partial(_followed, stored, reproduction, index, columns, part))
 
 
+def reproduced(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> PartStatistics | None:
+    """Returns what `measure` does of a part that is seen to be exact, else None.
+
+    Nothing is read beyond the first rows that are not.
+    """
+    running = _Running(part, columns, reproduction.recipe.format, smoothed=False)
+    for start, stop in row_chunks(part.rows, columns):
+        if not reproduction.has_bits(part, index, start, stop, stored):
+            return None
+        running.skip(slice(start, stop), stored.part_scales(part, start, stop))
+    return running.finish(partial(_followed, stored, reproduction, index, columns, part))
+
+
 def _followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> float:
@@ -161,7 +177,7 @@ def _followed(
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
         weight = reproduction.weight(part, index, start, stop)
-        nearest = round_codes(kind, _codes(weight, there.scales))
+        nearest = round_codes(kind, unscaled(weight, there.scales))
         followed += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
     return followed / max(part.rows * columns, 1)
 
@@ -377,8 +393,3 @@ def _coarsest(kind: WeightFormat, source: Floats, scales: Floats) -> Floats:
         case _:
             assert_never(kind)
     return step * step
-
-
-def _codes(values: Floats, scales: Floats) -> Floats:
-    grouped = values.reshape(len(values), scales.shape[1], -1) / scales[:, :, None]
-    return grouped.reshape(values.shape)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,26 @@ _INTERVAL_POINTS = 9
 """Points tried per column where the divisor is a free float32."""
 
 
+_HALF_UNIT = 2.0**-8
+"""Largest relative change when a number is rounded to bfloat16."""
+
+_FLOAT32 = 1e-6
+"""Relative; far more than the few operations below can be off by in float32."""
+
+_SMALLEST_SCALE = np.float32(2.0**-100)
+"""Below it a smoothed weight may have no more all bits of a bfloat16 number."""
+
+_Columns = npt.NDArray[np.intp]
+
+
+class ColumnsOfRows(Protocol):
+    """Some rows of a linear, before and after, of which columns are taken."""
+
+    def at(self, columns: _Columns) -> tuple[Floats, Floats, Floats]:
+        """Returns source weights, stored codes and their scales, one for a row or for each."""
+        ...
+
+
 @dataclass(frozen=True)
 class SmoothedRows:
     """Some rows of a linear: what was to be quantized, and what became of it."""
@@ -41,6 +62,17 @@ class SmoothedRows:
     """The source in the checkpoint's dtype."""
     stored: Quantized
     """Before the pre-quant vector."""
+
+    def at(self, columns: _Columns) -> tuple[Floats, Floats, Floats]:
+        """Returns source weights, stored codes and their scales, one for a row or for each."""
+        width = self.weight.shape[1]
+        weight, codes, scales = self.weight, self.stored.codes, self.stored.scales
+        if scales.shape[1] > 1:
+            scales = np.repeat(scales, width // scales.shape[1], axis=1)
+        if len(columns) == width:
+            return weight, codes, scales
+        weight, codes = weight[:, columns], codes[:, columns]
+        return weight, codes, scales[:, columns] if scales.shape[1] > 1 else scales
 
 
 @dataclass(frozen=True)
@@ -64,55 +96,86 @@ class Folding:
 
 def recover_divisor(
     prequant: Floats,
-    rows: Iterable[SmoothedRows],
+    rows: Iterable[ColumnsOfRows],
     *,
     exact: bool,
-    everything: Iterable[SmoothedRows] = (),
+    everything: Iterable[ColumnsOfRows] = (),
 ) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
     `exact` says that the divisor is the reciprocal of a bfloat16 number. `everything` is asked of
     columns where `rows` do not leave one candidate alone that reproduces all of them.
     """
-    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
-    candidates = list(_reciprocals(prequant) if exact else _points(prequant, unit))
-    # A candidate that would not be exported as this prequant was not the one used.
-    valid = np.array([round_to(one, "bfloat16") == prequant for one in candidates])
-    return _best(prequant, candidates, valid, (rows, everything))
-
-
-def recover_folded(folding: Folding, rows: Iterable[SmoothedRows]) -> Floats:
-    """Returns, per column, the divisor that fits best of those that round to the stored norm."""
-    candidates = list(_points(folding.ratio, folding.unit))
-    valid = np.ones((len(candidates), len(folding.ratio)), dtype=np.bool_)
-    return _best(folding.ratio, candidates, valid, (rows,))
-
-
-def _best(
-    middle: Floats,
-    candidates: list[Floats],
-    valid: npt.NDArray[np.bool_],
-    passes: Iterable[Iterable[SmoothedRows]],
-) -> Floats:
-    """Returns, per column, the valid candidate that reproduces the most of the stored integers.
-
-    Each pass is for the columns that those before have not settled.
-    """
-    best = middle.copy()
-    for candidate, ok in zip(reversed(candidates), valid[::-1], strict=True):
-        best[ok] = candidate[ok]
-    columns = np.flatnonzero(valid.sum(axis=0) > 1)
-    for rows in passes:
-        if not len(columns):
-            break
-        score = _Score.of(np.array(candidates)[:, columns], valid[:, columns], columns)
-        for piece in rows:
-            score.add(piece)
-        if not score.read:
-            continue
-        best[columns] = score.best()
-        columns = columns[~score.settled()]
+    candidates, valid = _candidates(prequant, exact=exact)
+    best, columns = _undecided(prequant, candidates, valid)
+    for some in (rows, everything):
+        columns = columns[~_vote(best, candidates, valid, columns, some)]
     return best
+
+
+def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Floats:
+    """Returns what `recover_divisor` does of the reciprocals, if they reproduce all integers.
+
+    A column is not looked at any more when one candidate alone reproduces what was read of it: if
+    any reproduces all, it is that one.
+    """
+    candidates, valid = _candidates(prequant, exact=True)
+    best, columns = _undecided(prequant, candidates, valid)
+    score = _Score.of(candidates[:, columns], valid[:, columns], columns)
+    for piece in rows:
+        if not len(score.columns):
+            break
+        score.add(piece)
+        best[score.columns] = score.best()
+        score = score.left()
+    return best
+
+
+def _candidates(prequant: Floats, *, exact: bool) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Returns candidates for each column, and which would be exported as this prequant."""
+    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
+    candidates = np.array(list(_reciprocals(prequant) if exact else _points(prequant, unit)))
+    return candidates, round_to(candidates, "bfloat16") == prequant
+
+
+def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows]) -> Floats:
+    """Returns, per column, the divisor that fits best of those that round to the stored norm."""
+    candidates = np.array(list(_points(folding.ratio, folding.unit)))
+    valid = np.ones(candidates.shape, dtype=np.bool_)
+    best, columns = _undecided(folding.ratio, candidates, valid)
+    _vote(best, candidates, valid, columns, rows)
+    return best
+
+
+def _undecided(
+    middle: Floats, candidates: Floats, valid: npt.NDArray[np.bool_]
+) -> tuple[Floats, _Columns]:
+    """Returns the first valid candidate of each column, and the columns that have more of them."""
+    best = middle.copy()
+    for candidate, ok in zip(candidates[::-1], valid[::-1], strict=True):
+        best[ok] = candidate[ok]
+    return best, np.flatnonzero(valid.sum(axis=0) > 1)
+
+
+def _vote(
+    best: Floats,
+    candidates: Floats,
+    valid: npt.NDArray[np.bool_],
+    columns: _Columns,
+    rows: Iterable[ColumnsOfRows],
+) -> npt.NDArray[np.bool_]:
+    """Puts into `best` the valid candidates that reproduce the most of the stored integers.
+
+    Returns which of the columns are settled: one candidate alone reproduces all.
+    """
+    if not len(columns):
+        return np.zeros(0, np.bool_)
+    score = _Score.of(candidates[:, columns], valid[:, columns], columns)
+    for piece in rows:
+        score.add(piece)
+    if score.read:
+        best[columns] = score.best()
+    return score.settled()
 
 
 @dataclass
@@ -136,6 +199,10 @@ class _Score:
         cls, candidates: Floats, valid: npt.NDArray[np.bool_], columns: npt.NDArray[np.intp]
     ) -> _Score:
         """Starts a count; every column has a valid candidate."""
+        most = int(valid.sum(axis=0).max(initial=1))
+        order = np.argsort(~valid, axis=0, kind="stable")[:most]  # the valid ones, none reordered
+        candidates = np.take_along_axis(candidates, order, axis=0)
+        valid = np.take_along_axis(valid, order, axis=0)
         ends = (
             np.where(valid, candidates, np.inf).min(axis=0).astype(np.float32),
             np.where(valid, candidates, -np.inf).max(axis=0).astype(np.float32),
@@ -143,32 +210,64 @@ class _Score:
         same = np.zeros(candidates.shape, np.int64)
         return cls(candidates, valid, columns, ends, same, np.zeros(len(columns), np.int64))
 
-    def add(self, rows: SmoothedRows) -> None:
+    def add(self, rows: ColumnsOfRows) -> None:
         """Counts the integers of some rows."""
         self.read = True
-        width = rows.weight.shape[1]
-        scales = rows.stored.scales
-        if scales.shape[1] > 1:
-            scales = np.repeat(scales, width // scales.shape[1], axis=1)
-        weight, codes = rows.weight, rows.stored.codes
-        if len(self.columns) < width:
-            weight, codes = weight[:, self.columns], codes[:, self.columns]
-            scales = scales[:, self.columns] if scales.shape[1] > 1 else scales
-        low, high = (_integers(weight, one, scales) for one in self.ends)
-        places = np.flatnonzero(low != high)
+        weight, codes, scales = rows.at(self.columns)
+        places = self._perhaps_telling(weight, scales)
         columns = places % len(self.columns)
         weight, codes = weight.reshape(-1)[places], codes.reshape(-1)[places]
-        scales = np.broadcast_to(scales, low.shape)[places // len(self.columns), columns]
+        scales = scales.reshape(-1)[places if scales.shape[1] > 1 else places // len(self.columns)]
+        low, high = (_integers(weight, one[columns], scales) for one in self.ends)
+        told = np.flatnonzero(low != high)
+        weight, codes, scales = (one[told] for one in (weight, codes, scales))
+        columns = columns[told]
         self.asked += np.bincount(columns, minlength=len(self.columns))
-        hits = _integers(weight, self.candidates[:, columns], scales) == codes
-        for same, hit in zip(self.same, hits, strict=True):
+        for same, candidate in zip(self.same, self.candidates, strict=True):
+            hit = _integers(weight, candidate[columns], scales) == codes
             np.add(same, np.bincount(columns[hit], minlength=len(self.columns)), out=same)
+
+    def _perhaps_telling(self, weight: Floats, scales: Floats) -> npt.NDArray[np.intp]:
+        """Returns the places of all weights that the two ends may round to different integers.
+
+        What is further from a tie than the candidates and the rounding to bfloat16 move it is
+        rounded to one integer by all; NaN is further from nothing.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            low, high = (np.float32(1) / one for one in self.ends)
+            ratio = low / high
+            if not (scales.min() >= _SMALLEST_SCALE and ratio.min() > 0):
+                return np.arange(weight.size)
+            spread = np.maximum(ratio, 1 / ratio).max() - 1
+            values = weight * low
+            values /= scales
+            from_tie = np.rint(values)
+            from_tie -= values
+            np.abs(from_tie, out=from_tie)
+            # |value - integer| < 1/2 - |value| * what is open
+            np.abs(values, out=values)
+            values *= np.float32((1 + spread) * (1 + _HALF_UNIT) - 1 + _FLOAT32)
+            values += from_tie
+            return np.flatnonzero(~(values < np.float32(0.5 - _FLOAT32)))
 
     def best(self) -> Floats:
         """Returns, per column, the first valid candidate of those that reproduce the most."""
         chosen = np.argmax(np.where(self.valid, self.same, -1), axis=0)
         best: Floats = self.candidates[chosen, np.arange(len(self.columns))]
         return best
+
+    def left(self) -> _Score:
+        """Returns the count of the columns that are not settled."""
+        keep = ~self.settled()
+        ends = self.ends[0][keep], self.ends[1][keep]
+        return _Score(
+            self.candidates[:, keep],
+            self.valid[:, keep],
+            self.columns[keep],
+            ends,
+            self.same[:, keep],
+            self.asked[keep],
+        )
 
     def settled(self) -> npt.NDArray[np.bool_]:
         """Marks columns where one valid candidate alone reproduces all."""
