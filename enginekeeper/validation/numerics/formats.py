@@ -95,19 +95,22 @@ def _is_bfloat16(values: Floats) -> bool:
 
 
 def _round_bfloat16(values: Floats) -> Floats:
-    """Rounds as the conversion does, at two thirds of the time of going there and back."""
+    """Rounds to bfloat16 and widens again, at two thirds of the time of the conversions."""
     flat = np.ravel(values)
     with np.errstate(over="ignore", invalid="ignore"):
-        plain = np.isfinite(np.dot(flat, flat))
-    if not plain:
-        return widen(narrow(values, "bfloat16"))  # adding to the bits of a NaN may end anywhere
+        numbers = np.isfinite(np.dot(flat, flat))
+    return round_numbers(values.copy()) if numbers else widen(narrow(values, "bfloat16"))
+
+
+def round_numbers(values: Floats) -> Floats:
+    """Rounds to bfloat16 in place, ties to even; none may be NaN, whose bits end anywhere."""
     bits_of = values.view(np.uint32)
-    rounded = bits_of >> np.uint32(16)
-    rounded &= np.uint32(1)
-    rounded += _BELOW_BFLOAT16 >> np.uint32(1)
-    rounded += bits_of
-    rounded &= ~_BELOW_BFLOAT16
-    return rounded.view(np.float32)
+    up = bits_of >> np.uint32(16)
+    up &= np.uint32(1)
+    up += _BELOW_BFLOAT16 >> np.uint32(1)
+    bits_of += up
+    bits_of &= ~_BELOW_BFLOAT16
+    return values
 
 
 def narrow(values: Floats, dtype: str) -> npt.NDArray[Any]:

@@ -25,7 +25,7 @@ from enginekeeper.validation.numerics.formats import Floats, bits, decode_e2m1, 
 from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
-"""Below it a scale has too few bits for |weight| / scale to end where the format's range does."""
+"""Below it numbers have fewer bits."""
 
 _BYTES = np.arange(256, dtype=np.uint8)
 
@@ -56,7 +56,7 @@ def hold(kind: WeightFormat, weight: Floats, scales: Floats, stored: npt.NDArray
     `scales` are the recipe's for this weight; `stored` is as files hold it, but for INT4: one
     integer to a byte.
     """
-    if not scales.min() >= _SMALLEST_SCALE or not np.isfinite(scales.max()):
+    if not has_all_bits(scales):
         return False
     values = unscaled(weight, scales)
     match kind:
@@ -69,6 +69,11 @@ def hold(kind: WeightFormat, weight: Floats, scales: Floats, stored: npt.NDArray
             return _hold_e2m1(values, stored)
         case _:
             return False
+
+
+def has_all_bits(scales: Floats) -> bool:
+    """Says whether scales are such that |weight| / scale ends where the format's range does."""
+    return bool(scales.min() >= _SMALLEST_SCALE) and bool(np.isfinite(scales.max()))
 
 
 def _hold_e4m3(values: Floats, codes: npt.NDArray[np.uint8]) -> bool:

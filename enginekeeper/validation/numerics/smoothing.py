@@ -20,15 +20,15 @@ The vector cannot leave its rounding interval, so that no error above half a uni
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from ml_dtypes import bfloat16
 
-from enginekeeper.validation.numerics.formats import Floats, round_to
-from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
+from enginekeeper.validation.numerics.formats import Floats, round_numbers, round_to
+from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 
 _INTERVAL_POINTS = 9
 """Points tried per column where the divisor is a free float32."""
@@ -43,14 +43,20 @@ _FLOAT32 = 1e-6
 _SMALLEST_SCALE = np.float32(2.0**-100)
 """Below it a smoothed weight may have no more all bits of a bfloat16 number."""
 
+_COUNTED_AT_ONCE = 1 << 15
+"""Integers; some candidates are tried on each."""
+
 _Columns = npt.NDArray[np.intp]
 
 
 class ColumnsOfRows(Protocol):
     """Some rows of a linear, before and after, of which columns are taken."""
 
-    def at(self, columns: _Columns) -> tuple[Floats, Floats, Floats]:
-        """Returns source weights, stored codes and their scales, one for a row or for each."""
+    def at(self, columns: _Columns) -> tuple[Floats, npt.NDArray[Any], Floats]:
+        """Returns source weights, stored codes of any type, and their scales.
+
+        As many columns as there are to one scale of a row follow each other.
+        """
         ...
 
 
@@ -60,19 +66,18 @@ class SmoothedRows:
 
     weight: Floats
     """The source in the checkpoint's dtype."""
-    stored: Quantized
+    codes: npt.NDArray[Any]
     """Before the pre-quant vector."""
+    scales: Floats
 
-    def at(self, columns: _Columns) -> tuple[Floats, Floats, Floats]:
-        """Returns source weights, stored codes and their scales, one for a row or for each."""
-        width = self.weight.shape[1]
-        weight, codes, scales = self.weight, self.stored.codes, self.stored.scales
-        if scales.shape[1] > 1:
-            scales = np.repeat(scales, width // scales.shape[1], axis=1)
+    def at(self, columns: _Columns) -> tuple[Floats, npt.NDArray[Any], Floats]:
+        """Returns source weights, stored codes of any type, and their scales."""
+        width, scales = self.weight.shape[1], self.scales
         if len(columns) == width:
-            return weight, codes, scales
-        weight, codes = weight[:, columns], codes[:, columns]
-        return weight, codes, scales[:, columns] if scales.shape[1] > 1 else scales
+            return self.weight, self.codes, scales
+        if scales.shape[1] > 1:
+            scales = scales[:, columns // (width // scales.shape[1])]
+        return self.weight[:, columns], self.codes[:, columns], scales
 
 
 @dataclass(frozen=True)
@@ -168,13 +173,13 @@ def _vote(
 
     Returns which of the columns are settled: one candidate alone reproduces all.
     """
-    if not len(columns):
-        return np.zeros(0, np.bool_)
-    score = _Score.of(candidates[:, columns], valid[:, columns], columns)
-    for piece in rows:
+    score: _Score | None = None
+    for piece in rows if len(columns) else ():
+        score = score or _Score.of(candidates[:, columns], valid[:, columns], columns)
         score.add(piece)
-    if score.read:
-        best[columns] = score.best()
+    if score is None:
+        return np.zeros(len(columns), np.bool_)
+    best[columns] = score.best()
     return score.settled()
 
 
@@ -192,7 +197,8 @@ class _Score:
     ends: tuple[Floats, Floats]
     same: npt.NDArray[np.int64]
     asked: npt.NDArray[np.int64]
-    read: bool = False
+    pending: list[tuple[Floats, Floats, Floats, _Columns]] = field(default_factory=list)
+    """Weights, codes, scales and columns that are not counted yet: many at a time cost less."""
 
     @classmethod
     def of(
@@ -211,21 +217,36 @@ class _Score:
         return cls(candidates, valid, columns, ends, same, np.zeros(len(columns), np.int64))
 
     def add(self, rows: ColumnsOfRows) -> None:
-        """Counts the integers of some rows."""
-        self.read = True
+        """Takes the integers of some rows in."""
         weight, codes, scales = rows.at(self.columns)
         places = self._perhaps_telling(weight, scales)
-        columns = places % len(self.columns)
-        weight, codes = weight.reshape(-1)[places], codes.reshape(-1)[places]
-        scales = scales.reshape(-1)[places if scales.shape[1] > 1 else places // len(self.columns)]
+        self.pending.append(
+            (
+                weight.reshape(-1)[places],
+                codes.reshape(-1)[places].astype(np.float32),
+                scales.reshape(-1)[places // (weight.size // scales.size)],
+                places % len(self.columns),
+            )
+        )
+        if sum(len(one) for *_, one in self.pending) > _COUNTED_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        """Counts the integers that were taken in."""
+        if not self.pending:
+            return
+        weight, codes, scales, columns = (
+            np.concatenate(side) for side in zip(*self.pending, strict=True)
+        )
+        self.pending.clear()
         low, high = (_integers(weight, one[columns], scales) for one in self.ends)
         told = np.flatnonzero(low != high)
-        weight, codes, scales = (one[told] for one in (weight, codes, scales))
         columns = columns[told]
-        self.asked += np.bincount(columns, minlength=len(self.columns))
-        for same, candidate in zip(self.same, self.candidates, strict=True):
-            hit = _integers(weight, candidate[columns], scales) == codes
-            np.add(same, np.bincount(columns[hit], minlength=len(self.columns)), out=same)
+        hits = _integers(weight[told], self.candidates[:, columns], scales[told]) == codes[told]
+        count = len(self.columns)
+        self.asked += np.bincount(columns, minlength=count)
+        at = columns + count * np.arange(len(self.same))[:, None]
+        self.same += np.bincount(at[hits], minlength=self.same.size).reshape(self.same.shape)
 
     def _perhaps_telling(self, weight: Floats, scales: Floats) -> npt.NDArray[np.intp]:
         """Returns the places of all weights that the two ends may round to different integers.
@@ -235,12 +256,12 @@ class _Score:
         """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             low, high = (np.float32(1) / one for one in self.ends)
-            ratio = low / high
+            middle = (low + high) * np.float32(0.5)
+            ratio = low / middle
             if not (scales.min() >= _SMALLEST_SCALE and ratio.min() > 0):
                 return np.arange(weight.size)
-            spread = np.maximum(ratio, 1 / ratio).max() - 1
-            values = weight * low
-            values /= scales
+            spread = np.abs(ratio - 1).max()
+            values = unscaled(weight * middle, scales)
             from_tie = np.rint(values)
             from_tie -= values
             np.abs(from_tie, out=from_tie)
@@ -252,6 +273,7 @@ class _Score:
 
     def best(self) -> Floats:
         """Returns, per column, the first valid candidate of those that reproduce the most."""
+        self._count()
         chosen = np.argmax(np.where(self.valid, self.same, -1), axis=0)
         best: Floats = self.candidates[chosen, np.arange(len(self.columns))]
         return best
@@ -271,6 +293,7 @@ class _Score:
 
     def settled(self) -> npt.NDArray[np.bool_]:
         """Marks columns where one valid candidate alone reproduces all."""
+        self._count()
         whole = self.valid & (self.same == self.asked)
         settled: npt.NDArray[np.bool_] = whole.sum(axis=0) == 1
         return settled
@@ -288,7 +311,11 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
     """Divides columns as ModelOpt does: times the float32 reciprocal, rounded to the dtype."""
     if divisor is None:
         return weight
-    return round_to(weight * (np.float32(1) / divisor)[None, :], dtype)
+    factor = np.float32(1) / divisor
+    smoothed = weight * factor
+    if dtype == "bfloat16" and np.isfinite(factor).all():
+        return round_numbers(smoothed)  # the source is finite, so that no product is NaN
+    return round_to(smoothed, dtype)
 
 
 def _reciprocals(prequant: Floats) -> Iterator[Floats]:

@@ -118,7 +118,7 @@ def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
     weight = round_to(random.normal(size=(400, 32)).astype(np.float32) * divisor, "bfloat16")
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
     quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
-    rows = [SmoothedRows(weight, quantized)]
+    rows = [SmoothedRows(weight, quantized.codes, quantized.scales)]
     found = recover_divisor(round_to(divisor, "bfloat16"), rows, exact=True)
     assert np.array_equal(found, divisor)
 
@@ -129,8 +129,9 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     weight = round_to(weight, "bfloat16")
     divisor = np.float32(1) / np.array([1.8125, 1.796875], np.float32)
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
-    rows = SmoothedRows(weight, quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0))
-    some = SmoothedRows(weight[:1], Quantized(rows.stored.codes[:1], rows.stored.scales[:1]))
+    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    rows = SmoothedRows(weight, made.codes, made.scales)
+    some = SmoothedRows(weight[:1], made.codes[:1], made.scales[:1])
     prequant = round_to(divisor, "bfloat16")
     assert not np.array_equal(recover_divisor(prequant, [some], exact=True), divisor)
     found = recover_divisor(prequant, [some], exact=True, everything=[rows])
