@@ -21,6 +21,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ LLAMA_8B = {
 _BLOCK = 256
 """Rows that are random; the others repeat them."""
 
-_PASSES = 3
-"""Others on the machine make a pass slower, and none faster."""
+_PASSES = 5
+"""Of each side, in turn: others on the machine make a pass slower, and none faster."""
 
 
 def once_through(model: Path, checkpoint: Path) -> None:
@@ -108,10 +109,11 @@ def _anonymous() -> int:
 
 
 def report(name: str, model: Path, checkpoint: Path) -> None:
-    """Prints one row: of three passes each the fastest, the files in memory by then."""
+    """Prints one row: of some passes each the fastest, the files in memory by then."""
     keep_freed_memory()  # for both, or the first would pay for pages that the second keeps
-    bare, _, _ = min(measured(lambda: once_through(model, checkpoint)) for _ in range(_PASSES))
-    full, wall, memory = min(measured(lambda: audit(model, checkpoint)) for _ in range(_PASSES))
+    sides = (partial(once_through, model, checkpoint), partial(audit, model, checkpoint))
+    passes = [[measured(side) for side in sides] for _ in range(_PASSES)]
+    (bare, _, _), (full, wall, memory) = (min(side) for side in zip(*passes, strict=True))
     findings = sum(len(one.findings) for one in audit(model, checkpoint))
     print(
         f"| {name} | {bare:.2f} | {full:.2f} | {full / bare:.1f} | {wall:.1f} | {memory:.0f} | "

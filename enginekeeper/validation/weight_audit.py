@@ -19,7 +19,13 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from enginekeeper.validation import activation_scales, kv_cache, rank_copies, weight_vectors
+from enginekeeper.validation import (
+    activation_scales,
+    kv_cache,
+    kv_range,
+    rank_copies,
+    weight_vectors,
+)
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
@@ -41,9 +47,10 @@ from enginekeeper.validation.numerics.reproduction import Reproduction, reproduc
 from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_census import census, scale_findings
+from enginekeeper.validation.weight_certificate import Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
-from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from enginekeeper.validation.weight_statistics import PartStatistics, measure, reproduced
 from enginekeeper.validation.weight_suspects import Suspect
 
 _NO_HONEST_ERROR = 1e9
@@ -67,7 +74,7 @@ class _Counts:
     largest_error: float = 1.0
     lowest_same_codes: float = 1.0
 
-    def add(self, stats: PartStatistics) -> None:
+    def add(self, stats: PartStatistics | Certificate) -> None:
         self.parts += 1
         if stats.exact:
             self.exact += 1
@@ -76,7 +83,7 @@ class _Counts:
         ratio = stats.error_ratio if math.isfinite(stats.error_ratio) else _NO_HONEST_ERROR
         self.errors[stats.part.module] = [float(f"{stats.gain:.4g}"), float(f"{ratio:.4g}")]
         self.largest_gain = max(self.largest_gain, abs(stats.gain))
-        if stats.blocks.honest.any():
+        if stats.rounds:
             self.largest_error = max(self.largest_error, stats.error_ratio)
         self.lowest_same_codes = min(self.lowest_same_codes, stats.same_codes)
 
@@ -132,6 +139,7 @@ class WeightAudit:
         findings.extend(rank_copies.findings(self.checkpoint, self.geometry))
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
+        findings.extend(kv_range.findings(self.source, self.checkpoint, self.geometry))
         counts = self.counts
         return AuditReport(
             "weights",
@@ -214,8 +222,10 @@ class WeightAudit:
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
-        measured = self._measured(place, recipe, stored, None)
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
+        if folding is None and self._certified(place, recipe, stored):
+            return
+        measured = self._measured(place, recipe, stored, None)
         if folding is not None and place.norm is not None:
             divided = None
             if np.isfinite(folding.ratio).all() and folding.ratio.all():
@@ -228,6 +238,21 @@ class WeightAudit:
                 self.counts.blamed_norms.append(place.norm[0])
                 yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding.ratio)
         yield from self._findings(measured)
+
+    def _certified(self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear) -> bool:
+        """Counts the parts of an AWQ linear if all of them are seen to be honest the short way."""
+        if stored.prequant is None or recipe.format is not WeightFormat.INT4_GROUP:
+            return False
+        reproduction = reproduce(self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
+        certificates = []
+        for index, part in enumerate(place.parts):
+            certificate = certify(stored, reproduction, index, place.columns, part)
+            if certificate is None:
+                return False
+            certificates.append(certificate)
+        for certificate in certificates:
+            self.counts.add(certificate)
+        return True
 
     def _measured(
         self,
@@ -245,11 +270,11 @@ class WeightAudit:
             dtype=self.checkpoint.dtype,
             folded=folding,
         )
-        measured = _compared(place, stored, again(sampled=True))
-        searched = recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL
-        if searched and not all(one.exact for one in measured.parts):
-            return _compared(place, stored, again())
-        return measured
+        if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL:
+            measured = _reproduced(place, stored, again(sampled=True))
+            if measured is not None:
+                return measured
+        return _compared(place, stored, again())
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
@@ -270,6 +295,7 @@ class WeightAudit:
                 measured.stored,
                 measured.reproduction,
                 partial(self._relatives, place),
+                tuple(one.gain for one in measured.parts),
             )
             diagnosis = diagnose(suspect, stats, judgement)
             yield Finding(
@@ -301,6 +327,19 @@ def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reprodu
         for index, part in enumerate(place.parts)
     )
     return _Measured(place, stored, reproduction, parts)
+
+
+def _reproduced(
+    place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction
+) -> _Measured | None:
+    """Returns a linear all of whose parts are seen to be exact, else None."""
+    parts = []
+    for index, part in enumerate(place.parts):
+        stats = reproduced(stored, reproduction, index, place.columns, part)
+        if stats is None:
+            return None
+        parts.append(stats)
+    return _Measured(place, stored, reproduction, tuple(parts))
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:

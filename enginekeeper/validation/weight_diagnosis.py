@@ -14,7 +14,14 @@ import numpy as np
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.recipes import WeightFormat
-from enginekeeper.validation.weight_judgement import Indices, Judgement, Mask, scale_ratio
+from enginekeeper.validation.weight_judgement import (
+    SAME_ROUNDING,
+    Indices,
+    Judgement,
+    Mask,
+    scale_ratio,
+)
+from enginekeeper.validation.weight_order import other_order
 from enginekeeper.validation.weight_statistics import PartStatistics
 from enginekeeper.validation.weight_suspects import (
     Suspect,
@@ -51,7 +58,12 @@ _SAME_VECTOR = 0.02
 _WHOLE_LAYER = 7
 """Parts of a layer: q, k, v, dense, fc, gate, proj."""
 
+_TINY = float(np.finfo(np.float64).tiny)
+
 _LAYER = re.compile(r"transformer\.layers\.\d+\.")
+
+_SAME_GAIN = 0.1
+"""Relative difference of the gains of fused parts that are off by one factor."""
 
 _SAME_FACTOR = 0.02
 """Relative spread of scale errors that are taken to be one factor."""
@@ -94,6 +106,8 @@ def _vector(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Di
     vector = suspect.stored.prequant
     if vector is None or (judgement.blocks is None and judgement.columns is None):
         return None
+    if stats.same_codes >= SAME_ROUNDING and _mostly(judgement.scales):
+        return None  # under another vector the codes would be others
     ratio, cosine = suspect.column_fit()
     known = cosine > _ALIKE
     if known.mean() <= _MOST:
@@ -128,10 +142,12 @@ def _gain(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diag
     rest = float(blocks.error.sum()) - gain**2 * energy
     if not rest <= (_ROUNDED_ANEW * (1 + abs(gain))) ** 2 * rounding:
         return None
-    shared = suspect.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4)
-    fused = len(suspect.place.scale_group) > 1 and shared
+    columns = stats.per_column
+    typical = float(np.median(columns.excess / np.maximum(columns.energy, _TINY)))
+    if abs(typical - gain) > _SPREAD * abs(gain):
+        return None  # a few columns make it, the others are right
     return Diagnosis(
-        "T6" if fused else "T1",
+        "T6" if _of_a_part(suspect) else "T1",
         f"the weight is {1 + gain:.4g} times what it should be: it was rounded with another scale "
         "than the one that is stored",
         f"x {1 + gain:.4g}",
@@ -187,11 +203,8 @@ def _scales(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Di
 
 
 def _scale_layout(stats: PartStatistics) -> Diagnosis | None:
-    """Tests for scales that are all wrong in one way: inverted, out of order, powers of two."""
+    """Tests for scales that are all wrong in one way: out of order, powers of two."""
     honest, stored = stats.honest_scales, stats.scales
-    if np.allclose(stored * honest, 1, rtol=_SAME_FACTOR):
-        middle = float(np.median(stored)), float(np.median(honest))
-        return Diagnosis("T2", "the scales are stored as reciprocals", *middle)
     in_order = np.sort(stored, axis=None), np.sort(honest, axis=None)
     if stored.size > 1 and np.allclose(*in_order, rtol=_SAME_FACTOR):
         return Diagnosis("T3", "the scales are the right ones in the wrong order (layout)")
@@ -200,6 +213,26 @@ def _scale_layout(stats: PartStatistics) -> Diagnosis | None:
             "T7", "the scales are rounded to powers of two and the weight was not requantized"
         )
     return None
+
+
+def _reciprocal(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """All scales are one over what they should be."""
+    del suspect
+    honest, stored = stats.honest_scales, stats.scales
+    if judgement.scales is None or not np.allclose(stored * honest, 1, rtol=_SAME_FACTOR):
+        return None
+    middle = float(np.median(stored)), float(np.median(honest))
+    return Diagnosis("T2", "the scales are stored as reciprocals", *middle)
+
+
+def _of_a_part(suspect: Suspect) -> bool:
+    """Says whether a factor is that of one part of a fused tensor, and not of the whole."""
+    shared = suspect.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4)
+    if len(suspect.place.scale_group) == 1 or not shared:
+        return False
+    low, high = min(suspect.gains), max(suspect.gains)
+    alike = high - low <= _SAME_GAIN * max(abs(low), abs(high))
+    return len(suspect.gains) == 1 or not alike
 
 
 def _one_factor(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
@@ -211,8 +244,7 @@ def _one_factor(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -
     if np.abs(ratio / typical - 1).max() >= _SAME_FACTOR:
         return None
     taxonomy = "T1"
-    shared = suspect.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4)
-    if len(suspect.place.scale_group) > 1 and shared:
+    if _of_a_part(suspect):
         taxonomy = "T6"
     elif suspect.format is WeightFormat.FP8_TENSOR and abs(np.log2(typical)) == 1:
         taxonomy = "T12"
@@ -247,7 +279,7 @@ def _zeros(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Dia
 
 
 def _elsewhere(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
-    """The rows are honest, but those of another head, layer, linear or row."""
+    """The rows are honest, but those of another head, layer or linear."""
     del stats
     if judgement.blocks is None:
         return None
@@ -260,6 +292,15 @@ def _elsewhere(suspect: Suspect, stats: PartStatistics, judgement: Judgement) ->
         name = other_linear(suspect)
         if name is not None:
             return Diagnosis("T26", f"the weight is that of {name}", name, suspect.label)
+    return None
+
+
+def _few_rows(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The rows are honest, but some of them in each other's places."""
+    del stats
+    if judgement.blocks is None:
+        return None
+    bad = judgement.blocks.mean(axis=1) > _MOST
     moved = other_rows(suspect, np.flatnonzero(bad))
     if moved:
         text = ", ".join(f"row {here} holds row {there}" for here, there in moved[:4])
@@ -268,7 +309,7 @@ def _elsewhere(suspect: Suspect, stats: PartStatistics, judgement: Judgement) ->
 
 
 def _codes(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
-    """The integers are shifted by a constant, or the two halves of each byte are exchanged."""
+    """The integers of the worst rows follow a rule: a constant, a sign, another place in a byte."""
     grouped = suspect.format is WeightFormat.INT4_GROUP
     if judgement.blocks is None or not (grouped or suspect.format is WeightFormat.INT8_CHANNEL):
         return None
@@ -280,12 +321,37 @@ def _codes(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Dia
     stored, honest = (np.stack(rows) for rows in both)
     found = integers(stored, stats.scales[pair])
     wanted = integers(honest, stats.honest_scales[pair])
-    shift = float(np.median(found - wanted))
-    if shift and (found - wanted == shift).mean() > _NEARLY_ALL:
+    blocks = judgement.blocks[pair]
+    damaged = np.repeat(blocks, stats.columns // blocks.shape[1], axis=1)
+    shifted = _shifted((found - wanted)[damaged], 8 if grouped else 128)
+    return shifted or (_misplaced(found, wanted) if grouped else None)
+
+
+def _shifted(change: Floats, half: int) -> Diagnosis | None:
+    """Tests for a constant that was added, or a half of the range where it should not be."""
+    shift = float(np.median(change))
+    if shift and (change == shift).mean() > _NEARLY_ALL:
         return Diagnosis("T4", f"every integer is shifted by {shift:+g} (zero point)", shift, 0)
-    if grouped and (found == wanted[::-1]).mean() > _NEARLY_ALL:
-        return Diagnosis("T5", "the two nibbles of every byte are exchanged")
+    if (np.abs(change) == half).mean() > _NEARLY_ALL:
+        message = f"every integer is off by {half}: unsigned ones are read as signed"
+        return Diagnosis("T4", message, half, 0)
     return None
+
+
+def _misplaced(found: Floats, wanted: Floats) -> Diagnosis | None:
+    """Tests for right integers of two rows that share bytes, in each other's places."""
+    if (found == wanted[::-1]).mean() > _NEARLY_ALL:
+        return Diagnosis("T5", "the two nibbles of every byte are exchanged")
+    if (found.T.reshape(-1) == wanted.reshape(-1)).mean() > _NEARLY_ALL:
+        return Diagnosis("T5", "pairs of inputs are packed where pairs of outputs are read")
+    return None
+
+
+def _order(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The numbers are the right ones, in another order."""
+    del stats
+    order = other_order(suspect, judgement)
+    return None if order is None else Diagnosis(order.taxonomy, order.message)
 
 
 def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
@@ -310,6 +376,10 @@ def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
         f"gain {stats.gain:+.4f}",
         f"gain within {judgement.limits.gain:g}",
     )
+
+
+def _mostly(mask: Mask | None) -> bool:
+    return mask is not None and bool(mask.mean() > _MOST)
 
 
 def _powers_of_two(values: Floats) -> bool:
@@ -363,13 +433,16 @@ def copied_layers(findings: list[Finding]) -> list[Finding]:
 
 _HYPOTHESES = (
     _ones,
+    _reciprocal,
     _one_factor,
     _gain,
-    _columns,
     _zeros,
     _elsewhere,
+    _codes,
+    _order,
+    _few_rows,
+    _columns,
     _vector,
     _scales,
-    _codes,
 )
 """In this order: the first that explains the damage is told."""

@@ -24,6 +24,7 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
     code_range,
     round_codes,
+    unscaled,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 
@@ -111,6 +112,11 @@ class PartStatistics:
         return bool(self.exact_rows.all())
 
     @property
+    def rounds(self) -> bool:
+        """Whether an honest export makes any error."""
+        return bool(self.blocks.honest.any())
+
+    @property
     def gain(self) -> float:
         """Least-squares gain of the stored rows minus that of an honest export."""
         return float(self.blocks.excess.sum() / max(self.blocks.energy.sum(), _TINY))
@@ -154,6 +160,21 @@ def measure(
     return running.finish(partial(_followed, stored, reproduction, index, columns, part))
 
 
+def reproduced(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> PartStatistics | None:
+    """Returns what `measure` does of a part that is seen to be exact, else None.
+
+    Nothing is read beyond the first rows that are not.
+    """
+    running = _Running(part, columns, reproduction.recipe.format, smoothed=False)
+    for start, stop in row_chunks(part.rows, columns):
+        if not reproduction.has_bits(part, index, start, stop, stored):
+            return None
+        running.skip(slice(start, stop), stored.part_scales(part, start, stop))
+    return running.finish(partial(_followed, stored, reproduction, index, columns, part))
+
+
 def _followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> float:
@@ -161,7 +182,7 @@ def _followed(
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
         weight = reproduction.weight(part, index, start, stop)
-        nearest = round_codes(kind, _codes(weight, there.scales))
+        nearest = round_codes(kind, unscaled(weight, there.scales))
         followed += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
     return followed / max(part.rows * columns, 1)
 
@@ -293,7 +314,7 @@ def _block_columns(columns: int, groups: int) -> int:
 
 
 @dataclass(frozen=True)
-class _Codes:
+class CodesInQuestion:
     """The codes in question, and their scales: flat, one of each for every code that differs."""
 
     source: Floats
@@ -305,7 +326,8 @@ class _Codes:
     """Of the stored scale from the honest one, relative."""
 
     @classmethod
-    def of(cls, places: npt.NDArray[np.intp], rows: _Rows) -> _Codes:
+    def of(cls, places: npt.NDArray[np.intp], rows: _Rows) -> CodesInQuestion:
+        """Takes the codes at some places of rows."""
         group = rows.source.size // rows.honest.scales.size
         honest, stored = (
             one.scales.reshape(-1)[places // group] for one in (rows.honest, rows.stored)
@@ -324,13 +346,13 @@ def _strays(kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: boo
     """Marks codes that no honest rounding gives; looks only at those that differ."""
     strays = np.zeros(differing.shape, np.float32)
     places = np.flatnonzero(differing)
-    codes = _Codes.of(places, rows)
-    marks = _strays_if_open(kind, codes) if smoothed else _strays_if_settled(codes)
+    codes = CodesInQuestion.of(places, rows)
+    marks = strays_if_open(kind, codes) if smoothed else _strays_if_settled(codes)
     strays.reshape(-1)[places] = marks
     return strays
 
 
-def _strays_if_settled(codes: _Codes) -> _Marks:
+def _strays_if_settled(codes: CodesInQuestion) -> _Marks:
     """Marks codes further from weight / scale than the honest code is, by more than arithmetic."""
     honest_distance = np.abs(codes.honest - codes.honest_source)
     allowed = honest_distance + np.abs(codes.honest_source) * _TIE + _TIE
@@ -341,7 +363,7 @@ def _strays_if_settled(codes: _Codes) -> _Marks:
     return strays
 
 
-def _strays_if_open(kind: WeightFormat, codes: _Codes) -> _Marks:
+def strays_if_open(kind: WeightFormat, codes: CodesInQuestion) -> _Marks:
     """Marks codes that no weight within what is not known of it rounds to.
 
     The scale may be of either end of that, or the honest one and rounded to half precision: by as
@@ -377,8 +399,3 @@ def _coarsest(kind: WeightFormat, source: Floats, scales: Floats) -> Floats:
         case _:
             assert_never(kind)
     return step * step
-
-
-def _codes(values: Floats, scales: Floats) -> Floats:
-    grouped = values.reshape(len(values), scales.shape[1], -1) / scales[:, :, None]
-    return grouped.reshape(values.shape)

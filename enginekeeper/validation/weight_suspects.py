@@ -39,6 +39,8 @@ class Suspect:
     reproduction: Reproduction
     relatives: Callable[[], Iterator[tuple[str, str, int]]]
     """Yields (name, HF module, rows) of other linears of the model this could be a copy of."""
+    gains: tuple[float, ...] = (0.0,)
+    """What each part of the linear added to its gain."""
 
     @property
     def part(self) -> Part:

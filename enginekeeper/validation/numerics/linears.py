@@ -87,10 +87,7 @@ class StoredLinear:
         """Returns what rows hold, before scales."""
         match self.format:
             case WeightFormat.INT4_GROUP:
-                # Hugging Face's format has the same two numbers in a byte without a sign
-                packed = self.weight.rows(start // 2, (stop + 1) // 2).view(np.int8)
-                integers = formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
-                return integers.astype(np.float32)
+                return self._unpacked(start, stop).astype(np.float32)
             case WeightFormat.NVFP4:
                 halves = self.weight.rows(start, stop)
                 return formats.decode_e2m1(formats.unpack_e2m1_columns(halves))
@@ -98,8 +95,15 @@ class StoredLinear:
                 return widen(self.weight.rows(start, stop))
 
     def as_stored(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Returns rows in the format of the file; packed ones are not asked for."""
+        """Returns rows in the format of the file; INT4, which packs rows, one integer to a byte."""
+        if self.format is WeightFormat.INT4_GROUP:
+            return self._unpacked(start, stop)
         return self.weight.rows(start, stop)
+
+    def _unpacked(self, start: int, stop: int) -> npt.NDArray[np.int8]:
+        # Hugging Face's format has the same two numbers in a byte without a sign
+        packed = self.weight.rows(start // 2, (stop + 1) // 2).view(np.int8)
+        return formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
 
     def scale_rows(self, start: int, stop: int) -> Floats:
         """Returns the scales of rows `start:stop`, one row each."""
@@ -127,10 +131,10 @@ def read_linear(tensors: Mapping[str, StoredTensor], name: str) -> StoredLinear:
             return _linear(name, WeightFormat.FP8_TENSOR, found, scales[:, None])
         case "I8":
             return _read_integer(name, found)
-        case "U8" if "weights_scaling_factor_2" not in found:  # Hugging Face's format packs INT4 so
-            return _read_integer(name, found)
-        case "U8":
+        case "U8" if _in_fp8_blocks(found):
             return _read_nvfp4(name, found)
+        case "U8":  # Hugging Face's format packs INT4 so
+            return _read_integer(name, found)
         case _:
             raise MisshapenLinearError(
                 "the weight's number format is not one of a quantized linear",
@@ -152,6 +156,12 @@ def _read_integer(name: str, found: Mapping[str, StoredTensor]) -> StoredLinear:
         raise _misshapen(stored, f"[{2 * weight.shape[0]}, a divisor of {weight.shape[1]}]")
     scales = _scale(found, name, "weights_scaling_factor", (2 * weight.shape[0], groups))
     return _linear(name, WeightFormat.INT4_GROUP, found, scales)
+
+
+def _in_fp8_blocks(found: Mapping[str, StoredTensor]) -> bool:
+    """Says whether the scales are NVFP4's, be the second one missing."""
+    inner = found.get("weights_scaling_factor")
+    return "weights_scaling_factor_2" in found or (inner is not None and inner.dtype == "F8_E4M3")
 
 
 def _read_nvfp4(name: str, found: Mapping[str, StoredTensor]) -> StoredLinear:
