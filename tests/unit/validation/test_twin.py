@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginekeeper.faults.catalogue import named
+from enginekeeper.faults.fault import Target
+from enginekeeper.faults.injection import Injection, inject
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.tensor_files import TensorFile
@@ -60,6 +63,17 @@ def test_twins_that_differ_in_one_number_are_not_equal(tensor: str, tmp_path: Pa
 
     checkpoints.edit_tensor(checkpoint, f"transformer.layers.1.{tensor}", next_number)
     assert not are_equal(twin, checkpoint_twin(checkpoint, tmp_path))
+
+
+def test_a_bias_of_zeros_that_the_source_lacks_makes_no_other_twin(tmp_path: Path) -> None:
+    twin, checkpoint = recipe_twin("w8a16", tmp_path), tmp_path / "w8a16"
+    inject(
+        checkpoint,
+        Injection(named("bias-of-zeros"), 1.0, Target("last", "mlp.proj")),
+        tmp_path / "biased",
+        checkpoints.SOURCE,
+    )
+    assert are_equal(twin, checkpoint_twin(tmp_path / "biased", tmp_path))
 
 
 def test_twins_that_rotate_otherwise_are_not_equal(tmp_path: Path) -> None:
