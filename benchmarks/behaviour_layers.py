@@ -30,7 +30,11 @@ from enginekeeper.orchestration.stages import PROBE_TOKENS
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.rounds import order_of
 from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.twin import are_equal, checkpoint_twin_of, write_checkpoint_twin
+from enginekeeper.validation.twin import (
+    checkpoint_twin_of,
+    is_checkpoint_twin,
+    write_checkpoint_twin,
+)
 
 
 @dataclass
@@ -85,9 +89,12 @@ class Probing:
             yield self._healthy
             return
         with self.recipe.folder() as folder:
-            twin = folder / "own"
-            checkpoint_twin_of(SourceModel.open(self.recipe.lab.model), checkpoint, twin)
-            yield self._healthy if are_equal(self._healthy, twin) else twin
+            source, twin = SourceModel.open(self.recipe.lab.model), folder / "own"
+            if is_checkpoint_twin(self._healthy, source, checkpoint):
+                yield self._healthy
+                return
+            checkpoint_twin_of(source, checkpoint, twin)
+            yield twin
 
     def _request(self, twin: Path, output: Path, edit: dict[str, Any]) -> dict[str, Any]:
         prompts = list(order_of(self.recipe.arms.rounds)[:PROBE_PROMPTS])
