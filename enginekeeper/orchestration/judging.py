@@ -19,7 +19,7 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
-from enginekeeper.orchestration.export_arm import checkpoint_twin_of, score_checkpoint_twin
+from enginekeeper.orchestration.export_arm import read_checkpoint_twin, score_checkpoint_twin
 from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.layer_probe import LAYERS, probe_layers
 from enginekeeper.orchestration.outcome import Ending, Outcome
@@ -426,7 +426,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         source=arm(probe.targets["source"]),
         reference=probe.reference,
         twin=twin,
-        checkpoint_twin=checkpoint_twin_of(scored, twin, tokens),
+        checkpoint_twin=read_checkpoint_twin(scored, twin, tokens),
         nudged=load_scores(nudged, tokens) if nudged.is_file() else None,
         second_source=arm(there(work.second)),
         validation_twin=None if validation is None else arm(validation),
