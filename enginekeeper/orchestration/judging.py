@@ -21,7 +21,6 @@ from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.export_arm import read_checkpoint_twin, score_checkpoint_twin
 from enginekeeper.orchestration.interim import Interim
-from enginekeeper.orchestration.layer_probe import LAYERS, probe_layers
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
@@ -33,6 +32,13 @@ from enginekeeper.orchestration.simulation import (
 )
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
 from enginekeeper.orchestration.tokenizer_probe import TEXTS, probe_tokenizer, shipped_with
+from enginekeeper.orchestration.twin_probes import (
+    ENDINGS,
+    LAYERS,
+    LINEARS,
+    Beside,
+    probe_beside_twin,
+)
 from enginekeeper.orchestration.validation_twins import score_validation_twin
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.validation.dictionary import (
@@ -42,8 +48,9 @@ from enginekeeper.validation.dictionary import (
     explain,
     load_dictionary,
 )
+from enginekeeper.validation.endings import load_endings
 from enginekeeper.validation.evidence import Evidence, Stop
-from enginekeeper.validation.layers import load_layers
+from enginekeeper.validation.layers import load_layers, load_linears
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import Counted, load_probes
@@ -168,22 +175,23 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     made = replace(made, probes=asked)
     if not inductor:
         return made
-    source = source_of(work)
-    layers = probe_layers(
-        bench.shop, source, made.checkpoint, loaded, probe, prompts=order, nudge=_NUDGE, name=name
-    )
-    return replace(made, layers=layers)
+    shipped = _shipped(work, made)
+    beside = Beside(source_of(work), made.checkpoint, shipped, probe, order, _NUDGE)
+    return replace(made, layers=probe_beside_twin(bench.shop, loaded, beside, name=name))
 
 
 def _with_texts(bench: Bench, work: Work, made: Progress) -> Progress:
     """Compares the tokenizer that serves the engine with its model's, where there is one."""
-    engine = there(made.compiled).path / "engine"
-    shipped = shipped_with(engine, work.order.tokenizer)
+    shipped = _shipped(work, made)
     if shipped is None:
         return made
     name, probe = made.variant.identifier, there(work.probe)
     texts = probe_tokenizer(bench.shop, source_of(work), shipped, probe, name=name)
     return replace(made, texts=texts)
+
+
+def _shipped(work: Work, made: Progress) -> Path | None:
+    return shipped_with(there(made.compiled).path / "engine", work.order.tokenizer)
 
 
 def _texts(work: Work, made: Progress) -> Mapping[str, Counted | str] | None:
@@ -436,6 +444,8 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         probes=asked,
         texts=_texts(work, made),
         layers=None if made.layers is None else load_layers(made.layers.path / LAYERS),
+        linears=None if made.layers is None else load_linears(made.layers.path / LINEARS),
+        endings=None if made.layers is None else load_endings(made.layers.path / ENDINGS),
     )
 
 
