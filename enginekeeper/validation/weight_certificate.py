@@ -191,7 +191,7 @@ class _Running:
     def _rescaled(self, rows: _Rows, moved: _Places, energies: Sums, added: Sums) -> bool:
         """Adds what other scales make of the recipe's codes; False if these are all zero."""
         codes, distance = (
-            one.reshape(-1, rows.group)[moved] for one in (rows.codes, rows.distance)
+            one.reshape(-1, rows.group).take(moved, axis=0) for one in (rows.codes, rows.distance)
         )
         by = rows.ratio.reshape(-1)[moved].astype(np.float64) - 1
         squares = np.einsum("ij,ij->i", codes, codes).astype(np.float64)
@@ -202,10 +202,10 @@ class _Running:
         distance *= 2
         distance += codes * by.astype(np.float32)[:, None]
         distance *= codes
-        groups = rows.scales.shape[1]
-        weights = np.zeros((groups, len(moved)), np.float32)
-        weights[moved % groups, np.arange(len(moved))] = by * energies[moved]
-        self.added_per_column += (weights @ distance).reshape(-1)
+        distance *= (by * energies[moved]).astype(np.float32)[:, None]
+        everywhere = np.zeros_like(rows.weight)
+        everywhere.reshape(-1, rows.group)[moved] = distance
+        self.added_per_column += np.ones(len(everywhere), np.float32) @ everywhere
         return bool(squares.all())
 
     def _recoded(self, rows: _Rows, codes: CodesInQuestion, added: Sums) -> None:

@@ -225,7 +225,7 @@ class _Score:
                 weight.reshape(-1)[places],
                 codes.reshape(-1)[places].astype(np.float32),
                 scales.reshape(-1)[places // (weight.size // scales.size)],
-                places % len(self.columns),
+                places - places // len(self.columns) * len(self.columns),  # % takes five times that
             )
         )
         if sum(len(one) for *_, one in self.pending) > _COUNTED_AT_ONCE:
