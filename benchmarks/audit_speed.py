@@ -108,12 +108,12 @@ def _anonymous() -> int:
     return int(status.partition("RssAnon:")[2].split()[0])
 
 
-def report(name: str, model: Path, checkpoint: Path) -> None:
+def report(name: str, model: Path, checkpoint: Path, passes: int = _PASSES) -> None:
     """Prints one row: of some passes each the fastest, the files in memory by then."""
     keep_freed_memory()  # for both, or the first would pay for pages that the second keeps
     sides = (partial(once_through, model, checkpoint), partial(audit, model, checkpoint))
-    passes = [[measured(side) for side in sides] for _ in range(_PASSES)]
-    (bare, _, _), (full, wall, memory) = (min(side) for side in zip(*passes, strict=True))
+    all_ = [[measured(side) for side in sides] for _ in range(passes)]
+    (bare, _, _), (full, wall, memory) = (min(side) for side in zip(*all_, strict=True))
     findings = sum(len(one.findings) for one in audit(model, checkpoint))
     print(
         f"| {name} | {bare:.2f} | {full:.2f} | {full / bare:.1f} | {wall:.1f} | {memory:.0f} | "
@@ -216,17 +216,18 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("checkpoints", type=Path, nargs="*")
     parser.add_argument("--synthetic", type=Path)
+    parser.add_argument("--passes", type=int, default=_PASSES)
     options = parser.parse_args()
     columns = ("once through, s", "audits, s", "ratio", "wall, s", "more memory, MB", "findings")
     print(f"| checkpoint | {' | '.join(columns)} |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for checkpoint in options.checkpoints:
-        report(label(Checkpoint.open(checkpoint)), options.model, checkpoint)
+        report(label(Checkpoint.open(checkpoint)), options.model, checkpoint, options.passes)
     if options.synthetic:
         for moved in (False, True):
             model, checkpoint = write_synthetic(options.synthetic, moved_head=moved)
             name = f"8B-shaped, one layer{', every weight of the head 1 % off' if moved else ''}"
-            report(name, model, checkpoint)
+            report(name, model, checkpoint, options.passes)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,8 @@ nothing wrong. Here the same limits are seen to be kept without most of these su
 - blocks, gain and error of the part are then held to the limits that `judge` has for the recipe's
   own rounding. It forgives more than that: scales rounded to half precision, and blocks whose
   scale is no worse over all that it is for;
-- a column's error is bounded rather than summed: |d| <= 1/2 and |c| <= 7, so that a scale adds
-  (7 e + 49 e²) s² at most to what the recipe is off by. If no more than 1.25 times that, or than
-  the floor that `judge` has, is added, the column is within 1.5 times in error;
+- a column is held to what is added to the recipe's error there: up to 1.25 times that, or the
+  floor that `judge` has, is within 1.5 times in error;
 - a code that no rounding explains, or whatever else is not seen to be within a limit, is no
   judgement: the long way decides.
 
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import INT4_MAX, Floats
+from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import scales_of, unscaled
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
@@ -192,17 +191,21 @@ class _Running:
     def _rescaled(self, rows: _Rows, moved: _Places, energies: Sums, added: Sums) -> bool:
         """Adds what other scales make of the recipe's codes; False if these are all zero."""
         codes, distance = (
-            one.reshape(-1, rows.group)[moved] for one in (rows.codes, rows.distance)
+            one.reshape(-1, rows.group).take(moved, axis=0) for one in (rows.codes, rows.distance)
         )
+        by = rows.ratio.reshape(-1)[moved].astype(np.float64) - 1
         squares = np.einsum("ij,ij->i", codes, codes).astype(np.float64)
         products = np.einsum("ij,ij->i", codes, distance).astype(np.float64)
-        by = rows.ratio.reshape(-1)[moved].astype(np.float64) - 1
-        added[moved] = energies[moved] * (2 * by * products + by**2 * squares)
         self.excess += float((energies[moved] * by * (squares - products)).sum())
-        away = np.zeros(len(energies))
-        away[moved] = energies[moved] * (INT4_MAX * np.abs(by) + (INT4_MAX * by) ** 2)
-        per_group = away.reshape(rows.scales.shape).sum(axis=0)
-        self.added_per_column += np.repeat(per_group, rows.group)
+        added[moved] = energies[moved] * by * (2 * products + by * squares)
+        # The same, column by column: e s² (2 d + e c) c.
+        distance *= 2
+        distance += codes * by.astype(np.float32)[:, None]
+        distance *= codes
+        distance *= (by * energies[moved]).astype(np.float32)[:, None]
+        everywhere = np.zeros_like(rows.weight)
+        everywhere.reshape(-1, rows.group)[moved] = distance
+        self.added_per_column += np.ones(len(everywhere), np.float32) @ everywhere
         return bool(squares.all())
 
     def _recoded(self, rows: _Rows, codes: CodesInQuestion, added: Sums) -> None:
@@ -222,8 +225,8 @@ class _Running:
         """Returns the certificate if every limit is seen to be kept."""
         ratios = np.concatenate(self.ratios)
         same_codes = 1.0 - self.differing / max(self.part.rows * self.columns, 1)
-        deviation = float(np.abs(ratios - 1).max())
-        if not self.differing and not deviation:
+        deviation = np.abs(ratios - 1)
+        if not self.differing and not deviation.any():
             return Certificate(self.part, same_codes, 0.0, 1.0, exact=True)
         if not (self.energy > 0 and self.honest > 0 and self._cells_are_kept(len(ratios))):
             return None
@@ -231,8 +234,9 @@ class _Running:
         error = math.sqrt(max(1 + self.added / self.honest, 0.0))
         kept = (
             same_codes >= SAME_ROUNDING
-            and (self.differing > 0 or deviation <= SAME_SCALE)
-            and abs(float(np.median(ratios)) - 1) <= TIGHT.scale_median
+            and (self.differing > 0 or deviation.max() <= SAME_SCALE)
+            # If more than half are within the limit, the middle one is.
+            and 2 * np.count_nonzero(deviation <= TIGHT.scale_median * _LOWERED) > len(ratios)
             and abs(gain) <= TIGHT.gain * _LOWERED
             and error <= TIGHT.error * _LOWERED
         )

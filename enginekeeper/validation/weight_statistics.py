@@ -57,6 +57,9 @@ _HALF = np.float32(0.5)
 _SMALLEST_UNIT = np.float32(2.0**-24)
 """The unit of float16 below its normal numbers, where no relative bound holds."""
 
+_MANY = 8
+"""If more than one in so many numbers differ, all are looked at instead of those."""
+
 _CODE_TOLERANCE = np.float32(1e-5)
 """Relative; neighbouring codes of every format differ by more than 5 %."""
 
@@ -207,10 +210,20 @@ class _Rows:
         """Marks codes that are not the honest ones; NaN is none."""
         honest, stored = self.honest.codes, self.stored.codes
         marks: _Marks = honest != stored
+        if np.count_nonzero(marks) > marks.size // _MANY:
+            return _apart(honest, stored)
         places = np.flatnonzero(marks)
         honest, stored = honest.reshape(-1)[places], stored.reshape(-1)[places]
-        marks.reshape(-1)[places] = ~(np.abs(stored - honest) <= np.abs(honest) * _CODE_TOLERANCE)
+        marks.reshape(-1)[places] = _apart(honest, stored)
         return marks
+
+
+def _apart(honest: Floats, stored: Floats) -> _Marks:
+    difference = stored - honest
+    np.abs(difference, out=difference)
+    allowed = np.abs(honest)
+    allowed *= _CODE_TOLERANCE
+    return np.logical_not(difference <= allowed)
 
 
 @dataclass
@@ -255,28 +268,31 @@ class _Running:
             self.blocks = _zeros((*sums, "strays"), shape)
             self.per_column = _zeros(sums, (self.columns,))
         differing = rows.differing()
-        self.differing += int(differing.sum())
-        self.not_finite += int((~np.isfinite(rows.stored.values)).sum())
+        self.differing += int(np.count_nonzero(differing))
+        self.not_finite += _not_finite(rows.stored.values)
         if self.kind is WeightFormat.PLAIN:
             strays = _beyond_a_unit(rows)
         else:
             strays = _strays(self.kind, differing, rows, smoothed=self.smoothed)
-        self.blocks["strays"][where] = strays.reshape(len(strays), -1, block).sum(axis=2)
+        self.blocks["strays"][where] = _block_sums(strays, block)
         for name, values in self._cells(rows):
-            self.blocks[name][where] = values.reshape(len(values), -1, block).sum(axis=2)
-            self.per_column[name] += values.sum(axis=0)  # a few rows: float32 is enough
+            self.blocks[name][where] = _block_sums(values, block)
+            self.per_column[name] += _ones(len(values)) @ values  # a few rows: float32 is enough
 
     def _cells(self, rows: _Rows) -> Iterator[tuple[str, Floats]]:
         """Yields what is summed over blocks and columns, one after the other."""
         source, honest, stored = rows.source, rows.honest.values, rows.stored.values
         yield "energy", source * source
-        difference = stored - honest
-        yield "excess", difference * source
-        error = honest - source
-        yield "honest", error * error
-        yield "error", np.square(stored - source)
-        if self.kind is not WeightFormat.PLAIN:
+        error = stored - source
+        if self.kind is WeightFormat.PLAIN:  # the honest weight is the source
+            yield "excess", error * source
+        else:
+            difference = stored - honest
+            yield "excess", np.multiply(difference, source, out=difference)
+            own = honest - source
+            yield "honest", np.square(own, out=own)
             yield "coarsest", _coarsest(self.kind, source, rows.stored.scales)
+        yield "error", np.square(error, out=error)
 
     def finish(self, followed: Callable[[], float]) -> PartStatistics:
         return PartStatistics(
@@ -301,6 +317,24 @@ def _zeros(names: Iterable[str], shape: tuple[int, ...]) -> dict[str, Sums]:
 
 
 _NOTHING = _zeros((*_SUMS, "coarsest", "strays"), (0, 0))
+
+
+def _ones(count: int) -> Floats:
+    return np.ones(count, np.float32)
+
+
+def _block_sums(values: Floats, block: int) -> Floats:
+    """Sums runs of columns; as a product with ones it takes a sixth of the time."""
+    sums: Floats = values.reshape(-1, block) @ _ones(block)
+    return sums.reshape(len(values), -1)
+
+
+def _not_finite(values: Floats) -> int:
+    """Counts NaN and infinities; where the squares add up to a number there are none."""
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        none = np.isfinite(np.dot(flat, flat))
+    return 0 if none else int((~np.isfinite(values)).sum())
 
 
 def _block_columns(columns: int, groups: int) -> int:
@@ -379,9 +413,13 @@ def strays_if_open(kind: WeightFormat, codes: CodesInQuestion) -> _Marks:
 def _beyond_a_unit(rows: _Rows) -> Floats:
     """Marks weights that no other conversion to the checkpoint's format would have given."""
     honest, stored = rows.honest.values, rows.stored.values
-    allowed = np.abs(honest) * ONE_UNIT + _SMALLEST_UNIT
+    allowed = np.abs(honest)
+    allowed *= ONE_UNIT
+    allowed += _SMALLEST_UNIT
+    difference = stored - honest
+    np.abs(difference, out=difference)
     # Written so that NaN is beyond.
-    beyond: Floats = (~(np.abs(stored - honest) <= allowed)).astype(np.float32)
+    beyond: Floats = np.logical_not(difference <= allowed).astype(np.float32)
     return beyond
 
 

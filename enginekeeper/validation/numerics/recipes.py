@@ -141,7 +141,7 @@ class Quantized:
 def scaled(codes: Floats, scales: Floats) -> Floats:
     """Multiplies codes by the scales of their rows and groups."""
     if scales.shape[1] == 1:
-        return codes * scales
+        return codes if (scales == 1).all() else codes * scales
     grouped = codes.reshape(len(codes), scales.shape[1], -1) * scales[:, :, None]
     return grouped.reshape(codes.shape)
 

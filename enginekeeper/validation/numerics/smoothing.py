@@ -19,7 +19,7 @@ The vector cannot leave its rounding interval, so that no error above half a uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from ml_dtypes import bfloat16
 
-from enginekeeper.validation.numerics.formats import Floats, round_numbers, round_to
+from enginekeeper.validation.numerics.formats import Floats, round_numbers, round_to, widen
 from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 
 _INTERVAL_POINTS = 9
@@ -139,13 +139,13 @@ def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Float
 def _candidates(prequant: Floats, *, exact: bool) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Returns candidates for each column, and which would be exported as this prequant."""
     unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
-    candidates = np.array(list(_reciprocals(prequant) if exact else _points(prequant, unit)))
+    candidates = _reciprocals(prequant) if exact else _points(prequant, unit)
     return candidates, round_to(candidates, "bfloat16") == prequant
 
 
 def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows]) -> Floats:
     """Returns, per column, the divisor that fits best of those that round to the stored norm."""
-    candidates = np.array(list(_points(folding.ratio, folding.unit)))
+    candidates = _points(folding.ratio, folding.unit)
     valid = np.ones(candidates.shape, dtype=np.bool_)
     best, columns = _undecided(folding.ratio, candidates, valid)
     _vote(best, candidates, valid, columns, rows)
@@ -156,9 +156,8 @@ def _undecided(
     middle: Floats, candidates: Floats, valid: npt.NDArray[np.bool_]
 ) -> tuple[Floats, _Columns]:
     """Returns the first valid candidate of each column, and the columns that have more of them."""
-    best = middle.copy()
-    for candidate, ok in zip(candidates[::-1], valid[::-1], strict=True):
-        best[ok] = candidate[ok]
+    first = candidates[valid.argmax(axis=0), np.arange(len(middle))]
+    best = np.where(valid.any(axis=0), first, middle)
     return best, np.flatnonzero(valid.sum(axis=0) > 1)
 
 
@@ -205,10 +204,11 @@ class _Score:
         cls, candidates: Floats, valid: npt.NDArray[np.bool_], columns: npt.NDArray[np.intp]
     ) -> _Score:
         """Starts a count; every column has a valid candidate."""
-        most = int(valid.sum(axis=0).max(initial=1))
-        order = np.argsort(~valid, axis=0, kind="stable")[:most]  # the valid ones, none reordered
-        candidates = np.take_along_axis(candidates, order, axis=0)
-        valid = np.take_along_axis(valid, order, axis=0)
+        if not valid.all():
+            most = int(valid.sum(axis=0).max(initial=1))
+            order = np.argsort(~valid, axis=0, kind="stable")[:most]  # those that are valid first
+            candidates = np.take_along_axis(candidates, order, axis=0)
+            valid = np.take_along_axis(valid, order, axis=0)
         ends = (
             np.where(valid, candidates, np.inf).min(axis=0).astype(np.float32),
             np.where(valid, candidates, -np.inf).max(axis=0).astype(np.float32),
@@ -225,7 +225,7 @@ class _Score:
                 weight.reshape(-1)[places],
                 codes.reshape(-1)[places].astype(np.float32),
                 scales.reshape(-1)[places // (weight.size // scales.size)],
-                places % len(self.columns),
+                places - places // len(self.columns) * len(self.columns),  # % takes five times that
             )
         )
         if sum(len(one) for *_, one in self.pending) > _COUNTED_AT_ONCE:
@@ -318,19 +318,21 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
     return round_to(smoothed, dtype)
 
 
-def _reciprocals(prequant: Floats) -> Iterator[Floats]:
-    """Yields 1/a for the bfloat16 numbers a around 1/prequant, the nearest first."""
+def _reciprocals(prequant: Floats) -> Floats:
+    """Returns 1/a for the bfloat16 numbers a around 1/prequant, the nearest first."""
     nearest = (np.float32(1) / prequant).astype(bfloat16).view(np.uint16)
-    for offset in (0, 1, -1, 2, -2):
-        neighbour = (nearest + np.uint16(offset % 65536)).view(bfloat16).astype(np.float32)
-        yield np.float32(1) / neighbour
+    neighbours = nearest + np.array([0, 1, -1, 2, -2]).astype(np.uint16)[:, None]
+    reciprocals: Floats = np.float32(1) / widen(neighbours.view(bfloat16))
+    return reciprocals
 
 
-def _points(prequant: Floats, unit: Floats) -> Iterator[Floats]:
-    """Yields points of the interval of one unit around what is stored, the middle first."""
+def _points(prequant: Floats, unit: Floats) -> Floats:
+    """Returns points of the interval of one unit around what is stored, the middle first."""
     middle = _INTERVAL_POINTS // 2
-    for index in sorted(range(_INTERVAL_POINTS), key=lambda i: abs(i - middle)):
-        yield prequant + unit * np.float32((index - middle) / _INTERVAL_POINTS)
+    order = sorted(range(_INTERVAL_POINTS), key=lambda i: abs(i - middle))
+    parts = np.array([(index - middle) / _INTERVAL_POINTS for index in order], np.float32)
+    points: Floats = prequant + unit * parts[:, None]
+    return points
 
 
 def can_recover(kind: WeightFormat, dtype: str) -> bool:
