@@ -123,3 +123,10 @@ def test_scales_are_those_of_the_widened_numbers(kind: WeightFormat) -> None:
     weight = weight_of(3, bits=8)
     ours = scales_of(recipe_of(kind), narrow(weight, "bfloat16"), 1.0)
     assert np.array_equal(ours, scales_of(recipe_of(kind), weight, 1.0))
+
+
+def test_a_tie_of_fp8_goes_to_the_even_number_and_to_no_other() -> None:
+    weight, scales = np.array([[448, 17, -19, 0]], np.float32), np.ones((1, 1), np.float32)
+    for numbers, passes in (([448, 16, -20, 0], True), ([448, 18, -20, 0], False)):
+        made = encode_e4m3(np.array([numbers], np.float32))
+        assert hold(WeightFormat.FP8_CHANNEL, weight, scales, made) == passes

@@ -207,3 +207,40 @@ def test_what_is_plainly_damaged_gets_none(damage: Damage) -> None:
     certificate, stats = both(reproduction, stored)
     assert certificate is None
     assert not judge(stats).honest
+
+
+def on_a_grid(seed: int) -> tuple[Reproduction, Stored]:
+    """A part of eight groups; the weights of the first two are four times the others'.
+
+    The first row of the first group, and the first column of both, have no rounding error.
+    """
+    random = np.random.default_rng(seed)
+    weight = random.standard_normal((ROWS, COLUMNS))
+    weight[:, : 2 * SMALL] *= 4
+    weight[:, [0, SMALL]] = 14  # the largest of its group, and so a whole number of steps
+    weight[0, :SMALL] = 14
+    recipe = replace(AWQ, group_size=SMALL)
+    source = Source(round_to(weight.astype(np.float32), "bfloat16"))
+    ones = np.ones(COLUMNS, np.float32)
+    true = Reproduction(source, recipe, "bfloat16", 0.0, (ones,))
+    made = true.quantize(true.weight(PART, 0, 0, ROWS))
+    again = ones + (random.uniform(-1, 1, COLUMNS) * 2.0**-8).astype(np.float32)
+    again[[0, SMALL]] = 1
+    again[:SMALL] = 1
+    return replace(true, divisors=(again,)), Stored(made.codes, made.scales)
+
+
+SMALL = 16
+
+
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(1, ROWS)], ids=["a block", "a column"])
+def test_scales_within_their_limit_may_spoil_what_has_no_error_of_its_own(rows: slice) -> None:
+    reproduction, stored = on_a_grid(1)
+    stored.scales[rows, 0] *= np.float32(1.025)
+    stored.scales[rows, 1] *= np.float32(0.975)  # so that the gain stays as it is
+    certificate, stats = both(reproduction, stored)
+    judgement = judge(stats)
+    assert judgement.gain is None
+    assert judgement.scales is None
+    assert not judgement.honest
+    assert certificate is None
