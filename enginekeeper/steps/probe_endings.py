@@ -7,8 +7,9 @@ source says ends a text; the engine at what `shipped` says, the directory that s
 is one.
 
 The file: JSON, `{"schema", "most", "stops", "engine": {"lengths", "ended_by"}, "twin": ...}`, or
-`{"schema", "absent"}` where nothing ends a text; one that was cut is ended by -1. The token that
-ends a text is none of its length.
+`{"schema", "absent"}` where nothing ends a text, or the engine has no room for one; one that was
+cut is ended by -1. The token that ends a text is none of its length. `most` is fewer where the
+engine's limits leave less room.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from _scoring import Arm
 
 SCHEMA = "1"
+SHORTEST = 2
+"""Tokens of a question: something to read, and something to go through decode."""
+
+FEWEST = 8
+"""Tokens there must be room for, or an answer says nothing."""
+
 CUT = -1
 """What ends a text of as many tokens as were asked for."""
 
@@ -50,9 +57,15 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         _write(output, {"absent": "nothing says at which token a text ends"})
         return {"questions": 0}
     questions = json.loads(Path(job["questions"]).read_text(encoding="utf-8"))["questions"]
-    prompts = [_rendered(tokenizer, question) for question in questions]
+    rendered = [_rendered(tokenizer, question) for question in questions]
+    prompts = [ids for ids in rendered if len(ids) >= SHORTEST]
+    engine = Engine(Path(job["engine"]))
+    most = min(most, engine.max_seq_len - max(map(len, prompts), default=engine.max_seq_len))
+    if most < FEWEST:
+        _write(output, {"absent": "the engine's limits leave no room for an answer"})
+        return {"questions": 0}
     arms: dict[str, tuple[Arm, AbstractSet[int]]] = {
-        "engine": (EngineArm(Engine(Path(job["engine"]))), theirs),
+        "engine": (EngineArm(engine), theirs),
         "twin": (TransformersArm(load_model(Path(job["twin"]))), ours),
     }
     document: dict[str, Any] = {"most": most, "stops": sorted(ours)}

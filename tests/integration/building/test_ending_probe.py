@@ -41,7 +41,8 @@ def test_an_engine_that_is_served_with_fewer_ends_fails_and_a_healthy_one_ends_a
 ) -> None:
     source, checkpoint = write_decoder(FAMILIES["llama"], tmp_path / "llama")
     vocabulary = {chr(number): number for number in range(VOCABULARY)}
-    tokenizer = {"version": "1.0", "model": {"type": "BPE", "vocab": vocabulary, "merges": []}}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    tokenizer = {"version": "1.0", "added_tokens": [], "model": model}
     (source / "tokenizer.json").write_text(json.dumps(tokenizer))
     bench.compile(checkpoint)
     without = asked(bench, source, None)
