@@ -27,6 +27,7 @@ from enginekeeper.validation import (
     weight_vectors,
 )
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.config_rules import ARCHITECTURES
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
@@ -45,8 +46,8 @@ from enginekeeper.validation.numerics.recipes import (
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.numerics.smoothing import Folding
-from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.weight_census import census, scale_findings
+from enginekeeper.validation.source_model import SourceModel, UnusableModelError
+from enginekeeper.validation.weight_census import census, scale_findings, unread
 from enginekeeper.validation.weight_certificate import Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
@@ -127,6 +128,7 @@ class WeightAudit:
     def run(self) -> AuditReport:
         """Reads every tensor once and returns what is wrong."""
         findings = list(census(self.checkpoint, self.geometry, self.source))
+        findings.extend(unread(self.geometry, self.source))
         for place in self.places():
             findings.extend(self.linear(place))
         findings = copied_layers(findings)
@@ -345,10 +347,32 @@ def _reproduced(
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
     """Compares every tensor of a checkpoint with the source and says what is wrong with which.
 
-    Raises UnusableModelError for a source whose tensors do not fit its own config.
+    Raises UnusableModelError for a source whose tensors do not fit its own config, or are those of
+    a decoder that is not known here.
     """
     source.require_sizes()
+    _require_known_tensors(source)
     return WeightAudit(source, checkpoint, Geometry.of(source.config)).run()
+
+
+def _require_known_tensors(source: SourceModel) -> None:
+    """Refuses another decoder by its name, not by the first of its tensors that is missing.
+
+    Where all are there, the config audit says that the architecture is not known.
+    """
+    geometry, name = Geometry.of(source.config), source.config.architecture
+    places = [place for layer in range(geometry.layers) for place in layer_linears(layer, geometry)]
+    names = {f"{part.module}.weight" for place in places for part in place.parts}
+    names.update(f"{place.norm[1]}.weight" for place in places if place.norm is not None)
+    missing = sorted(one for one in names if one not in source)
+    if missing and name not in ARCHITECTURES:
+        raise UnusableModelError(
+            "the audits do not know this architecture's tensors",
+            where=f"{source.directory / 'config.json'}: architectures",
+            actual=f"{name}, without {missing[0]}",
+            expected=", ".join(ARCHITECTURES),
+            remedy="serve this model with vLLM meanwhile",
+        )
 
 
 def _not_finite(place: LinearPlace, part: Part, stats: PartStatistics) -> Finding:
