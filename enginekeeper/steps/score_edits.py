@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     import torch
     from _edited_engine import EditedEngine
+    from _layer_probe import LayerProbe
     from _score_file import Arrays
     from _scoring import ScoreJob
-    from probe_layers import LayerProbe
 
     Tensor = torch.Tensor
     Prompts = Sequence[Sequence[int]]
@@ -147,7 +147,7 @@ class Desk:
 
     def _ask_layers(self, request: dict[str, Any]) -> None:
         """Asks layer by layer; what the last twin answered is kept, edit after edit."""
-        from probe_layers import LayerProbe  # noqa: PLC0415 - torch
+        from _layer_probe import LayerProbe  # noqa: PLC0415 - torch
 
         told = request["layers"]
         if self._probe is None or self._probe[0] != told:
@@ -198,8 +198,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Loads the engine and serves the desk."""
     import torch  # noqa: PLC0415 - seconds to import
     from _edited_engine import EditedEngine  # noqa: PLC0415
+    from _layer_probe import fed  # noqa: PLC0415
     from _scoring import parse_job  # noqa: PLC0415
-    from probe_layers import fed  # noqa: PLC0415
 
     if job.get("threads"):
         torch.set_num_threads(int(job["threads"]))

@@ -149,7 +149,8 @@ class _Export:
         loud[:3] = (3e4, 0, 2e-5)
         with np.errstate(divide="ignore"):
             exact = np.float32(1) / round_to(loud, self.dtype)
-        return np.clip(exact, *BOUNDS)
+        bounded: Floats = np.clip(exact, *BOUNDS)
+        return bounded
 
     def _activation(self, tensors: dict[str, Array], place: LinearPlace) -> None:
         if self.recipe.activation in ("fp8_static", "nvfp4", "int8_static"):
