@@ -17,7 +17,7 @@ from typing import assert_never
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import (
     Quantized,
@@ -33,11 +33,15 @@ _Marks = npt.NDArray[np.bool_]
 _BLOCK_COLUMNS = 64
 """Columns per block where the format has no groups: enough for a stable error, few for a place."""
 
-_E4M3_STEP = np.float32(2.0**-4)
-"""Half of a step of three mantissa bits, relative to the smallest number it is for."""
+_EXPONENT = np.uint32(0x7F800000)
+"""The bits of a float32 that are its exponent: alone, the power of two below the number."""
 
-_E2M1_STEP = np.float32(2.0**-2)
-"""The same of one mantissa bit."""
+_FLOAT_STEPS = {
+    WeightFormat.FP8_TENSOR: (np.float32(2.0**-3), np.float32(2.0**-9)),
+    WeightFormat.FP8_CHANNEL: (np.float32(2.0**-3), np.float32(2.0**-9)),
+    WeightFormat.NVFP4: (np.float32(2.0**-1), np.float32(2.0**-1)),
+}
+"""Distance between neighbours over the power of two below them, and between the smallest."""
 
 _TIE = np.float32(2.0**-9)
 """How near to a tie, relative to the code, other arithmetic may decide it the other way."""
@@ -98,12 +102,16 @@ class PartStatistics:
     followed: Callable[[], float]
     """Returns the share of the codes that are the nearest under the scales that are stored; reads
     the part again."""
+    leaning: Callable[[], Leaning]
+    """Returns to which side codes were rounded; reads the part again."""
     blocks: Comparison
     """One cell per (row, block of columns); none at all when the part is exact."""
     per_column: Comparison
     scales: Floats
     """As stored, one row per weight row."""
     honest_scales: Floats
+    divisor: Floats | None = None
+    """What columns were divided by before they were rounded, of a smoothed part."""
 
     @property
     def exact(self) -> bool:
@@ -123,8 +131,34 @@ class PartStatistics:
             return 1.0 if error == 0 else math.inf
         return math.sqrt(error / honest)
 
+    @property
+    def in_source(self) -> tuple[float, float]:
+        """Gain and error ratio with columns weighted as in the source, not as smoothed.
+
+        Smoothing makes some columns large that the vector makes small again in the product: one
+        clipped weight can hold half the energy of a smoothed part, and nothing of the source's.
+        """
+        if self.divisor is None:
+            return self.gain, self.error_ratio
+        cells, weight = self.per_column, self.divisor.astype(np.float64) ** 2
+        gain = float((cells.excess * weight).sum() / max((cells.energy * weight).sum(), _TINY))
+        honest, error = float((cells.honest * weight).sum()), float((cells.error * weight).sum())
+        return gain, math.sqrt(error / honest) if honest else self.error_ratio
+
 
 _TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class Leaning:
+    """To which side the codes of a part were rounded, in steps of its format."""
+
+    mean: float
+    """Mean of stored minus source: 0, whatever rounding is fair."""
+    outward: float
+    """The same away from zero: -0.5 where weights were cut off."""
+    odd: float
+    """Share of codes whose lowest bit is set: about a half, if that bit is used."""
 
 
 def measure(
@@ -151,7 +185,10 @@ def measure(
         # Sums are of the whole part: what they say must not depend on where chunks end.
         for start, stop in exact:
             running.sum_up(slice(start, stop), rows(start, stop))
-    return running.finish(partial(_followed, stored, reproduction, index, columns, part))
+    again = (stored, reproduction, index, columns, part)
+    return running.finish(
+        partial(_followed, *again), partial(_leaning, *again), reproduction.divisors[index]
+    )
 
 
 def _followed(
@@ -164,6 +201,26 @@ def _followed(
         nearest = round_codes(kind, _codes(weight, there.scales))
         followed += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
     return followed / max(part.rows * columns, 1)
+
+
+def _leaning(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> Leaning:
+    kind, seen = reproduction.recipe.format, 0
+    sums = np.zeros(3)
+    for start, stop in row_chunks(part.rows, columns):
+        there = stored.part_quantized(part, start, stop)
+        weight = reproduction.weight(part, index, start, stop)
+        off = (there.values - weight) / _steps(kind, weight, there.scales)
+        counted = there.codes != 0
+        lowest = np.abs(there.codes) / _steps(kind, there.codes, np.ones_like(there.scales))
+        seen += int(counted.sum())
+        sums += [
+            float(off[counted].sum()),
+            float((off * np.sign(weight))[counted].sum()),
+            int((lowest[counted] % 2 == 1).sum()),
+        ]
+    return Leaning(*(float(total) for total in sums / max(seen, 1)))
 
 
 @dataclass(frozen=True)
@@ -236,18 +293,22 @@ class _Running:
         differing = rows.differing()
         self.differing += int(differing.sum())
         self.not_finite += int((~np.isfinite(rows.stored.values)).sum())
+        honest = rows.honest.values
         if self.kind is WeightFormat.PLAIN:
             strays = _beyond_a_unit(rows)
         else:
-            strays = _strays(self.kind, differing, rows, smoothed=self.smoothed)
+            strays, halved = _strays(self.kind, differing, rows, smoothed=self.smoothed)
+            if len(halved):
+                honest = honest.copy()
+                honest.reshape(-1)[halved] = rows.stored.values.reshape(-1)[halved]
         self.blocks["strays"][where] = strays.reshape(len(strays), -1, block).sum(axis=2)
-        for name, values in self._cells(rows):
+        for name, values in self._cells(rows, honest):
             self.blocks[name][where] = values.reshape(len(values), -1, block).sum(axis=2)
             self.per_column[name] += values.sum(axis=0)  # a few rows: float32 is enough
 
-    def _cells(self, rows: _Rows) -> Iterator[tuple[str, Floats]]:
+    def _cells(self, rows: _Rows, honest: Floats) -> Iterator[tuple[str, Floats]]:
         """Yields what is summed over blocks and columns, one after the other."""
-        source, honest, stored = rows.source, rows.honest.values, rows.stored.values
+        source, stored = rows.source, rows.stored.values
         yield "energy", source * source
         difference = stored - honest
         yield "excess", difference * source
@@ -257,8 +318,15 @@ class _Running:
         if self.kind is not WeightFormat.PLAIN:
             yield "coarsest", _coarsest(self.kind, source, rows.stored.scales)
 
-    def finish(self, followed: Callable[[], float]) -> PartStatistics:
+    def finish(
+        self,
+        followed: Callable[[], float],
+        leaning: Callable[[], Leaning],
+        divisor: Floats | None,
+    ) -> PartStatistics:
         return PartStatistics(
+            divisor=divisor,
+            leaning=leaning,
             part=self.part,
             columns=self.columns,
             exact_rows=self.exact_rows,
@@ -320,14 +388,33 @@ class _Codes:
         )
 
 
-def _strays(kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: bool) -> Floats:
-    """Marks codes that no honest rounding gives; looks only at those that differ."""
+def _strays(
+    kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: bool
+) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Marks codes that no honest rounding gives; looks only at those that differ.
+
+    Also returns which of them are honest after all: where all codes are those of a quotient that
+    was rounded to half precision, as arithmetic in the model's own dtype gives.
+    """
     strays = np.zeros(differing.shape, np.float32)
     places = np.flatnonzero(differing)
     codes = _Codes.of(places, rows)
-    marks = _strays_if_open(kind, codes) if smoothed else _strays_if_settled(codes)
-    strays.reshape(-1)[places] = marks
-    return strays
+    if smoothed:
+        strays.reshape(-1)[places] = _strays_if_open(kind, codes)
+        return strays, places[:0]
+    if len(places) and _in_half_precision(kind, rows):
+        return strays, places
+    strays.reshape(-1)[places] = _strays_if_settled(codes)
+    return strays, places[:0]
+
+
+def _in_half_precision(kind: WeightFormat, rows: _Rows) -> bool:
+    """Says whether every code is that of a quotient rounded to half precision."""
+    quotient = _codes(rows.source, rows.stored.scales)
+    return any(
+        np.array_equal(rows.stored.codes, round_codes(kind, round_to(quotient, dtype)))
+        for dtype in ("bfloat16", "float16")
+    )
 
 
 def _strays_if_settled(codes: _Codes) -> _Marks:
@@ -365,18 +452,26 @@ def _beyond_a_unit(rows: _Rows) -> Floats:
 
 def _coarsest(kind: WeightFormat, source: Floats, scales: Floats) -> Floats:
     """Returns the largest squared error that rounding to either neighbour makes of a weight."""
+    step = _steps(kind, source, scales)
+    return step * step
+
+
+def _steps(kind: WeightFormat, weights: Floats, scales: Floats) -> Floats:
+    """Returns how far apart the two numbers of the format are that a weight is between."""
+    wide = np.repeat(scales, weights.shape[-1] // scales.shape[-1], axis=1)
     match kind:
         case WeightFormat.INT4_GROUP | WeightFormat.INT8_CHANNEL:
-            step = np.repeat(scales, source.shape[-1] // scales.shape[-1], axis=1)
-        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
-            step = source * _E4M3_STEP
-        case WeightFormat.NVFP4:
-            step = source * _E2M1_STEP
+            return wide
+        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL | WeightFormat.NVFP4:
+            relative, smallest = _FLOAT_STEPS[kind]
+            codes = weights / wide
+            below = (codes.view(np.uint32) & _EXPONENT).view(np.float32)
+            steps: Floats = np.maximum(below * relative, smallest) * wide
+            return steps
         case WeightFormat.PLAIN:
             raise AssertionError("nothing was rounded")
         case _:
             assert_never(kind)
-    return step * step
 
 
 def _codes(values: Floats, scales: Floats) -> Floats:
