@@ -67,8 +67,9 @@ times the nearest rounding's error, single blocks up to 14 times, and a gain wit
 by a tenth, 1.1 to 1.4 times.
 """
 
-LEANING = 0.1
-"""Of a step on average: to nearest, at random or with feedback, codes lean to neither side."""
+LEANING = 0.25
+"""Of a step on average: half of what cutting off does. To nearest or at random codes lean to
+neither side; feedback of errors leaned by up to 0.17."""
 
 _ODD = 0.2
 """Share of codes with the lowest bit set, or not set, below which that bit is not used."""
@@ -159,11 +160,17 @@ def judge(stats: PartStatistics) -> Judgement:
 
 
 def _gain_and_error(stats: PartStatistics, limits: Limits) -> tuple[float, float]:
-    """Of another rounding the smaller ones, of the smoothed weights or of the source's."""
+    """Of another rounding the smaller ones, of the smoothed weights or of the source's.
+
+    What the nearest codes under the stored scales would have gained is none of the rounding's.
+    """
     gain, error = stats.gain, stats.error_ratio
-    if limits is WIDE:
-        ours = stats.in_source
-        return min(gain, ours[0], key=abs), min(error, ours[1])
+    if limits is not WIDE:
+        return gain, error
+    own_gain, own_error = stats.in_source
+    error = min(error, own_error)
+    if abs(gain) > limits.gain:
+        gain = min(gain, own_gain, gain - stats.followed().gain, key=abs)
     return gain, error
 
 
@@ -193,9 +200,7 @@ def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:
     """Says whether the codes are the recipe's: nearly all, and not rather those of other scales."""
     if stats.same_codes < SAME_ROUNDING:
         return False
-    if np.abs(ratio - 1).max() > TIGHT.scale and stats.followed() == 1.0:
-        return False
-    return not (_middle(ratio) > TIGHT.scale_median and stats.followed() > stats.same_codes)
+    return not (_middle(ratio) > TIGHT.scale_median and stats.followed().share > stats.same_codes)
 
 
 def _middle(ratio: Floats) -> float:
@@ -266,7 +271,7 @@ def _wrong_scales(stats: PartStatistics, ratio: Floats, limits: Limits) -> Mask:
         _per_scale(stats, cells) for cells in (stats.blocks.error, stats.blocks.honest)
     )
     off: Mask = ~(deviation <= limits.scale) & ~(error <= _NO_WORSE**2 * honest)
-    return off
+    return off & stats.followed().missed if off.any() else off
 
 
 def _per_scale(stats: PartStatistics, cells: Sums) -> Sums:

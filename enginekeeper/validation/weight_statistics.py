@@ -24,6 +24,7 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
     code_range,
     round_codes,
+    scaled,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 
@@ -99,9 +100,8 @@ class PartStatistics:
     """How many of its stored weights are NaN or infinite."""
     same_codes: float
     """Share of the codes that equal the honest export's."""
-    followed: Callable[[], float]
-    """Returns the share of the codes that are the nearest under the scales that are stored; reads
-    the part again."""
+    followed: Callable[[], Followed]
+    """Returns what follows from the scales that are stored; reads the part again."""
     leaning: Callable[[], Leaning]
     """Returns to which side codes were rounded; reads the part again."""
     blocks: Comparison
@@ -150,6 +150,18 @@ _TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True)
+class Followed:
+    """What the scales that are stored, whoever chose them, make of the source."""
+
+    share: float
+    """Of the codes that are the nearest, or as near as a tie."""
+    gain: float
+    """Added to an honest export's by the nearest codes: coarse ones shrink or stretch weights."""
+    missed: _Marks
+    """True where a scale has a code that is not the nearest."""
+
+
+@dataclass(frozen=True)
 class Leaning:
     """To which side the codes of a part were rounded, in steps of its format."""
 
@@ -193,14 +205,23 @@ def measure(
 
 def _followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
-) -> float:
-    kind, followed = reproduction.recipe.format, 0
+) -> Followed:
+    kind, strays = reproduction.recipe.format, []
+    excess = energy = 0.0
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
         weight = reproduction.weight(part, index, start, stop)
-        nearest = round_codes(kind, _codes(weight, there.scales))
-        followed += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
-    return followed / max(part.rows * columns, 1)
+        honest = reproduction.quantize(weight).values
+        codes = _codes(weight, there.scales)
+        nearest = round_codes(kind, codes)
+        allowed = np.abs(nearest - codes) + np.abs(codes) * _TIE + _TIE
+        far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
+        strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
+        excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
+        energy += float((weight * weight).sum())
+    missed = np.concatenate(strays)
+    share = 1.0 - float(missed.sum()) / max(part.rows * columns, 1)
+    return Followed(share, excess / max(energy, _TINY), missed > 0)
 
 
 def _leaning(
@@ -320,7 +341,7 @@ class _Running:
 
     def finish(
         self,
-        followed: Callable[[], float],
+        followed: Callable[[], Followed],
         leaning: Callable[[], Leaning],
         divisor: Floats | None,
     ) -> PartStatistics:
