@@ -45,9 +45,11 @@ def quotient(recipe: str) -> Array:
     if recipe == "w4a16":
         groups = weights.reshape(len(weights), -1, 32)
         scales = np.abs(groups).max(axis=2, keepdims=True) / np.float32(7)
-        return (groups / scales).reshape(weights.shape)
+        grouped: Array = (groups / scales).reshape(weights.shape)
+        return grouped
     largest = E4M3_MAX if recipe.startswith("fp8") else 127.0
-    return weights / (np.abs(weights).max(axis=1, keepdims=True) / np.float32(largest))
+    scaled: Array = weights / (np.abs(weights).max(axis=1, keepdims=True) / np.float32(largest))
+    return scaled
 
 
 def with_feedback(scaled: Array, spread: float) -> Array:
