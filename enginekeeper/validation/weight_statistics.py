@@ -101,9 +101,8 @@ class PartStatistics:
     same_codes: float
     """Share of the codes that equal the honest export's."""
     followed: Callable[[], Followed]
-    """Returns what follows from the scales that are stored; reads the part again."""
+    """Returns what follows from the scales that are stored; reads the part again, as the next."""
     leaning: Callable[[], Leaning]
-    """Returns to which side codes were rounded; reads the part again."""
     blocks: Comparison
     """One cell per (row, block of columns); none at all when the part is exact."""
     per_column: Comparison
@@ -213,7 +212,8 @@ def _followed(
         weight = reproduction.weight(part, index, start, stop)
         honest = reproduction.quantize(weight).values
         codes = _codes(weight, there.scales)
-        nearest = round_codes(kind, codes)
+        # Some exporters leave the lowest integer out.
+        nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
         allowed = np.abs(nearest - codes) + np.abs(codes) * _TIE + _TIE
         far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
         strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
