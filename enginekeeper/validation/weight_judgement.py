@@ -90,6 +90,9 @@ _COLUMN_GAIN = 0.01
 _SAME_SCALE = 1e-5
 """Relative; float32 arithmetic done in another order."""
 
+_E4M3_UNIT = 2.0**-3
+"""Largest relative distance of two neighbouring scales of NVFP4."""
+
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
@@ -236,7 +239,20 @@ def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
     traded = _per_scale(stats, blocks.error) <= _NO_WORSE**2 * _per_scale(stats, blocks.honest)
     worse = _worse(blocks, limits.block)
     worse &= ~np.repeat(traded, worse.shape[1] // traded.shape[1], axis=1)
-    return worse & ~_within_steps(blocks) if limits is WIDE else worse
+    if limits is WIDE or not worse.any():
+        return worse & ~_within_steps(blocks) if limits is WIDE else worse
+    chosen = _chosen(stats)
+    return worse & ~np.repeat(chosen, worse.shape[1] // chosen.shape[1], axis=1)
+
+
+def _chosen(stats: PartStatistics) -> Mask:
+    """Scales that are others by a unit, and that all codes follow.
+
+    As where NVFP4's two scales share their product otherwise.
+    """
+    deviation = np.abs(scale_ratio(stats) - 1)
+    other: Mask = (deviation > _SAME_SCALE) & (deviation <= _E4M3_UNIT)
+    return other & ~stats.followed().missed
 
 
 def _worn(columns: Comparison, limits: Limits) -> Mask:

@@ -232,8 +232,8 @@ def _leaning(
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
         weight = reproduction.weight(part, index, start, stop)
-        off = (there.values - weight) / _steps(kind, weight, there.scales)
-        counted = there.codes != 0
+        near = _steps(kind, np.maximum(np.abs(weight), np.abs(there.values)), there.scales)
+        off, counted = (there.values - weight) / near, there.codes != 0
         lowest = np.abs(there.codes) / _steps(kind, there.codes, np.ones_like(there.scales))
         seen += int(counted.sum())
         sums += [

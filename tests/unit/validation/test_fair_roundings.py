@@ -11,6 +11,9 @@ from enginekeeper.validation.audits import audit
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import (
     E4M3_MAX,
+    decode_e4m3,
+    encode_e2m1,
+    encode_e4m3,
     narrow,
     pack_int4_rows,
     round_e4m3,
@@ -116,4 +119,22 @@ def test_scales_stored_in_half_precision_are_read(recipe: str, dtype: str, tmp_p
     checkpoint = checkpoints.exported(recipe, tmp_path)
     name = f"{DOWN}.weights_scaling_factor"
     checkpoints.edit_tensor(checkpoint, name, lambda scales: narrow(scales, dtype))
+    assert [f for report in audit(checkpoints.SOURCE, checkpoint) for f in report.findings] == []
+
+
+def test_another_share_between_the_two_scales_of_nvfp4_is_honest(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("nvfp4", tmp_path)
+    weights = down().reshape(len(down()), -1, 16)
+    second = np.float32(np.abs(weights).max() / (6 * 448) * 1.37)
+    scales = encode_e4m3(np.abs(weights).max(axis=2) / 6 / second)
+    codes = encode_e2m1(weights / (decode_e4m3(scales) * second)[..., None]).reshape(
+        len(down()), -1
+    )
+
+    def write(arrays: dict[str, Array]) -> None:
+        arrays[f"{DOWN}.weight"] = codes[:, 0::2] | (codes[:, 1::2] << 4)
+        arrays[f"{DOWN}.weights_scaling_factor"] = scales
+        arrays[f"{DOWN}.weights_scaling_factor_2"] = np.array(second)
+
+    checkpoints.edit_tensors(checkpoint, write)
     assert [f for report in audit(checkpoints.SOURCE, checkpoint) for f in report.findings] == []
