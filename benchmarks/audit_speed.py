@@ -21,6 +21,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ LLAMA_8B = {
 _BLOCK = 256
 """Rows that are random; the others repeat them."""
 
-_PASSES = 3
-"""Others on the machine make a pass slower, and none faster."""
+_PASSES = 5
+"""Of each side, in turn: others on the machine make a pass slower, and none faster."""
 
 
 def once_through(model: Path, checkpoint: Path) -> None:
@@ -107,11 +108,12 @@ def _anonymous() -> int:
     return int(status.partition("RssAnon:")[2].split()[0])
 
 
-def report(name: str, model: Path, checkpoint: Path) -> None:
-    """Prints one row: of three passes each the fastest, the files in memory by then."""
+def report(name: str, model: Path, checkpoint: Path, passes: int = _PASSES) -> None:
+    """Prints one row: of some passes each the fastest, the files in memory by then."""
     keep_freed_memory()  # for both, or the first would pay for pages that the second keeps
-    bare, _, _ = min(measured(lambda: once_through(model, checkpoint)) for _ in range(_PASSES))
-    full, wall, memory = min(measured(lambda: audit(model, checkpoint)) for _ in range(_PASSES))
+    sides = (partial(once_through, model, checkpoint), partial(audit, model, checkpoint))
+    all_ = [[measured(side) for side in sides] for _ in range(passes)]
+    (bare, _, _), (full, wall, memory) = (min(side) for side in zip(*all_, strict=True))
     findings = sum(len(one.findings) for one in audit(model, checkpoint))
     print(
         f"| {name} | {bare:.2f} | {full:.2f} | {full / bare:.1f} | {wall:.1f} | {memory:.0f} | "
@@ -214,17 +216,18 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("checkpoints", type=Path, nargs="*")
     parser.add_argument("--synthetic", type=Path)
+    parser.add_argument("--passes", type=int, default=_PASSES)
     options = parser.parse_args()
     columns = ("once through, s", "audits, s", "ratio", "wall, s", "more memory, MB", "findings")
     print(f"| checkpoint | {' | '.join(columns)} |")
     print("|---|--:|--:|--:|--:|--:|--:|")
     for checkpoint in options.checkpoints:
-        report(label(Checkpoint.open(checkpoint)), options.model, checkpoint)
+        report(label(Checkpoint.open(checkpoint)), options.model, checkpoint, options.passes)
     if options.synthetic:
         for moved in (False, True):
             model, checkpoint = write_synthetic(options.synthetic, moved_head=moved)
             name = f"8B-shaped, one layer{', every weight of the head 1 % off' if moved else ''}"
-            report(name, model, checkpoint)
+            report(name, model, checkpoint, options.passes)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator
@@ -26,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from behaviour_lab import PORTION, Lab, Recipe
+from behaviour_lab import LAYERS, PORTION, Lab, Recipe
+from edit_desk import Requests, Said, desk_of, laid_over, serve
 from safetensors.numpy import load_file, save_file
 
 from enginekeeper.faults.behaviour import told
@@ -37,6 +36,7 @@ from enginekeeper.faults.sample import Drawn
 from enginekeeper.faults.trial import Bench, Trial
 from enginekeeper.own_code import code_digest
 from enginekeeper.validation.checkpoint import UnusableCheckpointError
+from enginekeeper.validation.layers import LayerScores, load_layers
 from enginekeeper.validation.rounds import order_of
 from enginekeeper.validation.scores import Scores, load_scores
 from registry.files import write_whole
@@ -57,9 +57,6 @@ PARTS = ("prepare", "audit", "score")
 SAME = ("same numbers", "files only")
 """What came of a case whose engine is the one that was built of the healthy export."""
 
-Said = dict[str, Any]
-Requests = Generator[dict[str, Any], Said, None]
-
 
 @dataclass
 class Session:
@@ -72,29 +69,12 @@ class Session:
 
     def run(self) -> None:
         """Scores cases until there are no more, or time is up."""
-        desk = self.recipe.place / "desk"
-        shutil.rmtree(desk, ignore_errors=True)
-        desk.mkdir(parents=True)
         (self.recipe.place / "cases").mkdir(exist_ok=True)
-        self._desk, self._requests, self._warm = desk, self._work(), set[int]()
+        self._desk, self._warm = desk_of(self.recipe, "score"), set[int]()
         order = order_of(self.recipe.arms.rounds)
         portions = range(0, len(order), PORTION)
         self._portions = [list(order[first : first + PORTION]) for first in portions]
-        self.recipe.step("score_edits", "score", self.recipe.job(), self._hear)
-
-    def _hear(self, line: str) -> None:
-        if not line.startswith("ask "):
-            return
-        asked = int(line.split()[1])
-        try:
-            if asked == 1:
-                request = next(self._requests)
-            else:
-                said = json.loads((self._desk / f"{asked - 1}.json").read_text())
-                request = self._requests.send(said)
-        except StopIteration:
-            request = {"stop": True}
-        write_whole(self._desk / "answer.json", json.dumps({"ask": asked, **request}).encode())
+        serve(self.recipe, "score", self._work())
 
     def _work(self) -> Requests:
         yield from self._healthy()
@@ -150,19 +130,15 @@ class Session:
         if draft.rewrites_files():
             _record(known, one, "files only")
             return
-        with tempfile.TemporaryDirectory(dir=self.recipe.place) as folder:
-            try:
-                checkpoint = draft.overlay(Path(folder))
-            except UnusableCheckpointError as error:  # whoever loads it, reads it so
-                _record(known, one, "refused", said=error.what)
-                return
-            dropped = sorted(set(draft.base.ranks[0]) - set(draft.ranks[0]))
-            edit: dict[str, Any] = {"overlay": folder, "dropped": dropped}
-            if one.case.fault.healthy:
-                own = self.recipe.make_own_twin(one.case.name, checkpoint)
-                if own is not None:
-                    edit["targets"] = self.recipe.targets(own)
-            yield from self._scored(one, known, edit)
+        try:
+            with laid_over(self.recipe, draft) as (edit, checkpoint):
+                if one.case.fault.healthy:
+                    own = self.recipe.make_own_twin(one.case.name, checkpoint)
+                    if own is not None:
+                        edit["targets"] = self.recipe.targets(own)
+                yield from self._scored(one, known, edit)
+        except UnusableCheckpointError as error:  # whoever loads it, reads it so
+            _record(known, one, "refused", said=error.what)
 
     def _scored(self, one: Drawn, known: Path, edit: dict[str, Any]) -> Requests:
         arms, parts, seconds = self.recipe.arms_of(one.case.name), list[Path](), 0.0
@@ -243,11 +219,10 @@ def records(recipe: Recipe) -> Iterator[Record]:
     for line in _lines(recipe.place / f"audits-{_audit_code()}.jsonl"):
         document = json.loads(line)
         trial = Trial(**{**document, "told": tuple(document["told"])})
-        known = recipe.case_file(trial.case, ".json")
-        if not known.is_file():
+        case = case_known(recipe, trial.case)
+        if case is None:
             yield Record(recipe.name, trial)
             continue
-        case = json.loads(known.read_text())
         if case["outcome"] in SAME and trial.taxonomy is None:
             yield _as_built(recipe, trial, case["outcome"])
             continue
@@ -258,23 +233,37 @@ def records(recipe: Recipe) -> Iterator[Record]:
         yield _judged(recipe, trial, path, case["seconds"])
 
 
+def case_known(recipe: Recipe, case: str) -> dict[str, Any] | None:
+    """Returns what came of a case in the executor; None where it was not run."""
+    path = recipe.case_file(case, ".json")
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def _as_built(recipe: Recipe, trial: Trial, outcome: str) -> Record:
     """Judges a control whose engine is, number by number, the one that was built."""
-    engine, _ = _engine(recipe, recipe.place / "healthy.safetensors")
+    engine, _ = engine_of(recipe, recipe.place / "healthy.safetensors")
     said = told(recipe.arms, engine)
-    return Record(recipe.name, trial, outcome, said.decision, said.kl, said.tokens)
+    layers = _layers(recipe.place / f"healthy{LAYERS}")
+    asked = None if layers is None else told(recipe.arms, engine, layers=layers).decision
+    return Record(recipe.name, trial, outcome, said.decision, said.kl, said.tokens, asked=asked)
 
 
 def _judged(recipe: Recipe, trial: Trial, path: Path, seconds: float) -> Record:
-    engine, beside = _engine(recipe, path)
-    said = told(recipe.arms_of(trial.case), engine)
+    engine, beside = engine_of(recipe, path)
+    arms, layers = recipe.arms_of(trial.case), _layers(recipe.case_file(trial.case, LAYERS))
+    said = told(arms, engine)
+    asked = None if layers is None else told(arms, engine, layers=layers).decision
     return Record(
         recipe.name, trial, "scored", said.decision, said.kl, said.tokens, engine.positions,
-        seconds, alarms(_seen(recipe, engine, beside)),
+        seconds, alarms(_seen(recipe, engine, beside)), asked,
     )  # fmt: skip
 
 
-def _engine(recipe: Recipe, path: Path) -> tuple[Scores, dict[str, Any]]:
+def _layers(path: Path) -> LayerScores | None:
+    return load_layers(path) if path.is_file() else None
+
+
+def engine_of(recipe: Recipe, path: Path) -> tuple[Scores, dict[str, Any]]:
     """Reads the scores of the first prompts of the rounds, and what stands beside them."""
     beside = load_file(path)
     order = order_of(recipe.arms.rounds)[: len(beside["offsets"]) - 1]
@@ -284,7 +273,7 @@ def _engine(recipe: Recipe, path: Path) -> tuple[Scores, dict[str, Any]]:
 def _seen(recipe: Recipe, engine: Scores, beside: dict[str, Any]) -> Seen:
     arms = recipe.arms
     order = order_of(arms.rounds)[: engine.prompts]
-    good, _ = _engine(recipe, recipe.place / "healthy.safetensors")
+    good, _ = engine_of(recipe, recipe.place / "healthy.safetensors")
     return Seen(
         arms.tokens.only(order), arms.source.only(order), engine,
         good.only(range(engine.prompts)), beside,
@@ -297,7 +286,7 @@ def healthy_runs(recipe: Recipe) -> dict[str, Any]:
     if not path.is_file():
         return {}
     arms = recipe.arms
-    engine, beside = _engine(recipe, path)
+    engine, beside = engine_of(recipe, path)
     place = {prompt: at for at, prompt in enumerate(order_of(arms.rounds))}
     orders = Counter[str]()
     for seed in range(ORDERS):
@@ -308,7 +297,7 @@ def healthy_runs(recipe: Recipe) -> dict[str, Any]:
     for name in WAYS:
         way = recipe.place / f"way-{name.replace(' ', '-')}.safetensors"
         if way.is_file():
-            ways[name] = told(arms, _engine(recipe, way)[0]).as_dict()
+            ways[name] = told(arms, engine_of(recipe, way)[0]).as_dict()
     wrong = [name for name, alarm in alarms(_seen(recipe, engine, beside)).items() if alarm]
     return {"orders": dict(orders), "ways": ways, "peers_that_stop_it": wrong}
 

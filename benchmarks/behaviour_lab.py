@@ -44,8 +44,8 @@ NUDGE = {"relative": 3e-7, "seed": 1234}
 
 TOP_K = 20
 DICTIONARY = "dictionary.safetensors"
-TWIN, NUDGED = ".twin.safetensors", ".nudged.safetensors"
-"""What the files of a case's own twin end with."""
+TWIN, NUDGED, LAYERS = ".twin.safetensors", ".nudged.safetensors", ".layers.safetensors"
+"""What the files of a case's own twin, and of what its layers answered, end with."""
 
 PORTION = 4
 """Prompts that are scored before the rule is asked: a gross fault is decided in three to five."""
@@ -136,7 +136,8 @@ class Recipe:
         scores, nudged = self.place / "twin.safetensors", self.place / "nudged.safetensors"
         if scores.exists() and (nudged.exists() or not self._rounds_activations()):
             return
-        with self._twin_folder() as twin:
+        with self.folder() as folder:
+            twin = folder / "twin"
             write_recipe_twin(self.lab.model, self.export, twin)
             self._score(twin, scores, nudged)
 
@@ -189,7 +190,8 @@ class Recipe:
         As `ek build` does: what was calibrated or rounded otherwise is another recipe twin.
         """
         scores = self.case_file(case, TWIN)
-        with self._twin_folder() as twin:
+        with self.folder() as folder:
+            twin = folder / "twin"
             recipe_twin_of(SourceModel.open(self.lab.model), checkpoint, twin)
             if _named(twin) == self._healthy_twin:
                 return None
@@ -198,14 +200,16 @@ class Recipe:
 
     @cached_property
     def _healthy_twin(self) -> dict[str, str]:
-        with self._twin_folder() as twin:
+        with self.folder() as folder:
+            twin = folder / "twin"
             write_recipe_twin(self.lab.model, self.export, twin)
             return _named(twin)
 
     @contextmanager
-    def _twin_folder(self) -> Iterator[Path]:
+    def folder(self) -> Iterator[Path]:
+        """Yields a directory that is removed afterwards."""
         with tempfile.TemporaryDirectory(dir=self.place) as folder:
-            yield Path(folder) / "twin"
+            yield Path(folder)
 
     def cases(self) -> tuple[list[Drawn], list[Drawn]]:
         """Returns the recipe's faults and controls in the order they are run."""
@@ -223,7 +227,7 @@ class Recipe:
         return {
             "engine": str(self.place / "engine"), "tokens": str(self.lab.tokens), "threads": 1,
             "targets": self.targets(self.place / "twin.safetensors"),
-            "top_k": TOP_K, "batch_size": PORTION, "desk": str(self.place / "desk"),
+            "top_k": TOP_K, "batch_size": PORTION,
             "source_logits": str(logits), **({"write_logits": str(logits)} if writes else {}),
         }  # fmt: skip
 

@@ -19,10 +19,10 @@ import torch
 from _scoring import score
 from _step import main
 from _twin import LoadedModel, load_weights
+from _twin_arm import TransformersArm
 from modelopt.torch.quantization.config import QuantizerAttributeConfig
 from modelopt.torch.quantization.nn import TensorQuantizer
 from safetensors.torch import load_file
-from score_twin import TransformersArm
 from transformers import DynamicCache
 
 KINDS: dict[str, tuple[Any, float]] = {

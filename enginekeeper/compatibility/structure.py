@@ -17,15 +17,20 @@ _SPLIT_BY_COLUMNS = frozenset({"o_proj", "down_proj"})
 
 W4A8_GROUP = 128
 
+_CHECKED_BY_THE_EXPORTER = frozenset({RecipeName.W4A16, RecipeName.W4A16_AWQ, RecipeName.W4A8_AWQ})
+"""Recipes whose export for engines wants whole groups in the columns of every linear over the
+ranks, also where ranks divide the rows (ModelOpt 0.47: export/postprocess.py,
+check_weight_shape_valid)."""
+
 
 def _group_divides(variant: Variant, facts: Facts) -> Finding | None:
-    group, tensor = variant.recipe.group, variant.parallel.tensor
+    group = variant.recipe.group
     if group is None:
         return None
     uneven = [
-        f"{name} has {columns} input columns" + (f" on {tensor} GPUs" if split > 1 else "")
+        f"{name} has {columns} input columns" + (f" on {split} GPUs" if split > 1 else "")
         for name, (_, columns) in facts.model.linears.items()
-        if (split := tensor if name in _SPLIT_BY_COLUMNS else 1) and columns % (group * split)
+        if (split := _split(variant, name)) and columns % (group * split)
     ]
     if not uneven:
         return None
@@ -36,12 +41,17 @@ def _group_divides(variant: Variant, facts: Facts) -> Finding | None:
     )
 
 
+def _split(variant: Variant, linear: str) -> int:
+    """Returns over how many GPUs whole groups of a linear's columns are needed."""
+    exported = variant.backend == "engine" and variant.recipe.recipe in _CHECKED_BY_THE_EXPORTER
+    return variant.parallel.tensor if exported or linear in _SPLIT_BY_COLUMNS else 1
+
+
 def _fitting_groups(variant: Variant, facts: Facts) -> str:
     if variant.recipe.recipe in {RecipeName.NVFP4, RecipeName.W4A8_AWQ}:
         return f"use another recipe: the group size of {variant.recipe.recipe} is fixed"
     widths = {
-        columns // (variant.parallel.tensor if name in _SPLIT_BY_COLUMNS else 1)
-        for name, (_, columns) in facts.model.linears.items()
+        columns // _split(variant, name) for name, (_, columns) in facts.model.linears.items()
     }
     fitting = [size for size in (256, 128, 64, 32, 16) if all(w % size == 0 for w in widths)]
     return f"set group_size: {fitting[0]}" if fitting else "use a recipe without groups"

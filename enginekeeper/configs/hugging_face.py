@@ -10,6 +10,14 @@ from pydantic import BeforeValidator
 from enginekeeper.configs.form import Form, Layers, NotNegative, Positive, Size, Window
 from enginekeeper.configs.scaling import Scaling, by_layer_type
 
+ABSENT: Mapping[str, Mapping[str, object]] = {
+    "mistral": {"sliding_window": 4096},
+    "qwen2": {"max_window_layers": 28},
+    "qwen3": {"max_window_layers": 28, "head_dim": 128},
+}
+"""What transformers 5 takes for fields that a file of that model type does not hold, where that is
+neither nothing nor what other fields give (configuration_mistral.py and so on); a null is kept."""
+
 
 class _Wrapper(Form):
     """What stands outside the language model's own part of a multimodal config."""
@@ -59,16 +67,21 @@ class HfConfig(Form):
         """Reads the file's object; raises InputError that names the first field that is wrong."""
         outer = _Wrapper.of(values, where)
         if outer.text_config is None:
-            return cls.inside(values, where, ())
+            return cls.inside(_filled(values), where, ())
         # Whether embeddings are tied is a matter of the whole model, and older files say it there.
         decoder = {
             "tie_word_embeddings": outer.tie_word_embeddings,
             **outer.text_config,
             "architectures": outer.architectures,
         }
-        return cls.inside(decoder, where, ("text_config",))
+        return cls.inside(_filled(decoder), where, ("text_config",))
 
     @property
     def architecture(self) -> str | None:
         """The class that transformers makes of it."""
         return next(iter(self.architectures or ()), None)
+
+
+def _filled(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    kind = values.get("model_type")
+    return {**(ABSENT.get(kind, {}) if isinstance(kind, str) else {}), **values}

@@ -1,7 +1,8 @@
 """What behaviour alone says of an engine: the verdict's own divergence check, prompt after prompt.
 
-After the last one every part of the suite and the worst position are asked, too, and the gain of
-one tensor is looked for, where the recipe has a fault dictionary.
+After the last one every part of the suite and the worst position are asked, too, the gain of
+one tensor is looked for, where the recipe has a fault dictionary, and every layer is held against
+its checkpoint's, where it was asked.
 
 The engine is held against the recipe twin of the healthy export, as if the fault had come into it
 afterwards, in a loader or a builder. Only fidelity decides: what a recipe costs is no fault. Decode
@@ -15,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from enginekeeper.validation.checks import Check, gravity
+from enginekeeper.validation.checks import Check, Rule, gravity
 from enginekeeper.validation.dictionary import Dictionary
 from enginekeeper.validation.divergence import compare
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.fidelity import divergence_so_far, fidelity_limit, local_checks
 from enginekeeper.validation.gains import gain_check
+from enginekeeper.validation.layers import LayerScores, layers_check
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.rounds import Rounds, order_of
@@ -78,13 +80,20 @@ class Told:
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
-def told(arms: Arms, engine: Scores, *, order: Sequence[int] | None = None) -> Told:
+def told(
+    arms: Arms,
+    engine: Scores,
+    *,
+    order: Sequence[int] | None = None,
+    layers: LayerScores | None = None,
+) -> Told:
     """Replays the decisions over an engine's scored prompts, in the order they were scored in.
 
     Args:
         arms: What the engine is compared with.
         engine: Scores of the first prompts of `order`.
         order: Prompts by their numbers; those of the rounds if not given.
+        layers: What its layers answered, where it was asked (`--probes`) after all prompts.
     """
     order = order_of(arms.rounds) if order is None else tuple(order)
     kl = _mean_kl(arms, engine, order[: engine.prompts])
@@ -95,7 +104,7 @@ def told(arms: Arms, engine: Scores, *, order: Sequence[int] | None = None) -> T
         check = _check(arms, part, order[:scored])
         ended = scored == len(order)
         if ended and check.outcome != "fail":
-            check = _graver_of(check, *_at_the_end(arms, part, order))
+            check = _graver_of(check, *_at_the_end(arms, part, order, layers))
         if check.outcome == "fail" or ended:
             decision = check.outcome if check.outcome in ("pass", "fail") else "inconclusive"
             return Told(decision, check.name, scored, part.positions, kl)
@@ -109,11 +118,18 @@ def _check(arms: Arms, engine: Scores, order: tuple[int, ...]) -> Check:
     return divergence_so_far(replace(arms.evidence(engine, order), rule=rule), arms.policy)
 
 
-def _at_the_end(arms: Arms, engine: Scores, order: Sequence[int]) -> Iterator[Check]:
-    """Asks what only a whole suite is asked: its parts, and the gain of one tensor."""
-    evidence = replace(arms.evidence(engine, order), rule=rule_at_the_end(arms.rounds))
+def _at_the_end(
+    arms: Arms, engine: Scores, order: Sequence[int], layers: LayerScores | None
+) -> Iterator[Check]:
+    """Asks what only a whole suite is asked: its parts, the gain of one tensor, every layer."""
+    evidence = replace(
+        arms.evidence(engine, order), rule=rule_at_the_end(arms.rounds), layers=layers
+    )
+    limit = fidelity_limit(evidence, arms.policy)
     yield from local_checks(evidence, arms.policy)
-    yield gain_check(evidence, fidelity_limit(evidence, arms.policy))
+    yield gain_check(evidence, limit)
+    if layers is not None:
+        yield layers_check(layers, replace(limit, rule=Rule(fail_share=limit.rule.fail_share)))
 
 
 def _graver_of(check: Check, *others: Check) -> Check:

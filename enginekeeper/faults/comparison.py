@@ -46,6 +46,8 @@ class Record:
     seconds: float | None = None
     """Processor time of all that was scored, which is more than was decided on."""
     peers: Mapping[str, bool] | None = None
+    asked: str | None = None
+    """The decision when its layers were asked, too (`--probes`); None: they were not."""
 
     @property
     def healthy(self) -> bool:
@@ -73,9 +75,14 @@ class Record:
         return self.executor == "refused" or self.decision == "fail"
 
     @property
+    def probes(self) -> bool:
+        """Whether behaviour stops it when every layer is asked, too."""
+        return self.behaviour or self.asked == "fail"
+
+    @property
     def either(self) -> bool:
         """Whether one of the two stops it."""
-        return self.audits or self.behaviour
+        return self.audits or self.probes
 
     @property
     def doubt(self) -> bool:
@@ -88,6 +95,7 @@ Found = Callable[[Record], bool]
 WAYS: Mapping[str, Found] = {
     "audits alone": lambda one: one.audits,
     "behaviour alone": lambda one: one.behaviour,
+    "behaviour with --probes": lambda one: one.probes,
     "both": lambda one: one.either,
 }
 
@@ -143,7 +151,8 @@ def _class_rows(faults: Sequence[Record]) -> Iterator[Row]:
         mine = [one for one in above if one.trial.taxonomy == name]
         yield from _row(f"{name}: audits", mine, WAYS["audits alone"])
         tried = [one for one in mine if one.tried]
-        yield from _row(f"{name}: behaviour", tried, WAYS["behaviour alone"])
+        for way in ("behaviour alone", "behaviour with --probes"):
+            yield from _row(f"{name}: {way}", tried, WAYS[way])
 
 
 def _peer_rows(tried: Sequence[Record]) -> Iterator[Row]:
@@ -221,6 +230,7 @@ def _described(one: Record) -> dict[str, Any]:
         "audits": one.trial.outcome,
         "culprit_right": one.trial.culprit_right,
         "behaviour": one.decision or one.executor,
+        "layers": one.asked,
         "kl": one.kl,
         "told": list(one.trial.told[:1]),
     }

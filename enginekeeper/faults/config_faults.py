@@ -104,6 +104,16 @@ def _prequant_flag(draft: Draft, _dose: float) -> object:
     return not stated
 
 
+def _other_flag(name: str, tensor: str) -> Edit:
+    """Makes an edit that says of tensors that are there that they are not, and the other way."""
+
+    def edit(draft: Draft, _target: Target, _dose: float) -> tuple[str, ...]:
+        draft.config[name] = not any(one.endswith(tensor) for one in draft.ranks[0])
+        return (name,)
+
+    return edit
+
+
 def _tied(draft: Draft, _target: Target, _dose: float) -> tuple[str, ...]:
     """No head of its own in the files, and the config does not say that the table is shared."""
     for rank in range(len(draft.ranks)):
@@ -143,10 +153,10 @@ FAULTS = (
           "", "factor", 1.1, scope="model"),
     Fault("soft-cap", "T26", "logits are capped", _field("logits_soft_cap", lambda _, dose: dose),
           "TensorRT-LLM 4815", "cap", 30.0, scope="model"),
-    Fault("attention-bias-flag", "T26", "biases are announced that the source has not",
-          _field("attn_bias", lambda *_: True), "", scope="model"),
-    Fault("key-norm-flag", "T26", "query and key norms are announced that the source has not",
-          _field("qk_layernorm", lambda *_: True), "", scope="model"),
+    Fault("attention-bias-flag", "T26", "biases are announced that the source has not, or denied",
+          _other_flag("attn_bias", "attention.qkv.bias"), "", scope="model"),
+    Fault("key-norm-flag", "T26", "query and key norms are announced that there are not, or denied",
+          _other_flag("qk_layernorm", "attention.q_layernorm.weight"), "", scope="model"),
     Fault("residual-mlp-flag", "T26", "the MLP beside attention, not after it",
           _field("residual_mlp", lambda *_: True), "", scope="model"),
     Fault("architecture", "T26", "another architecture",

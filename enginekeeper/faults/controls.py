@@ -15,12 +15,18 @@ from enginekeeper.validation.numerics.recipes import WeightFormat
 
 Generator = np.random.Generator
 
+_HALF_UNIT = np.float32(2.0**-8)
+"""Of bfloat16, relative: what rounding to half precision changes at most."""
+
 
 def _scales_in(dtype: str) -> Edit:
     def change(linear: LinearEdit, _dose: float, _random: Generator) -> None:
         if linear.format is WeightFormat.NVFP4:
             raise InapplicableError("NVFP4 scales have a format of their own", where=linear.name)
-        linear.scales = widen(narrow(linear.scales, dtype))
+        rounded = widen(narrow(linear.scales, dtype))
+        if (np.abs(rounded - linear.scales) > linear.scales * _HALF_UNIT).any():
+            raise InapplicableError(f"a scale is too small for {dtype}", where=linear.name)
+        linear.scales = rounded
 
     return each_linear(change)
 
@@ -97,6 +103,8 @@ def _folded(draft: Draft, target: Target, dose: float) -> tuple[str, ...]:
 def _zero_bias(draft: Draft, target: Target, _dose: float) -> tuple[str, ...]:
     for layer in target.numbers(draft.geometry.layers):
         for rank in range(len(draft.ranks)):
+            if draft.has(rank, f"{layer_name(layer)}.mlp.proj.bias"):
+                raise InapplicableError("the linear has a bias of its own")
             norm: Array = draft.get(rank, f"{layer_name(layer)}.input_layernorm.weight")
             bias = np.zeros(len(norm), norm.dtype)
             draft.put(rank, f"{layer_name(layer)}.mlp.proj.bias", bias)
@@ -119,6 +127,16 @@ def _wider_activations(draft: Draft, _target: Target, dose: float) -> tuple[str,
             draft.put(rank, name, (stored * np.float32(dose)).astype(stored.dtype))
     if not found:
         raise InapplicableError("there are no activation scales")
+    return ()
+
+
+def _defaults_said(draft: Draft, _target: Target, _dose: float) -> tuple[str, ...]:
+    """States what the architecture's class assumes of fields that the config leaves out."""
+    has = any(name.endswith("attention.qkv.bias") for name in draft.ranks[0])
+    assumed = {"rotary_scaling": None, "q_scaling": 1.0, "attn_bias": has, "mlp_bias": False}
+    for name, value in assumed.items():
+        if draft.config.get(name) is None:
+            draft.config[name] = value
     return ()
 
 
@@ -171,7 +189,7 @@ CONTROLS = (
     _control("config-aliases", "other names for the same architecture and activation",
              _said(architecture="LLaMAForCausalLM", hidden_act="swiglu")),
     _control("config-defaults-said", "fields are stated that mean what is assumed",
-             _said(rotary_scaling=None, q_scaling=1.0, attn_bias=False, mlp_bias=False)),
+             _defaults_said),
     _control("config-defaults-omitted", "fields are left out that are assumed as they were",
              _said(rotary_pct=..., residual_mlp=..., rmsnorm=..., lm_head_bias=...)),
     _control("config-notes", "fields that no decoder reads",

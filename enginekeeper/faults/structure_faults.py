@@ -11,6 +11,7 @@ from enginekeeper.faults.draft import Array, Draft, InapplicableError, layer_nam
 from enginekeeper.faults.fault import Edit, Fault, Target
 from enginekeeper.faults.linear_edit import LinearEdit, each_linear, places, slices
 from enginekeeper.validation.numerics import formats
+from enginekeeper.validation.numerics.mapping import LinearPlace, layer_linears
 from enginekeeper.validation.numerics.recipes import WeightFormat
 
 Generator = np.random.Generator
@@ -175,6 +176,33 @@ def _copied(draft: Draft, original: Draft, there: str, here: str) -> None:
             draft.put(rank, here + name.removeprefix(there), original.get(rank, name))
 
 
+def _refuse_twins(draft: Draft, here: int, there: int, linear: str = "") -> None:
+    """Says that two layers have the same weights: what is copied is no other layer's.
+
+    Of a smoothed checkpoint the source alone tells; without it, the stored weights do.
+    """
+    for place, other in zip(
+        layer_linears(here, draft.geometry), layer_linears(there, draft.geometry), strict=True
+    ):
+        if place.name.endswith(linear) and not _same_weight(draft, place, other):
+            return
+    raise InapplicableError("both have the same weights", where=f"layers {here} and {there}")
+
+
+def _same_weight(draft: Draft, place: LinearPlace, other: LinearPlace) -> bool:
+    if draft.source is not None:
+        names = [(a.module, b.module) for a, b in zip(place.parts, other.parts, strict=True)]
+        stored = [[draft.source.tensor(f"{n}.weight") for n in pair] for pair in names]
+    else:
+        names = [(f"{place.name}.weight", f"{other.name}.weight")] * len(draft.base.ranks)
+        stored = [
+            [rank[one] for one in pair]
+            for rank, pair in zip(draft.base.ranks, names, strict=True)
+            if all(one in rank for one in pair)
+        ]
+    return bool(stored) and all(np.array_equal(one.read(), two.read()) for one, two in stored)
+
+
 def _layer_copied(draft: Draft, target: Target, _dose: float) -> tuple[str, ...]:
     """Layers hold what the layer before them holds."""
     return _layers_from(draft, target, -1)
@@ -185,6 +213,7 @@ def _layers_from(draft: Draft, target: Target, offset: int) -> tuple[str, ...]:
     names = []
     for layer in target.numbers(count):
         other = layer + offset if 0 <= layer + offset < count else layer - offset
+        _refuse_twins(draft, layer, other)
         _copied(draft, original, layer_name(other), layer_name(layer))
         names.append(layer_name(layer))
     return tuple(names)
@@ -195,6 +224,7 @@ def _layers_swapped(draft: Draft, target: Target, _dose: float) -> tuple[str, ..
     count = draft.geometry.layers
     here = target.numbers(count)[0]
     there = here + 1 if here + 1 < count else here - 1
+    _refuse_twins(draft, here, there)
     original = draft.fork()
     for one, other in ((here, there), (there, here)):
         _copied(draft, original, layer_name(other), layer_name(one))
@@ -207,6 +237,7 @@ def _linear_of_neighbour(draft: Draft, target: Target, _dose: float) -> tuple[st
     for place in places(draft, target):
         here = int(place.layer or 0)
         other = place.name.replace(layer_name(here), layer_name((here + 1) % draft.geometry.layers))
+        _refuse_twins(draft, here, (here + 1) % draft.geometry.layers, target.linear)
         _copied(draft, original, other, place.name)
         names.append(place.name)
     return tuple(names)

@@ -10,10 +10,12 @@ from enginekeeper.errors import InputError
 from enginekeeper.orchestration.stages import SCORES, Checkpoint, Made, Source
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.toolchains.errors import StepRefusedError
+from enginekeeper.validation.checkpoint import Checkpoint as StoredCheckpoint
 from enginekeeper.validation.scores import Scores, load_scores
+from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.triangle import as_the_recipe
-from enginekeeper.validation.twin import are_equal, write_checkpoint_twin
+from enginekeeper.validation.twin import checkpoint_twin_of, is_checkpoint_twin
 
 EXPORT = "checkpoint_twin.safetensors"
 _EQUAL = "equal"
@@ -37,9 +39,10 @@ def score_checkpoint_twin(
     targets = {"twin": str(directory / SCORES)}
     asked = {**job, "twin": str(twin), "targets": targets, "output": str(directory / EXPORT)}
     try:
-        write_checkpoint_twin(source.path, checkpoint.path, twin)
-        if are_equal(recipe_twin, twin):
+        model, stored = SourceModel.open(source.path), StoredCheckpoint.open(checkpoint.path)
+        if is_checkpoint_twin(recipe_twin, model, stored):
             return {"checkpoint_twin": _EQUAL}
+        checkpoint_twin_of(model, stored, twin)
         outcome = shop.run("inductor", "score_twin", asked, name=name, minutes=60)
     except (InputError, StepRefusedError) as error:
         return {"checkpoint_twin": f"not scored: {error.what}"}
@@ -49,7 +52,7 @@ def score_checkpoint_twin(
     return {"checkpoint_twin": "scored", "checkpoint_twin_seconds": outcome.seconds}
 
 
-def checkpoint_twin_of(scored: Made, twin: Scores, tokens: TokenizedSuite) -> Scores | None:
+def read_checkpoint_twin(scored: Made, twin: Scores, tokens: TokenizedSuite) -> Scores | None:
     """Reads what was scored beside a recipe twin; None where the checkpoint could not be run."""
     said = scored.record.get("checkpoint_twin")
     if said == _EQUAL:

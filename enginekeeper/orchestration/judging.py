@@ -19,9 +19,8 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
-from enginekeeper.orchestration.export_arm import checkpoint_twin_of, score_checkpoint_twin
+from enginekeeper.orchestration.export_arm import read_checkpoint_twin, score_checkpoint_twin
 from enginekeeper.orchestration.interim import Interim
-from enginekeeper.orchestration.layer_probe import LAYERS, probe_layers
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
 from enginekeeper.orchestration.planning import acceptance_digest
@@ -33,6 +32,13 @@ from enginekeeper.orchestration.simulation import (
 )
 from enginekeeper.orchestration.stages import SCORES, Made, Probe
 from enginekeeper.orchestration.tokenizer_probe import TEXTS, probe_tokenizer, shipped_with
+from enginekeeper.orchestration.twin_probes import (
+    ENDINGS,
+    LAYERS,
+    LINEARS,
+    Beside,
+    probe_beside_twin,
+)
 from enginekeeper.orchestration.validation_twins import score_validation_twin
 from enginekeeper.specs.profiles import BuilderKind
 from enginekeeper.validation.dictionary import (
@@ -42,8 +48,9 @@ from enginekeeper.validation.dictionary import (
     explain,
     load_dictionary,
 )
+from enginekeeper.validation.endings import load_endings
 from enginekeeper.validation.evidence import Evidence, Stop
-from enginekeeper.validation.layers import load_layers
+from enginekeeper.validation.layers import load_layers, load_linears
 from enginekeeper.validation.pieces import read_pieces
 from enginekeeper.validation.policy import AcceptancePolicy
 from enginekeeper.validation.probes import Counted, load_probes
@@ -168,22 +175,23 @@ def _probed(bench: Bench, work: Work, made: Progress) -> Progress:
     made = replace(made, probes=asked)
     if not inductor:
         return made
-    source = source_of(work)
-    layers = probe_layers(
-        bench.shop, source, made.checkpoint, loaded, probe, prompts=order, nudge=_NUDGE, name=name
-    )
-    return replace(made, layers=layers)
+    shipped = _shipped(work, made)
+    beside = Beside(source_of(work), made.checkpoint, shipped, probe, order, _NUDGE)
+    return replace(made, layers=probe_beside_twin(bench.shop, loaded, beside, name=name))
 
 
 def _with_texts(bench: Bench, work: Work, made: Progress) -> Progress:
     """Compares the tokenizer that serves the engine with its model's, where there is one."""
-    engine = there(made.compiled).path / "engine"
-    shipped = shipped_with(engine, work.order.tokenizer)
+    shipped = _shipped(work, made)
     if shipped is None:
         return made
     name, probe = made.variant.identifier, there(work.probe)
     texts = probe_tokenizer(bench.shop, source_of(work), shipped, probe, name=name)
     return replace(made, texts=texts)
+
+
+def _shipped(work: Work, made: Progress) -> Path | None:
+    return shipped_with(there(made.compiled).path / "engine", work.order.tokenizer)
 
 
 def _texts(work: Work, made: Progress) -> Mapping[str, Counted | str] | None:
@@ -278,6 +286,7 @@ def decide(bench: Bench, work: Work, made: Progress) -> tuple[Verdict, dict[str,
         **verdict.document(),
         "variant": str(variant.identifier),
         "acceptance": str(acceptance_digest(bench, variant)),
+        "limits_from": dict(variant.limits_from),
         "validator": str(bench.validator),
         "source_note": source_of(work).note,
         "repairs": [asdict(repair) for repair in made.repairs],
@@ -426,7 +435,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         source=arm(probe.targets["source"]),
         reference=probe.reference,
         twin=twin,
-        checkpoint_twin=checkpoint_twin_of(scored, twin, tokens),
+        checkpoint_twin=read_checkpoint_twin(scored, twin, tokens),
         nudged=load_scores(nudged, tokens) if nudged.is_file() else None,
         second_source=arm(there(work.second)),
         validation_twin=None if validation is None else arm(validation),
@@ -436,6 +445,8 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         probes=asked,
         texts=_texts(work, made),
         layers=None if made.layers is None else load_layers(made.layers.path / LAYERS),
+        linears=None if made.layers is None else load_linears(made.layers.path / LINEARS),
+        endings=None if made.layers is None else load_endings(made.layers.path / ENDINGS),
     )
 
 

@@ -30,6 +30,10 @@ PROBES = "probes.safetensors"
 PROBE_TOKENS = 48
 """Of each prompt: past the chunks of 7 and 16, and every one is a step of decode."""
 
+PROBE_CONTEXT, LONG_CONTEXT = 192, 1088
+"""Tokens of what is asked in chunks that the beginnings are too short for: three of 64; of a suite
+that has such long texts, two of 512 and something more."""
+
 REFERENCE = "reference"
 """The reference's directory in its product: its artifact, without the record beside it."""
 
@@ -162,6 +166,12 @@ class Probe:
     def reference(self) -> Digest:
         """The reference's id: the digest of its manifest."""
         return Digest.parse(self.targets["source"].record["digest"])
+
+    @property
+    def context(self) -> int:
+        """How many tokens a context has that is asked in larger chunks."""
+        longest = max(len(prompt.ids) for prompt in self.suite.prompts)
+        return LONG_CONTEXT if longest >= LONG_CONTEXT else PROBE_CONTEXT
 
     def inputs(self) -> dict[str, Any]:
         """Returns what of the probe changes a score file.
@@ -418,11 +428,12 @@ def probe_engine(
     runner: Runner | None = None,
 ) -> Made:
     """Asks a verified engine the beginnings of some prompts in other ways."""
-    told = {"engine": str(engine.path / "engine")}
+    told = {"engine": str(engine.path / "engine"), "context": probe.context}
     runner = runner or Runner("inductor", "probe_engine", told)
     inputs = {
         "prompts": list(prompts),
         "longest": PROBE_TOKENS,
+        "context": runner.told.get("context"),
         "top_k": probe.scoring.top_k,
         "engine": engine.record["digest"],
         "tokens": str(probe.tokens.key),

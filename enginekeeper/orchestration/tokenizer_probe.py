@@ -44,8 +44,8 @@ def probe_tokenizer(
 ) -> Made:
     """Compares two tokenizers once for the same files."""
     inputs = {
-        "source": _named(source.path),
-        "shipped": _named(shipped),
+        "source": files_of(source.path),
+        "shipped": files_of(shipped),
         "vocabulary": probe.suite.vocab_size,
         "texts": str(digest_file(AWKWARD)),
         "made_by": shop.identity("inductor", STEP),
@@ -65,7 +65,7 @@ def probe_tokenizer(
     return stages.made_once(shop, "tokenizer-texts", inputs, make)
 
 
-def _named(directory: Path) -> Mapping[str, str]:
+def files_of(directory: Path) -> Mapping[str, str]:
     """Names what is read by its bytes; raises InputError for a file that is no tokenizer's."""
     present = [directory / name for name in _READ if (directory / name).is_file()]
     for path in present:

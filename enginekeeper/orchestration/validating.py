@@ -33,7 +33,7 @@ from enginekeeper.orchestration.publication import (
 from enginekeeper.orchestration.stages import Made, Source
 from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.sources.tokenizer_files import has_tokenizer
-from enginekeeper.specs.acceptance import Acceptance
+from enginekeeper.specs.acceptance import AcceptanceOverride, acceptance_of
 from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.model import Calibration, Limits, Parallel, Reference
 from enginekeeper.specs.source import ModelSource
@@ -66,7 +66,7 @@ class ValidationRequest:
     tokenizer: Path | None = None
     """Directory of the tokenizer that will serve the engine, if not that of the checkpoint."""
     locate: bool = False
-    acceptance: Acceptance = field(default_factory=Acceptance)
+    acceptance: AcceptanceOverride = field(default_factory=AcceptanceOverride)
 
 
 def validate_checkpoint(bench: Bench, request: ValidationRequest) -> dict[str, Any]:
@@ -107,16 +107,19 @@ def _variant(request: ValidationRequest) -> Variant:
     geometry = Geometry.of(SourceModel.open(request.model).config)
     name = re.sub(r"[^a-z0-9]+", "-", request.model.resolve().name.lower()).strip("-")[:64]
     longest = checkpoint.config.max_position_embeddings or 2048
+    recipe = recipe_of(checkpoint, geometry)
+    acceptance, origins = acceptance_of(recipe.recipe, recipe.kv_cache, request.acceptance)
     return Variant(
         model=ModelSource(name=name or "model", path=str(request.model)),
         target=Target(gpu="cpu"),
-        recipe=recipe_of(checkpoint, geometry),
+        recipe=recipe,
         parallel=Parallel(),
         calibration=Calibration(),
         limits=_limits(request.suite, longest),
         toolchain="inductor",
         build=Build(),
-        acceptance=request.acceptance,
+        acceptance=acceptance,
+        limits_from=origins,
         suite=request.suite,
         reference=Reference(),
     )

@@ -32,6 +32,8 @@ SCORING = {
     "sensitivities": "inductor",
     "probe_engine": "inductor",
     "probe_layers": "inductor",
+    "probe_linears": "inductor",
+    "probe_endings": "inductor",
     "probe_tokenizer": "inductor",
     "score_trtllm": "inductor",
     "probe_trtllm": "inductor",

@@ -8,6 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from enginekeeper.errors import InputError
+from enginekeeper.specs.acceptance import acceptance_of
 from enginekeeper.specs.model import IncludeRule, Parallel
 from enginekeeper.specs.problems import path_text
 from enginekeeper.specs.variants import Variant, VariantId
@@ -65,7 +66,10 @@ def expand(spec: BuildSpec) -> tuple[Variant, ...]:
 
 
 def _variant(spec: BuildSpec, cell: IncludeRule) -> Variant:
-    own = cell.recipe.acceptance
+    recipe = cell.recipe
+    acceptance, origins = acceptance_of(
+        recipe.recipe, recipe.kv_cache, spec.acceptance, recipe.acceptance
+    )
     return Variant(
         model=spec.model,
         target=cell.target,
@@ -76,7 +80,8 @@ def _variant(spec: BuildSpec, cell: IncludeRule) -> Variant:
         toolchain=spec.toolchain,
         fallback=spec.fallback,
         build=spec.build,
-        acceptance=spec.acceptance if own is None else own.applied_to(spec.acceptance),
+        acceptance=acceptance,
+        limits_from=origins,
         suite=spec.suite,
         reference=spec.reference,
         backend=spec.backend,

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 
-from enginekeeper.specs.acceptance import Acceptance
+from enginekeeper.specs.acceptance import AcceptanceOverride
 from enginekeeper.specs.build_options import Build
 from enginekeeper.specs.fallback import Fallback
 from enginekeeper.specs.form import FORM, did_you_mean, fault
@@ -235,8 +235,9 @@ class BuildSpec:
     llm_api: LlmOptions | None = None
     """LLM-API options of a bundle for the PyTorch backend; the limits are put in by themselves."""
 
-    acceptance: Acceptance = Acceptance()
-    """How far an engine may be from its source and still be deployable."""
+    acceptance: AcceptanceOverride = AcceptanceOverride()
+    """How far an engine may be from its source and still be deployable; what is left out depends
+    on the recipe."""
 
     suite: SuiteName = "smoke"
     """Probe suite that engines are compared on: smoke (minutes on a CPU), standard, deep, or one's

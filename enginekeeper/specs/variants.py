@@ -8,13 +8,13 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, NewType
 
 from enginekeeper.specs.profiles import BuilderKind, ToolchainProfile, profile_of
 
 if TYPE_CHECKING:
-    from enginekeeper.specs.acceptance import Acceptance
+    from enginekeeper.specs.acceptance import Acceptance, Origins
     from enginekeeper.specs.build_options import Build
     from enginekeeper.specs.fallback import Fallback
     from enginekeeper.specs.llm_api import Backend
@@ -43,10 +43,12 @@ class Variant:
     """Options of `trtllm-build` beyond the limits."""
 
     acceptance: Acceptance
-    """The spec's policy with the recipe's own limits in place."""
+    """What the spec says, and what the recipe's own defaults are where it says nothing."""
 
     suite: str
     reference: Reference
+    limits_from: Origins = field(default_factory=dict)
+    """Where each limit came from, in words."""
     backend: Backend = "engine"
     llm_api: LlmOptions | None = None
     """Options of a bundle for the PyTorch backend; None: the release's own."""

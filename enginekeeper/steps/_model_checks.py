@@ -107,7 +107,9 @@ def check_weights(model: torch.nn.Module) -> None:
             )
 
 
-def check_linears(model: torch.nn.Module, request: QuantizationRequest) -> None:
+def check_linears(
+    model: torch.nn.Module, request: QuantizationRequest, tensor_parallel: int = 1
+) -> None:
     """Refuses a group size or an exclusion that the model's linears cannot follow."""
     names = [name for name, _ in _linears(model)]
     for pattern in request.exclude_modules:
@@ -121,7 +123,7 @@ def check_linears(model: torch.nn.Module, request: QuantizationRequest) -> None:
             )
     _check_fusions(names, request)
     if request.traits.grouped:
-        _check_group_size(model, request)
+        _check_group_size(model, request, tensor_parallel)
 
 
 def _linears(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Linear]]:
@@ -154,14 +156,22 @@ def _check_fusions(names: list[str], request: QuantizationRequest) -> None:
                 )
 
 
-def _check_group_size(model: torch.nn.Module, request: QuantizationRequest) -> None:
+def _check_group_size(
+    model: torch.nn.Module, request: QuantizationRequest, tensor_parallel: int
+) -> None:
+    """ModelOpt asks it of every linear's columns over the ranks, of those split by rows, too."""
     for name, linear in _linears(model):
-        if not _excluded(name, request) and linear.in_features % request.group_size:
+        columns = linear.in_features // tensor_parallel
+        uneven = linear.in_features % tensor_parallel or columns % request.group_size
+        if not _excluded(name, request) and uneven:
+            share = f"{linear.in_features} columns"
+            if tensor_parallel > 1:
+                share += f" over {tensor_parallel} ranks"
             raise Refusal(
                 "group-size",
-                f"a group of {request.group_size} does not divide {linear.in_features} columns",
+                f"a group of {request.group_size} does not divide {share}",
                 where=name,
-                expected=f"a divisor of {linear.in_features}",
+                expected=f"a divisor of {columns}",
                 actual=request.group_size,
-                remedy="choose a group size of 64 or 32, or exclude this linear",
+                remedy="choose a smaller group size or fewer ranks, or exclude this linear",
             )

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
-    from _engine import Call, Session
+    from _engine import Call, Engine, Session
+    from _score_file import Tokens
     from _twin import LoadedModel
 
     Tensor = torch.Tensor
@@ -36,56 +37,77 @@ SCHEMA = "1"
 EMBEDDING, HEAD = "embedding", "head"
 
 
+class LayerProbe:
+    """Some prompts and what a twin's layers answered to them, to hold one engine after another."""
+
+    def __init__(self, job: dict[str, Any], tokens: Tokens, layers: int) -> None:
+        """Reads the prompts by the twin; `layers` is how many the engine has."""
+        self._chosen = tokens.chosen(job["prompts"])
+        self._prompts = [tokens.ids[number][: int(job["longest"])] for number in self._chosen]
+        self._plain, self._noisy = _answers_of_twin(job, self._prompts, layers=layers)
+        self._layers = layers
+
+    def write(self, engine: Any, output: Path) -> dict[str, Any]:  # noqa: ANN401 - see `fed`
+        """Compares every part of an engine and writes the file; returns how many there are."""
+        import numpy as np  # noqa: PLC0415 - torch takes seconds to import
+        from _score_file import write_arrays  # noqa: PLC0415
+
+        _require_layers(engine.config.layers, self._layers)
+        columns = []
+        asked = zip(self._prompts, self._plain, self._noisy, strict=True)
+        for number, (ids, said, other) in enumerate(asked):
+            print(f"progress {number}/{len(self._prompts)} layers", flush=True)
+            columns.append(_compared(said, other, engine.answers(ids, said)))
+        arrays = {
+            name: np.stack([column[name] for column in columns], axis=1)
+            for name in ("apart", "floor", "size", "broken")
+        }
+        names = [EMBEDDING, *(f"layers.{one}" for one in range(self._layers)), HEAD]
+        metadata = {
+            "schema": SCHEMA, "parts": json.dumps(names), "prompts": json.dumps(self._chosen),
+            "tokens": json.dumps([len(ids) for ids in self._prompts]),
+        }  # fmt: skip
+        write_arrays(output, arrays, metadata)
+        return {"parts": len(names), "prompts": len(self._prompts)}
+
+
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Compares every part and returns how many there are."""
-    import numpy as np  # noqa: PLC0415 - torch takes seconds to import
-    from _score_file import read_tokens, write_arrays  # noqa: PLC0415
+    from _engine import Engine  # noqa: PLC0415 - torch takes seconds to import
+    from _score_file import read_tokens  # noqa: PLC0415
 
-    engine = _fed_engine(Path(job["engine"]))
+    engine = fed(Engine)(Path(job["engine"]))
     tokens = read_tokens(Path(job["tokens"]), engine.config.vocabulary)
-    chosen = tokens.chosen(job["prompts"])
-    prompts = [tokens.ids[number][: int(job["longest"])] for number in chosen]
-    plain, noisy = _answers_of_twin(job, prompts, layers=engine.config.layers)
-    columns = []
-    for number, (ids, said, other) in enumerate(zip(prompts, plain, noisy, strict=True)):
-        print(f"progress {number}/{len(prompts)} layers", flush=True)
-        columns.append(_compared(said, other, engine.answers(ids, said)))
-    arrays = {
-        name: np.stack([column[name] for column in columns], axis=1)
-        for name in ("apart", "floor", "size", "broken")
-    }
-    names = [EMBEDDING, *(f"layers.{one}" for one in range(engine.config.layers)), HEAD]
-    metadata = {
-        "schema": SCHEMA, "parts": json.dumps(names), "prompts": json.dumps(chosen),
-        "tokens": json.dumps([len(ids) for ids in prompts]),
-    }  # fmt: skip
-    write_arrays(Path(job["output"]), arrays, metadata)
-    return {"parts": len(names), "prompts": len(prompts)}
+    return LayerProbe(job, tokens, engine.config.layers).write(engine, Path(job["output"]))
 
 
-def _fed_engine(directory: Path) -> Any:  # noqa: ANN401 - a class made where torch is imported
-    """Returns an engine whose layers are given states, each its own."""
+def fed(kind: type[Engine]) -> Any:  # noqa: ANN401 - a class made where torch is imported
+    """Returns a kind of engine whose layers can be given states, each its own."""
     import torch  # noqa: PLC0415
-    from _engine import Engine  # noqa: PLC0415
 
-    class FedEngine(Engine):
-        fed: Sequence[Tensor] = ()
+    class FedEngine(kind):  # type: ignore[valid-type, misc]
+        given: Sequence[Tensor] | None = None
         said: Sequence[Tensor] = ()
 
         def answers(self, ids: Sequence[int], states: Sequence[Tensor]) -> list[Tensor]:
             """Returns embedding, each layer's answer to the states before it, and logits."""
-            self.fed = states[:-2]
-            session = self.start([len(ids)], len(ids))
-            self.advance(session, torch.tensor([list(ids)]))
+            self.given = states[:-2]
+            try:
+                session = self.start([len(ids)], len(ids))
+                self.advance(session, torch.tensor([list(ids)]))
+            finally:
+                self.given = None
             return [*self.said, self.logits(states[-2][0])[None]]
 
         def _through(self, session: Session, ids: Tensor, call: Call) -> Tensor:
+            if self.given is None:
+                return super()._through(session, ids, call)
             embedded = self._embedding[ids].to(torch.float32)
-            layers = [self._layer(session, number, x, call) for number, x in enumerate(self.fed)]
+            layers = [self._layer(session, number, x, call) for number, x in enumerate(self.given)]
             self.said = [embedded, *layers]
             return layers[-1]
 
-    return FedEngine(directory)
+    return FedEngine
 
 
 def _answers_of_twin(
@@ -95,14 +117,18 @@ def _answers_of_twin(
     from _twin import load_model, nudge  # noqa: PLC0415
 
     loaded = load_model(Path(job["twin"]))
-    if len(loaded.model.model.layers) != layers:
-        raise Refusal(
-            "not-a-twin", "the twin has another number of layers than the engine",
-            where="num_hidden_layers", actual=len(loaded.model.model.layers), expected=layers,
-        )  # fmt: skip
+    _require_layers(layers, len(loaded.model.model.layers))
     plain = [_states(loaded, ids, None) for ids in prompts]
     nudge(loaded.model, float(job["nudge"]["relative"]), int(job["nudge"]["seed"]))
     return plain, [_states(loaded, ids, said) for ids, said in zip(prompts, plain, strict=True)]
+
+
+def _require_layers(engine: int, twin: int) -> None:
+    if twin != engine:
+        raise Refusal(
+            "not-a-twin", "the twin has another number of layers than the engine",
+            where="num_hidden_layers", actual=twin, expected=engine,
+        )  # fmt: skip
 
 
 def _states(

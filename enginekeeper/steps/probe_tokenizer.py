@@ -17,7 +17,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _step import Refusal, main
+from _step import main
+from _tokenizers import load, stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -91,23 +92,6 @@ def _answer(ask: Callable[[Any], Any], tokenizer: Any) -> Any:  # noqa: ANN401 -
         return ask(tokenizer)
     except refusals as error:
         return f"refused: {type(error).__name__} {str(error)[:80]}".encode(errors="replace")
-
-
-def load(directory: Path) -> Any:  # noqa: ANN401 - no types
-    """Loads a tokenizer, running no code of its directory; refuses what is none."""
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
-
-    try:
-        return AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as fault:
-        raise Refusal(
-            "tokenizer-unusable",
-            f"the tokenizer cannot be loaded: {type(fault).__name__} {str(fault)[:200]}",
-            where=str(directory),
-            remedy="name a directory with tokenizer.json and tokenizer_config.json",
-        ) from fault
 
 
 def _texts(given: Mapping[str, Any], source: Any) -> dict[str, str]:  # noqa: ANN401
@@ -249,23 +233,6 @@ def _stop_tokens(both: Both, source: Path, shipped: Path) -> dict[str, Any]:
     if not ours | theirs:
         return {"absent": "neither the model nor what is shipped names a token that ends a text"}
     return {"asked": len(ours | theirs), "wrong": wrong}
-
-
-def stops(directory: Path, tokenizer: Any) -> set[int]:  # noqa: ANN401
-    """Returns the ids that end a text: of the generation config, else of the config, and its own.
-
-    As vLLM and TensorRT-LLM do: a list is a list, and the tokenizer's own end counts, too.
-    """
-    own = tokenizer.eos_token_id
-    found = {own} if isinstance(own, int) else set()
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        ends = said.get("eos_token_id") if isinstance(said, dict) else None
-        if ends is not None:
-            listed = ends if isinstance(ends, list) else [ends]
-            return found | {one for one in listed if type(one) is int}
-    return found
 
 
 if __name__ == "__main__":

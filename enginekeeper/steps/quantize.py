@@ -60,7 +60,9 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     model = _load_model(request)
     check_weights(model)
-    check_linears(model, request.request)
+    # Only an export for engines is made for a number of ranks.
+    ranks = request.tensor_parallel if request.format == "tensorrt_llm" else 1
+    check_linears(model, request.request, ranks)
     tokens = _quantize(model, request)
     if request.format == "huggingface" and request.request.keeps_all:
         keep_unquantized(request.model, request.output)
@@ -163,8 +165,13 @@ def _quantize(model: torch.nn.Module, job: _Job) -> int:
 
     print("progress 1/3 quantizing", flush=True)
     samples = _calibration_batches(model, job) if job.request.needs_calibration else []
-    with torch.inference_mode():
-        mtq.quantize(model, config, _forward_loop(samples) if samples else None)
+    try:
+        with torch.inference_mode():
+            mtq.quantize(model, config, _forward_loop(samples) if samples else None)
+    except AssertionError as fault:  # of an observer that met what is no number
+        if "nan" not in str(fault):
+            raise
+        raise _not_finite(str(model.dtype)) from fault
     return sum(ids.numel() for ids in samples)
 
 
@@ -191,9 +198,23 @@ def _forward_loop(samples: list[torch.Tensor]) -> Callable[[torch.nn.Module], No
     def forward(model: torch.nn.Module) -> None:
         for number, ids in enumerate(samples, start=1):
             print(f"progress {number}/{len(samples)} calibrating", flush=True)
-            model(ids, use_cache=False)
+            logits = model(ids, use_cache=False).logits
+            if not bool(torch.isfinite(logits).all()):
+                raise _not_finite(str(logits.dtype))
 
     return forward
+
+
+def _not_finite(dtype: str) -> Refusal:
+    """What calibration learns of such activations is nothing, and some of it looks like numbers."""
+    return Refusal(
+        "calibration-not-finite",
+        "the model's activations overflow: there is nothing to calibrate by",
+        where="calibration",
+        expected="finite numbers",
+        actual=f"NaN or infinite in {dtype.removeprefix('torch.')}",
+        remedy="quantize with dtype bfloat16, whose range is that of float32",
+    )
 
 
 def _export(model: torch.nn.Module, decoder: str, job: _Job) -> None:

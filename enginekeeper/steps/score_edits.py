@@ -3,12 +3,14 @@
 Job: `{"engine", "tokens", "targets", "top_k", "desk", "batch_size", "threads"?, "write_logits"?,
 "source_logits"?}`. The step says `ask N` and waits for `DESK/answer.json`:
 `{"ask": N, "stop": true}`, or `{"ask": N, "overlay"?, "dropped", "prompts", "output",
-"chunk_tokens"?, "batch_size"?, "targets"?}`. Without an overlay the engine is scored as it was
-built; with targets these count instead of the job's. What came of it is in `DESK/N.json`: a
-refusal, or what was changed; the score file is at `output`, with `logit_cosine` and
-`logit_distance` to the source's logits if there are any: the cosine, and the Euclidean distance
-over the source's norm, of each position. `write_logits` is where the logits of the engine as it
-was built go first, float16 in the order of the suite: a source for others.
+"chunk_tokens"?, "batch_size"?, "targets"?, "layers"?}`. Without an overlay the engine is scored as
+it was built; with targets these count instead of the job's. With `layers`, a job of `probe_layers`
+without engine and tokens, the engine is asked layer by layer instead, and `output` is of that
+step. What came of it is in `DESK/N.json`: a refusal, or what was changed; the score file is at
+`output`, with `logit_cosine` and `logit_distance` to the source's logits if there are any: the
+cosine, and the Euclidean distance over the source's norm, of each position. `write_logits` is where
+the logits of the engine as it was built go first, float16 in the order of the suite: a source for
+others.
 
 A process of its own holds the engine: weights go into compiled graphs, and what an edit makes of
 them may end it.
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from _edited_engine import EditedEngine
     from _score_file import Arrays
     from _scoring import ScoreJob
+    from probe_layers import LayerProbe
 
     Tensor = torch.Tensor
     Prompts = Sequence[Sequence[int]]
@@ -101,6 +104,7 @@ class Desk:
     ) -> None:
         self._engine, self._job, self._source, self._place = engine, job, source, place
         self._asked = 0
+        self._probe: tuple[dict[str, Any], LayerProbe] | None = None
 
     def serve(self) -> int:
         """Answers requests to the end, and returns how many there were."""
@@ -135,8 +139,22 @@ class Desk:
                 return said  # the very numbers of the engine as it was built
         else:
             self._engine.restore()
-        self._score(request)
+        if request.get("layers"):
+            self._ask_layers(request)
+        else:
+            self._score(request)
         return said
+
+    def _ask_layers(self, request: dict[str, Any]) -> None:
+        """Asks layer by layer; what the last twin answered is kept, edit after edit."""
+        from probe_layers import LayerProbe  # noqa: PLC0415 - torch
+
+        told = request["layers"]
+        if self._probe is None or self._probe[0] != told:
+            self._probe = None  # the answers of two twins are not held at once
+            layers = len(self._engine.description["layers"])
+            self._probe = (told, LayerProbe(told, self._job.tokens, layers))
+        self._probe[1].write(self._engine, Path(request["output"]))
 
     def _score(self, request: dict[str, Any]) -> None:
         from _score_file import read_targets, write_scores  # noqa: PLC0415 - torch
@@ -181,10 +199,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     import torch  # noqa: PLC0415 - seconds to import
     from _edited_engine import EditedEngine  # noqa: PLC0415
     from _scoring import parse_job  # noqa: PLC0415
+    from probe_layers import fed  # noqa: PLC0415
 
     if job.get("threads"):
         torch.set_num_threads(int(job["threads"]))
-    engine = EditedEngine(Path(job["engine"]))
+    engine = fed(EditedEngine)(Path(job["engine"]))
     greedy = {"prefix": 2, "tokens": 1}  # one step that is never made: `_rounds` marks it so
     request = parse_job({**job, "greedy": greedy}, engine.config.vocabulary)
     if job.get("write_logits"):

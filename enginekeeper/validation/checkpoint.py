@@ -267,18 +267,18 @@ class AssembledLinear:
     def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
         """Returns rows of one part as they are stored, with their scales."""
         scales = self.part_scales(part, start, stop)
-        if self._scales_agree:
+        if self.scales_agree:
             return Quantized(
                 self._gather(part, start, stop, StoredLinear.codes, across=True), scales
             )
         return Quantized(self.part_rows(part, start, stop) / scales, scales)
 
     def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[Any]:
-        """Returns the numbers of one part's rows in the format of the files."""
+        """Returns the numbers of one part's rows in the format of the files, INT4 unpacked."""
         return self._gather(part, start, stop, StoredLinear.as_stored, across=True)
 
     @cached_property
-    def _scales_agree(self) -> bool:
+    def scales_agree(self) -> bool:
         """Whether `part_scales` are those of all columns: ranks side by side may differ."""
         if self.place.split != "row" or self.grouped:
             return True

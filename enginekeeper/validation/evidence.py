@@ -9,6 +9,7 @@ from typing import Any
 
 from enginekeeper.validation.checks import WHOLE, Check, Rule
 from enginekeeper.validation.dictionary import Culprit, Dictionary
+from enginekeeper.validation.endings import BothEndings
 from enginekeeper.validation.findings import AuditReport, Finding, Result, worst
 from enginekeeper.validation.layers import LayerScores
 from enginekeeper.validation.pieces import NO_PIECES, Pieces
@@ -81,6 +82,10 @@ class Evidence:
     """What became of the probes of what is shipped beside it; None where nobody asked."""
     layers: LayerScores | None = None
     """What each of its layers answered to what its checkpoint's own layer was given."""
+    linears: LayerScores | None = None
+    """The same of each of its linears."""
+    endings: BothEndings | str | None = None
+    """Where it and its twin end what they say; words where nothing says what an end is."""
     dictionary: Dictionary | None = None
     """How the twin moves with the gain of each tensor, where somebody asked for it."""
     culprits: tuple[Culprit, ...] = ()

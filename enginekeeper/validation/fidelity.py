@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from enginekeeper.validation import layers
+from enginekeeper.validation.asked import asked_checks
 from enginekeeper.validation.checks import (
     Check,
     Limit,
@@ -36,10 +36,9 @@ from enginekeeper.validation.greedy import (
     decode_against_prefill,
     expected_flips,
 )
-from enginekeeper.validation.layers import layers_check
 from enginekeeper.validation.places import PLACES, TAIL, places_check, tail_check
 from enginekeeper.validation.policy import AcceptancePolicy
-from enginekeeper.validation.probes import TEXTS, UNASKED, probe_checks, text_checks
+from enginekeeper.validation.probes import TEXTS, text_checks
 from enginekeeper.validation.profiles import (
     by_position,
     by_token_class,
@@ -75,10 +74,7 @@ def fidelity(evidence: Evidence, policy: AcceptancePolicy) -> Line:
     finite, consistent = _finite(evidence.engine, evidence.tokens), _self_check(evidence, limit)
     whole = Rule(fail_share=evidence.rule.fail_share)  # probes are never asked on the way
     asked = replace(limit, rule=whole)
-    probes = (
-        *probe_checks(evidence.probes, asked, evidence.texts),
-        _layers(evidence, asked),
-    )
+    probes = asked_checks(evidence, asked)
     by_floor = floor is not None and floor.decides(policy)
     if by_floor and consistent.outcome == "inconclusive":
         note = "hidden by the recipe's own floor; the decode gap to the twin decides instead"
@@ -142,13 +138,6 @@ def _local(
         places_check(comparison, noise, pieces, own),
         tail_check(comparison, noise, pieces, own),
     )
-
-
-def _layers(evidence: Evidence, limit: Limit) -> Check:
-    if evidence.layers is not None:
-        return layers_check(evidence.layers, limit)
-    reason = UNASKED if evidence.probes is None else "the runner gives no layers"
-    return Check(layers.NAME, "not run", layers.MEANING, note=reason)
 
 
 def _of_choices(evidence: Evidence, limit: Limit, gain: Check) -> Line:
@@ -229,7 +218,7 @@ def _pairing(seen: Evidence, floor: Floor | None, policy: AcceptancePolicy) -> F
 
 def failing_checks(evidence: Evidence) -> int:
     """Returns how many checks share the error of a failure: all probes have the share of one."""
-    asked = (evidence.probes, evidence.layers, evidence.dictionary)
+    asked = (evidence.probes, evidence.layers, evidence.linears, evidence.dictionary)
     return FAILING_CHECKS + sum(one is not None for one in asked)
 
 

@@ -1,4 +1,4 @@
-"""The probe `layers`: every layer of an engine against its checkpoint, given the same states.
+"""The probes `layers` and `gemm`: every part of an engine against its checkpoint, alone.
 
 What one layer gets wrong is all that differs there: it does not drown in what later layers make of
 it, a recipe that rounds activations has next to no floor, and the layer is named. It compares the
@@ -39,9 +39,37 @@ from enginekeeper.validation.checks import (
 )
 from enginekeeper.validation.findings import Finding
 
-NAME, TAXONOMY = "probe.layers", "T7"
-MEANING = "squared error of the worst part in a typical prompt, of what the part adds"
 SCHEMA = "1"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an engine is taken apart into."""
+
+    name: str
+    taxonomy: str
+    meaning: str
+    otherwise: str
+    """What is wrong with a part, before the share by which it is."""
+    share: str
+    """Of what that share is."""
+
+
+LAYERS = Kind(
+    "probe.layers",
+    "T7",
+    "squared error of the worst part in a typical prompt, of what the part adds",
+    "given what the checkpoint's own layer is given, the engine answers otherwise",
+    "what the layer adds",
+)
+
+LINEARS = Kind(
+    "probe.gemm",
+    "T7",
+    "squared error of the worst linear in a typical prompt, of what it answers",
+    "asked alone, with what it multiplies in the checkpoint's twin, the engine answers otherwise",
+    "the answer",
+)
 
 LEAST = 1e-7
 """0.03 % of what a layer adds. Float32 leaves 1e-12; a linear that is 0.3 % too loud about 2e-6."""
@@ -64,7 +92,7 @@ Doubles = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LayerScores:
-    """What the step `probe_layers` measured: [parts, prompts] each."""
+    """What `probe_layers` or `probe_linears` measured: [parts, prompts] each."""
 
     parts: tuple[str, ...]
     tokens: int
@@ -72,6 +100,22 @@ class LayerScores:
     floor: Doubles
     size: Doubles
     broken: Doubles
+    rows: tuple[tuple[int, float], ...] = ()
+    """Of each part the output that is furthest away, and by which share of its size, squared."""
+
+
+def load_linears(path: Path) -> LayerScores:
+    """Reads what the step `probe_linears` wrote; raises InputError for what is not whole."""
+    scores, file = load_layers(path), ArrayFile.open(path, holds="linears", schema=SCHEMA)
+    row, apart = file.array("row"), file.array("row_apart")
+    count = (len(scores.parts),)
+    if row.shape != count or apart.shape != count or not np.isfinite([row, apart]).all():
+        raise InputError(
+            "no furthest output of each part", where=str(path), actual=list(row.shape),
+            expected=list(count),
+        )  # fmt: skip
+    rows = zip(row.astype(np.int64).tolist(), apart.tolist(), strict=True)
+    return replace(scores, rows=tuple(rows))
 
 
 def load_layers(path: Path) -> LayerScores:
@@ -87,20 +131,21 @@ def load_layers(path: Path) -> LayerScores:
                 expected=f"{list(shape)} finite numbers, none below 0",
             )  # fmt: skip
     doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
-    return LayerScores(parts, sum(tokens), **doubles)
+    apart, floor, size, broken = doubles.values()
+    return LayerScores(parts, sum(tokens), apart, floor, size, broken)
 
 
-def layers_check(scores: LayerScores, limit: Limit) -> Check:
+def layers_check(scores: LayerScores, limit: Limit, kind: Kind = LAYERS) -> Check:
     """Judges every part; of `limit` only the levels and the error of a failure are used."""
     check = Check(
-        NAME, "pass", MEANING, prompts=scores.apart.shape[1], positions=scores.tokens,
+        kind.name, "pass", kind.meaning, prompts=scores.apart.shape[1], positions=scores.tokens,
         limit=LEAST,
     )  # fmt: skip
     shared = replace(limit, checks=limit.checks * len(scores.parts), policy_field=None)
     if broken := np.flatnonzero(scores.broken.sum(axis=1)).tolist():
         part, count = scores.parts[broken[0]], int(scores.broken[broken[0]].sum())
         message = f"{part} answers {count} finite states with NaN or infinity"
-        finding = Finding(NAME, "fail", part, message, count, 0, "T20")
+        finding = Finding(kind.name, "fail", part, message, count, 0, "T20")
         return replace(check, outcome="fail", note=message, finding=finding)
     judged = [_judged(scores, part, shared) for part in range(len(scores.parts))]
     failed = [part for part, one in enumerate(judged) if one.outcome == "fail"]
@@ -117,13 +162,21 @@ def layers_check(scores: LayerScores, limit: Limit) -> Check:
     where = ", ".join(scores.parts[part] for part in failed[:NAMED])
     more = f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     message = (
-        f"{where}{more}: given what the checkpoint's own layer is given, the engine answers"
-        f" otherwise, by {(said.value or 0.0) ** 0.5:.2%} of what the layer adds"
+        f"{where}{more}: {kind.otherwise}, by {(said.value or 0.0) ** 0.5:.2%} of {kind.share}"
+        f"{_furthest(scores, worst)}"
     )
+    expected = f"at most {said.limit:.3g}"
     finding = Finding(
-        NAME, "fail", where, message, rounded(said.value), f"at most {said.limit:.3g}", TAXONOMY
+        kind.name, "fail", where, message, rounded(said.value), expected, kind.taxonomy
     )
     return replace(check, finding=finding)
+
+
+def _furthest(scores: LayerScores, part: int) -> str:
+    if not scores.rows:
+        return ""
+    row, apart = scores.rows[part]
+    return f"; of {scores.parts[part]} most in output {row}, by {apart**0.5:.2%}"
 
 
 def _judged(scores: LayerScores, part: int, limit: Limit) -> Check:
@@ -133,7 +186,7 @@ def _judged(scores: LayerScores, part: int, limit: Limit) -> Check:
     logarithms = np.log(np.maximum(scores.apart[part] / sizes, SMALLEST))
     strata = np.zeros(len(sizes), dtype=np.int64)
     quantity = Quantity(
-        NAME, scores.parts[part], "", logarithms, np.ones(len(sizes)), strata, ratio_of
+        LAYERS.name, scores.parts[part], "", logarithms, np.ones(len(sizes)), strata, ratio_of
     )
     check = bounded(quantity, replace(limit, value=allowed))
     hidden = check.outcome == "pass" and allowed > MOST

@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from enginekeeper.validation.divergence import kl_on_partition
 from enginekeeper.validation.findings import Finding
 
 SCHEMA = "1"
+_CONTEXT = "context_"
 
-INDUCTOR = frozenset({"logits", "batch", "chunk", "decode"})
+INDUCTOR = frozenset({"logits", "batch", "chunk", "decode", "reuse", "evict"})
 """What the embedded builder's runner offers; another says what it offers in its file."""
 
 
@@ -59,7 +60,6 @@ PROBES = (
     _probe("stop", "T21", "text", "stop tokens, finish reasons and lengths"),
     _probe("choice", "T23", "choices", "tokens generated against the logits that came with them"),
     _probe("structured", "T21", "text tools", "structured output and tool calls"),
-    _probe("gemm", "T7", "linears", "every distinct linear against float32"),
 )
 """All that are known; those whose needs nobody here offers are listed to be seen."""
 
@@ -102,6 +102,19 @@ class ProbeScores:
     """What came of asking it to stop; None where nobody asked."""
     chosen: Counted | None = None
     """Whether what it generated is what its logits choose; None where nobody looked."""
+    contexts: ProbeScores | None = None
+    """What it said of longer texts, on rungs that the others are too short for."""
+
+    def of_ladder(self, ladder: str) -> list[tuple[ProbeScores, str]]:
+        """Returns the rungs of a ladder, each with the texts that it was asked of."""
+        both = (self,) if self.contexts is None else (self, self.contexts)
+        return [(asked, rung) for asked in both for rung in asked.ladders.get(ladder, ())]
+
+    @property
+    def every(self) -> int:
+        """How many rungs there are in all: they share one check's error of a failure."""
+        further = 0 if self.contexts is None else self.contexts.every
+        return sum(map(len, self.ladders.values())) + further
 
     def sound(self, rung: str) -> NDArray[np.bool_]:
         """Says which rows are finite on the rung and in the base it is held against."""
@@ -119,26 +132,47 @@ class ProbeScores:
 def load_probes(path: Path) -> ProbeScores:
     """Reads what the step `probe_engine` wrote; raises InputError for what is not whole."""
     file = ArrayFile.open(path, holds="probes", schema=SCHEMA)
-    arrays, ladders = file.arrays, _ladders(file)
+    scores = _scores(file, file.arrays, _ladders(file, "ladders"))
+    return replace(
+        scores,
+        offers=frozenset(file.listed("offers", str)) if "offers" in file.metadata else INDUCTOR,
+        stop=_counted("stop", file),
+        chosen=_counted("chosen", file),
+        contexts=_contexts(file),
+    )
+
+
+def _contexts(file: ArrayFile) -> ProbeScores | None:
+    if f"{_CONTEXT}ladders" not in file.metadata:
+        return None
+    ladders = _ladders(file, f"{_CONTEXT}ladders")
+    named = {
+        name.removeprefix(_CONTEXT): one
+        for name, one in file.arrays.items()
+        if name.startswith(_CONTEXT)
+    }
+    return _scores(file, named, ladders) if ladders else None
+
+
+def _scores(
+    file: ArrayFile, arrays: Mapping[str, NDArray[Any]], ladders: Mapping[str, tuple[str, ...]]
+) -> ProbeScores:
     names = [rung for rungs in ladders.values() for rung in rungs]
-    _check_rungs(arrays, names, path)
+    _check_rungs(arrays, names, file.path)
     return ProbeScores(
         arrays["offsets"],
         arrays["top_logprobs"],
         {name: arrays[name] for name in names},
         {name: arrays[f"finite_{name}"] != 0 for name in names},
         ladders,
-        frozenset(file.listed("offers", str)) if "offers" in file.metadata else INDUCTOR,
-        _counted("stop", file),
-        _counted("chosen", file),
     )
 
 
-def _ladders(file: ArrayFile) -> dict[str, tuple[str, ...]]:
-    said = file.said("ladders")
+def _ladders(file: ArrayFile, name: str) -> dict[str, tuple[str, ...]]:
+    said = file.said(name)
     if not isinstance(said, dict) or not all(isinstance(rungs, list) for rungs in said.values()):
         raise InputError(
-            "not ladders with their rungs", where=f"{file.path}: ladders", actual=repr(said)[:80]
+            "not ladders with their rungs", where=f"{file.path}: {name}", actual=repr(said)[:80]
         )
     return {name: tuple(map(str, rungs)) for name, rungs in said.items()}
 
@@ -213,8 +247,7 @@ def _check(probe: Probe, scores: ProbeScores | None, limit: Limit) -> Check:
     elif probe.name == "probe.choice" and scores.chosen is not None:
         return _counted_check(probe, scores.chosen)
     else:
-        rungs = scores.ladders.get(probe.name.removeprefix("probe."), ())
-        if rungs:
+        if rungs := scores.of_ladder(probe.name.removeprefix("probe.")):
             return _worst_rung(probe, scores, rungs, limit)
         reason = "the engine's limits leave no rung"
     return Check(probe.name, "not run", probe.meaning, note=reason)
@@ -241,9 +274,11 @@ def _counted_check(probe: Probe, counted: Counted) -> Check:
     return replace(check, note=message, finding=finding)
 
 
-def _worst_rung(probe: Probe, scores: ProbeScores, rungs: tuple[str, ...], limit: Limit) -> Check:
-    every = limit.checks * sum(len(one) for one in scores.ladders.values())
-    checks = [_rung(probe, scores, rung, replace(limit, checks=every)) for rung in rungs]
+def _worst_rung(
+    probe: Probe, scores: ProbeScores, rungs: Sequence[tuple[ProbeScores, str]], limit: Limit
+) -> Check:
+    shared = replace(limit, checks=limit.checks * scores.every)
+    checks = [_rung(probe, asked, rung, shared) for asked, rung in rungs]
     worst = max(checks, key=lambda one: (gravity(one), one.value or 0.0))
     return replace(worst, note="; ".join(filter(None, (worst.note, f"{len(rungs)} rungs"))))
 

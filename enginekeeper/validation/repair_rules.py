@@ -14,7 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from enginekeeper.configs.hugging_face import HfConfig
+from enginekeeper.errors import InputError
 from enginekeeper.validation.rope import DEFAULT_BASE
+from enginekeeper.validation.windows import source_windows
 
 _RELATIVE = 1e-6
 """A base that went through float32 on its way differs by up to 6e-8."""
@@ -113,6 +116,33 @@ def rotary_scaling(evidence: Evidence) -> Repair | None:
     )
 
 
+def attention_window(evidence: Evidence) -> Repair | None:
+    """Sets how many latest tokens each layer attends to: absent, TensorRT-LLM attends to all."""
+    try:
+        config = HfConfig.of(evidence.source, "source config.json")
+    except InputError:
+        return None  # the audit refuses it, and says why
+    longest = config.max_position_embeddings
+    stated = (evidence.config.get("runtime_defaults"), evidence.config.get("sliding_window"))
+    if longest is None or any(stated):
+        return None
+    # The list holds numbers only: a layer without a window attends to the whole context.
+    windows = source_windows(config, config.num_hidden_layers)
+    sizes = [longest if size is None else min(size, longest) for size in windows]
+    if all(size == longest for size in sizes):
+        return None
+    shown = ", ".join(str(size) for size in sorted(set(sizes)))
+    return Repair(
+        rule="attention-window",
+        field="config.json: runtime_defaults",
+        was=stated[0],
+        now={"max_attention_window": sizes if len(set(sizes)) > 1 else sizes[:1]},
+        reason="runtime_defaults is missing, so TensorRT-LLM attends to everything; "
+        f"the source's layers attend to {shown} tokens",
+        source="source config.json: sliding_window",
+    )
+
+
 def promised_prequant(evidence: Evidence) -> Repair | None:
     """Withdraws the promise of pre-quant scales where there are none: plain group-wise INT4.
 
@@ -168,6 +198,7 @@ def qwen_type(evidence: Evidence) -> Repair | None:
 RULES: tuple[Rule, ...] = (
     rotary_base,
     rotary_scaling,
+    attention_window,
     promised_prequant,
     attention_bias,
     mlp_bias,

@@ -35,6 +35,9 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
             yield f"    was {repair['before']}, is {repair['after']} ({repair['name']})"
     yield ""
     yield from _table(_headings(document["policy"]), [_row(c) for c in document["checks"]])
+    if origins := document.get("limits_from"):
+        yield ""
+        yield f"Limits: {_limits(document['policy'], origins)}"
     notes = [f"  {c['check']}: {c['note']}" for c in document["checks"] if c["note"]]
     if notes:
         yield ""
@@ -45,6 +48,14 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield from _audit(audit)
     yield ""
     yield from _where(document)
+
+
+def _limits(policy: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """Says what each limit is, and where it came from."""
+    said = (
+        f"{name} {value:g} ({origins[name]})" for name, value in policy.items() if name in origins
+    )
+    return "; ".join(said)
 
 
 def _headings(policy: Mapping[str, Any]) -> tuple[str, ...]:

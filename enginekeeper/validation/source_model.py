@@ -99,9 +99,16 @@ class SourceModel:
         """Returns rows as float32; raises UnusableModelError when one of them is not finite."""
         return widen(self.stored_rows(name, start, self.height(name) if stop is None else stop))
 
-    def stored_rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Returns rows in the format of the file; raises as `rows` does."""
+    def stored_rows(
+        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[Any]:
+        """Returns rows, or some columns of them, in the format of the file; raises as `rows` does.
+
+        What is not returned is not looked at.
+        """
         stored = self.tensor(name).rows(start, stop)
+        if columns is not None:
+            stored = stored[:, columns]
         self._finite(name, stored)
         return stored
 

@@ -39,7 +39,12 @@ from enginekeeper.validation.numerics.mapping import (
 )
 from enginekeeper.validation.numerics.reproduction import row_chunks
 from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
+from enginekeeper.validation.tensor_files import (
+    PlannedTensor,
+    StoredTensor,
+    TensorFile,
+    write_tensors,
+)
 from enginekeeper.validation.twin_arms import CheckpointArm, RecipeArm, TwinArm
 
 SCHEMA = 1
@@ -47,6 +52,7 @@ SCHEMA = 1
 _HEAD = "lm_head"
 
 _WEIGHTS, _EXTRA = "model.safetensors", "twin_extra.safetensors"
+_CONFIG, _DESCRIPTION = "config.json", "twin.json"
 
 
 def write_recipe_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
@@ -62,29 +68,20 @@ def recipe_twin_of(source: SourceModel, checkpoint: Checkpoint, output_dir: Path
 
 def write_checkpoint_twin(source_dir: Path, checkpoint_dir: Path, output_dir: Path) -> None:
     """Writes what the checkpoint means, its config as written; raises InputError subclasses."""
-    source, checkpoint = SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir)
+    checkpoint_twin_of(SourceModel.open(source_dir), Checkpoint.open(checkpoint_dir), output_dir)
+
+
+def checkpoint_twin_of(source: SourceModel, checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Does the same with what was opened before."""
     _Writer(source, checkpoint, CheckpointArm(source, checkpoint)).write("checkpoint", output_dir)
 
 
-def are_equal(one: Path, other: Path) -> bool:
-    """Says whether two twins are the same, number by number; NaN equals nothing, -0 is 0."""
-    descriptions = (
-        [read_json_object(twin / name) for twin in (one, other)]
-        for name in ("config.json", "twin.json")
-    )
-    for first, second in descriptions:
-        if {**first, "arm": None} != {**second, "arm": None}:
-            return False
-    return all(
-        _have_equal_tensors(TensorFile.open(one / name), TensorFile.open(other / name))
-        for name in (_WEIGHTS, _EXTRA)
-    )
+def is_checkpoint_twin(twin: Path, source: SourceModel, checkpoint: Checkpoint) -> bool:
+    """Says whether a twin is what a checkpoint means, number by number, without writing another.
 
-
-def _have_equal_tensors(one: TensorFile, other: TensorFile) -> bool:
-    if one.keys() != other.keys():
-        return False
-    return all(np.array_equal(one[name].read(), other[name].read()) for name in one)
+    NaN equals nothing, and -0 is 0.
+    """
+    return _Writer(source, checkpoint, CheckpointArm(source, checkpoint)).is_in(twin)
 
 
 @dataclass
@@ -99,24 +96,46 @@ class _Writer:
 
     def write(self, kind: str, directory: Path) -> None:
         """Writes the directory's files; `twin.json` comes last and marks it whole."""
-        geometry = Geometry.of(self.source.config)
         directory.mkdir(parents=True, exist_ok=True)
         head = self.arm.head_is_separate()
-        write_tensors(directory / _WEIGHTS, self._tensors(geometry, head=head))
+        write_tensors(directory / _WEIGHTS, self._tensors(head=head))
         write_tensors(
             directory / _EXTRA,
             [PlannedTensor(n, "F32", values.shape, [values]) for n, values in self.extra.items()],
         )
-        _write_json(directory / "config.json", self.arm.config(tied=not head))
-        document = {
+        _write_json(directory / _CONFIG, self.arm.config(tied=not head))
+        _write_json(directory / _DESCRIPTION, self._description(kind))
+
+    def is_in(self, directory: Path) -> bool:
+        """Says whether a directory holds the numbers that would be written, of whichever arm."""
+        head, there = self.arm.head_is_separate(), TensorFile.open(directory / _WEIGHTS)
+        if self.arm.config(tied=not head) != read_json_object(directory / _CONFIG):
+            return False
+        names = set()
+        for tensor in self._tensors(head=head):
+            if tensor.name not in there or not _holds(there[tensor.name], tensor):
+                return False
+            names.add(tensor.name)
+        extra = TensorFile.open(directory / _EXTRA)
+        if names != set(there) or self.extra.keys() != extra.keys():
+            return False
+        if not all(np.array_equal(extra[name].read(), ours) for name, ours in self.extra.items()):
+            return False
+        said = read_json_object(directory / _DESCRIPTION)
+        return {**said, "arm": None} == {**self._description(""), "arm": None}
+
+    def _description(self, kind: str) -> dict[str, Any]:
+        """Returns what happens to activations and cache; after the tensors were gone through."""
+        geometry = Geometry.of(self.source.config)
+        return {
             "schema": SCHEMA,
             "arm": kind,
             "linears": self.linears,
             "kv_cache": kv_cache.twin_document(self.checkpoint, geometry),
         }
-        _write_json(directory / "twin.json", document)
 
-    def _tensors(self, geometry: Geometry, *, head: bool) -> Iterator[PlannedTensor]:
+    def _tensors(self, *, head: bool) -> Iterator[PlannedTensor]:
+        geometry = Geometry.of(self.source.config)
         vocabulary = self.checkpoint.vocabulary(geometry)
         table = embedding_table(geometry, vocabulary, self.checkpoint.config)
         yield from self._linear(table, {EMBEDDING: geometry.vocabulary})
@@ -172,6 +191,19 @@ class _Writer:
             piece = values[offset : offset + part.rows]
             yield PlannedTensor(name, "F32", piece.shape, [piece])
             offset += part.rows
+
+
+def _holds(stored: StoredTensor, planned: PlannedTensor) -> bool:
+    """Says whether a tensor of a file has the numbers of one that would be written."""
+    if stored.shape != planned.shape:
+        return False
+    start = 0
+    for piece in planned.pieces:
+        stop = start + len(piece)
+        if not np.array_equal(stored.rows(start, stop), piece):
+            return False
+        start = stop
+    return True
 
 
 def _write_json(path: Path, document: dict[str, Any]) -> None:

@@ -133,8 +133,11 @@ class CheckpointArm:
         return lambda start, stop: stored.part_rows(part, start, stop)
 
     def vector(self, place: VectorPlace) -> Floats | None:
-        """Returns what is stored."""
-        return self.checkpoint.bias(place, place.parts)
+        """Returns what is stored; a bias of zeros is none where the source has none."""
+        values = self.checkpoint.bias(place, place.parts)
+        if values is None or values.any() or all(name in self.source for name in place.sources):
+            return values
+        return None
 
     def head_is_separate(self) -> bool:
         """Compares the stored head with the stored table; a shared table is never separate."""

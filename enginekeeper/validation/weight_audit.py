@@ -27,6 +27,7 @@ from enginekeeper.validation import (
     weight_vectors,
 )
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.config_rules import ARCHITECTURES
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
@@ -45,11 +46,12 @@ from enginekeeper.validation.numerics.recipes import (
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.numerics.smoothing import Folding
-from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.weight_census import census, scale_findings
+from enginekeeper.validation.source_model import SourceModel, UnusableModelError
+from enginekeeper.validation.weight_census import census, scale_findings, unread
+from enginekeeper.validation.weight_certificate import Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
-from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from enginekeeper.validation.weight_statistics import PartStatistics, measure, reproduced
 from enginekeeper.validation.weight_suspects import Suspect
 
 _NO_HONEST_ERROR = 1e9
@@ -73,7 +75,7 @@ class _Counts:
     largest_error: float = 1.0
     lowest_same_codes: float = 1.0
 
-    def add(self, stats: PartStatistics) -> None:
+    def add(self, stats: PartStatistics | Certificate) -> None:
         self.parts += 1
         if stats.exact:
             self.exact += 1
@@ -82,7 +84,7 @@ class _Counts:
         ratio = stats.error_ratio if math.isfinite(stats.error_ratio) else _NO_HONEST_ERROR
         self.errors[stats.part.module] = [float(f"{stats.gain:.4g}"), float(f"{ratio:.4g}")]
         self.largest_gain = max(self.largest_gain, abs(stats.gain))
-        if stats.blocks.honest.any():
+        if stats.rounds:
             self.largest_error = max(self.largest_error, stats.error_ratio)
         self.lowest_same_codes = min(self.lowest_same_codes, stats.same_codes)
 
@@ -126,6 +128,7 @@ class WeightAudit:
     def run(self) -> AuditReport:
         """Reads every tensor once and returns what is wrong."""
         findings = list(census(self.checkpoint, self.geometry, self.source))
+        findings.extend(unread(self.geometry, self.source))
         for place in self.places():
             findings.extend(self.linear(place))
         findings = copied_layers(findings)
@@ -221,8 +224,10 @@ class WeightAudit:
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
-        measured = self._measured(place, recipe, stored, None)
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
+        if folding is None and self._certified(place, recipe, stored):
+            return
+        measured = self._measured(place, recipe, stored, None)
         if folding is not None and place.norm is not None:
             divided = None
             if np.isfinite(folding.ratio).all() and folding.ratio.all():
@@ -235,6 +240,21 @@ class WeightAudit:
                 self.counts.blamed_norms.append(place.norm[0])
                 yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding.ratio)
         yield from self._findings(measured)
+
+    def _certified(self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear) -> bool:
+        """Counts the parts of an AWQ linear if all of them are seen to be honest the short way."""
+        if stored.prequant is None or recipe.format is not WeightFormat.INT4_GROUP:
+            return False
+        reproduction = reproduce(self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
+        certificates = []
+        for index, part in enumerate(place.parts):
+            certificate = certify(stored, reproduction, index, place.columns, part)
+            if certificate is None:
+                return False
+            certificates.append(certificate)
+        for certificate in certificates:
+            self.counts.add(certificate)
+        return True
 
     def _measured(
         self,
@@ -252,11 +272,11 @@ class WeightAudit:
             dtype=self.checkpoint.dtype,
             folded=folding,
         )
-        measured = _compared(place, stored, again(sampled=True))
-        searched = recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL
-        if searched and not all(one.exact for one in measured.parts):
-            return _compared(place, stored, again())
-        return measured
+        if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL:
+            measured = _reproduced(place, stored, again(sampled=True))
+            if measured is not None:
+                return measured
+        return _compared(place, stored, again())
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
@@ -311,13 +331,48 @@ def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reprodu
     return _Measured(place, stored, reproduction, parts)
 
 
+def _reproduced(
+    place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction
+) -> _Measured | None:
+    """Returns a linear all of whose parts are seen to be exact, else None."""
+    parts = []
+    for index, part in enumerate(place.parts):
+        stats = reproduced(stored, reproduction, index, place.columns, part)
+        if stats is None:
+            return None
+        parts.append(stats)
+    return _Measured(place, stored, reproduction, tuple(parts))
+
+
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
     """Compares every tensor of a checkpoint with the source and says what is wrong with which.
 
-    Raises UnusableModelError for a source whose tensors do not fit its own config.
+    Raises UnusableModelError for a source whose tensors do not fit its own config, or are those of
+    a decoder that is not known here.
     """
     source.require_sizes()
+    _require_known_tensors(source)
     return WeightAudit(source, checkpoint, Geometry.of(source.config)).run()
+
+
+def _require_known_tensors(source: SourceModel) -> None:
+    """Refuses another decoder by its name, not by the first of its tensors that is missing.
+
+    Where all are there, the config audit says that the architecture is not known.
+    """
+    geometry, name = Geometry.of(source.config), source.config.architecture
+    places = [place for layer in range(geometry.layers) for place in layer_linears(layer, geometry)]
+    names = {f"{part.module}.weight" for place in places for part in place.parts}
+    names.update(f"{place.norm[1]}.weight" for place in places if place.norm is not None)
+    missing = sorted(one for one in names if one not in source)
+    if missing and name not in ARCHITECTURES:
+        raise UnusableModelError(
+            "the audits do not know this architecture's tensors",
+            where=f"{source.directory / 'config.json'}: architectures",
+            actual=f"{name}, without {missing[0]}",
+            expected=", ".join(ARCHITECTURES),
+            remedy="serve this model with vLLM meanwhile",
+        )
 
 
 def _not_finite(place: LinearPlace, part: Part, stats: PartStatistics) -> Finding:

@@ -10,11 +10,20 @@ from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import SUFFIXES
-from enginekeeper.validation.numerics.mapping import Geometry, biases, layer_linears, norms
+from enginekeeper.validation.numerics.mapping import (
+    EMBEDDING,
+    Geometry,
+    biases,
+    layer_linears,
+    norms,
+)
 from enginekeeper.validation.numerics.recipes import LinearRecipe
 from enginekeeper.validation.source_model import SourceModel
 
 KV_SUFFIXES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
+
+_DERIVED = ("rotary_emb.inv_freq",)
+"""What older files hold and the config gives anyway."""
 
 _LISTED = 5
 """Names spelled out in a finding before "and n more"."""
@@ -51,6 +60,33 @@ def census(checkpoint: Checkpoint, geometry: Geometry, source: SourceModel) -> I
             + ", ".join(extra[:_LISTED])
             + more,
             actual=len(extra),
+            expected=0,
+            taxonomy="T26",
+        )
+
+
+def unread(geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
+    """Yields doubt for tensors of the source that no audit reads: there may be more to the model.
+
+    Such a model is not the decoder that its config names, or not that alone.
+    """
+    known = {f"{EMBEDDING}.weight", "lm_head.weight"}
+    for vector in (*norms(geometry), *biases(geometry)):
+        known.update(vector.sources)
+    for layer in range(geometry.layers):
+        for place in layer_linears(layer, geometry):
+            known.update(f"{part.module}.weight" for part in place.parts)
+    names = sorted(n for n in source.tensors.keys() - known if not n.endswith(_DERIVED))
+    if names:
+        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+        yield Finding(
+            check="weights.census",
+            result="inconclusive",
+            where=names[0],
+            message="the source holds tensors that this audit does not know: "
+            + ", ".join(names[:_LISTED])
+            + more,
+            actual=len(names),
             expected=0,
             taxonomy="T26",
         )

@@ -87,7 +87,7 @@ _HALF_ROUNDING = 2.0**-8
 _COLUMN_GAIN = 0.01
 """Twice and a half what bfloat16 rounding of the pre-quant vector changes a column by."""
 
-_SAME_SCALE = 1e-5
+SAME_SCALE = 1e-5
 """Relative; float32 arithmetic done in another order."""
 
 _E4M3_UNIT = 2.0**-3
@@ -100,7 +100,7 @@ _SMALLEST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
 """Of a scale to the honest one, whatever the rounding: clipping halves a scale at most, powers of
 two and sharing with other linears enlarge it a few times."""
 
-_HONEST_FLOOR = 0.25
+HONEST_FLOOR = 0.25
 """Of the part's mean honest squared error: blocks that happen to round well are not held to it."""
 
 
@@ -139,7 +139,7 @@ def judge(stats: PartStatistics) -> Judgement:
     deviation = np.abs(ratio - 1)
     half = _rounded_to_half(stats, deviation)
     if stats.same_codes == 1.0:
-        return Judgement(TIGHT, scales=None if half else _any(~(deviation <= _SAME_SCALE)))
+        return Judgement(TIGHT, scales=None if half else _any(~(deviation <= SAME_SCALE)))
     if half:
         stats = _with_rounded_scales(stats, deviation)
     limits = TIGHT if _as_the_recipe_rounds(stats, ratio) else WIDE
@@ -251,7 +251,7 @@ def _chosen(stats: PartStatistics) -> Mask:
     As where NVFP4's two scales share their product otherwise.
     """
     deviation = np.abs(scale_ratio(stats) - 1)
-    other: Mask = (deviation > _SAME_SCALE) & (deviation <= _E4M3_UNIT)
+    other: Mask = (deviation > SAME_SCALE) & (deviation <= _E4M3_UNIT)
     return other & ~stats.followed().missed
 
 
@@ -334,7 +334,7 @@ def _worse(cells: Comparison, limit: float) -> Mask:
     touched = cells.energy > 0
     if not touched.any():
         return touched
-    floor = _HONEST_FLOOR * cells.honest[touched].mean()
+    floor = HONEST_FLOOR * cells.honest[touched].mean()
     # Written so that NaN counts as worse.
     worse: Mask = touched & ~(cells.error <= limit**2 * np.maximum(cells.honest, floor))
     return worse

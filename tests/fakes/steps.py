@@ -40,8 +40,12 @@ class FakeSteps:
             _sensitivities(output, run.job)
         elif run.step == "probe_engine":
             _probes(output, run.job)
-        elif run.step == "probe_layers":
+        elif run.step in ("probe_layers", "probe_linears"):
             _layers(output, run.job)
+        elif run.step == "probe_endings":
+            one = {"lengths": [3, 5], "ended_by": [2, 2]}
+            both = {"engine": one, "twin": one}
+            output.write_text(json.dumps({"schema": "1", "most": 8, "stops": [2], **both}))
         elif run.step == "probe_tokenizer":
             probes = {"tokenizer": {"asked": 2, "wrong": []}, "template": {"absent": "none"}}
             probes["stop_tokens"] = {"asked": 1, "wrong": []}
@@ -92,6 +96,7 @@ def _probes(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
 def _layers(output: Path, job: Any) -> None:  # noqa: ANN401 - any JSON value
     nothing = np.zeros((1, len(job["prompts"])))
     arrays = {"apart": nothing, "floor": nothing, "size": nothing + 1.0, "broken": nothing}
+    arrays |= {"row": np.zeros(1), "row_apart": np.zeros(1)}
     metadata = {
         "schema": "1", "parts": '["layers.0"]', "prompts": json.dumps(job["prompts"]),
         "tokens": json.dumps([3] * len(job["prompts"])),

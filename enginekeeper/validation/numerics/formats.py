@@ -82,7 +82,7 @@ def round_to(values: Floats, dtype: str) -> Floats:
     """Rounds to a model's dtype (`float32`, `float16`, `bfloat16`) and widens again."""
     if dtype == "float32" or (dtype == "bfloat16" and _is_bfloat16(values)):
         return values
-    return widen(narrow(values, dtype))
+    return _round_bfloat16(values) if dtype == "bfloat16" else widen(narrow(values, dtype))
 
 
 def _is_bfloat16(values: Floats) -> bool:
@@ -92,6 +92,25 @@ def _is_bfloat16(values: Floats) -> bool:
     bits = values.reshape(-1).view(np.uint32)
     few = bits[:_LOOKED_AT] & _BELOW_BFLOAT16  # of other numbers nearly all have such bits
     return not few.any() and not np.bitwise_or.reduce(bits) & _BELOW_BFLOAT16
+
+
+def _round_bfloat16(values: Floats) -> Floats:
+    """Rounds to bfloat16 and widens again, at two thirds of the time of the conversions."""
+    flat = np.ravel(values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = np.isfinite(np.dot(flat, flat))
+    return round_numbers(values.copy()) if numbers else widen(narrow(values, "bfloat16"))
+
+
+def round_numbers(values: Floats) -> Floats:
+    """Rounds to bfloat16 in place, ties to even; none may be NaN, whose bits end anywhere."""
+    bits_of = values.view(np.uint32)
+    up = bits_of >> np.uint32(16)
+    up &= np.uint32(1)
+    up += _BELOW_BFLOAT16 >> np.uint32(1)
+    bits_of += up
+    bits_of &= ~_BELOW_BFLOAT16
+    return values
 
 
 def narrow(values: Floats, dtype: str) -> npt.NDArray[Any]:

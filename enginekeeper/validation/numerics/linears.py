@@ -87,10 +87,7 @@ class StoredLinear:
         """Returns what rows hold, before scales."""
         match self.format:
             case WeightFormat.INT4_GROUP:
-                # Hugging Face's format has the same two numbers in a byte without a sign
-                packed = self.weight.rows(start // 2, (stop + 1) // 2).view(np.int8)
-                integers = formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
-                return integers.astype(np.float32)
+                return self._unpacked(start, stop).astype(np.float32)
             case WeightFormat.NVFP4:
                 halves = self.weight.rows(start, stop)
                 return formats.decode_e2m1(formats.unpack_e2m1_columns(halves))
@@ -98,8 +95,15 @@ class StoredLinear:
                 return widen(self.weight.rows(start, stop))
 
     def as_stored(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Returns rows in the format of the file; packed ones are not asked for."""
+        """Returns rows in the format of the file; INT4, which packs rows, one integer to a byte."""
+        if self.format is WeightFormat.INT4_GROUP:
+            return self._unpacked(start, stop)
         return self.weight.rows(start, stop)
+
+    def _unpacked(self, start: int, stop: int) -> npt.NDArray[np.int8]:
+        # Hugging Face's format has the same two numbers in a byte without a sign
+        packed = self.weight.rows(start // 2, (stop + 1) // 2).view(np.int8)
+        return formats.unpack_int4_rows(packed)[start % 2 :][: stop - start]
 
     def scale_rows(self, start: int, stop: int) -> Floats:
         """Returns the scales of rows `start:stop`, one row each."""

@@ -18,9 +18,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
+import numpy.typing as npt
 
 from enginekeeper.errors import InputError
 from enginekeeper.validation.numerics import formats
@@ -140,9 +141,17 @@ class Quantized:
 def scaled(codes: Floats, scales: Floats) -> Floats:
     """Multiplies codes by the scales of their rows and groups."""
     if scales.shape[1] == 1:
-        return codes * scales
+        return codes if (scales == 1).all() else codes * scales
     grouped = codes.reshape(len(codes), scales.shape[1], -1) * scales[:, :, None]
     return grouped.reshape(codes.shape)
+
+
+def unscaled(weight: Floats, scales: Floats) -> Floats:
+    """Divides weights by the scales of their rows and groups."""
+    if scales.shape[1] == 1:
+        return weight / scales
+    grouped = weight.reshape(len(weight), scales.shape[1], -1) / scales[:, :, None]
+    return grouped.reshape(weight.shape)
 
 
 def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Quantized:
@@ -150,47 +159,52 @@ def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Q
 
     `shared_amax` is the largest magnitude in the fused group; only per-tensor scales look at it.
     """
+    scales = scales_of(recipe, weight, shared_amax)
     match recipe.format:
         case WeightFormat.PLAIN:
-            return Quantized(weight, np.ones((len(weight), 1), np.float32))
-        case WeightFormat.FP8_TENSOR:
-            one = np.float32(shared_amax or 1.0) / np.float32(formats.E4M3_MAX)
-            scale = np.full((len(weight), 1), one, np.float32)
-            return Quantized(formats.round_e4m3(weight / one), scale)
-        case WeightFormat.FP8_CHANNEL:
-            scale = _amax(weight, weight.shape[1]) / np.float32(formats.E4M3_MAX)
-            return Quantized(formats.round_e4m3(weight / scale), scale)
-        case WeightFormat.INT8_CHANNEL:
-            return _integer_rows(weight, weight.shape[1], bits=8)
-        case WeightFormat.INT4_GROUP:
-            return _integer_rows(weight, recipe.group_size or weight.shape[1], bits=4)
+            return Quantized(weight, scales)
+        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
+            return Quantized(formats.round_e4m3(unscaled(weight, scales)), scales)
+        case WeightFormat.INT8_CHANNEL | WeightFormat.INT4_GROUP:
+            # No clamping: |w| <= amax, so that nothing rounds beyond the limit.
+            codes = unscaled(weight, scales)
+            return Quantized(np.rint(codes, out=codes), scales)
         case WeightFormat.NVFP4:
-            return _nvfp4_rows(weight, shared_amax)
+            return Quantized(formats.round_e2m1(unscaled(weight, scales)), scales)
         case _:
             assert_never(recipe.format)
 
 
-def _integer_rows(weight: Floats, group: int, *, bits: int) -> Quantized:
-    limit = formats.INT8_MAX if bits == 8 else formats.INT4_MAX  # noqa: PLR2004 - bits per byte
-    scale = _amax(weight, group) / np.float32(limit)
-    grouped = weight.reshape(len(weight), -1, group)
-    codes = grouped / scale[:, :, None]
-    # No clamping: |w| <= amax, so that nothing rounds beyond the limit.
-    np.rint(codes, out=codes)
-    return Quantized(codes.reshape(weight.shape), scale)
+def scales_of(recipe: LinearRecipe, weight: npt.NDArray[Any], shared_amax: float) -> Floats:
+    """Returns the scales that a recipe gives rows of a weight, in float32 or as bfloat16."""
+    columns = weight.shape[1]
+    match recipe.format:
+        case WeightFormat.PLAIN:
+            return np.ones((len(weight), 1), np.float32)
+        case WeightFormat.FP8_TENSOR:
+            one = np.float32(shared_amax or 1.0) / np.float32(formats.E4M3_MAX)
+            return np.full((len(weight), 1), one, np.float32)
+        case WeightFormat.FP8_CHANNEL:
+            return _amax(weight, columns) / np.float32(formats.E4M3_MAX)
+        case WeightFormat.INT8_CHANNEL:
+            return _amax(weight, columns) / np.float32(formats.INT8_MAX)
+        case WeightFormat.INT4_GROUP:
+            return _amax(weight, recipe.group_size or columns) / np.float32(formats.INT4_MAX)
+        case WeightFormat.NVFP4:
+            return _nvfp4_scales(weight, shared_amax)
+        case _:
+            assert_never(recipe.format)
 
 
-def _nvfp4_rows(weight: Floats, shared_amax: float) -> Quantized:
+def _nvfp4_scales(weight: npt.NDArray[Any], shared_amax: float) -> Floats:
     outer = np.float32(shared_amax or 1.0) / np.float32(formats.E2M1_MAX * formats.E4M3_MAX)
     inner = _amax(weight, NVFP4_BLOCK, zero=0.0) / (np.float32(formats.E2M1_MAX) * outer)
     inner[inner == 0] = 1.0
     np.clip(inner, _SMALLEST_BLOCK_SCALE, formats.E4M3_MAX, out=inner)
-    scale = formats.round_e4m3(inner) * outer
-    grouped = weight.reshape(len(weight), -1, NVFP4_BLOCK) / scale[:, :, None]
-    return Quantized(formats.round_e2m1(grouped).reshape(weight.shape), scale)
+    return formats.round_e4m3(inner) * outer
 
 
-def _amax(weight: Floats, group: int, zero: float = 1.0) -> Floats:
+def _amax(weight: npt.NDArray[Any], group: int, zero: float = 1.0) -> Floats:
     """Largest magnitude per row and group of columns; where all are zero, `zero`."""
     if weight.shape[1] % group:
         raise UnknownRecipeError(
@@ -199,13 +213,17 @@ def _amax(weight: Floats, group: int, zero: float = 1.0) -> Floats:
             actual=group,
             expected=f"a divisor of {weight.shape[1]}",
         )
-    magnitude = np.abs(weight).reshape(-1, group)
-    # numpy takes as long to begin a group as for some tens of its numbers, most so along an axis.
-    amax: Floats
-    if group <= _FEW_COLUMNS:
-        amax = np.ascontiguousarray(magnitude.T).max(axis=0)
+    # Without their sign, the bits are in the order of the numbers, infinity and NaN last.
+    bits = formats.bits(weight)
+    magnitude = bits & bits.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    if group == weight.shape[1]:
+        largest = magnitude.max(axis=1)
+    elif group <= _FEW_COLUMNS:
+        # numpy takes as long to begin a group as for some tens of its numbers.
+        largest = np.ascontiguousarray(magnitude.reshape(-1, group).T).max(axis=0)
     else:
         starts = np.arange(0, magnitude.size, group)
-        amax = np.maximum.reduceat(magnitude.reshape(-1), starts)
+        largest = np.maximum.reduceat(magnitude.reshape(-1), starts)
+    amax = formats.widen(largest.view(weight.dtype))
     amax[amax == 0] = zero
     return amax.reshape(len(weight), weight.shape[1] // group)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,17 +29,21 @@ from enginekeeper.validation.numerics.recipes import (
     Quantized,
     WeightFormat,
     quantize_rows,
+    scales_of,
 )
+from enginekeeper.validation.numerics.same_numbers import hold
 from enginekeeper.validation.numerics.smoothing import (
+    ColumnsOfRows,
     Folding,
     SmoothedRows,
     can_recover,
     recover_divisor,
     recover_folded,
+    recover_reciprocal,
     smooth_by,
 )
 
-_CHUNK_ELEMENTS = 1 << 16
+_CHUNK_ELEMENTS = 1 << 18
 """Numbers held per array at a time: 256 KiB as float32, so that what is done to them one after the
 other finds them in the processor's cache."""
 
@@ -51,6 +54,12 @@ _SAMPLED_ROWS = 256
 _SAMPLE_RUN = 16
 """Consecutive rows per sample; even, because INT4 packs rows in pairs."""
 
+_LONG_RUN = 64
+"""The same where reading a piece costs more than looking at its rows."""
+
+
+_FEW_OF = 4
+"""Columns of which one is asked for at most, mostly, when all rows are."""
 
 _NEGATIVE = 1 << 15
 """The bits of -0 in bfloat16."""
@@ -67,8 +76,10 @@ class WeightRows(Protocol):
         """Returns rows of a tensor as float32."""
         ...
 
-    def stored_rows(self, name: str, start: int, stop: int) -> npt.NDArray[Any]:
-        """Returns rows of a tensor in the format that it has."""
+    def stored_rows(
+        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
+    ) -> npt.NDArray[Any]:
+        """Returns rows of a tensor, or some columns of them, in the format that it has."""
         ...
 
     def largest(self, name: str) -> float:
@@ -84,6 +95,11 @@ class StoredParts(Protocol):
         """The pre-quant vector over all columns."""
         ...
 
+    @property
+    def scales_agree(self) -> bool:
+        """Whether `part_scales` are those of all columns: ranks side by side may differ."""
+        ...
+
     def part_rows(self, part: Part, start: int, stop: int) -> Floats:
         """Returns rows of one part, pre-quant not applied."""
         ...
@@ -93,7 +109,7 @@ class StoredParts(Protocol):
         ...
 
     def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[Any]:
-        """Returns the numbers of one part's rows in the format that they have."""
+        """Returns the numbers of one part's rows as files hold them; of INT4 one to a byte."""
         ...
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
@@ -126,24 +142,37 @@ class Reproduction:
         return quantize_rows(self.recipe, weight, self.shared_amax)
 
     def has_bits(self, part: Part, index: int, start: int, stop: int, stored: StoredParts) -> bool:
-        """Says whether rows hold an honest export's very bits, if those follow from the source's.
+        """Says whether rows hold an honest export's very bits, if that is seen without making one.
 
-        They do where nothing is done to a weight, and where one scale is for all of a tensor: then
-        each of 65,536 bfloat16 numbers has one byte, and nothing need be widened.
+        Yes means that all codes and scales equal those of `quantize`; no may mean either.
         """
-        changed = self.divisors[index] is not None or self.folded is not None
-        tables = self.recipe.format is WeightFormat.FP8_TENSOR and self.dtype == "bfloat16"
-        if changed or not (tables or self.recipe.format is WeightFormat.PLAIN):
-            return False
-        source = self.source.stored_rows(f"{part.module}.weight", start, stop)
-        if source.dtype != model_dtype(self.dtype):
+        if self.leaves_roundings_open(index) or not stored.scales_agree:
             return False
         there = stored.part_as_stored(part, start, stop)
-        if not tables:
+        scales = stored.part_scales(part, start, stop)
+        if self.divisors[index] is not None or self.folded is not None:
+            return self._holds(self.weight(part, index, start, stop), there, scales)
+        source = self.source.stored_rows(f"{part.module}.weight", start, stop)
+        if source.dtype != model_dtype(self.dtype) or len(source) < stop - start:
+            return self._holds(self.weight(part, index, start, stop), there, scales)
+        if self.recipe.format is WeightFormat.PLAIN:
             return source.dtype == there.dtype and np.array_equal(bits(source), bits(there))
+        if self.recipe.format is WeightFormat.FP8_TENSOR:
+            return self._has_bytes(source, there, scales)
+        return self._holds(source, there, scales)
+
+    def _holds(self, weight: npt.NDArray[Any], there: npt.NDArray[Any], scales: Floats) -> bool:
+        own = scales_of(self.recipe, weight, self.shared_amax)
+        return np.array_equal(own, scales) and hold(self.recipe.format, widen(weight), own, there)
+
+    def _has_bytes(self, source: npt.NDArray[Any], there: npt.NDArray[Any], scales: Floats) -> bool:
+        """Looks each number's byte up: one scale is for all of a tensor, and bfloat16 is short."""
+        if self.dtype != "bfloat16":
+            return False
         table, scale = self._table
-        same = np.array_equal(table.take(bits(source)), bits(there))
-        return same and bool((stored.part_scales(part, start, stop) == scale).all())
+        return np.array_equal(table.take(bits(source)), bits(there)) and bool(
+            (scales == scale).all()
+        )
 
     @cached_property
     def _table(self) -> tuple[npt.NDArray[np.uint8], np.float32]:
@@ -175,8 +204,8 @@ def reproduce(
 ) -> Reproduction:
     """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors.
 
-    `sampled` has SmoothQuant's divisors chosen from a sample alone: where that reproduces every
-    stored integer, all rows would have chosen the same.
+    `sampled` has SmoothQuant's divisors chosen from few rows where these leave one candidate: where
+    that reproduces every stored integer, more rows would have chosen no other.
 
     A vector that a norm took over is recovered where that is possible, else taken as it is.
     """
@@ -231,14 +260,14 @@ def _divisors(
     rows = partial(_pieces, plain, place, stored)
     indices = range(len(place.parts))
     if plain.recipe.format is WeightFormat.INT8_CHANNEL:
-        some = (piece for index in indices for piece in rows(index, sampled=True))
-        rest = (piece for index in indices for piece in rows(index, sampled=False))
-        everything = () if sampled else rest
-        divisor = recover_divisor(prequant, some, exact=True, everything=everything)
+        rest = (piece for index in indices for piece in _unread(plain, place, stored, index))
+        if sampled:
+            divisor = recover_reciprocal(prequant, rest)
+        else:
+            some = (piece for index in indices for piece in rows(index, run=_SAMPLE_RUN))
+            divisor = recover_divisor(prequant, some, exact=True, everything=rest)
         return (divisor,) * len(place.parts)
-    return tuple(
-        recover_divisor(prequant, rows(index, sampled=True), exact=False) for index in indices
-    )
+    return tuple(recover_divisor(prequant, rows(index), exact=False) for index in indices)
 
 
 def _pieces(
@@ -247,34 +276,58 @@ def _pieces(
     stored: StoredParts,
     index: int,
     *,
-    sampled: bool = True,
+    run: int = _LONG_RUN,
 ) -> Iterator[SmoothedRows]:
-    """Yields rows of one part: all of them, or enough to choose AWQ's divisors."""
+    """Yields enough rows of one part to choose AWQ's divisors, in runs spread over all of it."""
     part = place.parts[index]
-    ranges = _sample(part.rows, place.columns, sampled=sampled)
-    together = max(_CHUNK_ELEMENTS // (_SAMPLE_RUN * place.columns), 1) if sampled else 1
-    for some in _batched(ranges, together):
-        weights = [plain.weight(part, index, *one) for one in some]
-        pieces = [stored.part_quantized(part, *one) for one in some]
-        codes = np.concatenate([piece.codes for piece in pieces])
-        scales = np.concatenate([piece.scales for piece in pieces])
-        yield SmoothedRows(np.concatenate(weights), Quantized(codes, scales))
+    step = max(part.rows * run // _SAMPLED_ROWS, run) // 2 * 2
+    for start in range(0, part.rows, step):
+        stop = min(start + run, part.rows)
+        yield _smoothed(plain, part, index, (start, stop), stored)
 
 
-def _batched(ranges: Iterator[tuple[int, int]], size: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Yields up to `size` ranges at a time."""
-    while some := tuple(islice(ranges, size)):
-        yield some
+def _smoothed(
+    plain: Reproduction, part: Part, index: int, rows: tuple[int, int], stored: StoredParts
+) -> SmoothedRows:
+    weight = plain.weight(part, index, *rows)
+    if stored.scales_agree:
+        codes, scales = stored.part_as_stored(part, *rows), stored.part_scales(part, *rows)
+        return SmoothedRows(weight, codes, scales)
+    made = stored.part_quantized(part, *rows)
+    return SmoothedRows(weight, made.codes, made.scales)
 
 
-def _sample(rows: int, columns: int, *, sampled: bool) -> Iterator[tuple[int, int]]:
-    """Yields all rows in chunks, or short runs of rows spread over all of them."""
-    if not sampled:
-        yield from row_chunks(rows, columns)
-        return
-    step = max(rows * _SAMPLE_RUN // _SAMPLED_ROWS, _SAMPLE_RUN) // 2 * 2
-    for start in range(0, rows, step):
-        yield start, min(start + _SAMPLE_RUN, rows)
+@dataclass(frozen=True)
+class _UnreadRows:
+    """Rows of INT8 as they lie in the files: nothing is made of columns that nobody asks for."""
+
+    plain: Reproduction
+    part: Part
+    start: int
+    stop: int
+    stored: StoredParts
+
+    def at(self, columns: npt.NDArray[np.intp]) -> tuple[Floats, npt.NDArray[Any], Floats]:
+        """Returns source weights, stored codes and the scale of each row."""
+        rows = (self.part, self.start, self.stop)
+        there = self.stored.part_as_stored(*rows)[:, columns]
+        source = self.plain.source.stored_rows(f"{self.part.module}.weight", *rows[1:], columns)
+        weight = round_to(widen(source), self.plain.dtype)
+        return weight, there, self.stored.part_scales(*rows)
+
+
+def _unread(
+    plain: Reproduction, place: LinearPlace, stored: StoredParts, index: int
+) -> Iterator[ColumnsOfRows]:
+    """Yields all rows of one part of INT8, first a few: most columns need no more."""
+    part = place.parts[index]
+    few = min(_LONG_RUN, part.rows)
+    chunks = row_chunks(part.rows - few, place.columns // _FEW_OF)
+    for start, stop in ((0, few), *((few + start, few + stop) for start, stop in chunks)):
+        if stored.scales_agree and plain.folded is None:
+            yield _UnreadRows(plain, part, start, stop, stored)
+        else:
+            yield _smoothed(plain, part, index, (start, stop), stored)
 
 
 def _amax(source: WeightRows, module: str, dtype: str) -> float:

@@ -19,18 +19,45 @@ The vector cannot leave its rounding interval, so that no error above half a uni
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from ml_dtypes import bfloat16
 
-from enginekeeper.validation.numerics.formats import Floats, round_to
-from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
+from enginekeeper.validation.numerics.formats import Floats, round_numbers, round_to, widen
+from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 
 _INTERVAL_POINTS = 9
 """Points tried per column where the divisor is a free float32."""
+
+
+_HALF_UNIT = 2.0**-8
+"""Largest relative change when a number is rounded to bfloat16."""
+
+_FLOAT32 = 1e-6
+"""Relative; far more than the few operations below can be off by in float32."""
+
+_SMALLEST_SCALE = np.float32(2.0**-100)
+"""Below it a smoothed weight may have no more all bits of a bfloat16 number."""
+
+_COUNTED_AT_ONCE = 1 << 15
+"""Integers; some candidates are tried on each."""
+
+_Columns = npt.NDArray[np.intp]
+
+
+class ColumnsOfRows(Protocol):
+    """Some rows of a linear, before and after, of which columns are taken."""
+
+    def at(self, columns: _Columns) -> tuple[Floats, npt.NDArray[Any], Floats]:
+        """Returns source weights, stored codes of any type, and their scales.
+
+        As many columns as there are to one scale of a row follow each other.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,8 +66,18 @@ class SmoothedRows:
 
     weight: Floats
     """The source in the checkpoint's dtype."""
-    stored: Quantized
+    codes: npt.NDArray[Any]
     """Before the pre-quant vector."""
+    scales: Floats
+
+    def at(self, columns: _Columns) -> tuple[Floats, npt.NDArray[Any], Floats]:
+        """Returns source weights, stored codes of any type, and their scales."""
+        width, scales = self.weight.shape[1], self.scales
+        if len(columns) == width:
+            return self.weight, self.codes, scales
+        if scales.shape[1] > 1:
+            scales = scales[:, columns // (width // scales.shape[1])]
+        return self.weight[:, columns], self.codes[:, columns], scales
 
 
 @dataclass(frozen=True)
@@ -64,55 +101,85 @@ class Folding:
 
 def recover_divisor(
     prequant: Floats,
-    rows: Iterable[SmoothedRows],
+    rows: Iterable[ColumnsOfRows],
     *,
     exact: bool,
-    everything: Iterable[SmoothedRows] = (),
+    everything: Iterable[ColumnsOfRows] = (),
 ) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
     `exact` says that the divisor is the reciprocal of a bfloat16 number. `everything` is asked of
     columns where `rows` do not leave one candidate alone that reproduces all of them.
     """
-    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
-    candidates = list(_reciprocals(prequant) if exact else _points(prequant, unit))
-    # A candidate that would not be exported as this prequant was not the one used.
-    valid = np.array([round_to(one, "bfloat16") == prequant for one in candidates])
-    return _best(prequant, candidates, valid, (rows, everything))
-
-
-def recover_folded(folding: Folding, rows: Iterable[SmoothedRows]) -> Floats:
-    """Returns, per column, the divisor that fits best of those that round to the stored norm."""
-    candidates = list(_points(folding.ratio, folding.unit))
-    valid = np.ones((len(candidates), len(folding.ratio)), dtype=np.bool_)
-    return _best(folding.ratio, candidates, valid, (rows,))
-
-
-def _best(
-    middle: Floats,
-    candidates: list[Floats],
-    valid: npt.NDArray[np.bool_],
-    passes: Iterable[Iterable[SmoothedRows]],
-) -> Floats:
-    """Returns, per column, the valid candidate that reproduces the most of the stored integers.
-
-    Each pass is for the columns that those before have not settled.
-    """
-    best = middle.copy()
-    for candidate, ok in zip(reversed(candidates), valid[::-1], strict=True):
-        best[ok] = candidate[ok]
-    columns = np.flatnonzero(valid.sum(axis=0) > 1)
-    for rows in passes:
-        if not len(columns):
-            break
-        score = _Score.of(np.array(candidates)[:, columns], valid[:, columns], columns)
-        for piece in rows:
-            score.add(piece)
-        if not score.read:
-            continue
-        best[columns] = score.best()
-        columns = columns[~score.settled()]
+    candidates, valid = _candidates(prequant, exact=exact)
+    best, columns = _undecided(prequant, candidates, valid)
+    for some in (rows, everything):
+        columns = columns[~_vote(best, candidates, valid, columns, some)]
     return best
+
+
+def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Floats:
+    """Returns what `recover_divisor` does of the reciprocals, if they reproduce all integers.
+
+    A column is not looked at any more when one candidate alone reproduces what was read of it: if
+    any reproduces all, it is that one.
+    """
+    candidates, valid = _candidates(prequant, exact=True)
+    best, columns = _undecided(prequant, candidates, valid)
+    score = _Score.of(candidates[:, columns], valid[:, columns], columns)
+    for piece in rows:
+        if not len(score.columns):
+            break
+        score.add(piece)
+        best[score.columns] = score.best()
+        score = score.left()
+    return best
+
+
+def _candidates(prequant: Floats, *, exact: bool) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Returns candidates for each column, and which would be exported as this prequant."""
+    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
+    candidates = _reciprocals(prequant) if exact else _points(prequant, unit)
+    return candidates, round_to(candidates, "bfloat16") == prequant
+
+
+def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows]) -> Floats:
+    """Returns, per column, the divisor that fits best of those that round to the stored norm."""
+    candidates = _points(folding.ratio, folding.unit)
+    valid = np.ones(candidates.shape, dtype=np.bool_)
+    best, columns = _undecided(folding.ratio, candidates, valid)
+    _vote(best, candidates, valid, columns, rows)
+    return best
+
+
+def _undecided(
+    middle: Floats, candidates: Floats, valid: npt.NDArray[np.bool_]
+) -> tuple[Floats, _Columns]:
+    """Returns the first valid candidate of each column, and the columns that have more of them."""
+    first = candidates[valid.argmax(axis=0), np.arange(len(middle))]
+    best = np.where(valid.any(axis=0), first, middle)
+    return best, np.flatnonzero(valid.sum(axis=0) > 1)
+
+
+def _vote(
+    best: Floats,
+    candidates: Floats,
+    valid: npt.NDArray[np.bool_],
+    columns: _Columns,
+    rows: Iterable[ColumnsOfRows],
+) -> npt.NDArray[np.bool_]:
+    """Puts into `best` the valid candidates that reproduce the most of the stored integers.
+
+    Returns which of the columns are settled: one candidate alone reproduces all.
+    """
+    score: _Score | None = None
+    for piece in rows if len(columns) else ():
+        score = score or _Score.of(candidates[:, columns], valid[:, columns], columns)
+        score.add(piece)
+    if score is None:
+        return np.zeros(len(columns), np.bool_)
+    best[columns] = score.best()
+    return score.settled()
 
 
 @dataclass
@@ -129,13 +196,19 @@ class _Score:
     ends: tuple[Floats, Floats]
     same: npt.NDArray[np.int64]
     asked: npt.NDArray[np.int64]
-    read: bool = False
+    pending: list[tuple[Floats, Floats, Floats, _Columns]] = field(default_factory=list)
+    """Weights, codes, scales and columns that are not counted yet: many at a time cost less."""
 
     @classmethod
     def of(
         cls, candidates: Floats, valid: npt.NDArray[np.bool_], columns: npt.NDArray[np.intp]
     ) -> _Score:
         """Starts a count; every column has a valid candidate."""
+        if not valid.all():
+            most = int(valid.sum(axis=0).max(initial=1))
+            order = np.argsort(~valid, axis=0, kind="stable")[:most]  # those that are valid first
+            candidates = np.take_along_axis(candidates, order, axis=0)
+            valid = np.take_along_axis(valid, order, axis=0)
         ends = (
             np.where(valid, candidates, np.inf).min(axis=0).astype(np.float32),
             np.where(valid, candidates, -np.inf).max(axis=0).astype(np.float32),
@@ -143,35 +216,84 @@ class _Score:
         same = np.zeros(candidates.shape, np.int64)
         return cls(candidates, valid, columns, ends, same, np.zeros(len(columns), np.int64))
 
-    def add(self, rows: SmoothedRows) -> None:
-        """Counts the integers of some rows."""
-        self.read = True
-        width = rows.weight.shape[1]
-        scales = rows.stored.scales
-        if scales.shape[1] > 1:
-            scales = np.repeat(scales, width // scales.shape[1], axis=1)
-        weight, codes = rows.weight, rows.stored.codes
-        if len(self.columns) < width:
-            weight, codes = weight[:, self.columns], codes[:, self.columns]
-            scales = scales[:, self.columns] if scales.shape[1] > 1 else scales
-        low, high = (_integers(weight, one, scales) for one in self.ends)
-        places = np.flatnonzero(low != high)
-        columns = places % len(self.columns)
-        weight, codes = weight.reshape(-1)[places], codes.reshape(-1)[places]
-        scales = np.broadcast_to(scales, low.shape)[places // len(self.columns), columns]
-        self.asked += np.bincount(columns, minlength=len(self.columns))
-        hits = _integers(weight, self.candidates[:, columns], scales) == codes
-        for same, hit in zip(self.same, hits, strict=True):
-            np.add(same, np.bincount(columns[hit], minlength=len(self.columns)), out=same)
+    def add(self, rows: ColumnsOfRows) -> None:
+        """Takes the integers of some rows in."""
+        weight, codes, scales = rows.at(self.columns)
+        places = self._perhaps_telling(weight, scales)
+        self.pending.append(
+            (
+                weight.reshape(-1)[places],
+                codes.reshape(-1)[places].astype(np.float32),
+                scales.reshape(-1)[places // (weight.size // scales.size)],
+                places - places // len(self.columns) * len(self.columns),  # % takes five times that
+            )
+        )
+        if sum(len(one) for *_, one in self.pending) > _COUNTED_AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        """Counts the integers that were taken in."""
+        if not self.pending:
+            return
+        weight, codes, scales, columns = (
+            np.concatenate(side) for side in zip(*self.pending, strict=True)
+        )
+        self.pending.clear()
+        low, high = (_integers(weight, one[columns], scales) for one in self.ends)
+        told = np.flatnonzero(low != high)
+        columns = columns[told]
+        hits = _integers(weight[told], self.candidates[:, columns], scales[told]) == codes[told]
+        count = len(self.columns)
+        self.asked += np.bincount(columns, minlength=count)
+        at = columns + count * np.arange(len(self.same))[:, None]
+        self.same += np.bincount(at[hits], minlength=self.same.size).reshape(self.same.shape)
+
+    def _perhaps_telling(self, weight: Floats, scales: Floats) -> npt.NDArray[np.intp]:
+        """Returns the places of all weights that the two ends may round to different integers.
+
+        What is further from a tie than the candidates and the rounding to bfloat16 move it is
+        rounded to one integer by all; NaN is further from nothing.
+        """
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            low, high = (np.float32(1) / one for one in self.ends)
+            middle = (low + high) * np.float32(0.5)
+            ratio = low / middle
+            if not (scales.min() >= _SMALLEST_SCALE and ratio.min() > 0):
+                return np.arange(weight.size)
+            spread = np.abs(ratio - 1).max()
+            values = unscaled(weight * middle, scales)
+            from_tie = np.rint(values)
+            from_tie -= values
+            np.abs(from_tie, out=from_tie)
+            # |value - integer| < 1/2 - |value| * what is open
+            np.abs(values, out=values)
+            values *= np.float32((1 + spread) * (1 + _HALF_UNIT) - 1 + _FLOAT32)
+            values += from_tie
+            return np.flatnonzero(~(values < np.float32(0.5 - _FLOAT32)))
 
     def best(self) -> Floats:
         """Returns, per column, the first valid candidate of those that reproduce the most."""
+        self._count()
         chosen = np.argmax(np.where(self.valid, self.same, -1), axis=0)
         best: Floats = self.candidates[chosen, np.arange(len(self.columns))]
         return best
 
+    def left(self) -> _Score:
+        """Returns the count of the columns that are not settled."""
+        keep = ~self.settled()
+        ends = self.ends[0][keep], self.ends[1][keep]
+        return _Score(
+            self.candidates[:, keep],
+            self.valid[:, keep],
+            self.columns[keep],
+            ends,
+            self.same[:, keep],
+            self.asked[keep],
+        )
+
     def settled(self) -> npt.NDArray[np.bool_]:
         """Marks columns where one valid candidate alone reproduces all."""
+        self._count()
         whole = self.valid & (self.same == self.asked)
         settled: npt.NDArray[np.bool_] = whole.sum(axis=0) == 1
         return settled
@@ -189,22 +311,28 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
     """Divides columns as ModelOpt does: times the float32 reciprocal, rounded to the dtype."""
     if divisor is None:
         return weight
-    return round_to(weight * (np.float32(1) / divisor)[None, :], dtype)
+    factor = np.float32(1) / divisor
+    smoothed = weight * factor
+    if dtype == "bfloat16" and np.isfinite(factor).all():
+        return round_numbers(smoothed)  # the source is finite, so that no product is NaN
+    return round_to(smoothed, dtype)
 
 
-def _reciprocals(prequant: Floats) -> Iterator[Floats]:
-    """Yields 1/a for the bfloat16 numbers a around 1/prequant, the nearest first."""
+def _reciprocals(prequant: Floats) -> Floats:
+    """Returns 1/a for the bfloat16 numbers a around 1/prequant, the nearest first."""
     nearest = (np.float32(1) / prequant).astype(bfloat16).view(np.uint16)
-    for offset in (0, 1, -1, 2, -2):
-        neighbour = (nearest + np.uint16(offset % 65536)).view(bfloat16).astype(np.float32)
-        yield np.float32(1) / neighbour
+    neighbours = nearest + np.array([0, 1, -1, 2, -2]).astype(np.uint16)[:, None]
+    reciprocals: Floats = np.float32(1) / widen(neighbours.view(bfloat16))
+    return reciprocals
 
 
-def _points(prequant: Floats, unit: Floats) -> Iterator[Floats]:
-    """Yields points of the interval of one unit around what is stored, the middle first."""
+def _points(prequant: Floats, unit: Floats) -> Floats:
+    """Returns points of the interval of one unit around what is stored, the middle first."""
     middle = _INTERVAL_POINTS // 2
-    for index in sorted(range(_INTERVAL_POINTS), key=lambda i: abs(i - middle)):
-        yield prequant + unit * np.float32((index - middle) / _INTERVAL_POINTS)
+    order = sorted(range(_INTERVAL_POINTS), key=lambda i: abs(i - middle))
+    parts = np.array([(index - middle) / _INTERVAL_POINTS for index in order], np.float32)
+    points: Floats = prequant + unit * parts[:, None]
+    return points
 
 
 def can_recover(kind: WeightFormat, dtype: str) -> bool:

@@ -19,6 +19,7 @@ from enginekeeper.faults.catalogue import named
 from enginekeeper.faults.draft import Draft
 from enginekeeper.faults.fault import Target
 from enginekeeper.faults.injection import Injection, inject
+from enginekeeper.validation.twin import write_checkpoint_twin
 from registry.files import write_whole
 from tests.factories.checkpoints import SOURCE, exported
 from tests.factories.engine_bench import Bench
@@ -60,6 +61,9 @@ class Desk:
             overlay.mkdir()
             draft.overlay(overlay)
             self.said[name] = yield self.request(name, {"overlay": str(overlay)})
+            if name == "scale-gain":
+                layers = {"overlay": str(overlay), "layers": self.layers()}
+                yield self.request("layers", layers)
         self.said["again"] = yield self.request("again", {})
         nothing = self.bench.folder / "nothing-overlay"
         nothing.mkdir()
@@ -73,6 +77,14 @@ class Desk:
         draft.config["hidden_act"] = "gelu"
         draft.overlay(other)
         self.said["other"] = yield self.request("other", {"overlay": str(other)})
+
+    def layers(self) -> dict[str, Any]:
+        """What the step `probe_layers` is told besides engine and tokens."""
+        twin = self.bench.folder / "checkpoint-twin"
+        if not twin.exists():
+            write_checkpoint_twin(SOURCE, self.checkpoint, twin)
+        nudge = {"relative": 3e-7, "seed": 1}
+        return {"twin": str(twin), "nudge": nudge, "prompts": PROMPTS, "longest": 16}
 
     def request(self, name: str, edit: dict[str, Any]) -> dict[str, Any]:
         output = self.bench.folder / f"{name}.safetensors"
@@ -131,6 +143,27 @@ def test_an_edit_in_place_is_an_engine_of_the_edited_checkpoint(desk: Desk) -> N
         assert desk.said[name]["changed"], name
     assert desk.said["scale-gain"]["first_layer"] == 1
     assert desk.said["epsilon"]["first_layer"] == 0
+
+
+def test_the_layers_of_an_edit_answer_as_those_of_an_engine_of_the_edited_checkpoint(
+    desk: Desk,
+) -> None:
+    bench = desk.bench
+    inject(desk.checkpoint, FAULTS["scale-gain"], bench.folder / "faulty", SOURCE)
+    bench.compile(bench.folder / "faulty", "faulty-engine")
+    job = {
+        "engine": str(bench.folder / "faulty-engine"), "tokens": str(bench.tokens(VOCABULARY)),
+        "output": str(bench.folder / "own-layers.safetensors"), **desk.layers(),
+    }  # fmt: skip
+    bench.run("probe_layers", job, "own-layers")
+
+    here, own = _scored(bench, "layers"), _scored(bench, "own-layers")
+
+    assert all(np.array_equal(here[name], own[name]) for name in own)
+    shares = (here["apart"] / here["size"]).max(axis=1)
+    assert shares.argmax() == 2  # the embedding is first, and the second layer is faulty
+    assert shares[1] < 1e-9
+    assert shares[2] > 1e-4
 
 
 def test_edits_are_taken_back_and_what_changes_nothing_is_said(desk: Desk) -> None:

@@ -140,21 +140,50 @@ def test_a_healthy_engine_agrees_with_itself_on_every_rung(bench: Bench, engine:
     lengths = (40, 23, 31, 19, 28, 36, 22, 30)
     job = {
         "engine": str(engine), "tokens": str(bench.tokens(VOCABULARY, lengths)), "top_k": 20,
-        "prompts": list(range(8)), "longest": 24, "output": str(output),
+        "prompts": list(range(8)), "longest": 24, "context": 150, "output": str(output),
     }  # fmt: skip
 
     bench.run("probe_engine", job, "probes")
 
     limit = Limit(1e-6, "at most", 0.99, 1)
     checks = {check.name: check for check in probe_checks(load_probes(output), limit)}
-    for name in ("probe.batch", "probe.chunk", "probe.decode"):
-        assert checks[name].outcome == "pass", checks[name]
-    most = LIMITS["max_batch_size"]
-    assert load_probes(output).ladders == {
+    for name in ("batch", "chunk", "decode", "reuse", "eviction"):
+        assert checks[f"probe.{name}"].outcome == "pass", checks[f"probe.{name}"]
+    most, asked = LIMITS["max_batch_size"], load_probes(output)
+    assert asked.contexts is not None
+    assert asked.contexts.ladders == {"chunk": ("chunk-64",)}
+    assert asked.contexts.offsets.tolist() == [149 * number for number in range(9)]
+    assert asked.ladders == {
         "batch": ("batch-2", "batch-3", "batch-4", f"batch-{most}-identical"),
         "chunk": ("chunk-7", "chunk-16"),
         "decode": ("decode-1",),
+        "reuse": ("reuse-1", f"reuse-{most}"),
+        "eviction": ("eviction-overwritten", "eviction-brought-back"),
     }
+
+
+def test_a_runtime_that_forgets_how_much_is_in_its_cache_contradicts_itself(
+    bench: Bench, engine: Path
+) -> None:
+    steps = Path(shutil.copytree(STEPS, bench.folder / "steps"))
+    text = (steps / "_engine.py").read_text()
+    healthy, broken = "positions = (slots[None, :]", "positions = (slots[None, :] - session.used"
+    assert text.count(healthy) == 1
+    (steps / "_engine.py").write_text(text.replace(healthy, broken))
+    output = bench.folder / "probes.safetensors"
+    job = {
+        "engine": str(engine), "tokens": str(bench.tokens(VOCABULARY, (40, 23, 31, 19) * 2)),
+        "top_k": 20, "prompts": list(range(8)), "longest": 24, "context": 24,
+        "output": str(output),
+    }  # fmt: skip
+    (bench.folder / "job.json").write_text(json.dumps(job))
+
+    command = [bench.python, steps / "probe_engine.py", "job.json", "result.json"]
+    subprocess.run(list(map(str, command)), cwd=bench.folder, check=True, capture_output=True)
+
+    checks = probe_checks(load_probes(output), Limit(1e-6, "at most", 0.99, 1))
+    failed = {one.name.removeprefix("probe.") for one in checks if one.outcome == "fail"}
+    assert failed == {"chunk", "decode", "reuse", "eviction"}
 
 
 def test_rounds_that_leave_a_prompt_out_are_refused(bench: Bench, engine: Path) -> None:

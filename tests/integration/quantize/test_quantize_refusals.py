@@ -46,6 +46,7 @@ def refusal(quantize: Quantize, **job: Any) -> StepRefusedError:  # noqa: ANN401
         ({"dtype": "float32"}, "unknown-dtype"),
         ({"tensor_parallel": 3}, "heads-not-divisible"),
         ({"recipe": "w4a16", "group_size": 96}, "group-size"),
+        ({"recipe": "w4a16", "group_size": 128, "tensor_parallel": 2}, "group-size"),
         ({"exclude_modules": ["*.no_such_linear"]}, "unmatched-exclusion"),
         ({"exclude_modules": ["*.q_proj"]}, "partial-fusion"),
         ({"recipe": "fp8", "calibration": {"samples": 1000}}, "calibration-too-small"),

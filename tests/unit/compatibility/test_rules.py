@@ -151,6 +151,16 @@ def test_groups_have_to_fit_on_each_gpu(
     assert [hit.actual for hit in hits] == ([f"groups of 128; {uneven}"] if uneven else [])
 
 
+def test_the_exporter_wants_whole_groups_on_each_gpu_in_every_linear(make_case: MakeCase) -> None:
+    heads = {"hidden_size": 1152, "num_attention_heads": 18, "num_key_value_heads": 2}
+    config = {**SMOLLM2, **heads, "intermediate_size": 512}
+
+    hit = the_hit(make_case("l4", "w4a16_awq", config, parallel=[{"tensor": 2}]))
+
+    assert "up_proj has 1152 input columns on 2 GPUs" in hit.actual
+    assert hit.remedy == "set group_size: 64"
+
+
 def test_a_fixed_group_size_cannot_be_changed(make_case: MakeCase) -> None:
     hit = the_hit(make_case("cpu", "w4a8_awq", SMOLLM2))
 

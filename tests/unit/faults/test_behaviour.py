@@ -11,6 +11,7 @@ from enginekeeper.faults.comparison import Record, document, render, shuffled
 from enginekeeper.faults.grid import bundled_grid, load_grid
 from enginekeeper.faults.sample import BELOW, drawn
 from enginekeeper.faults.trial import Trial
+from enginekeeper.validation.layers import LayerScores
 from enginekeeper.validation.rounds import order_of, rounds_of
 from enginekeeper.validation.scores import Scores
 from tests.factories.arms import small_suite, synthetic_arm
@@ -86,6 +87,21 @@ def test_a_row_that_is_no_number_ends_it_at_once() -> None:
     assert (said.decision, said.by, said.prompts) == ("fail", "fidelity.finite", 3)
 
 
+def test_a_layer_that_answers_otherwise_decides_where_nothing_else_did() -> None:
+    quiet = np.full((3, 8), 1e-14)
+    loud = np.where(np.arange(3)[:, None] == 1, 1e-3, quiet)
+    names = ("embedding", "layers.0", "head")
+    sizes = np.ones((3, 8))
+
+    heard = [
+        told(arms(), engine(0.02), layers=LayerScores(names, 300, apart, quiet, sizes, 0 * sizes))
+        for apart in (quiet, loud)
+    ]
+
+    assert [one.decision for one in heard] == ["pass", "fail"]
+    assert heard[1].by == "probe.layers"
+
+
 def test_any_beginning_of_a_sample_has_every_stratum_before_any_twice() -> None:
     faults, controls = drawn(load_grid(bundled_grid()), ["a", "b"], "seed")
     strata = {one.stratum for one in faults}
@@ -112,7 +128,7 @@ def records() -> list[Record]:
         Record("r", trial("both", "hit", culprit_right=True), "scored", "fail", 0.5, 200, 800,
                4.0, loud),
         Record("r", trial("files", "hit", culprit_right=False), "scored", "pass", 1e-5, 900, 900,
-               5.0, quiet),
+               5.0, quiet, "fail"),
         Record("r", trial("seen", "miss"), "scored", "fail", 0.02, 400, 800, 4.0, quiet),
         Record("r", trial("loud", "hit", culprit_right=True), "refused"),
         Record("r", trial("notes", "hit", culprit_right=True), "files only"),
@@ -130,8 +146,8 @@ def test_the_table_counts_each_way_on_the_same_cases() -> None:
     assert rows["faults, all drawn: audits alone"]["found"] == 4
     assert rows["faults, all drawn: audits alone"]["trials"] == 5
     alone = {way: rows[f"faults, in the executor: {way}"] for way in
-             ("audits alone", "behaviour alone", "both")}  # fmt: skip
-    assert [row["found"] for row in alone.values()] == [3, 3, 4]
+             ("audits alone", "behaviour alone", "behaviour with --probes", "both")}  # fmt: skip
+    assert [row["found"] for row in alone.values()] == [3, 3, 4, 4]
     assert {row["trials"] for row in alone.values()} == {4}
     assert alone["audits alone"]["culprit_right"] == 2
     assert alone["behaviour alone"]["culprit_right"] is None

@@ -18,6 +18,8 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.tensor_files import TensorFile
 from registry.digests import digest_file
 from tests.factories import checkpoints
+from tests.factories.families import FAMILIES, Cut, lay_out
+from tests.factories.honest_exports import export
 
 PROJ = "transformer.layers.1.mlp.proj"
 
@@ -200,3 +202,36 @@ def test_tensor_parallel_slices_are_all_edited(tmp_path: Path) -> None:
 def test_an_unknown_fault_is_not_found() -> None:
     with pytest.raises(MissingError, match="no such fault"):
         named("scale-gian")
+
+
+def of_family(name: str, directory: Path) -> Path:
+    cut = Cut(layers=(0, 1), vocabulary=92)
+    source = lay_out(FAMILIES[name], checkpoints.SOURCE, cut, directory / name)
+    return export(source, directory / "checkpoint", None)
+
+
+@pytest.mark.parametrize(
+    ("family", "fault", "field", "said"),
+    [
+        ("qwen2", "attention-bias-flag", "attn_bias", False),
+        ("qwen3", "attention-bias-flag", "attn_bias", True),
+        ("qwen3", "key-norm-flag", "qk_layernorm", False),
+    ],
+)
+def test_a_flag_says_the_contrary_of_the_tensors(
+    family: str, fault: str, field: str, said: object, tmp_path: Path
+) -> None:
+    inject(of_family(family, tmp_path), injection(fault), tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())[field] is said
+
+
+@pytest.mark.parametrize(
+    ("family", "fault"),
+    [("biases", "bias-of-zeros"), ("dead", "layer-copied"), ("dead", "linear-of-neighbour")],
+)
+def test_what_the_family_makes_no_fault_or_no_control_is_refused(
+    family: str, fault: str, tmp_path: Path
+) -> None:
+    checkpoint = of_family(family, tmp_path)
+    with pytest.raises(InapplicableError):
+        inject(checkpoint, injection(fault), tmp_path / "out")

@@ -14,16 +14,17 @@ import pytest
 from enginekeeper import reports
 from enginekeeper.orchestration import judging, workshop
 from enginekeeper.orchestration.bench import Bench
-from enginekeeper.orchestration.layer_probe import LAYERS
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
 from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.stages import PROBES, SCORES, Checkpoint, Made, Probe, Scoring
+from enginekeeper.orchestration.twin_probes import ENDINGS, LAYERS, LINEARS
 from enginekeeper.orchestration.validator import SCORING
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
+from enginekeeper.validation.endings import BothEndings, load_endings
 from enginekeeper.validation.evidence import Evidence
-from enginekeeper.validation.layers import load_layers
+from enginekeeper.validation.layers import load_layers, load_linears
 from enginekeeper.validation.probes import Counted, load_probes
 from enginekeeper.validation.tokenizers import nothing_shipped
 from registry.digests import digest_bytes
@@ -164,13 +165,18 @@ def test_an_engine_is_asked_in_other_ways_when_that_was_ordered(
     scored = judging.score_engine(site.bench, wanted, made)
     again = judging.score_engine(site.bench, wanted, made)
 
-    assert steps == ["score_twin", "score_engine", "probe_engine", "probe_layers"]
+    assert steps == [
+        "score_twin", "score_engine", "probe_engine", "probe_layers", "probe_linears",
+        "probe_endings",
+    ]  # fmt: skip
+    assert isinstance(load_endings(there(scored.layers).path / ENDINGS), BothEndings)
     assert again.probes is not None
     assert load_probes(there(scored.probes).path / PROBES).ladders == {"batch": ("batch-2",)}
     assert judging.score_engine(site.bench, work, made).probes is None
     assert {SCORING[step] for step in steps} == {"inductor"}
     layers = load_layers(there(scored.layers).path / LAYERS)
     assert (layers.parts, layers.tokens) == (("layers.0",), 6)
+    assert load_linears(there(scored.layers).path / LINEARS).rows == ((0, 0.0),)
     assert not (there(scored.layers).path / "twin").exists()
 
 

@@ -108,7 +108,8 @@ def test_a_recipe_overrides_single_limits_of_the_policy() -> None:
         )
     )
 
-    assert plain.acceptance.max_quality_kl == 0.10
+    assert plain.acceptance.max_quality_kl == 0.02
+    assert plain.limits_from["max_quality_kl"] == "default of w8a16"
     assert costly.acceptance.max_quality_kl == 1.0
     assert costly.acceptance.max_perplexity_ratio == 1.5
 

@@ -106,6 +106,16 @@ def test_what_every_rank_holds_whole_is_the_same_on_all(name: str, tmp_path: Pat
     assert finding.actual == "rank 1"
 
 
+@pytest.mark.parametrize("recipe", ["fp8", "w8a16", "fp8_per_channel_per_token"])
+def test_a_scale_that_is_wrong_on_the_second_rank_is_found(recipe: str, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported(recipe, tmp_path)
+    split_tensors(checkpoint, 2)
+    name = "per_channel_scale" if "channel" in recipe else "weights_scaling_factor"
+    scale = f"transformer.layers.1.mlp.proj.{name}"
+    checkpoints.edit_tensor(checkpoint, scale, lambda s: s * np.float32(1.25), rank=1)
+    assert audited(checkpoint).result == "fail"
+
+
 def test_a_norm_that_one_rank_lacks_is_found(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
     name = "transformer.layers.1.input_layernorm.weight"

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.errors import InputError
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.config_audit import audit_config
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.source_model import SourceModel
+from enginekeeper.validation.windows import source_windows
 from tests.factories import checkpoints
 
 LLAMA3 = {
@@ -238,6 +240,37 @@ def test_a_window_that_was_dropped_is_named(pair: Pair) -> None:
 def test_a_window_without_effect_is_passed_over(quiet: dict[str, object], pair: Pair) -> None:
     pair.source_says(**quiet)
     assert pair.audit().findings == ()
+
+
+def test_a_mistral_that_does_not_speak_of_its_window_has_one(pair: Pair) -> None:
+    pair.source_says(model_type="mistral", max_position_embeddings=8192)
+    pair.checkpoint_says(max_position_embeddings=8192)
+    finding = pair.only_finding()
+    assert finding.check == "config.sliding_window"
+    assert "4096" in finding.message
+
+
+_SIZES = dict.fromkeys(
+    ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),
+    4,
+)
+
+
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3"])
+def test_a_qwen_has_no_window_unless_it_is_switched_on(model_type: str) -> None:
+    config = HfConfig.of({**_SIZES, "model_type": model_type, "sliding_window": 64}, "c.json")
+    assert source_windows(config, 4) == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"), [({}, [None] * 4), ({"max_window_layers": 2}, [None, None, 64, 64])]
+)
+def test_a_qwen_has_no_window_in_its_first_layers(
+    stated: dict[str, int], expected: list[int | None]
+) -> None:
+    on = {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True}
+    config = HfConfig.of({**_SIZES, **on, **stated}, "c.json")
+    assert source_windows(config, 4) == expected
 
 
 def test_the_window_is_compared_layer_by_layer(pair: Pair) -> None:

@@ -12,7 +12,15 @@ from safetensors.numpy import save_file
 
 from enginekeeper.errors import InputError
 from enginekeeper.validation.checks import Limit
-from enginekeeper.validation.layers import FLOOR, LEAST, LayerScores, layers_check, load_layers
+from enginekeeper.validation.layers import (
+    FLOOR,
+    LEAST,
+    LINEARS,
+    LayerScores,
+    layers_check,
+    load_layers,
+    load_linears,
+)
 
 LIMIT = Limit(0.0025, "at most", 0.99, 6, "max_fidelity_kl")
 PARTS = ("embedding", *(f"layers.{one}" for one in range(30)), "head")
@@ -156,3 +164,32 @@ def test_a_file_of_layers_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_whole_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         load_layers(written(tmp_path / "l.safetensors", **changes))
+
+
+def test_a_linear_is_named_with_the_output_that_is_furthest_away() -> None:
+    apart = noise(1e-12)
+    apart[7] = noise(1e-3)[7]
+    rows = tuple((number, 1e-13) for number in range(len(PARTS)))
+    furthest = (*rows[:7], (341, 0.25), *rows[8:])
+
+    check = layers_check(replace(scores(apart), rows=furthest), LIMIT, LINEARS)
+
+    assert (check.name, check.outcome) == ("probe.gemm", "fail")
+    assert check.finding is not None
+    assert check.finding.message.endswith("; of layers.6 most in output 341, by 50.00%")
+
+
+@pytest.mark.parametrize("broken", ["row", "row_apart"])
+def test_linears_without_their_furthest_outputs_are_refused(tmp_path: Path, broken: str) -> None:
+    path, said = tmp_path / "linears.safetensors", scores()
+    arrays = {name: getattr(said, name) for name in ("apart", "floor", "size", "broken")}
+    arrays |= {"row": np.zeros(len(PARTS)), "row_apart": np.zeros(len(PARTS))}
+    metadata = {"schema": "1", "parts": json.dumps(PARTS), "tokens": json.dumps([6] * 8)}
+    save_file(arrays, path, metadata)
+    assert load_linears(path).rows[0] == (0, 0.0)
+
+    arrays[broken] = arrays[broken] * np.nan
+    save_file(arrays, path, metadata)
+
+    with pytest.raises(InputError, match="furthest"):
+        load_linears(path)

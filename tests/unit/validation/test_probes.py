@@ -65,9 +65,10 @@ def test_an_engine_that_agrees_with_itself_passes_what_it_offers() -> None:
 def test_what_a_runner_does_not_offer_is_not_run_and_says_why() -> None:
     checks = named(probe_checks(scores(), LIMIT))
 
-    assert checks["reuse"].outcome == "not run"
-    assert checks["reuse"].note == "the runner offers no reuse"
-    assert checks["eviction"].note == "the runner offers no evict, reuse"
+    assert checks["lora"].outcome == "not run"
+    assert checks["lora"].note == "the runner offers no lora"
+    assert checks["structured"].note == "the runner offers no text, tools"
+    assert checks["reuse"].note == "the engine's limits leave no rung"
 
 
 def test_what_nobody_asked_for_is_not_run() -> None:
@@ -93,6 +94,16 @@ def test_the_worst_rung_decides_and_is_named() -> None:
     assert batch.finding is not None
     assert (batch.finding.where, batch.finding.taxonomy) == ("batch-4-identical", "T18")
     assert batch.note == "2 rungs"
+
+
+def test_rungs_of_longer_texts_are_judged_with_the_others_and_share_their_error() -> None:
+    longer = replace(scores(chunk_7=0.8), ladders={"chunk": ("chunk-7",)})
+    both = replace(scores(), contexts=longer)
+
+    chunk = named(probe_checks(both, LIMIT))["chunk"]
+
+    assert chunk.outcome == "fail"
+    assert (both.every, chunk.note) == (5, "2 rungs")
 
 
 def test_probes_divide_the_share_of_one_check() -> None:
@@ -135,7 +146,23 @@ def test_a_base_that_is_not_finite_proves_nothing_and_fails() -> None:
 def test_every_probe_names_a_class_and_a_need() -> None:
     assert all(probe.taxonomy in TAXONOMY and probe.needs for probe in PROBES)
     assert len({probe.name for probe in PROBES}) == len(PROBES)
-    assert sum(probe.needs <= INDUCTOR for probe in PROBES) == 3
+    assert sum(probe.needs <= INDUCTOR for probe in PROBES) == 5
+
+
+def test_rungs_of_longer_texts_are_read_from_the_same_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.safetensors")
+    arrays = load_file(path)
+    arrays |= {
+        f"context_{name}": arrays[name]
+        for name in ("offsets", "top_logprobs", "chunk-7", "finite_chunk-7")
+    }
+    further = {"schema": "1", "ladders": json.dumps(LADDERS), "prompts": "[0]"}
+    save_file(arrays, path, {**further, "context_ladders": '{"chunk": ["chunk-7"]}'})
+
+    read = load_probes(path)
+
+    assert read.contexts is not None
+    assert read.contexts.ladders == {"chunk": ("chunk-7",)}
 
 
 def written(path: Path, *, schema: str = "1", drop: str | None = None) -> Path:

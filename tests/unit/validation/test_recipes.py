@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from enginekeeper.validation.checkpoint import Checkpoint
-from enginekeeper.validation.numerics.formats import E4M3_MAX, Floats, round_to
+from enginekeeper.validation.numerics.formats import (
+    E4M3_MAX,
+    Floats,
+    encode_e2m1,
+    encode_e4m3,
+    pack_e2m1_columns,
+    round_to,
+)
 from enginekeeper.validation.numerics.mapping import Geometry, Part, layer_linears
 from enginekeeper.validation.numerics.recipes import (
     LinearRecipe,
@@ -109,7 +118,7 @@ def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
     weight = round_to(random.normal(size=(400, 32)).astype(np.float32) * divisor, "bfloat16")
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
     quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
-    rows = [SmoothedRows(weight, quantized)]
+    rows = [SmoothedRows(weight, quantized.codes, quantized.scales)]
     found = recover_divisor(round_to(divisor, "bfloat16"), rows, exact=True)
     assert np.array_equal(found, divisor)
 
@@ -120,18 +129,33 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     weight = round_to(weight, "bfloat16")
     divisor = np.float32(1) / np.array([1.8125, 1.796875], np.float32)
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
-    rows = SmoothedRows(weight, quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0))
-    some = SmoothedRows(weight[:1], Quantized(rows.stored.codes[:1], rows.stored.scales[:1]))
+    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    rows = SmoothedRows(weight, made.codes, made.scales)
+    some = SmoothedRows(weight[:1], made.codes[:1], made.scales[:1])
     prequant = round_to(divisor, "bfloat16")
     assert not np.array_equal(recover_divisor(prequant, [some], exact=True), divisor)
     found = recover_divisor(prequant, [some], exact=True, everything=[rows])
     assert np.array_equal(found, divisor)
 
 
+def as_stored(kind: WeightFormat, codes: Floats) -> npt.NDArray[Any]:
+    """Returns codes as files hold them, INT4 one to a byte."""
+    match kind:
+        case WeightFormat.INT8_CHANNEL | WeightFormat.INT4_GROUP:
+            return codes.astype(np.int8)
+        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
+            return encode_e4m3(codes)
+        case WeightFormat.NVFP4:
+            return pack_e2m1_columns(encode_e2m1(codes))
+        case WeightFormat.PLAIN:
+            return codes
+
+
 class _Scaled:
     """Stored parts that hold an honest export times a factor."""
 
     prequant = None
+    scales_agree = True
 
     def __init__(self, honest: Reproduction, factor: float) -> None:
         self.honest, self.factor = honest, np.float32(factor)
@@ -144,8 +168,8 @@ class _Scaled:
         honest = self.honest.quantize(self.honest.weight(part, 0, start, stop))
         return Quantized(honest.codes, honest.scales * self.factor)
 
-    def part_as_stored(self, part: Part, start: int, stop: int) -> Floats:
-        return self.part_rows(part, start, stop)
+    def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[Any]:
+        return as_stored(self.honest.recipe.format, self.part_quantized(part, start, stop).codes)
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         weight = self.honest.weight(part, 0, start, stop)
@@ -166,8 +190,11 @@ class _Given:
         del name
         return amax(self.weight)
 
-    def stored_rows(self, name: str, start: int, stop: int) -> Floats:
-        return self.rows(name, start, stop)
+    def stored_rows(
+        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
+    ) -> Floats:
+        rows = self.rows(name, start, stop)
+        return rows if columns is None else rows[:, columns]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         del name
@@ -235,8 +262,11 @@ class _Loud:
     def largest(self, name: str) -> float:
         return amax(self.rows(name))
 
-    def stored_rows(self, name: str, start: int, stop: int) -> Floats:
-        return self.rows(name, start, stop)
+    def stored_rows(
+        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
+    ) -> Floats:
+        rows = self.rows(name, start, stop)
+        return rows if columns is None else rows[:, columns]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         loud = {"gate": 1, "up": 2, "q": 3, "k": 4, "v": 5}

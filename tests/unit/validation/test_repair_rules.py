@@ -102,6 +102,49 @@ def test_a_base_that_is_right_or_not_certain_is_left_alone(
 
 
 @pytest.mark.parametrize(
+    ("source", "now"),
+    [
+        ({"model_type": "mistral", "sliding_window": 64}, [64]),
+        ({"model_type": "mistral"}, [4096]),
+        (
+            {"model_type": "qwen2", "sliding_window": 64, "use_sliding_window": True,
+             "max_window_layers": 1},
+            [8192, 64],
+        ),
+    ],
+    ids=["mistral", "by-default", "qwen2"],
+)  # fmt: skip
+def test_a_missing_window_is_written_for_every_layer(
+    source: dict[str, Any], now: list[int]
+) -> None:
+    sizes = {**SIZES, "num_hidden_layers": 2, "max_position_embeddings": 8192}
+    repair = repair_rules.attention_window(evidence({**sizes, **source}, LLAMA))
+    assert repair is not None
+    assert (repair.rule, repair.path) == ("attention-window", ("runtime_defaults",))
+    assert (repair.was, repair.now) == (None, {"max_attention_window": now})
+
+
+@pytest.mark.parametrize(
+    ("source", "config"),
+    [
+        ({"model_type": "mistral", "sliding_window": None}, {}),
+        ({"model_type": "mistral", "sliding_window": 8192}, {}),
+        ({"model_type": "qwen2", "sliding_window": 64}, {}),
+        ({"model_type": "llama"}, {}),
+        ({"model_type": "mistral"}, {"runtime_defaults": {"max_attention_window": [1]}}),
+        ({"model_type": "mistral"}, {"sliding_window": 4096}),
+        ({"model_type": "mistral", "hidden_size": "broad"}, {}),
+        ({"model_type": "mistral", "max_position_embeddings": None}, {}),
+    ],
+)
+def test_a_window_that_is_none_or_is_stated_is_left_alone(
+    source: dict[str, Any], config: dict[str, Any]
+) -> None:
+    sizes = {**SIZES, "max_position_embeddings": 8192}
+    assert repair_rules.attention_window(evidence({**sizes, **source}, config)) is None
+
+
+@pytest.mark.parametrize(
     "source",
     [{"rope_scaling": LLAMA3}, {"rope_parameters": {**LLAMA3, "rope_theta": 500000.0}}],
     ids=["transformers-4", "transformers-5"],

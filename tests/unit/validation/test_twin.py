@@ -10,10 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from enginekeeper.faults.catalogue import named
+from enginekeeper.faults.fault import Target
+from enginekeeper.faults.injection import Injection, inject
+from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.tensor_files import TensorFile
-from enginekeeper.validation.twin import are_equal, write_checkpoint_twin, write_recipe_twin
+from enginekeeper.validation.twin import (
+    is_checkpoint_twin,
+    write_checkpoint_twin,
+    write_recipe_twin,
+)
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
 
@@ -41,13 +49,18 @@ def document(twin: Path, name: str = "twin.json") -> dict[str, Any]:
     return loaded
 
 
+def is_of(twin: Path, checkpoint: Path) -> bool:
+    source = SourceModel.open(checkpoints.SOURCE)
+    return is_checkpoint_twin(twin, source, Checkpoint.open(checkpoint))
+
+
 @pytest.mark.parametrize("recipe", checkpoints.RECIPES)
 def test_both_twins_of_a_healthy_export_are_equal(recipe: str, tmp_path: Path) -> None:
     ours = weights(recipe_twin(recipe, tmp_path))
     theirs = weights(checkpoint_twin(tmp_path / recipe, tmp_path))
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
-    assert are_equal(tmp_path / "recipe", tmp_path / "checkpoint")
+    assert is_of(tmp_path / "recipe", tmp_path / recipe)
 
 
 @pytest.mark.parametrize("tensor", ["attention.dense.weights_scaling_factor", "mlp.proj.weight"])
@@ -59,22 +72,32 @@ def test_twins_that_differ_in_one_number_are_not_equal(tensor: str, tmp_path: Pa
         return values
 
     checkpoints.edit_tensor(checkpoint, f"transformer.layers.1.{tensor}", next_number)
-    assert not are_equal(twin, checkpoint_twin(checkpoint, tmp_path))
+    assert not is_of(twin, checkpoint)
+
+
+def test_a_bias_of_zeros_that_the_source_lacks_makes_no_other_twin(tmp_path: Path) -> None:
+    twin, checkpoint = recipe_twin("w8a16", tmp_path), tmp_path / "w8a16"
+    inject(
+        checkpoint,
+        Injection(named("bias-of-zeros"), 1.0, Target("last", "mlp.proj")),
+        tmp_path / "biased",
+        checkpoints.SOURCE,
+    )
+    assert is_of(twin, tmp_path / "biased")
 
 
 def test_twins_that_rotate_otherwise_are_not_equal(tmp_path: Path) -> None:
     twin, checkpoint = recipe_twin("none", tmp_path), tmp_path / "none"
     checkpoints.edit_config(checkpoint, rotary_base=None)
-    assert not are_equal(twin, checkpoint_twin(checkpoint, tmp_path))
+    assert not is_of(twin, checkpoint)
 
 
 def test_twins_that_round_activations_otherwise_are_not_equal(tmp_path: Path) -> None:
-    twin = recipe_twin("fp8", tmp_path)
-    other = checkpoint_twin(tmp_path / "fp8", tmp_path)
-    said = document(other)
+    twin, path = recipe_twin("fp8", tmp_path), tmp_path / "recipe" / "twin.json"
+    said = document(twin)
     next(iter(said["linears"].values()))["activation"]["scale"] *= 2
-    (other / "twin.json").write_text(json.dumps(said))
-    assert not are_equal(twin, other)
+    path.write_text(json.dumps(said))
+    assert not is_of(twin, tmp_path / "fp8")
 
 
 @pytest.mark.parametrize("shape", [(0, 64), (100, 64), (128, 65), (64,)])

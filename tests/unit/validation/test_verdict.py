@@ -407,7 +407,7 @@ def test_probes_that_nobody_asked_for_are_shown_and_stop_nothing(
 
     assert verdict.result == "pass"
     assert check(verdict, "probe.batch")["result"] == "not run"
-    assert check(verdict, "probe.reuse")["note"] == "the runner offers no reuse"
+    assert check(verdict, "probe.reuse")["note"] == "the engine was not asked (--probes)"
 
 
 def test_an_engine_that_contradicts_itself_in_batches_fails(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from enginekeeper.validation.numerics import reproduction as reproductions
@@ -33,8 +34,11 @@ class Matrix:
         del name
         return float(np.abs(self.weight).max())
 
-    def stored_rows(self, name: str, start: int, stop: int) -> Floats:
-        return self.rows(name, start, stop)
+    def stored_rows(
+        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
+    ) -> Floats:
+        rows = self.rows(name, start, stop)
+        return rows if columns is None else rows[:, columns]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         del name
@@ -48,6 +52,7 @@ class Stored:
     codes: Floats
     scales: Floats
     prequant: Floats | None = None
+    scales_agree: bool = True
 
     def part_rows(self, part: Part, start: int, stop: int) -> Floats:
         del part
@@ -57,8 +62,9 @@ class Stored:
         del part
         return Quantized(self.codes[start:stop], self.scales[start:stop])
 
-    def part_as_stored(self, part: Part, start: int, stop: int) -> Floats:
-        return self.part_rows(part, start, stop)
+    def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[np.int8]:
+        del part
+        return self.codes[start:stop].astype(np.int8)
 
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         del part

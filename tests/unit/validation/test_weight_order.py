@@ -110,8 +110,7 @@ def test_the_same_codes_all_over_the_place_are_recognised(recipe: str, tmp_path:
 def test_weights_of_nowhere_are_in_no_order(tmp_path: Path) -> None:
     def invent(weight: Array) -> Array:
         invented = np.random.default_rng(1).standard_normal(weight.shape)
-        scaled: Array = invented * weight.astype(np.float32).std()
-        return scaled
+        return np.asarray(invented * weight.astype(np.float32).std())
 
     assert damaged("none", DOWN, invent, tmp_path).taxonomy == "T25"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from _twin import load_model
-from score_twin import TransformersArm
+from _twin_arm import TransformersArm
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,123 @@
+"""The step `probe_endings`: where do an engine and its checkpoint's twin end what they say?
+
+Job: `{"engine", "twin", "source", "shipped", "questions", "most", "output"}`. Short questions, as
+the source's chat template renders them (bare, where it has none), are continued greedily by both
+arms, through decode, until a token that ends a text or `most` tokens. The twin ends at what the
+source says ends a text; the engine at what `shipped` says, the directory that serves it, if there
+is one.
+
+The file: JSON, `{"schema", "most", "stops", "engine": {"lengths", "ended_by"}, "twin": ...}`, or
+`{"schema", "absent"}` where nothing ends a text, or the engine has no room for one; one that was
+cut is ended by -1. The token that ends a text is none of its length. `most` is fewer where the
+engine's limits leave less room.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from _step import main
+from _tokenizers import load, stops
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
+
+    from _scoring import Arm
+
+SCHEMA = "1"
+SHORTEST = 2
+"""Tokens of a question: something to read, and something to go through decode."""
+
+FEWEST = 8
+"""Tokens there must be room for, or an answer says nothing."""
+
+CUT = -1
+"""What ends a text of as many tokens as were asked for."""
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Continues all questions by both arms, and returns how many ended."""
+    from _engine import Engine  # noqa: PLC0415 - torch takes seconds to import
+    from _engine_arm import EngineArm  # noqa: PLC0415
+    from _twin import load_model  # noqa: PLC0415
+    from _twin_arm import TransformersArm  # noqa: PLC0415
+
+    source, most = Path(job["source"]), int(job["most"])
+    tokenizer = load(source)
+    ours = stops(source, tokenizer)
+    theirs = ours
+    if job["shipped"] is not None:
+        shipped = Path(job["shipped"])
+        theirs = stops(shipped, load(shipped))
+    output = Path(job["output"])
+    if not ours | theirs:
+        _write(output, {"absent": "nothing says at which token a text ends"})
+        return {"questions": 0}
+    questions = json.loads(Path(job["questions"]).read_text(encoding="utf-8"))["questions"]
+    rendered = [_rendered(tokenizer, question) for question in questions]
+    prompts = [ids for ids in rendered if len(ids) >= SHORTEST]
+    engine = Engine(Path(job["engine"]))
+    most = min(most, engine.max_seq_len - max(map(len, prompts), default=engine.max_seq_len))
+    if most < FEWEST:
+        _write(output, {"absent": "the engine's limits leave no room for an answer"})
+        return {"questions": 0}
+    arms: dict[str, tuple[Arm, AbstractSet[int]]] = {
+        "engine": (EngineArm(engine), theirs),
+        "twin": (TransformersArm(load_model(Path(job["twin"]))), ours),
+    }
+    document: dict[str, Any] = {"most": most, "stops": sorted(ours)}
+    for name, (arm, ends) in arms.items():
+        print(f"progress 0/{len(prompts)} {name}", flush=True)
+        size = min(arm.max_batch, len(prompts))
+        said = [
+            one
+            for first in range(0, len(prompts), size)
+            for one in ended(arm, prompts[first : first + size], ends, most)
+        ]
+        document[name] = {
+            "lengths": [length for length, _ in said], "ended_by": [token for _, token in said],
+        }  # fmt: skip
+    _write(output, document)
+    cut = {name: document[name]["ended_by"].count(CUT) for name in arms}
+    return {"questions": len(prompts), "cut": cut}
+
+
+def _write(output: Path, document: dict[str, Any]) -> None:
+    partial = output.with_name(output.name + ".partial")
+    partial.write_text(json.dumps({"schema": SCHEMA, **document}), encoding="utf-8")
+    partial.replace(output)
+
+
+def _rendered(tokenizer: Any, question: str) -> list[int]:  # noqa: ANN401 - no types
+    if tokenizer.chat_template is None:
+        return list(tokenizer(f"Question: {question}\nAnswer:")["input_ids"])
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def ended(
+    arm: Arm, prompts: Sequence[Sequence[int]], ends: AbstractSet[int], most: int
+) -> list[tuple[int, int]]:
+    """Returns of each prompt how many tokens followed, and the token that ended them or CUT."""
+    import torch  # noqa: PLC0415
+
+    decoding = arm.decode([ids[:-1] for ids in prompts], most + 1)
+    tokens = torch.tensor([ids[-1] for ids in prompts])
+    found: dict[int, tuple[int, int]] = {}
+    for length in range(most):
+        tokens = decoding.step(tokens).argmax(dim=-1)
+        for row, token in enumerate(tokens.tolist()):
+            if row not in found and token in ends:
+                found[row] = (length, token)
+        if len(found) == len(prompts):
+            break
+    return [found.get(row, (most, CUT)) for row in range(len(prompts))]
+
+
+if __name__ == "__main__":
+    main(run)
