@@ -157,7 +157,7 @@ def effect(export: Export, healthy: Export) -> float | None:
             if export.recipe != "none" and any(n.startswith(prefix) for n in export.touched):
                 try:
                     new = dequantized(export, layer, linear)
-                except (KeyError, ValueError):
+                except (KeyError, TypeError, ValueError):
                     return None
                 truth = export.weights(layer, linear)
                 if new.shape != truth.shape:

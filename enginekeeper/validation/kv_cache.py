@@ -101,7 +101,8 @@ def summary(checkpoint: Checkpoint, geometry: Geometry) -> dict[str, Any] | None
 
 
 def _layer(prefix: str, scales: dict[str, float]) -> Iterator[Finding]:
-    for key in ("k", "v"):
+    shared = "kv" in scales and not scales.keys() & {"k", "v"}
+    for key in ("kv",) if shared else ("k", "v"):
         where = f"{prefix}.{key}_cache_scaling_factor"
         value = scales.get(key, scales.get("kv"))
         if value is None:

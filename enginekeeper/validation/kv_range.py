@@ -50,6 +50,7 @@ def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) ->
     if kind not in _LARGEST:
         return
     for layer in range(geometry.layers):
+        yield from _several(checkpoint, layer)
         scales = kv_cache.layer_scales(checkpoint, layer)
         usable = {k: v for k, v in scales.items() if math.isfinite(v) and v > 0}
         if not usable:
@@ -59,6 +60,17 @@ def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) ->
             yield from _judge(
                 f"transformer.layers.{layer}.attention.{key}", key, scale, ranges, kind
             )
+
+
+def _several(checkpoint: Checkpoint, layer: int) -> Iterator[Finding]:
+    """Yields a finding for a scale of more numbers than the one that is read."""
+    for key in ("k", "v", "kv"):
+        name = f"transformer.layers.{layer}.attention.{key}_cache_scaling_factor"
+        shapes = {tensor.shape for tensor in checkpoint.tensors(layer, name)}
+        if shapes - {(), (1,)}:
+            shape = str(list(max(shapes)))
+            message = "the scale is not one number"
+            yield Finding("weights.kv_cache", "fail", name, message, shape, "[1]", "T10")
 
 
 def _judge(

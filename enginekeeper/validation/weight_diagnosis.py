@@ -15,10 +15,12 @@ from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.weight_judgement import (
+    LEANING,
     SAME_ROUNDING,
     Indices,
     Judgement,
     Mask,
+    leans,
     scale_ratio,
 )
 from enginekeeper.validation.weight_order import other_order
@@ -61,6 +63,9 @@ _WHOLE_LAYER = 7
 _TINY = float(np.finfo(np.float64).tiny)
 
 _LAYER = re.compile(r"transformer\.layers\.\d+\.")
+
+_A_FEW = 4.0
+"""Errors over the honest one up to which codes are near the right ones."""
 
 _SAME_GAIN = 0.1
 """Relative difference of the gains of fused parts that are off by one factor."""
@@ -243,6 +248,8 @@ def _one_factor(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -
     typical = float(np.median(ratio))
     if np.abs(ratio / typical - 1).max() >= _SAME_FACTOR:
         return None
+    if stats.same_codes < SAME_ROUNDING and abs(stats.gain + 1 - typical) > _SPREAD * typical:
+        return None  # nor are the codes right
     taxonomy = "T1"
     if _of_a_part(suspect):
         taxonomy = "T6"
@@ -261,6 +268,9 @@ def _zeros(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Dia
     del stats
     if judgement.blocks is None:
         return None
+    empty_columns = _empty_columns(suspect, judgement)
+    if empty_columns is not None:
+        return empty_columns
     rows = np.flatnonzero(judgement.blocks.any(axis=1))
     zeros = 0
     for row in rows:
@@ -276,6 +286,17 @@ def _zeros(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Dia
     else:
         which = _range(rows)
     return Diagnosis("T25", f"{zeros} weights are zero that should not be, in {which}", 0)
+
+
+def _empty_columns(suspect: Suspect, judgement: Judgement) -> Diagnosis | None:
+    """Every damaged column holds nothing at all."""
+    if judgement.columns is None:
+        return None
+    columns = np.flatnonzero(judgement.columns)
+    ratio, _ = suspect.column_fit()
+    if ratio[columns].any():
+        return None
+    return Diagnosis("T25", f"{_range(columns, 'columns')} of the input are zero", 0)
 
 
 def _elsewhere(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
@@ -347,6 +368,26 @@ def _misplaced(found: Floats, wanted: Floats) -> Diagnosis | None:
     return None
 
 
+def _leaning(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
+    """The codes are near the right ones, all to one side of them, or of one kind only."""
+    if suspect.format is WeightFormat.PLAIN or not _within(stats, judgement) or not leans(stats):
+        return None
+    leaning = stats.leaning()
+    if max(abs(leaning.mean), abs(leaning.outward)) <= LEANING:
+        message = f"of {leaning.odd:.1%} of the codes the lowest bit is set: it is not used"
+        return Diagnosis("T25", message, leaning.odd, 0.5)
+    if abs(leaning.mean) > abs(leaning.outward):
+        message = f"codes are {leaning.mean:+.2f} steps off on average: rounded to one side"
+        return Diagnosis("T4", message, leaning.mean, 0)
+    message = f"codes are {leaning.outward:+.2f} steps farther from zero than weights on average"
+    return Diagnosis("T25", message, leaning.outward, 0)
+
+
+def _within(stats: PartStatistics, judgement: Judgement) -> bool:
+    near = judgement.scales is None and (judgement.error or 0.0) < _A_FEW
+    return near and stats.same_codes < SAME_ROUNDING
+
+
 def _order(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
     """The numbers are the right ones, in another order."""
     del stats
@@ -366,10 +407,11 @@ def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
     if judgement.columns is not None:
         columns = np.flatnonzero(judgement.columns)
         told.append(f"{_range(columns, 'columns')} of the input are damaged")
-    if judgement.blocks is not None:
-        taxonomy = "T25"
-    else:
+    taxonomy = "T25"
+    if judgement.blocks is None and judgement.error is None:
         taxonomy = "T1" if judgement.columns is None else "T9"
+    if judgement.doubtful:
+        told.append("errors fed back to other columns (GPTQ) may be that large: behaviour decides")
     return Diagnosis(
         taxonomy,
         "the weight is not what the recipe makes of the source: " + "; ".join(told),
@@ -444,5 +486,6 @@ _HYPOTHESES = (
     _columns,
     _vector,
     _scales,
+    _leaning,
 )
 """In this order: the first that explains the damage is told."""

@@ -12,12 +12,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import assert_never
 
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import (
     Quantized,
@@ -27,21 +26,20 @@ from enginekeeper.validation.numerics.recipes import (
     unscaled,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
+from enginekeeper.validation.weight_roundings import (
+    TIE,
+    Followed,
+    Leaning,
+    followed,
+    leaning,
+    steps,
+)
 
 Sums = npt.NDArray[np.float64]
 _Marks = npt.NDArray[np.bool_]
 
 _BLOCK_COLUMNS = 64
 """Columns per block where the format has no groups: enough for a stable error, few for a place."""
-
-_E4M3_STEP = np.float32(2.0**-4)
-"""Half of a step of three mantissa bits, relative to the smallest number it is for."""
-
-_E2M1_STEP = np.float32(2.0**-2)
-"""The same of one mantissa bit."""
-
-_TIE = np.float32(2.0**-9)
-"""How near to a tie, relative to the code, other arithmetic may decide it the other way."""
 
 _OPEN = np.float32(2.0**-6)
 """How far a smoothed weight may be from what was rounded, relative: its vector is known to one unit
@@ -99,15 +97,17 @@ class PartStatistics:
     """How many of its stored weights are NaN or infinite."""
     same_codes: float
     """Share of the codes that equal the honest export's."""
-    followed: Callable[[], float]
-    """Returns the share of the codes that are the nearest under the scales that are stored; reads
-    the part again."""
+    followed: Callable[[], Followed]
+    """Returns what follows from the scales that are stored; reads the part again, as the next."""
+    leaning: Callable[[], Leaning]
     blocks: Comparison
     """One cell per (row, block of columns); none at all when the part is exact."""
     per_column: Comparison
     scales: Floats
     """As stored, one row per weight row."""
     honest_scales: Floats
+    divisor: Floats | None = None
+    """What columns were divided by before they were rounded, of a smoothed part."""
 
     @property
     def exact(self) -> bool:
@@ -131,6 +131,20 @@ class PartStatistics:
         if honest == 0:
             return 1.0 if error == 0 else math.inf
         return math.sqrt(error / honest)
+
+    @property
+    def in_source(self) -> tuple[float, float]:
+        """Gain and error ratio with columns weighted as in the source, not as smoothed.
+
+        Smoothing makes some columns large that the vector makes small again in the product: one
+        clipped weight can hold half the energy of a smoothed part, and nothing of the source's.
+        """
+        if self.divisor is None:
+            return self.gain, self.error_ratio
+        cells, weight = self.per_column, self.divisor.astype(np.float64) ** 2
+        gain = float((cells.excess * weight).sum() / max((cells.energy * weight).sum(), _TINY))
+        honest, error = float((cells.honest * weight).sum()), float((cells.error * weight).sum())
+        return gain, math.sqrt(error / honest) if honest else self.error_ratio
 
 
 _TINY = float(np.finfo(np.float64).tiny)
@@ -160,7 +174,10 @@ def measure(
         # Sums are of the whole part: what they say must not depend on where chunks end.
         for start, stop in exact:
             running.sum_up(slice(start, stop), rows(start, stop))
-    return running.finish(partial(_followed, stored, reproduction, index, columns, part))
+    again = (stored, reproduction, index, columns, part)
+    return running.finish(
+        partial(followed, *again), partial(leaning, *again), reproduction.divisors[index]
+    )
 
 
 def reproduced(
@@ -175,19 +192,10 @@ def reproduced(
         if not reproduction.has_bits(part, index, start, stop, stored):
             return None
         running.skip(slice(start, stop), stored.part_scales(part, start, stop))
-    return running.finish(partial(_followed, stored, reproduction, index, columns, part))
-
-
-def _followed(
-    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
-) -> float:
-    kind, followed = reproduction.recipe.format, 0
-    for start, stop in row_chunks(part.rows, columns):
-        there = stored.part_quantized(part, start, stop)
-        weight = reproduction.weight(part, index, start, stop)
-        nearest = round_codes(kind, unscaled(weight, there.scales))
-        followed += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _CODE_TOLERANCE).sum())
-    return followed / max(part.rows * columns, 1)
+    again = (stored, reproduction, index, columns, part)
+    return running.finish(
+        partial(followed, *again), partial(leaning, *again), reproduction.divisors[index]
+    )
 
 
 @dataclass(frozen=True)
@@ -270,18 +278,22 @@ class _Running:
         differing = rows.differing()
         self.differing += int(np.count_nonzero(differing))
         self.not_finite += _not_finite(rows.stored.values)
+        honest = rows.honest.values
         if self.kind is WeightFormat.PLAIN:
             strays = _beyond_a_unit(rows)
         else:
-            strays = _strays(self.kind, differing, rows, smoothed=self.smoothed)
+            strays, halved = _strays(self.kind, differing, rows, smoothed=self.smoothed)
+            if len(halved):
+                honest = honest.copy()
+                honest.reshape(-1)[halved] = rows.stored.values.reshape(-1)[halved]
         self.blocks["strays"][where] = _block_sums(strays, block)
-        for name, values in self._cells(rows):
+        for name, values in self._cells(rows, honest):
             self.blocks[name][where] = _block_sums(values, block)
             self.per_column[name] += _ones(len(values)) @ values  # a few rows: float32 is enough
 
-    def _cells(self, rows: _Rows) -> Iterator[tuple[str, Floats]]:
+    def _cells(self, rows: _Rows, honest: Floats) -> Iterator[tuple[str, Floats]]:
         """Yields what is summed over blocks and columns, one after the other."""
-        source, honest, stored = rows.source, rows.honest.values, rows.stored.values
+        source, stored = rows.source, rows.stored.values
         yield "energy", source * source
         error = stored - source
         if self.kind is WeightFormat.PLAIN:  # the honest weight is the source
@@ -294,8 +306,15 @@ class _Running:
             yield "coarsest", _coarsest(self.kind, source, rows.stored.scales)
         yield "error", np.square(error, out=error)
 
-    def finish(self, followed: Callable[[], float]) -> PartStatistics:
+    def finish(
+        self,
+        followed: Callable[[], Followed],
+        leaning: Callable[[], Leaning],
+        divisor: Floats | None,
+    ) -> PartStatistics:
         return PartStatistics(
+            divisor=divisor,
+            leaning=leaning,
             part=self.part,
             columns=self.columns,
             exact_rows=self.exact_rows,
@@ -376,20 +395,39 @@ class CodesInQuestion:
         )
 
 
-def _strays(kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: bool) -> Floats:
-    """Marks codes that no honest rounding gives; looks only at those that differ."""
+def _strays(
+    kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: bool
+) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Marks codes that no honest rounding gives; looks only at those that differ.
+
+    Also returns which of them are honest after all: where all codes are those of a quotient that
+    was rounded to half precision, as arithmetic in the model's own dtype gives.
+    """
     strays = np.zeros(differing.shape, np.float32)
     places = np.flatnonzero(differing)
     codes = CodesInQuestion.of(places, rows)
-    marks = strays_if_open(kind, codes) if smoothed else _strays_if_settled(codes)
-    strays.reshape(-1)[places] = marks
-    return strays
+    if smoothed:
+        strays.reshape(-1)[places] = strays_if_open(kind, codes)
+        return strays, places[:0]
+    if len(places) and _in_half_precision(kind, rows):
+        return strays, places
+    strays.reshape(-1)[places] = _strays_if_settled(codes)
+    return strays, places[:0]
+
+
+def _in_half_precision(kind: WeightFormat, rows: _Rows) -> bool:
+    """Says whether every code is that of a quotient rounded to half precision."""
+    quotient = unscaled(rows.source, rows.stored.scales)
+    return any(
+        np.array_equal(rows.stored.codes, round_codes(kind, round_to(quotient, dtype)))
+        for dtype in ("bfloat16", "float16")
+    )
 
 
 def _strays_if_settled(codes: CodesInQuestion) -> _Marks:
     """Marks codes further from weight / scale than the honest code is, by more than arithmetic."""
     honest_distance = np.abs(codes.honest - codes.honest_source)
-    allowed = honest_distance + np.abs(codes.honest_source) * _TIE + _TIE
+    allowed = honest_distance + np.abs(codes.honest_source) * TIE + TIE
     # Written so that NaN is a stray.
     strays: _Marks = (codes.deviation <= _CODE_TOLERANCE) & ~(
         np.abs(codes.stored - codes.source) <= allowed
@@ -404,7 +442,7 @@ def strays_if_open(kind: WeightFormat, codes: CodesInQuestion) -> _Marks:
     much as it differs, the codes may be those of another scale.
     """
     wanted = np.clip(codes.source, *code_range(kind))
-    allowed = _HALF + np.abs(wanted) * (_OPEN + codes.deviation) + _TIE
+    allowed = _HALF + np.abs(wanted) * (_OPEN + codes.deviation) + TIE
     # Written so that NaN is a stray.
     strays: _Marks = (codes.deviation <= _OPEN) & ~(np.abs(codes.stored - wanted) <= allowed)
     return strays
@@ -425,15 +463,5 @@ def _beyond_a_unit(rows: _Rows) -> Floats:
 
 def _coarsest(kind: WeightFormat, source: Floats, scales: Floats) -> Floats:
     """Returns the largest squared error that rounding to either neighbour makes of a weight."""
-    match kind:
-        case WeightFormat.INT4_GROUP | WeightFormat.INT8_CHANNEL:
-            step = np.repeat(scales, source.shape[-1] // scales.shape[-1], axis=1)
-        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
-            step = source * _E4M3_STEP
-        case WeightFormat.NVFP4:
-            step = source * _E2M1_STEP
-        case WeightFormat.PLAIN:
-            raise AssertionError("nothing was rounded")
-        case _:
-            assert_never(kind)
+    step = steps(kind, source, scales)
     return step * step

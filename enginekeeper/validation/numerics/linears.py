@@ -231,7 +231,8 @@ def _scale(
     flat = shape in ((), (1,)) and stored.shape in ((), (1,))
     if stored.shape != shape and not flat:
         raise _misshapen(stored, str(list(shape)))
-    if stored.dtype != dtype:
+    # TensorRT-LLM's loader converts scales to its parameters' type: half precision is one of them.
+    if stored.dtype != dtype and not (dtype == "F32" and stored.dtype in _PLAIN_DTYPES):
         raise MisshapenLinearError(
             "the scale has another number format",
             where=stored.name,

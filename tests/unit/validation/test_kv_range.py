@@ -57,6 +57,14 @@ def test_an_int8_scale_of_one_is_no_calibration(tmp_path: Path) -> None:
     }
 
 
+def test_a_scale_of_several_numbers_is_found(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
+    name = f"{ATTENTION}.v_cache_scaling_factor"
+    checkpoints.edit_tensor(checkpoint, name, lambda scale: np.repeat(scale, 3))
+    (finding,) = audited(checkpoint)
+    assert (finding.where, finding.result, finding.actual) == (name, "fail", "[3]")
+
+
 def test_an_fp8_scale_of_one_is_a_clamp(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
     checkpoints.edit_quantization(checkpoint, kv_cache_quant_algo="FP8")

@@ -1,0 +1,117 @@
+"""How the codes of a part were rounded, whoever chose the scales: to the nearest, to a side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.mapping import Part
+from enginekeeper.validation.numerics.recipes import WeightFormat, round_codes, scaled, unscaled
+from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
+
+_Marks = npt.NDArray[np.bool_]
+
+TIE = np.float32(2.0**-9)
+"""How near to a tie, relative to the code, other arithmetic may decide it the other way."""
+
+_EXPONENT = np.uint32(0x7F800000)
+"""The bits of a float32 that are its exponent: alone, the power of two below the number."""
+
+_FLOAT_STEPS = {
+    WeightFormat.FP8_TENSOR: (np.float32(2.0**-3), np.float32(2.0**-9)),
+    WeightFormat.FP8_CHANNEL: (np.float32(2.0**-3), np.float32(2.0**-9)),
+    WeightFormat.NVFP4: (np.float32(2.0**-1), np.float32(2.0**-1)),
+}
+"""Distance between neighbours over the power of two below them, and between the smallest."""
+
+_TINY = float(np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What the scales that are stored, whoever chose them, make of the source."""
+
+    share: float
+    """Of the codes that are the nearest, or as near as a tie."""
+    gain: float
+    """Added to an honest export's by the nearest codes: coarse ones shrink or stretch weights."""
+    missed: _Marks
+    """True where a scale has a code that is not the nearest."""
+
+
+@dataclass(frozen=True)
+class Leaning:
+    """To which side the codes of a part were rounded, in steps of its format."""
+
+    mean: float
+    """Mean of stored minus source: 0, whatever rounding is fair."""
+    outward: float
+    """The same away from zero: -0.5 where weights were cut off."""
+    odd: float
+    """Share of codes whose lowest bit is set: about a half, if that bit is used."""
+
+
+def followed(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> Followed:
+    """Reads a part again and holds its codes against the scales that are stored."""
+    kind, strays = reproduction.recipe.format, []
+    excess = energy = 0.0
+    for start, stop in row_chunks(part.rows, columns):
+        there = stored.part_quantized(part, start, stop)
+        weight = reproduction.weight(part, index, start, stop)
+        honest = reproduction.quantize(weight).values
+        codes = unscaled(weight, there.scales)
+        # Some exporters leave the lowest integer out.
+        nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
+        allowed = np.abs(nearest - codes) + np.abs(codes) * TIE + TIE
+        far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
+        strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
+        excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
+        energy += float((weight * weight).sum())
+    missed = np.concatenate(strays)
+    share = 1.0 - float(missed.sum()) / max(part.rows * columns, 1)
+    return Followed(share, excess / max(energy, _TINY), missed > 0)
+
+
+def leaning(
+    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
+) -> Leaning:
+    """Reads a part again and says to which side its codes were rounded."""
+    kind, seen = reproduction.recipe.format, 0
+    sums = np.zeros(3)
+    for start, stop in row_chunks(part.rows, columns):
+        there = stored.part_quantized(part, start, stop)
+        weight = reproduction.weight(part, index, start, stop)
+        near = steps(kind, np.maximum(np.abs(weight), np.abs(there.values)), there.scales)
+        off, counted = (there.values - weight) / near, there.codes != 0
+        lowest = np.abs(there.codes) / steps(kind, there.codes, np.ones_like(there.scales))
+        seen += int(counted.sum())
+        sums += [
+            float(off[counted].sum()),
+            float((off * np.sign(weight))[counted].sum()),
+            int((lowest[counted] % 2 == 1).sum()),
+        ]
+    return Leaning(*(float(total) for total in sums / max(seen, 1)))
+
+
+def steps(kind: WeightFormat, weights: Floats, scales: Floats) -> Floats:
+    """Returns how far apart the two numbers of the format are that a weight is between."""
+    wide = np.repeat(scales, weights.shape[-1] // scales.shape[-1], axis=1)
+    match kind:
+        case WeightFormat.INT4_GROUP | WeightFormat.INT8_CHANNEL:
+            return wide
+        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL | WeightFormat.NVFP4:
+            relative, smallest = _FLOAT_STEPS[kind]
+            codes = weights / wide
+            below = (codes.view(np.uint32) & _EXPONENT).view(np.float32)
+            found: Floats = np.maximum(below * relative, smallest) * wide
+            return found
+        case WeightFormat.PLAIN:
+            raise AssertionError("nothing was rounded")
+        case _:
+            assert_never(kind)
