@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import main
-from _tokenizers import load, stops
+from _tokenizers import load, refusals, stops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         _write(output, {"absent": "nothing says at which token a text ends"})
         return {"questions": 0}
     questions = json.loads(Path(job["questions"]).read_text(encoding="utf-8"))["questions"]
-    prompts = [_rendered(tokenizer, question) for question in questions]
+    try:
+        prompts = [_rendered(tokenizer, question) for question in questions]
+    except refusals() as error:
+        reason = f"{type(error).__name__} {str(error)[:80]}"
+        _write(output, {"absent": f"the model's chat template renders no question: {reason}"})
+        return {"questions": 0}
     arms: dict[str, tuple[Arm, AbstractSet[int]]] = {
         "engine": (EngineArm(Engine(Path(job["engine"]))), theirs),
         "twin": (TransformersArm(load_model(Path(job["twin"]))), ours),
