@@ -300,9 +300,10 @@ class WeightAudit:
                 tuple(one.gain for one in measured.parts),
             )
             diagnosis = diagnose(suspect, stats, judgement)
+            known = diagnosis.explains and recipe.format is not WeightFormat.PLAIN
             yield Finding(
                 check="weights.fidelity",
-                result="inconclusive" if judgement.doubtful else "fail",
+                result="inconclusive" if judgement.doubtful and not known else "fail",
                 where=suspect.label,
                 message=diagnosis.message,
                 actual=diagnosis.actual,
