@@ -9,7 +9,11 @@ from typing import Any
 from enginekeeper.errors import InputError
 from enginekeeper.orchestration.stages import SCORES, Checkpoint, Made, Source
 from enginekeeper.orchestration.workshop import Workshop
-from enginekeeper.toolchains.errors import StepRefusedError
+from enginekeeper.toolchains.errors import (
+    DiagnosedStepError,
+    StepCrashedError,
+    StepRefusedError,
+)
 from enginekeeper.validation.checkpoint import Checkpoint as StoredCheckpoint
 from enginekeeper.validation.scores import Scores, load_scores
 from enginekeeper.validation.source_model import SourceModel
@@ -18,7 +22,7 @@ from enginekeeper.validation.triangle import as_the_recipe
 from enginekeeper.validation.twin import checkpoint_twin_of, is_checkpoint_twin
 
 EXPORT = "checkpoint_twin.safetensors"
-_EQUAL = "equal"
+_EQUAL, _NOT = "equal", "not scored"
 
 
 def score_checkpoint_twin(
@@ -44,8 +48,11 @@ def score_checkpoint_twin(
             return {"checkpoint_twin": _EQUAL}
         checkpoint_twin_of(model, stored, twin)
         outcome = shop.run("inductor", "score_twin", asked, name=name, minutes=60)
-    except (InputError, StepRefusedError) as error:
-        return {"checkpoint_twin": f"not scored: {error.what}"}
+    except DiagnosedStepError:
+        raise  # the log names what is wrong with this machine: another run may succeed
+    except (InputError, StepRefusedError, StepCrashedError) as error:
+        # What transformers makes of an unknown config is a crash.
+        return {"checkpoint_twin": f"{_NOT}: {error.what}"}
     finally:
         if twin.is_dir():
             shutil.rmtree(twin)
@@ -59,3 +66,9 @@ def read_checkpoint_twin(scored: Made, twin: Scores, tokens: TokenizedSuite) -> 
         return as_the_recipe(twin)
     path = scored.path / EXPORT
     return load_scores(path, tokens) if path.is_file() else None
+
+
+def why_no_checkpoint_twin(scored: Made) -> str | None:
+    """Returns why a checkpoint twin was not scored; None where it was, or was not asked for."""
+    said = scored.record.get("checkpoint_twin")
+    return said if said is not None and said.startswith(_NOT) else None

@@ -19,7 +19,11 @@ from enginekeeper.orchestration.bench import Bench
 from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
-from enginekeeper.orchestration.export_arm import read_checkpoint_twin, score_checkpoint_twin
+from enginekeeper.orchestration.export_arm import (
+    read_checkpoint_twin,
+    score_checkpoint_twin,
+    why_no_checkpoint_twin,
+)
 from enginekeeper.orchestration.interim import Interim
 from enginekeeper.orchestration.outcome import Ending, Outcome
 from enginekeeper.orchestration.pipeline import Progress, Work, source_of, there
@@ -436,6 +440,7 @@ def _arms(work: Work, made: Progress, tokens: TokenizedSuite) -> Callable[[Score
         reference=probe.reference,
         twin=twin,
         checkpoint_twin=read_checkpoint_twin(scored, twin, tokens),
+        no_checkpoint_twin=why_no_checkpoint_twin(scored),
         nudged=load_scores(nudged, tokens) if nudged.is_file() else None,
         second_source=arm(there(work.second)),
         validation_twin=None if validation is None else arm(validation),

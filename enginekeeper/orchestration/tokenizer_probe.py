@@ -30,13 +30,13 @@ _READ = (*FILES, "generation_config.json", "config.json")
 def shipped_with(directory: Path, named: str | None) -> Path | None:
     """Returns where the tokenizer lies that serves an engine; None where nobody knows.
 
-    Bundles have one; an engine directory has none, so whoever serves it names one. Raises
-    InputError where what is named has no tokenizer.
+    Bundles have one, and it is what serves, whatever is named; an engine directory has none, so
+    whoever serves it names one. Raises InputError where what is named has no tokenizer.
     """
     if named is not None:
         require_tokenizer(Path(named))
-        return Path(named)
-    return next((one for one in (directory, directory / MODEL) if has_tokenizer(one)), None)
+    own = next((one for one in (directory, directory / MODEL) if has_tokenizer(one)), None)
+    return Path(named) if own is None and named is not None else own
 
 
 def probe_tokenizer(

@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+UNUSABLE = "tokenizer-unusable"
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """Returns what a tokenizer or a template, which are data of others, may raise when asked."""
+    from jinja2.exceptions import TemplateError  # noqa: PLC0415 - in the toolchain only
+
+    return (
+        ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
+        TypeError, ValueError, TemplateError,
+    )  # fmt: skip
+
+
 def load(directory: Path) -> Any:  # noqa: ANN401 - no types
     """Loads a tokenizer, running no code of its directory; refuses what is none."""
     from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
@@ -19,9 +32,9 @@ def load(directory: Path) -> Any:  # noqa: ANN401 - no types
         return AutoTokenizer.from_pretrained(
             directory, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as fault:
+    except Exception as fault:  # what reads tokenizer.json raises nothing more particular
         raise Refusal(
-            "tokenizer-unusable",
+            UNUSABLE,
             f"the tokenizer cannot be loaded: {type(fault).__name__} {str(fault)[:200]}",
             where=str(directory),
             remedy="name a directory with tokenizer.json and tokenizer_config.json",
@@ -37,9 +50,21 @@ def stops(directory: Path, tokenizer: Any) -> set[int]:  # noqa: ANN401
     found = {own} if isinstance(own, int) else set()
     for name in ("generation_config.json", "config.json"):
         path = directory / name
-        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        said = _read(path) if path.is_file() else {}
         ends = said.get("eos_token_id") if isinstance(said, dict) else None
         if ends is not None:
             listed = ends if isinstance(ends, list) else [ends]
             return found | {one for one in listed if type(one) is int}
     return found
+
+
+def _read(path: Path) -> Any:  # noqa: ANN401 - any JSON value
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as fault:
+        raise Refusal(
+            UNUSABLE,
+            f"not JSON: {str(fault)[:200]}",
+            where=str(path),
+            remedy="copy the file again from the model",
+        ) from fault

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import main
-from _tokenizers import load, stops
+from _tokenizers import load, refusals, stops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,12 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         _write(output, {"absent": "nothing says at which token a text ends"})
         return {"questions": 0}
     questions = json.loads(Path(job["questions"]).read_text(encoding="utf-8"))["questions"]
-    rendered = [_rendered(tokenizer, question) for question in questions]
+    try:
+        rendered = [_rendered(tokenizer, question) for question in questions]
+    except refusals() as error:
+        reason = f"{type(error).__name__} {str(error)[:80]}"
+        _write(output, {"absent": f"the model's chat template renders no question: {reason}"})
+        return {"questions": 0}
     prompts = [ids for ids in rendered if len(ids) >= SHORTEST]
     engine = Engine(Path(job["engine"]))
     most = min(most, engine.max_seq_len - max(map(len, prompts), default=engine.max_seq_len))

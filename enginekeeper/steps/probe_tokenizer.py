@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _step import main
-from _tokenizers import load, stops
+from _tokenizers import load, refusals, stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,12 +85,9 @@ class Both:
 
 
 def _answer(ask: Callable[[Any], Any], tokenizer: Any) -> Any:  # noqa: ANN401 - no types
-    from jinja2.exceptions import TemplateError  # noqa: PLC0415 - in the toolchain only
-
-    refusals = (TypeError, ValueError, KeyError, OverflowError, NotImplementedError, TemplateError)
     try:
         return ask(tokenizer)
-    except refusals as error:
+    except refusals() as error:
         return f"refused: {type(error).__name__} {str(error)[:80]}".encode(errors="replace")
 
 
@@ -200,7 +197,7 @@ def _template(both: Both, conversations: Mapping[str, Sequence[tuple[str, str]]]
     """Renders every conversation by both, ready for an answer and not, with a tool and without."""
     if both.source.chat_template is None and both.shipped.chat_template is None:
         return {"absent": "neither the model nor what is shipped has a chat template"}
-    asked, wrong = 0, []
+    asked, rendered, wrong = 0, 0, []
     for name, turns in conversations.items():
         messages = [{"role": role, "content": content} for role, content in turns]
         for prompt, tools in ((True, None), (False, None), (True, [TOOL])):
@@ -210,10 +207,13 @@ def _template(both: Both, conversations: Mapping[str, Sequence[tuple[str, str]]]
                     messages, tools=tools, add_generation_prompt=prompt, tokenize=False
                 )
             )
+            rendered += isinstance(was, str)
             if was != now:
                 how = ("", " with a tool")[tools is not None]
                 end = ("", ", to be answered")[prompt]
                 wrong.append(f"{name}{how}{end}: {_otherwise(was, now)}")
+    if not rendered and not wrong:
+        return {"absent": f"the model's chat template renders no conversation: {_shown(was)}"}
     return {"asked": asked, "wrong": wrong}
 
 
@@ -221,18 +221,23 @@ def _stop_tokens(both: Both, source: Path, shipped: Path) -> dict[str, Any]:
     """Compares at which tokens a server ends a text, by what the two directories say."""
     ours, theirs = stops(source, both.source), stops(shipped, both.shipped)
     wrong = [
-        f"{token} ({both.source.convert_ids_to_tokens(token)!r}) ends a text of the model, and none"
+        f"{token} ({_named(token, both.source)}) ends a text of the model, and none"
         " by what is shipped"
         for token in sorted(ours - theirs)
     ]
     wrong += [
-        f"{token} ({both.shipped.convert_ids_to_tokens(token)!r}) ends a text by what is shipped,"
+        f"{token} ({_named(token, both.shipped)}) ends a text by what is shipped,"
         " and none of the model"
         for token in sorted(theirs - ours)
     ]
     if not ours | theirs:
         return {"absent": "neither the model nor what is shipped names a token that ends a text"}
     return {"asked": len(ours | theirs), "wrong": wrong}
+
+
+def _named(token: int, tokenizer: Any) -> str:  # noqa: ANN401
+    """Shows the token of an id; a config may name one that is none."""
+    return _shown(_answer(lambda one: one.convert_ids_to_tokens(token), tokenizer))
 
 
 if __name__ == "__main__":

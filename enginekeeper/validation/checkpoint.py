@@ -51,7 +51,7 @@ DEFAULT_EXCLUDED = (
     "*block_embedding",
     "*shared_expert_gate",
 )
-"""What TensorRT-LLM leaves unquantized when the list is absent *or empty* (its PR 3567)."""
+"""What TensorRT-LLM leaves unquantized when there is no list."""
 
 _RowReader = Callable[[StoredLinear, int, int], npt.NDArray[Any]]
 

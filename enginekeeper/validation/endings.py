@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from enginekeeper.documents import read_json_object
 from enginekeeper.errors import InputError
@@ -121,12 +120,16 @@ def _longer(apart: NDArray[np.int64]) -> float:
     differing = apart[apart != 0]
     if not len(differing):
         return 1.0
+    from scipy import stats  # noqa: PLC0415 - half a second, of the one who asks
+
     return float(stats.wilcoxon(differing, method="auto").pvalue)
 
 
 def _cut_more(more: int, fewer: int) -> float:
     if not more + fewer:
         return 1.0
+    from scipy import stats  # noqa: PLC0415
+
     return float(stats.binomtest(more, more + fewer, 0.5).pvalue)
 
 

@@ -59,6 +59,8 @@ class Evidence:
     """The recipe twin, scored at `source`."""
     checkpoint_twin: Scores | None = None
     """The checkpoint, dequantized, scored at `twin`: says which side of it a fault is on."""
+    no_checkpoint_twin: str | None = None
+    """Why there is none, in words."""
     nudged: Scores | None = None
     """The recipe twin with float32-sized noise added, scored at `twin`: measures the floor."""
     second_source: Scores | None = None

@@ -19,11 +19,17 @@ from enginekeeper.validation.scores import Scores
 
 EXPORT, BUILDER = "fidelity.export", "fidelity.builder"
 
+_MEANINGS = {
+    EXPORT: "mean KL(recipe twin ‖ checkpoint twin)",
+    BUILDER: "mean KL(checkpoint twin ‖ engine)",
+}
+
 _NEXT_TO_NOTHING = 0.1
 """Share of the whole distance below which a side has no part in it."""
 
 EQUAL = "the checkpoint is what its recipe makes of the source, number by number"
 _EQUALS = "equals"
+_LOST = "rows are not finite"
 
 
 def as_the_recipe(twin: Scores) -> Scores:
@@ -35,14 +41,19 @@ def as_the_recipe(twin: Scores) -> Scores:
 def sides(seen: Evidence, policy: AcceptancePolicy) -> tuple[Check, ...]:
     """Shows how far the checkpoint twin is from the recipe twin, and the engine from it."""
     twin, checkpoint = seen.twin, seen.checkpoint_twin
+    if checkpoint is None and seen.no_checkpoint_twin is not None:
+        return tuple(
+            Check(name, "not run", meaning, note=seen.no_checkpoint_twin)
+            for name, meaning in _MEANINGS.items()
+        )
     if twin is None or checkpoint is None or twin.not_finite:
         return ()
     export = compare(twin, checkpoint, seen.tokens, at="twin")
     builder = _from_checkpoint(seen, checkpoint)
     equal = EQUAL if _EQUALS in checkpoint.meta else None
     return (
-        _shown(EXPORT, "mean KL(recipe twin ‖ checkpoint twin)", export, policy, equal),
-        _shown(BUILDER, "mean KL(checkpoint twin ‖ engine)", builder, policy, None),
+        _shown(EXPORT, export, policy, equal),
+        _shown(BUILDER, builder, policy, None),
     )
 
 
@@ -55,12 +66,10 @@ def _from_checkpoint(seen: Evidence, checkpoint: Scores) -> Comparison:
     return Comparison(seen.tokens, engine.offsets, kept, kl, np.zeros_like(kept), np.zeros(len(kl)))
 
 
-def _shown(
-    name: str, meaning: str, found: Comparison, policy: AcceptancePolicy, note: str | None
-) -> Check:
+def _shown(name: str, found: Comparison, policy: AcceptancePolicy, note: str | None) -> Check:
     quantity = Quantity(
         name,
-        meaning,
+        _MEANINGS[name],
         "nats per position",
         found.per_prompt(found.kl),
         found.sizes,
@@ -70,19 +79,26 @@ def _shown(
     check = shown(quantity, policy.confidence)
     if check.value is None and found.positions:
         check = replace(check, value=found.mean(found.kl))  # too few prompts for bounds
-    lost = f"{found.excluded} rows are not finite" if found.excluded else None
+    lost = f"{found.excluded} {_LOST}" if found.excluded else None
     said = "; ".join(filter(None, (lost, note)))
     return replace(check, note=said or None)
 
 
-def blamed(checks: tuple[Check, ...]) -> str | None:
-    """Says which side a failed engine's distance from its recipe lies on, if it is one."""
-    sizes = {check.name: check.value for check in checks if check.name in (EXPORT, BUILDER)}
-    export, builder = sizes.get(EXPORT), sizes.get(BUILDER)
+def blamed(checks: tuple[Check, ...], limit: float) -> str | None:
+    """Says which side a failed engine's distance from its recipe lies on, if it is one.
+
+    A side within the limit of fidelity, which a recipe's own floor may set, has no part in it.
+    """
+    sides_of = {check.name: check for check in checks if check.name in (EXPORT, BUILDER)}
+    if len(sides_of) < 2 or any(_LOST in (one.note or "") for one in sides_of.values()):  # noqa: PLR2004
+        return None
+    export, builder = sides_of[EXPORT].value, sides_of[BUILDER].value
     if export is None or builder is None:
         return None
-    if export <= _NEXT_TO_NOTHING * builder:
+    if export <= max(limit, _NEXT_TO_NOTHING * builder) and builder > limit:
         return "its checkpoint is; what came after it is not: builder, kernels or runtime"
-    if builder <= _NEXT_TO_NOTHING * export:
+    if builder <= max(limit, _NEXT_TO_NOTHING * export) and export > limit:
         return "it is what its checkpoint says: the export is not its recipe"
+    if max(export, builder) <= limit:
+        return None
     return "neither is its checkpoint, nor is it what its checkpoint says"

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.weight_statistics import ONE_UNIT, Comparison, PartStatistics, Sums
 
 Mask = npt.NDArray[np.bool_]
@@ -203,7 +204,7 @@ def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:
     """Says whether the codes are the recipe's: nearly all, and not rather those of other scales."""
     if stats.same_codes < SAME_ROUNDING:
         return False
-    return not (_middle(ratio) > TIGHT.scale_median and stats.followed().share > stats.same_codes)
+    return not (_middle(ratio) > TIGHT.scale_median and stats.followed().equal > stats.same_codes)
 
 
 def _middle(ratio: Floats) -> float:
@@ -246,10 +247,13 @@ def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
 
 
 def _chosen(stats: PartStatistics) -> Mask:
-    """Scales that are others by a unit, and that all codes follow.
+    """NVFP4's scales that are others by a unit, and that all codes follow.
 
-    As where NVFP4's two scales share their product otherwise.
+    Its two scales may share their product otherwise. A scale of another format that is off by as
+    much is damage that moved no code.
     """
+    if stats.kind is not WeightFormat.NVFP4:
+        return np.zeros(stats.scales.shape, np.bool_)
     deviation = np.abs(scale_ratio(stats) - 1)
     other: Mask = (deviation > SAME_SCALE) & (deviation <= _E4M3_UNIT)
     return other & ~stats.followed().missed

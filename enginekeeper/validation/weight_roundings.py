@@ -18,6 +18,9 @@ _Marks = npt.NDArray[np.bool_]
 TIE = np.float32(2.0**-9)
 """How near to a tie, relative to the code, other arithmetic may decide it the other way."""
 
+_SAME_CODE = np.float32(1e-5)
+"""Relative; neighbouring codes of every format differ by more than 5 %."""
+
 _EXPONENT = np.uint32(0x7F800000)
 """The bits of a float32 that are its exponent: alone, the power of two below the number."""
 
@@ -35,8 +38,10 @@ _TINY = float(np.finfo(np.float64).tiny)
 class Followed:
     """What the scales that are stored, whoever chose them, make of the source."""
 
+    equal: float
+    """Share of the codes that are the nearest."""
     share: float
-    """Of the codes that are the nearest, or as near as a tie."""
+    """The same, and of those that are as near as a tie."""
     gain: float
     """Added to an honest export's by the nearest codes: coarse ones shrink or stretch weights."""
     missed: _Marks
@@ -59,7 +64,7 @@ def followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> Followed:
     """Reads a part again and holds its codes against the scales that are stored."""
-    kind, strays = reproduction.recipe.format, []
+    kind, strays, equal = reproduction.recipe.format, [], 0
     excess = energy = 0.0
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
@@ -70,12 +75,14 @@ def followed(
         nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
         allowed = np.abs(nearest - codes) + np.abs(codes) * TIE + TIE
         far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
+        equal += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _SAME_CODE).sum())
         strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
         excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
         energy += float((weight * weight).sum())
     missed = np.concatenate(strays)
-    share = 1.0 - float(missed.sum()) / max(part.rows * columns, 1)
-    return Followed(share, excess / max(energy, _TINY), missed > 0)
+    numbers = max(part.rows * columns, 1)
+    share = 1.0 - float(missed.sum()) / numbers
+    return Followed(equal / numbers, share, excess / max(energy, _TINY), missed > 0)
 
 
 def leaning(

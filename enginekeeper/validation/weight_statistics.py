@@ -91,6 +91,7 @@ class PartStatistics:
 
     part: Part
     columns: int
+    kind: WeightFormat
     exact_rows: npt.NDArray[np.bool_]
     """Rows read in a chunk that equals the honest export bit for bit: their sums stay zero."""
     not_finite: int
@@ -317,6 +318,7 @@ class _Running:
             leaning=leaning,
             part=self.part,
             columns=self.columns,
+            kind=self.kind,
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),

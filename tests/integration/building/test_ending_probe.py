@@ -58,3 +58,19 @@ def test_an_engine_that_is_served_with_fewer_ends_fails_and_a_healthy_one_ends_a
     assert "32 of 32 texts end alike" in str(healthy.note)
     assert wrong.outcome == "fail"
     assert "tokens longer" in str(wrong.finding)
+
+
+def test_a_template_that_renders_no_question_leaves_nothing_to_compare(
+    bench: Bench, tmp_path: Path
+) -> None:
+    source, _ = write_decoder(FAMILIES["llama"], tmp_path / "llama")
+    vocabulary = {chr(number): number for number in range(VOCABULARY)}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    tokenizer = {"version": "1.0", "added_tokens": [], "model": model}
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (source / "generation_config.json").write_text(json.dumps({"eos_token_id": ENDS}))
+    (source / "chat_template.jinja").write_text("{{ raise_exception('only in pairs') }}")
+
+    said = asked(bench, source, None)
+
+    assert "renders no question: TemplateError only in pairs" in str(said)

@@ -157,3 +157,56 @@ def test_what_is_no_tokenizer_is_refused(bench: Bench, source: Path, shipped: Pa
 
     with pytest.raises(StepRefusedError, match="cannot be loaded"):
         probed(bench, source, shipped)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"),
+        ("{{ 'a' * 4000000000000000000 }}", "MemoryError"),
+    ],
+)
+def test_a_template_that_breaks_on_what_it_is_given_is_told(
+    bench: Bench, source: Path, shipped: Path, template: str, told: str
+) -> None:
+    (shipped / "chat_template.jinja").write_text(template)
+
+    said = wrong(probed(bench, source, shipped))
+
+    assert f"refused: {told}" in said["template"][0]
+
+
+def test_templates_that_render_nothing_are_not_compared(
+    bench: Bench, source: Path, shipped: Path
+) -> None:
+    for directory in (source, shipped):
+        (directory / "chat_template.jinja").write_text("{{ 1 / 0 }}")
+
+    said = probed(bench, source, shipped)
+
+    assert "renders no conversation" in str(said["probe.template"])
+
+
+def test_an_end_that_is_no_token_is_told(bench: Bench, source: Path, shipped: Path) -> None:
+    (shipped / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, 11, -1]}))
+
+    said = wrong(probed(bench, source, shipped))
+
+    assert said["stop_tokens"][0].startswith("-1 (refused: OverflowError")
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("generation_config.json", '{"eos_token_id": ['),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "Other"}}'),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused(
+    bench: Bench, source: Path, shipped: Path, file: str, text: str
+) -> None:
+    (shipped / file).write_text(text)
+
+    with pytest.raises(StepRefusedError, match=r"not JSON|cannot be loaded"):
+        probed(bench, source, shipped)

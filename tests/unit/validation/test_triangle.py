@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from enginekeeper.validation.checks import Check
 from enginekeeper.validation.evidence import Evidence
 from enginekeeper.validation.scores import Scores
 from enginekeeper.validation.tokens import TokenizedSuite
-from enginekeeper.validation.triangle import as_the_recipe
+from enginekeeper.validation.triangle import as_the_recipe, blamed
 from enginekeeper.validation.verdict import Verdict, judge
 from tests.factories.arms import FINE, Arm, evidence
 from tests.factories.policies import policy
@@ -79,6 +81,33 @@ def test_the_side_of_a_gross_fault_is_named_after_three_prompts(
     assert builder["value"] > 0.5
 
 
+def sided(export: float, builder: float, note: str | None = None) -> tuple[Check, ...]:
+    return (
+        Check("fidelity.export", "shown", "", value=export, note=note),
+        Check("fidelity.builder", "shown", "", value=builder),
+    )
+
+
+@pytest.mark.parametrize(
+    ("export", "builder", "said"),
+    [
+        (0.4, 0.06, "it is what its checkpoint says"),
+        (0.06, 0.4, "its checkpoint is; what came after"),
+        (0.4, 0.3, "neither"),
+        (0.001, 0.0011, None),
+    ],
+)
+def test_what_a_recipes_own_floor_explains_blames_no_side(
+    export: float, builder: float, said: str | None
+) -> None:
+    told = blamed(sided(export, builder), 0.0875)
+    assert told is None if said is None else said in (told or "")
+
+
+def test_rows_that_were_left_out_blame_no_side() -> None:
+    assert blamed(sided(0.0, 0.4, "3 rows are not finite"), 0.0025) is None
+
+
 def test_rows_of_the_checkpoint_twin_that_are_no_numbers_are_told(
     tokens: TokenizedSuite, arm: Arm
 ) -> None:
@@ -91,3 +120,13 @@ def test_rows_of_the_checkpoint_twin_that_are_no_numbers_are_told(
     verdict = judge(replace(healthy, checkpoint_twin=replace(twin, finite=finite)), policy())
 
     assert check(verdict, "fidelity.export")["note"] == "1 rows are not finite"
+
+
+def test_a_checkpoint_twin_that_could_not_be_run_is_said_to_be_missing(
+    tokens: TokenizedSuite, arm: Arm
+) -> None:
+    healthy = evidence(tokens, arm)
+    verdict = judge(replace(healthy, no_checkpoint_twin="not scored: no such activation"), policy())
+    export = check(verdict, "fidelity.export")
+    assert (verdict.result, export["result"]) == ("pass", "not run")
+    assert export["note"] == "not scored: no such activation"
