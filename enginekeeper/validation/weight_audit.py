@@ -311,7 +311,7 @@ class WeightAudit:
                 taxonomy=diagnosis.taxonomy,
             )
         if recipe.activation == "int8_static" and all(stats.exact for stats in measured.parts):
-            yield from activation_scales.smoothed_input(measured.stored)
+            yield from activation_scales.smoothed_input(measured.stored, self.checkpoint.dtype)
 
     def _relatives(self, place: LinearPlace) -> Iterator[tuple[str, str, int]]:
         """Yields the linears whose weight could be here by mistake: as wide, in another place."""
