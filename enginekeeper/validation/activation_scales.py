@@ -17,8 +17,16 @@ import numpy.typing as npt
 
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import Finding
-from enginekeeper.validation.numerics.formats import E2M1_MAX, E4M3_MAX, INT8_MAX, widen
+from enginekeeper.validation.numerics.formats import (
+    E2M1_MAX,
+    E4M3_MAX,
+    INT8_MAX,
+    Floats,
+    round_to,
+    widen,
+)
 from enginekeeper.validation.numerics.mapping import Geometry, LinearPlace, VectorPlace
+from enginekeeper.validation.numerics.smoothing import BOUNDS
 
 _ROOM = 4.0
 """What an exporter may leave above the largest activation, or an epsilon take away below."""
@@ -55,15 +63,17 @@ def shared_input(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding
             )
 
 
-def smoothed_input(stored: AssembledLinear) -> Iterator[Finding]:
+def smoothed_input(stored: AssembledLinear, dtype: str) -> Iterator[Finding]:
     """Yields a finding where a linear smoothed with alpha 1 has another scale than 1/127.
 
-    Only for linears reproduced bit for bit, which shows that alpha was 1.
+    Only for linears reproduced bit for bit, which shows that alpha was 1. A channel at the lowest
+    divisor there is may be left with more than 1, and the scale is larger then.
     """
     activation, expected = stored.first.activation, 1 / INT8_MAX
     if activation is None or activation.scale is None:
         return
-    if not math.isclose(activation.scale, expected, rel_tol=_ROUNDING):
+    larger = activation.scale > expected and _held_down(stored.prequant, dtype)
+    if not larger and not math.isclose(activation.scale, expected, rel_tol=_ROUNDING):
         yield Finding(
             "weights.activation_scale",
             "fail",
@@ -74,6 +84,12 @@ def smoothed_input(stored: AssembledLinear) -> Iterator[Finding]:
             expected,
             "T13",
         )
+
+
+def _held_down(prequant: Floats | None, dtype: str) -> bool:
+    """Says whether a channel's activations were too large for what they may be divided by."""
+    lowest = round_to(BOUNDS[:1], dtype)
+    return prequant is not None and bool((prequant <= lowest).any())
 
 
 def norm_bounds(weight: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -300,9 +300,10 @@ class WeightAudit:
                 tuple(one.gain for one in measured.parts),
             )
             diagnosis = diagnose(suspect, stats, judgement)
+            known = diagnosis.explains and recipe.format is not WeightFormat.PLAIN
             yield Finding(
                 check="weights.fidelity",
-                result="inconclusive" if judgement.doubtful else "fail",
+                result="inconclusive" if judgement.doubtful and not known else "fail",
                 where=suspect.label,
                 message=diagnosis.message,
                 actual=diagnosis.actual,
@@ -310,7 +311,7 @@ class WeightAudit:
                 taxonomy=diagnosis.taxonomy,
             )
         if recipe.activation == "int8_static" and all(stats.exact for stats in measured.parts):
-            yield from activation_scales.smoothed_input(measured.stored)
+            yield from activation_scales.smoothed_input(measured.stored, self.checkpoint.dtype)
 
     def _relatives(self, place: LinearPlace) -> Iterator[tuple[str, str, int]]:
         """Yields the linears whose weight could be here by mistake: as wide, in another place."""

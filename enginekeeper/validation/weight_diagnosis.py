@@ -82,6 +82,8 @@ class Diagnosis:
     message: str
     actual: object = None
     expected: object = None
+    explains: bool = True
+    """Whether a mechanism was found, so that a fair rounding is none; else it is a description."""
 
 
 def diagnose(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis:
@@ -417,6 +419,7 @@ def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
         "the weight is not what the recipe makes of the source: " + "; ".join(told),
         f"gain {stats.gain:+.4f}",
         f"gain within {judgement.limits.gain:g}",
+        explains=False,
     )
 
 

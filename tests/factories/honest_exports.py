@@ -38,7 +38,7 @@ from enginekeeper.validation.numerics.recipes import (
     recipe_for,
 )
 from enginekeeper.validation.numerics.reproduction import source_rows
-from enginekeeper.validation.numerics.smoothing import smooth_by
+from enginekeeper.validation.numerics.smoothing import BOUNDS, smooth_by
 from enginekeeper.validation.rope import source_rope
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tensor_files import PlannedTensor, write_tensors
@@ -53,8 +53,6 @@ ALGORITHMS = (
 """The eight recipes by their names in a checkpoint; plain groups are `W4A16_AWQ` there, too."""
 
 _GROUP = 16
-BOUNDS = np.array([1e-4, 1e4], np.float32)
-"""Between which ModelOpt's SmoothQuant keeps its divisors."""
 
 
 @dataclass
@@ -63,6 +61,8 @@ class _Export:
     algorithm: str | None
     dtype: str
     ranks: int
+    loud: bool = True
+    """Whether SmoothQuant met a channel too loud for its divisors."""
     tensors: list[dict[str, Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class _Export:
         loud = np.exp(random.normal(0, 1, place.columns)).astype(np.float32)
         if self.algorithm == "W4A16_AWQ":
             return round_to(loud, self.dtype)
-        loud[:3] = (3e4, 0, 2e-5)
+        loud[:3] = (3e4 if self.loud else 1, 0, 2e-5)
         with np.errstate(divide="ignore"):
             exact = np.float32(1) / round_to(loud, self.dtype)
         bounded: Floats = np.clip(exact, *BOUNDS)
@@ -229,10 +229,16 @@ class _Export:
 
 
 def export(
-    source: Path, directory: Path, algorithm: str | None, *, dtype: str = "bfloat16", ranks: int = 1
+    source: Path,
+    directory: Path,
+    algorithm: str | None,
+    *,
+    dtype: str = "bfloat16",
+    ranks: int = 1,
+    loud: bool = True,
 ) -> Path:
     """Writes an honest checkpoint of a source model; returns its directory."""
-    _Export(SourceModel.open(source), algorithm, dtype, ranks).write(directory)
+    _Export(SourceModel.open(source), algorithm, dtype, ranks, loud).write(directory)
     return directory
 
 

@@ -4,9 +4,10 @@ ModelOpt smooths a weight with a float32 vector s and exports bfloat16(s): the q
 belong to a division that can no longer be done exactly. Inside the half unit that the rounding
 left open, the value that reproduces the stored integers best is the one that was used:
 
-- SmoothQuant (INT8) with alpha 1 divides by the reciprocal of a bfloat16 activation maximum: the
-  few candidates are tried, and the right one reproduces every integer (measured on 150 of 150
-  linears of SmolLM2-135M);
+- SmoothQuant (INT8) with alpha 1 divides by the reciprocal of a bfloat16 activation maximum, kept
+  between 1e-4 and 1e4: the few candidates are tried, and the right one reproduces every integer
+  (measured on 150 of 150 linears of SmolLM2-135M); of an exporter that divides by what it stores,
+  that does, and is tried where no reciprocal did;
 - AWQ (INT4) searches s freely and, for q, k and v, smooths twice: nine points of the interval are
   tried; integers that differ fall from 0.5 % to 0.1 % (0.4 % for q, k, v).
 
@@ -33,6 +34,10 @@ from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 _INTERVAL_POINTS = 9
 """Points tried per column where the divisor is a free float32."""
 
+
+BOUNDS = np.array([1e-4, 1e4], np.float32)
+"""Between which SmoothQuant keeps its divisors: channels of massive activations have the first,
+silent ones the second, and neither is the reciprocal of a half-precision number."""
 
 _HALF_UNIT = 2.0**-8
 """Largest relative change when a number is rounded to bfloat16."""
@@ -108,10 +113,12 @@ def recover_divisor(
 ) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
-    `exact` says that the divisor is the reciprocal of a bfloat16 number. `everything` is asked of
-    columns where `rows` do not leave one candidate alone that reproduces all of them.
+    `exact` says that the divisor is the reciprocal of a bfloat16 number, a bound of those, or what
+    is stored. `everything` is asked of columns where `rows` do not leave one candidate alone that
+    reproduces all of them.
     """
-    candidates, valid = _candidates(prequant, exact=exact)
+    tried = np.vstack([_reciprocals(prequant), prequant]) if exact else _interval(prequant)
+    candidates, valid = _exported_as(prequant, tried)
     best, columns = _undecided(prequant, candidates, valid)
     for some in (rows, everything):
         columns = columns[~_vote(best, candidates, valid, columns, some)]
@@ -122,9 +129,9 @@ def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Float
     """Returns what `recover_divisor` does of the reciprocals, if they reproduce all integers.
 
     A column is not looked at any more when one candidate alone reproduces what was read of it: if
-    any reproduces all, it is that one.
+    any reproduces all, it is that one. The stored vector is tried by `recover_divisor` only.
     """
-    candidates, valid = _candidates(prequant, exact=True)
+    candidates, valid = _exported_as(prequant, _reciprocals(prequant))
     best, columns = _undecided(prequant, candidates, valid)
     score = _Score.of(candidates[:, columns], valid[:, columns], columns)
     for piece in rows:
@@ -136,11 +143,17 @@ def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Float
     return best
 
 
-def _candidates(prequant: Floats, *, exact: bool) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Returns candidates for each column, and which would be exported as this prequant."""
-    unit = np.spacing(prequant.astype(bfloat16)).astype(np.float32)
-    candidates = _reciprocals(prequant) if exact else _points(prequant, unit)
-    return candidates, round_to(candidates, "bfloat16") == prequant
+def _interval(prequant: Floats) -> Floats:
+    """Returns points between what rounds to this prequant."""
+    return _points(prequant, np.spacing(prequant.astype(bfloat16)).astype(np.float32))
+
+
+def _exported_as(prequant: Floats, candidates: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Returns candidates, and which of them would be exported as this prequant, each but once."""
+    valid = round_to(candidates, "bfloat16") == prequant
+    for index in range(1, len(candidates)):
+        valid[index] &= (candidates[:index] != candidates[index]).all(axis=0)
+    return candidates, valid
 
 
 def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows]) -> Floats:
@@ -319,11 +332,16 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
 
 
 def _reciprocals(prequant: Floats) -> Floats:
-    """Returns 1/a for the bfloat16 numbers a around 1/prequant, the nearest first."""
+    """Returns 1/a for the bfloat16 numbers a around 1/prequant, the nearest first.
+
+    What would be beyond a bound is the bound.
+    """
     nearest = (np.float32(1) / prequant).astype(bfloat16).view(np.uint16)
     neighbours = nearest + np.array([0, 1, -1, 2, -2]).astype(np.uint16)[:, None]
     reciprocals: Floats = np.float32(1) / widen(neighbours.view(bfloat16))
-    return reciprocals
+    lowest, highest = round_to(BOUNDS, "bfloat16")
+    bounded = (prequant >= lowest) & (prequant <= highest)
+    return np.where(bounded, np.clip(reciprocals, *BOUNDS), reciprocals)
 
 
 def _points(prequant: Floats, unit: Floats) -> Floats:

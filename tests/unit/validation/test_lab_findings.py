@@ -201,3 +201,11 @@ def test_the_bounds_of_a_norm_are_reached() -> None:
     alone, even = np.array([0.0, 1.0, 0.0]), 1 / weight
     given = [np.abs(x / np.sqrt((x**2).mean()) * weight).max() for x in (even, alone)]
     assert given == pytest.approx([lowest, highest])
+
+
+@pytest.mark.parametrize("recipe", ["w4a16", "w4a16_awq", "w8a16"])
+def test_shifted_integers_are_no_rounding_however_few_groups_have_them(
+    recipe: str, tmp_path: Path
+) -> None:
+    findings = found(recipe, "zero-shift-some", tmp_path, 0.125)
+    assert findings[0].result == "fail"

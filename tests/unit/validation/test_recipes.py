@@ -31,7 +31,11 @@ from enginekeeper.validation.numerics.recipes import (
     recipe_for,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
-from enginekeeper.validation.numerics.smoothing import SmoothedRows, recover_divisor
+from enginekeeper.validation.numerics.smoothing import (
+    SmoothedRows,
+    recover_divisor,
+    recover_reciprocal,
+)
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories import checkpoints
@@ -136,6 +140,27 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     assert not np.array_equal(recover_divisor(prequant, [some], exact=True), divisor)
     found = recover_divisor(prequant, [some], exact=True, everything=[rows])
     assert np.array_equal(found, divisor)
+
+
+def test_a_divisor_at_a_bound_is_recovered_though_it_is_no_reciprocal() -> None:
+    divisor = np.array([1e-4, 1e4, 0.5], np.float32)
+    prequant, rows = round_to(divisor, "bfloat16"), _smoothed(divisor)
+    assert np.array_equal(recover_divisor(prequant, rows, exact=True), divisor)
+    assert np.array_equal(recover_reciprocal(prequant, rows), divisor)
+
+
+def test_a_divisor_that_is_what_was_stored_is_recovered() -> None:
+    divisor = round_to(np.array([0.3, 0.7, 1.9], np.float32), "bfloat16")
+    found = recover_divisor(divisor, _smoothed(divisor), exact=True)
+    assert np.array_equal(found, divisor)
+
+
+def _smoothed(divisor: Floats) -> list[SmoothedRows]:
+    weight = np.random.default_rng(5).normal(size=(600, len(divisor))).astype(np.float32)
+    weight = round_to(weight * divisor, "bfloat16")
+    smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
+    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    return [SmoothedRows(weight, made.codes, made.scales)]
 
 
 def as_stored(kind: WeightFormat, codes: Floats) -> npt.NDArray[Any]:
