@@ -60,6 +60,8 @@ bench: dev ## Measure what benchmarks/README.md reports
 bench-faults: dev ## Put known faults into the exports of make demo-all; count what audits, behaviour and others find
 	@$(BIN)/python benchmarks/detection.py
 	@$(BIN)/python benchmarks/behaviour.py all
+	@$(BIN)/python benchmarks/behaviour_layers.py
+	@$(BIN)/python benchmarks/behaviour.py table
 
 lock: dev ## Resolve requirements.lock anew
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --all-extras --group dev --generate-hashes \
