@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from behaviour_lab import LAYERS, PORTION, Lab, Recipe
 from edit_desk import Requests, Said, desk_of, laid_over, serve
 from safetensors.numpy import load_file, save_file
 
-from enginekeeper.faults.behaviour import told
+from enginekeeper.faults.behaviour import Told, told
 from enginekeeper.faults.comparison import ORDERS, Record, document, render, shuffled
 from enginekeeper.faults.draft import Draft, InapplicableError
 from enginekeeper.faults.peers import Seen, alarms
@@ -224,7 +225,11 @@ def records(recipe: Recipe) -> Iterator[Record]:
             yield Record(recipe.name, trial)
             continue
         if case["outcome"] in SAME and trial.taxonomy is None:
-            yield _as_built(recipe, trial, case["outcome"])
+            said, asked = _as_built(recipe)
+            yield Record(
+                recipe.name, trial, case["outcome"], said.decision, said.kl, said.tokens,
+                asked=asked,
+            )  # fmt: skip
             continue
         if case["outcome"] != "scored":
             yield Record(recipe.name, trial, case["outcome"])
@@ -239,13 +244,13 @@ def case_known(recipe: Recipe, case: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def _as_built(recipe: Recipe, trial: Trial, outcome: str) -> Record:
-    """Judges a control whose engine is, number by number, the one that was built."""
+@cache
+def _as_built(recipe: Recipe) -> tuple[Told, str | None]:
+    """Judges the engine that was built, without and with its layers, for all controls alike."""
     engine, _ = engine_of(recipe, recipe.place / "healthy.safetensors")
-    said = told(recipe.arms, engine)
     layers = _layers(recipe.place / f"healthy{LAYERS}")
     asked = None if layers is None else told(recipe.arms, engine, layers=layers).decision
-    return Record(recipe.name, trial, outcome, said.decision, said.kl, said.tokens, asked=asked)
+    return told(recipe.arms, engine), asked
 
 
 def _judged(recipe: Recipe, trial: Trial, path: Path, seconds: float) -> Record:

@@ -22,7 +22,7 @@ from enginekeeper.validation.triangle import as_the_recipe
 from enginekeeper.validation.twin import checkpoint_twin_of, is_checkpoint_twin
 
 EXPORT = "checkpoint_twin.safetensors"
-_EQUAL, _NOT = "equal", "not scored"
+_EQUAL, _WHY_NOT = "equal", "no_checkpoint_twin"
 
 
 def score_checkpoint_twin(
@@ -52,7 +52,7 @@ def score_checkpoint_twin(
         raise  # the log names what is wrong with this machine: another run may succeed
     except (InputError, StepRefusedError, StepCrashedError) as error:
         # What transformers makes of an unknown config is a crash.
-        return {"checkpoint_twin": f"{_NOT}: {error.what}"}
+        return {_WHY_NOT: f"not scored: {error.what}"}
     finally:
         if twin.is_dir():
             shutil.rmtree(twin)
@@ -70,5 +70,5 @@ def read_checkpoint_twin(scored: Made, twin: Scores, tokens: TokenizedSuite) -> 
 
 def why_no_checkpoint_twin(scored: Made) -> str | None:
     """Returns why a checkpoint twin was not scored; None where it was, or was not asked for."""
-    said = scored.record.get("checkpoint_twin")
-    return said if said is not None and said.startswith(_NOT) else None
+    why: str | None = scored.record.get(_WHY_NOT)
+    return why

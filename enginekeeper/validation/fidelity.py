@@ -437,7 +437,7 @@ def _statement(checks: tuple[Check, ...]) -> str:
     if numbers["fidelity.finite"].outcome == "fail":
         return "produces logits that are not finite"
     if kl.outcome == "fail":
-        side = None if kl.limit is None else blamed(checks, kl.limit)
+        side = blamed(checks, kl)
         return f"is not what its recipe says{size}{f': {side}' if side else ''}"
     failed = [check.name for check in checks if check.outcome == "fail"]
     local = next((one.finding for one in checks if one.name in failed and one.name in LOCAL), None)

@@ -29,7 +29,6 @@ _NEXT_TO_NOTHING = 0.1
 
 EQUAL = "the checkpoint is what its recipe makes of the source, number by number"
 _EQUALS = "equals"
-_LOST = "rows are not finite"
 
 
 def as_the_recipe(twin: Scores) -> Scores:
@@ -79,22 +78,28 @@ def _shown(name: str, found: Comparison, policy: AcceptancePolicy, note: str | N
     check = shown(quantity, policy.confidence)
     if check.value is None and found.positions:
         check = replace(check, value=found.mean(found.kl))  # too few prompts for bounds
-    lost = f"{found.excluded} {_LOST}" if found.excluded else None
+    lost = f"{found.excluded} rows are not finite" if found.excluded else None
     said = "; ".join(filter(None, (lost, note)))
     return replace(check, note=said or None)
 
 
-def blamed(checks: tuple[Check, ...], limit: float) -> str | None:
-    """Says which side a failed engine's distance from its recipe lies on, if it is one.
+def blamed(checks: tuple[Check, ...], kl: Check) -> str | None:
+    """Says which side a failed engine's distance `kl` from its recipe lies on, if it is one.
 
     A side within the limit of fidelity, which a recipe's own floor may set, has no part in it.
+    Where a side left rows out that `kl` is over, nobody is blamed.
     """
-    sides_of = {check.name: check for check in checks if check.name in (EXPORT, BUILDER)}
-    if len(sides_of) < 2 or any(_LOST in (one.note or "") for one in sides_of.values()):  # noqa: PLR2004
+    export, builder = (
+        next((check for check in checks if check.name == name), None) for name in (EXPORT, BUILDER)
+    )
+    if export is None or builder is None or min(export.positions, builder.positions) < kl.positions:
         return None
-    export, builder = sides_of[EXPORT].value, sides_of[BUILDER].value
-    if export is None or builder is None:
+    if export.value is None or builder.value is None or kl.limit is None:
         return None
+    return _side(export.value, builder.value, kl.limit)
+
+
+def _side(export: float, builder: float, limit: float) -> str | None:
     if export <= max(limit, _NEXT_TO_NOTHING * builder) and builder > limit:
         return "its checkpoint is; what came after it is not: builder, kernels or runtime"
     if builder <= max(limit, _NEXT_TO_NOTHING * export) and export > limit:

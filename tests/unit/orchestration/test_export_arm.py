@@ -55,7 +55,7 @@ def test_a_checkpoint_with_another_number_is_scored(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_cannot_be_run_takes_no_verdict_away(tmp_path: Path) -> None:
     said = scored(spoilt(tmp_path), tmp_path, StepCrashedError("no such activation", PLACE))
-    assert said == {"checkpoint_twin": "not scored: no such activation"}
+    assert said == {"no_checkpoint_twin": "not scored: no such activation"}
 
 
 def test_what_this_machine_did_is_no_answer(tmp_path: Path) -> None:

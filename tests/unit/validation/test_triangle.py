@@ -81,11 +81,15 @@ def test_the_side_of_a_gross_fault_is_named_after_three_prompts(
     assert builder["value"] > 0.5
 
 
-def sided(export: float, builder: float, note: str | None = None) -> tuple[Check, ...]:
+def sided(export: float, builder: float, *, lost: int = 0) -> tuple[Check, ...]:
     return (
-        Check("fidelity.export", "shown", "", value=export, note=note),
-        Check("fidelity.builder", "shown", "", value=builder),
+        Check("fidelity.export", "shown", "", value=export, positions=300 - lost),
+        Check("fidelity.builder", "shown", "", value=builder, positions=300),
     )
+
+
+def apart(limit: float) -> Check:
+    return Check("fidelity.kl", "fail", "", value=0.4, limit=limit, positions=300)
 
 
 @pytest.mark.parametrize(
@@ -100,12 +104,13 @@ def sided(export: float, builder: float, note: str | None = None) -> tuple[Check
 def test_what_a_recipes_own_floor_explains_blames_no_side(
     export: float, builder: float, said: str | None
 ) -> None:
-    told = blamed(sided(export, builder), 0.0875)
+    told = blamed(sided(export, builder), apart(0.0875))
     assert told is None if said is None else said in (told or "")
 
 
 def test_rows_that_were_left_out_blame_no_side() -> None:
-    assert blamed(sided(0.0, 0.4, "3 rows are not finite"), 0.0025) is None
+    assert blamed(sided(0.0, 0.4), apart(0.0025)) is not None
+    assert blamed(sided(0.0, 0.4, lost=3), apart(0.0025)) is None
 
 
 def test_rows_of_the_checkpoint_twin_that_are_no_numbers_are_told(
