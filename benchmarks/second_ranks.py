@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from second_edits import layered, need, step
+from second_edits import by_name, layered, need
 from second_formats import LAYERS, WIDTH, Export, packed, unpacked
 
 
-@step
 def split(x: Export, tp: int = 1, pp: int = 1) -> None:
     """Splits the checkpoint over ranks as TensorRT-LLM's converters do."""
     x.config["mapping"] = {"world_size": tp * pp, "tp_size": tp, "pp_size": pp}
@@ -63,7 +62,6 @@ def _even(value: np.ndarray, rank: int, tp: int, axis: int) -> np.ndarray:
     return np.array_split(value, tp, axis)[rank]
 
 
-@step
 def rank(x: Export, number: int, name: str, how: str, **more: Any) -> None:
     """Changes a tensor of one rank."""
     need(x.ranks)
@@ -110,7 +108,6 @@ def rank(x: Export, number: int, name: str, how: str, **more: Any) -> None:
     x.ranks[number][name] = new
 
 
-@step
 def kv_ranks(x: Export, order: list[int], parts: str = "kv", layers: Any = (15,)) -> None:
     """Gives ranks each other's heads of k and v (or q), as a wrong replication would."""
     need(x.ranks)
@@ -135,10 +132,12 @@ def kv_ranks(x: Export, order: list[int], parts: str = "kv", layers: Any = (15,)
                 own[n] = packed(x.recipe, joined) if packs else joined
 
 
-@step
 def rank_count(x: Export, written: int) -> None:
     """Writes another number of rank files than there should be."""
     need(x.ranks)
     while len(x.ranks) < written:
         x.ranks.append(x.ranks[-1])
     del x.ranks[written:]
+
+
+STEPS = by_name(split, rank, kv_ranks, rank_count)

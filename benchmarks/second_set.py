@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 import second_edits
-import second_places  # noqa: F401 - enters its steps, as the next two do
-import second_ranks  # noqa: F401
-import second_weights  # noqa: F401
+import second_places
+import second_ranks
+import second_weights
 from second_formats import LINEARS, Export, NotApplicableError, dequantized, opened, read, write
 
 from enginekeeper.errors import InputError
@@ -45,6 +45,7 @@ from enginekeeper.validation.weight_audit import WeightAudit
 
 CASES = Path(__file__).with_name("second_set.jsonl")
 Case = dict[str, Any]
+STEPS = second_edits.STEPS | second_places.STEPS | second_ranks.STEPS | second_weights.STEPS
 
 
 def cases() -> list[Case]:
@@ -70,7 +71,7 @@ def run_one(case: Case, recipe: str, cache: Path, work: Path) -> dict[str, Any]:
     try:
         for entry in case["steps"]:
             arguments = {name: value for name, value in entry.items() if name != "step"}
-            second_edits.STEPS[entry["step"]](export, **arguments)
+            STEPS[entry["step"]](export, **arguments)
     except NotApplicableError:
         return {"result": "n/a"}
     directory = work / "checkpoint"

@@ -7,12 +7,11 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from second_edits import FP8, layered, step
+from second_edits import FP8, by_name, layered
 from second_formats import HEAD, LAYERS, Export
 from second_rounding import changed
 
 
-@step
 def weights(x: Export, layers: Any, part: str, how: str, **more: Any) -> None:
     """Changes weights as they would be before an honest rounding."""
     for layer in layered(layers):
@@ -148,3 +147,6 @@ WEIGHT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "columns_same": lambda x, w, n, p, seed=0: w[:, _random(seed, 0).permutation(w.shape[1])],
     "rank_one_less": lambda x, w, n, p: w - np.outer(w.mean(1), np.ones(w.shape[1], np.float32)),
 }
+
+
+STEPS = by_name(weights)
