@@ -311,18 +311,6 @@ def _other_axis(x: Export, c: np.ndarray, **_: Any) -> np.ndarray:
     return out
 
 
-def _random_bits(
-    x: Export, c: np.ndarray, share: float = 1.0, seed: int = 0, **_: Any
-) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    raw = np.ascontiguousarray(c).view(np.uint8).reshape(-1).copy()
-    at = random.random(raw.size) < share
-    raw[at] = random.integers(0, 16 if x.recipe in GROUPS else 256, int(at.sum()), np.uint8)
-    if x.recipe.startswith("w4"):
-        raw = (raw << 4).view(np.int8) >> 4
-    return raw.view(c.dtype).reshape(c.shape)
-
-
 def _stuck(x: Export, c: np.ndarray, bit: int = 0, on: bool = True, **_: Any) -> np.ndarray:
     raw = np.ascontiguousarray(c).view(np.uint8)
     raw = raw | np.uint8(1 << bit) if on else raw & np.uint8(~(1 << bit) & 0xFF)
@@ -360,7 +348,6 @@ ELEMENT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "swap": _swap,
     "ordered": _ordered,
     "other_axis": _other_axis,
-    "random": _random_bits,
     "stuck": _stuck,
     "e5m2_bytes": _e5m2_bytes,
     "shift": _shifted,
@@ -369,7 +356,6 @@ ELEMENT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "repeat": lambda x, c, **_: np.broadcast_to(c[:1], c.shape),
     "halve": lambda x, c, **_: np.concatenate([c[: c.shape[0] // 2]] * 2),
     "transpose": lambda x, c, **_: np.ascontiguousarray(c.T),
-    "clip": lambda x, c, at=6, **_: np.clip(c, -at, at) if c.dtype == np.int8 else need(0),
 }
 
 

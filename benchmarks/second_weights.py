@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from second_edits import FP8, by_name, layered
 from second_formats import HEAD, LAYERS, Export
@@ -138,9 +137,6 @@ WEIGHT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "rotated": _rotated_pairs,
     "transpose": lambda x, w, n, p: np.ascontiguousarray(w.T),
     "gain": lambda x, w, n, p, by: w * np.float32(by),
-    "bf16_of_f16": lambda x, w, n, p: (
-        w.astype(ml_dtypes.bfloat16).view(np.float16).astype(np.float32)
-    ),
     "fp8_first": lambda x, w, n, p: w.astype(FP8).astype(np.float32),
     "columns": lambda x, w, n, p, seed=0: w[:, _random(seed, n).permutation(w.shape[1])],
     "rows": lambda x, w, n, p, seed=0: w[_random(seed, 0).permutation(w.shape[0])],
