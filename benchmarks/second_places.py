@@ -257,18 +257,15 @@ def fold(x: Export, layers: Any, where: str, weights: bool = True, keep: bool = 
         name = x.prefix(layer, linears[0]) + "prequant_scaling_factor"
         need(name in x.tensors)
         shared = x.tensors[name].astype(np.float32)
+        ones = np.ones_like(shared).astype(BF16)
         norm = NAMED[where].format(layer=layer)
         x.put(norm, (x.tensors[norm].astype(np.float32) * shared).astype(BF16))
         for linear in linears:
             own = x.prefix(layer, linear) + "prequant_scaling_factor"
-            x.put(own, shared.astype(BF16))
-            if weights:
-                quantize(x, layer, linear, x.weights(layer, linear))
-            else:
-                x.put(own, np.ones_like(shared).astype(BF16))
-                quantize(x, layer, linear, x.weights(layer, linear))
+            x.put(own, shared.astype(BF16) if weights else ones)
+            quantize(x, layer, linear, x.weights(layer, linear))
             if not keep:
-                x.put(own, np.ones_like(shared).astype(BF16))
+                x.put(own, ones)
 
 
 def kv(x: Export, algo: str, how: str = "real", layers: Any = (), by: float = 1.0) -> None:
@@ -409,12 +406,6 @@ def file(x: Export, metadata: Any = None, order: str = "", padding: int = 0) -> 
     x.padding = padding
 
 
-def rename(x: Export, old: str, new: str) -> None:
-    """Calls tensors otherwise."""
-    need(any(old in n for n in x.tensors))
-    x.tensors = {n.replace(old, new): v for n, v in x.tensors.items()}
-
-
 def add(x: Export, name: str, value: list[float] | float, dtype: str = "F32") -> None:
     """Adds a tensor."""
     kind = {"F32": np.float32, "BF16": BF16}[dtype]
@@ -435,6 +426,5 @@ STEPS = by_name(
     bare_fp8,
     raw,
     file,
-    rename,
     add,
 )

@@ -30,7 +30,16 @@ import second_edits
 import second_places
 import second_ranks
 import second_weights
-from second_formats import LINEARS, Export, NotApplicableError, dequantized, opened, read, write
+from second_formats import (
+    LAYERS,
+    LINEARS,
+    Export,
+    NotApplicableError,
+    dequantized,
+    opened,
+    read,
+    write,
+)
 
 from enginekeeper.errors import InputError
 from enginekeeper.own_code import code_digest
@@ -152,7 +161,7 @@ def shown(finding: Finding) -> list[str | None]:
 def effect(export: Export, healthy: Export) -> float | None:
     """Returns by how much the worst touched linear's error grew, or None where it is no measure."""
     found = []
-    for layer in range(30):
+    for layer in range(LAYERS):
         for linear in LINEARS:
             prefix = export.prefix(layer, linear)
             if export.recipe != "none" and any(n.startswith(prefix) for n in export.touched):
