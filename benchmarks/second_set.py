@@ -30,6 +30,7 @@ import second_edits
 import second_places
 import second_ranks
 import second_weights
+from detection import healthy_exports
 from second_formats import (
     LAYERS,
     LINEARS,
@@ -54,6 +55,17 @@ from enginekeeper.validation.weight_audit import WeightAudit
 
 CASES = Path(__file__).with_name("second_set.jsonl")
 Case = dict[str, Any]
+LABELS = {
+    "none": "unquantized",
+    "w8a16": "W8A16",
+    "w8a8_sq": "W8A8_SQ_PER_CHANNEL",
+    "w4a16": "W4A16_AWQ, groups of 64",
+    "w4a16_awq": "W4A16_AWQ, groups of 64, pre-quant",
+    "fp8": "FP8",
+    "fp8_per_channel_per_token": "FP8_PER_CHANNEL_PER_TOKEN",
+    "nvfp4": "NVFP4, groups of 16",
+}
+"""What `enginekeeper.faults.campaign.label` calls an export of each recipe."""
 STEPS = second_edits.STEPS | second_places.STEPS | second_ranks.STEPS | second_weights.STEPS
 
 
@@ -72,10 +84,17 @@ def trials(which: list[Case], part: int) -> Iterator[tuple[Case, str]]:
                 yield case, recipe
 
 
-def run_one(case: Case, recipe: str, cache: Path, work: Path) -> dict[str, Any]:
+def exports_of(cache: Path, source: Path) -> dict[str, Path]:
+    """Returns a healthy export of each recipe; says which there is none of."""
+    found = healthy_exports(cache, source)
+    missing = [recipe for recipe, label in LABELS.items() if label not in found]
+    if missing:
+        print(f"no export here of {missing}: run `make demo-all` first", file=sys.stderr)
+    return {recipe: found[label] for recipe, label in LABELS.items() if label in found}
+
+
+def run_one(case: Case, recipe: str, healthy: Path, source: Path, work: Path) -> dict[str, Any]:
     """Builds the checkpoint of a trial and returns what the audits say."""
-    source = next((cache / "models" / "packaged").glob("*/model"))
-    healthy = cache / "work" / "repaired" / recipe / "checkpoint"
     export = opened(recipe, healthy, source)
     try:
         for entry in case["steps"]:
@@ -239,6 +258,8 @@ def known(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def run(arguments: argparse.Namespace) -> int:
     """Runs what has no result yet, until the time is over."""
     cache, path = Settings.from_environment().cache, results_file()
+    source = min((cache / "models" / "packaged").glob("*/model"))
+    exports = exports_of(cache, source)
     done, until = known(path), time.monotonic() + arguments.seconds
     which = [case for case in cases() if arguments.only in case["id"]]
     left = 0
@@ -246,10 +267,10 @@ def run(arguments: argparse.Namespace) -> int:
         for case, recipe in trials(which, arguments.passes):
             if (case["id"], recipe) in done:
                 continue
-            if time.monotonic() > until:
+            if recipe not in exports or time.monotonic() > until:
                 left += 1
                 continue
-            found = run_one(case, recipe, cache, Path(work))
+            found = run_one(case, recipe, exports[recipe], source, Path(work))
             out.write(json.dumps({"id": case["id"], "recipe": recipe, **found}) + "\n")
             out.flush()
     print(f"{left} trials left", file=sys.stderr)
