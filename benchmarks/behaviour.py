@@ -4,8 +4,9 @@
     python benchmarks/behaviour.py score [N] [--seconds S]  # the N-th recipe: into the executor
     python benchmarks/behaviour.py audit [N] [--seconds S]  # the N-th recipe: by files alone
     python benchmarks/behaviour.py table [--json]           # what was done so far
-    python benchmarks/behaviour.py all                      # everything (make bench-faults)
+    python benchmarks/behaviour.py all                      # every part, of every recipe
 
+`make bench-faults` does every part, asks the layers (behaviour_layers.py) and prints the table.
 Takes exports and the reference of `make demo-all` from the cache, and writes below `faults/` in it.
 Every command goes on where it was; S seconds are a piece of it. Cases are those of the newest
 grid, `FAULTS` and `CONTROLS` of each recipe in the order of `enginekeeper.faults.sample` with SEED.
@@ -336,7 +337,7 @@ def main() -> int:
             if part == "score":
                 ways = asked.ways or asked.part == "all"
                 Session(recipe, until, asked.faults, ways).run()
-    if asked.part in ("table", "all"):
+    if asked.part == "table":
         found = table(lab)
         print(json.dumps(found, indent=1) if asked.json else render(found))
     return 0

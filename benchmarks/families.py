@@ -41,7 +41,7 @@ CUT = Cut(layers=(0, 9, 19, 29), vocabulary=2051)
 _STEP = Path(__file__).parent / "steps" / "export_families.py"
 
 
-def models(work: Path) -> None:
+def models(work: Path) -> int:
     """Lays the bundled model out as every family that is not there yet."""
     donors = sorted((Settings.from_environment().cache / "models" / "packaged").glob("*/model"))
     if not donors:
@@ -49,6 +49,7 @@ def models(work: Path) -> None:
     for name, family in FAMILIES.items():
         if not (work / "models" / name).exists():
             lay_out(family, donors[0], CUT, work / "models" / name)
+    return 0
 
 
 def export(work: Path, families: list[str]) -> int:
@@ -60,10 +61,14 @@ def export(work: Path, families: list[str]) -> int:
 
 def exports(work: Path, families: list[str]) -> Iterator[tuple[Path, Path]]:
     """Yields each export, repaired, and its source."""
-    for made in sorted((work / "exports").glob("*/*")):
+    every = sorted((work / "exports").glob("*/*"))
+    wanted = [made for made in every if not families or made.parent.name in families]
+    if not wanted:
+        raise InputError(
+            "there are no such exports", where=str(work / "exports"), remedy="run `export` first"
+        )
+    for made in wanted:
         name = made.parent.name
-        if families and name not in families:
-            continue
         source, repaired = work / "models" / name, work / "repaired" / name / made.name
         if not repaired.exists():
             repairs = propose_repairs(read_json_object(source / "config.json"), made)
@@ -108,23 +113,30 @@ def _silent(line: str) -> None:
 
 
 def main() -> int:
-    """Reads the command line."""
+    """Reads the command line; says what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("command", choices=("models", "export", "healthy", "faults"))
     parser.add_argument("work", type=Path)
     parser.add_argument("rest", nargs="*")
     given = parser.parse_args()
-    match given.command:
-        case "models":
-            models(given.work)
-            return 0
-        case "export":
-            return export(given.work, given.rest)
-        case "healthy":
-            return healthy(given.work, given.rest)
-        case _:
-            number, of, *families = given.rest
-            return faults(given.work, Part(int(number), int(of)), families)
+    try:
+        return _run(given.command, given.work, given.rest)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 4
+
+
+def _run(command: str, work: Path, rest: list[str]) -> int:
+    match command, rest:
+        case "models", []:
+            return models(work)
+        case "export", families:
+            return export(work, families)
+        case "healthy", families:
+            return healthy(work, families)
+        case "faults", [number, of, *families] if number.isdigit() and of.isdigit():
+            return faults(work, Part(int(number), int(of)), families)
+    raise InputError(f"no way to read {command} {rest}", remedy=__doc__.split("\n\n")[1].strip())
 
 
 if __name__ == "__main__":

@@ -25,14 +25,12 @@ from second_formats import (
 from second_rounding import quantize, requantized
 
 Step = Callable[..., None]
-STEPS: dict[str, Step] = {}
 FP8 = ml_dtypes.float8_e4m3fn
 
 
-def step(function: Step) -> Step:
-    """Enters a step under its own name."""
-    STEPS[function.__name__] = function
-    return function
+def by_name(*steps: Step) -> dict[str, Step]:
+    """Returns steps under their own names, as cases call them."""
+    return {step.__name__: step for step in steps}
 
 
 def layered(layers: Any) -> list[int]:
@@ -59,7 +57,6 @@ def _scale_places(
         yield name, found, rows
 
 
-@step
 def scale(
     x: Export,
     layers: Any,
@@ -91,7 +88,6 @@ def scale(
         x.put(name, new.astype(found.dtype))
 
 
-@step
 def scale_map(x: Export, layers: Any, part: str, how: str, **more: Any) -> None:
     """Rearranges weight scales; `how` names a function below."""
     for name, found, own in _scale_places(x, layers, part):
@@ -203,7 +199,6 @@ SCALE_MAPS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-@step
 def scale_cast(x: Export, layers: Any, dtype: str) -> None:
     """Stores the weight scales of whole layers in another type, its elements unchanged."""
     need(x.recipe in ("w4a16", "w4a16_awq", "w8a16", "w8a8_sq"))
@@ -214,7 +209,6 @@ def scale_cast(x: Export, layers: Any, dtype: str) -> None:
             x.put(name, x.tensors[name].astype(kind))
 
 
-@step
 def drop(x: Export, name: str, layers: Any = ()) -> None:
     """Leaves tensors out; `{layer}` stands for each of the layers."""
     for layer in layered(layers) if layers else [0]:
@@ -224,7 +218,6 @@ def drop(x: Export, name: str, layers: Any = ()) -> None:
         x.touched.add(full)
 
 
-@step
 def elements(
     x: Export,
     layers: Any,
@@ -318,18 +311,6 @@ def _other_axis(x: Export, c: np.ndarray, **_: Any) -> np.ndarray:
     return out
 
 
-def _random_bits(
-    x: Export, c: np.ndarray, share: float = 1.0, seed: int = 0, **_: Any
-) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    raw = np.ascontiguousarray(c).view(np.uint8).reshape(-1).copy()
-    at = random.random(raw.size) < share
-    raw[at] = random.integers(0, 16 if x.recipe in GROUPS else 256, int(at.sum()), np.uint8)
-    if x.recipe.startswith("w4"):
-        raw = (raw << 4).view(np.int8) >> 4
-    return raw.view(c.dtype).reshape(c.shape)
-
-
 def _stuck(x: Export, c: np.ndarray, bit: int = 0, on: bool = True, **_: Any) -> np.ndarray:
     raw = np.ascontiguousarray(c).view(np.uint8)
     raw = raw | np.uint8(1 << bit) if on else raw & np.uint8(~(1 << bit) & 0xFF)
@@ -367,7 +348,6 @@ ELEMENT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "swap": _swap,
     "ordered": _ordered,
     "other_axis": _other_axis,
-    "random": _random_bits,
     "stuck": _stuck,
     "e5m2_bytes": _e5m2_bytes,
     "shift": _shifted,
@@ -376,11 +356,9 @@ ELEMENT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "repeat": lambda x, c, **_: np.broadcast_to(c[:1], c.shape),
     "halve": lambda x, c, **_: np.concatenate([c[: c.shape[0] // 2]] * 2),
     "transpose": lambda x, c, **_: np.ascontiguousarray(c.T),
-    "clip": lambda x, c, at=6, **_: np.clip(c, -at, at) if c.dtype == np.int8 else need(0),
 }
 
 
-@step
 def rounded(x: Export, layers: Any, linears: list[str] | None = None, **how: Any) -> None:
     """Rounds the source's own weights anew; see `second_rounding`."""
     need(x.recipe != "none")
@@ -389,7 +367,6 @@ def rounded(x: Export, layers: Any, linears: list[str] | None = None, **how: Any
     requantized(x, layered(layers), linears or [], **how)
 
 
-@step
 def fused_apart(x: Export, layers: Any, linear: str = "qkv", pick: str = "max") -> None:
     """Rounds the parts of a fused linear by scales of their own, and writes one for all."""
     need(x.recipe in ("fp8", "nvfp4"))
@@ -420,3 +397,6 @@ def _apart(x: Export, layer: int, part: str, scales: list[float], found: list[An
     scales.append(float(alone.tensors[prefix + kind].reshape(-1)[0]))
     blocks = alone.tensors[prefix + "weights_scaling_factor"] if x.recipe == "nvfp4" else None
     found.append((stored, blocks))
+
+
+STEPS = by_name(scale, scale_map, scale_cast, drop, elements, rounded, fused_apart)

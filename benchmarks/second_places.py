@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from second_edits import layered, need, step
+from second_edits import by_name, layered, need
 from second_formats import (
     LAYERS,
     LINEARS,
@@ -25,74 +25,19 @@ NAMED = {
 }
 KV_AMAX = {
     "k": [
-        10.658,
-        15.904,
-        17.151,
-        13.923,
-        14.85,
-        15.051,
-        19.024,
-        16.266,
-        18.477,
-        17.75,
-        20.741,
-        20.569,
-        15.847,
-        18.236,
-        15.984,
-        18.368,
-        16.856,
-        14.778,
-        23.886,
-        17.852,
-        13.782,
-        14.135,
-        16.598,
-        17.2,
-        17.118,
-        18.413,
-        18.152,
-        19.692,
-        17.072,
-        13.916,
+        10.658, 15.904, 17.151, 13.923, 14.85, 15.051, 19.024, 16.266, 18.477, 17.75, 20.741,
+        20.569, 15.847, 18.236, 15.984, 18.368, 16.856, 14.778, 23.886, 17.852, 13.782, 14.135,
+        16.598, 17.2, 17.118, 18.413, 18.152, 19.692, 17.072, 13.916,
     ],
     "v": [
-        0.602,
-        3.139,
-        3.215,
-        3.815,
-        4.384,
-        3.763,
-        4.022,
-        5.042,
-        5.48,
-        4.837,
-        3.948,
-        4.963,
-        4.151,
-        3.566,
-        4.697,
-        5.722,
-        4.253,
-        5.311,
-        7.283,
-        5.938,
-        6.024,
-        7.049,
-        6.64,
-        11.779,
-        13.016,
-        9.598,
-        10.807,
-        8.521,
-        15.075,
-        11.736,
+        0.602, 3.139, 3.215, 3.815, 4.384, 3.763, 4.022, 5.042, 5.48, 4.837, 3.948, 4.963, 4.151,
+        3.566, 4.697, 5.722, 4.253, 5.311, 7.283, 5.938, 6.024, 7.049, 6.64, 11.779, 13.016, 9.598,
+        10.807, 8.521, 15.075, 11.736,
     ],
-}
+}  # fmt: skip
 """Largest |K| (rotated) and |V| by layer: a numpy forward pass over six prompts of `smoke`."""
 
 
-@step
 def vector(x: Export, what: str, how: str, layers: Any = (0,), **more: Any) -> None:
     """Changes the embedding, the head or a norm; `rows` picks rows (elements of a norm)."""
     for layer in layered(layers):
@@ -143,7 +88,6 @@ def _vector(x: Export, v: np.ndarray, at: slice, how: str, layer: int, more: Any
     raise KeyError(how)
 
 
-@step
 def activation(
     x: Export, layers: Any, how: str, linears: list[str] | None = None, **more: Any
 ) -> None:
@@ -182,7 +126,6 @@ def _activation(x: Export, old: np.ndarray, name: str, how: str, layer: int, mor
     raise KeyError(how)
 
 
-@step
 def smoothing(
     x: Export, layers: Any, how: str, linears: list[str] | None = None, **more: Any
 ) -> None:
@@ -250,7 +193,6 @@ def _smoothing(x: Export, s: np.ndarray, name: str, how: str, layer: int, more: 
     return new
 
 
-@step
 def fold(x: Export, layers: Any, where: str, weights: bool = True, keep: bool = False) -> None:
     """Moves the pre-quant scale of what follows a norm into the norm, as ModelOpt can.
 
@@ -261,21 +203,17 @@ def fold(x: Export, layers: Any, where: str, weights: bool = True, keep: bool = 
         name = x.prefix(layer, linears[0]) + "prequant_scaling_factor"
         need(name in x.tensors)
         shared = x.tensors[name].astype(np.float32)
+        ones = np.ones_like(shared).astype(BF16)
         norm = NAMED[where].format(layer=layer)
         x.put(norm, (x.tensors[norm].astype(np.float32) * shared).astype(BF16))
         for linear in linears:
             own = x.prefix(layer, linear) + "prequant_scaling_factor"
-            x.put(own, shared.astype(BF16))
-            if weights:
-                quantize(x, layer, linear, x.weights(layer, linear))
-            else:
-                x.put(own, np.ones_like(shared).astype(BF16))
-                quantize(x, layer, linear, x.weights(layer, linear))
+            x.put(own, shared.astype(BF16) if weights else ones)
+            quantize(x, layer, linear, x.weights(layer, linear))
             if not keep:
-                x.put(own, np.ones_like(shared).astype(BF16))
+                x.put(own, ones)
 
 
-@step
 def kv(x: Export, algo: str, how: str = "real", layers: Any = (), by: float = 1.0) -> None:
     """Gives the checkpoint KV-cache scales as ModelOpt writes them, then changes some."""
     limit = {"FP8": 448.0, "INT8": 127.0}[algo]
@@ -308,7 +246,6 @@ def _kv_name(layer: int) -> str:
     return f"transformer.layers.{layer}.attention.kv_cache_scaling_factor"
 
 
-@step
 def config(x: Export, put: dict[str, Any] | None = None, leave: list[str] | None = None) -> None:
     """Sets or leaves out fields of the checkpoint's config; a dot goes into an object."""
     _fields(x.config, put, leave)
@@ -330,7 +267,6 @@ def _fields(document: dict[str, Any], put: Any, leave: Any) -> None:
         del inner[last]
 
 
-@step
 def source(
     x: Export,
     put: dict[str, Any] | None = None,
@@ -343,7 +279,6 @@ def source(
     x.source_edits.append({"generation": generation, "files": files})
 
 
-@step
 def exchange(x: Export, a: int, b: int, parts: list[str] | None = None, copy: bool = False) -> None:
     """Exchanges two layers (or linears of theirs), or copies the second over the first."""
     names = [n for n in x.tensors if n.startswith(f"transformer.layers.{a}.")]
@@ -357,7 +292,6 @@ def exchange(x: Export, a: int, b: int, parts: list[str] | None = None, copy: bo
             x.put(other, first)
 
 
-@step
 def siblings(x: Export, layers: Any, a: str = "gate", b: str = "up") -> None:
     """Exchanges two linears of one layer that have one shape."""
     for layer in layered(layers):
@@ -369,7 +303,6 @@ def siblings(x: Export, layers: Any, a: str = "gate", b: str = "up") -> None:
             x.put(twin, first)
 
 
-@step
 def unquantized(x: Export, layers: Any, part: str) -> None:
     """Leaves a linear as the source has it, without scales."""
     need(x.recipe != "none")
@@ -380,7 +313,6 @@ def unquantized(x: Export, layers: Any, part: str) -> None:
         x.put(prefix + "weight", x.weights(layer, part).astype(BF16))
 
 
-@step
 def bare_fp8(x: Export, layers: Any, part: str) -> None:
     """Casts weights to FP8 without a scale, and says that the scale is 1."""
     need(x.recipe == "fp8")
@@ -390,7 +322,6 @@ def bare_fp8(x: Export, layers: Any, part: str) -> None:
         x.put(x.scale_name(layer, part), np.ones(1, np.float32))
 
 
-@step
 def raw(x: Export, tensor: str, start: int, count: int, how: str, seed: int = 0) -> None:
     """Damages bytes of a tensor as it is stored."""
     old = x.tensors[tensor]
@@ -410,7 +341,6 @@ def raw(x: Export, tensor: str, start: int, count: int, how: str, seed: int = 0)
     x.put(tensor, data.view(old.dtype).reshape(old.shape))
 
 
-@step
 def file(x: Export, metadata: Any = None, order: str = "", padding: int = 0) -> None:
     """Writes the same tensors in another safetensors file."""
     if metadata:
@@ -422,15 +352,25 @@ def file(x: Export, metadata: Any = None, order: str = "", padding: int = 0) -> 
     x.padding = padding
 
 
-@step
-def rename(x: Export, old: str, new: str) -> None:
-    """Calls tensors otherwise."""
-    need(any(old in n for n in x.tensors))
-    x.tensors = {n.replace(old, new): v for n, v in x.tensors.items()}
-
-
-@step
 def add(x: Export, name: str, value: list[float] | float, dtype: str = "F32") -> None:
     """Adds a tensor."""
     kind = {"F32": np.float32, "BF16": BF16}[dtype]
     x.put(name, np.asarray(value, np.float32).astype(kind))
+
+
+STEPS = by_name(
+    vector,
+    activation,
+    smoothing,
+    fold,
+    kv,
+    config,
+    source,
+    exchange,
+    siblings,
+    unquantized,
+    bare_fp8,
+    raw,
+    file,
+    add,
+)

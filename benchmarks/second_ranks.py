@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from second_edits import layered, need, step
+from second_edits import by_name, layered, need
 from second_formats import LAYERS, WIDTH, Export, packed, unpacked
 
 
-@step
 def split(x: Export, tp: int = 1, pp: int = 1) -> None:
     """Splits the checkpoint over ranks as TensorRT-LLM's converters do."""
     x.config["mapping"] = {"world_size": tp * pp, "tp_size": tp, "pp_size": pp}
@@ -63,7 +62,6 @@ def _even(value: np.ndarray, rank: int, tp: int, axis: int) -> np.ndarray:
     return np.array_split(value, tp, axis)[rank]
 
 
-@step
 def rank(x: Export, number: int, name: str, how: str, **more: Any) -> None:
     """Changes a tensor of one rank."""
     need(x.ranks)
@@ -80,37 +78,36 @@ def rank(x: Export, number: int, name: str, how: str, **more: Any) -> None:
         x.ranks[number], x.ranks[other] = x.ranks[other], x.ranks[number]
         return
     need(name in x.ranks[number])
-    old = x.ranks[number][name]
     x.touched.add(name)
-    if how == "gain":
-        new = (old.astype(np.float32) * np.float32(more["by"])).astype(old.dtype)
-    elif how == "roll":
-        new = np.roll(old, int(more.get("by", 1)), int(more.get("axis", 0)))
-    elif how == "zero_tail":
-        new = old.copy().reshape(-1)
-        new[-int(more["by"]) :] = 0
-        new = new.reshape(old.shape)
-    elif how == "whole":
-        new = x.tensors[name]
-    elif how == "off_by":
-        whole, size = x.tensors[name], old.shape[0]
-        begin = number * size + int(more["by"])
-        new = whole[begin : begin + size]
-        need(len(new) == size)
-    elif how == "cols_off_by":
-        whole, size = x.tensors[name], old.shape[1]
-        begin = number * size + int(more["by"])
-        new = whole[:, begin : begin + size]
-        need(new.shape == old.shape)
-    elif how == "drop":
+    if how == "drop":
         del x.ranks[number][name]
         return
-    else:
-        raise KeyError(how)
-    x.ranks[number][name] = new
+    x.ranks[number][name] = _spoilt(x, number, name, how, more)
 
 
-@step
+def _spoilt(x: Export, number: int, name: str, how: str, more: dict[str, Any]) -> np.ndarray:
+    old = x.ranks[number][name]
+    if how == "gain":
+        return (old.astype(np.float32) * np.float32(more["by"])).astype(old.dtype)
+    if how == "roll":
+        return np.roll(old, int(more.get("by", 1)), int(more.get("axis", 0)))
+    if how == "zero_tail":
+        new = old.copy().reshape(-1)
+        new[-int(more["by"]) :] = 0
+        return new.reshape(old.shape)
+    if how == "whole":
+        return x.tensors[name]
+    if how in ("off_by", "cols_off_by"):
+        axis = int(how == "cols_off_by")
+        size = old.shape[axis]
+        begin = number * size + int(more["by"])
+        whole = x.tensors[name]
+        new = whole[:, begin : begin + size] if axis else whole[begin : begin + size]
+        need(new.shape[axis] == size)
+        return new
+    raise KeyError(how)
+
+
 def kv_ranks(x: Export, order: list[int], parts: str = "kv", layers: Any = (15,)) -> None:
     """Gives ranks each other's heads of k and v (or q), as a wrong replication would."""
     need(x.ranks)
@@ -135,10 +132,12 @@ def kv_ranks(x: Export, order: list[int], parts: str = "kv", layers: Any = (15,)
                 own[n] = packed(x.recipe, joined) if packs else joined
 
 
-@step
 def rank_count(x: Export, written: int) -> None:
     """Writes another number of rank files than there should be."""
     need(x.ranks)
     while len(x.ranks) < written:
         x.ranks.append(x.ranks[-1])
     del x.ranks[written:]
+
+
+STEPS = by_name(split, rank, kv_ranks, rank_count)

@@ -55,13 +55,11 @@ def places(case: Case) -> list[str]:
 def _vector(entry: Case, numbers: list[str]) -> list[str]:
     what = entry["what"]
     kind = {"embedding": "vocab_embedding", "head": "lm_head", "final": "ln_f"}.get(what)
-    return [kind] if kind else [f"{n}{what}_layernorm".replace("post_", "post_") for n in numbers]
+    return [kind] if kind else [f"{n}{what}_layernorm" for n in numbers]
 
 
-def outcome(case: Case, recipe: str, found: dict[str, Any]) -> str:
-    """Returns one word for a trial."""
-    if found["result"] == "n/a":
-        return "n/a"
+def outcome(found: dict[str, Any]) -> str:
+    """Returns one word for a trial that could be run."""
     said = "found" if found["result"] in FOUND else found["result"]
     return {"inconclusive": "doubt", "pass": "passed"}.get(said, said)
 
@@ -91,7 +89,7 @@ def report(
             entry = found.get((case["id"], recipe))
             if entry is None or entry["result"] == "n/a":
                 continue
-            word = outcome(case, recipe, entry)
+            word = outcome(entry)
             row = _row(case, recipe)
             counted = table.setdefault(row, Counter())
             counted.update(["trials", word])

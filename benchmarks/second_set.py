@@ -27,10 +27,20 @@ from typing import Any
 
 import numpy as np
 import second_edits
-import second_places  # noqa: F401 - enters its steps, as the next two do
-import second_ranks  # noqa: F401
-import second_weights  # noqa: F401
-from second_formats import LINEARS, Export, NotApplicableError, dequantized, opened, read, write
+import second_places
+import second_ranks
+import second_weights
+from detection import healthy_exports
+from second_formats import (
+    LAYERS,
+    LINEARS,
+    Export,
+    NotApplicableError,
+    dequantized,
+    opened,
+    read,
+    write,
+)
 
 from enginekeeper.errors import InputError
 from enginekeeper.own_code import code_digest
@@ -45,6 +55,18 @@ from enginekeeper.validation.weight_audit import WeightAudit
 
 CASES = Path(__file__).with_name("second_set.jsonl")
 Case = dict[str, Any]
+LABELS = {
+    "none": "unquantized",
+    "w8a16": "W8A16",
+    "w8a8_sq": "W8A8_SQ_PER_CHANNEL",
+    "w4a16": "W4A16_AWQ, groups of 64",
+    "w4a16_awq": "W4A16_AWQ, groups of 64, pre-quant",
+    "fp8": "FP8",
+    "fp8_per_channel_per_token": "FP8_PER_CHANNEL_PER_TOKEN",
+    "nvfp4": "NVFP4, groups of 16",
+}
+"""What `enginekeeper.faults.campaign.label` calls an export of each recipe."""
+STEPS = second_edits.STEPS | second_places.STEPS | second_ranks.STEPS | second_weights.STEPS
 
 
 def cases() -> list[Case]:
@@ -62,15 +84,22 @@ def trials(which: list[Case], part: int) -> Iterator[tuple[Case, str]]:
                 yield case, recipe
 
 
-def run_one(case: Case, recipe: str, cache: Path, work: Path) -> dict[str, Any]:
+def exports_of(cache: Path, source: Path) -> dict[str, Path]:
+    """Returns a healthy export of each recipe; says which there is none of."""
+    found = healthy_exports(cache, source)
+    missing = [recipe for recipe, label in LABELS.items() if label not in found]
+    if missing:
+        print(f"no export here of {missing}: run `make demo-all` first", file=sys.stderr)
+    return {recipe: found[label] for recipe, label in LABELS.items() if label in found}
+
+
+def run_one(case: Case, recipe: str, healthy: Path, source: Path, work: Path) -> dict[str, Any]:
     """Builds the checkpoint of a trial and returns what the audits say."""
-    source = next((cache / "models" / "packaged").glob("*/model"))
-    healthy = cache / "work" / "repaired" / recipe / "checkpoint"
     export = opened(recipe, healthy, source)
     try:
         for entry in case["steps"]:
             arguments = {name: value for name, value in entry.items() if name != "step"}
-            second_edits.STEPS[entry["step"]](export, **arguments)
+            STEPS[entry["step"]](export, **arguments)
     except NotApplicableError:
         return {"result": "n/a"}
     directory = work / "checkpoint"
@@ -151,7 +180,7 @@ def shown(finding: Finding) -> list[str | None]:
 def effect(export: Export, healthy: Export) -> float | None:
     """Returns by how much the worst touched linear's error grew, or None where it is no measure."""
     found = []
-    for layer in range(30):
+    for layer in range(LAYERS):
         for linear in LINEARS:
             prefix = export.prefix(layer, linear)
             if export.recipe != "none" and any(n.startswith(prefix) for n in export.touched):
@@ -229,6 +258,8 @@ def known(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
 def run(arguments: argparse.Namespace) -> int:
     """Runs what has no result yet, until the time is over."""
     cache, path = Settings.from_environment().cache, results_file()
+    source = min((cache / "models" / "packaged").glob("*/model"))
+    exports = exports_of(cache, source)
     done, until = known(path), time.monotonic() + arguments.seconds
     which = [case for case in cases() if arguments.only in case["id"]]
     left = 0
@@ -236,10 +267,10 @@ def run(arguments: argparse.Namespace) -> int:
         for case, recipe in trials(which, arguments.passes):
             if (case["id"], recipe) in done:
                 continue
-            if time.monotonic() > until:
+            if recipe not in exports or time.monotonic() > until:
                 left += 1
                 continue
-            found = run_one(case, recipe, cache, Path(work))
+            found = run_one(case, recipe, exports[recipe], source, Path(work))
             out.write(json.dumps({"id": case["id"], "recipe": recipe, **found}) + "\n")
             out.flush()
     print(f"{left} trials left", file=sys.stderr)

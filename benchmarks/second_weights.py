@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from second_edits import FP8, layered, step
+from second_edits import FP8, by_name, layered
 from second_formats import HEAD, LAYERS, Export
 from second_rounding import changed
 
 
-@step
 def weights(x: Export, layers: Any, part: str, how: str, **more: Any) -> None:
     """Changes weights as they would be before an honest rounding."""
     for layer in layered(layers):
@@ -139,12 +137,12 @@ WEIGHT_MAPS: dict[str, Callable[..., np.ndarray]] = {
     "rotated": _rotated_pairs,
     "transpose": lambda x, w, n, p: np.ascontiguousarray(w.T),
     "gain": lambda x, w, n, p, by: w * np.float32(by),
-    "bf16_of_f16": lambda x, w, n, p: (
-        w.astype(ml_dtypes.bfloat16).view(np.float16).astype(np.float32)
-    ),
     "fp8_first": lambda x, w, n, p: w.astype(FP8).astype(np.float32),
     "columns": lambda x, w, n, p, seed=0: w[:, _random(seed, n).permutation(w.shape[1])],
     "rows": lambda x, w, n, p, seed=0: w[_random(seed, 0).permutation(w.shape[0])],
     "columns_same": lambda x, w, n, p, seed=0: w[:, _random(seed, 0).permutation(w.shape[1])],
     "rank_one_less": lambda x, w, n, p: w - np.outer(w.mean(1), np.ones(w.shape[1], np.float32)),
 }
+
+
+STEPS = by_name(weights)

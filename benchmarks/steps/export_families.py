@@ -13,13 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "enginekeeper" / "steps"))
+sys.path.append(str(Path(__file__).parents[2] / "enginekeeper" / "steps"))
 
-import quantize  # noqa: E402
-from _step import Refusal  # noqa: E402
+import quantize
+from _step import Refusal
 
-TEXT = ROOT / "enginekeeper" / "data" / "calibration" / "mixed-v1.jsonl"
+TEXT = Path(quantize.__file__).parents[1] / "data" / "calibration" / "mixed-v1.jsonl"
 RECIPES = (
     "none", "w8a16", "w8a8_sq", "w4a16", "w4a16_awq", "fp8", "fp8_per_channel_per_token", "nvfp4",
 )  # fmt: skip

@@ -236,8 +236,9 @@ def _linear_of_neighbour(draft: Draft, target: Target, _dose: float) -> tuple[st
     original, names = draft.fork(), []
     for place in places(draft, target):
         here = int(place.layer or 0)
-        other = place.name.replace(layer_name(here), layer_name((here + 1) % draft.geometry.layers))
-        _refuse_twins(draft, here, (here + 1) % draft.geometry.layers, target.linear)
+        there = (here + 1) % draft.geometry.layers
+        other = place.name.replace(layer_name(here), layer_name(there))
+        _refuse_twins(draft, here, there, target.linear)
         _copied(draft, original, other, place.name)
         names.append(place.name)
     return tuple(names)

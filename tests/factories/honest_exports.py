@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,6 @@ class _Export:
     ranks: int
     loud: bool = True
     """Whether SmoothQuant met a channel too loud for its divisors."""
-    tensors: list[dict[str, Array]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.geometry = Geometry.of(self.source.config)
@@ -72,7 +71,7 @@ class _Export:
         if self.algorithm is not None:
             stored = "W4A16_AWQ" if self.algorithm == "W4A16" else self.algorithm
             self.recipe = recipe_for(stored, _GROUP)
-        self.tensors = [{} for _ in range(self.ranks)]
+        self.tensors: list[dict[str, Array]] = [{} for _ in range(self.ranks)]
 
     def whole(self, name: str, values: Array) -> None:
         for rank in self.tensors:
@@ -110,10 +109,10 @@ class _Export:
             if scales.shape[1] > 1:
                 scales = np.array_split(scales, self.ranks, axis=1)[rank]
             return Quantized(np.array_split(one.codes, self.ranks, axis=1)[rank], scales)
-        rows = rows_per_rank(part, self.ranks)
-        copies = max(self.ranks * rows // part.rows, 1)
-        mine = slice(rank // copies * rows, (rank // copies + 1) * rows)
-        return Quantized(one.codes[mine], one.scales[mine])
+        codes, scales = (
+            _rows_of(part, values, rank, self.ranks) for values in (one.codes, one.scales)
+        )
+        return Quantized(codes, scales)
 
     def _stored(self, place: LinearPlace, codes: Floats, scales: Floats) -> dict[str, Array]:
         """Packs codes and scales as a checkpoint holds them."""
