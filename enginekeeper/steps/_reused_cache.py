@@ -7,6 +7,7 @@ not overwritten still holds what the other one left.
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,8 +63,7 @@ class ReusedCache:
         count = batch.shape[1] - kept
         for row, ids in enumerate(batch):
             first = (7 * row) % len(self._strangers)
-            there = [*self._strangers[first:], *self._strangers * (1 + count)][:count]
-            ids[kept:] = torch.tensor(there)
+            ids[kept:] = torch.tensor([*islice(cycle(self._strangers), first, first + count)])
         return batch
 
     def _read(self, session: Session, batch: Tensor) -> Tensor:
