@@ -155,20 +155,7 @@ def recent(path: Path, now: float) -> list[Path]:
     Raises UnavailableError where there is none that is whole and not of more than an hour ago, and
     where there are more than anybody can look at: the newest may be any of them.
     """
-    try:
-        ages = dict(islice(_ages(path, now), _MOST_FILES + 1))
-    except OSError as error:
-        raise UnavailableError(
-            f"{_WRITTEN} cannot be read: {error.strerror}", where=str(path)
-        ) from error
-    if len(ages) > _MOST_FILES:
-        raise UnavailableError(
-            "Fleet Intelligence has written more than is looked at",
-            where=str(path),
-            actual=f"more than {_MOST_FILES} files",
-            expected=f"at most {_MOST_FILES} of {_NAMES}",
-            remedy="remove the old ones",
-        )
+    ages = _counted_ages(path, now)
     whole = sorted(
         (one for one, age in ages.items() if age >= _YOUNGEST_SECONDS),
         key=lambda one: (-ages[one], one.name),
@@ -191,6 +178,25 @@ def recent(path: Path, now: float) -> list[Path]:
             remedy="let a timer run it again: fleetint run --offline-mode … --format csv",
         )
     return [one for one in whole if ages[one] <= OLDEST_SECONDS]
+
+
+def _counted_ages(path: Path, now: float) -> dict[Path, float]:
+    """Returns all ages; raises UnavailableError for what cannot be read, and for too many."""
+    try:
+        ages = dict(islice(_ages(path, now), _MOST_FILES + 1))
+    except OSError as error:
+        raise UnavailableError(
+            f"{_WRITTEN} cannot be read: {error.strerror}", where=str(path)
+        ) from error
+    if len(ages) > _MOST_FILES:
+        raise UnavailableError(
+            "Fleet Intelligence has written more than is looked at",
+            where=str(path),
+            actual=f"more than {_MOST_FILES} files",
+            expected=f"at most {_MOST_FILES} of {_NAMES}",
+            remedy="remove the old ones",
+        )
+    return ages
 
 
 def _ages(path: Path, now: float) -> Iterator[tuple[Path, float]]:

@@ -33,8 +33,10 @@ def score_checkpoint_twin(
     job: dict[str, Any],
     *,
     name: str,
-) -> dict[str, Any]:
+) -> tuple[dict[str, str], float]:
     """Says of a checkpoint twin that it equals the recipe twin, or scores it beside its scores.
+
+    Returns what the product's record says of it, and the seconds that the step took.
 
     `job` is that of the recipe twin, whose scores are there. A checkpoint that cannot be read or
     run as it says is told so: the engine is judged by the recipe twin, with or without it.
@@ -45,18 +47,18 @@ def score_checkpoint_twin(
     try:
         model, stored = SourceModel.open(source.path), StoredCheckpoint.open(checkpoint.path)
         if is_checkpoint_twin(recipe_twin, model, stored):
-            return {"checkpoint_twin": _EQUAL}
+            return {"checkpoint_twin": _EQUAL}, 0.0
         checkpoint_twin_of(model, stored, twin)
         outcome = shop.run("inductor", "score_twin", asked, name=name, minutes=60)
     except DiagnosedStepError:
         raise  # the log names what is wrong with this machine: another run may succeed
     except (InputError, StepRefusedError, StepCrashedError) as error:
         # What transformers makes of an unknown config is a crash.
-        return {_WHY_NOT: f"not scored: {error.what}"}
+        return {_WHY_NOT: f"not scored: {error.what}"}, 0.0
     finally:
         if twin.is_dir():
             shutil.rmtree(twin)
-    return {"checkpoint_twin": "scored", "checkpoint_twin_seconds": outcome.seconds}
+    return {"checkpoint_twin": "scored"}, outcome.seconds
 
 
 def read_checkpoint_twin(scored: Made, twin: Scores, tokens: TokenizedSuite) -> Scores | None:

@@ -386,9 +386,11 @@ def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
             output = str(directory / NUDGED)
             job = {**plain, "targets": targets, "output": output, "nudge": _NUDGE}
             seconds += bench.shop.run("inductor", "score_twin", job, name=name, minutes=60).seconds
-        said = score_checkpoint_twin(bench.shop, source, made.checkpoint, twin, plain, name=name)
+        said, more = score_checkpoint_twin(
+            bench.shop, source, made.checkpoint, twin, plain, name=name
+        )
         shutil.rmtree(twin)
-        return {"seconds": seconds, **said}
+        return {"seconds": seconds + more, **said}
 
     return stages.made_once(bench.shop, "twin-scores", inputs, make)
 

@@ -315,10 +315,7 @@ def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
     engine, registry = there(planned.known).engine, bench.registry
     progress.info("%s: fetch engine %s ...", planned.variant.identifier, engine.digest.short)
     compiled = stages.fetched(
-        bench.shop,
-        "engine",
-        engine.digest,
-        lambda place: registry.fetch_engine(engine.digest, place),
+        bench.shop, "engine", engine.digest, partial(registry.fetch_engine, engine.digest)
     )
     compiled = replace(compiled, reused=True)
     if planned.variant.is_vllm_bundle:
@@ -335,7 +332,7 @@ def fetch_engine(bench: Bench, planned: PlannedVariant) -> Progress:
         bench.shop,
         "checkpoint",
         checkpoint.digest,
-        lambda place: registry.fetch_checkpoint(checkpoint.digest, place),
+        partial(registry.fetch_checkpoint, checkpoint.digest),
     )
     return Progress(
         planned,
@@ -483,13 +480,11 @@ def publish_engine(bench: Bench, work: Work, made: Progress) -> Progress:
 
 def conclude(bench: Bench, work: Work) -> list[Outcome]:
     """Returns how every variant ended; reused engines go into the channel asked for."""
-    return [_in_channel(bench, work.order, outcome) for outcome in work.outcomes()]
-
-
-def _in_channel(bench: Bench, order: BuildOrder, outcome: Outcome) -> Outcome:
-    if outcome.ending is not Ending.REUSED:
-        return outcome  # those that were judged are there already, or refused
-    return into_channel(bench, order.channel, outcome)
+    # those that were judged are there already, or refused
+    return [
+        into_channel(bench, work.order.channel, one) if one.ending is Ending.REUSED else one
+        for one in work.outcomes()
+    ]
 
 
 def source_of(work: Work) -> Source:

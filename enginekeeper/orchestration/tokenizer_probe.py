@@ -23,8 +23,11 @@ AWKWARD = PACKAGE / "data" / "probes" / "awkward-v1.json"
 _LARGEST = 64 * 1024 * 1024
 """Bytes of one file; a tokenizer of 256,000 tokens has 35 MB."""
 
-_READ = (*FILES, "generation_config.json", "config.json")
-"""What of a directory decides ids, templates and where a text ends."""
+_READ = (
+    *FILES, "vocab.txt", "additional_chat_templates/*.jinja", "generation_config.json",
+    "config.json",
+)  # fmt: skip
+"""What of a directory decides ids, templates and where a text ends: names, or patterns of them."""
 
 
 def shipped_with(directory: Path, named: str | None) -> Path | None:
@@ -67,11 +70,11 @@ def probe_tokenizer(
 
 def files_of(directory: Path) -> Mapping[str, str]:
     """Names what is read by its bytes; raises InputError for a file that is no tokenizer's."""
-    present = [directory / name for name in _READ if (directory / name).is_file()]
+    present = [path for name in _READ for path in sorted(directory.glob(name)) if path.is_file()]
     for path in present:
         if (size := path.stat().st_size) > _LARGEST:
             raise InputError(
                 "too large for a file of a tokenizer", where=str(path), actual=f"{size} bytes",
                 expected=f"at most {_LARGEST} bytes",
             )  # fmt: skip
-    return {path.name: str(digest_file(path)) for path in present}
+    return {path.relative_to(directory).as_posix(): str(digest_file(path)) for path in present}

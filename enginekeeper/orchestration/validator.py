@@ -15,12 +15,17 @@ DECIDING = (
     "validation",
     "orchestration/asking.py",
     "orchestration/bundling.py",
+    "orchestration/export_arm.py",
     "orchestration/interim.py",
     "orchestration/judging.py",
     "orchestration/pipeline.py",
     "orchestration/references.py",
+    "orchestration/simulation.py",
     "orchestration/stages.py",
     "orchestration/tokenizer_probe.py",
+    "orchestration/twin_probes.py",
+    "orchestration/validation_twins.py",
+    "sources/tokenizer_files.py",
 )
 """Our own code between the scores and the verdict, and that which says how arms are scored."""
 

@@ -38,7 +38,7 @@ class LayerProbe:
         import numpy as np  # noqa: PLC0415 - torch takes seconds to import
         from _score_file import write_arrays  # noqa: PLC0415
 
-        _require_layers(engine.config.layers, self._layers)
+        require_layers(engine.config.layers, self._layers)
         columns = []
         asked = zip(self._prompts, self._plain, self._noisy, strict=True)
         for number, (ids, said, other) in enumerate(asked):
@@ -93,13 +93,14 @@ def _answers_of_twin(
     from _twin import load_model, nudge  # noqa: PLC0415
 
     loaded = load_model(Path(job["twin"]))
-    _require_layers(layers, len(loaded.model.model.layers))
+    require_layers(layers, len(loaded.model.model.layers))
     plain = [_states(loaded, ids, None) for ids in prompts]
     nudge(loaded.model, float(job["nudge"]["relative"]), int(job["nudge"]["seed"]))
     return plain, [_states(loaded, ids, said) for ids, said in zip(prompts, plain, strict=True)]
 
 
-def _require_layers(engine: int, twin: int) -> None:
+def require_layers(engine: int, twin: int) -> None:
+    """Refuses a twin of another number of layers than the engine has."""
     if twin != engine:
         raise Refusal(
             "not-a-twin", "the twin has another number of layers than the engine",

@@ -7,9 +7,11 @@ not overwritten still holds what the other one left.
 
 from __future__ import annotations
 
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 import torch
+from _twin_arm import left_padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,12 +59,11 @@ class ReusedCache:
 
     def _foreign(self, prompts: Prompts, kept: int) -> Tensor:
         """Returns a batch like that of the prompts, strangers from slot `kept` on."""
-        batch = _padded(prompts)
+        batch, _ = left_padded(prompts)
         count = batch.shape[1] - kept
         for row, ids in enumerate(batch):
             first = (7 * row) % len(self._strangers)
-            there = [*self._strangers[first:], *self._strangers * (1 + count)][:count]
-            ids[kept:] = torch.tensor(there)
+            ids[kept:] = torch.tensor([*islice(cycle(self._strangers), first, first + count)])
         return batch
 
     def _read(self, session: Session, batch: Tensor) -> Tensor:
@@ -73,11 +74,7 @@ class ReusedCache:
         self, session: Session, prompts: Prompts, before: Tensor, kept: int
     ) -> list[Tensor]:
         session.used = kept
-        after = self._engine.advance(session, _padded(prompts)[:, kept:])
+        batch, pads = left_padded(prompts)
+        after = self._engine.advance(session, batch[:, kept:])
         states = torch.cat((before[:, :kept], after), dim=1)
-        return [row[pad:] for row, pad in zip(states, session.padding.tolist(), strict=True)]
-
-
-def _padded(prompts: Prompts) -> Tensor:
-    longest = max(map(len, prompts))
-    return torch.tensor([[0] * (longest - len(ids)) + list(ids) for ids in prompts])
+        return [row[pad:] for row, pad in zip(states, pads.tolist(), strict=True)]

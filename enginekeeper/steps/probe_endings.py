@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _documents import write_document
 from _step import main
 from _tokenizers import load, refusals, stops
 
@@ -39,61 +40,64 @@ CUT = -1
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Continues all questions by both arms, and returns how many ended."""
+    """Continues all questions by both arms, and returns how many were cut."""
+    document = _asked(job)
+    write_document(Path(job["output"]), {"schema": SCHEMA, **document})
+    if "absent" in document:
+        return {"questions": 0}
+    ended_by = {name: document[name]["ended_by"] for name in ("engine", "twin")}
+    cut = {name: tokens.count(CUT) for name, tokens in ended_by.items()}
+    return {"questions": len(ended_by["engine"]), "cut": cut}
+
+
+def _asked(job: dict[str, Any]) -> dict[str, Any]:
+    """Returns where both arms ended their texts, or why there is nothing to compare."""
     from _engine import Engine  # noqa: PLC0415 - torch takes seconds to import
     from _engine_arm import EngineArm  # noqa: PLC0415
     from _twin import load_model  # noqa: PLC0415
     from _twin_arm import TransformersArm  # noqa: PLC0415
 
-    source, most = Path(job["source"]), int(job["most"])
+    source = Path(job["source"])
     tokenizer = load(source)
-    ours = stops(source, tokenizer)
-    theirs = ours
+    ours = theirs = stops(source, tokenizer)
     if job["shipped"] is not None:
         shipped = Path(job["shipped"])
         theirs = stops(shipped, load(shipped))
-    output = Path(job["output"])
     if not ours | theirs:
-        _write(output, {"absent": "nothing says at which token a text ends"})
-        return {"questions": 0}
+        return {"absent": "nothing says at which token a text ends"}
     questions = json.loads(Path(job["questions"]).read_text(encoding="utf-8"))["questions"]
     try:
         rendered = [_rendered(tokenizer, question) for question in questions]
     except refusals() as error:
         reason = f"{type(error).__name__} {str(error)[:80]}"
-        _write(output, {"absent": f"the model's chat template renders no question: {reason}"})
-        return {"questions": 0}
+        return {"absent": f"the model's chat template renders no question: {reason}"}
     prompts = [ids for ids in rendered if len(ids) >= SHORTEST]
     engine = Engine(Path(job["engine"]))
-    most = min(most, engine.max_seq_len - max(map(len, prompts), default=engine.max_seq_len))
+    room = engine.max_seq_len - max(map(len, prompts), default=engine.max_seq_len)
+    most = min(int(job["most"]), room)
     if most < FEWEST:
-        _write(output, {"absent": "the engine's limits leave no room for an answer"})
-        return {"questions": 0}
-    arms: dict[str, tuple[Arm, AbstractSet[int]]] = {
-        "engine": (EngineArm(engine), theirs),
-        "twin": (TransformersArm(load_model(Path(job["twin"]))), ours),
+        return {"absent": "the engine's limits leave no room for an answer"}
+    twin = TransformersArm(load_model(Path(job["twin"])))
+    return {
+        "most": most,
+        "stops": sorted(ours),
+        "engine": _endings("engine", EngineArm(engine), prompts, theirs, most),
+        "twin": _endings("twin", twin, prompts, ours, most),
     }
-    document: dict[str, Any] = {"most": most, "stops": sorted(ours)}
-    for name, (arm, ends) in arms.items():
-        print(f"progress 0/{len(prompts)} {name}", flush=True)
-        size = min(arm.max_batch, len(prompts))
-        said = [
-            one
-            for first in range(0, len(prompts), size)
-            for one in ended(arm, prompts[first : first + size], ends, most)
-        ]
-        document[name] = {
-            "lengths": [length for length, _ in said], "ended_by": [token for _, token in said],
-        }  # fmt: skip
-    _write(output, document)
-    cut = {name: document[name]["ended_by"].count(CUT) for name in arms}
-    return {"questions": len(prompts), "cut": cut}
 
 
-def _write(output: Path, document: dict[str, Any]) -> None:
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(json.dumps({"schema": SCHEMA, **document}), encoding="utf-8")
-    partial.replace(output)
+def _endings(
+    name: str, arm: Arm, prompts: Sequence[Sequence[int]], ends: AbstractSet[int], most: int
+) -> dict[str, list[int]]:
+    """Continues all prompts by an arm, as many at a time as it takes."""
+    print(f"progress 0/{len(prompts)} {name}", flush=True)
+    size = min(arm.max_batch, len(prompts))
+    said = [
+        one
+        for first in range(0, len(prompts), size)
+        for one in ended(arm, prompts[first : first + size], ends, most)
+    ]
+    return {"lengths": [length for length, _ in said], "ended_by": [token for _, token in said]}
 
 
 def _rendered(tokenizer: Any, question: str) -> list[int]:  # noqa: ANN401 - no types

@@ -21,7 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from _step import Refusal, main
+from _layer_probe import require_layers
+from _step import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,11 +75,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     engine, loaded = KnownEngine(Path(job["engine"])), load_model(Path(job["twin"]))
     layers = loaded.model.model.layers
-    if len(layers) != engine.config.layers:
-        raise Refusal(
-            "not-a-twin", "the twin has another number of layers than the engine",
-            where="num_hidden_layers", actual=len(layers), expected=engine.config.layers,
-        )  # fmt: skip
+    require_layers(engine.config.layers, len(layers))
     tokens = read_tokens(Path(job["tokens"]), engine.config.vocabulary)
     chosen = tokens.chosen(job["prompts"])
     prompts = [tokens.ids[number][: int(job["longest"])] for number in chosen]

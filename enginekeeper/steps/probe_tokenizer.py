@@ -17,6 +17,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _documents import write_document
 from _step import main
 from _tokenizers import load, refusals, stops
 
@@ -65,10 +66,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "template": _template(both, given["conversations"]),
         "stop_tokens": _stop_tokens(both, source, shipped),
     }
-    output = Path(job["output"])
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(json.dumps({"schema": SCHEMA, "probes": probes}), encoding="utf-8")
-    partial.replace(output)
+    write_document(Path(job["output"]), {"schema": SCHEMA, "probes": probes})
     return {name: [one.get("asked", 0), len(one.get("wrong", ()))] for name, one in probes.items()}
 
 

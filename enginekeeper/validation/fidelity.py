@@ -25,6 +25,7 @@ from enginekeeper.validation.checks import (
     shown,
 )
 from enginekeeper.validation.divergence import Comparison, compare, same_choices
+from enginekeeper.validation.endings import BothEndings
 from enginekeeper.validation.evidence import Evidence, Line, line_result
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.floor import Floor, measured_floor
@@ -217,9 +218,10 @@ def _pairing(seen: Evidence, floor: Floor | None, policy: AcceptancePolicy) -> F
 
 
 def failing_checks(evidence: Evidence) -> int:
-    """Returns how many checks share the error of a failure: all probes have the share of one."""
+    """Returns how many checks share the error of a failure: all ladders have the share of one."""
     asked = (evidence.probes, evidence.layers, evidence.linears, evidence.dictionary)
-    return FAILING_CHECKS + sum(one is not None for one in asked)
+    compared = isinstance(evidence.endings, BothEndings)
+    return FAILING_CHECKS + compared + sum(one is not None for one in asked)
 
 
 def fidelity_limit(evidence: Evidence, policy: AcceptancePolicy) -> Limit:

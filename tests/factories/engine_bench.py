@@ -80,6 +80,21 @@ class Bench:
         self.run(arm, job, name, on_line)
         return dict(load_file(output))
 
+    def parts(self, step: str, twin: Path, vocabulary: int, lengths: tuple[int, ...]) -> Path:
+        """Holds the engine's parts against its twin's by `probe_layers` or `probe_linears`."""
+        output = self.folder / f"{step}.safetensors"
+        job = {
+            "engine": str(self.folder / "engine"),
+            "twin": str(twin),
+            "tokens": str(self.tokens(vocabulary, lengths)),
+            "prompts": list(range(len(lengths))),
+            "longest": 24,
+            "nudge": {"relative": 3e-7, "seed": 1234},
+            "output": str(output),
+        }
+        self.run(step, job, step)
+        return output
+
 
 def mean_kl(p: dict[str, Any], q: dict[str, Any]) -> float:
     """KL(p || q) over p's vocabulary; both arms hold all of it, in an order of their own.

@@ -24,14 +24,7 @@ def asked(bench: Bench, checkpoint: Path) -> LayerScores:
     twin = bench.folder / "twin"
     if not twin.exists():
         write_checkpoint_twin(SOURCE, checkpoint, twin)
-    output = bench.folder / "layers.safetensors"
-    job = {
-        "engine": str(bench.folder / "engine"), "twin": str(twin), "prompts": list(range(8)),
-        "nudge": {"relative": 3e-7, "seed": 1234}, "longest": 24, "output": str(output),
-        "tokens": str(bench.tokens(VOCABULARY, LENGTHS)),
-    }  # fmt: skip
-    bench.run("probe_layers", job, "layers")
-    return load_layers(output)
+    return load_layers(bench.parts("probe_layers", twin, VOCABULARY, LENGTHS))
 
 
 def judged(scores: LayerScores) -> Check:

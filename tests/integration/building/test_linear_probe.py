@@ -24,14 +24,7 @@ QKV, FC, PROJ = (f"transformer.layers.1.{name}" for name in ("attention.qkv", "m
 
 
 def asked(bench: Bench, twin: Path, vocabulary: int = VOCABULARY) -> LayerScores:
-    output = bench.folder / "linears.safetensors"
-    job = {
-        "engine": str(bench.folder / "engine"), "twin": str(twin), "prompts": list(range(8)),
-        "nudge": {"relative": 3e-7, "seed": 1234}, "longest": 24, "output": str(output),
-        "tokens": str(bench.tokens(vocabulary, LENGTHS)),
-    }  # fmt: skip
-    bench.run("probe_linears", job, "linears")
-    return load_linears(output)
+    return load_linears(bench.parts("probe_linears", twin, vocabulary, LENGTHS))
 
 
 def of_export(recipe: str, bench: Bench, tmp_path: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -21,7 +21,9 @@ PLACE = StepPlace("score_twin", "inductor", Path("run"))
 DIGEST = digest_bytes(b"any")
 
 
-def scored(checkpoint: Path, place: Path, error: Exception | None = None) -> dict[str, Any]:
+def scored(
+    checkpoint: Path, place: Path, error: Exception | None = None
+) -> tuple[dict[str, str], float]:
     """Asks for the checkpoint twin beside a recipe twin, of a shop whose step ends so."""
 
     def run(*_: object, **__: object) -> SimpleNamespace:
@@ -45,17 +47,17 @@ def spoilt(place: Path) -> Path:
 def test_an_honest_checkpoint_is_not_scored_a_second_time(tmp_path: Path) -> None:
     never = StepCrashedError("asked", PLACE)
     said = scored(checkpoints.exported("w8a16", tmp_path), tmp_path, never)
-    assert said == {"checkpoint_twin": "equal"}
+    assert said == ({"checkpoint_twin": "equal"}, 0.0)
 
 
-def test_a_checkpoint_with_another_number_is_scored(tmp_path: Path) -> None:
-    assert scored(spoilt(tmp_path), tmp_path)["checkpoint_twin"] == "scored"
+def test_a_checkpoint_with_another_number_is_scored_and_the_time_counts(tmp_path: Path) -> None:
+    assert scored(spoilt(tmp_path), tmp_path) == ({"checkpoint_twin": "scored"}, 1.0)
     assert not (tmp_path / "checkpoint_twin").exists()
 
 
 def test_a_checkpoint_that_cannot_be_run_takes_no_verdict_away(tmp_path: Path) -> None:
     said = scored(spoilt(tmp_path), tmp_path, StepCrashedError("no such activation", PLACE))
-    assert said == {"no_checkpoint_twin": "not scored: no such activation"}
+    assert said == ({"no_checkpoint_twin": "not scored: no such activation"}, 0.0)
 
 
 def test_what_this_machine_did_is_no_answer(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from enginekeeper import own_code
 from enginekeeper.orchestration import workshop
-from enginekeeper.orchestration.validator import SCORING, validator_digest
+from enginekeeper.orchestration.validator import DECIDING, SCORING, validator_digest
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.toolchains.runner import STEPS
 from enginekeeper.toolchains.step_code import step_digest
@@ -22,13 +23,16 @@ MAKE_NO_NUMBER = {
     "build_trtllm", "bundle_vllm", "check_toolchain", "compile_engine", "describe_runtime",
     "fetch_hub", "materialize", "quantize", "refit_trtllm", "score_edits", "warm_pytorch",
 }  # fmt: skip
+DECIDES_NOTHING = {"bench", "channels", "environments", "outcome", "planning", "refitting"}
+"""What judging calls that neither scores an arm nor makes anything of what was scored."""
 
 
 @pytest.fixture
 def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     """A workshop whose code, steps included, is a copy that a test may change."""
     copy = tmp_path / "enginekeeper"
-    for folder in ("configs", "validation", "orchestration", "specs", "steps", "data/probes"):
+    folders = ("configs", "validation", "orchestration", "specs", "steps", "sources", "data/probes")
+    for folder in folders:
         shutil.copytree(PACKAGE / folder, copy / folder)
     monkeypatch.setattr(own_code, "PACKAGE", copy)
     monkeypatch.setattr(workshop, "step_digest", lambda step: step_digest(step, copy / "steps"))
@@ -42,6 +46,9 @@ def shop(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worksho
         ("validation/numerics/formats.py", True),
         ("configs/trtllm.py", True),
         ("orchestration/judging.py", True),
+        ("orchestration/export_arm.py", True),
+        ("orchestration/twin_probes.py", True),
+        ("sources/tokenizer_files.py", True),
         ("steps/score_engine.py", True),
         ("steps/_scoring.py", True),
         ("steps/_vllm_logprobs.py", True),
@@ -78,3 +85,16 @@ def test_every_step_either_scores_or_makes_no_number_of_a_verdict() -> None:
     steps = {path.stem for path in STEPS.glob("[!_]*.py")}
     assert steps == MAKE_NO_NUMBER | set(SCORING)
     assert MAKE_NO_NUMBER.isdisjoint(SCORING)
+
+
+def test_whatever_judging_calls_is_named_or_makes_no_number_of_a_verdict() -> None:
+    package = "enginekeeper.orchestration"
+    tree = ast.parse((PACKAGE / "orchestration/judging.py").read_text(encoding="utf-8"))
+    called: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == package:
+            called |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{package}."):
+            called.add(str(node.module).removeprefix(f"{package}."))
+    named = {Path(path).stem for path in DECIDING if path.startswith("orchestration/")}
+    assert called - named == DECIDES_NOTHING

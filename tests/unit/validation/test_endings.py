@@ -19,6 +19,7 @@ from enginekeeper.validation.endings import (
     load_endings,
 )
 from enginekeeper.validation.evidence import Evidence
+from enginekeeper.validation.fidelity import FAILING_CHECKS, failing_checks
 from tests.factories.arms import small_suite, synthetic_arm
 
 LIMIT = Limit(0.0025, "at most", 0.99, 6)
@@ -94,6 +95,15 @@ def test_without_endings_the_runner_says_why_not(said: str | None) -> None:
 
     assert checks["probe.stop"].outcome == "not run"
     assert checks["probe.stop"].note == (said or "the runner offers no text")
+
+
+def test_only_endings_that_are_compared_take_a_share_of_the_error_of_a_failure() -> None:
+    base = Evidence(small_suite(), synthetic_arm(small_suite()))
+    compared = BothEndings(arm(*answers()), arm(*answers()), MOST)
+
+    shares = [failing_checks(replace(base, endings=said)) for said in (None, "no end", compared)]
+
+    assert shares == [FAILING_CHECKS, FAILING_CHECKS, FAILING_CHECKS + 1]
 
 
 ONE = {"lengths": [3, MOST], "ended_by": [2, CUT]}
