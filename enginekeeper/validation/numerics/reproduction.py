@@ -68,10 +68,6 @@ _NEGATIVE = 1 << 15
 class WeightRows(Protocol):
     """Where source weights come from; `SourceModel` is one."""
 
-    def height(self, name: str) -> int:
-        """Returns how many rows a tensor has."""
-        ...
-
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows of a tensor as float32."""
         ...

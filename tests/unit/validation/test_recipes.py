@@ -39,6 +39,7 @@ from enginekeeper.validation.numerics.smoothing import (
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories import checkpoints
+from tests.factories.single_weights import SingleWeight
 
 QUANTIZED = tuple(kind for kind in WeightFormat if kind is not WeightFormat.PLAIN)
 GROUPED = (WeightFormat.INT4_GROUP, WeightFormat.NVFP4)
@@ -201,34 +202,9 @@ class _Scaled:
         return self.honest.quantize(weight).scales * self.factor
 
 
-class _Given:
-    """A source of one tensor."""
-
-    def __init__(self, weight: Floats) -> None:
-        self.weight = weight
-
-    def height(self, name: str) -> int:
-        del name
-        return len(self.weight)
-
-    def largest(self, name: str) -> float:
-        del name
-        return amax(self.weight)
-
-    def stored_rows(
-        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
-    ) -> Floats:
-        rows = self.rows(name, start, stop)
-        return rows if columns is None else rows[:, columns]
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        del name
-        return self.weight[start:stop]
-
-
 def statistics(weight: Floats, recipe: LinearRecipe, factor: float) -> PartStatistics:
     part = Part("linear", "", len(weight))
-    honest = Reproduction(_Given(weight), recipe, "float32", amax(weight), (None,))
+    honest = Reproduction(SingleWeight(weight), recipe, "float32", amax(weight), (None,))
     return measure(_Scaled(honest, factor), honest, 0, weight.shape[1], part)
 
 
@@ -279,10 +255,6 @@ def test_the_bytes_of_an_fp8_export_follow_from_the_source() -> None:
 
 class _Loud:
     """A source whose tensors are constants: gate_proj 1, up_proj 2, q 3, k 4, v 5, others 9."""
-
-    def height(self, name: str) -> int:
-        del name
-        return 2
 
     def largest(self, name: str) -> float:
         return amax(self.rows(name))

@@ -1,0 +1,57 @@
+"""One weight of a source, and one as a checkpoint stores it, without any files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.mapping import Part
+from enginekeeper.validation.numerics.recipes import Quantized
+
+
+@dataclass(frozen=True)
+class SingleWeight:
+    """A source of one tensor, whatever its name."""
+
+    weight: Floats
+
+    def largest(self, name: str) -> float:
+        del name
+        return float(np.abs(self.weight).max())
+
+    def stored_rows(
+        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
+    ) -> Floats:
+        rows = self.rows(name, start, stop)
+        return rows if columns is None else rows[:, columns]
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
+        del name
+        return self.weight[start:stop]
+
+
+@dataclass(frozen=True)
+class StoredIntegers:
+    """Integers with a scale for each row, or for each group of its columns."""
+
+    codes: Floats
+    scales: Floats
+    prequant: Floats | None = None
+    scales_agree: bool = True
+
+    def part_rows(self, part: Part, start: int, stop: int) -> Floats:
+        return self.part_quantized(part, start, stop).values
+
+    def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
+        return Quantized(self.codes[start:stop], self.part_scales(part, start, stop))
+
+    def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[np.int8]:
+        del part
+        return self.codes[start:stop].astype(np.int8)
+
+    def part_scales(self, part: Part, start: int, stop: int) -> Floats:
+        del part
+        return self.scales[start:stop]
