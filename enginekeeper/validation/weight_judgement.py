@@ -21,7 +21,13 @@ import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.recipes import WeightFormat
-from enginekeeper.validation.weight_statistics import ONE_UNIT, Comparison, PartStatistics, Sums
+from enginekeeper.validation.weight_statistics import (
+    ONE_UNIT,
+    SAME_SCALE,
+    Comparison,
+    PartStatistics,
+    Sums,
+)
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -87,9 +93,6 @@ _HALF_ROUNDING = 2.0**-8
 
 _COLUMN_GAIN = 0.01
 """Twice and a half what bfloat16 rounding of the pre-quant vector changes a column by."""
-
-SAME_SCALE = 1e-5
-"""Relative; float32 arithmetic done in another order."""
 
 _E4M3_UNIT = 2.0**-3
 """Largest relative distance of two neighbouring scales of NVFP4."""

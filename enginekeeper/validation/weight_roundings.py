@@ -18,7 +18,7 @@ _Marks = npt.NDArray[np.bool_]
 TIE = np.float32(2.0**-9)
 """How near to a tie, relative to the code, other arithmetic may decide it the other way."""
 
-_SAME_CODE = np.float32(1e-5)
+_CODE_TOLERANCE = np.float32(1e-5)
 """Relative; neighbouring codes of every format differ by more than 5 %."""
 
 _EXPONENT = np.uint32(0x7F800000)
@@ -75,7 +75,7 @@ def followed(
         nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
         allowed = np.abs(nearest - codes) + np.abs(codes) * TIE + TIE
         far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
-        equal += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _SAME_CODE).sum())
+        equal += int(np.count_nonzero(~apart(nearest, there.codes)))
         strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
         excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
         energy += float((weight * weight).sum())
@@ -104,6 +104,15 @@ def leaning(
             int((lowest[counted] % 2 == 1).sum()),
         ]
     return Leaning(*(float(total) for total in sums / max(seen, 1)))
+
+
+def apart(codes: Floats, others: Floats) -> _Marks:
+    """Marks codes that are other numbers, not the same one after other arithmetic; NaN is none."""
+    difference = others - codes
+    np.abs(difference, out=difference)
+    allowed = np.abs(codes)
+    allowed *= _CODE_TOLERANCE
+    return np.logical_not(difference <= allowed)
 
 
 def steps(kind: WeightFormat, weights: Floats, scales: Floats) -> Floats:

@@ -30,6 +30,7 @@ from enginekeeper.validation.weight_roundings import (
     TIE,
     Followed,
     Leaning,
+    apart,
     followed,
     leaning,
     steps,
@@ -58,8 +59,8 @@ _SMALLEST_UNIT = np.float32(2.0**-24)
 _MANY = 8
 """If more than one in so many numbers differ, all are looked at instead of those."""
 
-_CODE_TOLERANCE = np.float32(1e-5)
-"""Relative; neighbouring codes of every format differ by more than 5 %."""
+SAME_SCALE = np.float32(1e-5)
+"""Relative; float32 arithmetic done in another order."""
 
 
 @dataclass(frozen=True)
@@ -220,19 +221,11 @@ class _Rows:
         honest, stored = self.honest.codes, self.stored.codes
         marks: _Marks = honest != stored
         if np.count_nonzero(marks) > marks.size // _MANY:
-            return _apart(honest, stored)
+            return apart(honest, stored)
         places = np.flatnonzero(marks)
         honest, stored = honest.reshape(-1)[places], stored.reshape(-1)[places]
-        marks.reshape(-1)[places] = _apart(honest, stored)
+        marks.reshape(-1)[places] = apart(honest, stored)
         return marks
-
-
-def _apart(honest: Floats, stored: Floats) -> _Marks:
-    difference = stored - honest
-    np.abs(difference, out=difference)
-    allowed = np.abs(honest)
-    allowed *= _CODE_TOLERANCE
-    return np.logical_not(difference <= allowed)
 
 
 @dataclass
@@ -431,7 +424,7 @@ def _strays_if_settled(codes: CodesInQuestion) -> _Marks:
     honest_distance = np.abs(codes.honest - codes.honest_source)
     allowed = honest_distance + np.abs(codes.honest_source) * TIE + TIE
     # Written so that NaN is a stray.
-    strays: _Marks = (codes.deviation <= _CODE_TOLERANCE) & ~(
+    strays: _Marks = (codes.deviation <= SAME_SCALE) & ~(
         np.abs(codes.stored - codes.source) <= allowed
     )
     return strays
