@@ -176,10 +176,7 @@ def measure(
         # Sums are of the whole part: what they say must not depend on where chunks end.
         for start, stop in exact:
             running.sum_up(slice(start, stop), rows(start, stop))
-    again = (stored, reproduction, index, columns, part)
-    return running.finish(
-        partial(followed, *again), partial(leaning, *again), reproduction.divisors[index]
-    )
+    return running.finish(stored, reproduction, index)
 
 
 def reproduced(
@@ -194,10 +191,7 @@ def reproduced(
         if not reproduction.has_bits(part, index, start, stop, stored):
             return None
         running.skip(slice(start, stop), stored.part_scales(part, start, stop))
-    again = (stored, reproduction, index, columns, part)
-    return running.finish(
-        partial(followed, *again), partial(leaning, *again), reproduction.divisors[index]
-    )
+    return running.finish(stored, reproduction, index)
 
 
 @dataclass(frozen=True)
@@ -300,22 +294,19 @@ class _Running:
             yield "coarsest", _coarsest(self.kind, source, rows.stored.scales)
         yield "error", np.square(error, out=error)
 
-    def finish(
-        self,
-        followed: Callable[[], Followed],
-        leaning: Callable[[], Leaning],
-        divisor: Floats | None,
-    ) -> PartStatistics:
+    def finish(self, stored: StoredParts, reproduction: Reproduction, index: int) -> PartStatistics:
+        """Returns what was summed; `stored` and `reproduction` are what it was read from."""
+        again = (stored, reproduction, index, self.columns, self.part)
         return PartStatistics(
-            divisor=divisor,
-            leaning=leaning,
+            divisor=reproduction.divisors[index],
+            leaning=partial(leaning, *again),
             part=self.part,
             columns=self.columns,
             kind=self.kind,
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
-            followed=followed,
+            followed=partial(followed, *again),
             blocks=Comparison(**{**_NOTHING, **self.blocks}),
             per_column=Comparison(**{**_NOTHING, **self.per_column}),
             scales=np.concatenate([stored for _, stored in self.scales]),
