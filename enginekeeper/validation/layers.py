@@ -106,7 +106,8 @@ class LayerScores:
 
 def load_linears(path: Path) -> LayerScores:
     """Reads what the step `probe_linears` wrote; raises InputError for what is not whole."""
-    scores, file = load_layers(path), ArrayFile.open(path, holds="linears", schema=SCHEMA)
+    file = ArrayFile.open(path, holds="linears", schema=SCHEMA)
+    scores = _scores(file)
     row, apart = file.array("row"), file.array("row_apart")
     count = (len(scores.parts),)
     if row.shape != count or apart.shape != count or not np.isfinite([row, apart]).all():
@@ -120,15 +121,18 @@ def load_linears(path: Path) -> LayerScores:
 
 def load_layers(path: Path) -> LayerScores:
     """Reads what the step `probe_layers` wrote; raises InputError for what is not whole."""
-    file = ArrayFile.open(path, holds="layers", schema=SCHEMA)
+    return _scores(ArrayFile.open(path, holds="layers", schema=SCHEMA))
+
+
+def _scores(file: ArrayFile) -> LayerScores:
     parts, tokens = file.listed("parts", str), file.listed("tokens", int)
     arrays = {name: file.array(name) for name in ("apart", "floor", "size", "broken")}
     shape = (len(parts), len(tokens))
     for name, array in arrays.items():
         if array.shape != shape or not np.isfinite(array).all() or (array < 0).any():
             raise InputError(
-                f"{name} is not what the format says", where=str(path), actual=list(array.shape),
-                expected=f"{list(shape)} finite numbers, none below 0",
+                f"{name} is not what the format says", where=str(file.path),
+                actual=list(array.shape), expected=f"{list(shape)} finite numbers, none below 0",
             )  # fmt: skip
     doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
     apart, floor, size, broken = doubles.values()

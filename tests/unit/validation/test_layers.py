@@ -193,3 +193,8 @@ def test_linears_without_their_furthest_outputs_are_refused(tmp_path: Path, brok
 
     with pytest.raises(InputError, match="furthest"):
         load_linears(path)
+
+
+def test_linears_of_another_version_are_refused_by_their_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="linears of another version"):
+        load_linears(written(tmp_path / "l.safetensors", schema="2"))
