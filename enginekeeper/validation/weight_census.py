@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
-from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.findings import Finding, Result
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import SUFFIXES
 from enginekeeper.validation.numerics.mapping import (
@@ -51,18 +51,9 @@ def census(checkpoint: Checkpoint, geometry: Geometry, source: SourceModel) -> I
         )
     extra = sorted(present - known)
     if extra:
-        more = f" and {len(extra) - _LISTED} more" if len(extra) > _LISTED else ""
-        yield Finding(
-            check="weights.census",
-            result="fail" if any(".layers." in name for name in extra) else "inconclusive",
-            where=extra[0],
-            message="the checkpoint holds tensors that the source model has no counterpart for: "
-            + ", ".join(extra[:_LISTED])
-            + more,
-            actual=len(extra),
-            expected=0,
-            taxonomy="T26",
-        )
+        in_a_layer = any(".layers." in name for name in extra)
+        message = "the checkpoint holds tensors that the source model has no counterpart for"
+        yield _too_many(extra, "fail" if in_a_layer else "inconclusive", message)
 
 
 def unread(geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
@@ -78,18 +69,21 @@ def unread(geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
             known.update(f"{part.module}.weight" for part in place.parts)
     names = sorted(n for n in source.tensors.keys() - known if not n.endswith(_DERIVED))
     if names:
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        yield Finding(
-            check="weights.census",
-            result="inconclusive",
-            where=names[0],
-            message="the source holds tensors that this audit does not know: "
-            + ", ".join(names[:_LISTED])
-            + more,
-            actual=len(names),
-            expected=0,
-            taxonomy="T26",
-        )
+        message = "the source holds tensors that this audit does not know"
+        yield _too_many(names, "inconclusive", message)
+
+
+def _too_many(names: list[str], result: Result, message: str) -> Finding:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return Finding(
+        check="weights.census",
+        result=result,
+        where=names[0],
+        message=f"{message}: {', '.join(names[:_LISTED])}{more}",
+        actual=len(names),
+        expected=0,
+        taxonomy="T26",
+    )
 
 
 def scale_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
