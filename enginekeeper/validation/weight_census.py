@@ -1,4 +1,4 @@
-"""Which tensors are there, missing or left over, and whether scales are numbers at all."""
+"""Which tensors are there, missing or left over, and whether linears are as they are announced."""
 
 from __future__ import annotations
 
@@ -86,7 +86,44 @@ def _too_many(names: list[str], result: Result, message: str) -> Finding:
     )
 
 
-def scale_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
+def recipe_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
+    """Yields findings where a linear has not the format, groups and scales that its recipe gives.
+
+    Those of another format, or for groups of another size, are not looked at any further.
+    """
+    if stored.first.format is not recipe.format:
+        yield _wrong_format(stored, recipe)
+    elif stored.grouped and stored.first.group != recipe.group_size:
+        yield _wrong_groups(stored, recipe)
+    else:
+        yield from _scales(stored, recipe)
+
+
+def _wrong_format(stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
+    return Finding(
+        check="weights.format",
+        result="fail",
+        where=f"{stored.place.name}.weight",
+        message="the weight is not in the format the quantization block gives this module",
+        actual=stored.first.format.value,
+        expected=recipe.format.value,
+        taxonomy="T8",
+    )
+
+
+def _wrong_groups(stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
+    return Finding(
+        check="weights.layout",
+        result="fail",
+        where=f"{stored.place.name}.weights_scaling_factor",
+        message="the scales are for groups of another size than the quantization block says",
+        actual=stored.first.group,
+        expected=recipe.group_size,
+        taxonomy="T3",
+    )
+
+
+def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
     """Yields findings for scales that are not finite and positive, or not there at all."""
     name = stored.place.name
     yield from _numbers(f"{name} scales", np.concatenate([s.scales for s in stored.shards]), "T2")
