@@ -219,7 +219,9 @@ class WeightAudit:
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
-        if folding is None and self._certified(place, recipe, stored):
+        awq = recipe.format is WeightFormat.INT4_GROUP and stored.prequant is not None
+        if awq and folding is None:
+            yield from self._awq(place, recipe, stored)
             return
         measured = self._measured(place, recipe, stored, None)
         if folding is not None and place.norm is not None:
@@ -235,20 +237,20 @@ class WeightAudit:
                 yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding.ratio)
         yield from self._findings(measured)
 
-    def _certified(self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear) -> bool:
-        """Counts the parts of an AWQ linear if all of them are seen to be honest the short way."""
-        if stored.prequant is None or recipe.format is not WeightFormat.INT4_GROUP:
-            return False
+    def _awq(
+        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+    ) -> Iterator[Finding]:
+        """Judges an AWQ linear: if the short way does not see that it is honest, the long way."""
         reproduction = reproduce(self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
         certificates = []
         for index, part in enumerate(place.parts):
             certificate = certify(stored, reproduction, index, place.columns, part)
             if certificate is None:
-                return False
+                yield from self._findings(_compared(place, stored, reproduction))
+                return
             certificates.append(certificate)
         for certificate in certificates:
             self.counts.add(certificate)
-        return True
 
     def _measured(
         self,
