@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.formats import BFLOAT16_UNIT, Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import (
     Quantized,
@@ -46,9 +46,6 @@ _OPEN = np.float32(2.0**-6)
 """How far a smoothed weight may be from what was rounded, relative: its vector is known to one unit
 of bfloat16, and the product was rounded by half a unit there and here. The largest needed over
 1.4 million differing codes of a healthy SmolLM2-135M export (AWQ) was 0.64 of it."""
-
-ONE_UNIT = np.float32(2.0**-7)
-"""Largest relative change between neighbouring bfloat16 numbers."""
 
 _HALF = np.float32(0.5)
 """Of a step between integers: as far as the nearest one is at most."""
@@ -438,7 +435,7 @@ def _beyond_a_unit(rows: _Rows) -> Floats:
     """Marks weights that no other conversion to the checkpoint's format would have given."""
     honest, stored = rows.honest.values, rows.stored.values
     allowed = np.abs(honest)
-    allowed *= ONE_UNIT
+    allowed *= BFLOAT16_UNIT
     allowed += _SMALLEST_UNIT
     difference = stored - honest
     np.abs(difference, out=difference)

@@ -28,7 +28,13 @@ import numpy as np
 import numpy.typing as npt
 from ml_dtypes import bfloat16
 
-from enginekeeper.validation.numerics.formats import Floats, round_numbers, round_to, widen
+from enginekeeper.validation.numerics.formats import (
+    BFLOAT16_ROUNDING,
+    Floats,
+    round_numbers,
+    round_to,
+    widen,
+)
 from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 
 _INTERVAL_POINTS = 9
@@ -38,9 +44,6 @@ _INTERVAL_POINTS = 9
 BOUNDS = np.array([1e-4, 1e4], np.float32)
 """Between which SmoothQuant keeps its divisors: channels of massive activations have the first,
 silent ones the second, and neither is the reciprocal of a half-precision number."""
-
-_HALF_UNIT = 2.0**-8
-"""Largest relative change when a number is rounded to bfloat16."""
 
 _FLOAT32 = 1e-6
 """Relative; far more than the few operations below can be off by in float32."""
@@ -279,7 +282,7 @@ class _Score:
             np.abs(from_tie, out=from_tie)
             # |value - integer| < 1/2 - |value| * what is open
             np.abs(values, out=values)
-            values *= np.float32((1 + spread) * (1 + _HALF_UNIT) - 1 + _FLOAT32)
+            values *= np.float32((1 + spread) * (1 + BFLOAT16_ROUNDING) - 1 + _FLOAT32)
             values += from_tie
             return np.flatnonzero(~(values < np.float32(0.5 - _FLOAT32)))
 
