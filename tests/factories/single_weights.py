@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.formats import (
+    Floats,
+    encode_e2m1,
+    encode_e4m3,
+    pack_e2m1_columns,
+)
 from enginekeeper.validation.numerics.mapping import Part
-from enginekeeper.validation.numerics.recipes import Quantized
+from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,16 @@ class StoredIntegers:
     def part_scales(self, part: Part, start: int, stop: int) -> Floats:
         del part
         return self.scales[start:stop]
+
+
+def as_stored(kind: WeightFormat, codes: Floats) -> npt.NDArray[Any]:
+    """Returns codes as files hold them, INT4 one to a byte."""
+    match kind:
+        case WeightFormat.INT8_CHANNEL | WeightFormat.INT4_GROUP:
+            return codes.astype(np.int8)
+        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
+            return encode_e4m3(codes)
+        case WeightFormat.NVFP4:
+            return pack_e2m1_columns(encode_e2m1(codes))
+        case WeightFormat.PLAIN:
+            return codes

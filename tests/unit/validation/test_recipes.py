@@ -16,9 +16,6 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.numerics.formats import (
     E4M3_MAX,
     Floats,
-    encode_e2m1,
-    encode_e4m3,
-    pack_e2m1_columns,
     round_to,
 )
 from enginekeeper.validation.numerics.mapping import Geometry, Part, layer_linears
@@ -39,7 +36,7 @@ from enginekeeper.validation.numerics.smoothing import (
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories import checkpoints
-from tests.factories.single_weights import SingleWeight
+from tests.factories.single_weights import SingleWeight, as_stored
 
 QUANTIZED = tuple(kind for kind in WeightFormat if kind is not WeightFormat.PLAIN)
 GROUPED = (WeightFormat.INT4_GROUP, WeightFormat.NVFP4)
@@ -162,19 +159,6 @@ def _smoothed(divisor: Floats) -> list[SmoothedRows]:
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
     made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
     return [SmoothedRows(weight, made.codes, made.scales)]
-
-
-def as_stored(kind: WeightFormat, codes: Floats) -> npt.NDArray[Any]:
-    """Returns codes as files hold them, INT4 one to a byte."""
-    match kind:
-        case WeightFormat.INT8_CHANNEL | WeightFormat.INT4_GROUP:
-            return codes.astype(np.int8)
-        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
-            return encode_e4m3(codes)
-        case WeightFormat.NVFP4:
-            return pack_e2m1_columns(encode_e2m1(codes))
-        case WeightFormat.PLAIN:
-            return codes
 
 
 class _Scaled:
