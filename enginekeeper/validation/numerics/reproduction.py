@@ -44,7 +44,7 @@ from enginekeeper.validation.numerics.smoothing import (
 )
 
 _CHUNK_ELEMENTS = 1 << 18
-"""Numbers held per array at a time: 256 KiB as float32, so that what is done to them one after the
+"""Numbers held per array at a time: 1 MiB as float32, so that what is done to them one after the
 other finds them in the processor's cache."""
 
 
