@@ -16,13 +16,16 @@ from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import LinearRecipe, WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction
 from enginekeeper.validation.weight_certificate import Certificate, certify
-from enginekeeper.validation.weight_judgement import judge
+from enginekeeper.validation.weight_judgement import TIGHT, judge
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories.single_weights import SingleWeight, StoredIntegers
 
 ROWS, COLUMNS, GROUP = 96, 128, 32
 AWQ = LinearRecipe(WeightFormat.INT4_GROUP, prequant=True, group_size=GROUP)
 PART = Part("model.layers.0.mlp.up_proj", "", ROWS)
+
+NEXT_TO_NOTHING = 2.0**-10 / 100
+"""A hundredth of what the limits are lowered by."""
 
 
 def awq(seed: int) -> tuple[Reproduction, StoredIntegers]:
@@ -50,8 +53,10 @@ def test_a_healthy_part_gets_a_certificate_with_the_sums_of_the_long_way(seed: i
     assert certificate is not None
     assert judge(stats).honest
     assert certificate.same_codes == stats.same_codes
-    assert certificate.gain == pytest.approx(stats.gain, abs=1e-6)
-    assert certificate.error_ratio == pytest.approx(stats.error_ratio, abs=1e-5)
+    assert certificate.gain == pytest.approx(stats.gain, rel=0, abs=TIGHT.gain * NEXT_TO_NOTHING)
+    assert certificate.error_ratio == pytest.approx(
+        stats.error_ratio, rel=0, abs=TIGHT.error * NEXT_TO_NOTHING
+    )
 
 
 def test_a_part_without_any_difference_is_exact() -> None:
