@@ -40,8 +40,6 @@ class Followed:
 
     equal: float
     """Share of the codes that are the nearest."""
-    share: float
-    """The same, and of those that are as near as a tie."""
     gain: float
     """Added to an honest export's by the nearest codes: coarse ones shrink or stretch weights."""
     missed: _Marks
@@ -81,8 +79,7 @@ def followed(
         energy += float((weight * weight).sum())
     missed = np.concatenate(strays)
     numbers = max(part.rows * columns, 1)
-    share = 1.0 - float(missed.sum()) / numbers
-    return Followed(equal / numbers, share, excess / max(energy, _TINY), missed > 0)
+    return Followed(equal / numbers, excess / max(energy, _TINY), missed > 0)
 
 
 def leaning(
