@@ -62,7 +62,7 @@ def followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> Followed:
     """Reads a part again and holds its codes against the scales that are stored."""
-    kind, strays, equal = reproduction.recipe.format, [], 0
+    kind, missed, equal = reproduction.recipe.format, [], 0
     excess = energy = 0.0
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
@@ -74,12 +74,11 @@ def followed(
         allowed = np.abs(nearest - codes) + np.abs(codes) * TIE + TIE
         far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
         equal += int(np.count_nonzero(~apart(nearest, there.codes)))
-        strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
+        missed.append(far.reshape(*there.scales.shape, -1).any(axis=2))
         excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
         energy += float((weight * weight).sum())
-    missed = np.concatenate(strays)
     numbers = max(part.rows * columns, 1)
-    return Followed(equal / numbers, excess / max(energy, _TINY), missed > 0)
+    return Followed(equal / numbers, excess / max(energy, _TINY), np.concatenate(missed))
 
 
 def leaning(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -97,7 +97,10 @@ class PartStatistics:
     same_codes: float
     """Share of the codes that equal the honest export's."""
     followed: Callable[[], Followed]
-    """Returns what follows from the scales that are stored; reads the part again, as the next."""
+    """Returns what follows from the scales that are stored; reads the part again, as the next.
+
+    Each does so when it is asked for the first time.
+    """
     leaning: Callable[[], Leaning]
     blocks: Comparison
     """One cell per (row, block of columns); none at all when the part is exact."""
@@ -296,14 +299,14 @@ class _Running:
         again = (stored, reproduction, index, self.columns, self.part)
         return PartStatistics(
             divisor=reproduction.divisors[index],
-            leaning=partial(leaning, *again),
+            leaning=cache(partial(leaning, *again)),
             part=self.part,
             columns=self.columns,
             kind=self.kind,
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
-            followed=partial(followed, *again),
+            followed=cache(partial(followed, *again)),
             blocks=Comparison(**{**_NOTHING, **self.blocks}),
             per_column=Comparison(**{**_NOTHING, **self.per_column}),
             scales=np.concatenate([stored for _, stored in self.scales]),

@@ -116,3 +116,9 @@ def test_what_is_said_of_a_part_does_not_depend_on_where_its_chunks_end(
         stats = measured(weight, made)
         found.append((stats.gain, stats.error_ratio, stats.same_codes, stats.blocks.energy.sum()))
     assert found[1:] == [pytest.approx(found[0], rel=1e-5)] * 2
+
+
+def test_a_part_is_read_again_once_however_often_it_is_asked(weight: Floats) -> None:
+    stats = measured(weight, own(weight))
+    assert stats.followed() is stats.followed()
+    assert stats.leaning() is stats.leaning()
