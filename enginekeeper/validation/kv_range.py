@@ -66,8 +66,8 @@ def _several(checkpoint: Checkpoint, layer: int) -> Iterator[Finding]:
     """Yields a finding for a scale of more numbers than the one that is read."""
     for key in ("k", "v", "kv"):
         name = f"transformer.layers.{layer}.attention.{key}_cache_scaling_factor"
-        shapes = {tensor.shape for tensor in checkpoint.tensors(layer, name)}
-        if shapes - {(), (1,)}:
+        shapes = {tensor.shape for tensor in checkpoint.tensors(layer, name)} - {(), (1,)}
+        if shapes:
             shape = str(list(max(shapes)))
             message = "the scale is not one number"
             yield Finding("weights.kv_cache", "fail", name, message, shape, "[1]", "T10")

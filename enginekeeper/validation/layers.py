@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,10 +107,11 @@ class LayerScores:
 
 def load_linears(path: Path) -> LayerScores:
     """Reads what the step `probe_linears` wrote; raises InputError for what is not whole."""
-    scores, file = load_layers(path), ArrayFile.open(path, holds="linears", schema=SCHEMA)
+    file = ArrayFile.open(path, holds="linears", schema=SCHEMA)
+    scores = _scores(file)
     row, apart = file.array("row"), file.array("row_apart")
     count = (len(scores.parts),)
-    if row.shape != count or apart.shape != count or not np.isfinite([row, apart]).all():
+    if not all(one.shape == count and _are_sizes(one) for one in (row, apart)):
         raise InputError(
             "no furthest output of each part", where=str(path), actual=list(row.shape),
             expected=list(count),
@@ -120,19 +122,26 @@ def load_linears(path: Path) -> LayerScores:
 
 def load_layers(path: Path) -> LayerScores:
     """Reads what the step `probe_layers` wrote; raises InputError for what is not whole."""
-    file = ArrayFile.open(path, holds="layers", schema=SCHEMA)
+    return _scores(ArrayFile.open(path, holds="layers", schema=SCHEMA))
+
+
+def _scores(file: ArrayFile) -> LayerScores:
     parts, tokens = file.listed("parts", str), file.listed("tokens", int)
     arrays = {name: file.array(name) for name in ("apart", "floor", "size", "broken")}
     shape = (len(parts), len(tokens))
     for name, array in arrays.items():
-        if array.shape != shape or not np.isfinite(array).all() or (array < 0).any():
+        if array.shape != shape or not _are_sizes(array):
             raise InputError(
-                f"{name} is not what the format says", where=str(path), actual=list(array.shape),
-                expected=f"{list(shape)} finite numbers, none below 0",
+                f"{name} is not what the format says", where=str(file.path),
+                actual=list(array.shape), expected=f"{list(shape)} finite numbers, none below 0",
             )  # fmt: skip
     doubles = {name: array.astype(np.float64) for name, array in arrays.items()}
     apart, floor, size, broken = doubles.values()
     return LayerScores(parts, sum(tokens), apart, floor, size, broken)
+
+
+def _are_sizes(array: NDArray[Any]) -> bool:
+    return bool((np.isfinite(array) & (array >= 0)).all())
 
 
 def layers_check(scores: LayerScores, limit: Limit, kind: Kind = LAYERS) -> Check:

@@ -11,7 +11,7 @@ from enginekeeper.validation.checkpoint import AssembledLinear
 from enginekeeper.validation.numerics.mapping import LinearPlace
 from enginekeeper.validation.numerics.recipes import LinearRecipe, WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction
-from enginekeeper.validation.weight_census import scale_findings
+from enginekeeper.validation.weight_census import recipe_findings
 from enginekeeper.validation.weight_judgement import judge
 from enginekeeper.validation.weight_statistics import measure
 
@@ -29,8 +29,6 @@ def is_rounded_otherwise(
 
 def is_as_announced(stored: AssembledLinear, recipe: LinearRecipe) -> bool:
     """Says whether a quantized linear has the format, groups and scales that its recipe gives."""
-    if recipe.format is WeightFormat.PLAIN or stored.first.format is not recipe.format:
+    if recipe.format is WeightFormat.PLAIN:
         return False
-    if stored.grouped and stored.first.group != recipe.group_size:
-        return False
-    return not any(finding.result == "fail" for finding in scale_findings(stored, recipe))
+    return not any(finding.result == "fail" for finding in recipe_findings(stored, recipe))

@@ -86,6 +86,18 @@ class Counted:
     wrong: tuple[str, ...]
     """What was otherwise than it had to be, in words."""
 
+    @classmethod
+    def of(cls, said: Any, where: str) -> Counted:  # noqa: ANN401 - any JSON value
+        """Reads a count that a step wrote; raises InputError for what is none."""
+        if isinstance(said, Mapping):
+            asked, wrong = said.get("asked"), said.get("wrong")
+            if type(asked) is int and isinstance(wrong, list):
+                return cls(asked, tuple(map(str, wrong)))
+        raise InputError(
+            "not a count of what was asked and what was wrong", where=where,
+            actual=repr(said)[:80],
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ProbeScores:
@@ -201,14 +213,7 @@ def _check_rungs(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Pat
 def _counted(name: str, file: ArrayFile) -> Counted | None:
     if name not in file.metadata:
         return None
-    said = file.said(name)
-    try:
-        return Counted(int(said["asked"]), tuple(map(str, said["wrong"])))
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(
-            "not a count of what was asked and what was wrong",
-            where=f"{file.path}: {name}", actual=repr(said)[:80],
-        ) from error  # fmt: skip
+    return Counted.of(file.said(name), f"{file.path}: {name}")
 
 
 def probe_checks(

@@ -41,13 +41,6 @@ def load_texts(path: Path) -> dict[str, Counted | str]:
 
 
 def _said(said: Any, name: str, path: Path) -> Counted | str:  # noqa: ANN401 - any JSON value
-    if isinstance(said, Mapping):
-        absent, asked, wrong = (said.get(one) for one in ("absent", "asked", "wrong"))
-        if isinstance(absent, str):
-            return absent
-        if type(asked) is int and isinstance(wrong, list):
-            return Counted(asked, tuple(map(str, wrong)))
-    raise InputError(
-        "not a count of what was asked and what was wrong", where=f"{path}: {name}",
-        actual=repr(said)[:80],
-    )  # fmt: skip
+    if isinstance(said, Mapping) and isinstance(absent := said.get("absent"), str):
+        return absent
+    return Counted.of(said, f"{path}: {name}")

@@ -47,7 +47,7 @@ from enginekeeper.validation.numerics.recipes import (
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
-from enginekeeper.validation.weight_census import census, scale_findings, unread
+from enginekeeper.validation.weight_census import census, recipe_findings, unread
 from enginekeeper.validation.weight_certificate import Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
@@ -206,13 +206,7 @@ class WeightAudit:
         except MisshapenLinearError as error:
             yield _misshapen(error)
             return
-        if stored.first.format is not recipe.format:
-            yield _wrong_format(place, stored, recipe)
-            return
-        if stored.grouped and stored.first.group != recipe.group_size:
-            yield _wrong_groups(place, stored, recipe)
-            return
-        problems = list(scale_findings(stored, recipe))
+        problems = list(recipe_findings(stored, recipe))
         if not problems:
             yield from activation_scales.normed_input(self.checkpoint, place, stored)
         yield from problems
@@ -225,7 +219,9 @@ class WeightAudit:
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
-        if folding is None and self._certified(place, recipe, stored):
+        awq = recipe.format is WeightFormat.INT4_GROUP and stored.prequant is not None
+        if awq and folding is None:
+            yield from self._awq(place, recipe, stored)
             return
         measured = self._measured(place, recipe, stored, None)
         if folding is not None and place.norm is not None:
@@ -241,20 +237,20 @@ class WeightAudit:
                 yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding.ratio)
         yield from self._findings(measured)
 
-    def _certified(self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear) -> bool:
-        """Counts the parts of an AWQ linear if all of them are seen to be honest the short way."""
-        if stored.prequant is None or recipe.format is not WeightFormat.INT4_GROUP:
-            return False
+    def _awq(
+        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+    ) -> Iterator[Finding]:
+        """Judges an AWQ linear: if the short way does not see that it is honest, the long way."""
         reproduction = reproduce(self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
         certificates = []
         for index, part in enumerate(place.parts):
             certificate = certify(stored, reproduction, index, place.columns, part)
             if certificate is None:
-                return False
+                yield from self._findings(_compared(place, stored, reproduction))
+                return
             certificates.append(certificate)
         for certificate in certificates:
             self.counts.add(certificate)
-        return True
 
     def _measured(
         self,
@@ -398,28 +394,4 @@ def _misshapen(error: MisshapenLinearError) -> Finding:
         actual=error.actual,
         expected=error.expected,
         taxonomy="T2" if missing else "T3",
-    )
-
-
-def _wrong_format(place: LinearPlace, stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
-    return Finding(
-        check="weights.format",
-        result="fail",
-        where=f"{place.name}.weight",
-        message="the weight is not in the format the quantization block gives this module",
-        actual=stored.first.format.value,
-        expected=recipe.format.value,
-        taxonomy="T8",
-    )
-
-
-def _wrong_groups(place: LinearPlace, stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
-    return Finding(
-        check="weights.layout",
-        result="fail",
-        where=f"{place.name}.weights_scaling_factor",
-        message="the scales are for groups of another size than the quantization block says",
-        actual=stored.first.group,
-        expected=recipe.group_size,
-        taxonomy="T3",
     )

@@ -1,4 +1,4 @@
-"""Which tensors are there, missing or left over, and whether scales are numbers at all."""
+"""Which tensors are there, missing or left over, and whether linears are as they are announced."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
-from enginekeeper.validation.findings import Finding
+from enginekeeper.validation.findings import Finding, Result
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import SUFFIXES
 from enginekeeper.validation.numerics.mapping import (
@@ -51,18 +51,9 @@ def census(checkpoint: Checkpoint, geometry: Geometry, source: SourceModel) -> I
         )
     extra = sorted(present - known)
     if extra:
-        more = f" and {len(extra) - _LISTED} more" if len(extra) > _LISTED else ""
-        yield Finding(
-            check="weights.census",
-            result="fail" if any(".layers." in name for name in extra) else "inconclusive",
-            where=extra[0],
-            message="the checkpoint holds tensors that the source model has no counterpart for: "
-            + ", ".join(extra[:_LISTED])
-            + more,
-            actual=len(extra),
-            expected=0,
-            taxonomy="T26",
-        )
+        in_a_layer = any(".layers." in name for name in extra)
+        message = "the checkpoint holds tensors that the source model has no counterpart for"
+        yield _too_many(extra, "fail" if in_a_layer else "inconclusive", message)
 
 
 def unread(geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
@@ -78,21 +69,61 @@ def unread(geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
             known.update(f"{part.module}.weight" for part in place.parts)
     names = sorted(n for n in source.tensors.keys() - known if not n.endswith(_DERIVED))
     if names:
-        more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-        yield Finding(
-            check="weights.census",
-            result="inconclusive",
-            where=names[0],
-            message="the source holds tensors that this audit does not know: "
-            + ", ".join(names[:_LISTED])
-            + more,
-            actual=len(names),
-            expected=0,
-            taxonomy="T26",
-        )
+        message = "the source holds tensors that this audit does not know"
+        yield _too_many(names, "inconclusive", message)
 
 
-def scale_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
+def _too_many(names: list[str], result: Result, message: str) -> Finding:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return Finding(
+        check="weights.census",
+        result=result,
+        where=names[0],
+        message=f"{message}: {', '.join(names[:_LISTED])}{more}",
+        actual=len(names),
+        expected=0,
+        taxonomy="T26",
+    )
+
+
+def recipe_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
+    """Yields findings where a linear has not the format, groups and scales that its recipe gives.
+
+    Those of another format, or for groups of another size, are not looked at any further.
+    """
+    if stored.first.format is not recipe.format:
+        yield _wrong_format(stored, recipe)
+    elif stored.grouped and stored.first.group != recipe.group_size:
+        yield _wrong_groups(stored, recipe)
+    else:
+        yield from _scales(stored, recipe)
+
+
+def _wrong_format(stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
+    return Finding(
+        check="weights.format",
+        result="fail",
+        where=f"{stored.place.name}.weight",
+        message="the weight is not in the format the quantization block gives this module",
+        actual=stored.first.format.value,
+        expected=recipe.format.value,
+        taxonomy="T8",
+    )
+
+
+def _wrong_groups(stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
+    return Finding(
+        check="weights.layout",
+        result="fail",
+        where=f"{stored.place.name}.weights_scaling_factor",
+        message="the scales are for groups of another size than the quantization block says",
+        actual=stored.first.group,
+        expected=recipe.group_size,
+        taxonomy="T3",
+    )
+
+
+def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
     """Yields findings for scales that are not finite and positive, or not there at all."""
     name = stored.place.name
     yield from _numbers(f"{name} scales", np.concatenate([s.scales for s in stored.shards]), "T2")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from enginekeeper.validation.findings import Finding
-from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats
 from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.weight_judgement import (
     LEANING,
@@ -50,9 +50,6 @@ _ALIKE = 0.8
 
 _ROUNDED_ANEW = 1.5
 """Error, gain apart, of another rounding as a multiple of the honest one's."""
-
-_HALF_STEP = 2.0**-8
-"""Of bfloat16, relative: the error of an unquantized weight that was multiplied."""
 
 _SAME_VECTOR = 0.02
 """Spread of the columns' factors that rounding explains."""
@@ -145,7 +142,8 @@ def _gain(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diag
         return None
     gain, blocks = stats.gain, stats.blocks
     energy = float(blocks.energy.sum())
-    rounding = max(float(blocks.honest.sum()), _HALF_STEP**2 * energy)
+    # The error of an unquantized weight that was multiplied is one of bfloat16.
+    rounding = max(float(blocks.honest.sum()), BFLOAT16_ROUNDING**2 * energy)
     rest = float(blocks.error.sum()) - gain**2 * energy
     if not rest <= (_ROUNDED_ANEW * (1 + abs(gain))) ** 2 * rounding:
         return None

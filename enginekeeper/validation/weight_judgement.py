@@ -19,9 +19,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.formats import (
+    BFLOAT16_ROUNDING,
+    BFLOAT16_UNIT,
+    Floats,
+    round_to,
+)
 from enginekeeper.validation.numerics.recipes import WeightFormat
-from enginekeeper.validation.weight_statistics import ONE_UNIT, Comparison, PartStatistics, Sums
+from enginekeeper.validation.weight_statistics import (
+    SAME_SCALE,
+    Comparison,
+    PartStatistics,
+    Sums,
+)
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -82,14 +92,8 @@ _NO_WORSE = 1.02
 """Error ratio up to which another rounding is as good as the nearest one: a clipped scale then
 lowers the gain (by up to 2.5 % for groups of 32) and the error with it."""
 
-_HALF_ROUNDING = 2.0**-8
-"""Largest relative change when a scale is rounded to bfloat16."""
-
 _COLUMN_GAIN = 0.01
 """Twice and a half what bfloat16 rounding of the pre-quant vector changes a column by."""
-
-SAME_SCALE = 1e-5
-"""Relative; float32 arithmetic done in another order."""
 
 _E4M3_UNIT = 2.0**-3
 """Largest relative distance of two neighbouring scales of NVFP4."""
@@ -308,7 +312,7 @@ def judge_plain(stats: PartStatistics) -> Judgement:
     if stats.exact:
         return Judgement(TIGHT)
     blocks = stats.blocks
-    unit = (blocks.error <= ONE_UNIT**2 * blocks.energy) & (blocks.strays == 0)
+    unit = (blocks.error <= BFLOAT16_UNIT**2 * blocks.energy) & (blocks.strays == 0)
     small = bool(unit.all()) and abs(stats.gain) <= TIGHT.gain
     gain = stats.gain if abs(stats.gain) > TIGHT.gain else None
     return Judgement(TIGHT, gain=gain, blocks=_any(~(blocks.error <= 0)), doubtful=small)
@@ -326,7 +330,7 @@ def scale_ratio(stats: PartStatistics) -> Floats:
 
 def _rounded_to_half(stats: PartStatistics, deviation: Floats) -> bool:
     """Says whether the scales are the honest ones, rounded to bfloat16 or float16."""
-    if deviation.max() > _HALF_ROUNDING:
+    if deviation.max() > BFLOAT16_ROUNDING:
         return False
     return any(
         np.array_equal(round_to(stats.scales, dtype), stats.scales)

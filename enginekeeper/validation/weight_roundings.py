@@ -18,7 +18,7 @@ _Marks = npt.NDArray[np.bool_]
 TIE = np.float32(2.0**-9)
 """How near to a tie, relative to the code, other arithmetic may decide it the other way."""
 
-_SAME_CODE = np.float32(1e-5)
+_CODE_TOLERANCE = np.float32(1e-5)
 """Relative; neighbouring codes of every format differ by more than 5 %."""
 
 _EXPONENT = np.uint32(0x7F800000)
@@ -40,8 +40,6 @@ class Followed:
 
     equal: float
     """Share of the codes that are the nearest."""
-    share: float
-    """The same, and of those that are as near as a tie."""
     gain: float
     """Added to an honest export's by the nearest codes: coarse ones shrink or stretch weights."""
     missed: _Marks
@@ -64,7 +62,7 @@ def followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> Followed:
     """Reads a part again and holds its codes against the scales that are stored."""
-    kind, strays, equal = reproduction.recipe.format, [], 0
+    kind, missed, equal = reproduction.recipe.format, [], 0
     excess = energy = 0.0
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
@@ -75,14 +73,12 @@ def followed(
         nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
         allowed = np.abs(nearest - codes) + np.abs(codes) * TIE + TIE
         far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
-        equal += int((np.abs(there.codes - nearest) <= np.abs(nearest) * _SAME_CODE).sum())
-        strays.append(far.reshape(*there.scales.shape, -1).sum(axis=2))
+        equal += int(np.count_nonzero(~apart(nearest, there.codes)))
+        missed.append(far.reshape(*there.scales.shape, -1).any(axis=2))
         excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
         energy += float((weight * weight).sum())
-    missed = np.concatenate(strays)
     numbers = max(part.rows * columns, 1)
-    share = 1.0 - float(missed.sum()) / numbers
-    return Followed(equal / numbers, share, excess / max(energy, _TINY), missed > 0)
+    return Followed(equal / numbers, excess / max(energy, _TINY), np.concatenate(missed))
 
 
 def leaning(
@@ -104,6 +100,15 @@ def leaning(
             int((lowest[counted] % 2 == 1).sum()),
         ]
     return Leaning(*(float(total) for total in sums / max(seen, 1)))
+
+
+def apart(codes: Floats, others: Floats) -> _Marks:
+    """Marks codes that are other numbers, not the same one after other arithmetic; NaN is none."""
+    difference = others - codes
+    np.abs(difference, out=difference)
+    allowed = np.abs(codes)
+    allowed *= _CODE_TOLERANCE
+    return np.logical_not(difference <= allowed)
 
 
 def steps(kind: WeightFormat, weights: Floats, scales: Floats) -> Floats:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.formats import BFLOAT16_UNIT, Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import (
     Quantized,
@@ -30,6 +30,7 @@ from enginekeeper.validation.weight_roundings import (
     TIE,
     Followed,
     Leaning,
+    apart,
     followed,
     leaning,
     steps,
@@ -46,9 +47,6 @@ _OPEN = np.float32(2.0**-6)
 of bfloat16, and the product was rounded by half a unit there and here. The largest needed over
 1.4 million differing codes of a healthy SmolLM2-135M export (AWQ) was 0.64 of it."""
 
-ONE_UNIT = np.float32(2.0**-7)
-"""Largest relative change between neighbouring bfloat16 numbers."""
-
 _HALF = np.float32(0.5)
 """Of a step between integers: as far as the nearest one is at most."""
 
@@ -58,8 +56,8 @@ _SMALLEST_UNIT = np.float32(2.0**-24)
 _MANY = 8
 """If more than one in so many numbers differ, all are looked at instead of those."""
 
-_CODE_TOLERANCE = np.float32(1e-5)
-"""Relative; neighbouring codes of every format differ by more than 5 %."""
+SAME_SCALE = np.float32(1e-5)
+"""Relative; float32 arithmetic done in another order."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,10 @@ class PartStatistics:
     same_codes: float
     """Share of the codes that equal the honest export's."""
     followed: Callable[[], Followed]
-    """Returns what follows from the scales that are stored; reads the part again, as the next."""
+    """Returns what follows from the scales that are stored; reads the part again, as the next.
+
+    Each does so when it is asked for the first time.
+    """
     leaning: Callable[[], Leaning]
     blocks: Comparison
     """One cell per (row, block of columns); none at all when the part is exact."""
@@ -175,10 +176,7 @@ def measure(
         # Sums are of the whole part: what they say must not depend on where chunks end.
         for start, stop in exact:
             running.sum_up(slice(start, stop), rows(start, stop))
-    again = (stored, reproduction, index, columns, part)
-    return running.finish(
-        partial(followed, *again), partial(leaning, *again), reproduction.divisors[index]
-    )
+    return running.finish(stored, reproduction, index)
 
 
 def reproduced(
@@ -193,10 +191,7 @@ def reproduced(
         if not reproduction.has_bits(part, index, start, stop, stored):
             return None
         running.skip(slice(start, stop), stored.part_scales(part, start, stop))
-    again = (stored, reproduction, index, columns, part)
-    return running.finish(
-        partial(followed, *again), partial(leaning, *again), reproduction.divisors[index]
-    )
+    return running.finish(stored, reproduction, index)
 
 
 @dataclass(frozen=True)
@@ -220,19 +215,11 @@ class _Rows:
         honest, stored = self.honest.codes, self.stored.codes
         marks: _Marks = honest != stored
         if np.count_nonzero(marks) > marks.size // _MANY:
-            return _apart(honest, stored)
+            return apart(honest, stored)
         places = np.flatnonzero(marks)
         honest, stored = honest.reshape(-1)[places], stored.reshape(-1)[places]
-        marks.reshape(-1)[places] = _apart(honest, stored)
+        marks.reshape(-1)[places] = apart(honest, stored)
         return marks
-
-
-def _apart(honest: Floats, stored: Floats) -> _Marks:
-    difference = stored - honest
-    np.abs(difference, out=difference)
-    allowed = np.abs(honest)
-    allowed *= _CODE_TOLERANCE
-    return np.logical_not(difference <= allowed)
 
 
 @dataclass
@@ -307,22 +294,19 @@ class _Running:
             yield "coarsest", _coarsest(self.kind, source, rows.stored.scales)
         yield "error", np.square(error, out=error)
 
-    def finish(
-        self,
-        followed: Callable[[], Followed],
-        leaning: Callable[[], Leaning],
-        divisor: Floats | None,
-    ) -> PartStatistics:
+    def finish(self, stored: StoredParts, reproduction: Reproduction, index: int) -> PartStatistics:
+        """Returns what was summed; `stored` and `reproduction` are what it was read from."""
+        again = (stored, reproduction, index, self.columns, self.part)
         return PartStatistics(
-            divisor=divisor,
-            leaning=leaning,
+            divisor=reproduction.divisors[index],
+            leaning=cache(partial(leaning, *again)),
             part=self.part,
             columns=self.columns,
             kind=self.kind,
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
-            followed=followed,
+            followed=cache(partial(followed, *again)),
             blocks=Comparison(**{**_NOTHING, **self.blocks}),
             per_column=Comparison(**{**_NOTHING, **self.per_column}),
             scales=np.concatenate([stored for _, stored in self.scales]),
@@ -431,7 +415,7 @@ def _strays_if_settled(codes: CodesInQuestion) -> _Marks:
     honest_distance = np.abs(codes.honest - codes.honest_source)
     allowed = honest_distance + np.abs(codes.honest_source) * TIE + TIE
     # Written so that NaN is a stray.
-    strays: _Marks = (codes.deviation <= _CODE_TOLERANCE) & ~(
+    strays: _Marks = (codes.deviation <= SAME_SCALE) & ~(
         np.abs(codes.stored - codes.source) <= allowed
     )
     return strays
@@ -454,7 +438,7 @@ def _beyond_a_unit(rows: _Rows) -> Floats:
     """Marks weights that no other conversion to the checkpoint's format would have given."""
     honest, stored = rows.honest.values, rows.stored.values
     allowed = np.abs(honest)
-    allowed *= ONE_UNIT
+    allowed *= BFLOAT16_UNIT
     allowed += _SMALLEST_UNIT
     difference = stored - honest
     np.abs(difference, out=difference)

@@ -8,7 +8,7 @@ import numpy as np
 
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
-from enginekeeper.validation.numerics.formats import Floats, round_to
+from enginekeeper.validation.numerics.formats import BFLOAT16_UNIT, Floats, round_to
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
     LinearPlace,
@@ -18,7 +18,6 @@ from enginekeeper.validation.numerics.mapping import (
 )
 from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel
-from enginekeeper.validation.weight_statistics import ONE_UNIT
 
 
 def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> Folding | None:
@@ -51,7 +50,7 @@ def norm_finding(where: str, ratio: Floats) -> Finding:
             expected=0,
             taxonomy="T20",
         )
-    small = bool((np.abs(ratio - 1) <= ONE_UNIT).all())
+    small = bool((np.abs(ratio - 1) <= BFLOAT16_UNIT).all())
     changed = int((ratio != 1).sum())
     return Finding(
         check="weights.norm",

@@ -30,6 +30,12 @@ E2M1_MAX = 6.0
 INT8_MAX = 127.0
 INT4_MAX = 7.0
 
+BFLOAT16_UNIT = 2.0**-7
+"""Largest relative distance of neighbouring bfloat16 numbers."""
+
+BFLOAT16_ROUNDING = BFLOAT16_UNIT / 2
+"""Largest relative change when a number is rounded to bfloat16."""
+
 _BELOW_BFLOAT16 = np.uint32(0xFFFF)
 """The bits of a float32 that bfloat16 has not."""
 
@@ -45,7 +51,7 @@ _E4M3_VALUES = np.arange(256, dtype=np.uint8).view(float8_e4m3fn).astype(np.floa
 _E2M1_VALUES = np.array(
     [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=np.float32
 )
-_E2M1_BOUNDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
+E2M1_BOUNDS = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
 """Midpoints between neighbours; a tie goes to the even mantissa, i.e. up at every second one."""
 
 _MODEL_DTYPES: dict[str, np.dtype[Any]] = {
@@ -169,7 +175,7 @@ def encode_e2m1(values: Floats) -> npt.NDArray[np.uint8]:
     """Rounds to FP4 E2M1, saturating at 6; a code is sign, two exponent bits, one mantissa bit."""
     magnitude = np.abs(values)
     code = np.zeros(values.shape, dtype=np.uint8)
-    for index, bound in enumerate(_E2M1_BOUNDS):
+    for index, bound in enumerate(E2M1_BOUNDS):
         code += (magnitude >= bound) if index % 2 else (magnitude > bound)
     code |= np.signbit(values).astype(np.uint8) << np.uint8(3)
     return code

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from enginekeeper.validation.numerics.formats import INT4_MAX, Floats, round_to
+from enginekeeper.validation.numerics.formats import BFLOAT16_UNIT, INT4_MAX, Floats, round_to
 from enginekeeper.validation.numerics.recipes import Quantized
-
-_UNIT = np.float32(2.0**-7)
-"""Largest relative distance of neighbouring bfloat16 numbers."""
 
 _FLOAT32 = np.float32(2.0**-22)
 """Relative; what a float32 division and the multiplication that undoes it may leave."""
@@ -37,7 +34,7 @@ def settled(own: Quantized, weight: Floats, stored: Quantized) -> Quantized:
     grouped = weight.reshape(groups)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         codes = stored.codes.reshape(groups)
-    open_by = np.abs(grouped) * _UNIT
+    open_by = np.abs(grouped) * BFLOAT16_UNIT
     lowest, highest = (np.rint((grouped + way * open_by) / unit) for way in (-1, 1))
     # A code that is not finite is in no interval.
     chosen = np.where((codes >= lowest) & (codes <= highest), codes, np.rint(grouped / unit))
@@ -52,6 +49,6 @@ def _settled_scales(own: Floats, stored: Floats) -> Floats:
     """
     with np.errstate(invalid="ignore", over="ignore"):
         maximum = stored * np.float32(INT4_MAX)
-        near = np.abs(stored - own) <= own * 2 * _UNIT
+        near = np.abs(stored - own) <= own * 2 * BFLOAT16_UNIT
         made = np.abs(round_to(maximum, "bfloat16") - maximum) <= maximum * _FLOAT32
     return np.where(near & made, stored, own)

@@ -44,7 +44,7 @@ from enginekeeper.validation.numerics.smoothing import (
 )
 
 _CHUNK_ELEMENTS = 1 << 18
-"""Numbers held per array at a time: 256 KiB as float32, so that what is done to them one after the
+"""Numbers held per array at a time: 1 MiB as float32, so that what is done to them one after the
 other finds them in the processor's cache."""
 
 
@@ -67,10 +67,6 @@ _NEGATIVE = 1 << 15
 
 class WeightRows(Protocol):
     """Where source weights come from; `SourceModel` is one."""
-
-    def height(self, name: str) -> int:
-        """Returns how many rows a tensor has."""
-        ...
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
         """Returns rows of a tensor as float32."""

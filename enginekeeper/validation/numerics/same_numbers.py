@@ -42,8 +42,8 @@ def _pairs(of_code: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(both).view(np.uint64)[:, 0]
 
 
-_E2M1_LOWER = np.array([-0.25, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], np.float32)
-_E2M1_UPPER = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 11.0], np.float32)
+_E2M1_LOWER = np.array([-formats.E2M1_BOUNDS[0], *formats.E2M1_BOUNDS], np.float32)
+_E2M1_UPPER = np.array([*formats.E2M1_BOUNDS, 11.0], np.float32)
 """What is between them rounds to the code; a scale's own rounding leaves nothing beyond 6.4."""
 
 _E2M1_MIDDLES = _pairs(np.outer([0.5, -0.5], _E2M1_UPPER + _E2M1_LOWER).ravel())

@@ -28,7 +28,13 @@ import numpy as np
 import numpy.typing as npt
 from ml_dtypes import bfloat16
 
-from enginekeeper.validation.numerics.formats import Floats, round_numbers, round_to, widen
+from enginekeeper.validation.numerics.formats import (
+    BFLOAT16_ROUNDING,
+    Floats,
+    round_numbers,
+    round_to,
+    widen,
+)
 from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
 
 _INTERVAL_POINTS = 9
@@ -38,9 +44,6 @@ _INTERVAL_POINTS = 9
 BOUNDS = np.array([1e-4, 1e4], np.float32)
 """Between which SmoothQuant keeps its divisors: channels of massive activations have the first,
 silent ones the second, and neither is the reciprocal of a half-precision number."""
-
-_HALF_UNIT = 2.0**-8
-"""Largest relative change when a number is rounded to bfloat16."""
 
 _FLOAT32 = 1e-6
 """Relative; far more than the few operations below can be off by in float32."""
@@ -99,7 +102,7 @@ class Folding:
         """Compares a stored bfloat16 norm with the source's; equal numbers have a ratio of 1."""
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio: Floats = stored / expected
-            unit = np.abs(np.spacing(stored.astype(bfloat16)).astype(np.float32) / expected)
+            unit = np.abs(_last_place(stored) / expected)
         ratio[stored == expected] = 1
         return cls(ratio, unit)
 
@@ -117,8 +120,11 @@ def recover_divisor(
     is stored. `everything` is asked of columns where `rows` do not leave one candidate alone that
     reproduces all of them.
     """
-    tried = np.vstack([_reciprocals(prequant), prequant]) if exact else _interval(prequant)
-    candidates, valid = _exported_as(prequant, tried)
+    if exact:
+        candidates = np.vstack([_reciprocals(prequant), prequant])
+    else:
+        candidates = _points(prequant, _last_place(prequant))
+    valid = _exported_as(prequant, candidates)
     best, columns = _undecided(prequant, candidates, valid)
     for some in (rows, everything):
         columns = columns[~_vote(best, candidates, valid, columns, some)]
@@ -131,7 +137,8 @@ def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Float
     A column is not looked at any more when one candidate alone reproduces what was read of it: if
     any reproduces all, it is that one. The stored vector is tried by `recover_divisor` only.
     """
-    candidates, valid = _exported_as(prequant, _reciprocals(prequant))
+    candidates = _reciprocals(prequant)
+    valid = _exported_as(prequant, candidates)
     best, columns = _undecided(prequant, candidates, valid)
     score = _Score.of(candidates[:, columns], valid[:, columns], columns)
     for piece in rows:
@@ -143,17 +150,12 @@ def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Float
     return best
 
 
-def _interval(prequant: Floats) -> Floats:
-    """Returns points between what rounds to this prequant."""
-    return _points(prequant, np.spacing(prequant.astype(bfloat16)).astype(np.float32))
-
-
-def _exported_as(prequant: Floats, candidates: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Returns candidates, and which of them would be exported as this prequant, each but once."""
-    valid = round_to(candidates, "bfloat16") == prequant
+def _exported_as(prequant: Floats, candidates: Floats) -> npt.NDArray[np.bool_]:
+    """Marks the candidates that would be exported as this prequant, each but once."""
+    valid: npt.NDArray[np.bool_] = round_to(candidates, "bfloat16") == prequant
     for index in range(1, len(candidates)):
         valid[index] &= (candidates[:index] != candidates[index]).all(axis=0)
-    return candidates, valid
+    return valid
 
 
 def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows]) -> Floats:
@@ -280,7 +282,7 @@ class _Score:
             np.abs(from_tie, out=from_tie)
             # |value - integer| < 1/2 - |value| * what is open
             np.abs(values, out=values)
-            values *= np.float32((1 + spread) * (1 + _HALF_UNIT) - 1 + _FLOAT32)
+            values *= np.float32((1 + spread) * (1 + BFLOAT16_ROUNDING) - 1 + _FLOAT32)
             values += from_tie
             return np.flatnonzero(~(values < np.float32(0.5 - _FLOAT32)))
 
@@ -342,6 +344,11 @@ def _reciprocals(prequant: Floats) -> Floats:
     lowest, highest = round_to(BOUNDS, "bfloat16")
     bounded = (prequant >= lowest) & (prequant <= highest)
     return np.where(bounded, np.clip(reciprocals, *BOUNDS), reciprocals)
+
+
+def _last_place(stored: Floats) -> Floats:
+    """Returns how far from bfloat16 numbers the next ones are."""
+    return widen(np.spacing(stored.astype(bfloat16)))
 
 
 def _points(prequant: Floats, unit: Floats) -> Floats:

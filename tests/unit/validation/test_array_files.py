@@ -73,6 +73,8 @@ def test_a_file_without_its_metadata_is_no_traceback(tmp_path: Path, load: objec
         {"ladders": '{"batch": 2}'},
         {"ladders": "{}", "stop": "[]"},
         {"ladders": "{}", "chosen": '{"asked": 3}'},
+        {"ladders": "{}", "chosen": '{"asked": "3", "wrong": []}'},
+        {"ladders": "{}", "chosen": '{"asked": 3, "wrong": "none"}'},
         {"ladders": "{}", "offers": '"logits"'},
     ],
 )

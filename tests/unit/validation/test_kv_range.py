@@ -6,11 +6,13 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.kv_range import findings
+from enginekeeper.validation.numerics.formats import INT8_MAX
 from enginekeeper.validation.numerics.mapping import Geometry
 from enginekeeper.validation.source_model import SourceModel
 from tests.factories import checkpoints
@@ -78,15 +80,48 @@ def test_an_fp8_scale_of_one_is_a_clamp(tmp_path: Path) -> None:
     assert audited(checkpoint) == []
 
 
-def test_no_input_makes_larger_keys_or_values_than_the_bound_says() -> None:
+def upper_bound(finding: Finding) -> float:
+    assert isinstance(finding.expected, list)
+    return float(finding.expected[1]) * INT8_MAX
+
+
+def answers(key: str) -> npt.NDArray[np.floating]:
+    """What a linear says to a thousand inputs of a norm, and to the one that its longest row likes.
+
+    By input, head and output.
+    """
     source = SourceModel.open(checkpoints.SOURCE)
-    attention = "model.layers.1.self_attn"
     norm = source.rows("model.layers.1.input_layernorm.weight")
-    weights = source.rows(f"{attention}.v_proj.weight") * norm
-    bound = math.sqrt(len(norm)) * float(np.linalg.norm(weights, axis=1).max())
+    weights = source.rows(f"model.layers.1.self_attn.{key}_proj.weight") * norm
     inputs = np.random.default_rng(1).standard_normal((1000, len(norm)))
     worst = weights[np.linalg.norm(weights, axis=1).argmax()]
     inputs = np.concatenate([inputs, worst[None]])
     inputs *= math.sqrt(len(norm)) / np.linalg.norm(inputs, axis=1, keepdims=True)
-    largest = float(np.abs(inputs @ weights.T).max())
-    assert largest == pytest.approx(bound, rel=1e-5)
+    said: npt.NDArray[np.floating] = inputs @ weights.T
+    return said.reshape(len(said), Geometry.of(source.config).kv_heads, -1)
+
+
+def test_no_input_makes_larger_values_than_the_bound_says_and_one_makes_them(
+    tmp_path: Path,
+) -> None:
+    (_, values, _) = judged(tmp_path, 200.0)
+    assert upper_bound(values) == pytest.approx(float(np.abs(answers("v")).max()), rel=1e-5)
+
+
+def test_no_input_makes_larger_keys_than_the_bound_says_however_they_are_turned(
+    tmp_path: Path,
+) -> None:
+    (keys, _, _) = judged(tmp_path, 200.0)
+    largest = np.sort(np.abs(answers("k")), axis=2)[:, :, -2:]
+    assert upper_bound(keys) >= float(np.hypot(largest[..., 0], largest[..., 1]).max())
+
+
+def test_a_scale_that_one_rank_holds_nothing_of_is_shown_as_it_is_there(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a8_sq_tp2", tmp_path)
+    checkpoints.edit_quantization(checkpoint, kv_cache_quant_algo="FP8")
+    name = f"{ATTENTION}.v_cache_scaling_factor"
+    one, none = {name: np.ones(1, np.float32)}, {name: np.ones(0, np.float32)}
+    checkpoints.edit_tensors(checkpoint, lambda arrays: arrays.update(one))
+    checkpoints.edit_tensors(checkpoint, lambda arrays: arrays.update(none), rank=1)
+    (finding,) = audited(checkpoint)
+    assert (finding.where, finding.actual) == (name, "[0]")

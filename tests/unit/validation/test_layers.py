@@ -180,7 +180,10 @@ def test_a_linear_is_named_with_the_output_that_is_furthest_away() -> None:
 
 
 @pytest.mark.parametrize("broken", ["row", "row_apart"])
-def test_linears_without_their_furthest_outputs_are_refused(tmp_path: Path, broken: str) -> None:
+@pytest.mark.parametrize("wrong", [np.nan, -1.0])
+def test_linears_without_their_furthest_outputs_are_refused(
+    tmp_path: Path, broken: str, wrong: float
+) -> None:
     path, said = tmp_path / "linears.safetensors", scores()
     arrays = {name: getattr(said, name) for name in ("apart", "floor", "size", "broken")}
     arrays |= {"row": np.zeros(len(PARTS)), "row_apart": np.zeros(len(PARTS))}
@@ -188,8 +191,13 @@ def test_linears_without_their_furthest_outputs_are_refused(tmp_path: Path, brok
     save_file(arrays, path, metadata)
     assert load_linears(path).rows[0] == (0, 0.0)
 
-    arrays[broken] = arrays[broken] * np.nan
+    arrays[broken] = np.full(len(PARTS), wrong)
     save_file(arrays, path, metadata)
 
     with pytest.raises(InputError, match="furthest"):
         load_linears(path)
+
+
+def test_linears_of_another_version_are_refused_by_their_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="linears of another version"):
+        load_linears(written(tmp_path / "l.safetensors", schema="2"))

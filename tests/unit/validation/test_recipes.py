@@ -16,9 +16,6 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.numerics.formats import (
     E4M3_MAX,
     Floats,
-    encode_e2m1,
-    encode_e4m3,
-    pack_e2m1_columns,
     round_to,
 )
 from enginekeeper.validation.numerics.mapping import Geometry, Part, layer_linears
@@ -39,6 +36,7 @@ from enginekeeper.validation.numerics.smoothing import (
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories import checkpoints
+from tests.factories.single_weights import SingleWeight, as_stored
 
 QUANTIZED = tuple(kind for kind in WeightFormat if kind is not WeightFormat.PLAIN)
 GROUPED = (WeightFormat.INT4_GROUP, WeightFormat.NVFP4)
@@ -163,19 +161,6 @@ def _smoothed(divisor: Floats) -> list[SmoothedRows]:
     return [SmoothedRows(weight, made.codes, made.scales)]
 
 
-def as_stored(kind: WeightFormat, codes: Floats) -> npt.NDArray[Any]:
-    """Returns codes as files hold them, INT4 one to a byte."""
-    match kind:
-        case WeightFormat.INT8_CHANNEL | WeightFormat.INT4_GROUP:
-            return codes.astype(np.int8)
-        case WeightFormat.FP8_TENSOR | WeightFormat.FP8_CHANNEL:
-            return encode_e4m3(codes)
-        case WeightFormat.NVFP4:
-            return pack_e2m1_columns(encode_e2m1(codes))
-        case WeightFormat.PLAIN:
-            return codes
-
-
 class _Scaled:
     """Stored parts that hold an honest export times a factor."""
 
@@ -201,34 +186,9 @@ class _Scaled:
         return self.honest.quantize(weight).scales * self.factor
 
 
-class _Given:
-    """A source of one tensor."""
-
-    def __init__(self, weight: Floats) -> None:
-        self.weight = weight
-
-    def height(self, name: str) -> int:
-        del name
-        return len(self.weight)
-
-    def largest(self, name: str) -> float:
-        del name
-        return amax(self.weight)
-
-    def stored_rows(
-        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
-    ) -> Floats:
-        rows = self.rows(name, start, stop)
-        return rows if columns is None else rows[:, columns]
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        del name
-        return self.weight[start:stop]
-
-
 def statistics(weight: Floats, recipe: LinearRecipe, factor: float) -> PartStatistics:
     part = Part("linear", "", len(weight))
-    honest = Reproduction(_Given(weight), recipe, "float32", amax(weight), (None,))
+    honest = Reproduction(SingleWeight(weight), recipe, "float32", amax(weight), (None,))
     return measure(_Scaled(honest, factor), honest, 0, weight.shape[1], part)
 
 
@@ -279,10 +239,6 @@ def test_the_bytes_of_an_fp8_export_follow_from_the_source() -> None:
 
 class _Loud:
     """A source whose tensors are constants: gate_proj 1, up_proj 2, q 3, k 4, v 5, others 9."""
-
-    def height(self, name: str) -> int:
-        del name
-        return 2
 
     def largest(self, name: str) -> float:
         return amax(self.rows(name))

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from enginekeeper.validation.numerics.formats import (
     Floats,
     decode_e2m1,
-    encode_e2m1,
     encode_e4m3,
     narrow,
-    pack_e2m1_columns,
     round_to,
     unpack_e2m1_columns,
     widen,
@@ -28,6 +26,7 @@ from enginekeeper.validation.numerics.recipes import (
     scales_of,
 )
 from enginekeeper.validation.numerics.same_numbers import hold
+from tests.factories.single_weights import as_stored
 
 QUANTIZED = (
     WeightFormat.INT8_CHANNEL,
@@ -37,19 +36,8 @@ QUANTIZED = (
 )
 
 
-def stored(kind: WeightFormat, codes: Floats) -> npt.NDArray[Any]:
-    """Returns codes as files hold them, INT4 one to a byte."""
-    match kind:
-        case WeightFormat.FP8_CHANNEL:
-            return encode_e4m3(codes)
-        case WeightFormat.NVFP4:
-            return pack_e2m1_columns(encode_e2m1(codes))
-        case _:
-            return codes.astype(np.int8)
-
-
 def meant(kind: WeightFormat, numbers: npt.NDArray[Any]) -> Floats:
-    """Returns the codes that `stored` has made of, rounded to the format."""
+    """Returns the codes that `as_stored` has made of, rounded to the format."""
     if kind is WeightFormat.NVFP4:
         return decode_e2m1(unpack_e2m1_columns(numbers))
     return widen(numbers)
@@ -71,7 +59,7 @@ def weight_of(seed: int, *, bits: int) -> Floats:
 def test_what_the_recipe_makes_is_seen_to_be_it(seed: int, kind: WeightFormat, bits: int) -> None:
     weight = weight_of(seed, bits=bits)
     made = quantize_rows(recipe_of(kind), weight, 1.0)
-    assert hold(kind, weight, made.scales, stored(kind, made.codes))
+    assert hold(kind, weight, made.scales, as_stored(kind, made.codes))
 
 
 @settings(deadline=None)
@@ -89,7 +77,7 @@ def test_no_other_number_passes(
     made = quantize_rows(recipe_of(kind), weight, 1.0)
     other = made.codes.copy()
     other.reshape(-1)[place] = other.reshape(-1)[place] * factor + factor
-    numbers = stored(kind, other)
+    numbers = as_stored(kind, other)
     same = np.array_equal(meant(kind, numbers), made.codes)
     assert hold(kind, weight, made.scales, numbers) == same
 
@@ -100,7 +88,7 @@ def test_a_number_of_the_other_sign_does_not_pass(kind: WeightFormat) -> None:
     made = quantize_rows(recipe_of(kind), weight, 2.0)
     codes = made.codes.copy()
     codes[1, 3] *= -1
-    assert not hold(kind, weight, made.scales, stored(kind, codes))
+    assert not hold(kind, weight, made.scales, as_stored(kind, codes))
 
 
 def test_bytes_that_stand_for_no_number_do_not_pass() -> None:

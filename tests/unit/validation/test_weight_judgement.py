@@ -2,73 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from enginekeeper.validation.numerics import reproduction as reproductions
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
-from enginekeeper.validation.numerics.recipes import Quantized, recipe_for, round_codes
+from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
 from enginekeeper.validation.numerics.reproduction import Reproduction
 from enginekeeper.validation.weight_judgement import Judgement, judge
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from tests.factories.single_weights import SingleWeight, StoredIntegers
 
 ROWS, COLUMNS = 64, 256
 INT8 = recipe_for("W8A16")
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A source of one weight."""
-
-    weight: Floats
-
-    def height(self, name: str) -> int:
-        del name
-        return len(self.weight)
-
-    def largest(self, name: str) -> float:
-        del name
-        return float(np.abs(self.weight).max())
-
-    def stored_rows(
-        self, name: str, start: int, stop: int, columns: npt.NDArray[np.intp] | None = None
-    ) -> Floats:
-        rows = self.rows(name, start, stop)
-        return rows if columns is None else rows[:, columns]
-
-    def rows(self, name: str, start: int = 0, stop: int | None = None) -> Floats:
-        del name
-        return self.weight[start:stop]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A stored weight with a scale for each row."""
-
-    codes: Floats
-    scales: Floats
-    prequant: Floats | None = None
-    scales_agree: bool = True
-
-    def part_rows(self, part: Part, start: int, stop: int) -> Floats:
-        del part
-        return self.codes[start:stop] * self.scales[start:stop]
-
-    def part_quantized(self, part: Part, start: int, stop: int) -> Quantized:
-        del part
-        return Quantized(self.codes[start:stop], self.scales[start:stop])
-
-    def part_as_stored(self, part: Part, start: int, stop: int) -> npt.NDArray[np.int8]:
-        del part
-        return self.codes[start:stop].astype(np.int8)
-
-    def part_scales(self, part: Part, start: int, stop: int) -> Floats:
-        del part
-        return self.scales[start:stop]
 
 
 @pytest.fixture
@@ -83,19 +30,21 @@ def weight() -> Floats:
     return (values * 1.003e-3).astype(np.float32)
 
 
-def own(weight: Floats) -> Stored:
+def own(weight: Floats) -> StoredIntegers:
     """What the recipe makes of a weight."""
     scales = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
-    return Stored(np.rint(weight / scales), scales)
+    return StoredIntegers(np.rint(weight / scales), scales)
 
 
-def measured(weight: Floats, stored: Stored, divisor: Floats | None = None) -> PartStatistics:
+def measured(
+    weight: Floats, stored: StoredIntegers, divisor: Floats | None = None
+) -> PartStatistics:
     part = Part("", "model.layers.0.mlp.up_proj", len(weight))
-    reproduction = Reproduction(Matrix(weight), INT8, "float32", 0.0, (divisor,))
+    reproduction = Reproduction(SingleWeight(weight), INT8, "float32", 0.0, (divisor,))
     return measure(stored, reproduction, 0, COLUMNS, part)
 
 
-def judged(weight: Floats, stored: Stored, divisor: Floats | None = None) -> Judgement:
+def judged(weight: Floats, stored: StoredIntegers, divisor: Floats | None = None) -> Judgement:
     return judge(measured(weight, stored, divisor))
 
 
@@ -104,13 +53,13 @@ def test_scales_rounded_to_half_precision_are_honest_beside_a_tie_decided_otherw
 ) -> None:
     made = own(weight)
     made.codes[1, 1] = 3 if made.codes[1, 1] == 2 else 2
-    assert judged(weight, Stored(made.codes, round_to(made.scales, "bfloat16"))).honest
+    assert judged(weight, StoredIntegers(made.codes, round_to(made.scales, "bfloat16"))).honest
 
 
 def test_rounded_scales_hide_no_wrong_block(weight: Floats) -> None:
     made = own(weight)
     made.codes[5, 64:70] += 3
-    blocks = judged(weight, Stored(made.codes, round_to(made.scales, "bfloat16"))).blocks
+    blocks = judged(weight, StoredIntegers(made.codes, round_to(made.scales, "bfloat16"))).blocks
     assert blocks is not None
     assert np.argwhere(blocks).tolist() == [[5, 1]]
 
@@ -122,13 +71,15 @@ def test_codes_of_the_whole_range_are_honest_where_few_differ_from_the_recipes(
     scales = made.scales * np.float32(127 / 127.5)
     codes = round_codes(INT8.format, weight[1:] / scales)
     assert 0 < (codes != made.codes).mean() < 0.05
-    assert judged(weight[1:], Stored(codes, scales)).honest
+    assert judged(weight[1:], StoredIntegers(codes, scales)).honest
 
 
 def test_the_same_scales_under_the_recipes_codes_are_wrong(weight: Floats) -> None:
     made = own(weight[1:])
     made.codes[0, 1] = 3 if made.codes[0, 1] == 2 else 2
-    wrong = judged(weight[1:], Stored(made.codes, made.scales * np.float32(127 / 127.5))).scales
+    wrong = judged(
+        weight[1:], StoredIntegers(made.codes, made.scales * np.float32(127 / 127.5))
+    ).scales
     assert wrong is not None
     assert wrong.all()
 
@@ -165,3 +116,9 @@ def test_what_is_said_of_a_part_does_not_depend_on_where_its_chunks_end(
         stats = measured(weight, made)
         found.append((stats.gain, stats.error_ratio, stats.same_codes, stats.blocks.energy.sum()))
     assert found[1:] == [pytest.approx(found[0], rel=1e-5)] * 2
+
+
+def test_a_part_is_read_again_once_however_often_it_is_asked(weight: Floats) -> None:
+    stats = measured(weight, own(weight))
+    assert stats.followed() is stats.followed()
+    assert stats.leaning() is stats.leaning()
