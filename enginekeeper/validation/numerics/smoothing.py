@@ -102,11 +102,22 @@ class Folding:
 
     @classmethod
     def of(cls, stored: Floats, expected: Floats, dtype: str) -> Folding:
-        """Compares a stored norm with the source's; equal numbers have a ratio of 1."""
+        """Compares a stored norm with the source's; equal numbers have a ratio of 1.
+
+        Of a weight of zero the ratio does not show: if all others have one, it is that.
+        """
+        silent = (stored == 0) & (expected == 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio: Floats = stored / expected
             last = np.abs(_last_place(stored, dtype) / expected)
         ratio[stored == expected] = 1
+        last[silent] = 0
+        if silent.any() and not silent.all():
+            common = np.median(ratio[~silent])
+            with np.errstate(invalid="ignore"):
+                same = np.abs(ratio - common) <= last
+            if same[~silent].all():
+                ratio[silent] = common
         return cls(ratio, last)
 
 
