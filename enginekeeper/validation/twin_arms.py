@@ -93,7 +93,8 @@ class RecipeArm:
             own = again.quantize(weight)
             if not announced or not again.leaves_roundings_open(index):
                 return own.values
-            return settled(own, weight, stored.part_quantized(part, start, stop)).values
+            there = stored.part_quantized(part, start, stop)
+            return settled(own, weight, there, again.dtype).values
 
         return read
 

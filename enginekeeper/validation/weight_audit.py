@@ -234,7 +234,9 @@ class WeightAudit:
                 return
             if place.norm[0] not in self.counts.blamed_norms:
                 self.counts.blamed_norms.append(place.norm[0])
-                yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding.ratio)
+                yield weight_vectors.norm_finding(
+                    f"{place.norm[0]}.weight", folding.ratio, self.checkpoint.dtype
+                )
         yield from self._findings(measured)
 
     def _awq(

@@ -1,6 +1,6 @@
 """A short way to see that a part of an AWQ export is honest: sums only where it differs.
 
-No AWQ tensor is reproduced bit for bit, because its pre-quant vector is known to a bfloat16 unit
+No AWQ tensor is reproduced bit for bit, because its pre-quant vector is known to a unit of bfloat16
 only; so `weight_statistics` makes six sums of each block and column, and `weight_judgement` finds
 nothing wrong. Here the same limits are seen to be kept without most of these sums:
 
@@ -71,7 +71,9 @@ def certify(
     running = _Running(part, columns)
     for start, stop in row_chunks(part.rows, columns):
         weight = reproduction.weight(part, index, start, stop)
-        scales = scales_of(reproduction.recipe, weight, reproduction.shared_amax)
+        scales = scales_of(
+            reproduction.recipe, weight, reproduction.shared_amax, reproduction.dtype
+        )
         if scales.shape[1] == 1 or not has_all_bits(scales):
             return None
         there = stored.part_as_stored(part, start, stop)
@@ -125,6 +127,7 @@ class _Rows:
             source / honest,
             self.codes.reshape(-1)[self.places],
             np.abs(there - honest) / honest,
+            there,
         )
 
     @property
@@ -160,7 +163,7 @@ class _Running:
         if not deviation.max() <= TIGHT.scale:
             return False
         codes = rows.in_question()
-        if strays_if_open(reproduction.recipe.format, codes).any():
+        if strays_if_open(reproduction.recipe.format, codes, reproduction.dtype).any():
             return False
         self.ratios.append(rows.ratio.reshape(-1))
         self.differing += len(rows.places)

@@ -19,12 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import (
-    BFLOAT16_ROUNDING,
-    BFLOAT16_UNIT,
-    Floats,
-    round_to,
-)
+from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats, round_to
 from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.weight_statistics import (
     SAME_SCALE,
@@ -312,7 +307,7 @@ def judge_plain(stats: PartStatistics) -> Judgement:
     if stats.exact:
         return Judgement(TIGHT)
     blocks = stats.blocks
-    unit = (blocks.error <= BFLOAT16_UNIT**2 * blocks.energy) & (blocks.strays == 0)
+    unit = (blocks.error <= stats.unit**2 * blocks.energy) & (blocks.strays == 0)
     small = bool(unit.all()) and abs(stats.gain) <= TIGHT.gain
     gain = stats.gain if abs(stats.gain) > TIGHT.gain else None
     return Judgement(TIGHT, gain=gain, blocks=_any(~(blocks.error <= 0)), doubtful=small)

@@ -16,7 +16,7 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import BFLOAT16_UNIT, Floats, round_to
+from enginekeeper.validation.numerics.formats import Floats, round_to, smallest_step, unit
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import (
     Quantized,
@@ -42,10 +42,14 @@ _Marks = npt.NDArray[np.bool_]
 _BLOCK_COLUMNS = 64
 """Columns per block where the format has no groups: enough for a stable error, few for a place."""
 
-_OPEN = np.float32(2.0**-6)
-"""How far a smoothed weight may be from what was rounded, relative: its vector is known to one unit
-of bfloat16, and the product was rounded by half a unit there and here. The largest needed over
-1.4 million differing codes of a healthy SmolLM2-135M export (AWQ) was 0.64 of it."""
+_OPEN = np.float32(2)
+"""How many units of the dtype a smoothed weight may be from what was rounded: its vector is known
+to one, and the product was rounded by half a one there and here. The largest needed over 1.4
+million differing codes of a healthy SmolLM2-135M export (AWQ, bfloat16) was 0.64 of it."""
+
+_OPEN_SCALE = np.float32(2.0**-6)
+"""Relative; what another half precision makes of a smoothed group's scale. Beyond, it is another
+scale, and codes are another rounding's."""
 
 _HALF = np.float32(0.5)
 """Of a step between integers: as far as the nearest one is at most."""
@@ -90,6 +94,8 @@ class PartStatistics:
     part: Part
     columns: int
     kind: WeightFormat
+    unit: np.float32
+    """Largest relative distance of neighbouring numbers of the checkpoint's dtype."""
     exact_rows: npt.NDArray[np.bool_]
     """Rows read in a chunk that equals the honest export bit for bit: their sums stay zero."""
     not_finite: int
@@ -157,7 +163,8 @@ def measure(
 ) -> PartStatistics:
     """Reads the part `index` of a linear once, chunk by chunk, and returns its statistics."""
     smoothed = reproduction.divisors[index] is not None
-    running = _Running(part, columns, reproduction.recipe.format, smoothed=smoothed)
+    recipe, dtype = reproduction.recipe, reproduction.dtype
+    running = _Running(part, columns, recipe.format, dtype, smoothed=smoothed)
 
     def rows(start: int, stop: int) -> _Rows:
         weight = reproduction.weight(part, index, start, stop)
@@ -186,7 +193,8 @@ def reproduced(
 
     Nothing is read beyond the first rows that are not.
     """
-    running = _Running(part, columns, reproduction.recipe.format, smoothed=False)
+    recipe, dtype = reproduction.recipe, reproduction.dtype
+    running = _Running(part, columns, recipe.format, dtype, smoothed=False)
     for start, stop in row_chunks(part.rows, columns):
         if not reproduction.has_bits(part, index, start, stop, stored):
             return None
@@ -229,6 +237,7 @@ class _Running:
     part: Part
     columns: int
     kind: WeightFormat
+    dtype: str
     smoothed: bool
     exact_rows: npt.NDArray[np.bool_] = field(init=False)
     differing: int = 0
@@ -268,9 +277,11 @@ class _Running:
         self.not_finite += _not_finite(rows.stored.values)
         honest = rows.honest.values
         if self.kind is WeightFormat.PLAIN:
-            strays = _beyond_a_unit(rows)
+            strays = _beyond_a_unit(rows, unit(self.dtype))
         else:
-            strays, halved = _strays(self.kind, differing, rows, smoothed=self.smoothed)
+            strays, halved = _strays(
+                self.kind, differing, rows, self.dtype if self.smoothed else None
+            )
             if len(halved):
                 honest = honest.copy()
                 honest.reshape(-1)[halved] = rows.stored.values.reshape(-1)[halved]
@@ -303,6 +314,7 @@ class _Running:
             part=self.part,
             columns=self.columns,
             kind=self.kind,
+            unit=unit(self.dtype),
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
@@ -363,6 +375,8 @@ class CodesInQuestion:
     honest: Floats
     deviation: Floats
     """Of the stored scale from the honest one, relative."""
+    scale: Floats
+    """As stored."""
 
     @classmethod
     def of(cls, places: npt.NDArray[np.intp], rows: _Rows) -> CodesInQuestion:
@@ -378,22 +392,24 @@ class CodesInQuestion:
             source / honest,
             rows.honest.codes.reshape(-1)[places],
             np.abs(stored - honest) / honest,
+            stored,
         )
 
 
 def _strays(
-    kind: WeightFormat, differing: _Marks, rows: _Rows, *, smoothed: bool
+    kind: WeightFormat, differing: _Marks, rows: _Rows, smoothed_in: str | None
 ) -> tuple[Floats, npt.NDArray[np.intp]]:
     """Marks codes that no honest rounding gives; looks only at those that differ.
 
+    `smoothed_in` is the dtype that a smoothed weight was rounded to, None of one that was not.
     Also returns which of them are honest after all: where all codes are those of a quotient that
     was rounded to half precision, as arithmetic in the model's own dtype gives.
     """
     strays = np.zeros(differing.shape, np.float32)
     places = np.flatnonzero(differing)
     codes = CodesInQuestion.of(places, rows)
-    if smoothed:
-        strays.reshape(-1)[places] = strays_if_open(kind, codes)
+    if smoothed_in is not None:
+        strays.reshape(-1)[places] = strays_if_open(kind, codes, smoothed_in)
         return strays, places[:0]
     if len(places) and _in_half_precision(kind, rows):
         return strays, places
@@ -421,24 +437,26 @@ def _strays_if_settled(codes: CodesInQuestion) -> _Marks:
     return strays
 
 
-def strays_if_open(kind: WeightFormat, codes: CodesInQuestion) -> _Marks:
+def strays_if_open(kind: WeightFormat, codes: CodesInQuestion, dtype: str) -> _Marks:
     """Marks codes that no weight within what is not known of it rounds to.
 
     The scale may be of either end of that, or the honest one and rounded to half precision: by as
     much as it differs, the codes may be those of another scale.
     """
     wanted = np.clip(codes.source, *code_range(kind))
-    allowed = _HALF + np.abs(wanted) * (_OPEN + codes.deviation) + TIE
+    allowed = _HALF + np.abs(wanted) * (_OPEN * unit(dtype) + codes.deviation) + TIE
+    # Small weights have no digits to lose but the last.
+    allowed += _OPEN * smallest_step(dtype) / codes.scale
     # Written so that NaN is a stray.
-    strays: _Marks = (codes.deviation <= _OPEN) & ~(np.abs(codes.stored - wanted) <= allowed)
+    strays: _Marks = (codes.deviation <= _OPEN_SCALE) & ~(np.abs(codes.stored - wanted) <= allowed)
     return strays
 
 
-def _beyond_a_unit(rows: _Rows) -> Floats:
+def _beyond_a_unit(rows: _Rows, one: np.float32) -> Floats:
     """Marks weights that no other conversion to the checkpoint's format would have given."""
     honest, stored = rows.honest.values, rows.stored.values
     allowed = np.abs(honest)
-    allowed *= BFLOAT16_UNIT
+    allowed *= one
     allowed += _SMALLEST_UNIT
     difference = stored - honest
     np.abs(difference, out=difference)

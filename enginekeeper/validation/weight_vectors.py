@@ -8,7 +8,7 @@ import numpy as np
 
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
-from enginekeeper.validation.numerics.formats import BFLOAT16_UNIT, Floats, round_to
+from enginekeeper.validation.numerics.formats import Floats, round_to, unit
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
     LinearPlace,
@@ -34,10 +34,10 @@ def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> 
     expected = round_to(source.rows(f"{hf}.weight"), checkpoint.dtype)
     if stored.shape != expected.shape or np.array_equal(stored, expected):
         return None
-    return Folding.of(stored, expected)
+    return Folding.of(stored, expected, checkpoint.dtype)
 
 
-def norm_finding(where: str, ratio: Floats) -> Finding:
+def norm_finding(where: str, ratio: Floats, dtype: str) -> Finding:
     """Says that a norm differs and that what follows does not take the difference back."""
     broken = int((~np.isfinite(ratio)).sum())
     if broken:
@@ -50,7 +50,7 @@ def norm_finding(where: str, ratio: Floats) -> Finding:
             expected=0,
             taxonomy="T20",
         )
-    small = bool((np.abs(ratio - 1) <= BFLOAT16_UNIT).all())
+    small = bool((np.abs(ratio - 1) <= unit(dtype)).all())
     changed = int((ratio != 1).sum())
     return Finding(
         check="weights.norm",

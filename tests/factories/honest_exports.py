@@ -97,7 +97,7 @@ class _Export:
         weight = smooth_by(
             source_rows(self.source, part, 0, part.rows, self.dtype), vector, self.dtype
         )
-        return part, quantize_rows(self.recipe, weight, self._shared(place))
+        return part, quantize_rows(self.recipe, weight, self._shared(place), self.dtype)
 
     def _shared(self, place: LinearPlace) -> float:
         largest = max(self.source.largest(f"{module}.weight") for module in place.scale_group)

@@ -30,10 +30,7 @@ E2M1_MAX = 6.0
 INT8_MAX = 127.0
 INT4_MAX = 7.0
 
-BFLOAT16_UNIT = 2.0**-7
-"""Largest relative distance of neighbouring bfloat16 numbers."""
-
-BFLOAT16_ROUNDING = BFLOAT16_UNIT / 2
+BFLOAT16_ROUNDING = 2.0**-8
 """Largest relative change when a number is rounded to bfloat16."""
 
 _BELOW_BFLOAT16 = np.uint32(0xFFFF)
@@ -60,10 +57,28 @@ _MODEL_DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(bfloat16),
 }
 
+_EXPONENTS = {"float32": (-126, 23), "float16": (-14, 10), "bfloat16": (-126, 7)}
+"""Of the smallest normal number, and how many bits a mantissa has."""
+
 
 def model_dtype(dtype: str) -> np.dtype[Any]:
     """Returns how numpy holds a model's dtype."""
     return _MODEL_DTYPES[dtype]
+
+
+def smallest_normal(dtype: str) -> np.float32:
+    """Returns the smallest number that a model's dtype holds with all its digits."""
+    return np.float32(2.0 ** _EXPONENTS[dtype][0])
+
+
+def unit(dtype: str) -> np.float32:
+    """Returns the largest relative distance of neighbouring numbers of a model's dtype."""
+    return np.float32(2.0 ** -_EXPONENTS[dtype][1])
+
+
+def smallest_step(dtype: str) -> np.float32:
+    """Returns the distance of a model's dtype's smallest numbers, which lose their digits."""
+    return smallest_normal(dtype) * unit(dtype)
 
 
 def bits(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -32,6 +32,8 @@ NVFP4_BLOCK = 16
 
 _FEW_COLUMNS = 32
 
+_ANY = np.float32(0)
+
 _SMALLEST_BLOCK_SCALE = np.float32(2.0**-9)
 """The smallest positive E4M3: ModelOpt clamps there so that no block scale rounds to zero."""
 
@@ -154,12 +156,14 @@ def unscaled(weight: Floats, scales: Floats) -> Floats:
     return grouped.reshape(weight.shape)
 
 
-def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Quantized:
-    """Quantizes and dequantizes rows of a weight that is already in the checkpoint's dtype.
+def quantize_rows(
+    recipe: LinearRecipe, weight: Floats, shared_amax: float, dtype: str = "bfloat16"
+) -> Quantized:
+    """Quantizes and dequantizes rows of a weight that is already in `dtype`, the checkpoint's.
 
     `shared_amax` is the largest magnitude in the fused group; only per-tensor scales look at it.
     """
-    scales = scales_of(recipe, weight, shared_amax)
+    scales = scales_of(recipe, weight, shared_amax, dtype)
     match recipe.format:
         case WeightFormat.PLAIN:
             return Quantized(weight, scales)
@@ -175,19 +179,25 @@ def quantize_rows(recipe: LinearRecipe, weight: Floats, shared_amax: float) -> Q
             assert_never(recipe.format)
 
 
-def scales_of(recipe: LinearRecipe, weight: npt.NDArray[Any], shared_amax: float) -> Floats:
-    """Returns the scales that a recipe gives rows of a weight, in float32 or as bfloat16."""
-    columns = weight.shape[1]
+def scales_of(
+    recipe: LinearRecipe, weight: npt.NDArray[Any], shared_amax: float, dtype: str = "bfloat16"
+) -> Floats:
+    """Returns the scales that a recipe gives rows of a weight, in float32 or as files hold them.
+
+    Where all that share a scale are below the normal numbers of `dtype`, the checkpoint's, those
+    give the scale, but for blocks.
+    """
+    columns, least = weight.shape[1], formats.smallest_normal(dtype)
     match recipe.format:
         case WeightFormat.PLAIN:
             return np.ones((len(weight), 1), np.float32)
         case WeightFormat.FP8_TENSOR:
-            one = np.float32(shared_amax or 1.0) / np.float32(formats.E4M3_MAX)
+            one = max(np.float32(shared_amax or 1.0), least) / np.float32(formats.E4M3_MAX)
             return np.full((len(weight), 1), one, np.float32)
         case WeightFormat.FP8_CHANNEL:
-            return _amax(weight, columns) / np.float32(formats.E4M3_MAX)
+            return _amax(weight, columns, least=least) / np.float32(formats.E4M3_MAX)
         case WeightFormat.INT8_CHANNEL:
-            return _amax(weight, columns) / np.float32(formats.INT8_MAX)
+            return _amax(weight, columns, least=least) / np.float32(formats.INT8_MAX)
         case WeightFormat.INT4_GROUP:
             return _amax(weight, recipe.group_size or columns) / np.float32(formats.INT4_MAX)
         case WeightFormat.NVFP4:
@@ -204,8 +214,10 @@ def _nvfp4_scales(weight: npt.NDArray[Any], shared_amax: float) -> Floats:
     return formats.round_e4m3(inner) * outer
 
 
-def _amax(weight: npt.NDArray[Any], group: int, zero: float = 1.0) -> Floats:
-    """Largest magnitude per row and group of columns; where all are zero, `zero`."""
+def _amax(
+    weight: npt.NDArray[Any], group: int, zero: float = 1.0, least: np.float32 = _ANY
+) -> Floats:
+    """Largest magnitude per row and group of columns, at least `least`; `zero` where all are 0."""
     if weight.shape[1] % group:
         raise UnknownRecipeError(
             "the group size does not divide the weight's columns",
@@ -225,5 +237,7 @@ def _amax(weight: npt.NDArray[Any], group: int, zero: float = 1.0) -> Floats:
         starts = np.arange(0, magnitude.size, group)
         largest = np.maximum.reduceat(magnitude.reshape(-1), starts)
     amax = formats.widen(largest.view(weight.dtype))
-    amax[amax == 0] = zero
+    empty = amax == 0
+    np.maximum(amax, least, out=amax)
+    amax[empty] = zero
     return amax.reshape(len(weight), weight.shape[1] // group)

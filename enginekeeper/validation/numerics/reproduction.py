@@ -135,7 +135,7 @@ class Reproduction:
 
     def quantize(self, weight: Floats) -> Quantized:
         """Quantizes and dequantizes rows that `weight` returned."""
-        return quantize_rows(self.recipe, weight, self.shared_amax)
+        return quantize_rows(self.recipe, weight, self.shared_amax, self.dtype)
 
     def has_bits(self, part: Part, index: int, start: int, stop: int, stored: StoredParts) -> bool:
         """Says whether rows hold an honest export's very bits, if that is seen without making one.
@@ -158,7 +158,7 @@ class Reproduction:
         return self._holds(source, there, scales)
 
     def _holds(self, weight: npt.NDArray[Any], there: npt.NDArray[Any], scales: Floats) -> bool:
-        own = scales_of(self.recipe, weight, self.shared_amax)
+        own = scales_of(self.recipe, weight, self.shared_amax, self.dtype)
         return np.array_equal(own, scales) and hold(self.recipe.format, widen(weight), own, there)
 
     def _has_bytes(self, source: npt.NDArray[Any], there: npt.NDArray[Any], scales: Floats) -> bool:
@@ -184,7 +184,7 @@ class Reproduction:
         return table, made.scales[0, 0]
 
     def leaves_roundings_open(self, index: int) -> bool:
-        """Says whether a part's weight is known to a bfloat16 unit only: AWQ's is."""
+        """Says whether a part's weight is known to a unit only: AWQ's is."""
         return self.divisors[index] is not None and self.recipe.format is WeightFormat.INT4_GROUP
 
 
@@ -210,7 +210,9 @@ def reproduce(
     if folded is not None and stored.prequant is None and smoothed:
         whole = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts))
         indices = range(len(place.parts))
-        found = (recover_folded(folded, _pieces(whole, place, stored, one)) for one in indices)
+        found = (
+            recover_folded(folded, _pieces(whole, place, stored, one), dtype) for one in indices
+        )
         return replace(whole, divisors=tuple(found))
     plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), taken)
     if stored.prequant is None:
@@ -258,12 +260,16 @@ def _divisors(
     if plain.recipe.format is WeightFormat.INT8_CHANNEL:
         rest = (piece for index in indices for piece in _unread(plain, place, stored, index))
         if sampled:
-            divisor = recover_reciprocal(prequant, rest)
+            divisor = recover_reciprocal(prequant, rest, plain.dtype)
         else:
             some = (piece for index in indices for piece in rows(index, run=_SAMPLE_RUN))
-            divisor = recover_divisor(prequant, some, exact=True, everything=rest)
+            divisor = recover_divisor(
+                prequant, some, dtype=plain.dtype, exact=True, everything=rest
+            )
         return (divisor,) * len(place.parts)
-    return tuple(recover_divisor(prequant, rows(index), exact=False) for index in indices)
+    return tuple(
+        recover_divisor(prequant, rows(index), dtype=plain.dtype, exact=False) for index in indices
+    )
 
 
 def _pieces(

@@ -1,21 +1,22 @@
 """What the weights were divided by, where the checkpoint only keeps it rounded.
 
-ModelOpt smooths a weight with a float32 vector s and exports bfloat16(s): the quantized integers
-belong to a division that can no longer be done exactly. Inside the half unit that the rounding
-left open, the value that reproduces the stored integers best is the one that was used:
+ModelOpt smooths a weight with a float32 vector s and exports it rounded to the checkpoint's dtype,
+bfloat16 or float16: the quantized integers belong to a division that can no longer be done exactly.
+Inside the half unit that the rounding left open, the value that reproduces the stored integers best
+is the one that was used:
 
-- SmoothQuant (INT8) with alpha 1 divides by the reciprocal of a bfloat16 activation maximum, kept
-  between 1e-4 and 1e4: the few candidates are tried, and the right one reproduces every integer
-  (measured on 150 of 150 linears of SmolLM2-135M); of an exporter that divides by what it stores,
-  that does, and is tried where no reciprocal did;
+- SmoothQuant (INT8) with alpha 1 divides by the reciprocal of an activation maximum of that dtype,
+  kept between 1e-4 and 1e4: the few candidates are tried, and the right one reproduces every
+  integer (measured on 150 of 150 linears of SmolLM2-135M); of an exporter that divides by what it
+  stores, that does, and is tried where no reciprocal did;
 - AWQ (INT4) searches s freely and, for q, k and v, smooths twice: nine points of the interval are
   tried; integers that differ fall from 0.5 % to 0.1 % (0.4 % for q, k, v).
 
-Where a norm took the vector over, what is stored is the norm times s in bfloat16: the interval is
-that of the norm's last place, and searched as AWQ's.
+Where a norm took the vector over, what is stored is the norm times s in that dtype: the interval
+is that of the norm's last place, and searched as AWQ's.
 
 The vector cannot leave its rounding interval, so that no error above half a unit in the last place
-(0.4 %) can hide here.
+(0.4 % of bfloat16) can hide here.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from ml_dtypes import bfloat16
 
 from enginekeeper.validation.numerics.formats import (
-    BFLOAT16_ROUNDING,
     Floats,
+    model_dtype,
+    narrow,
     round_numbers,
     round_to,
+    smallest_step,
+    unit,
     widen,
 )
 from enginekeeper.validation.numerics.recipes import WeightFormat, unscaled
@@ -49,7 +52,7 @@ _FLOAT32 = 1e-6
 """Relative; far more than the few operations below can be off by in float32."""
 
 _SMALLEST_SCALE = np.float32(2.0**-100)
-"""Below it a smoothed weight may have no more all bits of a bfloat16 number."""
+"""Below it a smoothed weight may have no more all bits of a bfloat16 or float32 number."""
 
 _COUNTED_AT_ONCE = 1 << 15
 """Integers; some candidates are tried on each."""
@@ -98,49 +101,71 @@ class Folding:
     """What a last place of the stored norm is of the ratio: how well it is known."""
 
     @classmethod
-    def of(cls, stored: Floats, expected: Floats) -> Folding:
-        """Compares a stored bfloat16 norm with the source's; equal numbers have a ratio of 1."""
+    def of(cls, stored: Floats, expected: Floats, dtype: str) -> Folding:
+        """Compares a stored norm with the source's; equal numbers have a ratio of 1.
+
+        Of a weight of zero the ratio does not show: if all others have one, it is that.
+        """
+        silent = (stored == 0) & (expected == 0)
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio: Floats = stored / expected
-            unit = np.abs(_last_place(stored) / expected)
+            last = np.abs(_last_place(stored, dtype) / expected)
         ratio[stored == expected] = 1
-        return cls(ratio, unit)
+        last[silent] = 0
+        if silent.any() and not silent.all():
+            common = np.median(ratio[~silent])
+            with np.errstate(invalid="ignore"):
+                same = np.abs(ratio - common) <= last
+            if same[~silent].all():
+                ratio[silent] = common
+        return cls(ratio, last)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """What is tried of each column."""
+
+    divisors: Floats
+    valid: npt.NDArray[np.bool_]
+    """False where a candidate is not one of its column."""
+    dtype: str
+    """What a smoothed weight is rounded to."""
 
 
 def recover_divisor(
     prequant: Floats,
     rows: Iterable[ColumnsOfRows],
     *,
+    dtype: str,
     exact: bool,
     everything: Iterable[ColumnsOfRows] = (),
 ) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
-    `exact` says that the divisor is the reciprocal of a bfloat16 number, a bound of those, or what
-    is stored. `everything` is asked of columns where `rows` do not leave one candidate alone that
-    reproduces all of them.
+    `exact` says that the divisor is the reciprocal of a number of the dtype, a bound of those, or
+    what is stored. `everything` is asked of columns where `rows` do not leave one candidate alone
+    that reproduces all of them.
     """
     if exact:
-        candidates = np.vstack([_reciprocals(prequant), prequant])
+        candidates = np.vstack([_reciprocals(prequant, dtype), prequant])
     else:
-        candidates = _points(prequant, _last_place(prequant))
-    valid = _exported_as(prequant, candidates)
-    best, columns = _undecided(prequant, candidates, valid)
+        candidates = _points(prequant, _last_place(prequant, dtype))
+    tried = _exported_as(prequant, candidates, dtype)
+    best, columns = _undecided(prequant, tried)
     for some in (rows, everything):
-        columns = columns[~_vote(best, candidates, valid, columns, some)]
+        columns = columns[~_vote(best, tried, columns, some)]
     return best
 
 
-def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Floats:
+def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows], dtype: str) -> Floats:
     """Returns what `recover_divisor` does of the reciprocals, if they reproduce all integers.
 
     A column is not looked at any more when one candidate alone reproduces what was read of it: if
     any reproduces all, it is that one. The stored vector is tried by `recover_divisor` only.
     """
-    candidates = _reciprocals(prequant)
-    valid = _exported_as(prequant, candidates)
-    best, columns = _undecided(prequant, candidates, valid)
-    score = _Score.of(candidates[:, columns], valid[:, columns], columns)
+    tried = _exported_as(prequant, _reciprocals(prequant, dtype), dtype)
+    best, columns = _undecided(prequant, tried)
+    score = _Score.of(tried, columns)
     for piece in rows:
         if not len(score.columns):
             break
@@ -150,38 +175,33 @@ def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows]) -> Float
     return best
 
 
-def _exported_as(prequant: Floats, candidates: Floats) -> npt.NDArray[np.bool_]:
-    """Marks the candidates that would be exported as this prequant, each but once."""
-    valid: npt.NDArray[np.bool_] = round_to(candidates, "bfloat16") == prequant
+def _exported_as(prequant: Floats, candidates: Floats, dtype: str) -> _Candidates:
+    """Takes those for valid that would be exported as this prequant, each but once."""
+    valid: npt.NDArray[np.bool_] = round_to(candidates, dtype) == prequant
     for index in range(1, len(candidates)):
         valid[index] &= (candidates[:index] != candidates[index]).all(axis=0)
-    return valid
+    return _Candidates(candidates, valid, dtype)
 
 
-def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows]) -> Floats:
+def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows], dtype: str) -> Floats:
     """Returns, per column, the divisor that fits best of those that round to the stored norm."""
     candidates = _points(folding.ratio, folding.unit)
-    valid = np.ones(candidates.shape, dtype=np.bool_)
-    best, columns = _undecided(folding.ratio, candidates, valid)
-    _vote(best, candidates, valid, columns, rows)
+    tried = _Candidates(candidates, np.ones(candidates.shape, dtype=np.bool_), dtype)
+    best, columns = _undecided(folding.ratio, tried)
+    _vote(best, tried, columns, rows)
     return best
 
 
-def _undecided(
-    middle: Floats, candidates: Floats, valid: npt.NDArray[np.bool_]
-) -> tuple[Floats, _Columns]:
+def _undecided(middle: Floats, tried: _Candidates) -> tuple[Floats, _Columns]:
     """Returns the first valid candidate of each column, and the columns that have more of them."""
-    first = candidates[valid.argmax(axis=0), np.arange(len(middle))]
+    valid = tried.valid
+    first = tried.divisors[valid.argmax(axis=0), np.arange(len(middle))]
     best = np.where(valid.any(axis=0), first, middle)
     return best, np.flatnonzero(valid.sum(axis=0) > 1)
 
 
 def _vote(
-    best: Floats,
-    candidates: Floats,
-    valid: npt.NDArray[np.bool_],
-    columns: _Columns,
-    rows: Iterable[ColumnsOfRows],
+    best: Floats, tried: _Candidates, columns: _Columns, rows: Iterable[ColumnsOfRows]
 ) -> npt.NDArray[np.bool_]:
     """Puts into `best` the valid candidates that reproduce the most of the stored integers.
 
@@ -189,7 +209,7 @@ def _vote(
     """
     score: _Score | None = None
     for piece in rows if len(columns) else ():
-        score = score or _Score.of(candidates[:, columns], valid[:, columns], columns)
+        score = score or _Score.of(tried, columns)
         score.add(piece)
     if score is None:
         return np.zeros(len(columns), np.bool_)
@@ -208,6 +228,7 @@ class _Score:
     candidates: Floats
     valid: npt.NDArray[np.bool_]
     columns: npt.NDArray[np.intp]
+    dtype: str
     ends: tuple[Floats, Floats]
     same: npt.NDArray[np.int64]
     asked: npt.NDArray[np.int64]
@@ -215,10 +236,9 @@ class _Score:
     """Weights, codes, scales and columns that are not counted yet: many at a time cost less."""
 
     @classmethod
-    def of(
-        cls, candidates: Floats, valid: npt.NDArray[np.bool_], columns: npt.NDArray[np.intp]
-    ) -> _Score:
-        """Starts a count; every column has a valid candidate."""
+    def of(cls, tried: _Candidates, columns: _Columns) -> _Score:
+        """Starts a count of some columns, all of which have a valid candidate."""
+        candidates, valid = tried.divisors[:, columns], tried.valid[:, columns]
         if not valid.all():
             most = int(valid.sum(axis=0).max(initial=1))
             order = np.argsort(~valid, axis=0, kind="stable")[:most]  # those that are valid first
@@ -229,7 +249,8 @@ class _Score:
             np.where(valid, candidates, -np.inf).max(axis=0).astype(np.float32),
         )
         same = np.zeros(candidates.shape, np.int64)
-        return cls(candidates, valid, columns, ends, same, np.zeros(len(columns), np.int64))
+        asked = np.zeros(len(columns), np.int64)
+        return cls(candidates, valid, columns, tried.dtype, ends, same, asked)
 
     def add(self, rows: ColumnsOfRows) -> None:
         """Takes the integers of some rows in."""
@@ -254,10 +275,11 @@ class _Score:
             np.concatenate(side) for side in zip(*self.pending, strict=True)
         )
         self.pending.clear()
-        low, high = (_integers(weight, one[columns], scales) for one in self.ends)
+        low, high = (_integers(weight, one[columns], scales, self.dtype) for one in self.ends)
         told = np.flatnonzero(low != high)
         columns = columns[told]
-        hits = _integers(weight[told], self.candidates[:, columns], scales[told]) == codes[told]
+        made = _integers(weight[told], self.candidates[:, columns], scales[told], self.dtype)
+        hits = made == codes[told]
         count = len(self.columns)
         self.asked += np.bincount(columns, minlength=count)
         at = columns + count * np.arange(len(self.same))[:, None]
@@ -266,7 +288,7 @@ class _Score:
     def _perhaps_telling(self, weight: Floats, scales: Floats) -> npt.NDArray[np.intp]:
         """Returns the places of all weights that the two ends may round to different integers.
 
-        What is further from a tie than the candidates and the rounding to bfloat16 move it is
+        What is further from a tie than the candidates and the rounding to the dtype move it is
         rounded to one integer by all; NaN is further from nothing.
         """
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -276,15 +298,17 @@ class _Score:
             if not (scales.min() >= _SMALLEST_SCALE and ratio.min() > 0):
                 return np.arange(weight.size)
             spread = np.abs(ratio - 1).max()
+            rounding = unit(self.dtype) / 2
+            below_normal = smallest_step(self.dtype) / 2 / scales.min()
             values = unscaled(weight * middle, scales)
             from_tie = np.rint(values)
             from_tie -= values
             np.abs(from_tie, out=from_tie)
             # |value - integer| < 1/2 - |value| * what is open
             np.abs(values, out=values)
-            values *= np.float32((1 + spread) * (1 + BFLOAT16_ROUNDING) - 1 + _FLOAT32)
+            values *= np.float32((1 + spread) * (1 + rounding) - 1 + _FLOAT32)
             values += from_tie
-            return np.flatnonzero(~(values < np.float32(0.5 - _FLOAT32)))
+            return np.flatnonzero(~(values < np.float32(0.5 - _FLOAT32 - below_normal)))
 
     def best(self) -> Floats:
         """Returns, per column, the first valid candidate of those that reproduce the most."""
@@ -301,6 +325,7 @@ class _Score:
             self.candidates[:, keep],
             self.valid[:, keep],
             self.columns[keep],
+            self.dtype,
             ends,
             self.same[:, keep],
             self.asked[keep],
@@ -314,10 +339,10 @@ class _Score:
         return settled
 
 
-def _integers(weight: Floats, divisor: Floats, scales: Floats) -> Floats:
+def _integers(weight: Floats, divisor: Floats, scales: Floats, dtype: str) -> Floats:
     """Smooths and quantizes; what is not finite is no integer."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = round_to(weight * (np.float32(1) / divisor), "bfloat16")
+        values = round_to(weight * (np.float32(1) / divisor), dtype)
         values /= scales
         return np.rint(values, out=values)
 
@@ -333,33 +358,34 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
     return round_to(smoothed, dtype)
 
 
-def _reciprocals(prequant: Floats) -> Floats:
-    """Returns 1/a for the bfloat16 numbers a around 1/prequant, the nearest first.
+def _reciprocals(prequant: Floats, dtype: str) -> Floats:
+    """Returns 1/a for the numbers a of the dtype around 1/prequant, the nearest first.
 
     What would be beyond a bound is the bound.
     """
-    nearest = (np.float32(1) / prequant).astype(bfloat16).view(np.uint16)
+    nearest = narrow(np.float32(1) / prequant, dtype).view(np.uint16)
     neighbours = nearest + np.array([0, 1, -1, 2, -2]).astype(np.uint16)[:, None]
-    reciprocals: Floats = np.float32(1) / widen(neighbours.view(bfloat16))
-    lowest, highest = round_to(BOUNDS, "bfloat16")
+    reciprocals: Floats = np.float32(1) / widen(neighbours.view(model_dtype(dtype)))
+    lowest, highest = round_to(BOUNDS, dtype)
     bounded = (prequant >= lowest) & (prequant <= highest)
     return np.where(bounded, np.clip(reciprocals, *BOUNDS), reciprocals)
 
 
-def _last_place(stored: Floats) -> Floats:
-    """Returns how far from bfloat16 numbers the next ones are."""
-    return widen(np.spacing(stored.astype(bfloat16)))
+def _last_place(stored: Floats, dtype: str) -> Floats:
+    """Returns how far from numbers of the dtype the next ones are."""
+    return widen(np.spacing(narrow(stored, dtype)))
 
 
-def _points(prequant: Floats, unit: Floats) -> Floats:
+def _points(prequant: Floats, last: Floats) -> Floats:
     """Returns points of the interval of one unit around what is stored, the middle first."""
     middle = _INTERVAL_POINTS // 2
     order = sorted(range(_INTERVAL_POINTS), key=lambda i: abs(i - middle))
     parts = np.array([(index - middle) / _INTERVAL_POINTS for index in order], np.float32)
-    points: Floats = prequant + unit * parts[:, None]
+    points: Floats = prequant + last * parts[:, None]
     return points
 
 
 def can_recover(kind: WeightFormat, dtype: str) -> bool:
-    """Says whether the divisor can be recovered: integer weights, smoothed in bfloat16."""
-    return dtype == "bfloat16" and kind in (WeightFormat.INT8_CHANNEL, WeightFormat.INT4_GROUP)
+    """Says whether the divisor can be recovered: integer weights, smoothed in half precision."""
+    half = dtype in ("bfloat16", "float16")
+    return half and kind in (WeightFormat.INT8_CHANNEL, WeightFormat.INT4_GROUP)

@@ -38,6 +38,8 @@ def case(fault: str, dose: float | None, linear: Linear) -> Case:
         ("outliers", "FP8_PER_CHANNEL_PER_TOKEN", "rounding-margin", 1.05),
         ("outliers", "W8A8_SQ_PER_CHANNEL", "rounding-half-up", None),
         ("outliers", "W8A8_SQ_PER_CHANNEL", "smoothing-other", None),
+        ("norms", None, "norm-folded", 2.0),
+        ("norms", "W8A16", "norm-folded", 0.5),
         ("norms", "W4A16_AWQ", "rounding-random", None),
         ("norms", "W8A8_SQ_PER_CHANNEL", "rounding-half-up", None),
         ("qwen2", "W8A16", "config-defaults-said", None),
@@ -49,6 +51,14 @@ def test_a_healthy_variation_is_passed(
 ) -> None:
     trial = bench(family, algorithm, tmp_path).run(case(control, dose, "mlp.fc"))
     assert (trial.outcome, trial.told) == ("clear", ())
+
+
+@pytest.mark.parametrize("algorithm", [None, "W8A16", "W4A16_AWQ"])
+def test_a_norm_with_zeros_that_nothing_takes_back_is_found_and_named(
+    algorithm: str | None, tmp_path: Path
+) -> None:
+    trial = bench("norms", algorithm, tmp_path).run(case("norm-gain", 2.0, "mlp.fc"))
+    assert (trial.outcome, trial.culprit_right) == ("hit", True)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,16 @@ def test_an_honest_export_has_no_finding(name: str, algorithm: str | None, tmp_p
     assert findings(source, checkpoint) == []
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", ["mistral", "dead", "norms", "float32"])
+def test_an_honest_export_in_float16_has_no_finding(
+    name: str, algorithm: str | None, tmp_path: Path
+) -> None:
+    source = source_of(name, tmp_path)
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm, dtype="float16")
+    assert findings(source, checkpoint) == []
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("algorithm", [None, "W8A8_SQ_PER_CHANNEL", "W4A16", "FP8"])
 @pytest.mark.parametrize("name", ["llama3", "qwen2", "one-key-head", "biases", "qwen3"])
@@ -67,6 +77,15 @@ def test_one_wrong_number_of_what_a_family_has_more_is_named(
         values[3] = values[3].astype(np.float32) * 1.02 + 0.02
 
     checkpoints.edit_tensor(checkpoint, where, spoil)
+    found = findings(source, checkpoint)
+    assert [(one.result, one.where) for one in found] == [("fail", where)]
+
+
+def test_a_gain_of_three_thousandths_is_no_doubt_in_float16(tmp_path: Path) -> None:
+    source = source_of("mistral", tmp_path)
+    checkpoint = export(source, tmp_path / "checkpoint", None, dtype="float16")
+    where = "transformer.layers.0.mlp.proj"
+    checkpoints.edit_tensor(checkpoint, f"{where}.weight", lambda w: w.astype(np.float32) * 1.003)
     found = findings(source, checkpoint)
     assert [(one.result, one.where) for one in found] == [("fail", where)]
 

@@ -24,6 +24,7 @@ from enginekeeper.validation.numerics.recipes import (
     Quantized,
     UnknownRecipeError,
     WeightFormat,
+    code_range,
     quantize_rows,
     recipe_for,
 )
@@ -112,16 +113,16 @@ def test_an_unknown_algorithm_is_refused() -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["bfloat16", "float16"]))
+def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int, dtype: str) -> None:
     random = np.random.default_rng(seed)
-    maxima = round_to(np.exp(random.normal(size=32)).astype(np.float32), "bfloat16")
+    maxima = round_to(np.exp(random.normal(size=32)).astype(np.float32), dtype)
     divisor = np.float32(1) / maxima
-    weight = round_to(random.normal(size=(400, 32)).astype(np.float32) * divisor, "bfloat16")
-    smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
-    quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    weight = round_to(random.normal(size=(400, 32)).astype(np.float32) * divisor, dtype)
+    smoothed = round_to(weight * (np.float32(1) / divisor), dtype)
+    quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0, dtype)
     rows = [SmoothedRows(weight, quantized.codes, quantized.scales)]
-    found = recover_divisor(round_to(divisor, "bfloat16"), rows, exact=True)
+    found = recover_divisor(round_to(divisor, dtype), rows, dtype=dtype, exact=True)
     assert np.array_equal(found, divisor)
 
 
@@ -135,30 +136,41 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     rows = SmoothedRows(weight, made.codes, made.scales)
     some = SmoothedRows(weight[:1], made.codes[:1], made.scales[:1])
     prequant = round_to(divisor, "bfloat16")
-    assert not np.array_equal(recover_divisor(prequant, [some], exact=True), divisor)
-    found = recover_divisor(prequant, [some], exact=True, everything=[rows])
+    sampled = recover_divisor(prequant, [some], dtype="bfloat16", exact=True)
+    assert not np.array_equal(sampled, divisor)
+    found = recover_divisor(prequant, [some], dtype="bfloat16", exact=True, everything=[rows])
     assert np.array_equal(found, divisor)
 
 
-def test_a_divisor_at_a_bound_is_recovered_though_it_is_no_reciprocal() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_divisor_at_a_bound_is_recovered_though_it_is_no_reciprocal(dtype: str) -> None:
     divisor = np.array([1e-4, 1e4, 0.5], np.float32)
-    prequant, rows = round_to(divisor, "bfloat16"), _smoothed(divisor)
-    assert np.array_equal(recover_divisor(prequant, rows, exact=True), divisor)
-    assert np.array_equal(recover_reciprocal(prequant, rows), divisor)
+    prequant, rows = round_to(divisor, dtype), _smoothed(divisor, dtype)
+    assert np.array_equal(recover_divisor(prequant, rows, dtype=dtype, exact=True), divisor)
+    assert np.array_equal(recover_reciprocal(prequant, rows, dtype), divisor)
 
 
 def test_a_divisor_that_is_what_was_stored_is_recovered() -> None:
     divisor = round_to(np.array([0.3, 0.7, 1.9], np.float32), "bfloat16")
-    found = recover_divisor(divisor, _smoothed(divisor), exact=True)
+    rows = _smoothed(divisor, "bfloat16")
+    found = recover_divisor(divisor, rows, dtype="bfloat16", exact=True)
     assert np.array_equal(found, divisor)
 
 
-def _smoothed(divisor: Floats) -> list[SmoothedRows]:
+def _smoothed(divisor: Floats, dtype: str) -> list[SmoothedRows]:
     weight = np.random.default_rng(5).normal(size=(600, len(divisor))).astype(np.float32)
-    weight = round_to(weight * divisor, "bfloat16")
-    smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
-    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    weight = round_to(weight * divisor, dtype)
+    smoothed = round_to(weight * (np.float32(1) / divisor), dtype)
+    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0, dtype)
     return [SmoothedRows(weight, made.codes, made.scales)]
+
+
+@pytest.mark.parametrize("kind", [WeightFormat.INT8_CHANNEL, WeightFormat.FP8_CHANNEL])
+def test_a_row_below_the_normal_numbers_of_its_dtype_has_their_scale(kind: WeightFormat) -> None:
+    row = np.array([[6e-7, -3e-7, 0, 0]], np.float32)
+    limit = code_range(kind)[1]
+    assert quantize_rows(recipe_of(kind), row, 0.0, "float16").scales == np.float32(2**-14) / limit
+    assert quantize_rows(recipe_of(kind), row, 0.0, "bfloat16").scales == row[0, 0] / limit
 
 
 class _Scaled:

@@ -37,15 +37,23 @@ def own(weight: Floats) -> StoredIntegers:
 
 
 def measured(
-    weight: Floats, stored: StoredIntegers, divisor: Floats | None = None
+    weight: Floats,
+    stored: StoredIntegers,
+    divisor: Floats | None = None,
+    dtype: str = "float32",
 ) -> PartStatistics:
     part = Part("", "model.layers.0.mlp.up_proj", len(weight))
-    reproduction = Reproduction(SingleWeight(weight), INT8, "float32", 0.0, (divisor,))
+    reproduction = Reproduction(SingleWeight(weight), INT8, dtype, 0.0, (divisor,))
     return measure(stored, reproduction, 0, COLUMNS, part)
 
 
-def judged(weight: Floats, stored: StoredIntegers, divisor: Floats | None = None) -> Judgement:
-    return judge(measured(weight, stored, divisor))
+def judged(
+    weight: Floats,
+    stored: StoredIntegers,
+    divisor: Floats | None = None,
+    dtype: str = "float32",
+) -> Judgement:
+    return judge(measured(weight, stored, divisor, dtype))
 
 
 def test_scales_rounded_to_half_precision_are_honest_beside_a_tie_decided_otherwise(
@@ -86,6 +94,7 @@ def test_the_same_scales_under_the_recipes_codes_are_wrong(weight: Floats) -> No
 
 def test_of_a_smoothed_weight_a_code_is_open_by_a_unit_of_the_vector(weight: Floats) -> None:
     ones = np.ones(COLUMNS, np.float32)
+    weight = round_to(weight[1:], "bfloat16")
     made = own(weight)
     nearest = np.abs(weight / made.scales)
     near = np.argwhere((np.abs(nearest % 1 - 0.5) < nearest / 256) & (nearest > 2))
@@ -93,7 +102,8 @@ def test_of_a_smoothed_weight_a_code_is_open_by_a_unit_of_the_vector(weight: Flo
     for row, column in near:
         wanted = weight[row, column] / made.scales[row, 0]
         made.codes[row, column] = np.floor(wanted) + np.ceil(wanted) - made.codes[row, column]
-    assert judged(weight, made, ones).honest
+    assert judged(weight, made, ones, "bfloat16").honest
+    assert not judged(weight, made, ones, "float16").honest  # whose unit is an eighth of that
     assert not judged(weight, made).honest  # of an exact weight none of it is open
 
 
