@@ -90,7 +90,7 @@ def widen(values: npt.NDArray[Any]) -> Floats:
     """Returns stored floats as float32, exactly (float64 is rounded)."""
     if values.dtype == np.float32:
         return values
-    if values.dtype == bfloat16:
+    if values.dtype == bfloat16 and not values.flags.c_contiguous:  # a cast takes four times this
         bits = values.view(np.uint16).astype(np.uint32)
         bits <<= np.uint32(16)
         return bits.view(np.float32)
@@ -212,10 +212,11 @@ def pack_int4_rows(values: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
 
 def unpack_int4_rows(packed: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
     """Undoes `pack_int4_rows`: returns twice as many rows of values from -8 to 7."""
-    values = np.empty((2 * packed.shape[0], *packed.shape[1:]), dtype=np.int8)
-    np.right_shift(packed << np.int8(4), np.int8(4), out=values[0::2])
-    np.right_shift(packed, np.int8(4), out=values[1::2])
-    return values
+    values = np.empty((packed.shape[0], 2, *packed.shape[1:]), dtype=np.int8)
+    np.multiply(packed, np.int8(16), out=values[:, 0])  # a shift to the left takes ten times this
+    values[:, 1] = packed
+    values >>= np.int8(4)
+    return values.reshape(-1, *packed.shape[1:])
 
 
 def pack_e2m1_columns(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
