@@ -101,6 +101,7 @@ class VllmBuilder:
         """Copies the model's own files, and holds every copy against what was inspected."""
         target.mkdir(parents=True)
         for name, sha256 in self.files.items():
+            (target / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source / name, target / name)
             if (found := digest_file(target / name).value) != sha256:
                 raise InputError(

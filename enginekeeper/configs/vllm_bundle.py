@@ -2,7 +2,7 @@
 
     serve.yaml     options of `vllm serve`, each pinned, for its --config
     bundle.json    what was pinned: the model's files, vLLM's version, what vLLM made of it
-    model/         the model as it is: weights, config.json, tokenizer, and nothing else
+    model/         the model as it is: weights, config.json, what serves it, and nothing else
 
 A bundle is no engine: nothing is compiled, and no recipe is applied. Its large files are those of
 the source, which the store keeps once, whatever the number of bundles.
@@ -49,7 +49,7 @@ class ServeOptions:
     """On a CPU, where compiling takes minutes at every start and no cache of it is shipped."""
     tokenizer_mode: str = "auto"
     generation_config: str = "vllm"
-    """vLLM's own defaults: generation_config.json is no part of the model's digest."""
+    """vLLM's own defaults of sampling; where a text ends is read from generation_config.json."""
     seed: int = 0
     trust_remote_code: bool = False
     """Never: a bundle holds no code."""

@@ -267,7 +267,8 @@ def score_reference(
 def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, Any]) -> Made:
     """Quantizes the source and exports a TensorRT-LLM checkpoint, exactly as ModelOpt wrote it.
 
-    `request` is the step's job without its paths; its calibration file enters by digest.
+    `request` is the step's job without its paths; its calibration file enters by digest. In Hugging
+    Face's format it has what serves the model, too, whose digest names that.
     """
     calibration = Path(request["calibration"]["path"])
     inputs = {
@@ -281,6 +282,8 @@ def quantize(shop: Workshop, source: Source, name: str, request: Mapping[str, An
 
     def make(directory: Path) -> dict[str, Any]:
         job = {**request, "model": str(source.path), "output": str(directory / "checkpoint")}
+        if request.get("format") == "huggingface":
+            job["files"] = [one.name for one in source.files]
         outcome = shop.run(*QUANTIZER, job, name=name, minutes=120)
         return described(directory / "checkpoint", "checkpoint", outcome.seconds)
 

@@ -12,7 +12,7 @@ from enginekeeper.orchestration import stages
 from enginekeeper.orchestration.stages import Made, Probe, Source
 from enginekeeper.orchestration.workshop import Workshop
 from enginekeeper.own_code import PACKAGE
-from enginekeeper.sources.tokenizer_files import FILES, has_tokenizer, require_tokenizer
+from enginekeeper.sources.tokenizer_files import has_tokenizer, require_tokenizer, serving_files
 from registry.digests import digest_file
 
 TEXTS = "texts.json"
@@ -22,12 +22,6 @@ AWKWARD = PACKAGE / "data" / "probes" / "awkward-v1.json"
 
 _LARGEST = 64 * 1024 * 1024
 """Bytes of one file; a tokenizer of 256,000 tokens has 35 MB."""
-
-_READ = (
-    *FILES, "vocab.txt", "additional_chat_templates/*.jinja", "generation_config.json",
-    "config.json",
-)  # fmt: skip
-"""What of a directory decides ids, templates and where a text ends: names, or patterns of them."""
 
 
 def shipped_with(directory: Path, named: str | None) -> Path | None:
@@ -69,8 +63,13 @@ def probe_tokenizer(
 
 
 def files_of(directory: Path) -> Mapping[str, str]:
-    """Names what is read by its bytes; raises InputError for a file that is no tokenizer's."""
-    present = [path for name in _READ for path in sorted(directory.glob(name)) if path.is_file()]
+    """Names what is read by its bytes; raises InputError for a file that is no tokenizer's.
+
+    The config is read for where a text ends, if nothing else says so.
+    """
+    config = directory / "config.json"
+    present = [directory / name for name in serving_files(directory)]
+    present += [config] if config.is_file() else []
     for path in present:
         if (size := path.stat().st_size) > _LARGEST:
             raise InputError(

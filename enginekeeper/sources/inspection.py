@@ -12,7 +12,6 @@ Rules:
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from enginekeeper.configs.hugging_face import HfConfig
@@ -21,12 +20,12 @@ from enginekeeper.errors import InputError, UnavailableError
 from enginekeeper.sources.finite import check_finite
 from enginekeeper.sources.layout import INDEX, SINGLE, read_shards
 from enginekeeper.sources.model_directory import ModelDirectory, ModelFile, model_digest
-from enginekeeper.sources.tokenizer_files import check_tokenizer
+from enginekeeper.sources.tokenizer_files import check_tokenizer, extra_templates
 from enginekeeper.sources.wholeness import check_tensors
 from registry.digests import Digest, digest_document, digest_file
 from registry.disks import full_disk_said
 
-_VERSION = 2  # of these checks; a stricter one looks again at what an older one let pass
+_VERSION = 3  # of these checks; a stricter one looks again at what an older one let pass
 
 _READABLE = 200  # characters of a path in a message
 
@@ -48,12 +47,12 @@ def _inspect(model: Path) -> tuple[ModelFile, ...]:
     config = HfConfig.of(read_json_object(where), str(where))
     shards = read_shards(model)
     check_tensors(model, config, {n: t for shard in shards.values() for n, t in shard.items()})
-    tokenizer = check_tokenizer(model, config.vocab_size)
+    serving = check_tokenizer(model, config.vocab_size)
     for shard in shards.values():
         check_finite(shard)
     index = [] if SINGLE in shards else [INDEX]
-    names = sorted({"config.json", *shards, *index, *tokenizer})
-    return tuple(_file(model / name) for name in names)
+    names = sorted({"config.json", *shards, *index, *serving})
+    return tuple(_file(model, model / name) for name in names)
 
 
 def _directory(model: Path) -> Path:
@@ -76,23 +75,25 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _READABLE else f"{text[:_READABLE]}… ({len(text)} characters)"
 
 
-def _file(path: Path) -> ModelFile:
-    return ModelFile(path.name, digest_file(path).value, path.stat().st_size)
+def _file(model: Path, path: Path) -> ModelFile:
+    name = path.relative_to(model).as_posix()
+    return ModelFile(name, digest_file(path).value, path.stat().st_size)
 
 
 def _fingerprint(model: Path) -> Digest:
     """Names the present state of all files by what the file system says of them."""
     states = []
-    for entry in sorted(os.scandir(model), key=lambda entry: entry.name):
+    names = [path.name for path in model.iterdir()]
+    for name in sorted([*names, *extra_templates(model)]):
         try:
-            stat = entry.stat()  # follows links: a hub cache is made of them
+            stat = (model / name).stat()  # follows links: a hub cache is made of them
         except OSError as error:
             raise InputError(
-                "a file cannot be read", where=str(model / entry.name), actual=error.strerror,
+                "a file cannot be read", where=str(model / name), actual=error.strerror,
                 remedy="is it a link to a file that is gone? get it again, or remove the link",
             ) from error  # fmt: skip
         states.append(
-            [entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
+            [name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev]
         )
     document = {"version": _VERSION, "files": states}
     return digest_document(document, "ek-model-state-v1")

@@ -10,7 +10,8 @@ from typing import Any
 from registry.digests import Digest, digest_document
 
 SCHEME = "ek-model-v1"
-"""Sorted (name, SHA-256) of the weights, config.json and the tokenizer's files; nothing else."""
+"""Sorted (name, SHA-256) of the weights, config.json and what serves it: tokenizer, chat templates,
+generation_config.json; nothing else."""
 
 PythonFor = Callable[[str], Path]
 """Returns the interpreter of a toolchain, installing it first if need be."""
@@ -21,6 +22,8 @@ class ModelFile:
     """One file that makes the model what it is."""
 
     name: str
+    """Its path in the model's directory."""
+
     sha256: str
     size: int
 
@@ -32,7 +35,7 @@ class ModelDirectory:
     path: Path
     digest: Digest
     files: tuple[ModelFile, ...]
-    """Weights, config.json and tokenizer, by name; other files are not part of the model."""
+    """Weights, config.json and what serves it, by name; other files are not part of the model."""
 
     note: str | None = None
     """What every figure measured against this model must say, such as `dequantized from Q4_1`."""

@@ -1,4 +1,8 @@
-"""The tokenizer's files: which there are, and whether its ids fit the embedding."""
+"""What serves a model beside its weights: tokenizer, chat templates, and where a text ends.
+
+Which files these are, whether the tokenizer's ids fit the embedding. They belong to the model's
+digest, and are in every bundle of it: what a server would read is what the model says.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,15 @@ from enginekeeper.errors import InputError
 
 FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "vocab.txt", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
 )  # fmt: skip
-"""What can change the ids of a text; those that are there belong to the model's digest."""
+"""What can change the ids of a text."""
+
+_TEMPLATES = "additional_chat_templates/*.jinja"
+"""Chat templates besides the first, such as one for tools; transformers reads no other folder."""
+
+ENDS = "generation_config.json"
+"""Which tokens end a text, where it says so; else config.json and the tokenizer do."""
 
 _LEAST_SHARE = 0.9
 """Of the embedding's rows: padding to a round number leaves less than 2 % without a token (Phi-2:
@@ -23,12 +33,26 @@ _ENOUGH = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt
 
 
 def check_tokenizer(model: Path, vocabulary: int) -> list[str]:
-    """Returns the tokenizer's files; raises InputError when it is missing or does not fit."""
+    """Returns what serves the model; raises InputError when its tokenizer is missing or unfit."""
     require_tokenizer(model)
-    present = [name for name in FILES if (model / name).is_file()]
+    present = serving_files(model)
     if "tokenizer.json" in present:
         _check_ids(model / "tokenizer.json", vocabulary)
+    if ENDS in present:
+        read_json_object(model / ENDS)
     return present
+
+
+def serving_files(directory: Path) -> list[str]:
+    """Returns what is there of tokenizer, chat templates and generation config, by its path."""
+    present = [name for name in (*FILES, ENDS) if (directory / name).is_file()]
+    return present + extra_templates(directory)
+
+
+def extra_templates(directory: Path) -> list[str]:
+    """Returns the chat templates that lie in a folder of their own, by their path."""
+    found = (path for path in directory.glob(_TEMPLATES) if path.is_file())
+    return sorted(path.relative_to(directory).as_posix() for path in found)
 
 
 def has_tokenizer(directory: Path) -> bool:

@@ -9,6 +9,8 @@ does it, and the bytes that are stored are those that are multiplied.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
@@ -17,26 +19,30 @@ from safetensors import safe_open
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
-TOKENIZER = (
-    "added_tokens.json", "chat_template.jinja", "merges.txt", "special_tokens_map.json",
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json",
-)  # fmt: skip
-"""Files that a server reads beside the weights, as far as the source has them."""
-
-
 HALVES = ("BF16", "F16")
 
-MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
-"""What a model has beside its weights."""
+ENDS = "generation_config.json"
+
+OWN = ("config.json", "*.safetensors", "*.safetensors.index.json")
+"""What an export has of its own; the rest of a model it has byte for byte."""
 
 
-def export_unified(model: torch.nn.Module, source: Path, output: Path) -> None:
-    """Exports beside the final place and renames; refuses what ModelOpt left unquantized."""
+def export_unified(
+    model: torch.nn.Module, source: Path, files: Sequence[str], output: Path
+) -> None:
+    """Exports beside the final place and renames; refuses what ModelOpt left unquantized.
+
+    `files` are the model's, by path: a server reads tokenizer, templates and ends of texts there.
+    """
     from modelopt.torch.export import export_hf_checkpoint  # noqa: PLC0415 - seconds to import
+    from transformers import GenerationConfig  # noqa: PLC0415
 
     print("progress 2/3 exporting", flush=True)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    if ENDS in files:
+        # transformers saves no sampling that contradicts itself; the source's file is copied below.
+        model.generation_config = GenerationConfig()
     with torch.inference_mode():
         share_scales(model)
         # A per-tensor scale is a number, which does not widen bfloat16: in the model's own dtype
@@ -48,22 +54,21 @@ def export_unified(model: torch.nn.Module, source: Path, output: Path) -> None:
             "unexpected-output", "ModelOpt wrote no hf_quant_config.json: nothing was quantized",
             where=partial, remedy="set a recipe that quantizes",
         )  # fmt: skip
-    for name in TOKENIZER:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, partial / name)
+    _copy(
+        [name for name in files if not any(fnmatchcase(name, own) for own in OWN)], source, partial
+    )
     for path in partial.iterdir():
         path.chmod(0o644)  # save_pretrained leaves the weights readable by their owner only
     partial.rename(output)
 
 
-def keep_unquantized(source: Path, output: Path) -> None:
+def keep_unquantized(source: Path, files: Sequence[str], output: Path) -> None:
     """Copies a model as it is: what nothing is quantized of is served from the source's own bytes.
 
     Refuses weights that are not in half precision: a server would round them when it loads.
     """
     print("progress 2/3 copying", flush=True)
-    shards = sorted(source.glob("*.safetensors"))
-    for path in shards:
+    for path in (source / name for name in files if name.endswith(".safetensors")):
         with safe_open(path, framework="pt") as handle:
             names = handle.keys()  # the handle itself is not iterable
             for name in names:
@@ -77,10 +82,14 @@ def keep_unquantized(source: Path, output: Path) -> None:
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    beside = [source / name for name in (*MODEL, *TOKENIZER) if (source / name).is_file()]
-    for path in (*shards, *beside):
-        shutil.copyfile(path, partial / path.name)
+    _copy(files, source, partial)
     partial.rename(output)
+
+
+def _copy(names: Sequence[str], source: Path, target: Path) -> None:
+    for name in names:
+        (target / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(source / name, target / name)
 
 
 def share_scales(model: torch.nn.Module) -> None:

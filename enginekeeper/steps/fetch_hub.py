@@ -5,24 +5,32 @@ No token of this machine is sent: what is behind a login is downloaded by hand a
 
 from __future__ import annotations
 
+import glob
 import shutil
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from _step import Refusal, main
 
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model", "*.jinja")
-UNWANTED = ("*/*", "consolidated*", "*.gguf")
-"""Folders hold other formats; `consolidated` files are the same weights once more."""
+UNWANTED = ("consolidated*", "*.gguf")
+"""`consolidated` files are the same weights once more."""
+
+TEMPLATES = "additional_chat_templates"
+"""The one folder that is the model's; others hold other formats."""
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
     """Resolves the revision to a commit and, with an output, downloads it."""
     repo, revision = job["repo"], job["revision"]
-    commit = _ask(repo, lambda hub: hub.HfApi(token=False).model_info(repo, revision=revision).sha)
+    info = _ask(repo, lambda hub: hub.HfApi(token=False).model_info(repo, revision=revision))
+    commit = info.sha
     if job.get("output") is None:
         return {"commit": commit}
     output = Path(job["output"])
+    names = wanted(one.rfilename for one in info.siblings or ())
     print(f"progress 0/1 downloading {repo} at {commit}", flush=True)
     _ask(
         repo,
@@ -30,13 +38,25 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
             repo,
             revision=commit,
             local_dir=output,
-            allow_patterns=list(WANTED),
-            ignore_patterns=list(UNWANTED),
+            allow_patterns=[glob.escape(name) for name in names],
             token=False,
         ),
     )
     shutil.rmtree(output / ".cache", ignore_errors=True)  # its notes on partial downloads
     return {"commit": commit, "files": sorted(path.name for path in output.iterdir())}
+
+
+def wanted(names: Iterable[str]) -> list[str]:
+    """Returns which files of a repository are the model: weights, configs, what serves it."""
+    return sorted(name for name in names if _is_wanted(*name.rpartition("/")))
+
+
+def _is_wanted(folder: str, _slash: str, name: str) -> bool:
+    if folder:
+        return folder == TEMPLATES and name.endswith(".jinja")
+    return any(fnmatchcase(name, one) for one in WANTED) and not any(
+        fnmatchcase(name, one) for one in UNWANTED
+    )
 
 
 def _ask(repo: str, question: Any) -> Any:  # noqa: ANN401 - huggingface_hub's own answers

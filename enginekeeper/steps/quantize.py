@@ -1,8 +1,9 @@
 """Quantizes a Hugging Face model with ModelOpt and exports a checkpoint.
 
 With `"format": "huggingface"` in the job it is one in Hugging Face's format, for TensorRT-LLM's
-PyTorch backend and vLLM, with the tokenizer beside it; without, one for `trtllm-build`. A recipe
-that quantizes nothing leaves the source as it is there.
+PyTorch backend and vLLM, with whatever of `files`, the model's own, is neither weights nor config
+beside it; without, one for `trtllm-build`. A recipe that quantizes nothing leaves the source as it
+is there.
 
 The checkpoint is left exactly as ModelOpt wrote it, faults included: what is wrong with it is for
 the audits to find and for a recorded repair to change, never for this step to hide.
@@ -44,6 +45,7 @@ class _Job:
     pipeline_parallel: int
     dtype: torch.dtype
     format: str
+    files: tuple[str, ...]
 
 
 FORMATS = ("tensorrt_llm", "huggingface")
@@ -65,10 +67,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     check_linears(model, request.request, ranks)
     tokens = _quantize(model, request)
     if request.format == "huggingface" and request.request.keeps_all:
-        keep_unquantized(request.model, request.output)
+        keep_unquantized(request.model, request.files, request.output)
         said = None
     elif request.format == "huggingface":
-        export_unified(model, request.model, request.output)
+        export_unified(model, request.model, request.files, request.output)
         said = _read_block(request.output / "hf_quant_config.json")
     else:
         _export(model, decoder, request)
@@ -120,7 +122,19 @@ def _parse(job: Mapping[str, Any]) -> _Job:
         pipeline_parallel=int(job["pipeline_parallel"]),
         dtype=dtypes[job["dtype"]],
         format=wanted,
+        files=_files(job) if wanted == "huggingface" else (),
     )
+
+
+def _files(job: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the model's files; an export that was told of none would have no tokenizer."""
+    files = tuple(job.get("files", ()))
+    if "config.json" not in files:
+        raise Refusal(
+            "job", "the model's files are not named", where="files", expected="config.json, ...",
+            actual=", ".join(files),
+        )  # fmt: skip
+    return files
 
 
 def _make_deterministic(seed: int) -> None:

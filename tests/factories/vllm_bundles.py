@@ -37,11 +37,15 @@ class SaidByVllm:
 
 
 def build_bundle(
-    output: Path, *, builder: VllmBuilder = BUILDER, effective: Mapping[str, Any] | None = None
+    output: Path,
+    *,
+    builder: VllmBuilder = BUILDER,
+    effective: Mapping[str, Any] | None = None,
+    model: Path = SOURCE,
 ) -> BuiltEngine:
     """Builds a bundle of the tiny model."""
-    said = SaidByVllm(effective or {}, builder.options(SOURCE, LIMITS))
-    return builder.build(BuildRequest(SOURCE, output, LIMITS), said)
+    said = SaidByVllm(effective or {}, builder.options(model, LIMITS))
+    return builder.build(BuildRequest(model, output, LIMITS), said)
 
 
 def write_bundle(

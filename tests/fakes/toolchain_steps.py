@@ -67,7 +67,7 @@ def quantize(job: Job) -> Job:
         job,
         {"model", "output", "recipe", "kv_cache", "group_size", "exclude_modules", "calibration",
          "tensor_parallel", "pipeline_parallel", "dtype"},
-        optional=frozenset({"format"}),
+        optional=frozenset({"format", "files"}),
     )  # fmt: skip
     _check(job["calibration"], calibration)
     output, tensor = Path(job["output"]), job["tensor_parallel"]

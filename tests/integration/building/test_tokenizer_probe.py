@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enginekeeper.orchestration.tokenizer_probe import AWKWARD
+from enginekeeper.sources.inspection import inspect_model
 from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.validation.probes import Counted
 from enginekeeper.validation.tokenizers import load_texts
 from tests.factories.engine_bench import Bench
 from tests.factories.tiny_llama import VOCABULARY, llama_config, random_weights, write_model
+from tests.factories.vllm_bundles import BUILDER, build_bundle
 
 pytestmark = pytest.mark.toolchain
 
@@ -82,6 +85,24 @@ def test_a_copy_says_the_same_of_every_text(bench: Bench, source: Path, shipped:
     assert wrong(said) == {}
     counts = [one.asked for one in said.values() if isinstance(one, Counted)]
     assert counts == [78 - 1, 30, 2]
+
+
+def test_our_own_bundle_of_a_model_with_more_ends_than_its_config_ends_as_it_does(
+    bench: Bench, source: Path, tmp_path: Path
+) -> None:
+    (source / "additional_chat_templates").mkdir()
+    tools = "{{ tools[0]['function']['name'] }}"
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text(tools)
+    files = {one.name: one.sha256 for one in inspect_model(source, tmp_path / "memory").files}
+    builder = replace(BUILDER, files=files)
+    bundle = build_bundle(tmp_path / "bundle", builder=builder, model=source).directory
+
+    said = probed(bench, source, bundle / "model")
+
+    assert wrong(said) == {}
+    (bundle / "model" / "generation_config.json").unlink()
+    (bundle / "model" / "additional_chat_templates" / "tool_use.jinja").unlink()
+    assert set(wrong(probed(bench, source, bundle / "model"))) == {"stop_tokens", "template"}
 
 
 @pytest.mark.parametrize(

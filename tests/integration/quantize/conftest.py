@@ -62,6 +62,7 @@ def quantize(modelopt: Path, model: Path, tmp_path: Path) -> Callable[..., StepO
             "tensor_parallel": 1,
             "pipeline_parallel": 1,
             "dtype": "bfloat16",
+            **_files(model, changes),
             **changes,
             "calibration": {**calibration, **changes.get("calibration", {})},
         }
@@ -69,3 +70,11 @@ def quantize(modelopt: Path, model: Path, tmp_path: Path) -> Callable[..., StepO
         return run_step(step, python=modelopt)
 
     return run
+
+
+def _files(model: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """An export in Hugging Face's format is told what else of the directory is the model."""
+    if changes.get("format") != "huggingface":
+        return {}
+    files = [path for path in model.rglob("*") if path.is_file()]
+    return {"files": sorted(path.relative_to(model).as_posix() for path in files)}

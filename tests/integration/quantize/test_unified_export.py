@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from enginekeeper.orchestration.tokenizer_probe import files_of
 from enginekeeper.specs.recipes import KvCache, Recipe, RecipeName
+from enginekeeper.toolchains.errors import StepRefusedError
 from enginekeeper.toolchains.results import StepOutcome
 from enginekeeper.validation.audits import audit
 from enginekeeper.validation.tensor_files import TensorFile
@@ -17,6 +21,18 @@ from registry.manifests import Manifest
 pytestmark = pytest.mark.toolchain
 
 Quantize = Callable[..., StepOutcome]
+
+
+@pytest.fixture
+def ending(model: Path, tmp_path: Path) -> Path:
+    """A model with more ends than its config names, a sampling, and a template for tools."""
+    copy = Path(shutil.copytree(model, tmp_path / "ending"))
+    ends = {"eos_token_id": [10, 11], "temperature": 0.6, "do_sample": False}
+    (copy / "generation_config.json").write_text(json.dumps(ends))
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}")
+    return copy
 
 
 @pytest.mark.parametrize(
@@ -46,6 +62,29 @@ def test_an_export_is_the_same_bytes_again_and_clean_beside_its_source(
     assert [(report.check, report.findings) for report in reports] == [
         ("config", ()), ("weights", ()), ("recipe", ()),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["none", "fp8"])
+def test_a_bundle_ends_texts_and_renders_them_as_its_model_does(
+    recipe: str, quantize: Quantize, ending: Path, tmp_path: Path
+) -> None:
+    files = sorted(files_of(ending).keys() | {"model.safetensors"})
+
+    quantize("one", model=str(ending), files=files, recipe=recipe, format="huggingface")
+
+    ours, shipped = files_of(ending), files_of(tmp_path / "one")
+    serving = ours.keys() - {"config.json"}
+    assert {"generation_config.json", "additional_chat_templates/tool_use.jinja"} < serving
+    assert {name: shipped.get(name) for name in serving} == {name: ours[name] for name in serving}
+
+
+def test_an_export_that_is_not_told_the_models_files_is_refused(
+    quantize: Quantize, tmp_path: Path
+) -> None:
+    with pytest.raises(StepRefusedError, match="files are not named"):
+        quantize("one", recipe="fp8", format="huggingface", files=[])
+
+    assert not (tmp_path / "one").exists()
 
 
 def test_what_is_multiplied_at_once_has_one_scale(quantize: Quantize, tmp_path: Path) -> None:

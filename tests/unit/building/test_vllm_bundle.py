@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from ruamel.yaml import YAML
 
 from enginekeeper.configs.vllm_bundle import dtype_of, read_bundle, read_serve
 from enginekeeper.errors import InputError
+from enginekeeper.validation.bundle_audit import audit_bundle
+from registry.digests import digest_file
+from tests.factories.checkpoints import SOURCE
 from tests.factories.vllm_bundles import BUILDER, FILES, LIMITS, NAMES, build_bundle
 
 
@@ -32,6 +36,20 @@ def test_what_we_read_of_the_options_is_what_a_reader_of_yaml_reads(tmp_path: Pa
     read = YAML(typ="safe").load(path.read_text())
 
     assert {name.replace("-", "_"): value for name, value in read.items()} == read_serve(path)
+
+
+def test_a_bundle_has_templates_and_ends_of_its_model_in_their_places(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(SOURCE, tmp_path / "model"))
+    serving = ("generation_config.json", "additional_chat_templates/tool_use.jinja")
+    for name in serving:
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_text(name)
+    files = {**FILES, **{name: digest_file(model / name).value for name in serving}}
+
+    build_bundle(tmp_path / "bundle", builder=replace(BUILDER, files=files), model=model)
+
+    assert [(tmp_path / "bundle" / "model" / name).read_text() for name in serving] == [*serving]
+    assert [report.result for report in audit_bundle(tmp_path / "bundle", files)] == ["pass"] * 2
 
 
 def test_what_came_out_otherwise_is_told(tmp_path: Path) -> None:

@@ -67,6 +67,46 @@ def test_every_part_of_the_model_is_in_the_digest(make_model: MakeModel, name: s
     assert _inspect(model).digest != before
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "generation_config.json", "vocab.txt", "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja",
+    ],
+)  # fmt: skip
+def test_what_serves_the_model_is_in_the_digest_under_its_path(
+    make_model: MakeModel, name: str
+) -> None:
+    model = make_model()
+    (model / name).parent.mkdir(exist_ok=True)
+    (model / name).write_text("{}")
+    before = _inspect(model)
+    (model / name).write_text('{"eos_token_id": 2}')
+
+    after = _inspect(model)
+
+    assert name in [file.name for file in before.files]
+    assert after.digest != before.digest
+
+
+def test_folders_besides_that_of_templates_are_no_part_of_the_model(make_model: MakeModel) -> None:
+    model = make_model()
+    before = _inspect(model)
+    for name in ("onnx/chat_template.jinja", "additional_chat_templates/README.md"):
+        (model / name).parent.mkdir()
+        (model / name).write_text("another format")
+
+    assert _inspect(model).files == before.files
+
+
+def test_a_generation_config_that_is_no_object_is_refused(make_model: MakeModel) -> None:
+    model = make_model()
+    (model / "generation_config.json").write_text("[2]")
+
+    with pytest.raises(InputError, match=r"generation_config\.json"):
+        _inspect(model)
+
+
 def test_an_unchanged_model_is_not_read_again(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
