@@ -33,13 +33,9 @@ from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import scales_of, unscaled
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 from enginekeeper.validation.numerics.same_numbers import has_all_bits
+from enginekeeper.validation.weight_codes import SAME_SCALE, CodesInQuestion, strays_if_open
 from enginekeeper.validation.weight_judgement import HONEST_FLOOR, SAME_ROUNDING, TIGHT
-from enginekeeper.validation.weight_statistics import (
-    SAME_SCALE,
-    CodesInQuestion,
-    Sums,
-    strays_if_open,
-)
+from enginekeeper.validation.weight_statistics import Sums
 
 _Places = npt.NDArray[np.intp]
 

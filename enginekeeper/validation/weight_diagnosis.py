@@ -375,7 +375,7 @@ def _leaning(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> D
     leaning = stats.leaning()
     if max(abs(leaning.mean), abs(leaning.outward)) <= LEANING:
         message = f"of {leaning.odd:.1%} of the codes the lowest bit is set: it is not used"
-        return Diagnosis("T25", message, leaning.odd, 0.5)
+        return Diagnosis("T25", message, leaning.odd, leaning.nearest_odd)
     if abs(leaning.mean) > abs(leaning.outward):
         message = f"codes are {leaning.mean:+.2f} steps off on average: rounded to one side"
         return Diagnosis("T4", message, leaning.mean, 0)

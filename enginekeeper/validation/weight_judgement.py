@@ -21,12 +21,8 @@ import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats, round_to
 from enginekeeper.validation.numerics.recipes import WeightFormat
-from enginekeeper.validation.weight_statistics import (
-    SAME_SCALE,
-    Comparison,
-    PartStatistics,
-    Sums,
-)
+from enginekeeper.validation.weight_codes import SAME_SCALE
+from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, Sums
 
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
@@ -77,8 +73,9 @@ LEANING = 0.25
 """Of a step on average: half of what cutting off does. To nearest or at random codes lean to
 neither side; feedback of errors leaned by up to 0.17."""
 
-_ODD = 0.2
-"""Share of codes with the lowest bit set, or not set, below which that bit is not used."""
+_UNUSED = 0.4
+"""Share of codes with the lowest bit set, or not set, over that of the nearest codes, below which
+that bit is not used."""
 
 SAME_ROUNDING = 0.95
 """Share of equal codes above which the rounding is the recipe's; healthy AWQ had 0.994."""
@@ -92,6 +89,17 @@ _COLUMN_GAIN = 0.01
 
 _E4M3_UNIT = 2.0**-3
 """Largest relative distance of two neighbouring scales of NVFP4."""
+
+_SIGMAS = 4.0
+"""Standard errors of what rounding at random adds to a gain."""
+
+_BANDS, _IN_BAND = 8, 0.02
+"""Runs of rows; in three of four of them at least such a share of the codes that are not zero is
+made others by another rule of rounding, which is for all rows."""
+
+_EACH_WAY = 0.1
+"""Share of the codes that differ which another rule of rounding moves to either side, at least;
+cutting off and zeros move them to one."""
 
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
@@ -144,6 +152,8 @@ def judge(stats: PartStatistics) -> Judgement:
         stats = _with_rounded_scales(stats, deviation)
     limits = TIGHT if _as_the_recipe_rounds(stats, ratio) else WIDE
     may_gain = limits.gain + (_weighted(stats, deviation) if half else 0)
+    if limits is WIDE:
+        may_gain += _SIGMAS * _gain_by_chance(stats)
     gain, error = _gain_and_error(stats, limits)
     blocks = _damaged(stats, limits)
     if limits is TIGHT:
@@ -195,15 +205,49 @@ def _or_doubtful(stats: PartStatistics, judgement: Judgement) -> Judgement:
 def leans(stats: PartStatistics) -> bool:
     """Says whether codes were rounded to one side, or to every second one only."""
     leaning = stats.leaning()
-    aside = max(abs(leaning.mean), abs(leaning.outward)) > LEANING
-    return aside or not _ODD <= leaning.odd <= 1 - _ODD
+    outward = min(abs(leaning.outward), abs(leaning.outward - leaning.nearest_outward))
+    aside = max(abs(leaning.mean), outward) > LEANING
+    unused = leaning.odd < _UNUSED * leaning.nearest_odd or (
+        1 - leaning.odd < _UNUSED * (1 - leaning.nearest_odd)
+    )
+    return aside or unused
 
 
 def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:
     """Says whether the codes are the recipe's: nearly all, and not rather those of other scales."""
-    if stats.same_codes < SAME_ROUNDING:
+    if stats.same_codes < SAME_ROUNDING or _rounded_by_another_rule(stats):
         return False
     return not (_middle(ratio) > TIGHT.scale_median and stats.followed().equal > stats.same_codes)
+
+
+def _rounded_by_another_rule(stats: PartStatistics) -> bool:
+    """Says whether many codes differ of those that are not zero, as another rule rounds them.
+
+    Where outliers leave most codes at zero, any rounding gives the same of those. A rule of
+    rounding is for all rows, moves codes to both sides, none by more than a step, and no gain.
+    """
+    changed = stats.changed
+    if not stats.blocks.strays.any() or changed.far or not abs(stats.gain) <= TIGHT.gain:
+        return False
+    bands = np.linspace(0, len(changed.live), _BANDS, endpoint=False).astype(np.intp)
+    live, differing = (
+        np.add.reduceat(rows, np.unique(bands)) for rows in (changed.live, changed.differing)
+    )
+    everywhere = np.quantile(differing / np.maximum(live, 1), 0.25) >= _IN_BAND
+    many = differing.sum() > (1 - SAME_ROUNDING) * live.sum()
+    fewer, both = min(changed.outward, changed.inward), changed.outward + changed.inward
+    return bool(many and everywhere) and fewer >= _EACH_WAY * both
+
+
+def _gain_by_chance(stats: PartStatistics) -> float:
+    """Returns the standard error of a gain where codes are rounded at random.
+
+    Where a few weights hold most of the energy, how they happen to be rounded is the gain.
+    """
+    blocks, energy = stats.blocks, stats.blocks.energy.sum()
+    each = stats.columns / blocks.energy.shape[1]
+    variance = _RANDOM * (blocks.energy * blocks.coarsest).sum() / each
+    return float(np.sqrt(variance) / energy) if energy else 0.0
 
 
 def _middle(ratio: Floats) -> float:

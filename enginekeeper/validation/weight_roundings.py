@@ -54,8 +54,13 @@ class Leaning:
     """Mean of stored minus source: 0, whatever rounding is fair."""
     outward: float
     """The same away from zero: -0.5 where weights were cut off."""
+    nearest_outward: float
+    """The same of the nearest codes: 0, but of weights that are small beside their scale those that
+    are not rounded to zero are rounded up."""
     odd: float
-    """Share of codes whose lowest bit is set: about a half, if that bit is used."""
+    """Share of codes whose lowest bit is set."""
+    nearest_odd: float
+    """The same of the nearest codes: about a half, but of such weights most codes are 1."""
 
 
 def followed(
@@ -84,22 +89,32 @@ def followed(
 def leaning(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> Leaning:
-    """Reads a part again and says to which side its codes were rounded."""
+    """Reads a part again and says to which side its codes were rounded.
+
+    Weights count whose nearest code is not zero; to choose by the stored codes would choose those
+    that were rounded up.
+    """
     kind, seen = reproduction.recipe.format, 0
-    sums = np.zeros(3)
+    sums = np.zeros(5)
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
         weight = reproduction.weight(part, index, start, stop)
+        nearest = round_codes(kind, unscaled(weight, there.scales))
         near = steps(kind, np.maximum(np.abs(weight), np.abs(there.values)), there.scales)
-        off, counted = (there.values - weight) / near, there.codes != 0
-        lowest = np.abs(there.codes) / steps(kind, there.codes, np.ones_like(there.scales))
-        seen += int(counted.sum())
+        off, own = ((one - weight) / near for one in (there.values, scaled(nearest, there.scales)))
+        sign, counted = np.sign(weight), nearest != 0
+        odd, own_odd = (_odd(kind, codes, there.scales) for codes in (there.codes, nearest))
+        seen += int(np.count_nonzero(counted))
         sums += [
-            float(off[counted].sum()),
-            float((off * np.sign(weight))[counted].sum()),
-            int((lowest[counted] % 2 == 1).sum()),
+            float(values[counted].sum()) for values in (off, off * sign, own * sign, odd, own_odd)
         ]
     return Leaning(*(float(total) for total in sums / max(seen, 1)))
+
+
+def _odd(kind: WeightFormat, codes: Floats, scales: Floats) -> _Marks:
+    """Marks codes whose lowest bit is set."""
+    odd: _Marks = np.abs(codes) / steps(kind, codes, np.ones_like(scales)) % 2 == 1
+    return odd
 
 
 def apart(codes: Floats, others: Floats) -> _Marks:

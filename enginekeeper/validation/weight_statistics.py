@@ -16,18 +16,19 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, round_to, smallest_step, unit
+from enginekeeper.validation.numerics.formats import Floats, unit
 from enginekeeper.validation.numerics.mapping import Part
-from enginekeeper.validation.numerics.recipes import (
-    Quantized,
-    WeightFormat,
-    code_range,
-    round_codes,
-    unscaled,
-)
+from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
+from enginekeeper.validation.weight_codes import (
+    Changed,
+    CodesInQuestion,
+    far,
+    in_half_precision,
+    strays_if_open,
+    strays_if_settled,
+)
 from enginekeeper.validation.weight_roundings import (
-    TIE,
     Followed,
     Leaning,
     apart,
@@ -42,26 +43,11 @@ _Marks = npt.NDArray[np.bool_]
 _BLOCK_COLUMNS = 64
 """Columns per block where the format has no groups: enough for a stable error, few for a place."""
 
-_OPEN = np.float32(2)
-"""How many units of the dtype a smoothed weight may be from what was rounded: its vector is known
-to one, and the product was rounded by half a one there and here. The largest needed over 1.4
-million differing codes of a healthy SmolLM2-135M export (AWQ, bfloat16) was 0.64 of it."""
-
-_OPEN_SCALE = np.float32(2.0**-6)
-"""Relative; what another half precision makes of a smoothed group's scale. Beyond, it is another
-scale, and codes are another rounding's."""
-
-_HALF = np.float32(0.5)
-"""Of a step between integers: as far as the nearest one is at most."""
-
 _SMALLEST_UNIT = np.float32(2.0**-24)
 """The unit of float16 below its normal numbers, where no relative bound holds."""
 
 _MANY = 8
 """If more than one in so many numbers differ, all are looked at instead of those."""
-
-SAME_SCALE = np.float32(1e-5)
-"""Relative; float32 arithmetic done in another order."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +88,8 @@ class PartStatistics:
     """How many of its stored weights are NaN or infinite."""
     same_codes: float
     """Share of the codes that equal the honest export's."""
+    changed: Changed
+    """Of other formats than integers nothing is counted."""
     followed: Callable[[], Followed]
     """Returns what follows from the scales that are stored; reads the part again, as the next.
 
@@ -241,6 +229,7 @@ class _Running:
     smoothed: bool
     exact_rows: npt.NDArray[np.bool_] = field(init=False)
     differing: int = 0
+    changed: Changed = field(init=False)
     not_finite: int = 0
     blocks: dict[str, Sums] = field(default_factory=dict)
     per_column: dict[str, Sums] = field(default_factory=dict)
@@ -248,6 +237,7 @@ class _Running:
 
     def __post_init__(self) -> None:
         self.exact_rows = np.zeros(self.part.rows, np.bool_)
+        self.changed = Changed(self.part.rows)
 
     def add(self, where: slice, rows: _Rows) -> bool:
         """Takes a chunk in; if it is exact, says so and leaves it out of the sums."""
@@ -279,9 +269,7 @@ class _Running:
         if self.kind is WeightFormat.PLAIN:
             strays = _beyond_a_unit(rows, unit(self.dtype))
         else:
-            strays, halved = _strays(
-                self.kind, differing, rows, self.dtype if self.smoothed else None
-            )
+            strays, halved = self._in_question(where, rows, differing)
             if len(halved):
                 honest = honest.copy()
                 honest.reshape(-1)[halved] = rows.stored.values.reshape(-1)[halved]
@@ -289,6 +277,29 @@ class _Running:
         for name, values in self._cells(rows, honest):
             self.blocks[name][where] = _block_sums(values, block)
             self.per_column[name] += _ones(len(values)) @ values  # a few rows: float32 is enough
+
+    def _in_question(
+        self, where: slice, rows: _Rows, differing: _Marks
+    ) -> tuple[Floats, npt.NDArray[np.intp]]:
+        """Marks codes that no honest rounding gives, and counts those that differ.
+
+        Also returns which of them are honest after all: where all codes are those of a quotient
+        that was rounded to half precision, as arithmetic in the model's own dtype gives.
+        """
+        strays = np.zeros(differing.shape, np.float32)
+        places = np.flatnonzero(differing)
+        codes = CodesInQuestion.of(places, rows.source, rows.honest, rows.stored)
+        smoothed_in = self.dtype if self.smoothed else None
+        if self.kind in (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL):
+            live = (rows.stored.codes != 0) | (rows.honest.codes != 0)
+            self.changed.add(where, live, differing, codes, far(self.kind, codes, smoothed_in))
+        if smoothed_in is not None:
+            strays.reshape(-1)[places] = strays_if_open(self.kind, codes, smoothed_in)
+            return strays, places[:0]
+        if len(places) and in_half_precision(self.kind, rows.source, rows.stored):
+            return strays, places
+        strays.reshape(-1)[places] = strays_if_settled(codes)
+        return strays, places[:0]
 
     def _cells(self, rows: _Rows, honest: Floats) -> Iterator[tuple[str, Floats]]:
         """Yields what is summed over blocks and columns, one after the other."""
@@ -318,6 +329,7 @@ class _Running:
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),
+            changed=self.changed,
             followed=cache(partial(followed, *again)),
             blocks=Comparison(**{**_NOTHING, **self.blocks}),
             per_column=Comparison(**{**_NOTHING, **self.per_column}),
@@ -362,94 +374,6 @@ def _block_columns(columns: int, groups: int) -> int:
         if columns % size == 0:
             return size
     return columns
-
-
-@dataclass(frozen=True)
-class CodesInQuestion:
-    """The codes in question, and their scales: flat, one of each for every code that differs."""
-
-    source: Floats
-    """Weight over stored scale, not rounded."""
-    stored: Floats
-    honest_source: Floats
-    honest: Floats
-    deviation: Floats
-    """Of the stored scale from the honest one, relative."""
-    scale: Floats
-    """As stored."""
-
-    @classmethod
-    def of(cls, places: npt.NDArray[np.intp], rows: _Rows) -> CodesInQuestion:
-        """Takes the codes at some places of rows."""
-        group = rows.source.size // rows.honest.scales.size
-        honest, stored = (
-            one.scales.reshape(-1)[places // group] for one in (rows.honest, rows.stored)
-        )
-        source = rows.source.reshape(-1)[places]
-        return cls(
-            source / stored,
-            rows.stored.codes.reshape(-1)[places],
-            source / honest,
-            rows.honest.codes.reshape(-1)[places],
-            np.abs(stored - honest) / honest,
-            stored,
-        )
-
-
-def _strays(
-    kind: WeightFormat, differing: _Marks, rows: _Rows, smoothed_in: str | None
-) -> tuple[Floats, npt.NDArray[np.intp]]:
-    """Marks codes that no honest rounding gives; looks only at those that differ.
-
-    `smoothed_in` is the dtype that a smoothed weight was rounded to, None of one that was not.
-    Also returns which of them are honest after all: where all codes are those of a quotient that
-    was rounded to half precision, as arithmetic in the model's own dtype gives.
-    """
-    strays = np.zeros(differing.shape, np.float32)
-    places = np.flatnonzero(differing)
-    codes = CodesInQuestion.of(places, rows)
-    if smoothed_in is not None:
-        strays.reshape(-1)[places] = strays_if_open(kind, codes, smoothed_in)
-        return strays, places[:0]
-    if len(places) and _in_half_precision(kind, rows):
-        return strays, places
-    strays.reshape(-1)[places] = _strays_if_settled(codes)
-    return strays, places[:0]
-
-
-def _in_half_precision(kind: WeightFormat, rows: _Rows) -> bool:
-    """Says whether every code is that of a quotient rounded to half precision."""
-    quotient = unscaled(rows.source, rows.stored.scales)
-    return any(
-        np.array_equal(rows.stored.codes, round_codes(kind, round_to(quotient, dtype)))
-        for dtype in ("bfloat16", "float16")
-    )
-
-
-def _strays_if_settled(codes: CodesInQuestion) -> _Marks:
-    """Marks codes further from weight / scale than the honest code is, by more than arithmetic."""
-    honest_distance = np.abs(codes.honest - codes.honest_source)
-    allowed = honest_distance + np.abs(codes.honest_source) * TIE + TIE
-    # Written so that NaN is a stray.
-    strays: _Marks = (codes.deviation <= SAME_SCALE) & ~(
-        np.abs(codes.stored - codes.source) <= allowed
-    )
-    return strays
-
-
-def strays_if_open(kind: WeightFormat, codes: CodesInQuestion, dtype: str) -> _Marks:
-    """Marks codes that no weight within what is not known of it rounds to.
-
-    The scale may be of either end of that, or the honest one and rounded to half precision: by as
-    much as it differs, the codes may be those of another scale.
-    """
-    wanted = np.clip(codes.source, *code_range(kind))
-    allowed = _HALF + np.abs(wanted) * (_OPEN * unit(dtype) + codes.deviation) + TIE
-    # Small weights have no digits to lose but the last.
-    allowed += _OPEN * smallest_step(dtype) / codes.scale
-    # Written so that NaN is a stray.
-    strays: _Marks = (codes.deviation <= _OPEN_SCALE) & ~(np.abs(codes.stored - wanted) <= allowed)
-    return strays
 
 
 def _beyond_a_unit(rows: _Rows, one: np.float32) -> Floats:

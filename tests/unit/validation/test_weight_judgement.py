@@ -10,7 +10,7 @@ from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
 from enginekeeper.validation.numerics.reproduction import Reproduction
-from enginekeeper.validation.weight_judgement import Judgement, judge
+from enginekeeper.validation.weight_judgement import Judgement, judge, leans
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories.single_weights import SingleWeight, StoredIntegers
 
@@ -105,6 +105,63 @@ def test_of_a_smoothed_weight_a_code_is_open_by_a_unit_of_the_vector(weight: Flo
     assert judged(weight, made, ones, "bfloat16").honest
     assert not judged(weight, made, ones, "float16").honest  # whose unit is an eighth of that
     assert not judged(weight, made).honest  # of an exact weight none of it is open
+
+
+@pytest.fixture
+def loud(weight: Floats) -> Floats:
+    """Weights of which an outlier leaves nearly all codes at zero; the others are 1, mostly."""
+    values = weight[2:].copy()
+    values[:, 3] = 2.12
+    return values
+
+
+def diffused(values: Floats) -> Floats:
+    """Carries half of each rounding error to the next column."""
+    codes = np.empty_like(values)
+    carried: Floats = np.zeros(len(values), np.float32)
+    for column in range(values.shape[1]):
+        wanted = values[:, column] + carried / 2
+        codes[:, column] = np.clip(np.rint(wanted), -128, 127)
+        carried = np.asarray(wanted - codes[:, column], np.float32)
+    return codes
+
+
+def test_another_rule_of_rounding_is_honest_where_an_outlier_leaves_few_codes(
+    loud: Floats,
+) -> None:
+    scales = own(loud).scales
+    stored = StoredIntegers(diffused(loud / scales), scales)
+    assert measured(loud, stored).same_codes > 0.95
+    assert judged(loud, stored).other_rounding
+
+
+@pytest.mark.parametrize("damage", ["cut-off", "columns-of-zeros", "half-the-rows", "far"])
+def test_what_no_rule_of_rounding_does_is_damage_beside_an_outlier(
+    loud: Floats, damage: str
+) -> None:
+    made = own(loud)
+    codes, fair = made.codes.copy(), diffused(loud / made.scales)
+    match damage:
+        case "cut-off":
+            codes = np.trunc(loud / made.scales)
+        case "columns-of-zeros":
+            codes[:, 32:64] = 0
+        case "half-the-rows":
+            codes[:30] = fair[:30]
+        case _:
+            codes = fair
+            codes[7, 9] += 3
+    stored = StoredIntegers(codes, made.scales)
+    assert measured(loud, stored).same_codes > 0.95
+    assert judged(loud, stored).blocks is not None
+
+
+def test_fair_codes_lean_to_no_side_though_most_are_zero(loud: Floats) -> None:
+    scales = own(loud).scales
+    random = np.random.default_rng(1).random(loud.shape, np.float32)
+    for codes in (diffused(loud / scales), np.floor(loud / scales + random)):
+        assert not leans(measured(loud, StoredIntegers(np.clip(codes, -128, 127), scales)))
+    assert leans(measured(loud, StoredIntegers(np.trunc(loud / scales), scales)))
 
 
 def test_of_a_smoothed_weight_one_code_a_step_away_is_damage(weight: Floats) -> None:
