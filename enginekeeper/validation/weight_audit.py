@@ -48,9 +48,15 @@ from enginekeeper.validation.numerics.reproduction import Reproduction, reproduc
 from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.weight_census import census, recipe_findings, unread
-from enginekeeper.validation.weight_certificate import Certificate, certify
+from enginekeeper.validation.weight_certificate import UNRECOVERED, Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
-from enginekeeper.validation.weight_judgement import Judgement, judge, judge_plain
+from enginekeeper.validation.weight_judgement import (
+    TIGHT,
+    Judgement,
+    Limits,
+    judge,
+    judge_plain,
+)
 from enginekeeper.validation.weight_statistics import PartStatistics, measure, reproduced
 from enginekeeper.validation.weight_suspects import Suspect
 
@@ -242,15 +248,15 @@ class WeightAudit:
     def _awq(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
-        """Judges an AWQ linear: if the short way does not see that it is honest, the long way."""
-        reproduction = reproduce(self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
-        certificates = []
-        for index, part in enumerate(place.parts):
-            certificate = certify(stored, reproduction, index, place.columns, part)
-            if certificate is None:
+        """Judges an AWQ linear: if no short way sees that it is honest, the long way."""
+        again = partial(reproduce, self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
+        certificates = _certified(place, stored, again(vector="stored"), UNRECOVERED)
+        if certificates is None:
+            reproduction = again()
+            certificates = _certified(place, stored, reproduction, TIGHT)
+            if certificates is None:
                 yield from self._findings(_compared(place, stored, reproduction))
                 return
-            certificates.append(certificate)
         for certificate in certificates:
             self.counts.add(certificate)
 
@@ -271,7 +277,7 @@ class WeightAudit:
             folded=folding,
         )
         if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL:
-            measured = _reproduced(place, stored, again(sampled=True))
+            measured = _reproduced(place, stored, again(vector="sampled"))
             if measured is not None:
                 return measured
         return _compared(place, stored, again())
@@ -320,6 +326,19 @@ class WeightAudit:
                     if other.columns == place.columns and not same:
                         label = f" ({part.label})" if part.label else ""
                         yield other.name + label, part.module, part.rows
+
+
+def _certified(
+    place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction, limits: Limits
+) -> tuple[Certificate, ...] | None:
+    """Returns the certificates of a linear all of whose parts get one, else None."""
+    found = []
+    for index, part in enumerate(place.parts):
+        one = certify(stored, reproduction, index, place.columns, part, limits=limits)
+        if one is None:
+            return None
+        found.append(one)
+    return tuple(found)
 
 
 def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction) -> _Measured:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,9 @@ _LONG_RUN = 64
 
 _FEW_OF = 4
 """Columns of which one is asked for at most, mostly, when all rows are."""
+
+Vector = Literal["recovered", "sampled", "stored"]
+"""How the divisors of a smoothed linear are found."""
 
 _NEGATIVE = 1 << 15
 """The bits of -0 in bfloat16."""
@@ -196,12 +199,13 @@ def reproduce(
     *,
     dtype: str,
     folded: Folding | None = None,
-    sampled: bool = False,
+    vector: Vector = "recovered",
 ) -> Reproduction:
     """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors.
 
-    `sampled` has SmoothQuant's divisors chosen from few rows where these leave one candidate: where
-    that reproduces every stored integer, more rows would have chosen no other.
+    `vector` says how well these are to be known. "sampled" has SmoothQuant's chosen from few rows
+    where these leave one candidate: where that reproduces every stored integer, more rows would
+    have chosen no other. "stored" takes the vector as it is.
 
     A vector that a norm took over is recovered where that is possible, else taken as it is.
     """
@@ -217,7 +221,8 @@ def reproduce(
     plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), taken)
     if stored.prequant is None:
         divisors = plain.divisors
-    elif can_recover(recipe.format, dtype):
+    elif vector != "stored" and can_recover(recipe.format, dtype):
+        sampled = vector == "sampled"
         divisors = _divisors(plain, place, stored, stored.prequant, sampled=sampled)
     else:
         divisors = (stored.prequant,) * len(place.parts)
