@@ -20,9 +20,11 @@ from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tokens import TokenizedSuite
 from enginekeeper.validation.triangle import as_the_recipe
 from enginekeeper.validation.twin import checkpoint_twin_of, is_checkpoint_twin
+from registry.digests import Digest
 
+TWIN_SCORES = "twin-scores"
 EXPORT = "checkpoint_twin.safetensors"
-_EQUAL, _WHY_NOT = "equal", "no_checkpoint_twin"
+_EQUAL, _WHY_NOT, _CRASHED = "equal", "no_checkpoint_twin", "crashed"
 
 
 def score_checkpoint_twin(
@@ -33,7 +35,7 @@ def score_checkpoint_twin(
     job: dict[str, Any],
     *,
     name: str,
-) -> tuple[dict[str, str], float]:
+) -> tuple[dict[str, str | bool], float]:
     """Says of a checkpoint twin that it equals the recipe twin, or scores it beside its scores.
 
     Returns what the product's record says of it, and the seconds that the step took.
@@ -52,13 +54,26 @@ def score_checkpoint_twin(
         outcome = shop.run("inductor", "score_twin", asked, name=name, minutes=60)
     except DiagnosedStepError:
         raise  # the log names what is wrong with this machine: another run may succeed
-    except (InputError, StepRefusedError, StepCrashedError) as error:
-        # What transformers makes of an unknown config is a crash.
+    except (InputError, StepRefusedError) as error:
         return {_WHY_NOT: f"not scored: {error.what}"}, 0.0
+    except StepCrashedError as error:
+        # What transformers makes of an unknown config is a crash; so is much else.
+        return {_WHY_NOT: f"not scored: {error.what}", _CRASHED: True}, 0.0
     finally:
         if twin.is_dir():
             shutil.rmtree(twin)
     return {"checkpoint_twin": "scored"}, outcome.seconds
+
+
+def forget_a_crash(shop: Workshop, key: Digest) -> None:
+    """Removes twin scores beside which the checkpoint twin crashed, so that both are made again.
+
+    Nobody knows what crashed: it may be the checkpoint, and it may have been this machine.
+    """
+    if shop.work.find(TWIN_SCORES, key) is None:
+        return
+    if shop.work.record(TWIN_SCORES, key).get(_CRASHED):
+        shop.work.forget(TWIN_SCORES, key)
 
 
 def read_checkpoint_twin(scored: Made, twin: Scores, tokens: TokenizedSuite) -> Scores | None:

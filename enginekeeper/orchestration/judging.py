@@ -20,6 +20,8 @@ from enginekeeper.orchestration.bundling import audited_bundle, score_bundle
 from enginekeeper.orchestration.channels import into_channel
 from enginekeeper.orchestration.environments import environment_of
 from enginekeeper.orchestration.export_arm import (
+    TWIN_SCORES,
+    forget_a_crash,
     read_checkpoint_twin,
     score_checkpoint_twin,
     why_no_checkpoint_twin,
@@ -392,7 +394,8 @@ def _score_twin(bench: Bench, work: Work, made: Progress, probe: Probe) -> Made:
         shutil.rmtree(twin)
         return {"seconds": seconds + more, **said}
 
-    return stages.made_once(bench.shop, "twin-scores", inputs, make)
+    forget_a_crash(bench.shop, stages.work_key(TWIN_SCORES, inputs))
+    return stages.made_once(bench.shop, TWIN_SCORES, inputs, make)
 
 
 def _verify(bench: Bench, engine: Engine, directory: Path) -> None:

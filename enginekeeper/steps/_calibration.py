@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from _step import Refusal
+from _tokenizers import ids_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def batches(request: CalibrationRequest, tokenizer: Any, vocab_size: int) -> lis
             remedy="lower calibration.samples, or name a larger file",
         )
     chosen = random.Random(request.seed).sample(texts, request.samples)  # noqa: S311 - not a secret
-    tokenized = [tokenizer(text)["input_ids"][: request.max_tokens] for text in chosen]
+    tokenized = [ids_of(tokenizer, one, request.path)[: request.max_tokens] for one in chosen]
     highest = max((max(ids) for ids in tokenized if ids), default=0)
     if highest >= vocab_size:
         raise Refusal(

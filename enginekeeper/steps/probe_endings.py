@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from _documents import write_document
 from _step import main
-from _tokenizers import load, refusals, stops
+from _templates import Templates
+from _tokenizers import Refused, ask, load, stops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,10 +68,9 @@ def _asked(job: dict[str, Any]) -> dict[str, Any]:
         return {"absent": "nothing says at which token a text ends"}
     questions = json.loads(Path(job["questions"]).read_text(encoding="utf-8"))["questions"]
     try:
-        rendered = [_rendered(tokenizer, question) for question in questions]
-    except refusals() as error:
-        reason = f"{type(error).__name__} {str(error)[:80]}"
-        return {"absent": f"the model's chat template renders no question: {reason}"}
+        rendered = _rendered(tokenizer, questions)
+    except Refused as refused:
+        return {"absent": f"the model's chat template renders no question: {refused}"}
     prompts = [ids for ids in rendered if len(ids) >= SHORTEST]
     engine = Engine(Path(job["engine"]))
     room = engine.max_seq_len - max(map(len, prompts), default=engine.max_seq_len)
@@ -100,13 +100,17 @@ def _endings(
     return {"lengths": [length for length, _ in said], "ended_by": [token for _, token in said]}
 
 
-def _rendered(tokenizer: Any, question: str) -> list[int]:  # noqa: ANN401 - no types
-    if tokenizer.chat_template is None:
-        return list(tokenizer(f"Question: {question}\nAnswer:")["input_ids"])
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _rendered(tokenizer: Any, questions: Sequence[str]) -> list[list[int]]:  # noqa: ANN401
+    templates = Templates(tokenizer)
+    if templates.missing:
+        bare = [f"Question: {question}\nAnswer:" for question in questions]
+        return [ask(lambda text=text: list(tokenizer(text)["input_ids"])) for text in bare]
+    asked = [[{"role": "user", "content": question}] for question in questions]
+    texts = [templates.render(messages, prompt=True) for messages in asked]
+    return [
+        ask(lambda text=text: list(tokenizer(text, add_special_tokens=False)["input_ids"]))
+        for text in texts
+    ]
 
 
 def ended(

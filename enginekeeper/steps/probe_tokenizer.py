@@ -4,7 +4,7 @@ Job: `{"source", "shipped", "vocabulary", "texts", "output"}`: the model's direc
 server reads, how many rows the engine's embedding has, and the file of awkward texts and
 conversations. Compared are: ids of every text, with and without what a tokenizer adds; the texts of
 these ids; special and added tokens; the whole vocabulary, and whether it fits the embedding; every
-conversation as the chat templates render it (in transformers' sandbox); and at which tokens a
+conversation as the chat templates render it (within limits); and at which tokens a
 server stops. A text that one of them refuses must be refused by both.
 
 The file: JSON, `{"schema", "probes": {NAME: {"asked", "wrong": [words]} | {"absent": words}}}`.
@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from _documents import write_document
 from _step import main
-from _tokenizers import load, refusals, stops
+from _templates import Templates
+from _tokenizers import Refused, ask, load, stops
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,6 +72,32 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     return {name: [one.get("asked", 0), len(one.get("wrong", ()))] for name, one in probes.items()}
 
 
+@dataclass(frozen=True)
+class Way:
+    """A way in which a conversation is rendered."""
+
+    prompt: bool = True
+    """Whether an answer is to follow."""
+
+    tool: bool = False
+    name: str | None = None
+    """Of the template; None leaves the choice to transformers."""
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Returns what a template is told of it."""
+        return {"prompt": self.prompt, "tools": [TOOL] if self.tool else None, "name": self.name}
+
+    def __str__(self) -> str:
+        named = "" if self.name is None else f" by {self.name}"
+        return f"{named}{' with a tool' * self.tool}{', to be answered' * self.prompt}"
+
+
+WAYS = (Way(), Way(prompt=False), Way(tool=True))
+CHOSEN = frozenset({"default", "tool_use"})
+"""Names of templates that transformers chooses by itself."""
+
+
 class Both:
     """The model's own tokenizer, and the one that serves."""
 
@@ -77,16 +105,16 @@ class Both:
         self.source = source
         self.shipped = shipped
 
-    def say(self, ask: Callable[[Any], Any]) -> tuple[Any, Any]:
+    def say(self, question: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Returns the answers of both; a refusal is an answer."""
-        return _answer(ask, self.source), _answer(ask, self.shipped)
+        return _answer(question, self.source), _answer(question, self.shipped)
 
 
-def _answer(ask: Callable[[Any], Any], tokenizer: Any) -> Any:  # noqa: ANN401 - no types
+def _answer(question: Callable[[Any], Any], tokenizer: Any) -> Any:  # noqa: ANN401 - no types
     try:
-        return ask(tokenizer)
-    except refusals() as error:
-        return f"refused: {type(error).__name__} {str(error)[:80]}".encode(errors="replace")
+        return ask(lambda: question(tokenizer))
+    except Refused as refused:
+        return f"refused: {refused}".encode(errors="replace")
 
 
 def _texts(given: Mapping[str, Any], source: Any) -> dict[str, str]:  # noqa: ANN401
@@ -192,24 +220,25 @@ def _added(tokenizer: Any) -> dict[int, tuple[Any, ...]]:  # noqa: ANN401
 
 
 def _template(both: Both, conversations: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any]:
-    """Renders every conversation by both, ready for an answer and not, with a tool and without."""
-    if both.source.chat_template is None and both.shipped.chat_template is None:
+    """Renders every conversation by both, ready for an answer and not, with a tool and without.
+
+    Templates that have a name are compared by it, besides.
+    """
+    templates = Both(Templates(both.source), Templates(both.shipped))
+    if templates.source.missing and templates.shipped.missing:
         return {"absent": "neither the model nor what is shipped has a chat template"}
+    names = sorted({*templates.source.named, *templates.shipped.named} - CHOSEN)
     asked, rendered, wrong = 0, 0, []
     for name, turns in conversations.items():
         messages = [{"role": role, "content": content} for role, content in turns]
-        for prompt, tools in ((True, None), (False, None), (True, [TOOL])):
+        for way in (*WAYS, *(Way(name=one) for one in names)):
             asked += 1
-            was, now = both.say(
-                lambda one, messages=messages, prompt=prompt, tools=tools: one.apply_chat_template(
-                    messages, tools=tools, add_generation_prompt=prompt, tokenize=False
-                )
+            was, now = templates.say(
+                lambda one, messages=messages, way=way: one.render(messages, **way.told)
             )
             rendered += isinstance(was, str)
             if was != now:
-                how = ("", " with a tool")[tools is not None]
-                end = ("", ", to be answered")[prompt]
-                wrong.append(f"{name}{how}{end}: {_otherwise(was, now)}")
+                wrong.append(f"{name}{way}: {_otherwise(was, now)}")
     if not rendered and not wrong:
         return {"absent": f"the model's chat template renders no conversation: {_shown(was)}"}
     return {"asked": asked, "wrong": wrong}

@@ -25,6 +25,7 @@ from _export_unified import export_unified, keep_unquantized
 from _model_checks import check_config, check_linears, check_loading, check_weights
 from _modelopt_recipes import QuantizationRequest, modelopt_config
 from _step import Refusal, main
+from _tokenizers import load
 from safetensors import SafetensorError
 
 THREADS = 2
@@ -190,20 +191,7 @@ def _quantize(model: torch.nn.Module, job: _Job) -> int:
 
 
 def _calibration_batches(model: torch.nn.Module, job: _Job) -> list[torch.Tensor]:
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            job.model, local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise Refusal(
-            "tokenizer-unusable",
-            f"the tokenizer cannot be loaded: {type(fault).__name__} {fault}",
-            where=str(job.model),
-            remedy="download tokenizer.json and tokenizer_config.json again",
-        ) from fault
-    return batches(job.calibration, tokenizer, model.config.vocab_size)
+    return batches(job.calibration, load(job.model), model.config.vocab_size)
 
 
 def _forward_loop(samples: list[torch.Tensor]) -> Callable[[torch.nn.Module], None]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from _step import Refusal, main
+from _tokenizers import ids_of, load
 
 SHORTEST = 2
 """One token to read and one to predict."""
@@ -20,10 +21,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     model, output = Path(job["model"]), Path(job["output"])
     prompts = _read_suite(Path(job["suite"]))
     vocabulary = _vocabulary(model)
-    tokenizer = _tokenizer(model)
+    tokenizer = load(model)
     rows, cut = [], 0
     for number, prompt in enumerate(prompts, start=1):
-        whole = tokenizer(prompt["text"])["input_ids"]
+        whole = ids_of(tokenizer, prompt["text"], f"{job['suite']}: {prompt['id']}")
         ids = whole[: int(job["max_tokens_per_prompt"])]
         cut += len(ids) < len(whole)
         _check(prompt["id"], ids, vocabulary)
@@ -72,27 +73,6 @@ def _vocabulary(model: Path) -> int:
         return int(json.loads(path.read_text(encoding="utf-8"))["vocab_size"])
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise Refusal("model-incomplete", f"no vocab_size: {fault!r}", where=path) from fault
-
-
-def _tokenizer(model: Path) -> Any:  # noqa: ANN401 - transformers' own class
-    from transformers import AutoTokenizer  # noqa: PLC0415 - seconds to import
-
-    files = ("tokenizer.json", "tokenizer.model", "vocab.json")
-    if not any((model / name).is_file() for name in files):
-        # transformers would fall back to an empty tokenizer of the right class.
-        raise Refusal(
-            "tokenizer-mismatch",
-            "the model has no tokenizer",
-            where=model,
-            expected=" or ".join(files),
-            remedy="copy the tokenizer's files from the same model into this directory",
-        )
-    try:
-        return AutoTokenizer.from_pretrained(model, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise Refusal(
-            "tokenizer-mismatch", f"the tokenizer cannot be loaded: {fault}", where=model
-        ) from fault
 
 
 def _check(prompt: str, ids: list[int], vocabulary: int) -> None:

@@ -8,11 +8,16 @@ Rules:
 - `probe.stop` fails where one arm's texts are longer, or are cut more often, than chance explains:
   Wilcoxon's signed rank test of the lengths and McNemar's exact one of the cuts, two-sided, half of
   the check's error each. Two arms that part at a near tie part either way;
+- it passes only where an engine that ends no text as the twin does would have failed: where fewer
+  of the twin's texts ended than it takes to fail, it is inconclusive. A pass says which share of
+  the ends a wrong stop has to move to be seen nine times in ten (each text for itself; how far a
+  text is moved does not count, only which way);
 - where no text of either arm ended, there is nothing to compare: `not run`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +34,9 @@ from enginekeeper.validation.findings import Finding
 NAME, TAXONOMY, SCHEMA = "probe.stop", "T21", "1"
 MEANING = "tokens until a text ends, engine against its checkpoint's twin"
 CUT = -1
+
+SEEN = 0.9
+"""How likely it is that what a pass names would have been seen."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def endings_check(both: BothEndings, limit: Limit) -> Check:
     cut, others = engine.ended_by == CUT, twin.ended_by == CUT
     more, fewer = int((cut & ~others).sum()), int((others & ~cut).sum())
     alike = int(((apart == 0) & (engine.ended_by == twin.ended_by)).sum())
-    count = len(apart)
+    count, ended = len(apart), int((~others).sum())
     check = Check(
         NAME, "pass", MEANING, "tokens", float(apart.mean()), limit=0.0, prompts=count,
         positions=int(engine.lengths.sum()),
@@ -103,16 +111,37 @@ def endings_check(both: BothEndings, limit: Limit) -> Check:
         return replace(check, outcome="not run", note=note)
     p_value = min(1.0, 2.0 * min(_longer(apart), _cut_more(more, fewer)))
     note = (
-        f"{alike} of {count} texts end alike; cut after {both.most} tokens: {int(cut.sum())} by the"
-        f" engine, {int(others.sum())} by the twin; p = {p_value:.2g}"
+        f"{alike} of {count} texts end alike; ended within {both.most} tokens:"
+        f" {int((~cut).sum())} by the engine, {ended} by the twin; p = {p_value:.2g}"
     )
-    if p_value >= 1.0 - limit.failure_confidence:
-        return replace(check, note=note)
+    alpha = 1.0 - limit.failure_confidence
+    if p_value >= alpha:
+        return _not_failed(check, note, ended, fewest_moved(alpha))
     how = "longer" if apart.mean() > 0 else "shorter"
     message = f"the engine's texts end elsewhere, {abs(apart.mean()):.3g} tokens {how}: {note}"
     where = _first(both)
     finding = Finding(NAME, "fail", where, message, rounded(check.value), 0, TAXONOMY)
     return replace(check, outcome="fail", note=note, finding=finding)
+
+
+def fewest_moved(alpha: float) -> int:
+    """Returns how many texts have to end elsewhere, all the same way, to fail."""
+    return math.floor(math.log2(4.0 / alpha)) + 1  # two tests, each 2 * 0.5 ** texts
+
+
+def _not_failed(check: Check, note: str, ended: int, fewest: int) -> Check:
+    """Passes where a wrong stop would have been seen, and says which."""
+    if ended < fewest:
+        note = (
+            f"{note}; too few: {fewest} texts have to end elsewhere to fail, so an engine that"
+            " never ends a text would not have been seen"
+        )
+        return replace(check, outcome="inconclusive", note=note)
+    from scipy import stats  # noqa: PLC0415
+
+    share = float(stats.beta.ppf(SEEN, fewest, ended - fewest + 1))
+    seen = f"a stop that moves {share:.0%} of the ends would have been seen nine times in ten"
+    return replace(check, note=f"{note}; {seen}")
 
 
 def _longer(apart: NDArray[np.int64]) -> float:

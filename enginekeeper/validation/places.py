@@ -7,10 +7,11 @@ Rules:
 
 - `fidelity.places` asks the line's question of every part of the suite that enough prompts reach:
   buckets of positions, kinds of text, classes of the token that is read or that follows, and text
-  that was there before, by how far back (a needle: only who still sees it predicts it). It fails
-  where one part is proven to be outside its limit: the policy's, or twice the floor *there*. All
-  parts share one check's error of a failure (Bonferroni). It passes where every part is proven
-  inside; between, it is shown, and decides nothing: the mean does;
+  that was there before, by how far back and by how deep in what was read (a needle: only who
+  still sees it predicts it). It fails where one part is proven to be outside its limit: the
+  policy's, or twice the floor *there*. All parts share one check's error of a failure (Bonferroni).
+  It passes where every part is proven inside; between, it is shown, and decides nothing: the mean
+  does;
 - `fidelity.tail` looks at the worst single position. Arithmetic moves a position by a little, so
   what is TAIL_FAILS limits away is no arithmetic, and what is TAIL_DOUBTS away is doubt; where the
   recipe has a floor, multiples of the worst position of the floor, if those are more. There is no
@@ -58,6 +59,9 @@ one floor were 2.3 apart."""
 
 RECALL = (64, 512, 4096)
 """From how many tokens back on a repetition is one: beyond windows, chunks, blocks of a cache."""
+
+DEPTHS = ("first", "second", "third", "fourth", "last")
+"""Fifths of what was read, in which a repeated text stood."""
 
 NEEDLE = 4
 """Tokens that have to be repeated before the next one counts as recalled."""
@@ -120,6 +124,11 @@ def _places(comparison: Comparison, pieces: Pieces) -> Iterator[Place]:
     for least, most in zip(RECALL, (*RECALL[1:], np.inf), strict=True):
         name = f"text that was there {least} tokens before and more"
         yield Place(name, "T16", (back >= least) & (back < most))
+    read = np.concatenate([np.arange(1, len(prompt.ids)) for prompt in prompts])
+    depth = (read - back) * len(DEPTHS) // read
+    for number, name in enumerate(DEPTHS):
+        here = (back >= RECALL[0]) & (depth == number)
+        yield Place(f"text that was there in the {name} fifth of what was read", "T16", here)
     if not pieces.texts:
         return
     for what, ids in (

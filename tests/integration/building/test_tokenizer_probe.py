@@ -198,6 +198,28 @@ def test_a_template_that_breaks_on_what_it_is_given_is_told(
     assert f"refused: {told}" in said["template"][0]
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+            "refused: it takes more than 10 s of processor time",
+        ),
+        ("{{ ('a' * 99999999) ~ ('b' * 999999999) }}", "refused: MemoryError"),
+        ("{{ 'a' * 1000001 }}", "refused: it writes 1000001 characters"),
+    ],
+)
+def test_a_template_that_uses_up_time_or_memory_is_told_and_the_probe_goes_on(
+    bench: Bench, source: Path, shipped: Path, template: str, told: str
+) -> None:
+    (shipped / "chat_template.jinja").write_text(template)
+
+    said = wrong(probed(bench, source, shipped))
+
+    assert set(said) == {"template"}
+    assert told in said["template"][0]
+
+
 def test_templates_that_render_nothing_are_not_compared(
     bench: Bench, source: Path, shipped: Path
 ) -> None:
@@ -215,6 +237,14 @@ def test_an_end_that_is_no_token_is_told(bench: Bench, source: Path, shipped: Pa
     said = wrong(probed(bench, source, shipped))
 
     assert said["stop_tokens"][0].startswith("-1 (refused: OverflowError")
+
+
+def test_a_tokenizer_that_panics_is_refused(bench: Bench, source: Path, shipped: Path) -> None:
+    broken = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    edit(shipped / "tokenizer.json", lambda document: document.update(normalizer=broken))
+
+    with pytest.raises(StepRefusedError, match=r"cannot be loaded: PanicException"):
+        probed(bench, source, shipped)
 
 
 @pytest.mark.parametrize(

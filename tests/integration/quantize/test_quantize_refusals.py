@@ -97,6 +97,15 @@ def test_a_missing_tokenizer_is_refused(broken: Build, quantize: Quantize) -> No
     assert refusal(quantize, model=model, recipe="fp8").kind == "tokenizer-unusable"
 
 
+@pytest.mark.parametrize("text", ["{}", '{"version": "1.0", "model": {"type": "Other"}}'])
+def test_a_file_that_is_no_tokenizer_is_refused(
+    text: str, broken: Build, quantize: Quantize
+) -> None:
+    model = broken()
+    (Path(model) / "tokenizer.json").write_text(text)
+    assert refusal(quantize, model=model, recipe="fp8").kind == "tokenizer-unusable"
+
+
 def test_a_tokenizer_that_does_not_fit_is_refused(
     broken: Build, quantize: Quantize, weights: Weights
 ) -> None:

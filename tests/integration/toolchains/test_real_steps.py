@@ -60,6 +60,20 @@ def run(tmp_path: Path, python: Path) -> Run:
     return run
 
 
+EDITS: dict[str, dict[str, Any]] = {
+    "unknown": {"model": {"type": "Other"}},
+    "breaks": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<nowhere>", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    },
+}
+"""A format that nobody knows, and a file on which the tokenizer's own code panics with a text."""
+
+
 def _suite(folder: Path, *texts: str) -> str:
     path = folder / "suite.jsonl"
     rows = [{"id": f"p{n}", "stratum": "s", "text": text} for n, text in enumerate(texts)]
@@ -106,9 +120,17 @@ def test_a_suite_that_cannot_be_scored_is_refused(
     assert caught.value.kind == kind
 
 
-@pytest.mark.parametrize("damage", ["none", "other", "broken"])
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        ("none", "tokenizer-unusable"),
+        ("unknown", "tokenizer-unusable"),
+        ("breaks", "tokenizer-unusable"),
+        ("other", "tokenizer-mismatch"),
+    ],
+)
 def test_a_tokenizer_that_does_not_fit_is_refused(
-    run: Run, model: ModelDirectory, tmp_path: Path, damage: str
+    run: Run, model: ModelDirectory, tmp_path: Path, damage: str, kind: str
 ) -> None:
     broken = tmp_path / "model"
     broken.mkdir()
@@ -117,13 +139,14 @@ def test_a_tokenizer_that_does_not_fit_is_refused(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if damage != "none":
             shutil.copy(model.path / name, broken / name)
-    if damage == "broken":
-        (broken / "tokenizer.json").write_text("{}")
+    if damage in EDITS:
+        document = json.loads((broken / "tokenizer.json").read_text())
+        (broken / "tokenizer.json").write_text(json.dumps({**document, **EDITS[damage]}))
 
     with pytest.raises(StepRefusedError) as caught:
         run("tokenize_suite", _job(broken, tmp_path, _suite(tmp_path, "Hello, world")))
 
-    assert caught.value.kind == "tokenizer-mismatch"
+    assert caught.value.kind == kind
 
 
 def _text(value: str) -> bytes:

@@ -12,7 +12,12 @@ import pytest
 from enginekeeper.orchestration.export_arm import score_checkpoint_twin
 from enginekeeper.orchestration.stages import Checkpoint, Source
 from enginekeeper.orchestration.workshop import Workshop
-from enginekeeper.toolchains.errors import StepCrashedError, StepKilledError, StepPlace
+from enginekeeper.toolchains.errors import (
+    StepCrashedError,
+    StepKilledError,
+    StepPlace,
+    StepRefusedError,
+)
 from enginekeeper.validation.twin import write_recipe_twin
 from registry.digests import digest_bytes
 from tests.factories import checkpoints
@@ -23,7 +28,7 @@ DIGEST = digest_bytes(b"any")
 
 def scored(
     checkpoint: Path, place: Path, error: Exception | None = None
-) -> tuple[dict[str, str], float]:
+) -> tuple[dict[str, str | bool], float]:
     """Asks for the checkpoint twin beside a recipe twin, of a shop whose step ends so."""
 
     def run(*_: object, **__: object) -> SimpleNamespace:
@@ -56,8 +61,17 @@ def test_a_checkpoint_with_another_number_is_scored_and_the_time_counts(tmp_path
 
 
 def test_a_checkpoint_that_cannot_be_run_takes_no_verdict_away(tmp_path: Path) -> None:
-    said = scored(spoilt(tmp_path), tmp_path, StepCrashedError("no such activation", PLACE))
+    said = scored(
+        spoilt(tmp_path), tmp_path, StepRefusedError("no such activation", PLACE, kind="x")
+    )
     assert said == ({"no_checkpoint_twin": "not scored: no such activation"}, 0.0)
+
+
+def test_a_crash_that_nobody_explains_takes_none_away_and_is_told_from_an_answer(
+    tmp_path: Path,
+) -> None:
+    said = scored(spoilt(tmp_path), tmp_path, StepCrashedError("crashed", PLACE))
+    assert said == ({"no_checkpoint_twin": "not scored: crashed", "crashed": True}, 0.0)
 
 
 def test_what_this_machine_did_is_no_answer(tmp_path: Path) -> None:

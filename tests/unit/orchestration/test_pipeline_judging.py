@@ -9,11 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 from enginekeeper import reports
 from enginekeeper.orchestration import judging, workshop
 from enginekeeper.orchestration.bench import Bench
+from enginekeeper.orchestration.export_arm import EXPORT, why_no_checkpoint_twin
 from enginekeeper.orchestration.order import BuildOrder
 from enginekeeper.orchestration.outcome import Ending
 from enginekeeper.orchestration.pipeline import Progress, Work, begin, there
@@ -21,6 +23,12 @@ from enginekeeper.orchestration.planning import acceptance_digest
 from enginekeeper.orchestration.stages import PROBES, SCORES, Checkpoint, Made, Probe, Scoring
 from enginekeeper.orchestration.twin_probes import ENDINGS, LAYERS, LINEARS
 from enginekeeper.orchestration.validator import SCORING
+from enginekeeper.toolchains.errors import (
+    FailedStepError,
+    StepCrashedError,
+    StepPlace,
+    StepRefusedError,
+)
 from enginekeeper.toolchains.runner import StepOutcome, StepRun
 from enginekeeper.validation.endings import BothEndings, load_endings
 from enginekeeper.validation.evidence import Evidence
@@ -32,10 +40,12 @@ from registry.errors import IntegrityError
 from registry.manifests import Manifest
 from tests.factories.arms import small_suite, synthetic_arm
 from tests.factories.benches import Site, variants_of
-from tests.factories.checkpoints import exported
+from tests.factories.checkpoints import edit_tensor, exported
 from tests.factories.dictionaries import NAMES, dictionary_of, engine_of
 from tests.factories.gpu_engines import publish_for_gpu
 from tests.fakes.steps import FakeSteps
+
+PLACE = StepPlace("score_twin", "inductor", Path("run"))
 
 
 @pytest.fixture
@@ -106,6 +116,41 @@ def test_twin_and_engine_are_scored_when_the_bytes_are_the_signed_ones(
     assert not (there(scored.twin).path / "twin").exists()
     assert judging.score_engine(site.bench, work, made).seconds == {"quantize": 1.0, "compile": 1.0}
     assert steps == ["score_twin", "score_engine"]
+
+
+@pytest.mark.parametrize(
+    ("error", "asked"),
+    [
+        (StepCrashedError("crashed", PLACE), 2),
+        (StepRefusedError("no such activation", PLACE, kind="config"), 1),
+    ],
+)
+def test_a_checkpoint_twin_that_crashed_is_asked_again_and_one_that_refused_is_not(
+    site: Site,
+    work: Work,
+    made: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    error: FailedStepError,
+    asked: int,
+) -> None:
+    name = "transformer.layers.1.mlp.proj.weights_scaling_factor"
+    edit_tensor(made.checkpoint.path, name, lambda scales: scales * np.float32(2))
+    ended: list[str] = []
+
+    def run_step(run: StepRun, **options: object) -> StepOutcome:
+        if str(run.job["output"]).endswith(EXPORT):
+            ended.append(run.step)
+            raise error
+        return FakeSteps()(run, **options)
+
+    monkeypatch.setattr(workshop, "run_step", run_step)
+
+    judging.score_engine(site.bench, work, made)
+    again = judging.score_engine(site.bench, work, made)
+
+    assert ended == ["score_twin"] * asked
+    assert why_no_checkpoint_twin(there(again.twin)) == f"not scored: {error.what}"
 
 
 def test_the_record_of_a_run_says_which_prompts_were_scored_and_in_which_order(

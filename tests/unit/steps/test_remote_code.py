@@ -21,7 +21,7 @@ CALLS = [
 
 
 def test_models_are_loaded_in_steps() -> None:
-    assert {path.name for path, _ in CALLS} >= {"quantize.py", "tokenize_suite.py", "_twin.py"}
+    assert {path.name for path, _ in CALLS} >= {"quantize.py", "_tokenizers.py", "_twin.py"}
 
 
 @pytest.mark.parametrize(("path", "call"), CALLS, ids=lambda one: getattr(one, "name", None))

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from enginekeeper.errors import InputError
 from enginekeeper.validation.asked import asked_checks
 from enginekeeper.validation.checks import Limit
 from enginekeeper.validation.endings import (
     CUT,
+    SEEN,
     BothEndings,
     Endings,
     endings_check,
@@ -75,6 +77,44 @@ def test_texts_of_which_none_ends_are_not_compared() -> None:
     cut = arm(*[MOST] * 32)
 
     assert endings_check(BothEndings(cut, cut, MOST), LIMIT).outcome == "not run"
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome", "told"),
+    [
+        (31, "pass", "moves 49% of the ends would have been seen"),
+        (21, "pass", "moves 68% of the ends would have been seen"),
+        (12, "pass", "moves 99% of the ends would have been seen"),
+        (11, "inconclusive", "too few: 12 texts have to end elsewhere to fail"),
+        (1, "inconclusive", "too few: 12 texts have to end elsewhere to fail"),
+    ],
+)
+def test_a_pass_says_what_would_have_been_seen_and_needs_that_much(
+    ended: int, outcome: str, told: str
+) -> None:
+    limit = replace(LIMIT, checks=9)
+    said = [*answers()[:ended], *[MOST] * (32 - ended)]
+
+    check = endings_check(BothEndings(arm(*said), arm(*said), MOST), limit)
+
+    assert (check.outcome, check.finding) == (outcome, None)
+    assert f"ended within 64 tokens: {ended} by the engine, {ended} by the twin" in str(check.note)
+    assert told in str(check.note)
+
+
+@pytest.mark.parametrize("ended", [12, 20])
+def test_what_is_said_to_be_seen_fails(ended: int) -> None:
+    limit = replace(LIMIT, checks=9)
+    said = [*answers()[:ended], *[MOST] * (32 - ended)]
+    share = stats.beta.ppf(SEEN, 12, ended - 11)
+    generator, failed = np.random.default_rng(3), 0
+    for _ in range(100):
+        missed = generator.random(32) < share
+        engine = np.where(missed, MOST, said).tolist()
+        check = endings_check(BothEndings(arm(*engine), arm(*said), MOST), limit)
+        failed += check.outcome == "fail"
+
+    assert failed >= 85
 
 
 def test_chance_fails_no_more_often_than_it_may() -> None:

@@ -136,6 +136,39 @@ def test_a_context_that_is_forgotten_fails_where_it_is_recalled() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("start", "fifth"), [(4, "first"), (94, "second"), (180, "third"), (270, "fourth")]
+)
+def test_what_is_forgotten_at_one_depth_fails_there_though_other_depths_are_remembered(
+    start: int, fifth: str
+) -> None:
+    """Five needles at five depths, asked for at the end, and one of them is lost."""
+    needles = [tuple(range(700 + 10 * n, 706 + 10 * n)) for n in range(5)]
+    depths = (4, 94, 180, 270, 350)
+    ids = list(range(420))
+    for place, needle in zip(depths, needles, strict=True):
+        ids[place : place + 6] = needle
+    ids += [token for needle in needles for token in needle]
+    prompts = tuple(TokenizedPrompt(f"p{n}", "prose", tuple(ids)) for n in range(PROMPTS))
+    length = len(ids) - 1
+    kl = 1e-4 * np.random.default_rng(0).chisquare(1, (PROMPTS, length))
+    lost = 420 + 6 * depths.index(start)
+    kl[:, lost + 3 : lost + 5] += 0.3
+    flat, whole = kl.ravel(), np.ones(kl.size, dtype=np.bool_)
+    found = Comparison(
+        TokenizedSuite(prompts, 1024), np.arange(0, kl.size + 1, length), whole, flat, whole,
+        np.zeros(kl.size),
+    )  # fmt: skip
+
+    check = places_check(found, None, NO_PIECES, LIMIT)
+
+    assert found.mean(found.kl) < LIMIT.value
+    assert check.finding is not None
+    assert (check.finding.where, check.finding.taxonomy) == (
+        f"text that was there in the {fifth} fifth of what was read", "T16",
+    )  # fmt: skip
+
+
 def test_damage_at_one_token_is_found_by_its_class_though_the_mean_is_inside() -> None:
     pieces = Pieces({token: "7" if token == 7 else "a" for token in range(512)})
     found = with_damage((slice(None), 3), 0.03)
