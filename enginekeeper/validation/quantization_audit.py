@@ -16,10 +16,12 @@ from enginekeeper.validation.numerics.linears import (
 )
 from enginekeeper.validation.numerics.mapping import Geometry, layer_linears
 from enginekeeper.validation.numerics.recipes import (
+    CALIBRATED,
     NVFP4_BLOCK,
     LinearRecipe,
     UnknownRecipeError,
     WeightFormat,
+    algorithm_that_stores,
 )
 
 _LISTED = 4
@@ -62,7 +64,18 @@ def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
     modules = list(_modules(checkpoint, geometry))
     yield from _formats(modules, block.algorithm)
     yield from _groups(modules, block.group_size)
-    yield from _prequant(checkpoint, modules)
+    other = _other_algorithm(modules)
+    if other is None:
+        yield from _prequant(checkpoint, modules)
+    else:
+        yield _finding(
+            "quant_algo",
+            f"quant_algo: {block.algorithm}, and every quantized linear consists of what {other} "
+            "stores",
+            block.algorithm,
+            other,
+            "T8",
+        )
     if block.zero_point:
         yield _finding(
             "has_zero_point",
@@ -121,6 +134,31 @@ def _formats(modules: list[_Module], algorithm: str | None) -> Iterator[Finding]
             "T8",
             where=f"{group[0].name}.weight" if field == "formats" else None,
         )
+
+
+def _other_algorithm(modules: list[_Module]) -> str | None:
+    """Returns the algorithm that all linears were stored by, if the block names another one.
+
+    A tensor that some linears lack, or whose lack no algorithm explains, was lost: the weight
+    audit names it.
+    """
+    quantized = [m for m in modules if m.fits and m.recipe.format is not WeightFormat.PLAIN]
+    stored = {
+        (m.stored.format, _has_scale(m.stored), m.stored.prequant is not None) for m in quantized
+    }
+    promised = {m.recipe.activation in CALIBRATED for m in quantized}
+    scaled = {scale for _, scale, _ in stored}
+    if len(scaled) != 1 or len(promised) != 1 or scaled == promised:
+        return None
+    others = {
+        algorithm_that_stores(kind, activation_scale=scale, prequant=prequant)
+        for kind, scale, prequant in stored
+    }
+    return others.pop() if len(others) == 1 else None
+
+
+def _has_scale(stored: StoredLinear) -> bool:
+    return stored.activation is not None and stored.activation.scale is not None
 
 
 def _groups(modules: list[_Module], stated: int | None) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from enginekeeper.validation.numerics.mapping import (
     layer_linears,
     norms,
 )
-from enginekeeper.validation.numerics.recipes import LinearRecipe
+from enginekeeper.validation.numerics.recipes import CALIBRATED, LinearRecipe
 from enginekeeper.validation.source_model import SourceModel
 
 KV_SUFFIXES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
@@ -129,7 +129,7 @@ def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
     yield from _numbers(f"{name} scales", np.concatenate([s.scales for s in stored.shards]), "T2")
     if stored.prequant is not None:
         yield from _numbers(f"{name}.prequant_scaling_factor", stored.prequant, "T9")
-    if recipe.activation in ("fp8_static", "int8_static", "nvfp4"):
+    if recipe.activation in CALIBRATED:
         yield from _activation(stored, name)
     if recipe.activation == "int8_static" and stored.prequant is None:
         yield Finding(

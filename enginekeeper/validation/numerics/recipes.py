@@ -51,6 +51,9 @@ class WeightFormat(Enum):
 
 ActivationKind = Literal["fp8_static", "fp8_per_token", "int8_static", "nvfp4"]
 
+CALIBRATED = ("fp8_static", "int8_static", "nvfp4")
+"""The kinds whose scale is stored beside the weight."""
+
 
 class UnknownRecipeError(InputError):
     """A checkpoint names a quantization algorithm whose numbers are not known here."""
@@ -98,6 +101,21 @@ def recipe_for(algorithm: str | None, group_size: int | None = None) -> LinearRe
     if recipe.format is WeightFormat.INT4_GROUP and group_size:
         return LinearRecipe(recipe.format, recipe.activation, recipe.prequant, group_size)
     return recipe
+
+
+def algorithm_that_stores(
+    kind: WeightFormat, *, activation_scale: bool, prequant: bool
+) -> str | None:
+    """Returns the QuantAlgo whose linears consist of just these tensors, or None if there is none.
+
+    AWQ may have folded its vector into a norm; SmoothQuant's is always stored.
+    """
+    for name, recipe in _ALGORITHMS.items():
+        vector = recipe.prequant if prequant else recipe.activation != "int8_static"
+        scale = (recipe.activation in CALIBRATED) is activation_scale
+        if recipe.format is kind and vector and scale:
+            return name
+    return None
 
 
 _CODES = {

@@ -306,6 +306,33 @@ def test_the_quantization_block_must_fit_the_tensors(
     assert f"quantization.{where}" in wheres
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said", "stored"),
+    [
+        ("w8a16", "W8A8_SQ_PER_CHANNEL", "W8A16"),
+        ("w8a8_sq", "W8A16", "W8A8_SQ_PER_CHANNEL"),
+        ("w4a16_awq", "W4A8_AWQ", "W4A16_AWQ"),
+    ],
+)
+def test_an_algorithm_that_stores_other_tensors_is_named_by_itself(
+    recipe: str, said: str, stored: str, tmp_path: Path
+) -> None:
+    pair = Pair(tmp_path, recipe)
+    checkpoints.edit_quantization(pair.checkpoint, quant_algo=said)
+    finding = pair.only_finding()
+    assert (finding.where, finding.actual) == ("quantization.quant_algo", said)
+    assert (finding.expected, finding.taxonomy) == (stored, "T8")
+
+
+def test_scales_that_no_other_algorithm_lacks_are_no_other_algorithm(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "w8a8_sq")
+    checkpoints.edit_tensors(
+        pair.checkpoint,
+        lambda tensors: [tensors.pop(n) for n in list(tensors) if "activation_scal" in n],
+    )
+    assert "quantization.quant_algo" not in [f.where for f in pair.audit().findings]
+
+
 def test_a_group_size_that_is_not_the_scales_own_is_named(tmp_path: Path) -> None:
     pair = Pair(tmp_path, "w4a16_awq")
     checkpoints.edit_quantization(pair.checkpoint, group_size=64)
