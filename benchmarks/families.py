@@ -1,20 +1,22 @@
 """Other families than the one the audits were tuned on: healthy exports, and faults in them.
 
     python benchmarks/families.py models WORK            # re-lay the bundled model (seconds)
-    python benchmarks/families.py export WORK [FAMILY..] # ModelOpt, every recipe (2 min, one core)
+    python benchmarks/families.py export WORK [FAMILY..] # ModelOpt, every recipe (3 min, one core)
     python benchmarks/families.py healthy WORK           # audits of every export, repaired
     python benchmarks/families.py faults WORK I N [FAMILY..]   # every N-th case from the I-th on
 
 WORK is a directory of its own. The weights are those of the bundled model, four of its layers and
 2,051 of its tokens, laid out by `tests/factories/families.py`; the exports are ModelOpt's, by the
-quantize step. What an export lacks is repaired as `ek build` does. `faults` prints the detection
-table of `ek faults run` over all of them, and what was missed, stopped or named wrongly.
+quantize step, six of the families in float16, too (`FAMILY-f16`). What an export lacks is repaired
+as `ek build` does. `faults` prints the detection table of `ek faults run` over all of them, and
+what was missed, stopped or named wrongly. What was interrupted goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,8 +49,12 @@ def models(work: Path) -> int:
     if not donors:
         raise InputError("the bundled model is not here", remedy="run `make demo` first")
     for name, family in FAMILIES.items():
-        if not (work / "models" / name).exists():
-            lay_out(family, donors[0], CUT, work / "models" / name)
+        model, draft = work / "models" / name, work / "drafts" / name
+        if not model.exists():
+            shutil.rmtree(draft, ignore_errors=True)  # what an interrupted run left
+            lay_out(family, donors[0], CUT, draft)
+            model.parent.mkdir(parents=True, exist_ok=True)
+            draft.rename(model)
     return 0
 
 
@@ -69,7 +75,8 @@ def exports(work: Path, families: list[str]) -> Iterator[tuple[Path, Path]]:
         )
     for made in wanted:
         name = made.parent.name
-        source, repaired = work / "models" / name, work / "repaired" / name / made.name
+        source = work / "models" / name.removesuffix("-f16")
+        repaired = work / "repaired" / name / made.name
         if not repaired.exists():
             repairs = propose_repairs(read_json_object(source / "config.json"), made)
             if repairs:

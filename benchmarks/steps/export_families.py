@@ -3,11 +3,13 @@
     PYTHON benchmarks/steps/export_families.py WORK [FAMILY...]
 
 Runs in the modelopt toolchain, which takes seconds to import and a tenth of one for each export of
-a small model. Takes `WORK/models/*`, writes `WORK/exports/FAMILY/RECIPE`, and goes on where it was.
+a small model. Takes `WORK/models/*`, writes `WORK/exports/FAMILY/RECIPE` (`FAMILY-f16` in float16),
+and goes on where it was.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,20 +34,25 @@ CACHED = (
     ("qwen2", "fp8", "fp8"), ("qwen3", "w8a16", "int8"), ("mistral", "fp8", "fp8"),
     ("outliers", "nvfp4", "fp8"), ("qwen2", "w4a8_awq", "auto"), ("outliers", "w4a8_awq", "auto"),
 )  # fmt: skip
+HALVES = ("biases", "dead", "float32", "norms", "outliers", "qwen2")
+"""Families that are exported in float16, too, by every recipe."""
+
 GROUPS = {1: 64, 2: 32, 4: 16}
 """By ranks: whole groups of 576 columns on each, as ModelOpt wants them."""
 
 
 def jobs(family: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the name of each export of a family, and what is asked of the step for it."""
+    """Yields the place of each export of a family, and what is asked of the step for it."""
     for recipe in RECIPES:
-        yield recipe, {"recipe": recipe}
+        yield f"{family}/{recipe}", {"recipe": recipe}
+        if family in HALVES:
+            yield f"{family}-f16/{recipe}", {"recipe": recipe, "dtype": "float16"}
     for name, recipe, ranks in SPLIT:
         if name == family:
-            yield f"{recipe}_tp{ranks}", {"recipe": recipe, "tensor_parallel": ranks}
+            yield f"{name}/{recipe}_tp{ranks}", {"recipe": recipe, "tensor_parallel": ranks}
     for name, recipe, cache in CACHED:
         if name == family:
-            yield f"{recipe}_kv_{cache}", {"recipe": recipe, "kv_cache": cache}
+            yield f"{name}/{recipe}_kv_{cache}", {"recipe": recipe, "kv_cache": cache}
 
 
 def job(model: Path, output: Path, asked: dict[str, Any]) -> dict[str, Any]:
@@ -69,15 +76,19 @@ def main(work: Path, families: list[str]) -> int:
     refused = 0
     for model in sorted((work / "models").iterdir()):
         for name, asked in jobs(model.name) if not families or model.name in families else ():
-            output = work / "exports" / model.name / name
+            output, draft = work / "exports" / name, work / "drafts" / name
             if output.exists():
                 continue
-            output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(draft, ignore_errors=True)  # what an interrupted run left
+            draft.parent.mkdir(parents=True, exist_ok=True)
             try:
-                quantize.run(job(model, output, asked))
+                quantize.run(job(model, draft, asked))
             except Refusal as refusal:
                 refused += 1
-                print(f"{model.name}/{name}: {refusal}", file=sys.stderr)
+                print(f"{name}: {refusal}", file=sys.stderr)
+                continue
+            output.parent.mkdir(parents=True, exist_ok=True)
+            draft.rename(output)
     return int(refused > 0)
 
 
