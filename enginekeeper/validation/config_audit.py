@@ -57,6 +57,7 @@ def audit_config(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:
         *_embeddings(source, checkpoint, configs),
         *_query_key_norm(source, configs),
         *_parallel(configs),
+        *_more_ranks(checkpoint),
         *_unexpected(configs),
         *_dtype(checkpoint),
         *unknown_fields(configs.source, configs.checkpoint),
@@ -198,6 +199,21 @@ def _parallel(configs: Configs) -> Iterator[Finding]:
             f"world_size: {world}; tp_size x pp_size is {ranks * stages}",
             world,
             ranks * stages,
+            "T14",
+        )
+
+
+def _more_ranks(checkpoint: Checkpoint) -> Iterator[Finding]:
+    """Yields a finding where there are files of more ranks: the mapping or they are another's."""
+    world = checkpoint.tensor_parallel * checkpoint.pipeline_parallel
+    if (checkpoint.directory / f"rank{world}.safetensors").is_file():
+        yield Finding(
+            "config.mapping",
+            "fail",
+            f"rank{world}.safetensors",
+            f"there are files of more ranks than the {world} of mapping.tp_size x mapping.pp_size",
+            "present",
+            "absent",
             "T14",
         )
 

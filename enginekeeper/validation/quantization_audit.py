@@ -18,6 +18,7 @@ from enginekeeper.validation.numerics.mapping import Geometry, layer_linears
 from enginekeeper.validation.numerics.recipes import (
     CALIBRATED,
     NVFP4_BLOCK,
+    QUANT_ALGOS,
     LinearRecipe,
     UnknownRecipeError,
     WeightFormat,
@@ -25,6 +26,11 @@ from enginekeeper.validation.numerics.recipes import (
 )
 
 _LISTED = 4
+
+_RELEASES = "TensorRT-LLM 1.2 and 1.3"
+
+_UNJUDGED_CACHES = ("NVFP4",)
+"""Cache formats of TensorRT-LLM that this audit does not know."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,14 @@ def findings(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
     try:
         block.recipe("transformer.layers.0.attention.qkv")
     except UnknownRecipeError:
+        known = block.algorithm in QUANT_ALGOS
         yield _finding(
             "quant_algo",
-            f"quant_algo {block.algorithm} is not known to this audit",
+            f"quant_algo {block.algorithm} is not known to {'this audit' if known else _RELEASES}",
             block.algorithm,
             None,
             "T8",
-            doubt=True,
+            doubt=known,
         )
         return
     modules = list(_modules(checkpoint, geometry))
@@ -227,13 +234,15 @@ def _prequant(checkpoint: Checkpoint, modules: list[_Module]) -> Iterator[Findin
 def _kv_cache(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
     algorithm = checkpoint.quantization.kv_cache
     if algorithm not in KV_QUANT_ALGOS.values():
+        known = algorithm in _UNJUDGED_CACHES
         yield _finding(
             "kv_cache_quant_algo",
-            f"kv_cache_quant_algo {algorithm} is not known to this audit",
+            f"kv_cache_quant_algo {algorithm} is not known to "
+            f"{'this audit' if known else _RELEASES}",
             algorithm,
             "FP8, INT8 or null",
             "T11",
-            doubt=True,
+            doubt=known,
         )
     present = [
         layer
@@ -244,6 +253,8 @@ def _kv_cache(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
         )
     ]
     if algorithm is not None and len(present) < geometry.layers:
+        absent = min(set(range(geometry.layers)) - set(present))
+        lost = f"transformer.layers.{absent}.attention.kv_cache_scaling_factor"
         yield _finding(
             "kv_cache_quant_algo",
             f"kv_cache_quant_algo: {algorithm}, and {geometry.layers - len(present)} of "
@@ -251,6 +262,7 @@ def _kv_cache(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
             len(present),
             geometry.layers,
             "T10",
+            where=lost if present else None,
         )
     elif algorithm is None and present:
         yield _finding(

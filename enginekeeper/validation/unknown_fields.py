@@ -23,7 +23,7 @@ _SOURCE_HARMLESS = frozenset(
 )  # fmt: skip
 """Fields that do not enter the forward pass of inference."""
 
-_SOURCE_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+_SOURCE_APPLIED: Mapping[str, tuple[object, ...]] = {
     "attention_multiplier": (1, 1.0),
     "attn_logit_softcapping": (),
     "embedding_multiplier": (1, 1.0),
@@ -31,6 +31,14 @@ _SOURCE_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "logit_scale": (1, 1.0),
     "logits_scaling": (1, 1.0),
     "residual_multiplier": (1, 1.0),
+}
+"""Numbers that a decoder is multiplied or capped by, and the values that leave it as it is.
+
+TensorRT-LLM's Llama and Qwen classes apply none, so that a model which names one is another one
+under them; a model that carries one in vain has to drop it.
+"""
+
+_SOURCE_NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "no_rope_layer_interval": (),
     "num_local_experts": (1,),
 }
@@ -70,13 +78,11 @@ _NOTHING: tuple[object, ...] = (None, False, "", [], {})
 
 
 def unknown_fields(source: HfConfig, checkpoint: TrtConfig) -> Iterator[Finding]:
-    """Yields doubt for every field that may change the mathematics and that nothing judges."""
-    for name, value in _others(source.model_extra):
-        if name in _SOURCE_HARMLESS or name.startswith(("_", "unsloth_")):
-            continue
-        if value not in _SOURCE_NEUTRAL.get(name, ()):
-            why = "this audit does not know what the checkpoint must hold for it"
-            yield _doubt(name, value, "source's config", why)
+    """Yields doubt for every field that may change the mathematics and that nothing judges.
+
+    A number that is known to change it, and that no decoder here applies, is a fault.
+    """
+    yield from _of_source(source)
     yield from _changed(source, (checkpoint.model_extra or {}).get(EXPORTED))
     for name, value in _others(checkpoint.model_extra):
         if name == EXPORTED:
@@ -90,6 +96,18 @@ def unknown_fields(source: HfConfig, checkpoint: TrtConfig) -> Iterator[Finding]
         if value not in _BLOCK_NEUTRAL.get(name, ()):
             where = f"quantization.{name}"
             yield _doubt(where, value, "checkpoint's config", "this audit does not know it")
+
+
+def _of_source(source: HfConfig) -> Iterator[Finding]:
+    for name, value in _others(source.model_extra):
+        if name in _SOURCE_HARMLESS or name.startswith(("_", "unsloth_")):
+            continue
+        if name in _SOURCE_APPLIED:
+            if value not in _SOURCE_APPLIED[name]:
+                yield _not_applied(name, value)
+        elif value not in _SOURCE_NEUTRAL.get(name, ()):
+            why = "this audit does not know what the checkpoint must hold for it"
+            yield _doubt(name, value, "source's config", why)
 
 
 def _changed(source: HfConfig, exported: object) -> Iterator[Finding]:
@@ -114,6 +132,19 @@ def _has_no_experts(name: str, value: object) -> bool:
 def _others(extra: Mapping[str, object] | None) -> list[tuple[str, object]]:
     """Returns what no form declares, by name, without what is absent or empty."""
     return [(name, value) for name, value in sorted((extra or {}).items()) if value not in _NOTHING]
+
+
+def _not_applied(name: str, value: object) -> Finding:
+    return Finding(
+        f"config.{name}",
+        "fail",
+        name,
+        f"{name}: {value} in the source's config, and TensorRT-LLM applies none in this decoder; "
+        "if the model's own code does not either, remove it from the source",
+        "missing",
+        value,
+        "T26",
+    )
 
 
 def _doubt(name: str, value: object, whose: str, why: str) -> Finding:

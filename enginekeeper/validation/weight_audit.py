@@ -24,6 +24,7 @@ from enginekeeper.validation import (
     kv_cache,
     kv_range,
     rank_copies,
+    rank_order,
     weight_vectors,
 )
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
@@ -133,7 +134,8 @@ class WeightAudit:
 
     def run(self) -> AuditReport:
         """Reads every tensor once and returns what is wrong."""
-        findings = list(census(self.checkpoint, self.geometry, self.source))
+        findings = list(rank_order.findings(self.source, self.checkpoint, self.geometry))
+        findings.extend(census(self.checkpoint, self.geometry, self.source))
         findings.extend(unread(self.geometry, self.source))
         for place in self.places():
             findings.extend(self.linear(place))

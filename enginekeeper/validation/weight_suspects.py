@@ -14,6 +14,7 @@ from enginekeeper.validation.numerics.reproduction import (
     Reproduction,
     StoredParts,
     row_chunks,
+    source_rows,
 )
 from enginekeeper.validation.weight_judgement import Indices, Mask
 
@@ -65,8 +66,9 @@ class Suspect:
         return stored if self.stored.prequant is None else stored * self.stored.prequant
 
     def source(self, start: int, stop: int) -> Floats:
-        """Returns the rows of the source that should be there."""
-        return self.reproduction.source.rows(f"{self.part.module}.weight", start, stop)
+        """Returns the rows of the source that should be there; padding rows are zero."""
+        from_model, dtype = self.reproduction.source, self.reproduction.dtype
+        return source_rows(from_model, self.part, start, stop, dtype)
 
     def column_gains(self, columns: Indices) -> Floats:
         """Returns what each of four interleaved quarters of the rows adds to the columns' gain."""

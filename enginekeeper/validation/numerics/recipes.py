@@ -85,6 +85,18 @@ _ALGORITHMS = {
 }
 """TensorRT-LLM's QuantAlgo values; group sizes are QuantConfig's defaults."""
 
+QUANT_ALGOS = frozenset(
+    {
+        *_ALGORITHMS, "MIXED_PRECISION",
+        "FP8_BLOCK_SCALES", "INT8", "MXFP8", "W4A16", "W4A16_GPTQ", "W4A16_MXFP4", "W4A8_MXFP4_FP8",
+        "W4A8_MXFP4_MXFP8", "W4A8_NVFP4_FP8", "W4A8_QSERVE_PER_CHANNEL", "W4A8_QSERVE_PER_GROUP",
+        "W8A16_GPTQ", "W8A8_SQ_PER_CHANNEL_PER_TENSOR_PLUGIN",
+        "W8A8_SQ_PER_CHANNEL_PER_TOKEN_PLUGIN", "W8A8_SQ_PER_TENSOR_PER_TOKEN_PLUGIN",
+        "W8A8_SQ_PER_TENSOR_PLUGIN",
+    }
+)  # fmt: skip
+"""All QuantAlgo values of TensorRT-LLM 1.2 and 1.3 (tensorrt_llm/quantization/mode.py)."""
+
 
 def recipe_for(algorithm: str | None, group_size: int | None = None) -> LinearRecipe:
     """Returns what a QuantAlgo means; raises UnknownRecipeError for those not known here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -205,9 +206,25 @@ def test_a_scaling_type_nobody_knows_is_doubt(pair: Pair) -> None:
 
 
 def test_a_field_that_may_matter_is_not_ignored(pair: Pair) -> None:
-    pair.source_says(final_logit_softcapping=30.0)
+    pair.source_says(no_rope_layer_interval=4)
     finding = pair.only_finding()
-    assert (finding.result, finding.where) == ("inconclusive", "final_logit_softcapping")
+    assert (finding.result, finding.where) == ("inconclusive", "no_rope_layer_interval")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wrong"),
+    [
+        ("final_logit_softcapping", 30.0, True),
+        ("final_logit_softcapping", None, False),
+        ("embedding_multiplier", 12.0, True),
+        ("logits_scaling", 1.0, False),
+    ],
+)
+def test_a_number_of_the_source_that_no_decoder_applies_is_a_fault(
+    name: str, value: float | None, *, wrong: bool, pair: Pair
+) -> None:
+    pair.source_says(**{name: value})
+    assert [f.where for f in pair.audit().findings if f.result == "fail"] == [name] * wrong
 
 
 @pytest.mark.parametrize("neutral", [None, False, 1.0])
@@ -350,6 +367,41 @@ def test_cache_scales_that_are_not_announced_are_named(tmp_path: Path) -> None:
     pair = Pair(tmp_path, "w8a8_sq")
     checkpoints.edit_quantization(pair.checkpoint, kv_cache_quant_algo=None)
     assert pair.only_finding().taxonomy == "T10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "result"),
+    [
+        ({"quant_algo": "W8A16_GPTQ"}, "inconclusive"),
+        ({"quant_algo": "W3A5"}, "fail"),
+        ({"kv_cache_quant_algo": "NVFP4"}, "inconclusive"),
+        ({"kv_cache_quant_algo": "FP8_E5M2"}, "fail"),
+    ],
+)
+def test_a_name_that_tensorrt_llm_lacks_is_a_fault_and_one_unknown_here_a_doubt(
+    changes: dict[str, object], result: str, pair: Pair
+) -> None:
+    checkpoints.edit_quantization(pair.checkpoint, **changes)
+    said = [f.result for f in pair.audit().findings if "not known to" in f.message]
+    assert said == [result]
+
+
+def test_a_file_of_one_more_rank_is_named(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "w8a8_sq_tp2")
+    shutil.copy(pair.checkpoint / "rank0.safetensors", pair.checkpoint / "rank2.safetensors")
+    assert pair.only_finding().where == "rank2.safetensors"
+
+
+def test_one_lost_cache_scale_is_named_by_its_layer(tmp_path: Path) -> None:
+    pair = Pair(tmp_path, "w8a8_sq")
+    lost = "transformer.layers.1.attention.kv_cache_scaling_factor"
+    checkpoints.edit_tensors(
+        pair.checkpoint,
+        lambda tensors: [
+            tensors.pop(lost.replace(".kv_", cache)) for cache in (".kv_", ".k_", ".v_")
+        ],
+    )
+    assert [f.where for f in pair.audit().findings if f.taxonomy == "T10"] == [lost]
 
 
 def test_ranks_that_cut_a_head_are_named(tmp_path: Path) -> None:
