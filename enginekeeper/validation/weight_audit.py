@@ -215,12 +215,14 @@ class WeightAudit:
             yield _misshapen(error)
             return
         problems = list(recipe_findings(stored, recipe))
-        if not problems:
-            yield from activation_scales.normed_input(self.checkpoint, place, stored)
         yield from problems
         if any(finding.result == "fail" for finding in problems):
             return
         yield from self._against_source(place, recipe, stored)
+        # What a wrong norm gives out says nothing of a scale.
+        wrong_norm = place.norm is not None and place.norm[0] in self.counts.blamed_norms
+        if not problems and not wrong_norm:
+            yield from activation_scales.normed_input(self.checkpoint, place, stored)
 
     def _against_source(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
@@ -243,7 +245,7 @@ class WeightAudit:
             if place.norm[0] not in self.counts.blamed_norms:
                 self.counts.blamed_norms.append(place.norm[0])
                 yield weight_vectors.norm_finding(
-                    f"{place.norm[0]}.weight", folding.ratio, self.checkpoint.dtype
+                    f"{place.norm[0]}.weight", folding, self.checkpoint.dtype
                 )
         yield from self._findings(measured)
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats, round_to
-from enginekeeper.validation.numerics.recipes import WeightFormat
+from enginekeeper.validation.numerics.recipes import WeightFormat, code_range
 from enginekeeper.validation.weight_codes import SAME_SCALE
 from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, Sums
 
@@ -86,6 +86,13 @@ lowers the gain (by up to 2.5 % for groups of 32) and the error with it."""
 
 _COLUMN_GAIN = 0.01
 """Twice and a half what bfloat16 rounding of the pre-quant vector changes a column by."""
+
+_OF_NORMAL_NUMBERS = (
+    WeightFormat.INT8_CHANNEL,
+    WeightFormat.FP8_CHANNEL,
+    WeightFormat.FP8_TENSOR,
+)
+"""Formats whose scales are those of a normal number of the dtype at least."""
 
 _E4M3_UNIT = 2.0**-3
 """Largest relative distance of two neighbouring scales of NVFP4."""
@@ -158,7 +165,7 @@ def judge(stats: PartStatistics) -> Judgement:
     blocks = _damaged(stats, limits)
     if limits is TIGHT:
         blocks |= stats.blocks.strays > 0
-    absurd = ~((ratio >= _SMALLEST_RATIO) & (ratio <= _LARGEST_RATIO))
+    absurd = ~((ratio >= _SMALLEST_RATIO) & (ratio <= _LARGEST_RATIO)) & ~_below_normal(stats)
     if limits is WIDE and error <= _NO_WORSE and gain <= may_gain:
         return _or_absurd(Judgement(limits, blocks=_any(blocks)), absurd)
     judgement = Judgement(
@@ -290,16 +297,34 @@ def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
 
 
 def _chosen(stats: PartStatistics) -> Mask:
-    """NVFP4's scales that are others by a unit, and that all codes follow.
+    """Scales that are others where a recipe leaves that open, and that all codes follow.
 
-    Its two scales may share their product otherwise. A scale of another format that is off by as
-    much is damage that moved no code.
+    NVFP4's by a unit: its two scales may share their product otherwise. Those of weights that are
+    below the normal numbers. Any other scale that is off by as much is damage that moved no code.
     """
-    if stats.kind is not WeightFormat.NVFP4:
-        return np.zeros(stats.scales.shape, np.bool_)
     deviation = np.abs(scale_ratio(stats) - 1)
-    other: Mask = (deviation > SAME_SCALE) & (deviation <= _E4M3_UNIT)
-    return other & ~stats.followed().missed
+    if stats.kind is WeightFormat.NVFP4:
+        other: Mask = (deviation > SAME_SCALE) & (deviation <= _E4M3_UNIT)
+    else:
+        other = (deviation > SAME_SCALE) & _below_normal(stats)
+    return other & ~stats.followed().missed if other.any() else other
+
+
+def _below_normal(stats: PartStatistics) -> Mask:
+    """Scales that the smallest normal number of the dtype gave, if no code is off by over a step.
+
+    Another exporter's are those of the weights, as small as they are.
+    """
+    if stats.kind not in _OF_NORMAL_NUMBERS:
+        return np.zeros(stats.scales.shape, np.bool_)
+    least = stats.step / stats.unit / np.float32(code_range(stats.kind)[1])
+    below: Mask = stats.honest_scales <= least
+    if not below.any():
+        return below
+    error, coarsest = (
+        _per_scale(stats, cells) for cells in (stats.blocks.error, stats.blocks.coarsest)
+    )
+    return below & (error <= coarsest)
 
 
 def _worn(columns: Comparison, limits: Limits) -> Mask:
@@ -333,7 +358,8 @@ def _wrong_scales(stats: PartStatistics, ratio: Floats, limits: Limits) -> Mask:
     error, honest = (
         _per_scale(stats, cells) for cells in (stats.blocks.error, stats.blocks.honest)
     )
-    off: Mask = ~(deviation <= limits.scale) & ~(error <= _NO_WORSE**2 * honest)
+    known = stats.step / (stats.honest_scales * code_range(stats.kind)[1])
+    off: Mask = ~(deviation <= limits.scale + 2 * known) & ~(error <= _NO_WORSE**2 * honest)
     return off & stats.followed().missed if off.any() else off
 
 

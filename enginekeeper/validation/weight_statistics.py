@@ -16,7 +16,7 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, unit
+from enginekeeper.validation.numerics.formats import Floats, smallest_step, unit
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
@@ -82,6 +82,8 @@ class PartStatistics:
     kind: WeightFormat
     unit: np.float32
     """Largest relative distance of neighbouring numbers of the checkpoint's dtype."""
+    step: np.float32
+    """Distance of its smallest ones: what a weight is known to at most."""
     exact_rows: npt.NDArray[np.bool_]
     """Rows read in a chunk that equals the honest export bit for bit: their sums stay zero."""
     not_finite: int
@@ -326,6 +328,7 @@ class _Running:
             columns=self.columns,
             kind=self.kind,
             unit=unit(self.dtype),
+            step=smallest_step(self.dtype),
             exact_rows=self.exact_rows,
             not_finite=self.not_finite,
             same_codes=1.0 - self.differing / max(self.part.rows * self.columns, 1),

@@ -37,9 +37,9 @@ def folding(source: SourceModel, checkpoint: Checkpoint, place: LinearPlace) -> 
     return Folding.of(stored, expected, checkpoint.dtype)
 
 
-def norm_finding(where: str, ratio: Floats, dtype: str) -> Finding:
+def norm_finding(where: str, folding: Folding, dtype: str) -> Finding:
     """Says that a norm differs and that what follows does not take the difference back."""
-    broken = int((~np.isfinite(ratio)).sum())
+    ratio, broken = folding.ratio, folding.not_finite
     if broken:
         return Finding(
             check="weights.finite",

@@ -99,6 +99,8 @@ class Folding:
     """The stored norm over the source's."""
     unit: Floats
     """What a last place of the stored norm is of the ratio: how well it is known."""
+    not_finite: int = 0
+    """How many of the stored weights are NaN or infinite."""
 
     @classmethod
     def of(cls, stored: Floats, expected: Floats, dtype: str) -> Folding:
@@ -118,7 +120,7 @@ class Folding:
                 same = np.abs(ratio - common) <= last
             if same[~silent].all():
                 ratio[silent] = common
-        return cls(ratio, last)
+        return cls(ratio, last, int((~np.isfinite(stored)).sum()))
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from tests.factories.families import FAMILIES, Cut, lay_out
 from tests.factories.honest_exports import export
 
 
-def bench(family: str, algorithm: str | None, directory: Path) -> Bench:
+def bench(family: str, algorithm: str | None, directory: Path, dtype: str = "bfloat16") -> Bench:
     cut = Cut(layers=(0, 1), vocabulary=92)
     source = lay_out(FAMILIES[family], checkpoints.SOURCE, cut, directory / family)
-    return Bench.open(export(source, directory / "checkpoint", algorithm), source)
+    return Bench.open(export(source, directory / "checkpoint", algorithm, dtype=dtype), source)
 
 
 def case(fault: str, dose: float | None, linear: Linear) -> Case:
@@ -55,12 +55,38 @@ def test_a_healthy_variation_is_passed(
     assert (trial.outcome, trial.told) == ("clear", ())
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "control", "dose"),
+    [
+        ("W8A16", "rounding-margin", 1.05),
+        ("FP8_PER_CHANNEL_PER_TOKEN", "rounding-margin", 1.05),
+        ("W8A8_SQ_PER_CHANNEL", "rounding-random", None),
+        ("W8A16", "norm-folded", 0.5),
+        ("W4A16_AWQ", "norm-folded", 0.5),
+    ],
+)
+def test_a_healthy_variation_of_rows_below_the_normal_numbers_is_passed(
+    algorithm: str, control: str, dose: float | None, tmp_path: Path
+) -> None:
+    trial = bench("dead", algorithm, tmp_path, "float16").run(case(control, dose, "mlp.fc"))
+    assert (trial.outcome, trial.told) == ("clear", ())
+
+
 @pytest.mark.parametrize("algorithm", [None, "W8A16", "W4A16_AWQ"])
 def test_a_norm_with_zeros_that_nothing_takes_back_is_found_and_named(
     algorithm: str | None, tmp_path: Path
 ) -> None:
     trial = bench("norms", algorithm, tmp_path).run(case("norm-gain", 2.0, "mlp.fc"))
     assert (trial.outcome, trial.culprit_right) == ("hit", True)
+
+
+@pytest.mark.parametrize("algorithm", ["FP8", "NVFP4"])
+def test_a_norm_of_ones_is_named_though_no_activation_scale_fits_it(
+    algorithm: str, tmp_path: Path
+) -> None:
+    trial = bench("norms", algorithm, tmp_path).run(case("norm-ones", None, "mlp.proj"))
+    assert (trial.outcome, trial.culprit_right, trial.innocents) == ("hit", True, 0)
+    assert trial.class_right  # where the source has a zero, the ratio is infinite and the norm not
 
 
 @pytest.mark.parametrize(
