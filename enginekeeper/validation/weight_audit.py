@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -30,6 +30,8 @@ from enginekeeper.validation import (
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.config_rules import ARCHITECTURES
 from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.numerics.exact_smoothing import exact_divisor
+from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
@@ -58,7 +60,7 @@ from enginekeeper.validation.weight_judgement import (
     judge,
     judge_plain,
 )
-from enginekeeper.validation.weight_statistics import PartStatistics, measure, reproduced
+from enginekeeper.validation.weight_statistics import PartStatistics, exact, measure
 from enginekeeper.validation.weight_suspects import Suspect
 
 _NO_HONEST_ERROR = 1e9
@@ -254,7 +256,7 @@ class WeightAudit:
     ) -> Iterator[Finding]:
         """Judges an AWQ linear: if no short way sees that it is honest, the long way."""
         again = partial(reproduce, self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
-        certificates = _certified(place, stored, again(vector="stored"), UNRECOVERED)
+        certificates = _certified(place, stored, again(as_stored=True), UNRECOVERED)
         if certificates is None:
             reproduction = again()
             certificates = _certified(place, stored, reproduction, TIGHT)
@@ -280,10 +282,12 @@ class WeightAudit:
             dtype=self.checkpoint.dtype,
             folded=folding,
         )
-        if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL:
-            measured = _reproduced(place, stored, again(vector="sampled"))
-            if measured is not None:
-                return measured
+        if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL and folding is None:
+            dtype = self.checkpoint.dtype
+            divisor = exact_divisor(self.source, place, recipe, stored, dtype)
+            if divisor is not None:
+                divisors = (divisor,) * len(place.parts)
+                return _exact(place, stored, again(as_stored=True), divisors)
         return _compared(place, stored, again())
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
@@ -353,17 +357,18 @@ def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reprodu
     return _Measured(place, stored, reproduction, parts)
 
 
-def _reproduced(
-    place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction
-) -> _Measured | None:
-    """Returns a linear all of whose parts are seen to be exact, else None."""
-    parts = []
-    for index, part in enumerate(place.parts):
-        stats = reproduced(stored, reproduction, index, place.columns, part)
-        if stats is None:
-            return None
-        parts.append(stats)
-    return _Measured(place, stored, reproduction, tuple(parts))
+def _exact(
+    place: LinearPlace,
+    stored: AssembledLinear,
+    reproduction: Reproduction,
+    divisors: tuple[Floats, ...],
+) -> _Measured:
+    """Returns a linear that these divisors were seen to reproduce."""
+    found = replace(reproduction, divisors=divisors)
+    parts = tuple(
+        exact(stored, found, index, place.columns, part) for index, part in enumerate(place.parts)
+    )
+    return _Measured(place, stored, found, parts)
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:

@@ -219,7 +219,8 @@ class _Running:
     def _scales_are_kept(self, deviation: Floats) -> bool:
         # If more than half are within the limit, the middle one is.
         within = np.count_nonzero(deviation <= self.limits.scale_median * _LOWERED)
-        return (self.differing > 0 or deviation.max() <= SAME_SCALE) and 2 * within > deviation.size
+        same = self.differing > 0 or bool(deviation.max() <= SAME_SCALE)
+        return same and bool(2 * within > deviation.size)
 
     def _judged(self, apart: _Apart, ratios: Floats, same_codes: float) -> Certificate | None:
         by = ratios.astype(np.float64) - 1
@@ -279,7 +280,7 @@ class _Apart:
         worse = (np.square(distance) - np.square(nearest - steps)) * squares
         return cls(
             bool(strays_if_open(WeightFormat.INT4_GROUP, codes, read.dtype).any()),
-            np.bincount(blocks, worse, len(scales)),
-            np.bincount(places % read.columns, worse, read.columns),
+            np.bincount(blocks, worse, len(scales)).astype(np.float64),
+            np.bincount(places % read.columns, worse, read.columns).astype(np.float64),
             float(((there - nearest) * steps) @ squares),
         )

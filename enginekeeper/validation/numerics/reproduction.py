@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,6 @@ from enginekeeper.validation.numerics.smoothing import (
     can_recover,
     recover_divisor,
     recover_folded,
-    recover_reciprocal,
     smooth_by,
 )
 
@@ -60,9 +59,6 @@ _LONG_RUN = 64
 
 _FEW_OF = 4
 """Columns of which one is asked for at most, mostly, when all rows are."""
-
-Vector = Literal["recovered", "sampled", "stored"]
-"""How the divisors of a smoothed linear are found."""
 
 _NEGATIVE = 1 << 15
 """The bits of -0 in bfloat16."""
@@ -199,13 +195,11 @@ def reproduce(
     *,
     dtype: str,
     folded: Folding | None = None,
-    vector: Vector = "recovered",
+    as_stored: bool = False,
 ) -> Reproduction:
     """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors.
 
-    `vector` says how well these are to be known. "sampled" has SmoothQuant's chosen from few rows
-    where these leave one candidate: where that reproduces every stored integer, more rows would
-    have chosen no other. "stored" takes the vector as it is.
+    `as_stored` takes a vector as it is, instead of looking for the one that was used.
 
     A vector that a norm took over is recovered where that is possible, else taken as it is.
     """
@@ -221,9 +215,8 @@ def reproduce(
     plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), taken)
     if stored.prequant is None:
         divisors = plain.divisors
-    elif vector != "stored" and can_recover(recipe.format, dtype):
-        sampled = vector == "sampled"
-        divisors = _divisors(plain, place, stored, stored.prequant, sampled=sampled)
+    elif can_recover(recipe.format, dtype) and not as_stored:
+        divisors = _divisors(plain, place, stored, stored.prequant)
     else:
         divisors = (stored.prequant,) * len(place.parts)
     amax = 0.0
@@ -252,28 +245,18 @@ def source_rows(source: WeightRows, part: Part, start: int, stop: int, dtype: st
 
 
 def _divisors(
-    plain: Reproduction,
-    place: LinearPlace,
-    stored: StoredParts,
-    prequant: Floats,
-    *,
-    sampled: bool,
+    plain: Reproduction, place: LinearPlace, stored: StoredParts, prequant: Floats
 ) -> tuple[Floats, ...]:
     """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice)."""
-    rows = partial(_pieces, plain, place, stored)
+    rows, dtype = partial(_pieces, plain, place, stored), plain.dtype
     indices = range(len(place.parts))
     if plain.recipe.format is WeightFormat.INT8_CHANNEL:
+        some = (piece for index in indices for piece in rows(index, run=_SAMPLE_RUN))
         rest = (piece for index in indices for piece in _unread(plain, place, stored, index))
-        if sampled:
-            divisor = recover_reciprocal(prequant, rest, plain.dtype)
-        else:
-            some = (piece for index in indices for piece in rows(index, run=_SAMPLE_RUN))
-            divisor = recover_divisor(
-                prequant, some, dtype=plain.dtype, exact=True, everything=rest
-            )
+        divisor = recover_divisor(prequant, some, dtype=dtype, exact=True, everything=rest)
         return (divisor,) * len(place.parts)
     return tuple(
-        recover_divisor(prequant, rows(index), dtype=plain.dtype, exact=False) for index in indices
+        recover_divisor(prequant, rows(index), dtype=dtype, exact=False) for index in indices
     )
 
 
@@ -305,10 +288,11 @@ def _smoothed(
 
 
 @dataclass(frozen=True)
-class _UnreadRows:
+class UnreadRows:
     """Rows of INT8 as they lie in the files: nothing is made of columns that nobody asks for."""
 
-    plain: Reproduction
+    source: WeightRows
+    dtype: str
     part: Part
     start: int
     stop: int
@@ -318,21 +302,18 @@ class _UnreadRows:
         """Returns source weights, stored codes and the scale of each row."""
         rows = (self.part, self.start, self.stop)
         there = self.stored.part_as_stored(*rows)[:, columns]
-        source = self.plain.source.stored_rows(f"{self.part.module}.weight", *rows[1:], columns)
-        weight = round_to(widen(source), self.plain.dtype)
-        return weight, there, self.stored.part_scales(*rows)
+        source = self.source.stored_rows(f"{self.part.module}.weight", *rows[1:], columns)
+        return round_to(widen(source), self.dtype), there, self.stored.part_scales(*rows)
 
 
 def _unread(
     plain: Reproduction, place: LinearPlace, stored: StoredParts, index: int
 ) -> Iterator[ColumnsOfRows]:
-    """Yields all rows of one part of INT8, first a few: most columns need no more."""
+    """Yields all rows of one part of INT8."""
     part = place.parts[index]
-    few = min(_LONG_RUN, part.rows)
-    chunks = row_chunks(part.rows - few, place.columns // _FEW_OF)
-    for start, stop in ((0, few), *((few + start, few + stop) for start, stop in chunks)):
+    for start, stop in row_chunks(part.rows, place.columns // _FEW_OF):
         if stored.scales_agree and plain.folded is None:
-            yield _UnreadRows(plain, part, start, stop, stored)
+            yield UnreadRows(plain.source, plain.dtype, part, start, stop, stored)
         else:
             yield _smoothed(plain, part, index, (start, stop), stored)
 

@@ -124,7 +124,7 @@ class Folding:
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class Candidates:
     """What is tried of each column."""
 
     divisors: Floats
@@ -132,6 +132,11 @@ class _Candidates:
     """False where a candidate is not one of its column."""
     dtype: str
     """What a smoothed weight is rounded to."""
+
+    def first(self, otherwise: Floats) -> Floats:
+        """Returns the first valid candidate of each column, or what is taken where none is."""
+        first = self.divisors[self.valid.argmax(axis=0), np.arange(len(otherwise))]
+        return np.where(self.valid.any(axis=0), first, otherwise)
 
 
 def recover_divisor(
@@ -149,61 +154,44 @@ def recover_divisor(
     that reproduces all of them.
     """
     if exact:
-        candidates = np.vstack([_reciprocals(prequant, dtype), prequant])
+        tried = smoothquant_candidates(prequant, dtype)
     else:
-        candidates = _points(prequant, _last_place(prequant, dtype))
-    tried = _exported_as(prequant, candidates, dtype)
+        tried = _exported_as(prequant, _points(prequant, _last_place(prequant, dtype)), dtype)
     best, columns = _undecided(prequant, tried)
     for some in (rows, everything):
         columns = columns[~_vote(best, tried, columns, some)]
     return best
 
 
-def recover_reciprocal(prequant: Floats, rows: Iterable[ColumnsOfRows], dtype: str) -> Floats:
-    """Returns what `recover_divisor` does of the reciprocals, if they reproduce all integers.
-
-    A column is not looked at any more when one candidate alone reproduces what was read of it: if
-    any reproduces all, it is that one. The stored vector is tried by `recover_divisor` only.
-    """
-    tried = _exported_as(prequant, _reciprocals(prequant, dtype), dtype)
-    best, columns = _undecided(prequant, tried)
-    score = _Score.of(tried, columns)
-    for piece in rows:
-        if not len(score.columns):
-            break
-        score.add(piece)
-        best[score.columns] = score.best()
-        score = score.left()
-    return best
+def smoothquant_candidates(prequant: Floats, dtype: str) -> Candidates:
+    """Returns what SmoothQuant may have divided by, or an exporter that uses what it stores."""
+    return _exported_as(prequant, np.vstack([_reciprocals(prequant, dtype), prequant]), dtype)
 
 
-def _exported_as(prequant: Floats, candidates: Floats, dtype: str) -> _Candidates:
+def _exported_as(prequant: Floats, candidates: Floats, dtype: str) -> Candidates:
     """Takes those for valid that would be exported as this prequant, each but once."""
     valid: npt.NDArray[np.bool_] = round_to(candidates, dtype) == prequant
     for index in range(1, len(candidates)):
         valid[index] &= (candidates[:index] != candidates[index]).all(axis=0)
-    return _Candidates(candidates, valid, dtype)
+    return Candidates(candidates, valid, dtype)
 
 
 def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows], dtype: str) -> Floats:
     """Returns, per column, the divisor that fits best of those that round to the stored norm."""
     candidates = _points(folding.ratio, folding.unit)
-    tried = _Candidates(candidates, np.ones(candidates.shape, dtype=np.bool_), dtype)
+    tried = Candidates(candidates, np.ones(candidates.shape, dtype=np.bool_), dtype)
     best, columns = _undecided(folding.ratio, tried)
     _vote(best, tried, columns, rows)
     return best
 
 
-def _undecided(middle: Floats, tried: _Candidates) -> tuple[Floats, _Columns]:
+def _undecided(middle: Floats, tried: Candidates) -> tuple[Floats, _Columns]:
     """Returns the first valid candidate of each column, and the columns that have more of them."""
-    valid = tried.valid
-    first = tried.divisors[valid.argmax(axis=0), np.arange(len(middle))]
-    best = np.where(valid.any(axis=0), first, middle)
-    return best, np.flatnonzero(valid.sum(axis=0) > 1)
+    return tried.first(middle), np.flatnonzero(tried.valid.sum(axis=0) > 1)
 
 
 def _vote(
-    best: Floats, tried: _Candidates, columns: _Columns, rows: Iterable[ColumnsOfRows]
+    best: Floats, tried: Candidates, columns: _Columns, rows: Iterable[ColumnsOfRows]
 ) -> npt.NDArray[np.bool_]:
     """Puts into `best` the valid candidates that reproduce the most of the stored integers.
 
@@ -238,7 +226,7 @@ class _Score:
     """Weights, codes, scales and columns that are not counted yet: many at a time cost less."""
 
     @classmethod
-    def of(cls, tried: _Candidates, columns: _Columns) -> _Score:
+    def of(cls, tried: Candidates, columns: _Columns) -> _Score:
         """Starts a count of some columns, all of which have a valid candidate."""
         candidates, valid = tried.divisors[:, columns], tried.valid[:, columns]
         if not valid.all():
@@ -277,10 +265,10 @@ class _Score:
             np.concatenate(side) for side in zip(*self.pending, strict=True)
         )
         self.pending.clear()
-        low, high = (_integers(weight, one[columns], scales, self.dtype) for one in self.ends)
+        low, high = (integers(weight, one[columns], scales, self.dtype) for one in self.ends)
         told = np.flatnonzero(low != high)
         columns = columns[told]
-        made = _integers(weight[told], self.candidates[:, columns], scales[told], self.dtype)
+        made = integers(weight[told], self.candidates[:, columns], scales[told], self.dtype)
         hits = made == codes[told]
         count = len(self.columns)
         self.asked += np.bincount(columns, minlength=count)
@@ -319,20 +307,6 @@ class _Score:
         best: Floats = self.candidates[chosen, np.arange(len(self.columns))]
         return best
 
-    def left(self) -> _Score:
-        """Returns the count of the columns that are not settled."""
-        keep = ~self.settled()
-        ends = self.ends[0][keep], self.ends[1][keep]
-        return _Score(
-            self.candidates[:, keep],
-            self.valid[:, keep],
-            self.columns[keep],
-            self.dtype,
-            ends,
-            self.same[:, keep],
-            self.asked[keep],
-        )
-
     def settled(self) -> npt.NDArray[np.bool_]:
         """Marks columns where one valid candidate alone reproduces all."""
         self._count()
@@ -341,7 +315,7 @@ class _Score:
         return settled
 
 
-def _integers(weight: Floats, divisor: Floats, scales: Floats, dtype: str) -> Floats:
+def integers(weight: Floats, divisor: Floats, scales: Floats, dtype: str) -> Floats:
     """Smooths and quantizes; what is not finite is no integer."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         values = round_to(weight * (np.float32(1) / divisor), dtype)

@@ -32,7 +32,6 @@ from enginekeeper.validation.numerics.reproduction import Reproduction, reproduc
 from enginekeeper.validation.numerics.smoothing import (
     SmoothedRows,
     recover_divisor,
-    recover_reciprocal,
 )
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
@@ -147,7 +146,6 @@ def test_a_divisor_at_a_bound_is_recovered_though_it_is_no_reciprocal(dtype: str
     divisor = np.array([1e-4, 1e4, 0.5], np.float32)
     prequant, rows = round_to(divisor, dtype), _smoothed(divisor, dtype)
     assert np.array_equal(recover_divisor(prequant, rows, dtype=dtype, exact=True), divisor)
-    assert np.array_equal(recover_reciprocal(prequant, rows, dtype), divisor)
 
 
 def test_a_divisor_that_is_what_was_stored_is_recovered() -> None:
