@@ -1,10 +1,11 @@
 """What can be said of calibrated activation scales without the calibration data.
 
 Most of a static activation scale cannot be checked against the source: behaviour has to. Three
-things can: linears that read the same input and smooth nothing share one scale; SmoothQuant with
-alpha 1 divides every channel by its own maximum, so that the scale is 1/127; and what an RMS norm
-gives out is bounded. Of x normalized to n numbers the squares add up to n, so that the largest
-magnitude of x·w lies between sqrt(n / sum(1/w²)) and sqrt(n) max|w|, whatever x is.
+things can (of linears that no norm feeds see `activation_range.py`): linears that read the same
+input and smooth nothing share one scale; SmoothQuant with alpha 1 divides every channel by its own
+maximum, so that the scale is 1/127; and what an RMS norm gives out is bounded. Of x normalized to n
+numbers the squares add up to n, so that the largest magnitude of x·w lies between
+sqrt(n / sum(1/w²)) and sqrt(n) max|w|, whatever x is.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from enginekeeper.validation.numerics.smoothing import BOUNDS
 _ROOM = 4.0
 """What an exporter may leave above the largest activation, or an epsilon take away below."""
 
-_LARGEST = {"fp8_static": E4M3_MAX, "int8_static": INT8_MAX, "nvfp4": E4M3_MAX * E2M1_MAX}
+LARGEST = {"fp8_static": E4M3_MAX, "int8_static": INT8_MAX, "nvfp4": E4M3_MAX * E2M1_MAX}
 """Largest activation over its scale, by the kind of activation."""
 
 _ROUNDING = 2.0**-7
@@ -112,7 +113,7 @@ def normed_input(
         return  # The census or the norm's own check says so.
     weight = norm.astype(np.float64) * (1.0 if stored.prequant is None else stored.prequant)
     smallest, largest = norm_bounds(weight)
-    found = activation.scale * _LARGEST[activation.kind]
+    found = activation.scale * LARGEST[activation.kind]
     if not smallest / _ROOM <= found <= largest * _ROOM:
         yield Finding(
             "weights.activation_scale",
@@ -121,6 +122,6 @@ def normed_input(
             f"the scale is for activations of up to {found:.4g}; the norm before the linear gives "
             f"out {smallest:.4g} to {largest:.4g} at most",
             activation.scale,
-            [bound / _LARGEST[activation.kind] for bound in (smallest, largest)],
+            [bound / LARGEST[activation.kind] for bound in (smallest, largest)],
             "T13",
         )

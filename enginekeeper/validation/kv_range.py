@@ -2,9 +2,8 @@
 
 Rules:
 
-- what an RMS norm gives out has squares that add up to n, so that no output of a linear is larger
-  than sqrt(n) times the length of its row (the norm's weight in it): Cauchy and Schwarz, whatever
-  the input; a rotation mixes two outputs of a key, whose lengths add up as squares;
+- no output of a linear behind a norm is larger than `reach.py` says; a rotation mixes two outputs
+  of a key, whose lengths add up as squares;
 - a scale for more than that, with room, is for no calibration of this model;
 - over inputs without a direction of their own an output is as large as its row is long, root mean
   square: a scale for much less has nearly everything saturate;
@@ -27,6 +26,7 @@ from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import E4M3_MAX, INT8_MAX, Floats
 from enginekeeper.validation.numerics.mapping import Geometry
+from enginekeeper.validation.reach import Reach
 from enginekeeper.validation.source_model import SourceModel
 
 _LARGEST = {"FP8": E4M3_MAX, "INT8": INT8_MAX}
@@ -106,21 +106,13 @@ def _judge(
 
 def _ranges(source: SourceModel, geometry: Geometry, layer: int) -> dict[str, _Range]:
     """Returns the ranges of a layer's keys and values, as far as they can be known."""
-    attention = f"model.layers.{layer}.self_attn"
-    norm = source.rows(f"model.layers.{layer}.input_layernorm.weight")
+    attention, norm = f"model.layers.{layer}.self_attn", f"model.layers.{layer}.input_layernorm"
     found = {}
     for key in ("k", "v"):
         if f"{attention}.{key}_norm.weight" in source:
             continue
-        rows = source.rows(f"{attention}.{key}_proj.weight") * norm
-        lengths = np.linalg.norm(rows, axis=1)
-        bias = np.zeros_like(lengths)
-        if f"{attention}.{key}_proj.bias" in source:
-            bias = np.abs(source.rows(f"{attention}.{key}_proj.bias"))
-        found[key] = _Range(
-            math.sqrt(float((lengths**2 + bias**2).mean())),
-            _largest(lengths * math.sqrt(len(norm)) + bias, geometry, rotated=key == "k"),
-        )
+        reach = Reach.of(source, norm, f"{attention}.{key}_proj")
+        found[key] = _Range(reach.typical, _largest(reach.largest, geometry, rotated=key == "k"))
     return found
 
 

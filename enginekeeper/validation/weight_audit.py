@@ -20,6 +20,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from enginekeeper.validation import (
+    activation_range,
     activation_scales,
     kv_cache,
     kv_range,
@@ -150,6 +151,7 @@ class WeightAudit:
         )
         findings.extend(rank_copies.findings(self.checkpoint, self.geometry))
         findings.extend(activation_scales.shared_input(self.checkpoint, self.geometry))
+        findings.extend(activation_range.findings(self.source, self.checkpoint, self.geometry))
         findings.extend(kv_cache.findings(self.checkpoint, self.geometry))
         findings.extend(kv_range.findings(self.source, self.checkpoint, self.geometry))
         counts = self.counts
