@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ def judged(recipe: str, directory: Path, *edits: tuple[str, float]) -> list[Find
     checkpoint = checkpoints.exported(recipe, directory)
     for name, factor in edits:
         scale = f"transformer.layers.{name}.activation_scaling_factor"
-        checkpoints.edit_tensor(checkpoint, scale, lambda s, f=factor: s * np.float32(f))
+        checkpoints.edit_tensor(checkpoint, scale, partial(np.multiply, np.float32(factor)))
     source = SourceModel.open(checkpoints.SOURCE)
     return list(findings(source, Checkpoint.open(checkpoint), Geometry.of(source.config)))
 
