@@ -76,7 +76,9 @@ def once_through(model: Path, checkpoint: Path) -> None:
             if name.endswith(".weight") and len(file[name].shape) > 1:
                 linear = read_linear(file, module)
                 for start, stop in row_chunks(linear.rows, linear.columns):
-                    linear.dequantize(start, stop)
+                    rows = linear.dequantize(start, stop)
+                    if linear.prequant is not None:
+                        rows *= linear.prequant  # or it is no weight of the source's
 
 
 def measured(work: Callable[[], object]) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -32,7 +32,6 @@ from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.config_rules import ARCHITECTURES
 from enginekeeper.validation.findings import AuditReport, Finding
 from enginekeeper.validation.numerics.exact_smoothing import exact_divisor
-from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
@@ -61,7 +60,7 @@ from enginekeeper.validation.weight_judgement import (
     judge,
     judge_plain,
 )
-from enginekeeper.validation.weight_statistics import PartStatistics, exact, measure
+from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from enginekeeper.validation.weight_suspects import Suspect
 
 _NO_HONEST_ERROR = 1e9
@@ -233,10 +232,13 @@ class WeightAudit:
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
-        awq = recipe.format is WeightFormat.INT4_GROUP and stored.prequant is not None
-        if awq and folding is None:
-            yield from self._awq(place, recipe, stored)
-            return
+        if folding is None and stored.prequant is not None:
+            if recipe.format is WeightFormat.INT4_GROUP:
+                yield from self._awq(place, recipe, stored)
+                return
+            if self._smoothquant(place, recipe, stored):
+                yield from activation_scales.smoothed_input(stored, self.checkpoint.dtype)
+                return
         measured = self._measured(place, recipe, stored, None)
         if folding is not None and place.norm is not None:
             divided = None
@@ -268,6 +270,19 @@ class WeightAudit:
         for certificate in certificates:
             self.counts.add(certificate)
 
+    def _smoothquant(
+        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+    ) -> bool:
+        """Counts a SmoothQuant linear if it is seen to be reproduced, and says whether it is."""
+        dtype = self.checkpoint.dtype
+        if not recipe.prequant:
+            return False
+        if exact_divisor(self.source, place, recipe, stored, dtype) is None:
+            return False
+        for part in place.parts:
+            self.counts.add(Certificate(part, 1.0, 0.0, 1.0, exact=True))
+        return True
+
     def _measured(
         self,
         place: LinearPlace,
@@ -275,22 +290,9 @@ class WeightAudit:
         stored: AssembledLinear,
         folding: Folding | None,
     ) -> _Measured:
-        again = partial(
-            reproduce,
-            self.source,
-            place,
-            recipe,
-            stored,
-            dtype=self.checkpoint.dtype,
-            folded=folding,
-        )
-        if recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL and folding is None:
-            dtype = self.checkpoint.dtype
-            divisor = exact_divisor(self.source, place, recipe, stored, dtype)
-            if divisor is not None:
-                divisors = (divisor,) * len(place.parts)
-                return _exact(place, stored, again(as_stored=True), divisors)
-        return _compared(place, stored, again())
+        dtype = self.checkpoint.dtype
+        again = reproduce(self.source, place, recipe, stored, dtype=dtype, folded=folding)
+        return _compared(place, stored, again)
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
@@ -357,20 +359,6 @@ def _compared(place: LinearPlace, stored: AssembledLinear, reproduction: Reprodu
         for index, part in enumerate(place.parts)
     )
     return _Measured(place, stored, reproduction, parts)
-
-
-def _exact(
-    place: LinearPlace,
-    stored: AssembledLinear,
-    reproduction: Reproduction,
-    divisors: tuple[Floats, ...],
-) -> _Measured:
-    """Returns a linear that these divisors were seen to reproduce."""
-    found = replace(reproduction, divisors=divisors)
-    parts = tuple(
-        exact(stored, found, index, place.columns, part) for index, part in enumerate(place.parts)
-    )
-    return _Measured(place, stored, found, parts)
 
 
 def audit_weights(source: SourceModel, checkpoint: Checkpoint) -> AuditReport:

@@ -6,7 +6,8 @@ nothing wrong. Here the same limits are seen to be kept without most of these su
 
 - t is the weight in steps of the recipe's scale, c the code that is there, d = c - t, and e what
   its scale is off, relative. A block is off by the sum of (d + e c)² steps, the recipe by that of
-  d² less what each code that is not the nearest adds: sums of t², d² and t d give both;
+  d² less what each code that is not the nearest adds: the sums of d² give both, and those of t²
+  and t d where e is not 0;
 - blocks, gain and error of the part are then held to the limits that `judge` has for the recipe's
   own rounding. It forgives more than that: scales rounded to half precision, and blocks whose
   scale is no worse over all that it is for;
@@ -154,8 +155,11 @@ class _Running:
     """The recipe's, of one block after the other, as all that follows."""
     ratios: list[Floats] = field(default_factory=list)
     """Of the scales that are there to the recipe's."""
-    blocks: list[tuple[Floats, Floats, Floats]] = field(default_factory=list)
-    """The sums of steps², steps x distance and distance²."""
+    blocks: list[Floats] = field(default_factory=list)
+    """The sums of distance²."""
+    rescaled: list[tuple[_Places, Floats, Floats]] = field(default_factory=list)
+    """Blocks whose scale is another: places, and the sums of steps² and steps x distance."""
+    energy: float = 0.0
     per_column: Sums = field(init=False)
     """Of the distances in the weight's own unit, squared."""
     moved: Sums | float = 0.0
@@ -180,24 +184,29 @@ class _Running:
         self.scales.append(scales.reshape(-1))
         at_most = np.square(deviation * scales * np.float32(INT4_MAX + 1))
         self.moved = self.moved + at_most.sum(axis=0, dtype=np.float64)
+        self.energy += float(np.dot(weight.reshape(-1), weight.reshape(-1)))
         steps = unscaled(weight, scales)
         distance = stored.astype(np.float32)
         distance -= steps
         squares = np.square(distance)
-        self._sum_up(steps, distance, squares, np.square(scales))
+        self._sum_up(squares, np.square(scales))
+        self._rescale(steps, distance, np.flatnonzero(deviation))
         self._set_apart(steps, distance, np.flatnonzero(squares >= _HALF_SQUARED))
         self.read += weight.size
         return self.differing <= (1 - SAME_ROUNDING) * self.part.rows * self.columns
 
-    def _sum_up(self, steps: Floats, distance: Floats, squares: Floats, weights: Floats) -> None:
+    def _sum_up(self, squares: Floats, weights: Floats) -> None:
         rows, groups = weights.shape
         grouped = squares.reshape(rows, groups, -1).transpose(1, 0, 2)
         self.per_column += np.matmul(weights.T[:, None, :], grouped).reshape(-1)
-        steps, distance, squares = (
-            one.reshape(rows * groups, -1) for one in (steps, distance, squares)
-        )
-        ones = np.ones(squares.shape[1], np.float32)
-        self.blocks.append((np.vecdot(steps, steps), np.vecdot(steps, distance), squares @ ones))
+        squares = squares.reshape(rows * groups, -1)
+        self.blocks.append(squares @ np.ones(squares.shape[1], np.float32))
+
+    def _rescale(self, steps: Floats, distance: Floats, blocks: _Places) -> None:
+        group = steps.size // len(self.blocks[-1])
+        some, apart = (one.reshape(-1, group).take(blocks, axis=0) for one in (steps, distance))
+        places = blocks + self.read // group
+        self.rescaled.append((places, np.vecdot(some, some), np.vecdot(some, apart)))
 
     def _set_apart(self, steps: Floats, distance: Floats, places: _Places) -> None:
         steps, distance = (one.reshape(-1)[places] for one in (steps, distance))
@@ -223,20 +232,20 @@ class _Running:
         return same and bool(2 * within > deviation.size)
 
     def _judged(self, apart: _Apart, ratios: Floats, same_codes: float) -> Certificate | None:
-        by = ratios.astype(np.float64) - 1
         squares = np.square(np.concatenate(self.scales).astype(np.float64))
-        energy, both, error = (
-            np.concatenate(one).astype(np.float64) for one in zip(*self.blocks, strict=True)
-        )
-        of_codes = energy + 2 * both + error
-        honest = squares * error - apart.per_block
-        errors = squares * (error + by * (2 * (both + error) + by * of_codes))
-        whole, total = float(honest.sum()), float(squares @ energy)
-        if apart.strays or not (total > 0 and whole > 0 and of_codes[by != 0].all()):
+        errors = squares * np.concatenate(self.blocks)
+        honest = errors - apart.per_block
+        moved, energy, both = (np.concatenate(one) for one in zip(*self.rescaled, strict=True))
+        by, weights = ratios[moved].astype(np.float64) - 1, squares[moved]
+        of_distance = both + errors[moved] / weights
+        of_codes = energy + both + of_distance
+        errors[moved] += weights * by * (2 * of_distance + by * of_codes)
+        whole = float(honest.sum())
+        if apart.strays or not (self.energy > 0 and whole > 0 and of_codes.all()):
             return None
         if not self._cells_are_kept(errors, honest, apart.per_column):
             return None
-        gain = (float(squares @ (by * (energy + both))) + apart.excess) / total
+        gain = (float((weights * by) @ (energy + both)) + apart.excess) / self.energy
         ratio = math.sqrt(float(errors.sum()) / whole)
         if abs(gain) > self.limits.gain * _LOWERED or ratio > self.limits.error * _LOWERED:
             return None

@@ -176,16 +176,6 @@ def measure(
     return running.finish(stored, reproduction, index)
 
 
-def exact(
-    stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
-) -> PartStatistics:
-    """Returns what `measure` does of a part that was seen to be exact; reads its scales alone."""
-    recipe, dtype = reproduction.recipe, reproduction.dtype
-    running = _Running(part, columns, recipe.format, dtype, smoothed=False)
-    running.skip(slice(0, part.rows), stored.part_scales(part, 0, part.rows))
-    return running.finish(stored, reproduction, index)
-
-
 @dataclass(frozen=True)
 class _Rows:
     source: Floats

@@ -42,7 +42,7 @@ from enginekeeper.validation.numerics.smoothing import (
 )
 
 _ROUNDS = 3
-"""How often candidates are chosen again by some rows: by their integers, then by their scales."""
+"""How often candidates are chosen by some rows: by their integers, then by their scales."""
 
 _Columns = npt.NDArray[np.intp]
 
@@ -97,17 +97,20 @@ class _Trial:
         if not has_all_bits(scales) or not np.isfinite(self.factors[0]).all():
             return False
         smoothed = self._smoothed(weight)
+        wrong = _wrong_columns(smoothed, scales, there)
         for _ in range(_ROUNDS):
-            wrong = self._wrong_columns(smoothed, scales, there)
-            if not len(wrong):
-                self.read.append(
-                    UnreadRows(self.source, self.dtype, part, start, stop, self.stored)
-                )
+            if len(wrong):
+                some = weight[:, wrong], there[:, wrong], scales
+                if not self._chosen_again(wrong, some):
+                    return False
+                smoothed[:, wrong] = round_to(some[0] * self.factors[0, wrong], self.dtype)
+            # All integers are reproduced now.
+            off = np.flatnonzero(scales_of(self.recipe, smoothed, 0.0, self.dtype) != scales)
+            if not len(off):
+                rows = UnreadRows(self.source, self.dtype, part, start, stop, self.stored)
+                self.read.append(rows)
                 return True
-            some = weight[:, wrong], there[:, wrong], scales
-            if not self._chosen_again(wrong, some):
-                return False
-            smoothed[:, wrong] = round_to(some[0] * self.factors[0, wrong], self.dtype)
+            wrong = np.unique(np.abs(smoothed[off]).argmax(axis=1))
         return False
 
     def _smoothed(self, weight: Floats) -> Floats:
@@ -120,22 +123,6 @@ class _Trial:
         if self.dtype == "bfloat16":
             return round_numbers(smoothed)  # the source and the factors are finite
         return round_to(smoothed, self.dtype)
-
-    def _wrong_columns(
-        self, smoothed: Floats, scales: Floats, there: npt.NDArray[np.integer]
-    ) -> _Columns:
-        """Returns columns with an integer that is not what the smoothed weight is rounded to.
-
-        If there are none, those whose weights are the largest where scales are not the recipe's.
-        """
-        steps = unscaled(smoothed, scales)
-        np.rint(steps, out=steps)
-        with np.errstate(invalid="ignore"):  # what is infinite has another scale
-            differ = steps.astype(np.int8) != there
-        if differ.any():
-            return np.flatnonzero(differ.any(axis=0))
-        off = np.flatnonzero(scales_of(self.recipe, smoothed, 0.0, self.dtype) != scales)
-        return np.unique(np.abs(smoothed[off]).argmax(axis=1))
 
     def _chosen_again(
         self, columns: _Columns, last: tuple[Floats, npt.NDArray[Any], Floats]
@@ -161,3 +148,12 @@ class _Trial:
             open_[chosen] = False
         self.factors[:, columns] = np.float32(1) / self.divisor[columns]
         return not open_.any()
+
+
+def _wrong_columns(smoothed: Floats, scales: Floats, there: npt.NDArray[np.integer]) -> _Columns:
+    """Returns the columns with an integer that is not what the smoothed weight is rounded to."""
+    steps = unscaled(smoothed, scales)
+    np.rint(steps, out=steps)
+    with np.errstate(invalid="ignore"):  # what is infinite has another scale
+        differ = steps.astype(np.int8) != there
+    return np.flatnonzero(differ.any(axis=0)) if differ.any() else np.zeros(0, np.intp)
