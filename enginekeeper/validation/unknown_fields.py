@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from enginekeeper.configs.hugging_face import HfConfig
 from enginekeeper.configs.trtllm import TrtConfig
+from enginekeeper.validation.config_rules import ARCHITECTURES
 from enginekeeper.validation.findings import Finding
 
 _SOURCE_HARMLESS = frozenset(
@@ -99,15 +100,16 @@ def unknown_fields(source: HfConfig, checkpoint: TrtConfig) -> Iterator[Finding]
 
 
 def _of_source(source: HfConfig) -> Iterator[Finding]:
+    whose, why = "source's config", "this audit does not know what the checkpoint must hold for it"
     for name, value in _others(source.model_extra):
         if name in _SOURCE_HARMLESS or name.startswith(("_", "unsloth_")):
             continue
         if name in _SOURCE_APPLIED:
             if value not in _SOURCE_APPLIED[name]:
-                yield _not_applied(name, value)
+                known = source.architecture in ARCHITECTURES
+                yield _not_applied(name, value) if known else _doubt(name, value, whose, why)
         elif value not in _SOURCE_NEUTRAL.get(name, ()):
-            why = "this audit does not know what the checkpoint must hold for it"
-            yield _doubt(name, value, "source's config", why)
+            yield _doubt(name, value, whose, why)
 
 
 def _changed(source: HfConfig, exported: object) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import Floats, round_to, smallest_step, unit
+from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.recipes import (
     Quantized,
     WeightFormat,
@@ -19,15 +19,10 @@ from enginekeeper.validation.numerics.recipes import (
     round_codes,
     unscaled,
 )
-from enginekeeper.validation.weight_roundings import TIE
+from enginekeeper.validation.weight_roundings import TIE, open_by
 
 _Marks = npt.NDArray[np.bool_]
 _Counts = npt.NDArray[np.int64]
-
-_OPEN = np.float32(2)
-"""How many units of the dtype a smoothed weight may be from what was rounded: its vector is known
-to one, and the product was rounded by half a one there and here. The largest needed over 1.4
-million differing codes of a healthy SmolLM2-135M export (AWQ, bfloat16) was 0.64 of it."""
 
 _OPEN_SCALE = np.float32(2.0**-6)
 """Relative; what another half precision makes of a smoothed group's scale. Beyond, it is another
@@ -130,7 +125,9 @@ def strays_if_open(kind: WeightFormat, codes: CodesInQuestion, smoothed_in: str)
     much as it differs, the codes may be those of another scale.
     """
     wanted = np.clip(codes.source, *code_range(kind))
-    allowed = _HALF + _open(wanted, codes, smoothed_in) + np.abs(wanted) * codes.deviation + TIE
+    allowed = (
+        _HALF + open_by(wanted, codes.scale, smoothed_in) + np.abs(wanted) * codes.deviation + TIE
+    )
     # Written so that NaN is a stray.
     strays: _Marks = (codes.deviation <= _OPEN_SCALE) & ~(np.abs(codes.stored - wanted) <= allowed)
     return strays
@@ -141,14 +138,7 @@ def far(kind: WeightFormat, codes: CodesInQuestion, smoothed_in: str | None) -> 
     wanted = np.clip(codes.source, *code_range(kind))
     allowed = np.float32(1) + np.abs(wanted) * TIE + TIE
     if smoothed_in is not None:
-        allowed += _open(wanted, codes, smoothed_in)
+        allowed += open_by(wanted, codes.scale, smoothed_in)
     # Written so that NaN is far.
     marks: _Marks = ~(np.abs(codes.stored - wanted) <= allowed)
     return marks
-
-
-def _open(wanted: Floats, codes: CodesInQuestion, smoothed_in: str) -> Floats:
-    """Returns how many steps a smoothed weight may be from what was rounded."""
-    relative: Floats = np.abs(wanted) * (_OPEN * unit(smoothed_in))
-    # The smallest numbers of a dtype have no digits to lose but the last.
-    return relative + _OPEN * smallest_step(smoothed_in) / codes.scale

@@ -5,6 +5,8 @@ Rules:
 - reproduced bit for bit: honest, nothing else is asked;
 - the same codes but other scales: the scale is wrong, unless it is the honest one rounded to
   half precision, which is a valid way to store it;
+- codes that are all the nearest under the stored scales: only the scales were chosen otherwise, and
+  what they cost is judged by the widest limits;
 - nearly the same codes (95 %): rounded as the recipe says, judged by the tight limits; a code that
   neither a tie nor what is not known of a smoothed weight explains is damage;
 - scales rounded to half precision add to the honest error and gain what they are off by;
@@ -111,6 +113,9 @@ cutting off and zeros move them to one."""
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
+_NEAREST = 0.25
+"""Largest squared error of the nearest number, in squared steps."""
+
 _SMALLEST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
 """Of a scale to the honest one, whatever the rounding: clipping halves a scale at most, powers of
 two and sharing with other linears enlarge it a few times."""
@@ -155,9 +160,13 @@ def judge(stats: PartStatistics) -> Judgement:
     half = _rounded_to_half(stats, deviation)
     if stats.same_codes == 1.0:
         return Judgement(TIGHT, scales=None if half else _any(~(deviation <= SAME_SCALE)))
+    as_told = _as_the_recipe_rounds(stats, ratio)
+    # What smoothing leaves open hides a factor of a percent from codes that are the recipe's.
+    if not (as_told and stats.divisor is not None) and not stats.followed().missed.any():
+        return _with_chosen_scales(stats, ratio)
     if half:
         stats = _with_rounded_scales(stats, deviation)
-    limits = TIGHT if _as_the_recipe_rounds(stats, ratio) else WIDE
+    limits = TIGHT if as_told else WIDE
     may_gain = limits.gain + (_weighted(stats, deviation) if half else 0)
     if limits is WIDE:
         may_gain += _SIGMAS * _gain_by_chance(stats)
@@ -165,7 +174,7 @@ def judge(stats: PartStatistics) -> Judgement:
     blocks = _damaged(stats, limits)
     if limits is TIGHT:
         blocks |= stats.blocks.strays > 0
-    absurd = ~((ratio >= _SMALLEST_RATIO) & (ratio <= _LARGEST_RATIO)) & ~_below_normal(stats)
+    absurd = _absurd(stats, ratio)
     if limits is WIDE and error <= _NO_WORSE and gain <= may_gain:
         return _or_absurd(Judgement(limits, blocks=_any(blocks)), absurd)
     judgement = Judgement(
@@ -177,6 +186,33 @@ def judge(stats: PartStatistics) -> Judgement:
         scales=None if half else _any(_wrong_scales(stats, ratio, limits)),
     )
     return _or_doubtful(stats, _or_absurd(judgement, absurd))
+
+
+def _with_chosen_scales(stats: PartStatistics, ratio: Floats) -> Judgement:
+    """Judges a part all of whose codes are the nearest under its scales, whoever chose those.
+
+    No weight is another one then. What is left is how well the scales were chosen: errors say.
+    """
+    error = min(stats.error_ratio, stats.in_source[1])
+    honest = error <= WIDE.error
+    judgement = Judgement(
+        WIDE,
+        error=None if honest else error,
+        # What was clipped: of no weight where the whole is no worse for it.
+        blocks=None if error <= TIGHT.error else _any(_beyond_steps(stats)),
+        doubtful=error <= FEEDBACK.error,
+    )
+    return _or_absurd(judgement, _absurd(stats, ratio))
+
+
+def _beyond_steps(stats: PartStatistics) -> Mask:
+    return _damaged(stats, FEEDBACK) & ~_within_steps(stats.blocks)
+
+
+def _absurd(stats: PartStatistics, ratio: Floats) -> Mask:
+    """Scales that no rounding explains."""
+    within: Mask = (ratio >= _SMALLEST_RATIO) & (ratio <= _LARGEST_RATIO)
+    return ~within & ~_below_normal(stats)
 
 
 def _gain_and_error(stats: PartStatistics, limits: Limits) -> tuple[float, float]:
@@ -290,6 +326,9 @@ def _damaged(stats: PartStatistics, limits: Limits) -> Mask:
     traded = _per_scale(stats, blocks.error) <= _NO_WORSE**2 * _per_scale(stats, blocks.honest)
     worse = _worse(blocks, limits.block)
     worse &= ~np.repeat(traded, worse.shape[1] // traded.shape[1], axis=1)
+    if stats.divisor is not None and stats.kind is WeightFormat.INT8_CHANNEL:
+        # What was rounded is not known to the last digit.
+        worse &= ~(blocks.error <= _NEAREST * blocks.coarsest)
     if limits is WIDE or not worse.any():
         return worse & ~_within_steps(blocks) if limits is WIDE else worse
     chosen = _chosen(stats)

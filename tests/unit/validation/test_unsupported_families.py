@@ -27,12 +27,12 @@ def laid_out(family: Family, directory: Path) -> Path:
     return lay_out(family, checkpoints.SOURCE, CUT, directory)
 
 
-def doubts(family: Family, directory: Path) -> set[str]:
+def doubts(family: Family, directory: Path, *faults: str) -> set[str]:
     source = laid_out(family, directory / "source")
     reports = audit(source, export(source, directory / "checkpoint", None))
     found = [one for report in reports for one in report.findings]
-    assert {one.result for one in found} == {"inconclusive"}
-    return {one.check for one in found}
+    assert {one.where for one in found if one.result == "fail"} == set(faults)
+    return {one.check for one in found if one.result == "inconclusive"}
 
 
 def test_every_family_has_its_row() -> None:
@@ -71,15 +71,15 @@ def test_who_calls_itself_a_llama_and_lacks_its_tensors_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "check"),
+    ("name", "check", "faults"),
     [
-        ("gemma", "config.unknown"),
-        ("gemma2", "weights.census"),
-        ("olmo2", "weights.census"),
-        ("smollm3", "config.unknown"),
+        ("gemma", "config.unknown", ()),
+        ("gemma2", "weights.census", ("attn_logit_softcapping", "final_logit_softcapping")),
+        ("olmo2", "weights.census", ()),
+        ("smollm3", "config.unknown", ()),
     ],
 )
-def test_who_calls_itself_a_llama_and_is_more_is_in_doubt(
-    name: str, check: str, tmp_path: Path
+def test_who_calls_itself_a_llama_and_is_more_is_in_doubt_at_best(
+    name: str, check: str, faults: tuple[str, ...], tmp_path: Path
 ) -> None:
-    assert check in doubts(disguised(name), tmp_path)
+    assert check in doubts(disguised(name), tmp_path, *faults)
