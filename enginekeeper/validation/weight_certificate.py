@@ -91,11 +91,9 @@ def certify(
     """
     if not reproduction.leaves_roundings_open(index) or reproduction.folded is not None:
         return None
-    chunks, dtype = list(row_chunks(part.rows, columns)), reproduction.dtype
-    smoothed = _Smoothed.of(reproduction, index, chunks[0][1], columns, limits)
-    running = _Running(part, columns, dtype, limits)
-    for start, stop in chunks:
-        weight, scales = smoothed.rows(part, start, stop)
+    running = _Running(part, columns, reproduction.dtype, limits)
+    for start, stop in row_chunks(part.rows, columns):
+        weight, scales = _smoothed(reproduction, index, part, (start, stop), limits)
         if scales.shape[1] == 1 or not has_all_bits(scales):
             return None
         there = stored.part_as_stored(part, start, stop)
@@ -104,40 +102,18 @@ def certify(
     return running.certificate()
 
 
-@dataclass(frozen=True)
-class _Smoothed:
-    """Reads source rows, smooths them and says what scales the recipe gives them."""
-
-    reproduction: Reproduction
-    index: int
-    factors: Floats | None
-    """What to multiply as many rows by as are read at a time; None if they are to be rounded."""
-
-    @classmethod
-    def of(
-        cls, reproduction: Reproduction, index: int, rows: int, columns: int, limits: Limits
-    ) -> _Smoothed:
-        """Prepares to read up to so many rows at a time."""
-        divisor = reproduction.divisors[index]
-        if divisor is None or limits is not UNRECOVERED or reproduction.dtype != "bfloat16":
-            return cls(reproduction, index, None)
-        factors = np.empty((rows, columns), np.float32)
-        np.divide(np.float32(1), divisor, out=factors[0])
-        factors[1:] = factors[0]
-        return cls(reproduction, index, factors)
-
-    def rows(self, part: Part, start: int, stop: int) -> tuple[Floats, Floats]:
-        """Returns rows and their scales."""
-        whole, dtype = self.reproduction, self.reproduction.dtype
-        if self.factors is None:
-            weight = whole.weight(part, self.index, start, stop)
-            return weight, scales_of(whole.recipe, weight, whole.shared_amax, dtype)
-        weight = source_rows(whole.source, part, start, stop, dtype)
-        # Numbers beside numbers: row by row, this takes twice the time.
-        weight = weight * self.factors[: stop - start]
-        scales = scales_of(whole.recipe, weight, whole.shared_amax, dtype)
-        largest = np.float32(INT4_MAX)
-        return weight, round_to(scales * largest, dtype) / largest
+def _smoothed(
+    whole: Reproduction, index: int, part: Part, rows: tuple[int, int], limits: Limits
+) -> tuple[Floats, Floats]:
+    """Returns source rows as they are quantized, not rounded where that is left out, and scales."""
+    divisor, dtype = whole.divisors[index], whole.dtype
+    if divisor is None or limits is not UNRECOVERED or dtype != "bfloat16":
+        weight = whole.weight(part, index, *rows)
+        return weight, scales_of(whole.recipe, weight, whole.shared_amax, dtype)
+    weight = source_rows(whole.source, part, *rows, dtype) * (np.float32(1) / divisor)
+    scales = scales_of(whole.recipe, weight, whole.shared_amax, dtype)
+    largest = np.float32(INT4_MAX)
+    return weight, round_to(scales * largest, dtype) / largest
 
 
 @dataclass

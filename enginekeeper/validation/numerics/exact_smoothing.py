@@ -18,12 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import (
-    INT8_MAX,
-    Floats,
-    round_numbers,
-    round_to,
-)
+from enginekeeper.validation.numerics.formats import INT8_MAX, Floats
 from enginekeeper.validation.numerics.mapping import LinearPlace, Part
 from enginekeeper.validation.numerics.recipes import LinearRecipe, scales_of, unscaled
 from enginekeeper.validation.numerics.reproduction import (
@@ -38,6 +33,7 @@ from enginekeeper.validation.numerics.smoothing import (
     Candidates,
     can_recover,
     integers,
+    smooth_by,
     smoothquant_candidates,
 )
 
@@ -71,8 +67,6 @@ class _Trial:
     dtype: str
     candidates: Candidates
     divisor: Floats
-    factors: Floats
-    """Reciprocals, for as many rows as are read at a time."""
     read: list[UnreadRows]
 
     @classmethod
@@ -84,26 +78,26 @@ class _Trial:
         prequant: Floats,
         dtype: str,
     ) -> _Trial:
+        """Starts with the first candidate of each column."""
         candidates = smoothquant_candidates(prequant, dtype)
         divisor = candidates.first(prequant)
-        factors = (np.float32(1) / divisor)[None, :]
-        return cls(source, recipe, stored, dtype, candidates, divisor, factors, [])
+        return cls(source, recipe, stored, dtype, candidates, divisor, [])
 
     def reproduces(self, part: Part, start: int, stop: int) -> bool:
         """Takes rows in; says whether they are reproduced, perhaps by other candidates."""
         weight = source_rows(self.source, part, start, stop, self.dtype)
         there = self.stored.part_as_stored(part, start, stop)
         scales = self.stored.part_scales(part, start, stop)
-        if not has_all_bits(scales) or not np.isfinite(self.factors[0]).all():
+        if not has_all_bits(scales):
             return False
-        smoothed = self._smoothed(weight)
+        smoothed = smooth_by(weight, self.divisor, self.dtype)
         wrong = _wrong_columns(smoothed, scales, there)
         for _ in range(_ROUNDS):
             if len(wrong):
-                some = weight[:, wrong], there[:, wrong], scales
-                if not self._chosen_again(wrong, some):
+                again = self._smoothed_again(wrong, weight[:, wrong], there[:, wrong], scales)
+                if again is None:
                     return False
-                smoothed[:, wrong] = round_to(some[0] * self.factors[0, wrong], self.dtype)
+                smoothed[:, wrong] = again
             # All integers are reproduced now.
             off = np.flatnonzero(scales_of(self.recipe, smoothed, 0.0, self.dtype) != scales)
             if not len(off):
@@ -113,41 +107,36 @@ class _Trial:
             wrong = np.unique(np.abs(smoothed[off]).argmax(axis=1))
         return False
 
-    def _smoothed(self, weight: Floats) -> Floats:
-        rows = len(weight)
-        if len(self.factors) < rows:
-            self.factors = np.repeat(self.factors[:1], rows, axis=0)
-        # Numbers beside numbers: row by row, this takes twice the time.
-        with np.errstate(over="ignore"):
-            smoothed: Floats = weight * self.factors[:rows]
-        if self.dtype == "bfloat16":
-            return round_numbers(smoothed)  # the source and the factors are finite
-        return round_to(smoothed, self.dtype)
+    def _smoothed_again(
+        self, columns: _Columns, weight: Floats, there: npt.NDArray[Any], scales: Floats
+    ) -> Floats | None:
+        """Takes, for columns of some rows, candidates that reproduce these and all read before.
 
-    def _chosen_again(
-        self, columns: _Columns, last: tuple[Floats, npt.NDArray[Any], Floats]
-    ) -> bool:
-        """Takes, for some columns, candidates that reproduce all that was read, if there are any.
-
-        Rows before the last had their scales seen to, which other candidates must not change.
+        Returns the columns smoothed so, None if one has no such candidate. Rows read before had
+        their scales seen to, which other candidates must not change.
         """
-        pieces = [last, *(one.at(columns) for one in self.read)]
-        for _, there, _ in pieces[1:]:
-            if (np.abs(there.astype(np.int16)) >= INT8_MAX).any():
-                return False
-        failed = self.divisor[columns]
-        open_ = np.ones(len(columns), np.bool_)
-        for divisors, valid in zip(self.candidates.divisors, self.candidates.valid, strict=True):
-            chosen = np.flatnonzero(open_ & valid[columns] & (divisors[columns] != failed))
-            for weight, there, scales in pieces:
-                if not len(chosen):
-                    break
-                made = integers(weight[:, chosen], divisors[columns[chosen]], scales, self.dtype)
-                chosen = chosen[(made == there[:, chosen]).all(axis=0)]
-            self.divisor[columns[chosen]] = divisors[columns[chosen]]
-            open_[chosen] = False
-        self.factors[:, columns] = np.float32(1) / self.divisor[columns]
-        return not open_.any()
+        before = [one.at(columns) for one in self.read]
+        if any((np.abs(codes.astype(np.int16)) >= INT8_MAX).any() for _, codes, _ in before):
+            return None
+        divisors = self.candidates.divisors[:, columns]
+        others = self.candidates.valid[:, columns] & (divisors != self.divisor[columns])
+        order, most = np.argsort(~others, axis=0, kind="stable"), others.sum(axis=0)
+        smoothed, left = np.empty_like(weight), np.arange(len(columns))
+        for turn in range(len(divisors)):
+            if not len(left):
+                break
+            if (most[left] <= turn).any():
+                return None
+            chosen = divisors[order[turn, left], left]
+            made = smooth_by(weight[:, left], chosen, self.dtype)
+            fits = (np.rint(unscaled(made, scales)) == there[:, left]).all(axis=0)
+            for rows, codes, own in before:
+                same = integers(rows[:, left], chosen, own, self.dtype) == codes[:, left]
+                fits &= same.all(axis=0)
+            self.divisor[columns[left[fits]]] = chosen[fits]
+            smoothed[:, left[fits]] = made[:, fits]
+            left = left[~fits]
+        return None if len(left) else smoothed
 
 
 def _wrong_columns(smoothed: Floats, scales: Floats, there: npt.NDArray[np.integer]) -> _Columns:

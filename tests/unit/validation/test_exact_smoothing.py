@@ -59,6 +59,7 @@ def test_what_is_found_reproduces_all_that_is_stored(seed: int, dtype: str) -> N
     source, _, stored = smoothquant(seed, dtype)
     divisor = found(source, stored, dtype)
     assert divisor is not None
+    assert stored.prequant is not None
     assert np.array_equal(round_to(divisor, dtype), stored.prequant)
     again = export(divisor, source.weight, dtype)
     assert np.array_equal(again.codes, stored.codes)
