@@ -48,7 +48,7 @@ _SOURCE_NEUTRAL: Mapping[str, tuple[object, ...]] = {
 _CHECKPOINT_HARMLESS = frozenset(
     {
         "bias", "decoder", "disable_weight_only_quant_plugin", "gpus_per_node",
-        "has_partial_lora_mask", "num_labels", "producer", "qwen_type", "rank",
+        "has_partial_lora_mask", "max_lora_rank", "num_labels", "producer", "qwen_type", "rank",
         "remove_duplicated_kv_heads", "seq_length", "tie_word_embeddings", "transformers_version",
     }
 )  # fmt: skip
