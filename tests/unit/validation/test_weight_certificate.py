@@ -15,7 +15,7 @@ from enginekeeper.validation.numerics.formats import round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import LinearRecipe, WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction
-from enginekeeper.validation.weight_certificate import Certificate, certify
+from enginekeeper.validation.weight_certificate import UNRECOVERED, Certificate, certify
 from enginekeeper.validation.weight_judgement import TIGHT, judge
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from tests.factories.single_weights import SingleWeight, StoredIntegers
@@ -155,6 +155,43 @@ def test_what_gets_a_certificate_passes_the_long_way(
     for damage in damages:
         damage(np.random.default_rng(seed), stored, dose)
     certificate, stats = both(reproduction, stored)
+    assert certificate is None or judge(stats).honest
+
+
+def as_stored(reproduction: Reproduction) -> Reproduction:
+    """The same with the vector as a checkpoint keeps it."""
+    (divisor,) = reproduction.divisors
+    assert divisor is not None
+    return replace(reproduction, divisors=(round_to(divisor, "bfloat16"),))
+
+
+def short(stored: StoredIntegers, reproduction: Reproduction) -> Certificate | None:
+    return certify(stored, reproduction, 0, COLUMNS, PART, limits=UNRECOVERED)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_healthy_part_mostly_gets_one_by_the_vector_that_is_stored(seed: int) -> None:
+    reproduction, stored = awq(seed)
+    certificate, (recovered, _) = short(stored, as_stored(reproduction)), both(reproduction, stored)
+    assert certificate is not None
+    assert recovered is not None
+    assert certificate.gain == pytest.approx(recovered.gain, abs=UNRECOVERED.gain)
+    assert certificate.error_ratio == pytest.approx(recovered.error_ratio, rel=0.01)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.lists(st.sampled_from(DAMAGES), min_size=1, max_size=2),
+    st.floats(0, 1),
+)
+def test_what_gets_one_by_the_stored_vector_passes_the_long_way_by_the_one_that_was_used(
+    seed: int, damages: list[Damage], dose: float
+) -> None:
+    reproduction, stored = awq(seed)
+    for damage in damages:
+        damage(np.random.default_rng(seed), stored, dose)
+    certificate, (_, stats) = short(stored, as_stored(reproduction)), both(reproduction, stored)
     assert certificate is None or judge(stats).honest
 
 
