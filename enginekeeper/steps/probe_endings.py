@@ -77,12 +77,19 @@ def _asked(job: dict[str, Any]) -> dict[str, Any]:
     most = min(int(job["most"]), room)
     if most < FEWEST:
         return {"absent": "the engine's limits leave no room for an answer"}
-    twin = TransformersArm(load_model(Path(job["twin"])))
+    twin = _endings("twin", TransformersArm(load_model(Path(job["twin"]))), prompts, ours, most)
+    # A batch is asked until its last text ends: the engine's are of texts that the twin ended
+    # after about as many tokens.
+    order = sorted(range(len(prompts)), key=lambda row: (twin["lengths"][row], row))
+    said = _endings("engine", EngineArm(engine), [prompts[row] for row in order], theirs, most)
+    at = {row: place for place, row in enumerate(order)}
     return {
         "most": most,
         "stops": sorted(ours),
-        "engine": _endings("engine", EngineArm(engine), prompts, theirs, most),
-        "twin": _endings("twin", twin, prompts, ours, most),
+        "engine": {
+            name: [values[at[row]] for row in range(len(prompts))] for name, values in said.items()
+        },
+        "twin": twin,
     }
 
 
