@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from enginekeeper.validation import weight_judgement
 from enginekeeper.validation.numerics import reproduction as reproductions
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
 from enginekeeper.validation.numerics.reproduction import Reproduction
 from enginekeeper.validation.weight_judgement import Judgement, judge, leans
-from enginekeeper.validation.weight_statistics import PartStatistics, measure
+from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, measure
 from tests.factories.single_weights import SingleWeight, StoredIntegers
 
 ROWS, COLUMNS = 64, 256
@@ -189,3 +190,45 @@ def test_a_part_is_read_again_once_however_often_it_is_asked(weight: Floats) -> 
     stats = measured(weight, own(weight))
     assert stats.followed() is stats.followed()
     assert stats.leaning() is stats.leaning()
+
+
+def requantized(weight: Floats, times: float) -> StoredIntegers:
+    """Codes that are the nearest under scales somebody else chose."""
+    scales = own(weight).scales * np.float32(times)
+    return StoredIntegers(round_codes(INT8.format, weight / scales), scales)
+
+
+@pytest.mark.parametrize("times", [0.98, 1.1, 1.4])
+def test_codes_that_follow_scales_somebody_chose_are_another_rounding(
+    weight: Floats, times: float
+) -> None:
+    assert judged(weight[1:], requantized(weight[1:], times)).other_rounding
+
+
+def test_scales_that_were_chosen_badly_are_doubt_and_then_wrong(weight: Floats) -> None:
+    doubt, wrong = (judged(weight[1:], requantized(weight[1:], times)) for times in (2.0, 6.0))
+    assert (doubt.honest, doubt.doubtful) == (False, True)
+    assert (wrong.honest, wrong.doubtful) == (False, False)
+
+
+def test_codes_that_do_not_follow_are_damage_under_chosen_scales(weight: Floats) -> None:
+    made = requantized(weight[1:], 1.1)
+    made.codes[7, 100:106] += 20
+    judgement = judged(weight[1:], made)
+    assert (judgement.honest, judgement.doubtful) == (False, False)
+
+
+def feedback_errors(beyond: int, worse: int) -> Comparison:
+    """Blocks that are honest, some worse than another rounding makes them, some far worse."""
+    error = np.ones((100, 10))
+    error.reshape(-1)[:worse] = 25.0
+    error.reshape(-1)[:beyond] = 400.0
+    ones, none = np.ones_like(error), np.zeros_like(error)
+    return Comparison(error, ones, ones, none, none, none)
+
+
+@pytest.mark.parametrize(("beyond", "worse", "stands_out"), [(1, 100, False), (1, 1, True)])
+def test_a_block_far_worse_stands_out_unless_it_ends_a_long_tail(
+    beyond: int, worse: int, *, stands_out: bool
+) -> None:
+    assert weight_judgement._stands_out(feedback_errors(beyond, worse)) is stands_out
