@@ -43,16 +43,21 @@ CUT = Cut(layers=(0, 9, 19, 29), vocabulary=2051)
 _STEP = Path(__file__).parent / "steps" / "export_families.py"
 
 
-def models(work: Path) -> int:
-    """Lays the bundled model out as every family that is not there yet."""
+def donor() -> Path:
+    """Returns the bundled model; raises InputError if it was not unpacked yet."""
     donors = sorted((Settings.from_environment().cache / "models" / "packaged").glob("*/model"))
     if not donors:
         raise InputError("the bundled model is not here", remedy="run `make demo` first")
+    return donors[0]
+
+
+def models(work: Path) -> int:
+    """Lays the bundled model out as every family that is not there yet."""
     for name, family in FAMILIES.items():
         model, draft = work / "models" / name, work / "drafts" / name
         if not model.exists():
             shutil.rmtree(draft, ignore_errors=True)  # what an interrupted run left
-            lay_out(family, donors[0], CUT, draft)
+            lay_out(family, donor(), CUT, draft)
             model.parent.mkdir(parents=True, exist_ok=True)
             draft.rename(model)
     return 0
