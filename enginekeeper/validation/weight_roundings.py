@@ -107,24 +107,28 @@ def leaning(
 ) -> Leaning:
     """Reads a part again and says to which side its codes were rounded.
 
-    Weights count whose nearest code is not zero; to choose by the stored codes would choose those
-    that were rounded up.
+    Of weights that are small beside their scale, those with a code that is not zero were rounded
+    up, and those whose nearest one is not were rounded down if noise was added: of both sums the
+    smaller counts.
     """
-    kind, seen = reproduction.recipe.format, 0
-    sums = np.zeros(5)
+    kind, seen = reproduction.recipe.format, np.zeros(2)
+    sums, sides = np.zeros(3), np.zeros((2, 2))
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)
         weight = reproduction.weight(part, index, start, stop)
         nearest = round_codes(kind, unscaled(weight, there.scales))
         near = steps(kind, np.maximum(np.abs(weight), np.abs(there.values)), there.scales)
         off, own = ((one - weight) / near for one in (there.values, scaled(nearest, there.scales)))
-        sign, counted = np.sign(weight), nearest != 0
+        sign, counted = np.sign(weight), (nearest != 0, there.codes != 0)
         odd, own_odd = (_odd(kind, codes, there.scales) for codes in (there.codes, nearest))
-        seen += int(np.count_nonzero(counted))
-        sums += [
-            float(values[counted].sum()) for values in (off, off * sign, own * sign, odd, own_odd)
-        ]
-    return Leaning(*(float(total) for total in sums / max(seen, 1)))
+        seen += [int(np.count_nonzero(marks)) for marks in counted]
+        sums += [float(values[counted[0]].sum()) for values in (own * sign, odd, own_odd)]
+        sides += [[float(values[marks].sum()) for values in (off, off * sign)] for marks in counted]
+    mean, outward = (
+        min(values, key=abs) for values in (sides / np.maximum(seen, 1)[:, None]).T.tolist()
+    )
+    nearest_outward, is_odd, nearest_odd = (sums / max(float(seen[0]), 1)).tolist()
+    return Leaning(mean, outward, nearest_outward, is_odd, nearest_odd)
 
 
 def _odd(kind: WeightFormat, codes: Floats, scales: Floats) -> _Marks:

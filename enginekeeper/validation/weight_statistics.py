@@ -46,6 +46,10 @@ _BLOCK_COLUMNS = 64
 _SMALLEST_UNIT = np.float32(2.0**-24)
 """The unit of float16 below its normal numbers, where no relative bound holds."""
 
+_LOUD, _FEW_LOUD = 0.02, 4
+"""Share of the columns that a trained model's outliers are in at most, and that many of few;
+published ones are in far fewer."""
+
 _MANY = 8
 """If more than one in so many numbers differ, all are looked at instead of those."""
 
@@ -129,6 +133,19 @@ class PartStatistics:
         if honest == 0:
             return 1.0 if error == 0 else math.inf
         return math.sqrt(error / honest)
+
+    @property
+    def quiet_error_ratio(self) -> float:
+        """The error ratio of all columns but the loudest few.
+
+        Largest weights, which give the scales, are exact in an honest export and in no other. Where
+        one column is far louder than all others, that is the whole error.
+        """
+        columns = self.per_column
+        loudest = max(round(_LOUD * len(columns.energy)), _FEW_LOUD)
+        quiet = np.argsort(columns.energy)[:-loudest]
+        honest, error = float(columns.honest[quiet].sum()), float(columns.error[quiet].sum())
+        return math.sqrt(error / honest) if honest else self.error_ratio
 
     @property
     def in_source(self) -> tuple[float, float]:
