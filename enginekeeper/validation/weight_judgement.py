@@ -175,6 +175,8 @@ def judge(stats: PartStatistics) -> Judgement:
     if limits is WIDE:
         may_gain += _SIGMAS * _gain_by_chance(stats)
     gain, error = _gain_and_error(stats, limits)
+    if half and stats.divisor is not None:
+        gain = min(gain, stats.in_source[0], key=abs)
     blocks = _damaged(stats, limits)
     if limits is TIGHT:
         blocks |= stats.blocks.strays > 0
@@ -189,6 +191,8 @@ def judge(stats: PartStatistics) -> Judgement:
         columns=_any(_worn(stats.per_column, limits) & _moved(stats.per_column)),
         scales=None if half else _any(_wrong_scales(stats, ratio, limits)),
     )
+    if judgement.other_rounding and leans(stats):
+        judgement = replace(judgement, error=error)
     return _or_doubtful(stats, _or_absurd(judgement, absurd))
 
 

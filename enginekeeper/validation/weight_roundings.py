@@ -82,7 +82,7 @@ def followed(
         codes = unscaled(weight, there.scales)
         # Some exporters leave the lowest integer out.
         nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
-        allowed = np.abs(nearest - codes) + np.abs(codes) * TIE + TIE
+        allowed = np.abs(nearest - codes) + np.abs(codes) * _tie(kind) + TIE
         if smoothed_in is not None:
             wide = np.repeat(there.scales, columns // there.scales.shape[1], axis=1)
             allowed += open_by(nearest, wide, smoothed_in)
@@ -100,6 +100,11 @@ def open_by(codes: Floats, scales: Floats, smoothed_in: str) -> Floats:
     relative: Floats = np.abs(codes) * (_OPEN * unit(smoothed_in))
     # The smallest numbers of a dtype have no digits to lose but the last.
     return relative + _OPEN * smallest_step(smoothed_in) / scales
+
+
+def _tie(kind: WeightFormat) -> np.float32:
+    """Wider for coarse numbers: arithmetic in bfloat16 moves those only that are near a tie."""
+    return TIE if kind is WeightFormat.INT8_CHANNEL else 4 * TIE
 
 
 def leaning(
