@@ -24,7 +24,7 @@ from enginekeeper.validation.weight_roundings import TIE, open_by
 _Marks = npt.NDArray[np.bool_]
 _Counts = npt.NDArray[np.int64]
 
-_OPEN_SCALE = np.float32(2.0**-6)
+OPEN_SCALE = np.float32(2.0**-6)
 """Relative; what another half precision makes of a smoothed group's scale. Beyond, it is another
 scale, and codes are another rounding's."""
 
@@ -129,7 +129,7 @@ def strays_if_open(kind: WeightFormat, codes: CodesInQuestion, smoothed_in: str)
         _HALF + open_by(wanted, codes.scale, smoothed_in) + np.abs(wanted) * codes.deviation + TIE
     )
     # Written so that NaN is a stray.
-    strays: _Marks = (codes.deviation <= _OPEN_SCALE) & ~(np.abs(codes.stored - wanted) <= allowed)
+    strays: _Marks = (codes.deviation <= OPEN_SCALE) & ~(np.abs(codes.stored - wanted) <= allowed)
     return strays
 
 

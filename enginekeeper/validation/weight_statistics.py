@@ -21,6 +21,7 @@ from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import Quantized, WeightFormat
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 from enginekeeper.validation.weight_codes import (
+    OPEN_SCALE,
     Changed,
     CodesInQuestion,
     far,
@@ -299,7 +300,8 @@ class _Running:
         if smoothed_in is not None:
             strays.reshape(-1)[places] = strays_if_open(self.kind, codes, smoothed_in)
             return strays, places[:0]
-        if len(places) and in_half_precision(self.kind, rows.source, rows.stored):
+        same_scales = bool((codes.deviation <= OPEN_SCALE).all())
+        if len(places) and same_scales and in_half_precision(self.kind, rows.source, rows.stored):
             return strays, places
         strays.reshape(-1)[places] = strays_if_settled(codes)
         return strays, places[:0]
