@@ -201,7 +201,9 @@ def _with_chosen_scales(stats: PartStatistics, ratio: Floats) -> Judgement:
 
     No weight is another one then. What is left is how well the scales were chosen: errors say.
     """
-    error = min(stats.error_ratio, stats.in_source[1], stats.quiet_error_ratio)
+    error = min(stats.error_ratio, stats.in_source[1])
+    if _within_steps(stats.per_column).all():  # or the loudest were clipped
+        error = min(error, stats.quiet_error_ratio)
     honest = error <= WIDE.error
     judgement = Judgement(
         WIDE,
