@@ -177,6 +177,7 @@ def judge(stats: PartStatistics) -> Judgement:
     gain, error = _gain_and_error(stats, limits)
     if half and stats.divisor is not None:
         gain = min(gain, stats.in_source[0], key=abs)
+        error = min(error, stats.in_source[1])
     blocks = _damaged(stats, limits)
     if limits is TIGHT:
         blocks |= stats.blocks.strays > 0
