@@ -78,7 +78,7 @@ def _judge(
     )
     vectors = checkpoint.tensors(layer, f"{name}.prequant_scaling_factor")
     if vectors:
-        vector = np.concatenate([widen(tensor.read()) for tensor in vectors])
+        vector = np.concatenate([widen(tensor.read()).reshape(-1) for tensor in vectors])
         if vector.shape != fed.shape:
             return  # the weight audit says so
         fed = fed * np.abs(vector)

@@ -245,6 +245,13 @@ class AssembledLinear:
                     actual=shard.format.value,
                     expected=shards[0].format.value,
                 )
+            if shard.scales.shape[1] != shards[0].scales.shape[1]:
+                raise MisshapenLinearError(
+                    "the ranks hold scales for groups of different sizes",
+                    where=f"{place.name}.weights_scaling_factor",
+                    actual=f"{shard.scales.shape[1]} groups",
+                    expected=f"{shards[0].scales.shape[1]} groups",
+                )
         prequants = [shard.prequant for shard in shards if shard.prequant is not None]
         if prequants and len(prequants) != len(shards):
             raise MisshapenLinearError(

@@ -67,13 +67,18 @@ class JoinedTensor(StoredTensor):
     def of(cls, name: str, parts: tuple[StoredTensor, ...]) -> JoinedTensor:
         """Joins tensors of one format and width; raises InputError for others."""
         first = parts[0]
-        for part in parts[1:]:
+        for part in parts:
             if (part.dtype, part.shape[1:]) != (first.dtype, first.shape[1:]):
                 raise InputError(
                     "parts of one linear are stored in different ways",
                     where=f"{part.file}: {part.name}",
                     actual=f"{part.dtype} {list(part.shape)}",
                     expected=f"{first.dtype} of the width of {first.name}, {list(first.shape)}",
+                )
+            if not part.shape:
+                raise InputError(
+                    "a part of a linear is one number, not a row for every output",
+                    where=f"{part.file}: {part.name}",
                 )
         shape = (sum(part.shape[0] for part in parts), *first.shape[1:])
         return cls(first.file, name, first.dtype, shape, first.start, parts)
@@ -253,6 +258,8 @@ def _one(present: list[StoredTensor]) -> StoredTensor:
     """Returns the number or vector that all parts share; raises InputError where they differ."""
     first = present[0]
     for other in present[1:]:
+        if not (first.nbytes and other.nbytes):
+            raise InputError("a scale holds no number", where=f"{other.file}: {other.name}")
         if not np.array_equal(first.read().reshape(-1), other.read().reshape(-1)):
             raise InputError(
                 "parts that a server multiplies at once have different scales",

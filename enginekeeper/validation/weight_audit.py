@@ -50,7 +50,7 @@ from enginekeeper.validation.numerics.recipes import (
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
-from enginekeeper.validation.weight_census import census, recipe_findings, unread
+from enginekeeper.validation.weight_census import beyond_fp8, census, recipe_findings, unread
 from enginekeeper.validation.weight_certificate import UNRECOVERED, Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import (
@@ -221,7 +221,8 @@ class WeightAudit:
         yield from problems
         if any(finding.result == "fail" for finding in problems):
             return
-        yield from self._against_source(place, recipe, stored)
+        against = list(self._against_source(place, recipe, stored))
+        yield from against or beyond_fp8(stored)
         # What a wrong norm gives out says nothing of a scale.
         wrong_norm = place.norm is not None and place.norm[0] in self.counts.blamed_norms
         if not problems and not wrong_norm:

@@ -8,7 +8,7 @@ import numpy as np
 
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import Finding, Result
-from enginekeeper.validation.numerics.formats import Floats
+from enginekeeper.validation.numerics.formats import E4M3_MAX, INT4_MAX, Floats
 from enginekeeper.validation.numerics.linears import SUFFIXES
 from enginekeeper.validation.numerics.mapping import (
     EMBEDDING,
@@ -17,7 +17,7 @@ from enginekeeper.validation.numerics.mapping import (
     layer_linears,
     norms,
 )
-from enginekeeper.validation.numerics.recipes import CALIBRATED, LinearRecipe
+from enginekeeper.validation.numerics.recipes import CALIBRATED, LinearRecipe, WeightFormat
 from enginekeeper.validation.source_model import SourceModel
 
 KV_SUFFIXES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
@@ -26,6 +26,9 @@ _DERIVED = ("rotary_emb.inv_freq",)
 """What older files hold and the config gives anyway."""
 
 _LISTED = 5
+
+_ROUNDING = 2.0**-8
+"""Relative; of scales in half precision."""
 """Names spelled out in a finding before "and n more"."""
 
 
@@ -131,6 +134,8 @@ def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
         yield from _numbers(f"{name}.prequant_scaling_factor", stored.prequant, "T9")
     if recipe.activation in CALIBRATED:
         yield from _activation(stored, name)
+    if recipe.format is WeightFormat.INT4_GROUP and recipe.activation == "fp8_static":
+        yield from _second_scale(stored, name)
     if recipe.activation == "int8_static" and stored.prequant is None:
         yield Finding(
             "weights.scale",
@@ -140,6 +145,42 @@ def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
             "absent",
             "present",
             "T9",
+        )
+
+
+def _second_scale(stored: AssembledLinear, name: str) -> Iterator[Finding]:
+    """Yields what is wrong with the scale that turns INT4 weights into FP8 ones (W4A8_AWQ).
+
+    TensorRT-LLM divides the groups' scales by it; the largest weight has to stay within FP8.
+    """
+    where = f"{name}.weights_scaling_factor_2"
+    found = {shard.second_scale for shard in stored.shards}
+    if None in found:
+        message = "W4A8_AWQ without the scale that turns its weights into FP8"
+        yield Finding("weights.scale", "fail", where, message, "absent", "present", "T2")
+        return
+    second = np.array([s.second_scale for s in stored.shards], np.float32)
+    yield from _numbers(where, second, "T2")
+    if len(found) > 1 and np.isfinite(second).all():
+        message = "the tensor-parallel ranks disagree on the second scale"
+        yield Finding("weights.scale", "fail", where, message, second.tolist(), "one value", "T14")
+
+
+def beyond_fp8(stored: AssembledLinear) -> Iterator[Finding]:
+    """Yields a finding where a second scale makes more of the right INT4 weights than FP8 holds."""
+    second = stored.first.second_scale
+    if second is None or stored.first.activation is None:
+        return
+    largest = max(float(shard.scales.max()) for shard in stored.shards) * INT4_MAX
+    if not largest <= second * E4M3_MAX * (1 + _ROUNDING):
+        yield Finding(
+            "weights.scale",
+            "fail",
+            f"{stored.place.name}.weights_scaling_factor_2",
+            f"weights of up to {largest / second:.4g} in FP8, which ends at {E4M3_MAX:g}",
+            second,
+            largest / E4M3_MAX,
+            "T2",
         )
 
 

@@ -15,7 +15,6 @@ from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats
 from enginekeeper.validation.numerics.recipes import WeightFormat
 from enginekeeper.validation.weight_judgement import (
-    LEANING,
     SAME_ROUNDING,
     Indices,
     Judgement,
@@ -24,6 +23,7 @@ from enginekeeper.validation.weight_judgement import (
     scale_ratio,
 )
 from enginekeeper.validation.weight_order import other_order
+from enginekeeper.validation.weight_roundings import LEANING
 from enginekeeper.validation.weight_statistics import PartStatistics
 from enginekeeper.validation.weight_suspects import (
     Suspect,

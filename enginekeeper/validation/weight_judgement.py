@@ -75,14 +75,6 @@ _TAIL = 0.02
 """Share of the blocks that are worse than another rounding usually makes them, of which feedback
 may make a block still worse; of strongly correlated inputs it was one of 90 to 590."""
 
-LEANING = 0.25
-"""Of a step on average: half of what cutting off does. To nearest or at random codes lean to
-neither side; feedback of errors leaned by up to 0.17."""
-
-_UNUSED = 0.4
-"""Share of codes with the lowest bit set, or not set, over that of the nearest codes, below which
-that bit is not used."""
-
 SAME_ROUNDING = 0.95
 """Share of equal codes above which the rounding is the recipe's; healthy AWQ had 0.994."""
 
@@ -117,8 +109,17 @@ cutting off and zeros move them to one."""
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
+_CLIPPED = 0.05
+"""What clipping or a margin may take from the energy of a part, if that is no worse for it."""
+
+_NEARLY_ALL = 0.95
+"""Share of the runs of groups whose scales are one number, above which they were shared."""
+
 _NEAREST = 0.25
 """Largest squared error of the nearest number, in squared steps."""
+
+_INTEGERS = (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL)
+_LARGEST_OF_INTEGERS = 4.0
 
 _SMALLEST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
 """Of a scale to the honest one, whatever the rounding: clipping halves a scale at most, powers of
@@ -202,22 +203,38 @@ def _with_chosen_scales(stats: PartStatistics, ratio: Floats) -> Judgement:
 
     No weight is another one then. What is left is how well the scales were chosen: errors say.
     """
-    error = min(stats.error_ratio, stats.in_source[1])
-    if _within_steps(stats.per_column).all():  # or the loudest were clipped
+    error, columns = min(stats.error_ratio, stats.in_source[1]), stats.per_column
+    nearest = columns.error <= _NEAREST * columns.coarsest * (1 + BFLOAT16_ROUNDING)
+    if nearest.all():  # else the loudest were clipped
         error = min(error, stats.quiet_error_ratio)
-    honest = error <= WIDE.error
+    gain = min(stats.gain, stats.in_source[0], key=abs)
+    absurd = _absurd(stats, ratio) | _shared(stats)
+    if stats.kind in _INTEGERS:  # which a scale shared with others costs what it is larger
+        absurd |= ratio > _LARGEST_OF_INTEGERS
     judgement = Judgement(
         WIDE,
-        error=None if honest else error,
-        # What was clipped: of no weight where the whole is no worse for it.
-        blocks=None if error <= TIGHT.error else _any(_beyond_steps(stats)),
-        doubtful=error <= FEEDBACK.error,
+        gain=gain if error > _NO_WORSE and not abs(gain) <= _CLIPPED else None,
+        error=None if error <= WIDE.error else error,
+        blocks=_any(_damaged(stats, WIDE)),
+        doubtful=error <= FEEDBACK.error and not absurd.any(),
     )
-    return _or_absurd(judgement, _absurd(stats, ratio))
+    return _or_absurd(judgement, absurd)
 
 
-def _beyond_steps(stats: PartStatistics) -> Mask:
-    return _damaged(stats, FEEDBACK) & ~_within_steps(stats.blocks)
+def _shared(stats: PartStatistics) -> Mask:
+    """Scales that groups beside each other share, all over, where the recipe gives each its own."""
+    none: Mask = np.zeros(stats.scales.shape, np.bool_)
+    rows, groups = stats.scales.shape
+    for run in {2, groups} - {1}:
+        if groups % run == 0:
+            stored, honest = (
+                float((one == one[..., :1]).all(axis=-1).mean())
+                for scales in (stats.scales, stats.honest_scales)
+                for one in [scales.reshape(rows, -1, run)]
+            )
+            if stored >= _NEARLY_ALL and honest < _NEARLY_ALL / 2:
+                return ~none
+    return none
 
 
 def _absurd(stats: PartStatistics, ratio: Floats) -> Mask:
@@ -261,13 +278,7 @@ def _stands_out(blocks: Comparison) -> bool:
 
 def leans(stats: PartStatistics) -> bool:
     """Says whether codes were rounded to one side, or to every second one only."""
-    leaning = stats.leaning()
-    outward = min(abs(leaning.outward), abs(leaning.outward - leaning.nearest_outward))
-    aside = max(abs(leaning.mean), outward) > LEANING
-    unused = leaning.odd < _UNUSED * leaning.nearest_odd or (
-        1 - leaning.odd < _UNUSED * (1 - leaning.nearest_odd)
-    )
-    return aside or unused
+    return stats.leaning().aside
 
 
 def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:

@@ -10,7 +10,13 @@ import numpy.typing as npt
 
 from enginekeeper.validation.numerics.formats import Floats, smallest_step, unit
 from enginekeeper.validation.numerics.mapping import Part
-from enginekeeper.validation.numerics.recipes import WeightFormat, round_codes, scaled, unscaled
+from enginekeeper.validation.numerics.recipes import (
+    WeightFormat,
+    code_range,
+    round_codes,
+    scaled,
+    unscaled,
+)
 from enginekeeper.validation.numerics.reproduction import Reproduction, StoredParts, row_chunks
 
 _Marks = npt.NDArray[np.bool_]
@@ -22,6 +28,14 @@ _OPEN = np.float32(2)
 """How many units of the dtype a smoothed weight may be from what was rounded: its vector is known
 to one, and the product was rounded by half a one there and here. The largest needed over 1.4
 million differing codes of a healthy SmolLM2-135M export (AWQ, bfloat16) was 0.64 of it."""
+
+LEANING = 0.25
+"""Of a step on average: half of what cutting off does. To nearest or at random codes lean to
+neither side; feedback of errors leaned by up to 0.17."""
+
+_UNUSED = 0.4
+"""Share of codes with the lowest bit set, or not set, over that of the nearest codes, below which
+that bit is not used."""
 
 _CODE_TOLERANCE = np.float32(1e-5)
 """Relative; neighbouring codes of every format differ by more than 5 %."""
@@ -67,6 +81,15 @@ class Leaning:
     nearest_odd: float
     """The same of the nearest codes: about a half, but of such weights most codes are 1."""
 
+    @property
+    def aside(self) -> bool:
+        """Whether codes were rounded to one side, or to every second one only."""
+        outward = min(abs(self.outward), abs(self.outward - self.nearest_outward))
+        unused = self.odd < _UNUSED * self.nearest_odd or (
+            1 - self.odd < _UNUSED * (1 - self.nearest_odd)
+        )
+        return max(abs(self.mean), outward) > LEANING or unused
+
 
 def followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
@@ -81,7 +104,10 @@ def followed(
         honest = reproduction.quantize(weight).values
         codes = unscaled(weight, there.scales)
         # Some exporters leave the lowest integer out.
-        nearest = np.clip(round_codes(kind, codes), there.codes.min(), there.codes.max())
+        nearest = round_codes(kind, codes)
+        if kind in (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL):
+            lowest = code_range(kind)[0]
+            nearest = np.maximum(nearest, lowest + bool(there.codes.min() > lowest))
         allowed = np.abs(nearest - codes) + np.abs(codes) * _tie(kind) + TIE
         if smoothed_in is not None:
             wide = np.repeat(there.scales, columns // there.scales.shape[1], axis=1)

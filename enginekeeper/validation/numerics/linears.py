@@ -70,6 +70,8 @@ class StoredLinear:
     """One row per weight row (or a single one), one column per group (or a single one)."""
     prequant: Floats | None
     activation: Activation | None
+    second_scale: float | None = None
+    """Of packed INT4 that is multiplied in FP8: what its group scales are divided by."""
 
     @property
     def group(self) -> int:
@@ -192,7 +194,17 @@ def _linear(
         scales=scales,
         prequant=prequant,
         activation=_activation(kind, found),
+        second_scale=_second_scale(kind, found),
     )
+
+
+def _second_scale(kind: WeightFormat, found: Mapping[str, StoredTensor]) -> float | None:
+    stored = found.get("weights_scaling_factor_2")
+    if kind is not WeightFormat.INT4_GROUP or stored is None:
+        return None
+    if stored.nbytes == 0:
+        raise _misshapen(stored, "[1]")
+    return float(widen(stored.read()).reshape(-1)[0])
 
 
 def _activation(kind: WeightFormat, found: Mapping[str, StoredTensor]) -> Activation | None:

@@ -51,6 +51,19 @@ def test_scales_that_are_all_too_large_are_all_found(tmp_path: Path) -> None:
     assert len(judged("fp8", tmp_path, *edits)) == len(edits)
 
 
+def test_a_vector_that_is_one_number_is_left_to_others(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
+    name = "transformer.layers.1.attention.dense.prequant_scaling_factor"
+    checkpoints.edit_tensors(
+        checkpoint, lambda tensors: tensors.update({name: np.ones((), np.float32)})
+    )
+    scale = "transformer.layers.1.attention.dense.activation_scaling_factor"
+    checkpoints.edit_tensor(checkpoint, scale, partial(np.multiply, np.float32(1e6)))
+    source = SourceModel.open(checkpoints.SOURCE)
+    opened, geometry = Checkpoint.open(checkpoint), Geometry.of(source.config)
+    assert list(findings(source, opened, geometry)) == []
+
+
 def test_no_input_makes_more_than_the_reach_and_one_makes_as_much() -> None:
     source, prefix = SourceModel.open(checkpoints.SOURCE), "model.layers.1"
     norm, module = f"{prefix}.post_attention_layernorm", f"{prefix}.mlp.up_proj"

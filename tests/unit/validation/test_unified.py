@@ -116,6 +116,15 @@ def test_parts_with_scales_of_their_own_are_refused(tmp_path: Path) -> None:
     assert str(caught.value.where).endswith(name)
 
 
+@pytest.mark.parametrize("name", ["self_attn.q_proj.input_scale", "self_attn.v_proj.weight_scale"])
+def test_a_scale_that_holds_no_number_is_refused(name: str, tmp_path: Path) -> None:
+    checkpoint = Path(shutil.copytree(EXPORTS / "unified_fp8", tmp_path / "export"))
+    where = f"model.layers.0.{name}"
+    edit_tensors(checkpoint, lambda tensors: tensors.update({where: np.zeros(0, np.float32)}))
+    with pytest.raises(InputError, match="no number"):
+        Checkpoint.open(checkpoint)
+
+
 def test_a_pre_quant_vector_that_nothing_promises_fails_by_name(copied: Path) -> None:
     name = "model.layers.0.mlp.down_proj.pre_quant_scale"
     edit_tensors(copied, lambda tensors: tensors.update({name: np.ones(128, np.float32)}))

@@ -446,6 +446,31 @@ def test_an_activation_scale_that_another_calibrator_may_choose_is_doubt(
     assert (finding.result, finding.taxonomy) == ("inconclusive", "T13")
 
 
+@pytest.mark.parametrize("value", [float("nan"), 0.0, -1.0, 1e-6])
+def test_a_second_scale_of_w4a8_that_fp8_cannot_hold_is_found(value: float, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a8_awq", tmp_path)
+    name = f"{DOWN}.weights_scaling_factor_2"
+    checkpoints.edit_tensor(checkpoint, name, lambda scale: np.full_like(scale, value))
+    finding = only_finding(checkpoint)
+    assert (finding.where, finding.taxonomy) == (name, "T2")
+
+
+def test_a_second_scale_of_w4a8_that_is_missing_is_found(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a8_awq", tmp_path)
+    name = f"{DOWN}.weights_scaling_factor_2"
+    checkpoints.edit_tensors(checkpoint, lambda tensors: tensors.pop(name))
+    assert only_finding(checkpoint).where == name
+
+
+def test_a_rank_with_groups_of_another_size_is_named(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
+    name = f"{QKV}.weights_scaling_factor"
+    checkpoints.edit_tensors(
+        checkpoint, lambda tensors: tensors.update({name: tensors[name][:, :1]}), rank=1
+    )
+    assert name in [finding.where for finding in audited(checkpoint).findings]
+
+
 @pytest.mark.parametrize("key", ["k", "v"])
 def test_a_missing_cache_scale_is_found(key: str, tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
