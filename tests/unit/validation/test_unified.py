@@ -121,7 +121,7 @@ def test_a_scale_that_holds_no_number_is_refused(name: str, tmp_path: Path) -> N
     checkpoint = Path(shutil.copytree(EXPORTS / "unified_fp8", tmp_path / "export"))
     where = f"model.layers.0.{name}"
     edit_tensors(checkpoint, lambda tensors: tensors.update({where: np.zeros(0, np.float32)}))
-    with pytest.raises(InputError, match="no number"):
+    with pytest.raises(InputError, match="number"):
         Checkpoint.open(checkpoint)
 
 
