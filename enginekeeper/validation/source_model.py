@@ -152,9 +152,11 @@ def _magnitude(values: npt.NDArray[Any]) -> float:
     if not values.size:
         return 0.0
     if values.dtype == bfloat16:
-        # Without their sign, the bits are in the order of the numbers, infinity and NaN last.
-        bits = (values.view(np.uint16) & _UNSIGNED).max()
-        return float(bits.view(bfloat16))
+        # Without their sign, the bits are in the order of the numbers, infinity and NaN last; as
+        # integers with a sign the largest is of a positive number, without one of a negative.
+        positive, negative = values.view(np.int16).max(), values.view(np.uint16).max()
+        bits = np.maximum(positive.astype(np.int32), (negative & _UNSIGNED).astype(np.int32))
+        return float(bits.astype(np.uint16).view(bfloat16))
     return float(np.maximum(values.max(), -values.min()))
 
 
