@@ -459,7 +459,8 @@ def scale_ratio(stats: PartStatistics) -> Floats:
 
 def _rounded_to_half(stats: PartStatistics, deviation: Floats) -> bool:
     """Says whether the scales are the honest ones, rounded to bfloat16 or float16."""
-    if deviation.max() > BFLOAT16_ROUNDING:
+    known = 1 if stats.divisor is None else 2  # a smoothed weight's own is known to a unit
+    if deviation.max() > known * BFLOAT16_ROUNDING:
         return False
     return any(
         np.array_equal(round_to(stats.scales, dtype), stats.scales)
