@@ -95,6 +95,11 @@ def _store_scales(linear: LinearEdit, scales: Floats) -> Floats:
     """Stores scales and returns them as they are read again."""
     if linear.format is not WeightFormat.NVFP4:
         linear.scales = scales[: len(linear.scales)]
+        second = "weights_scaling_factor_2"
+        if linear.format is WeightFormat.INT4_GROUP and linear.has(second):
+            stored = linear.tensor(second)
+            largest = np.float32(scales.max()) * formats.INT4_MAX
+            linear.put(second, np.full_like(stored, largest / formats.E4M3_MAX))
         return scales
     outer = np.float32(linear.tensor("weights_scaling_factor_2").item())
     inner = formats.round_e4m3(np.clip(scales / outer, np.float32(2.0**-9), formats.E4M3_MAX))

@@ -222,7 +222,9 @@ class WeightAudit:
         if any(finding.result == "fail" for finding in problems):
             return
         against = list(self._against_source(place, recipe, stored))
-        yield from against or beyond_fp8(stored)
+        yield from against
+        if not any(finding.result == "fail" for finding in against):
+            yield from beyond_fp8(stored)
         # What a wrong norm gives out says nothing of a scale.
         wrong_norm = place.norm is not None and place.norm[0] in self.counts.blamed_norms
         if not problems and not wrong_norm:

@@ -9,7 +9,7 @@ import numpy as np
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.findings import Finding, Result
 from enginekeeper.validation.numerics.formats import E4M3_MAX, INT4_MAX, Floats
-from enginekeeper.validation.numerics.linears import SUFFIXES
+from enginekeeper.validation.numerics.linears import SUFFIXES, StoredLinear
 from enginekeeper.validation.numerics.mapping import (
     EMBEDDING,
     Geometry,
@@ -18,6 +18,7 @@ from enginekeeper.validation.numerics.mapping import (
     norms,
 )
 from enginekeeper.validation.numerics.recipes import CALIBRATED, LinearRecipe, WeightFormat
+from enginekeeper.validation.numerics.reproduction import row_chunks
 from enginekeeper.validation.source_model import SourceModel
 
 KV_SUFFIXES = ("k_cache_scaling_factor", "v_cache_scaling_factor", "kv_cache_scaling_factor")
@@ -26,10 +27,13 @@ _DERIVED = ("rotary_emb.inv_freq",)
 """What older files hold and the config gives anyway."""
 
 _LISTED = 5
+"""Names spelled out in a finding before "and n more"."""
 
 _ROUNDING = 2.0**-8
 """Relative; of scales in half precision."""
-"""Names spelled out in a finding before "and n more"."""
+
+_UNUSED = 16
+"""How far below FP8's largest number the largest weight may be; quiet groups are below it."""
 
 
 def census(checkpoint: Checkpoint, geometry: Geometry, source: SourceModel) -> Iterator[Finding]:
@@ -172,16 +176,25 @@ def beyond_fp8(stored: AssembledLinear) -> Iterator[Finding]:
     if second is None or stored.first.activation is None:
         return
     largest = max(float(shard.scales.max()) for shard in stored.shards) * INT4_MAX
-    if not largest <= second * E4M3_MAX * (1 + _ROUNDING):
+    most = second * E4M3_MAX
+    if not largest <= most * (1 + _ROUNDING):  # perhaps the scale of a group of zeros
+        largest = max(_largest(shard) for shard in stored.shards)
+    if not most / _UNUSED <= largest <= most * (1 + _ROUNDING):
         yield Finding(
             "weights.scale",
             "fail",
             f"{stored.place.name}.weights_scaling_factor_2",
-            f"weights of up to {largest / second:.4g} in FP8, which ends at {E4M3_MAX:g}",
+            f"the largest weight is {largest / second:.4g} in FP8, which ends at {E4M3_MAX:g}",
             second,
             largest / E4M3_MAX,
             "T2",
         )
+
+
+def _largest(shard: StoredLinear) -> float:
+    """Returns the largest weight: its scale may be smaller than that of weights that are zero."""
+    chunks = row_chunks(shard.rows, shard.columns)
+    return max(float(np.abs(shard.dequantize(*rows)).max()) for rows in chunks)
 
 
 def _activation(stored: AssembledLinear, name: str) -> Iterator[Finding]:

@@ -115,6 +115,9 @@ _CLIPPED = 0.05
 _NEARLY_ALL = 0.95
 """Share of the runs of groups whose scales are one number, above which they were shared."""
 
+_POWER_OF_TWO = 0.5
+"""Mantissa of one, in [0.5, 1)."""
+
 _NEAREST = 0.25
 """Largest squared error of the nearest number, in squared steps."""
 
@@ -210,20 +213,31 @@ def _with_chosen_scales(stats: PartStatistics, ratio: Floats) -> Judgement:
     gain = min(stats.gain, stats.in_source[0], key=abs)
     absurd = _absurd(stats, ratio) | _shared(stats)
     if stats.kind in _INTEGERS:  # which a scale shared with others costs what it is larger
-        absurd |= ratio > _LARGEST_OF_INTEGERS
+        absurd |= (ratio > _LARGEST_OF_INTEGERS) & _felt(stats)
     judgement = Judgement(
         WIDE,
         gain=gain if error > _NO_WORSE and not abs(gain) <= _CLIPPED else None,
         error=None if error <= WIDE.error else error,
         blocks=_any(_damaged(stats, WIDE)),
-        doubtful=error <= FEEDBACK.error and not absurd.any(),
+        doubtful=error <= FEEDBACK.error and not (absurd & _felt(stats)).any(),
     )
     return _or_absurd(judgement, absurd)
+
+
+def _felt(stats: PartStatistics) -> Mask:
+    """Scales of weights that are not far below what rounding makes of the others anyway."""
+    error, honest = (
+        _per_scale(stats, cells) for cells in (stats.blocks.error, stats.blocks.honest)
+    )
+    felt: Mask = ~(error <= HONEST_FLOOR * honest.mean())
+    return felt
 
 
 def _shared(stats: PartStatistics) -> Mask:
     """Scales that groups beside each other share, all over, where the recipe gives each its own."""
     none: Mask = np.zeros(stats.scales.shape, np.bool_)
+    if not (np.frexp(stats.scales)[0] != _POWER_OF_TWO).any():
+        return none  # which most weights of one matrix have the same of
     rows, groups = stats.scales.shape
     for run in {2, groups} - {1}:
         if groups % run == 0:

@@ -163,7 +163,10 @@ def _read_integer(name: str, found: Mapping[str, StoredTensor]) -> StoredLinear:
 def _in_fp8_blocks(found: Mapping[str, StoredTensor]) -> bool:
     """Says whether the scales are NVFP4's, be the second one missing."""
     inner = found.get("weights_scaling_factor")
-    return "weights_scaling_factor_2" in found or (inner is not None and inner.dtype == "F8_E4M3")
+    if inner is not None and inner.dtype != "F8_E4M3":
+        # Packed INT4 has two rows in one, and a second scale too if it is multiplied in FP8.
+        return "weights_scaling_factor_2" in found and inner.shape[:1] == found["weight"].shape[:1]
+    return inner is not None or "weights_scaling_factor_2" in found
 
 
 def _read_nvfp4(name: str, found: Mapping[str, StoredTensor]) -> StoredLinear:
@@ -194,17 +197,15 @@ def _linear(
         scales=scales,
         prequant=prequant,
         activation=_activation(kind, found),
-        second_scale=_second_scale(kind, found),
+        second_scale=_second_scale(name, kind, found),
     )
 
 
-def _second_scale(kind: WeightFormat, found: Mapping[str, StoredTensor]) -> float | None:
-    stored = found.get("weights_scaling_factor_2")
-    if kind is not WeightFormat.INT4_GROUP or stored is None:
+def _second_scale(name: str, kind: WeightFormat, found: Mapping[str, StoredTensor]) -> float | None:
+    suffix = "weights_scaling_factor_2"
+    if kind is not WeightFormat.INT4_GROUP or suffix not in found:
         return None
-    if stored.nbytes == 0:
-        raise _misshapen(stored, "[1]")
-    return float(widen(stored.read()).reshape(-1)[0])
+    return float(_scale(found, name, suffix, (1,))[0])
 
 
 def _activation(kind: WeightFormat, found: Mapping[str, StoredTensor]) -> Activation | None:

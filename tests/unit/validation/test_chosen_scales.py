@@ -85,3 +85,17 @@ def test_groups_that_share_their_scales_are_no_groups(run: int, weight: Floats) 
     judgement = judged(INT4, weight, rounded(INT4, weight, scales))
     assert judgement.scales is not None
     assert not judgement.doubtful
+
+
+def test_powers_of_two_are_honest_though_many_groups_have_the_same(weight: Floats) -> None:
+    even = weight / np.abs(weight).reshape(ROWS, -1, GROUP).max(axis=2).repeat(GROUP, axis=1)
+    scales = np.exp2(np.rint(np.log2(honest_scales(INT4, even))))
+    assert (scales == scales[0, 0]).all()
+    assert judged(INT4, even, rounded(INT4, even, np.asarray(scales, np.float32))).honest
+
+
+def test_a_quiet_row_under_a_floor_of_scales_is_honest(weight: Floats) -> None:
+    weight[5] *= np.float32(1e-6)
+    scales = honest_scales(INT4, weight)
+    scales[5] *= np.float32(6)
+    assert judged(INT4, weight, rounded(INT4, weight, scales)).honest
