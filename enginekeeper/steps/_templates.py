@@ -83,6 +83,8 @@ class Templates:
     def _answer(self, write: int, *asked: Any, **how: Any) -> NoReturn:  # noqa: ANN401
         """Renders within the limits, writes what came of it, and ends this child in any case."""
         try:
+            for ends in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(ends, signal.SIG_DFL)  # what the parent does then is not for a child
             _limit(self._left)
             try:
                 answer = {"text": ask(lambda: self._rendered(*asked, **how))}

@@ -87,6 +87,17 @@ def test_a_template_that_wants_more_than_it_may_is_refused_in_words(
     assert words in refused(rendered, monkeypatch)
 
 
+def test_a_child_ends_by_a_signal_that_its_parent_handles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    try:
+        said = refused(kills, monkeypatch)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "signal 15" in said
+
+
 def test_a_template_that_used_up_its_time_is_not_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
