@@ -195,7 +195,7 @@ def _checkpoint_tensors(
     recipe = recipe_for("W8A16")
     for place in layer_linears(0, geometry):
         weight = np.concatenate([source.rows(f"{part.module}.weight") for part in place.parts])
-        made = quantize_rows(recipe, weight, 0.0)
+        made = quantize_rows(recipe, weight, 0.0, "bfloat16")
         codes = made.codes.astype(np.int8)
         yield PlannedTensor.of(f"{place.name}.weight", codes)
         scales = made.scales.reshape(-1)

@@ -183,7 +183,7 @@ def _head_quantized(draft: Draft, _target: Target, dose: float) -> tuple[str, ..
         weight = draft.get(rank, "lm_head.weight")
         if round(dose) < 1 or weight.shape[1] % round(dose):
             raise InapplicableError("no such groups divide the head's columns", actual=dose)
-        rounded = quantize_rows(recipe, weight.astype(np.float32), 0.0).values
+        rounded = quantize_rows(recipe, weight.astype(np.float32), 0.0, "bfloat16").values
         draft.put(rank, "lm_head.weight", rounded.astype(weight.dtype))
     return ("lm_head",)
 

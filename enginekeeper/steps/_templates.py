@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from _tokenizers import Refused, ask
@@ -138,8 +139,7 @@ def _limit(seconds: float) -> None:
     whole = max(1, round(seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (whole, whole + 1))
-    with open("/proc/self/statm", encoding="ascii") as handle:  # noqa: PTH123 - of the kernel
-        pages = int(handle.read().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     most = pages * resource.getpagesize() + MEMORY
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)

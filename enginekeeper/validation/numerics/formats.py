@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ml_dtypes import bfloat16, float8_e4m3fn
+from ml_dtypes import bfloat16, finfo, float8_e4m3fn
 
 Floats = npt.NDArray[np.float32]
 
@@ -57,28 +57,29 @@ _MODEL_DTYPES: dict[str, np.dtype[Any]] = {
     "bfloat16": np.dtype(bfloat16),
 }
 
-_EXPONENTS = {"float32": (-126, 23), "float16": (-14, 10), "bfloat16": (-126, 7)}
-"""Of the smallest normal number, and how many bits a mantissa has."""
-
 
 def model_dtype(dtype: str) -> np.dtype[Any]:
     """Returns how numpy holds a model's dtype."""
     return _MODEL_DTYPES[dtype]
 
 
+def _info(dtype: str) -> Any:  # noqa: ANN401 - ml_dtypes declares no types
+    return finfo(model_dtype(dtype))  # type: ignore[no-untyped-call]
+
+
 def smallest_normal(dtype: str) -> np.float32:
     """Returns the smallest number that a model's dtype holds with all its digits."""
-    return np.float32(2.0 ** _EXPONENTS[dtype][0])
+    return np.float32(_info(dtype).smallest_normal)
 
 
 def unit(dtype: str) -> np.float32:
     """Returns the largest relative distance of neighbouring numbers of a model's dtype."""
-    return np.float32(2.0 ** -_EXPONENTS[dtype][1])
+    return np.float32(_info(dtype).eps)
 
 
 def smallest_step(dtype: str) -> np.float32:
     """Returns the distance of a model's dtype's smallest numbers, which lose their digits."""
-    return smallest_normal(dtype) * unit(dtype)
+    return np.float32(_info(dtype).smallest_subnormal)
 
 
 def bits(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

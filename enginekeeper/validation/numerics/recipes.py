@@ -32,8 +32,6 @@ NVFP4_BLOCK = 16
 
 _FEW_COLUMNS = 32
 
-_ANY = np.float32(0)
-
 _SMALLEST_BLOCK_SCALE = np.float32(2.0**-9)
 """The smallest positive E4M3: ModelOpt clamps there so that no block scale rounds to zero."""
 
@@ -187,7 +185,7 @@ def unscaled(weight: Floats, scales: Floats) -> Floats:
 
 
 def quantize_rows(
-    recipe: LinearRecipe, weight: Floats, shared_amax: float, dtype: str = "bfloat16"
+    recipe: LinearRecipe, weight: Floats, shared_amax: float, dtype: str
 ) -> Quantized:
     """Quantizes and dequantizes rows of a weight that is already in `dtype`, the checkpoint's.
 
@@ -210,7 +208,7 @@ def quantize_rows(
 
 
 def scales_of(
-    recipe: LinearRecipe, weight: npt.NDArray[Any], shared_amax: float, dtype: str = "bfloat16"
+    recipe: LinearRecipe, weight: npt.NDArray[Any], shared_amax: float, dtype: str
 ) -> Floats:
     """Returns the scales that a recipe gives rows of a weight, in float32 or as files hold them.
 
@@ -245,7 +243,7 @@ def _nvfp4_scales(weight: npt.NDArray[Any], shared_amax: float) -> Floats:
 
 
 def _amax(
-    weight: npt.NDArray[Any], group: int, zero: float = 1.0, least: np.float32 = _ANY
+    weight: npt.NDArray[Any], group: int, zero: float = 1.0, least: np.float32 = np.float32(0)
 ) -> Floats:
     """Largest magnitude per row and group of columns, at least `least`; `zero` where all are 0."""
     if weight.shape[1] % group:

@@ -175,7 +175,7 @@ class Reproduction:
         largest = narrow(np.full(1, self.shared_amax, np.float32), "bfloat16")
         magnitudes = np.arange(int(bits(largest)[0]) + 1, dtype=np.uint16)
         numbers = widen(magnitudes.view(largest.dtype))[None, :]
-        made = quantize_rows(self.recipe, numbers, self.shared_amax)
+        made = quantize_rows(self.recipe, numbers, self.shared_amax, self.dtype)
         table = np.zeros(1 << 16, np.uint8)
         codes = bits(encode_e4m3(made.codes[0]))
         table[: len(codes)] = codes

@@ -58,7 +58,7 @@ def amax(weight: Floats) -> float:
 @settings(deadline=None)
 @given(weights, st.sampled_from(QUANTIZED))
 def test_every_value_is_within_half_a_step(weight: Floats, kind: WeightFormat) -> None:
-    quantized = quantize_rows(recipe_of(kind), weight, amax(weight))
+    quantized = quantize_rows(recipe_of(kind), weight, amax(weight), "bfloat16")
     columns = weight.shape[1] // quantized.scales.shape[1]
     scales = np.repeat(quantized.scales, columns, axis=1)
     # Half of the widest gap: 1 for integers, 2 for FP4 (4 to 6), 32 for FP8 (416 to 448).
@@ -72,30 +72,34 @@ def test_every_value_is_within_half_a_step(weight: Floats, kind: WeightFormat) -
 @settings(deadline=None)
 @given(weights, st.sampled_from([WeightFormat.INT8_CHANNEL, WeightFormat.FP8_CHANNEL]))
 def test_what_is_quantized_stays_as_it_is(weight: Floats, kind: WeightFormat) -> None:
-    once = quantize_rows(recipe_of(kind), weight, 0.0)
-    twice = quantize_rows(recipe_of(kind), once.values, 0.0)
+    once = quantize_rows(recipe_of(kind), weight, 0.0, "bfloat16")
+    twice = quantize_rows(recipe_of(kind), once.values, 0.0, "bfloat16")
     assert np.allclose(once.values, twice.values, rtol=1e-5, atol=1e-7)
 
 
 @settings(deadline=None)
 @given(weights, st.sampled_from(QUANTIZED), st.sampled_from([0.25, 2.0, 16.0]))
 def test_a_power_of_two_passes_through(weight: Floats, kind: WeightFormat, factor: float) -> None:
-    plain = quantize_rows(recipe_of(kind), weight, amax(weight))
-    scaled = quantize_rows(recipe_of(kind), weight * np.float32(factor), amax(weight) * factor)
+    plain = quantize_rows(recipe_of(kind), weight, amax(weight), "bfloat16")
+    scaled = quantize_rows(
+        recipe_of(kind), weight * np.float32(factor), amax(weight) * factor, "bfloat16"
+    )
     assert np.allclose(scaled.values, plain.values * factor, rtol=1e-6, atol=1e-7)
 
 
 @settings(deadline=None)
 @given(weights)
 def test_a_tensor_scale_covers_its_fused_group(weight: Floats) -> None:
-    scales = quantize_rows(recipe_of(WeightFormat.FP8_TENSOR), weight, 2 * amax(weight) + 1).scales
+    scales = quantize_rows(
+        recipe_of(WeightFormat.FP8_TENSOR), weight, 2 * amax(weight) + 1, "bfloat16"
+    ).scales
     assert np.allclose(scales, (2 * amax(weight) + 1) / E4M3_MAX)
     assert (scales == scales[0]).all()
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_zeros_stay_zeros(kind: WeightFormat) -> None:
-    quantized = quantize_rows(recipe_of(kind), np.zeros((2, 32), np.float32), 0.0)
+    quantized = quantize_rows(recipe_of(kind), np.zeros((2, 32), np.float32), 0.0, "bfloat16")
     assert not quantized.values.any()
     assert np.isfinite(quantized.scales).all()
     assert (quantized.scales > 0).all()
@@ -103,7 +107,7 @@ def test_zeros_stay_zeros(kind: WeightFormat) -> None:
 
 def test_a_group_that_does_not_divide_the_columns_is_refused() -> None:
     with pytest.raises(UnknownRecipeError, match="does not divide"):
-        quantize_rows(recipe_for("W4A16_AWQ", 24), np.zeros((2, 64), np.float32), 0.0)
+        quantize_rows(recipe_for("W4A16_AWQ", 24), np.zeros((2, 64), np.float32), 0.0, "bfloat16")
 
 
 def test_an_unknown_algorithm_is_refused() -> None:
@@ -131,7 +135,7 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     weight = round_to(weight, "bfloat16")
     divisor = np.float32(1) / np.array([1.8125, 1.796875], np.float32)
     smoothed = round_to(weight * (np.float32(1) / divisor), "bfloat16")
-    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0)
+    made = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0, "bfloat16")
     rows = SmoothedRows(weight, made.codes, made.scales)
     some = SmoothedRows(weight[:1], made.codes[:1], made.scales[:1])
     prequant = round_to(divisor, "bfloat16")

@@ -58,7 +58,7 @@ def weight_of(seed: int, *, bits: int) -> Floats:
 @given(st.integers(0, 2**32 - 1), st.sampled_from(QUANTIZED), st.integers(1, 8))
 def test_what_the_recipe_makes_is_seen_to_be_it(seed: int, kind: WeightFormat, bits: int) -> None:
     weight = weight_of(seed, bits=bits)
-    made = quantize_rows(recipe_of(kind), weight, 1.0)
+    made = quantize_rows(recipe_of(kind), weight, 1.0, "bfloat16")
     assert hold(kind, weight, made.scales, as_stored(kind, made.codes))
 
 
@@ -74,7 +74,7 @@ def test_no_other_number_passes(
     seed: int, kind: WeightFormat, bits: int, place: int, factor: float
 ) -> None:
     weight = weight_of(seed, bits=bits)
-    made = quantize_rows(recipe_of(kind), weight, 1.0)
+    made = quantize_rows(recipe_of(kind), weight, 1.0, "bfloat16")
     other = made.codes.copy()
     other.reshape(-1)[place] = other.reshape(-1)[place] * factor + factor
     numbers = as_stored(kind, other)
@@ -85,7 +85,7 @@ def test_no_other_number_passes(
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_a_number_of_the_other_sign_does_not_pass(kind: WeightFormat) -> None:
     weight = round_to(np.linspace(1, 2, 64, dtype=np.float32).reshape(2, 32), "bfloat16")
-    made = quantize_rows(recipe_of(kind), weight, 2.0)
+    made = quantize_rows(recipe_of(kind), weight, 2.0, "bfloat16")
     codes = made.codes.copy()
     codes[1, 3] *= -1
     assert not hold(kind, weight, made.scales, as_stored(kind, codes))
@@ -109,8 +109,8 @@ def test_nothing_is_said_under_a_scale_that_is_none(scale: float) -> None:
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_scales_are_those_of_the_widened_numbers(kind: WeightFormat) -> None:
     weight = weight_of(3, bits=8)
-    ours = scales_of(recipe_of(kind), narrow(weight, "bfloat16"), 1.0)
-    assert np.array_equal(ours, scales_of(recipe_of(kind), weight, 1.0))
+    ours = scales_of(recipe_of(kind), narrow(weight, "bfloat16"), 1.0, "bfloat16")
+    assert np.array_equal(ours, scales_of(recipe_of(kind), weight, 1.0, "bfloat16"))
 
 
 def test_a_tie_of_fp8_goes_to_the_even_number_and_to_no_other() -> None:
