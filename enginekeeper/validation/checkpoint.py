@@ -111,7 +111,7 @@ class Checkpoint:
         document = read_json_object(directory / "config.json")
         config = TrtConfig.of(document, str(directory / "config.json"))
         world = config.tensor_parallel * config.pipeline_parallel
-        paths = (directory / f"rank{rank}.safetensors" for rank in range(world))
+        paths = (directory / rank_file(rank) for rank in range(world))
         files = list(itertools.takewhile(Path.is_file, paths))
         return cls.of(directory, document, [TensorFile.open(path) for path in files])
 
@@ -125,7 +125,7 @@ class Checkpoint:
         if len(ranks) < world:
             raise UnusableCheckpointError(
                 "the tensors of a rank are missing",
-                where=str(directory / f"rank{len(ranks)}.safetensors"),
+                where=str(directory / rank_file(len(ranks))),
                 expected=f"{world} ranks: mapping.tp_size x mapping.pp_size in config.json",
             )
         return cls(directory, config, _quantization(directory, config), tuple(ranks[:world]))
@@ -314,6 +314,11 @@ class AssembledLinear:
             for rank, low, high in _rank_spans(part, len(self.shards), start, stop)
         ]
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def rank_file(rank: int) -> str:
+    """Returns what the file of a rank is called."""
+    return f"rank{rank}.safetensors"
 
 
 def rows_per_rank(part: Part, ranks: int) -> int:

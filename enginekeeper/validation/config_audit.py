@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from enginekeeper.validation import quantization_audit
-from enginekeeper.validation.checkpoint import Checkpoint
+from enginekeeper.validation.checkpoint import Checkpoint, rank_file
 from enginekeeper.validation.config_rules import (
     ARCHITECTURES,
     Configs,
@@ -206,11 +206,12 @@ def _parallel(configs: Configs) -> Iterator[Finding]:
 def _more_ranks(checkpoint: Checkpoint) -> Iterator[Finding]:
     """Yields a finding where there are files of more ranks: the mapping or they are another's."""
     world = checkpoint.tensor_parallel * checkpoint.pipeline_parallel
-    if (checkpoint.directory / f"rank{world}.safetensors").is_file():
+    extra = rank_file(world)
+    if (checkpoint.directory / extra).is_file():
         yield Finding(
             "config.mapping",
             "fail",
-            f"rank{world}.safetensors",
+            extra,
             f"there are files of more ranks than the {world} of mapping.tp_size x mapping.pp_size",
             "present",
             "absent",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from enginekeeper.validation.checkpoint import Checkpoint, rows_per_rank
+from enginekeeper.validation.checkpoint import Checkpoint, rank_file, rows_per_rank
 from enginekeeper.validation.findings import Finding
 from enginekeeper.validation.numerics.formats import Floats
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
@@ -41,8 +41,8 @@ def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) ->
             yield Finding(
                 "weights.ranks",
                 "fail",
-                f"rank{rank}.safetensors",
-                f"the file holds what belongs into rank{best}.safetensors",
+                rank_file(rank),
+                f"the file holds what belongs into {rank_file(best)}",
                 f"the slices of rank {best}",
                 f"the slices of rank {rank}",
                 "T14",

@@ -31,6 +31,14 @@ scale, and codes are another rounding's."""
 _HALF = np.float32(0.5)
 """Of a step between integers: as far as the nearest one is at most."""
 
+_BANDS, _IN_BAND = 8, 0.02
+"""Runs of rows; in three of four of them at least such a share of the codes that are not zero is
+made others by another rule of rounding, which is for all rows."""
+
+_EACH_WAY = 0.1
+"""Share of the codes that differ which another rule of rounding moves to either side, at least;
+cutting off and zeros move them to one."""
+
 SAME_SCALE = np.float32(1e-5)
 """Relative; float32 arithmetic done in another order."""
 
@@ -96,6 +104,22 @@ class Changed:
         outward = int(np.count_nonzero(np.abs(codes.stored) > np.abs(codes.honest)))
         self.outward += outward
         self.inward += len(codes.stored) - outward
+
+    def by_another_rule(self, share: float) -> bool:
+        """Says whether many codes differ of those that are not zero, as another rule rounds them.
+
+        Where outliers leave most codes at zero, any rounding gives the same of those: more than
+        `share` of the others differ. A rule of rounding is for all rows, and moves codes to both
+        sides, none by more than a step.
+        """
+        bands = np.linspace(0, len(self.live), _BANDS, endpoint=False).astype(np.intp)
+        live, differing = (
+            np.add.reduceat(rows, np.unique(bands)) for rows in (self.live, self.differing)
+        )
+        everywhere = np.quantile(differing / np.maximum(live, 1), 0.25) >= _IN_BAND
+        many = differing.sum() > share * live.sum()
+        fewer, both = min(self.outward, self.inward), self.outward + self.inward
+        return not self.far and bool(many and everywhere) and fewer >= _EACH_WAY * both
 
 
 def in_half_precision(kind: WeightFormat, weight: Floats, stored: Quantized) -> bool:

@@ -19,7 +19,6 @@ from enginekeeper.validation.weight_judgement import (
     Indices,
     Judgement,
     Mask,
-    leans,
     scale_ratio,
 )
 from enginekeeper.validation.weight_order import other_order
@@ -370,7 +369,11 @@ def _misplaced(found: Floats, wanted: Floats) -> Diagnosis | None:
 
 def _leaning(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
     """The codes are near the right ones, all to one side of them, or of one kind only."""
-    if suspect.format is WeightFormat.PLAIN or not _within(stats, judgement) or not leans(stats):
+    if (
+        suspect.format is WeightFormat.PLAIN
+        or not _within(stats, judgement)
+        or not stats.leaning().aside
+    ):
         return None
     leaning = stats.leaning()
     if max(abs(leaning.mean), abs(leaning.outward)) <= LEANING:

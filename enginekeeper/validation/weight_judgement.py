@@ -98,14 +98,6 @@ _E4M3_UNIT = 2.0**-3
 _SIGMAS = 4.0
 """Standard errors of what rounding at random adds to a gain."""
 
-_BANDS, _IN_BAND = 8, 0.02
-"""Runs of rows; in three of four of them at least such a share of the codes that are not zero is
-made others by another rule of rounding, which is for all rows."""
-
-_EACH_WAY = 0.1
-"""Share of the codes that differ which another rule of rounding moves to either side, at least;
-cutting off and zeros move them to one."""
-
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
@@ -196,7 +188,7 @@ def judge(stats: PartStatistics) -> Judgement:
         columns=_any(_worn(stats.per_column, limits) & _moved(stats.per_column)),
         scales=None if half else _any(_wrong_scales(stats, ratio, limits)),
     )
-    if judgement.other_rounding and leans(stats):
+    if judgement.other_rounding and stats.leaning().aside:
         judgement = replace(judgement, error=error)
     return _or_doubtful(stats, _or_absurd(judgement, absurd))
 
@@ -238,17 +230,20 @@ def _shared(stats: PartStatistics) -> Mask:
     none: Mask = np.zeros(stats.scales.shape, np.bool_)
     if not (np.frexp(stats.scales)[0] != _POWER_OF_TWO).any():
         return none  # which most weights of one matrix have the same of
-    rows, groups = stats.scales.shape
+    groups = stats.scales.shape[1]
     for run in {2, groups} - {1}:
-        if groups % run == 0:
-            stored, honest = (
-                float((one == one[..., :1]).all(axis=-1).mean())
-                for scales in (stats.scales, stats.honest_scales)
-                for one in [scales.reshape(rows, -1, run)]
-            )
-            if stored >= _NEARLY_ALL and honest < _NEARLY_ALL / 2:
-                return ~none
+        if groups % run == 0 and (
+            _alike(stats.scales, run) >= _NEARLY_ALL
+            and _alike(stats.honest_scales, run) < _NEARLY_ALL / 2
+        ):
+            return ~none
     return none
+
+
+def _alike(scales: Floats, run: int) -> float:
+    """Returns the share of the runs of groups that have one number."""
+    runs = scales.reshape(len(scales), -1, run)
+    return float((runs == runs[..., :1]).all(axis=-1).mean())
 
 
 def _absurd(stats: PartStatistics, ratio: Floats) -> Mask:
@@ -281,7 +276,7 @@ def _or_doubtful(stats: PartStatistics, judgement: Judgement) -> Judgement:
         return judgement
     if _stands_out(stats.blocks) or _worse(stats.per_column, FEEDBACK.column).any():
         return judgement
-    return judgement if leans(stats) else replace(judgement, doubtful=True)
+    return judgement if stats.leaning().aside else replace(judgement, doubtful=True)
 
 
 def _stands_out(blocks: Comparison) -> bool:
@@ -290,35 +285,13 @@ def _stands_out(blocks: Comparison) -> bool:
     return beyond > worse * _TAIL
 
 
-def leans(stats: PartStatistics) -> bool:
-    """Says whether codes were rounded to one side, or to every second one only."""
-    return stats.leaning().aside
-
-
 def _as_the_recipe_rounds(stats: PartStatistics, ratio: Floats) -> bool:
     """Says whether the codes are the recipe's: nearly all, and not rather those of other scales."""
-    if stats.same_codes < SAME_ROUNDING or _rounded_by_another_rule(stats):
+    unmoved = stats.blocks.strays.any() and abs(stats.gain) <= TIGHT.gain
+    by_another = unmoved and stats.changed.by_another_rule(1 - SAME_ROUNDING)
+    if stats.same_codes < SAME_ROUNDING or by_another:
         return False
     return not (_middle(ratio) > TIGHT.scale_median and stats.followed().equal > stats.same_codes)
-
-
-def _rounded_by_another_rule(stats: PartStatistics) -> bool:
-    """Says whether many codes differ of those that are not zero, as another rule rounds them.
-
-    Where outliers leave most codes at zero, any rounding gives the same of those. A rule of
-    rounding is for all rows, moves codes to both sides, none by more than a step, and no gain.
-    """
-    changed = stats.changed
-    if not stats.blocks.strays.any() or changed.far or not abs(stats.gain) <= TIGHT.gain:
-        return False
-    bands = np.linspace(0, len(changed.live), _BANDS, endpoint=False).astype(np.intp)
-    live, differing = (
-        np.add.reduceat(rows, np.unique(bands)) for rows in (changed.live, changed.differing)
-    )
-    everywhere = np.quantile(differing / np.maximum(live, 1), 0.25) >= _IN_BAND
-    many = differing.sum() > (1 - SAME_ROUNDING) * live.sum()
-    fewer, both = min(changed.outward, changed.inward), changed.outward + changed.inward
-    return bool(many and everywhere) and fewer >= _EACH_WAY * both
 
 
 def _gain_by_chance(stats: PartStatistics) -> float:

@@ -243,7 +243,7 @@ def _nvfp4_scales(weight: npt.NDArray[Any], shared_amax: float) -> Floats:
 
 
 def _amax(
-    weight: npt.NDArray[Any], group: int, zero: float = 1.0, least: np.float32 = np.float32(0)
+    weight: npt.NDArray[Any], group: int, zero: float = 1.0, least: np.float32 | float = 0.0
 ) -> Floats:
     """Largest magnitude per row and group of columns, at least `least`; `zero` where all are 0."""
     if weight.shape[1] % group:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from enginekeeper.validation.numerics.formats import narrow, pack_int4_rows, unp
 from enginekeeper.validation.numerics.mapping import Geometry, layer_linears
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.weight_audit import audit_weights
-from enginekeeper.validation.weight_census import beyond_fp8
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array, Edit
 
@@ -446,32 +444,6 @@ def test_an_activation_scale_that_another_calibrator_may_choose_is_doubt(
     checkpoints.edit_tensor(checkpoint, f"{DOWN}.activation_scaling_factor", multiply(factor))
     (finding,) = audited(checkpoint).findings
     assert (finding.result, finding.taxonomy) == ("inconclusive", "T13")
-
-
-@pytest.mark.parametrize("value", [float("nan"), 0.0, -1.0, 1e-6, 1.0, 1e30])
-def test_a_second_scale_of_w4a8_that_fp8_cannot_hold_is_found(value: float, tmp_path: Path) -> None:
-    checkpoint = checkpoints.exported("w4a8_awq", tmp_path)
-    name = f"{DOWN}.weights_scaling_factor_2"
-    checkpoints.edit_tensor(checkpoint, name, lambda scale: np.full_like(scale, value))
-    finding = only_finding(checkpoint)
-    assert (finding.where, finding.taxonomy) == (name, "T2")
-
-
-def test_the_scale_of_a_group_of_zeros_is_no_weight_in_fp8(tmp_path: Path) -> None:
-    source = SourceModel.open(checkpoints.SOURCE)
-    checkpoint = Checkpoint.open(checkpoints.exported("w4a8_awq", tmp_path))
-    place = next(layer_linears(1, Geometry.of(source.config)))
-    stored = checkpoint.linear(place)
-    dead = replace(stored.first, scales=np.concatenate([stored.first.scales, [[1e3, 1e3]]]))
-    assert list(beyond_fp8(stored)) == []
-    assert list(beyond_fp8(replace(stored, shards=(dead,)))) == []
-
-
-def test_a_second_scale_of_w4a8_that_is_missing_is_found(tmp_path: Path) -> None:
-    checkpoint = checkpoints.exported("w4a8_awq", tmp_path)
-    name = f"{DOWN}.weights_scaling_factor_2"
-    checkpoints.edit_tensors(checkpoint, lambda tensors: tensors.pop(name))
-    assert only_finding(checkpoint).where == name
 
 
 def test_a_rank_with_groups_of_another_size_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import Part
 from enginekeeper.validation.numerics.recipes import recipe_for, round_codes
 from enginekeeper.validation.numerics.reproduction import Reproduction
-from enginekeeper.validation.weight_judgement import Judgement, judge, leans
+from enginekeeper.validation.weight_judgement import Judgement, judge
 from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, measure
 from tests.factories.single_weights import SingleWeight, StoredIntegers
 
@@ -161,8 +161,10 @@ def test_fair_codes_lean_to_no_side_though_most_are_zero(loud: Floats) -> None:
     scales = own(loud).scales
     random = np.random.default_rng(1).random(loud.shape, np.float32)
     for codes in (diffused(loud / scales), np.floor(loud / scales + random)):
-        assert not leans(measured(loud, StoredIntegers(np.clip(codes, -128, 127), scales)))
-    assert leans(measured(loud, StoredIntegers(np.trunc(loud / scales), scales)))
+        clipped = StoredIntegers(np.clip(codes, -128, 127), scales)
+        assert not measured(loud, clipped).leaning().aside
+    truncated = StoredIntegers(np.trunc(loud / scales), scales)
+    assert measured(loud, truncated).leaning().aside
 
 
 def test_of_a_smoothed_weight_one_code_a_step_away_is_damage(weight: Floats) -> None:
