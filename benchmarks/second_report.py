@@ -79,6 +79,16 @@ def named(case: Case, found: dict[str, Any]) -> tuple[bool, bool]:
     return right, first[3] in classes
 
 
+def as_expected(case: Case, recipe: str, found: dict[str, Any]) -> bool:
+    """Says whether a trial went as its author wrote; of what is below a limit nothing is asked."""
+    word = outcome(found)
+    if case["kind"] == "control":
+        return word == "passed"
+    if case["kind"] != "fault" or expected(case, recipe) != "above":
+        return True
+    return word == "found" and named(case, found)[0]
+
+
 def report(
     which: list[Case], found: dict[tuple[str, str], dict[str, Any]], *, misses: bool
 ) -> None:

@@ -1,7 +1,8 @@
 """What the static audits make of faults and controls that somebody else thought of.
 
     python benchmarks/second_set.py run [--seconds N] [--pass N] [--only TEXT]
-    python benchmarks/second_set.py report [--misses]
+    python benchmarks/second_set.py run --again FILE        # what was not as expected in FILE
+    python benchmarks/second_set.py report [--misses] [--over FILE]   # FILE, and this over it
 
 The cases are `second_set.jsonl`, fixed before the first run: faults by the taxonomy alone, each
 with what its author expected, and healthy controls. Their edits share nothing with
@@ -41,6 +42,7 @@ from second_formats import (
     read,
     write,
 )
+from second_report import as_expected, report
 
 from enginekeeper.errors import InputError
 from enginekeeper.own_code import code_digest
@@ -255,12 +257,24 @@ def known(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {(entry["id"], entry["recipe"]): entry for entry in found}
 
 
+def went_well(found: dict[tuple[str, str], dict[str, Any]]) -> set[tuple[str, str]]:
+    """Returns the trials that went as their author wrote, or that could not be made."""
+    by_id = {case["id"]: case for case in cases()}
+    return {
+        (name, recipe)
+        for (name, recipe), entry in found.items()
+        if entry["result"] == "n/a" or as_expected(by_id[name], recipe, entry)
+    }
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Runs what has no result yet, until the time is over."""
     cache, path = Settings.from_environment().cache, results_file()
     source = min((cache / "models" / "packaged").glob("*/model"))
     exports = exports_of(cache, source)
-    done, until = known(path), time.monotonic() + arguments.seconds
+    done, until = set(known(path)), time.monotonic() + arguments.seconds
+    if arguments.again:
+        done |= went_well(known(arguments.again))
     which = [case for case in cases() if arguments.only in case["id"]]
     left = 0
     with tempfile.TemporaryDirectory(dir="/dev/shm") as work, path.open("a") as out:
@@ -285,12 +299,13 @@ def main() -> int:
     parser.add_argument("--pass", type=int, default=2, dest="passes")
     parser.add_argument("--only", default="")
     parser.add_argument("--misses", action="store_true")
+    parser.add_argument("--again", type=Path)
+    parser.add_argument("--over", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "run":
         return run(arguments)
-    from second_report import report  # noqa: PLC0415
-
-    report(cases(), known(results_file()), misses=arguments.misses)
+    before = known(arguments.over) if arguments.over else {}
+    report(cases(), before | known(results_file()), misses=arguments.misses)
     return 0
 
 

@@ -369,13 +369,11 @@ def _misplaced(found: Floats, wanted: Floats) -> Diagnosis | None:
 
 def _leaning(suspect: Suspect, stats: PartStatistics, judgement: Judgement) -> Diagnosis | None:
     """The codes are near the right ones, all to one side of them, or of one kind only."""
-    if (
-        suspect.format is WeightFormat.PLAIN
-        or not _within(stats, judgement)
-        or not stats.leaning().aside
-    ):
+    if suspect.format is WeightFormat.PLAIN or not _within(stats, judgement):
         return None
     leaning = stats.leaning()
+    if not leaning.aside:
+        return None
     if max(abs(leaning.mean), abs(leaning.outward)) <= LEANING:
         message = f"of {leaning.odd:.1%} of the codes the lowest bit is set: it is not used"
         return Diagnosis("T25", message, leaning.odd, leaning.nearest_odd)
