@@ -51,12 +51,10 @@ from enginekeeper.validation.numerics.reproduction import Reproduction, reproduc
 from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.weight_census import beyond_fp8, census, recipe_findings, unread
-from enginekeeper.validation.weight_certificate import UNRECOVERED, Certificate, certify
+from enginekeeper.validation.weight_certificate import Certificate, certify
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import (
-    TIGHT,
     Judgement,
-    Limits,
     judge,
     judge_plain,
 )
@@ -263,10 +261,10 @@ class WeightAudit:
     ) -> Iterator[Finding]:
         """Judges an AWQ linear: if no short way sees that it is honest, the long way."""
         again = partial(reproduce, self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
-        certificates = _certified(place, stored, again(as_stored=True), UNRECOVERED)
+        certificates = _certified(place, stored, again(as_stored=True), as_stored=True)
         if certificates is None:
             reproduction = again()
-            certificates = _certified(place, stored, reproduction, TIGHT)
+            certificates = _certified(place, stored, reproduction)
             if certificates is None:
                 yield from self._findings(_compared(place, stored, reproduction))
                 return
@@ -344,12 +342,16 @@ class WeightAudit:
 
 
 def _certified(
-    place: LinearPlace, stored: AssembledLinear, reproduction: Reproduction, limits: Limits
+    place: LinearPlace,
+    stored: AssembledLinear,
+    reproduction: Reproduction,
+    *,
+    as_stored: bool = False,
 ) -> tuple[Certificate, ...] | None:
     """Returns the certificates of a linear all of whose parts get one, else None."""
     found = []
     for index, part in enumerate(place.parts):
-        one = certify(stored, reproduction, index, place.columns, part, limits=limits)
+        one = certify(stored, reproduction, index, place.columns, part, as_stored=as_stored)
         if one is None:
             return None
         found.append(one)

@@ -83,17 +83,19 @@ def certify(
     columns: int,
     part: Part,
     *,
-    limits: Limits = TIGHT,
+    as_stored: bool = False,
 ) -> Certificate | None:
     """Reads a part once and returns its certificate; None where `measure` must be asked.
 
     Of a part that gets one, `judge` finds nothing wrong in the statistics that `measure` makes.
+    `as_stored`: the reproduction's vector is the stored one, which `UNRECOVERED` allows for.
     """
     if not reproduction.leaves_roundings_open(index) or reproduction.folded is not None:
         return None
+    limits = UNRECOVERED if as_stored else TIGHT
     running = _Running(part, columns, reproduction.dtype, limits)
     for start, stop in row_chunks(part.rows, columns):
-        weight, scales = _smoothed(reproduction, index, part, (start, stop), limits)
+        weight, scales = _smoothed(reproduction, index, part, (start, stop), rounded=not as_stored)
         if scales.shape[1] == 1 or not has_all_bits(scales):
             return None
         there = stored.part_as_stored(part, start, stop)
@@ -103,11 +105,11 @@ def certify(
 
 
 def _smoothed(
-    whole: Reproduction, index: int, part: Part, rows: tuple[int, int], limits: Limits
+    whole: Reproduction, index: int, part: Part, rows: tuple[int, int], *, rounded: bool
 ) -> tuple[Floats, Floats]:
     """Returns source rows as they are quantized, not rounded where that is left out, and scales."""
     divisor, dtype = whole.divisors[index], whole.dtype
-    if divisor is None or limits is not UNRECOVERED or dtype != "bfloat16":
+    if divisor is None or rounded or dtype != "bfloat16":
         weight = whole.weight(part, index, *rows)
         return weight, scales_of(whole.recipe, weight, whole.shared_amax, dtype)
     weight = source_rows(whole.source, part, *rows, dtype) * (np.float32(1) / divisor)

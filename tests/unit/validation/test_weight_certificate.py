@@ -166,7 +166,7 @@ def as_stored(reproduction: Reproduction) -> Reproduction:
 
 
 def short(stored: StoredIntegers, reproduction: Reproduction) -> Certificate | None:
-    return certify(stored, reproduction, 0, COLUMNS, PART, limits=UNRECOVERED)
+    return certify(stored, reproduction, 0, COLUMNS, PART, as_stored=True)
 
 
 @pytest.mark.parametrize("seed", range(8))
