@@ -181,8 +181,8 @@ class Checkpoint:
         files = self.shards(place.layer, place.name)
         if place.replicated:
             files = files[:1]
-        shards = tuple(read_linear(file, local.removesuffix(".")) for file in files)
-        return AssembledLinear.of(place, shards)
+        local = local.removesuffix(".")
+        return AssembledLinear.of(place, tuple(_slice(f, local, place.name) for f in files))
 
     def vector(self, place: VectorPlace) -> Floats | None:
         """Returns a norm, or a bias that is not split, or None where there is none."""
@@ -314,6 +314,22 @@ class AssembledLinear:
             for rank, low, high in _rank_spans(part, len(self.shards), start, stop)
         ]
         return np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _slice(file: TensorFile, local: str, name: str) -> StoredLinear:
+    """Reads a linear that a rank calls `local`; what it raises names it as if there were one rank.
+
+    A tensor that only one rank lacks is found by the file's name.
+    """
+    try:
+        return read_linear(file, local)
+    except MisshapenLinearError as error:
+        raise MisshapenLinearError(
+            error.what,
+            where=(error.where or local).replace(local, name, 1),
+            actual=f"absent from {file.path.name}" if error.actual is None else error.actual,
+            expected=error.expected,
+        ) from error
 
 
 def rank_file(rank: int) -> str:

@@ -212,7 +212,7 @@ def _activation(kind: WeightFormat, found: Mapping[str, StoredTensor]) -> Activa
     stored = found.get("activation_scaling_factor")
     if stored is None:
         return Activation("fp8_per_token") if kind is WeightFormat.FP8_CHANNEL else None
-    if stored.nbytes == 0:
+    if stored.shape not in ((), (1,)):
         raise _misshapen(stored, "[1]")
     scale = float(widen(stored.read()).reshape(-1)[0])
     match kind:

@@ -153,6 +153,16 @@ def test_a_fault_in_the_last_stage_has_its_own_layer_number(tmp_path: Path) -> N
     assert finding.where == "transformer.layers.1.mlp.proj"
 
 
+def test_a_scale_that_the_last_stage_lacks_has_its_own_layer_number(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    split_layers(checkpoint)
+    local = "transformer.layers.0.mlp.proj.weights_scaling_factor"
+    checkpoints.edit_tensors(checkpoint, lambda tensors: tensors.pop(local), rank=1)
+    (finding,) = audited(checkpoint).findings
+    assert finding.where == "transformer.layers.1.mlp.proj.weights_scaling_factor"
+    assert finding.actual == "absent from rank1.safetensors"
+
+
 def with_biases(directory: Path) -> tuple[Path, Path]:
     """A source whose q, k and v have biases, as Qwen2's, and its checkpoint."""
     source, checkpoint = checkpoints.source_copy(directory), checkpoints.exported("none", directory)
@@ -276,6 +286,7 @@ def reshape(array: Array) -> Array:
         ("w8a16", "weight", lambda a: a.reshape(-1)),
         ("fp8", "weights_scaling_factor", lambda a: np.repeat(a, 64)),
         ("fp8", "activation_scaling_factor", lambda a: a[:0]),
+        ("fp8", "activation_scaling_factor", lambda a: np.repeat(a, 64)),
         ("w4a16", "weights_scaling_factor", lambda a: a[:, :3]),
         ("w4a16", "weights_scaling_factor", lambda a: np.ascontiguousarray(a.T)),
         ("w4a16_awq", "prequant_scaling_factor", lambda a: a[:-1]),
