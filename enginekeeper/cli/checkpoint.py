@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import click
 from enginekeeper.cli._errors import ExitCode, exit_code_of_result
 from enginekeeper.cli._options import NamedPath, json_option, model_option
 from enginekeeper.cli._output import Output
+
+_LISTED = 3
+"""Names spelled out before "and n more"."""
 
 checkpoint_argument = click.argument("directory", type=NamedPath())
 
@@ -85,10 +89,12 @@ def repair_command(
 
 
 def render_audits(document: dict[str, Any]) -> str:
-    """Lays audit reports out for a person: every finding with its place and both values."""
-    lines = [f"{document['result'].upper()}"]
+    """Lays audit reports out for a person: the verdict with the first finding, then all of them."""
+    findings = (one for report in document["audits"] for one in report["findings"])
+    places = [one["where"] for one in findings if one["result"] == document["result"]]
+    lines = [document["result"].upper() + (f": {_listed(places, 1)}" if places else "")]
     for report in document["audits"]:
-        examined = ", ".join(f"{name} {value}" for name, value in report["examined"].items())
+        examined = ", ".join(_looked_at(report["examined"]))
         lines.append(
             f"{report['check']}: {report['result']}" + (f" ({examined})" if examined else "")
         )
@@ -99,3 +105,18 @@ def render_audits(document: dict[str, Any]) -> str:
                 lines.append(f"      found:    {finding['actual']}")
                 lines.append(f"      expected: {finding['expected']}")
     return "\n".join(lines)
+
+
+def _looked_at(examined: dict[str, Any]) -> Iterator[str]:
+    """Yields counts and names that fit a line; what there is of each tensor, --json prints."""
+    for name, value in examined.items():
+        label = name.replace("_", " ")
+        if isinstance(value, list) and value:
+            yield f"{label} {_listed(value, _LISTED)}"
+        elif isinstance(value, int | float):
+            yield f"{label} {value:.6g}"
+
+
+def _listed(names: list[str], most: int) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return " ".join(names[:most]) + more

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.factories import checkpoints
@@ -18,6 +19,18 @@ def test_without_a_recipe_its_audit_is_listed_as_not_run(ek: Ek, tmp_path: Path)
     said = ek("checkpoint", "audit", checkpoint, "--model", checkpoints.SOURCE)
     assert said.code == 0
     assert "recipe: not run" in said.out.splitlines()
+
+
+def test_a_person_reads_the_verdict_and_the_culprit_first_and_short_lines(
+    ek: Ek, tmp_path: Path
+) -> None:
+    checkpoint = checkpoints.exported("w8a16", tmp_path)
+    scales = "transformer.layers.1.mlp.proj.weights_scaling_factor"
+    checkpoints.edit_tensor(checkpoint, scales, lambda one: one * np.float32(2))
+    said = ek("checkpoint", "audit", checkpoint, "--model", checkpoints.SOURCE)
+    assert said.out.splitlines()[0] == "FAIL: transformer.layers.1.mlp.proj"
+    assert max(len(line) for line in said.out.splitlines()) < 250
+    assert "tensor parts 16" in said.out
 
 
 @pytest.mark.parametrize(
