@@ -1,11 +1,14 @@
 """What the static audits cost: against reading the files and dequantizing them once, and in memory.
 
     python benchmarks/audit_speed.py MODEL CHECKPOINT...       one line for each checkpoint
-    python benchmarks/audit_speed.py --cold MODEL CHECKPOINT...   the same from the disk
+    python benchmarks/audit_speed.py --torch PYTHON MODEL CHECKPOINT...   beside torch's pass
+    python benchmarks/audit_speed.py --cold MODEL CHECKPOINT...   from the disk
     python benchmarks/audit_speed.py --synthetic DIRECTORY     an 8B-shaped pair, written there
 
-*Once through* reads every tensor of source and checkpoint and widens or dequantizes it to float32,
-chunk by chunk, and looks at none: nobody who compares the two can do without it. Times are
+Two passes stand beside the audits, and both read source and checkpoint, widen or dequantize every
+tensor to float32, and look at none. *Torch* is what anybody writes: `load_file` of safetensors, and
+torch on whole tensors (`steps/once_through.py`; PYTHON is the modelopt toolchain's). *In chunks* is
+the least that is known here: chunk by chunk, none of which leaves the processor's cache. Times are
 processor time; with `--cold` wall time, and files are dropped from the page cache before every
 pass. Memory is the largest anonymous size above what was there before, sampled every 10 ms; maps of
 files are the kernel's to drop.
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,6 +68,11 @@ _BLOCK = 256
 
 _PASSES = 5
 """Of each side, in turn: others on the machine make a pass slower, and none faster."""
+
+_COLUMNS = (
+    "torch, s", "in chunks, s", "audits, s", "audits / torch", "audits / in chunks", "wall, s",
+    "more memory, MB", "findings",
+)  # fmt: skip
 
 
 def once_through(model: Path, checkpoint: Path) -> None:
@@ -120,10 +129,30 @@ def drop(*directories: Path) -> None:
             os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def in_torch(python: Path, model: Path, checkpoint: Path, passes: int, *, cold: bool) -> float:
+    """Returns the processor seconds of torch's pass on one thread, from the disk wall seconds."""
+    step = Path(__file__).parent / "steps" / "once_through.py"
+    found = []
+    for _ in range(passes if cold else 1):
+        if cold:
+            drop(model, checkpoint)
+        command = [python, step, str(1 if cold else passes), model, checkpoint]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found.append([float(number) for number in said.stdout.split()])
+    return min(one[cold] for one in found)
+
+
 def report(
-    name: str, model: Path, checkpoint: Path, passes: int = _PASSES, *, cold: bool = False
+    name: str,
+    model: Path,
+    checkpoint: Path,
+    passes: int = _PASSES,
+    *,
+    cold: bool = False,
+    torch: Path | None = None,
 ) -> None:
     """Prints one row: of some passes each the fastest."""
+    whole = in_torch(torch, model, checkpoint, passes, cold=cold) if torch else None
     keep_freed_memory()  # for both, or the first would pay for pages that the second keeps
     sides = (partial(once_through, model, checkpoint), partial(audit, model, checkpoint))
     found: list[list[tuple[float, float, float]]] = [[], []]
@@ -139,8 +168,9 @@ def report(
         bare, full = bare_wall, wall
     findings = sum(len(one.findings) for one in audit(model, checkpoint))
     print(
-        f"| {name} | {bare:.2f} | {full:.2f} | {full / bare:.1f} | {wall:.1f} | {memory:.0f} | "
-        f"{findings} |",
+        f"| {name} | {f'{whole:.2f}' if whole else ''} | {bare:.2f} | {full:.2f} | "
+        f"{f'{full / whole:.1f}' if whole else ''} | {full / bare:.1f} | {wall:.1f} | "
+        f"{memory:.0f} | {findings} |",
         flush=True,
     )
 
@@ -241,13 +271,14 @@ def main() -> None:
     parser.add_argument("--synthetic", type=Path)
     parser.add_argument("--passes", type=int, default=_PASSES)
     parser.add_argument("--cold", action="store_true")
+    parser.add_argument("--torch", type=Path)
     options = parser.parse_args()
-    columns = ("once through, s", "audits, s", "ratio", "wall, s", "more memory, MB", "findings")
-    print(f"| checkpoint | {' | '.join(columns)} |")
-    print("|---|--:|--:|--:|--:|--:|--:|")
+    print(f"| checkpoint | {' | '.join(_COLUMNS)} |")
+    print(f"|---|{'--:|' * len(_COLUMNS)}")
     for checkpoint in options.checkpoints:
         name = label(Checkpoint.open(checkpoint))
-        report(name, options.model, checkpoint, options.passes, cold=options.cold)
+        how = {"cold": options.cold, "torch": options.torch}
+        report(name, options.model, checkpoint, options.passes, **how)
     if options.synthetic:
         for moved in (False, True):
             model, checkpoint = write_synthetic(options.synthetic, moved_head=moved)
