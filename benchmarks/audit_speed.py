@@ -8,10 +8,11 @@
 Two passes stand beside the audits, and both read source and checkpoint, widen or dequantize every
 tensor to float32, and look at none. *Torch* is what anybody writes: `load_file` of safetensors, and
 torch on whole tensors (`steps/once_through.py`; PYTHON is the modelopt toolchain's). *In chunks* is
-the least that is known here: chunk by chunk, none of which leaves the processor's cache. Times are
-processor time; with `--cold` wall time, and files are dropped from the page cache before every
-pass. Memory is the largest anonymous size above what was there before, sampled every 10 ms; maps of
-files are the kernel's to drop.
+the least that is known here: chunk by chunk, none of which leaves the processor's cache, in one
+process. Audits and torch use the cores that they are given (`taskset -c 0` gives one). Times are
+wall time; with `--cold` files are dropped from the page cache before every pass. Memory is the
+largest anonymous size of a new process, interpreter and children included, sampled every 10 ms;
+maps of files are the kernel's to drop.
 
 The synthetic pair has the shapes of Llama-3.1-8B (hidden 4096, inner 14336, 32 heads of which 8 for
 keys, 128,256 rows in both tables) and one layer, INT8 weight-only; its weights are random blocks
@@ -23,9 +24,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -70,8 +72,8 @@ _PASSES = 5
 """Of each side, in turn: others on the machine make a pass slower, and none faster."""
 
 _COLUMNS = (
-    "torch, s", "in chunks, s", "audits, s", "audits / torch", "audits / in chunks", "wall, s",
-    "more memory, MB", "findings",
+    "torch, s", "in chunks, s", "audits, s", "audits / torch", "audits / in chunks",
+    "anonymous memory, MB", "findings",
 )  # fmt: skip
 
 
@@ -93,33 +95,38 @@ def once_through(model: Path, checkpoint: Path) -> None:
                         rows *= linear.prequant  # or it is no weight of the source's
 
 
-def measured(work: Callable[[], object]) -> tuple[float, float, float]:
-    """Returns processor seconds, wall seconds and the largest anonymous memory in MB."""
-    largest, running = 0, True
+def seconds(work: Callable[[], object]) -> float:
+    """Returns wall seconds."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
-    def watch() -> None:
-        nonlocal largest
-        while running:
-            largest = max(largest, _anonymous())
-            time.sleep(0.01)
 
-    before = _anonymous()
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def memory(work: Callable[[], object]) -> float:
+    """Returns how many MB of anonymous memory a new process and its children have at most.
+
+    It is looked at from outside: with a thread that looks, audits would work alone.
+    """
+    process = multiprocessing.get_context("spawn").Process(target=work)
+    process.start()
+    largest = 0
+    while process.is_alive():
+        largest = max(largest, _anonymous(process.pid))
+        time.sleep(0.01)
+    if process.exitcode:
+        sys.exit(f"the audit in a process of its own ended with {process.exitcode}")
+    return largest / 1024
+
+
+def _anonymous(pid: int | None) -> int:
+    """Anonymous resident memory in KB of a process and its children; 0 of one that has ended."""
     try:
-        processor, wall = time.process_time(), time.perf_counter()
-        work()
-        times = time.process_time() - processor, time.perf_counter() - wall
-    finally:
-        running = False
-        watcher.join()
-    return (*times, (largest - before) / 1024)
-
-
-def _anonymous() -> int:
-    """Anonymous resident memory in KB."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.partition("RssAnon:")[2].split()[0])
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    own = int((status.partition("RssAnon:")[2].split() or ["0"])[0])
+    return own + sum(_anonymous(int(child)) for child in children)
 
 
 def drop(*directories: Path) -> None:
@@ -130,7 +137,7 @@ def drop(*directories: Path) -> None:
 
 
 def in_torch(python: Path, model: Path, checkpoint: Path, passes: int, *, cold: bool) -> float:
-    """Returns the processor seconds of torch's pass on one thread, from the disk wall seconds."""
+    """Returns the wall seconds of torch's fastest pass."""
     step = Path(__file__).parent / "steps" / "once_through.py"
     found = []
     for _ in range(passes if cold else 1):
@@ -138,8 +145,8 @@ def in_torch(python: Path, model: Path, checkpoint: Path, passes: int, *, cold: 
             drop(model, checkpoint)
         command = [python, step, str(1 if cold else passes), model, checkpoint]
         said = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found.append([float(number) for number in said.stdout.split()])
-    return min(one[cold] for one in found)
+        found.append(float(said.stdout))
+    return min(found)
 
 
 def report(
@@ -155,22 +162,18 @@ def report(
     whole = in_torch(torch, model, checkpoint, passes, cold=cold) if torch else None
     keep_freed_memory()  # for both, or the first would pay for pages that the second keeps
     sides = (partial(once_through, model, checkpoint), partial(audit, model, checkpoint))
-    found: list[list[tuple[float, float, float]]] = [[], []]
+    found: list[list[float]] = [[], []]
     for _ in range(passes):
         for side, times in zip(sides, found, strict=True):
             if cold:
                 drop(model, checkpoint)
-            times.append(measured(side))
-    (bare, bare_wall, _), (full, wall, memory) = (
-        min(times, key=lambda one: one[cold]) for times in found
-    )
-    if cold:
-        bare, full = bare_wall, wall
+            times.append(seconds(side))
+    bare, full = (min(times) for times in found)
     findings = sum(len(one.findings) for one in audit(model, checkpoint))
+    beside = (f"{whole:.2f}", f"{full / whole:.1f}") if whole else ("", "")
     print(
-        f"| {name} | {f'{whole:.2f}' if whole else ''} | {bare:.2f} | {full:.2f} | "
-        f"{f'{full / whole:.1f}' if whole else ''} | {full / bare:.1f} | {wall:.1f} | "
-        f"{memory:.0f} | {findings} |",
+        f"| {name} | {beside[0]} | {bare:.2f} | {full:.2f} | {beside[1]} | {full / bare:.1f} | "
+        f"{memory(sides[1]):.0f} | {findings} |",
         flush=True,
     )
 

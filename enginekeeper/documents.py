@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -79,11 +80,10 @@ def parse_json(text: bytes | str, where: str) -> Any:  # noqa: ANN401 - any JSON
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in unique:
-            raise ValueError(f"the name {name[:80]!r} is there twice")
-        unique[name] = value
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name[:80]!r} is there twice")
     return unique
 
 

@@ -143,7 +143,7 @@ class TensorFile(Mapping[str, StoredTensor]):
 def _map(path: Path, end: int) -> mmap.mmap:
     """Returns a map of the file that whoever reads it shares; raises if it ends before `end`."""
     try:
-        with path.open("rb") as handle:
+        with path.open("rb", buffering=0) as handle:
             file = os.fstat(handle.fileno())
             if file.st_size < end:  # it was longer when its header was read
                 raise _cut_short(path, file.st_size, f"{end} bytes by its header")

@@ -12,9 +12,10 @@ What each check measures and where its limit comes from is in docs/audits.md.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -49,6 +50,7 @@ from enginekeeper.validation.numerics.recipes import (
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.numerics.smoothing import Folding
+from enginekeeper.validation.side_by_side import side_by_side
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.weight_census import beyond_fp8, census, recipe_findings, unread
 from enginekeeper.validation.weight_certificate import Certificate, certify
@@ -95,6 +97,19 @@ class _Counts:
             self.largest_error = max(self.largest_error, stats.error_ratio)
         self.lowest_same_codes = min(self.lowest_same_codes, stats.same_codes)
 
+    def take_in(self, others: _Counts) -> None:
+        """Adds what was counted of other parts."""
+        self.parts += others.parts
+        self.exact += others.exact
+        self.folded_norms.extend(others.folded_norms)
+        self.rounded_otherwise.extend(others.rounded_otherwise)
+        self.not_compared.extend(others.not_compared)
+        self.blamed_norms.extend(others.blamed_norms)
+        self.errors.update(others.errors)
+        self.largest_gain = max(self.largest_gain, others.largest_gain)
+        self.largest_error = max(self.largest_error, others.largest_error)
+        self.lowest_same_codes = min(self.lowest_same_codes, others.lowest_same_codes)
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -137,8 +152,9 @@ class WeightAudit:
         findings = list(rank_order.findings(self.source, self.checkpoint, self.geometry))
         findings.extend(census(self.checkpoint, self.geometry, self.source))
         findings.extend(unread(self.geometry, self.source))
-        for place in self.places():
-            findings.extend(self.linear(place))
+        for counts, found in side_by_side(self._layer, list(self._layers())):
+            self.counts.take_in(counts)
+            findings.extend(found)
         findings = copied_layers(findings)
         findings.extend(self._not_compared())
         findings.extend(
@@ -197,6 +213,16 @@ class WeightAudit:
             yield from layer_linears(layer, self.geometry)
         if self.head_is_stored:
             yield head_linear(self.geometry, vocabulary)
+
+    def _layers(self) -> Iterator[list[LinearPlace]]:
+        """Yields the matrices of a layer together: they share norms. Table and head are alone."""
+        for _, places in itertools.groupby(self.places(), lambda place: place.layer):
+            yield list(places)
+
+    def _layer(self, places: list[LinearPlace]) -> tuple[_Counts, list[Finding]]:
+        """Reads some matrices, counted on their own."""
+        alone = replace(self, counts=_Counts())
+        return alone.counts, [finding for place in places for finding in alone.linear(place)]
 
     def recipe(self, place: LinearPlace) -> LinearRecipe:
         """Returns what the config says was done to a matrix; embeddings are never quantized."""
