@@ -23,11 +23,10 @@ from enginekeeper.validation.numerics.formats import (
     E4M3_MAX,
     INT8_MAX,
     Floats,
-    round_to,
     widen,
 )
 from enginekeeper.validation.numerics.mapping import Geometry, LinearPlace, VectorPlace
-from enginekeeper.validation.numerics.smoothing import BOUNDS
+from enginekeeper.validation.numerics.smoothing import BOUNDS, as_exported
 
 _ROOM = 4.0
 """What an exporter may leave above the largest activation, or an epsilon take away below."""
@@ -67,9 +66,10 @@ def shared_input(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding
             )
 
 
-def smoothed_input(stored: AssembledLinear, dtype: str) -> Iterator[Finding]:
+def smoothed_input(stored: AssembledLinear, made_in: str, stored_in: str) -> Iterator[Finding]:
     """Yields a finding where a linear smoothed with alpha 1 has another scale than 1/127.
 
+    It was smoothed in one dtype, and its vector is stored in another one, perhaps.
     Only for linears reproduced bit for bit, which shows that alpha was 1. A channel at the lowest
     divisor there is may be left with more than 1, and the scale is larger then. Up to a factor of
     two another calibrator may have chosen a margin, or clipped: doubt.
@@ -79,7 +79,7 @@ def smoothed_input(stored: AssembledLinear, dtype: str) -> Iterator[Finding]:
         return
     ratio = activation.scale / expected
     if math.isclose(ratio, 1, rel_tol=_ROUNDING) or (
-        ratio > 1 and _held_down(stored.prequant, dtype)
+        ratio > 1 and _held_down(stored.prequant, as_exported(BOUNDS[:1], made_in, stored_in))
     ):
         return
     yield Finding(
@@ -94,9 +94,8 @@ def smoothed_input(stored: AssembledLinear, dtype: str) -> Iterator[Finding]:
     )
 
 
-def _held_down(prequant: Floats | None, dtype: str) -> bool:
+def _held_down(prequant: Floats | None, lowest: Floats) -> bool:
     """Says whether a channel's activations were too large for what they may be divided by."""
-    lowest = round_to(BOUNDS[:1], dtype)
     return prequant is not None and bool((prequant <= lowest).any())
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from enginekeeper.configs.trtllm import TrtConfig
 from enginekeeper.documents import read_json_object
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
+from enginekeeper.validation.numerics.computed_in import computed_in
 from enginekeeper.validation.numerics.formats import Floats, round_to
 from enginekeeper.validation.numerics.mapping import (
     Geometry,
@@ -80,8 +81,11 @@ class RecipeArm:
             taken = None
             if self.checkpoint.folds_norms:
                 taken = folding(self.source, self.checkpoint, place)
+            made_in = dtype
+            if taken is None:
+                made_in = computed_in(self.source, place, recipe, stored, dtype)
             self.latest[place.name] = reproduce(
-                self.source, place, recipe, stored, dtype=dtype, folded=taken
+                self.source, place, recipe, stored, dtype=made_in, stored_in=dtype, folded=taken
             )
         again, part = self.latest[place.name], place.parts[index]
         announced = is_as_announced(stored, again.recipe)
@@ -91,10 +95,11 @@ class RecipeArm:
         def read(start: int, stop: int) -> Floats:
             weight = again.weight(part, index, start, stop)
             own = again.quantize(weight)
-            if not announced or not again.leaves_roundings_open(index):
+            smoothed_in = again.smoothed_in(index)
+            if not announced or not again.leaves_roundings_open(index) or smoothed_in is None:
                 return own.values
             there = stored.part_quantized(part, start, stop)
-            return settled(own, weight, there, again.dtype).values
+            return settled(own, weight, there, smoothed_in).values
 
         return read
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -32,6 +32,7 @@ from enginekeeper.validation import (
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
 from enginekeeper.validation.config_rules import ARCHITECTURES
 from enginekeeper.validation.findings import AuditReport, Finding
+from enginekeeper.validation.numerics.computed_in import computed_in
 from enginekeeper.validation.numerics.exact_smoothing import exact_divisor
 from enginekeeper.validation.numerics.linears import MisshapenLinearError
 from enginekeeper.validation.numerics.mapping import (
@@ -49,7 +50,6 @@ from enginekeeper.validation.numerics.recipes import (
     WeightFormat,
 )
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
-from enginekeeper.validation.numerics.smoothing import Folding
 from enginekeeper.validation.side_by_side import side_by_side
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
 from enginekeeper.validation.weight_census import beyond_fp8, census, recipe_findings, unread
@@ -258,35 +258,41 @@ class WeightAudit:
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
-        folding = weight_vectors.folding(self.source, self.checkpoint, place)
+        folding, dtype = (
+            weight_vectors.folding(self.source, self.checkpoint, place),
+            self.checkpoint.dtype,
+        )
+        made_in = dtype
+        if folding is None:
+            made_in = computed_in(self.source, place, recipe, stored, dtype)
+        again = partial(
+            reproduce, self.source, place, recipe, stored, dtype=made_in, stored_in=dtype
+        )
         if folding is None and stored.prequant is not None:
             if recipe.format is WeightFormat.INT4_GROUP:
-                yield from self._awq(place, recipe, stored)
+                yield from self._awq(place, stored, again)
                 return
-            if self._smoothquant(place, recipe, stored):
-                yield from activation_scales.smoothed_input(stored, self.checkpoint.dtype)
+            if self._smoothquant(place, recipe, stored, made_in):
+                yield from activation_scales.smoothed_input(stored, made_in, dtype)
                 return
-        measured = self._measured(place, recipe, stored, None)
+        measured = _compared(place, stored, again())
         if folding is not None and place.norm is not None:
             divided = None
             if np.isfinite(folding.ratio).all() and folding.ratio.all():
-                divided = self._measured(place, recipe, stored, folding)
+                divided = _compared(place, stored, again(folded=folding))
             if divided is not None and divided.honest and divided.excess < measured.excess:
                 self.counts.folded_norms.append(place.name)
                 yield from self._findings(divided)
                 return
             if place.norm[0] not in self.counts.blamed_norms:
                 self.counts.blamed_norms.append(place.norm[0])
-                yield weight_vectors.norm_finding(
-                    f"{place.norm[0]}.weight", folding, self.checkpoint.dtype
-                )
+                yield weight_vectors.norm_finding(f"{place.norm[0]}.weight", folding, dtype)
         yield from self._findings(measured)
 
     def _awq(
-        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+        self, place: LinearPlace, stored: AssembledLinear, again: Callable[..., Reproduction]
     ) -> Iterator[Finding]:
         """Judges an AWQ linear: if no short way sees that it is honest, the long way."""
-        again = partial(reproduce, self.source, place, recipe, stored, dtype=self.checkpoint.dtype)
         certificates = _certified(place, stored, again(as_stored=True), as_stored=True)
         if certificates is None:
             reproduction = again()
@@ -298,28 +304,17 @@ class WeightAudit:
             self.counts.add(certificate)
 
     def _smoothquant(
-        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear, made_in: str
     ) -> bool:
         """Counts a SmoothQuant linear if it is seen to be reproduced, and says whether it is."""
-        dtype = self.checkpoint.dtype
         if not recipe.prequant:
             return False
-        if exact_divisor(self.source, place, recipe, stored, dtype) is None:
+        dtypes = {"dtype": made_in, "stored_in": self.checkpoint.dtype}
+        if exact_divisor(self.source, place, recipe, stored, **dtypes) is None:
             return False
         for part in place.parts:
             self.counts.add(Certificate(part, 1.0, 0.0, 1.0, exact=True))
         return True
-
-    def _measured(
-        self,
-        place: LinearPlace,
-        recipe: LinearRecipe,
-        stored: AssembledLinear,
-        folding: Folding | None,
-    ) -> _Measured:
-        dtype = self.checkpoint.dtype
-        again = reproduce(self.source, place, recipe, stored, dtype=dtype, folded=folding)
-        return _compared(place, stored, again)
 
     def _findings(self, measured: _Measured) -> Iterator[Finding]:
         place, recipe = measured.place, measured.reproduction.recipe
@@ -354,7 +349,8 @@ class WeightAudit:
                 taxonomy=diagnosis.taxonomy,
             )
         if recipe.activation == "int8_static" and all(stats.exact for stats in measured.parts):
-            yield from activation_scales.smoothed_input(measured.stored, self.checkpoint.dtype)
+            made_in, dtype = measured.reproduction.dtype, self.checkpoint.dtype
+            yield from activation_scales.smoothed_input(measured.stored, made_in, dtype)
 
     def _relatives(self, place: LinearPlace) -> Iterator[tuple[str, str, int]]:
         """Yields the linears whose weight could be here by mistake: as wide, in another place."""

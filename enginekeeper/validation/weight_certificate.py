@@ -90,10 +90,13 @@ def certify(
     Of a part that gets one, `judge` finds nothing wrong in the statistics that `measure` makes.
     `as_stored`: the reproduction's vector is the stored one, which `UNRECOVERED` allows for.
     """
-    if not reproduction.leaves_roundings_open(index) or reproduction.folded is not None:
+    smoothed_in = reproduction.smoothed_in(index)
+    if smoothed_in is None or not reproduction.leaves_roundings_open(index):
+        return None
+    if reproduction.folded is not None:
         return None
     limits = UNRECOVERED if as_stored else TIGHT
-    running = _Running(part, columns, reproduction.dtype, limits)
+    running = _Running(part, columns, smoothed_in, limits)
     for start, stop in row_chunks(part.rows, columns):
         weight, scales = _smoothed(reproduction, index, part, (start, stop), rounded=not as_stored)
         if scales.shape[1] == 1 or not has_all_bits(scales):
@@ -127,7 +130,7 @@ class _Running:
 
     part: Part
     columns: int
-    dtype: str
+    smoothed_in: str
     limits: Limits
     scales: list[Floats] = field(default_factory=list)
     """The recipe's, of one block after the other, as all that follows."""
@@ -266,7 +269,7 @@ class _Apart:
         squares = np.square(scale.astype(np.float64))
         worse = (np.square(distance) - np.square(nearest - steps)) * squares
         return cls(
-            bool(strays_if_open(WeightFormat.INT4_GROUP, codes, read.dtype).any()),
+            bool(strays_if_open(WeightFormat.INT4_GROUP, codes, read.smoothed_in).any()),
             np.bincount(blocks, worse, len(scales)).astype(np.float64),
             np.bincount(places % read.columns, worse, read.columns).astype(np.float64),
             float(((there - nearest) * steps) @ squares),

@@ -96,7 +96,7 @@ def followed(
 ) -> Followed:
     """Reads a part again and holds its codes against the scales that are stored."""
     kind, missed, equal = reproduction.recipe.format, [], 0
-    smoothed_in = None if reproduction.divisors[index] is None else reproduction.dtype
+    smoothed_in = reproduction.smoothed_in(index)
     excess = energy = 0.0
     for start, stop in row_chunks(part.rows, columns):
         there = stored.part_quantized(part, start, stop)

@@ -170,9 +170,8 @@ def measure(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> PartStatistics:
     """Reads the part `index` of a linear once, chunk by chunk, and returns its statistics."""
-    smoothed = reproduction.divisors[index] is not None
     recipe, dtype = reproduction.recipe, reproduction.dtype
-    running = _Running(part, columns, recipe.format, dtype, smoothed=smoothed)
+    running = _Running(part, columns, recipe.format, dtype, reproduction.smoothed_in(index))
 
     def rows(start: int, stop: int) -> _Rows:
         weight = reproduction.weight(part, index, start, stop)
@@ -230,7 +229,7 @@ class _Running:
     columns: int
     kind: WeightFormat
     dtype: str
-    smoothed: bool
+    smoothed_in: str | None
     exact_rows: npt.NDArray[np.bool_] = field(init=False)
     differing: int = 0
     changed: Changed = field(init=False)
@@ -293,12 +292,11 @@ class _Running:
         strays = np.zeros(differing.shape, np.float32)
         places = np.flatnonzero(differing)
         codes = CodesInQuestion.of(places, rows.source, rows.honest, rows.stored)
-        smoothed_in = self.dtype if self.smoothed else None
         if self.kind in (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL):
             live = (rows.stored.codes != 0) | (rows.honest.codes != 0)
-            self.changed.add(where, live, differing, codes, far(self.kind, codes, smoothed_in))
-        if smoothed_in is not None:
-            strays.reshape(-1)[places] = strays_if_open(self.kind, codes, smoothed_in)
+            self.changed.add(where, live, differing, codes, far(self.kind, codes, self.smoothed_in))
+        if self.smoothed_in is not None:
+            strays.reshape(-1)[places] = strays_if_open(self.kind, codes, self.smoothed_in)
             return strays, places[:0]
         same_scales = bool((codes.deviation <= OPEN_SCALE).all())
         if len(places) and same_scales and in_half_precision(self.kind, rows.source, rows.stored):

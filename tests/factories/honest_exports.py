@@ -63,10 +63,13 @@ class _Export:
     ranks: int
     loud: bool = True
     """Whether SmoothQuant met a channel too loud for its divisors."""
+    loaded_in: str | None = None
+    """What the model was loaded in, where it was not the dtype of the export."""
 
     def __post_init__(self) -> None:
         self.geometry = Geometry.of(self.source.config)
         self.recipe = PLAIN
+        self.made_in = self.dtype if self.algorithm is None else self.loaded_in or self.dtype
         self.smoothed = self.algorithm in ("W8A8_SQ_PER_CHANNEL", "W4A16_AWQ")
         if self.algorithm is not None:
             stored = "W4A16_AWQ" if self.algorithm == "W4A16" else self.algorithm
@@ -88,20 +91,21 @@ class _Export:
             tensors.update(self._stored(place, codes, scales))
             if vector is not None:
                 share = np.array_split(vector, self.ranks)[rank] if _by_columns(place) else vector
-                tensors[f"{place.name}.prequant_scaling_factor"] = narrow(share, self.dtype)
+                stored = narrow(round_to(share, self.made_in), self.dtype)
+                tensors[f"{place.name}.prequant_scaling_factor"] = stored
             self._activation(tensors, place)
 
     def _quantized(
         self, place: LinearPlace, part: Part, vector: Floats | None
     ) -> tuple[Part, Quantized]:
         weight = smooth_by(
-            source_rows(self.source, part, 0, part.rows, self.dtype), vector, self.dtype
+            source_rows(self.source, part, 0, part.rows, self.made_in), vector, self.made_in
         )
-        return part, quantize_rows(self.recipe, weight, self._shared(place), self.dtype)
+        return part, quantize_rows(self.recipe, weight, self._shared(place), self.made_in)
 
     def _shared(self, place: LinearPlace) -> float:
         largest = max(self.source.largest(f"{module}.weight") for module in place.scale_group)
-        return float(round_to(np.full(1, largest, np.float32), self.dtype)[0])
+        return float(round_to(np.full(1, largest, np.float32), self.made_in)[0])
 
     def _slice(self, place: LinearPlace, part: Part, one: Quantized, rank: int) -> Quantized:
         if _by_columns(place):
@@ -144,10 +148,10 @@ class _Export:
         random = np.random.default_rng([len(place.name), place.layer or 0])
         loud = np.exp(random.normal(0, 1, place.columns)).astype(np.float32)
         if self.algorithm == "W4A16_AWQ":
-            return round_to(loud, self.dtype)
+            return round_to(loud, self.made_in)
         loud[:3] = (3e4 if self.loud else 1, 0, 2e-5)
         with np.errstate(divide="ignore"):
-            exact = np.float32(1) / round_to(loud, self.dtype)
+            exact = np.float32(1) / round_to(loud, self.made_in)
         bounded: Floats = np.clip(exact, *BOUNDS)
         return bounded
 
@@ -235,9 +239,10 @@ def export(
     dtype: str = "bfloat16",
     ranks: int = 1,
     loud: bool = True,
+    loaded_in: str | None = None,
 ) -> Path:
     """Writes an honest checkpoint of a source model; returns its directory."""
-    _Export(SourceModel.open(source), algorithm, dtype, ranks, loud).write(directory)
+    _Export(SourceModel.open(source), algorithm, dtype, ranks, loud, loaded_in).write(directory)
     return directory
 
 

@@ -37,19 +37,27 @@ from enginekeeper.validation.numerics.smoothing import (
     smoothquant_candidates,
 )
 
-_ROUNDS = 3
-"""How often candidates are chosen by some rows: by their integers, then by their scales."""
-
 _Columns = npt.NDArray[np.intp]
 
 
 def exact_divisor(
-    source: WeightRows, place: LinearPlace, recipe: LinearRecipe, stored: StoredParts, dtype: str
+    source: WeightRows,
+    place: LinearPlace,
+    recipe: LinearRecipe,
+    stored: StoredParts,
+    *,
+    dtype: str,
+    stored_in: str,
 ) -> Floats | None:
-    """Returns the divisor that reproduces all parts of an INT8 linear, None if none was found."""
+    """Returns the divisor that reproduces all parts of an INT8 linear, None if none was found.
+
+    Weights are smoothed in `dtype`, and the vector is stored in `stored_in`.
+    """
     if stored.prequant is None or not stored.scales_agree or not can_recover(recipe.format, dtype):
         return None
-    trial = _Trial.of(source, recipe, stored, stored.prequant, dtype)
+    candidates = smoothquant_candidates(stored.prequant, dtype, stored_in)
+    divisor = candidates.first(stored.prequant)
+    trial = _Trial(source, recipe, stored, dtype, candidates, divisor, [])
     for part in place.parts:
         for start, stop in row_chunks(part.rows, place.columns):
             if not trial.reproduces(part, start, stop):
@@ -69,20 +77,6 @@ class _Trial:
     divisor: Floats
     read: list[UnreadRows]
 
-    @classmethod
-    def of(
-        cls,
-        source: WeightRows,
-        recipe: LinearRecipe,
-        stored: StoredParts,
-        prequant: Floats,
-        dtype: str,
-    ) -> _Trial:
-        """Starts with the first candidate of each column."""
-        candidates = smoothquant_candidates(prequant, dtype)
-        divisor = candidates.first(prequant)
-        return cls(source, recipe, stored, dtype, candidates, divisor, [])
-
     def reproduces(self, part: Part, start: int, stop: int) -> bool:
         """Takes rows in; says whether they are reproduced, perhaps by other candidates."""
         weight = source_rows(self.source, part, start, stop, self.dtype)
@@ -92,7 +86,7 @@ class _Trial:
             return False
         smoothed = smooth_by(weight, self.divisor, self.dtype)
         wrong = _wrong_columns(smoothed, scales, there)
-        for _ in range(_ROUNDS):
+        for _ in range(len(self.candidates.divisors)):
             if len(wrong):
                 again = self._smoothed_again(wrong, weight[:, wrong], there[:, wrong], scales)
                 if again is None:
@@ -105,7 +99,13 @@ class _Trial:
                 self.read.append(rows)
                 return True
             wrong = np.unique(np.abs(smoothed[off]).argmax(axis=1))
+            self._strike_out(wrong)
         return False
+
+    def _strike_out(self, columns: _Columns) -> None:
+        """Leaves the present candidates of some columns out: they gave rows another scale."""
+        tried = self.candidates.divisors[:, columns] == self.divisor[columns]
+        self.candidates.valid[:, columns] &= ~tried
 
     def _smoothed_again(
         self, columns: _Columns, weight: Floats, there: npt.NDArray[Any], scales: Floats

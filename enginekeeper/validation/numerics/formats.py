@@ -63,6 +63,11 @@ def model_dtype(dtype: str) -> np.dtype[Any]:
     return _MODEL_DTYPES[dtype]
 
 
+def dtype_name(dtype: np.dtype[Any]) -> str | None:
+    """Returns what a model calls a dtype of numpy's; None of one that no model has."""
+    return next((name for name, one in _MODEL_DTYPES.items() if one == dtype), None)
+
+
 def _info(dtype: str) -> Any:  # noqa: ANN401 - ml_dtypes declares no types
     return finfo(model_dtype(dtype))  # type: ignore[no-untyped-call]
 

@@ -21,6 +21,7 @@ from enginekeeper.validation.numerics.formats import (
     model_dtype,
     narrow,
     round_to,
+    unit,
     widen,
 )
 from enginekeeper.validation.numerics.mapping import LinearPlace, Part
@@ -119,11 +120,23 @@ class Reproduction:
     source: WeightRows
     recipe: LinearRecipe
     dtype: str
+    """What weights were rounded to before they were quantized."""
     shared_amax: float
     divisors: tuple[Floats | None, ...]
     """Per part: what its columns were divided by before quantization."""
     folded: Floats | None = None
     """What the norm before the linear took over from its columns, or None."""
+    stored_in: str | None = None
+    """What vectors are stored in, where it is another dtype."""
+
+    def smoothed_in(self, index: int) -> str | None:
+        """Returns the dtype to whose unit a part's weight is known: the coarser one of both.
+
+        None of a part that was not smoothed.
+        """
+        if self.divisors[index] is None:
+            return None
+        return max(self.dtype, self.stored_in or self.dtype, key=unit)
 
     def weight(self, part: Part, index: int, start: int, stop: int) -> Floats:
         """Returns rows of the source as they are quantized: rounded, unfolded, smoothed."""
@@ -194,19 +207,23 @@ def reproduce(
     stored: StoredParts,
     *,
     dtype: str,
+    stored_in: str,
     folded: Folding | None = None,
     as_stored: bool = False,
 ) -> Reproduction:
     """Prepares to requantize a linear: finds the shared maximum and the smoothing divisors.
 
+    Weights were rounded to `dtype`; vectors are stored in `stored_in`, the checkpoint's.
     `as_stored` takes a vector as it is, instead of looking for the one that was used.
 
     A vector that a norm took over is recovered where that is possible, else taken as it is.
     """
     taken = None if folded is None else folded.ratio
-    smoothed = recipe.prequant and can_recover(recipe.format, dtype)
+    smoothed = recipe.prequant and can_recover(recipe.format, dtype, stored_in)
     if folded is not None and stored.prequant is None and smoothed:
-        whole = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts))
+        whole = Reproduction(
+            source, recipe, dtype, 0.0, (None,) * len(place.parts), stored_in=stored_in
+        )
         indices = range(len(place.parts))
         found = (
             recover_folded(folded, _pieces(whole, place, stored, one), dtype) for one in indices
@@ -215,14 +232,14 @@ def reproduce(
     plain = Reproduction(source, recipe, dtype, 0.0, (None,) * len(place.parts), taken)
     if stored.prequant is None:
         divisors = plain.divisors
-    elif can_recover(recipe.format, dtype) and not as_stored:
-        divisors = _divisors(plain, place, stored, stored.prequant)
+    elif can_recover(recipe.format, dtype, stored_in) and not as_stored:
+        divisors = _divisors(plain, place, stored, (stored.prequant, stored_in))
     else:
         divisors = (stored.prequant,) * len(place.parts)
     amax = 0.0
     if recipe.format in (WeightFormat.FP8_TENSOR, WeightFormat.NVFP4):
         amax = max(_amax(source, module, dtype) for module in place.scale_group)
-    return Reproduction(source, recipe, dtype, amax, divisors, taken)
+    return Reproduction(source, recipe, dtype, amax, divisors, taken, stored_in)
 
 
 def row_chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
@@ -232,8 +249,15 @@ def row_chunks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
+def sampled_rows(part: Part, run: int = _LONG_RUN) -> Iterator[tuple[int, int]]:
+    """Yields (start, stop) of runs of rows that are spread over all of a part; starts are even."""
+    step = max(part.rows * run // _SAMPLED_ROWS, run) // 2 * 2
+    for start in range(0, part.rows, step):
+        yield start, min(start + run, part.rows)
+
+
 def source_rows(source: WeightRows, part: Part, start: int, stop: int, dtype: str) -> Floats:
-    """Returns a part's source rows rounded to the checkpoint's dtype; padding rows are zero."""
+    """Returns a part's source rows rounded to a dtype; padding rows are zero."""
     stored = source.stored_rows(f"{part.module}.weight", start, stop)
     values = widen(stored)
     if stored.dtype != model_dtype(dtype):
@@ -245,19 +269,21 @@ def source_rows(source: WeightRows, part: Part, start: int, stop: int, dtype: st
 
 
 def _divisors(
-    plain: Reproduction, place: LinearPlace, stored: StoredParts, prequant: Floats
+    plain: Reproduction, place: LinearPlace, stored: StoredParts, vector: tuple[Floats, str]
 ) -> tuple[Floats, ...]:
-    """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice)."""
-    rows, dtype = partial(_pieces, plain, place, stored), plain.dtype
+    """Recovers one divisor for all parts (SmoothQuant) or one for each (AWQ smooths twice).
+
+    SmoothQuant's, too, is any number where activations were float32.
+    """
+    rows = partial(_pieces, plain, place, stored)
+    recover = partial(recover_divisor, vector[0], dtype=plain.dtype, stored_in=vector[1])
     indices = range(len(place.parts))
-    if plain.recipe.format is WeightFormat.INT8_CHANNEL:
+    if plain.recipe.format is WeightFormat.INT8_CHANNEL and plain.dtype != "float32":
         some = (piece for index in indices for piece in rows(index, run=_SAMPLE_RUN))
         rest = (piece for index in indices for piece in _unread(plain, place, stored, index))
-        divisor = recover_divisor(prequant, some, dtype=dtype, exact=True, everything=rest)
+        divisor = recover(some, exact=True, everything=rest)
         return (divisor,) * len(place.parts)
-    return tuple(
-        recover_divisor(prequant, rows(index), dtype=dtype, exact=False) for index in indices
-    )
+    return tuple(recover(rows(index), exact=False) for index in indices)
 
 
 def _pieces(
@@ -270,10 +296,8 @@ def _pieces(
 ) -> Iterator[SmoothedRows]:
     """Yields enough rows of one part to choose AWQ's divisors, in runs spread over all of it."""
     part = place.parts[index]
-    step = max(part.rows * run // _SAMPLED_ROWS, run) // 2 * 2
-    for start in range(0, part.rows, step):
-        stop = min(start + run, part.rows)
-        yield _smoothed(plain, part, index, (start, stop), stored)
+    for rows in sampled_rows(part, run):
+        yield _smoothed(plain, part, index, rows, stored)
 
 
 def _smoothed(
@@ -319,6 +343,6 @@ def _unread(
 
 
 def _amax(source: WeightRows, module: str, dtype: str) -> float:
-    """Returns the largest magnitude of one tensor in the checkpoint's dtype."""
+    """Returns the largest magnitude of one tensor in a dtype."""
     largest = source.largest(f"{module}.weight")
     return float(round_to(np.full(1, largest, np.float32), dtype)[0])

@@ -21,6 +21,7 @@ The vector cannot leave its rounding interval, so that no error above half a uni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -144,36 +145,47 @@ def recover_divisor(
     rows: Iterable[ColumnsOfRows],
     *,
     dtype: str,
+    stored_in: str,
     exact: bool,
     everything: Iterable[ColumnsOfRows] = (),
 ) -> Floats:
     """Returns, per column, the divisor inside `prequant`'s rounding interval that fits best.
 
-    `exact` says that the divisor is the reciprocal of a number of the dtype, a bound of those, or
-    what is stored. `everything` is asked of columns where `rows` do not leave one candidate alone
-    that reproduces all of them.
+    Weights are smoothed in `dtype`, to which the vector is rounded, too, before it is stored in
+    `stored_in`. `exact` says that the
+    divisor is the reciprocal of a number of the dtype, a bound of those, or what is stored.
+    `everything` is asked of columns where `rows` do not leave one candidate alone that reproduces
+    all of them.
     """
     if exact:
-        tried = smoothquant_candidates(prequant, dtype)
+        tried = smoothquant_candidates(prequant, dtype, stored_in)
     else:
-        tried = _exported_as(prequant, _points(prequant, _last_place(prequant, dtype)), dtype)
+        last = np.maximum(_last_place(prequant, dtype), _last_place(prequant, stored_in))
+        points = _points(prequant, last)
+        tried = _exported_as(prequant, points, dtype, stored_in)
     best, columns = _undecided(prequant, tried)
     for some in (rows, everything):
         columns = columns[~_vote(best, tried, columns, some)]
     return best
 
 
-def smoothquant_candidates(prequant: Floats, dtype: str) -> Candidates:
+def smoothquant_candidates(prequant: Floats, dtype: str, stored_in: str) -> Candidates:
     """Returns what SmoothQuant may have divided by, or an exporter that uses what it stores."""
-    return _exported_as(prequant, np.vstack([_reciprocals(prequant, dtype), prequant]), dtype)
+    tried = np.vstack([_reciprocals(prequant, dtype, stored_in), prequant])
+    return _exported_as(prequant, tried, dtype, stored_in)
 
 
-def _exported_as(prequant: Floats, candidates: Floats, dtype: str) -> Candidates:
+def _exported_as(prequant: Floats, candidates: Floats, dtype: str, stored_in: str) -> Candidates:
     """Takes those for valid that would be exported as this prequant, each but once."""
-    valid: npt.NDArray[np.bool_] = round_to(candidates, dtype) == prequant
+    valid: npt.NDArray[np.bool_] = as_exported(candidates, dtype, stored_in) == prequant
     for index in range(1, len(candidates)):
         valid[index] &= (candidates[:index] != candidates[index]).all(axis=0)
     return Candidates(candidates, valid, dtype)
+
+
+def as_exported(vector: Floats, dtype: str, stored_in: str) -> Floats:
+    """Rounds a vector to the dtype that is computed in, and to the one that it is stored in."""
+    return round_to(round_to(vector, dtype), stored_in)
 
 
 def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows], dtype: str) -> Floats:
@@ -334,15 +346,18 @@ def smooth_by(weight: Floats, divisor: Floats | None, dtype: str) -> Floats:
     return round_to(smoothed, dtype)
 
 
-def _reciprocals(prequant: Floats, dtype: str) -> Floats:
+def _reciprocals(prequant: Floats, dtype: str, stored_in: str) -> Floats:
     """Returns 1/a for the numbers a of the dtype around 1/prequant, the nearest first.
 
     What would be beyond a bound is the bound.
     """
     nearest = narrow(np.float32(1) / prequant, dtype).view(np.uint16)
-    neighbours = nearest + np.array([0, 1, -1, 2, -2]).astype(np.uint16)[:, None]
+    # Half of a last place, which is up to twice as wide on one side of the reciprocal.
+    reach = 1 + math.ceil(max(float(unit(stored_in) / unit(dtype)), 1))
+    steps = sorted(range(-reach, reach + 1), key=lambda step: (abs(step), -step))
+    neighbours = nearest + np.array(steps).astype(np.uint16)[:, None]
     reciprocals: Floats = np.float32(1) / widen(neighbours.view(model_dtype(dtype)))
-    lowest, highest = round_to(BOUNDS, dtype)
+    lowest, highest = as_exported(BOUNDS, dtype, stored_in)
     bounded = (prequant >= lowest) & (prequant <= highest)
     return np.where(bounded, np.clip(reciprocals, *BOUNDS), reciprocals)
 
@@ -361,7 +376,7 @@ def _points(prequant: Floats, last: Floats) -> Floats:
     return points
 
 
-def can_recover(kind: WeightFormat, dtype: str) -> bool:
-    """Says whether the divisor can be recovered: integer weights, smoothed in half precision."""
-    half = dtype in ("bfloat16", "float16")
+def can_recover(kind: WeightFormat, *dtypes: str) -> bool:
+    """Says whether there is a divisor to recover: integer weights, and half precision in play."""
+    half = any(dtype in ("bfloat16", "float16") for dtype in dtypes)
     return half and kind in (WeightFormat.INT8_CHANNEL, WeightFormat.INT4_GROUP)

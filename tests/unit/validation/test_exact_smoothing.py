@@ -45,7 +45,7 @@ def smoothquant(seed: int, dtype: str = "bfloat16") -> tuple[SingleWeight, Float
 
 
 def found(source: SingleWeight, stored: StoredIntegers, dtype: str = "bfloat16") -> Floats | None:
-    return exact_divisor(source, PLACE, SMOOTHQUANT, stored, dtype)
+    return exact_divisor(source, PLACE, SMOOTHQUANT, stored, dtype=dtype, stored_in=dtype)
 
 
 @pytest.fixture(params=[1 << 18, 2 * COLUMNS], ids=["at once", "in pairs of rows"])

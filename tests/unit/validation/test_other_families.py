@@ -45,6 +45,50 @@ def test_an_honest_export_in_float16_has_no_finding(
     assert findings(source, checkpoint) == []
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+    ("name", "loaded_in", "dtype"),
+    [
+        ("llama3", "bfloat16", "float16"),
+        ("norms", "bfloat16", "float16"),
+        ("outliers", "bfloat16", "float16"),
+        ("mistral", "float16", "bfloat16"),
+    ],
+)
+def test_an_honest_export_of_a_model_loaded_in_its_own_dtype_has_no_finding(
+    name: str, loaded_in: str, dtype: str, algorithm: str | None, tmp_path: Path
+) -> None:
+    source = source_of(name, tmp_path)
+    checkpoint = export(
+        source, tmp_path / "checkpoint", algorithm, dtype=dtype, loaded_in=loaded_in
+    )
+    assert findings(source, checkpoint) == []
+
+
+@pytest.mark.parametrize("algorithm", [a for a in ALGORITHMS if a != "W8A8_SQ_PER_CHANNEL"])
+def test_an_honest_export_of_a_model_loaded_in_float32_has_no_finding(
+    algorithm: str | None, tmp_path: Path
+) -> None:
+    source = source_of("float32", tmp_path)
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm, loaded_in="float32")
+    assert findings(source, checkpoint) == []
+
+
+@pytest.mark.parametrize("algorithm", [one for one in ALGORITHMS if one is not None])
+def test_a_gain_is_found_in_an_export_of_a_model_loaded_in_its_own_dtype(
+    algorithm: str, tmp_path: Path
+) -> None:
+    source = source_of("llama3", tmp_path)
+    checkpoint = export(
+        source, tmp_path / "checkpoint", algorithm, dtype="float16", loaded_in="bfloat16"
+    )
+    linear = "transformer.layers.1.mlp.proj"
+    scales = "per_channel_scale" if "CHANNEL_PER_TOKEN" in algorithm else "weights_scaling_factor"
+    outer = "_2" if algorithm == "NVFP4" else ""
+    checkpoints.edit_tensor(checkpoint, f"{linear}.{scales}{outer}", lambda one: one * 1.02)
+    assert [one.result for one in findings(source, checkpoint)] == ["fail"]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("algorithm", [None, "W8A8_SQ_PER_CHANNEL", "W4A16", "FP8"])
 @pytest.mark.parametrize("name", ["llama3", "qwen2", "one-key-head", "biases", "qwen3"])

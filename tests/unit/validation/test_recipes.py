@@ -125,7 +125,9 @@ def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int, dtype: st
     smoothed = round_to(weight * (np.float32(1) / divisor), dtype)
     quantized = quantize_rows(recipe_of(WeightFormat.INT8_CHANNEL), smoothed, 0.0, dtype)
     rows = [SmoothedRows(weight, quantized.codes, quantized.scales)]
-    found = recover_divisor(round_to(divisor, dtype), rows, dtype=dtype, exact=True)
+    found = recover_divisor(
+        round_to(divisor, dtype), rows, dtype=dtype, stored_in=dtype, exact=True
+    )
     assert np.array_equal(found, divisor)
 
 
@@ -139,9 +141,11 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
     rows = SmoothedRows(weight, made.codes, made.scales)
     some = SmoothedRows(weight[:1], made.codes[:1], made.scales[:1])
     prequant = round_to(divisor, "bfloat16")
-    sampled = recover_divisor(prequant, [some], dtype="bfloat16", exact=True)
+    sampled = recover_divisor(prequant, [some], dtype="bfloat16", stored_in="bfloat16", exact=True)
     assert not np.array_equal(sampled, divisor)
-    found = recover_divisor(prequant, [some], dtype="bfloat16", exact=True, everything=[rows])
+    found = recover_divisor(
+        prequant, [some], dtype="bfloat16", stored_in="bfloat16", exact=True, everything=[rows]
+    )
     assert np.array_equal(found, divisor)
 
 
@@ -149,13 +153,15 @@ def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
 def test_a_divisor_at_a_bound_is_recovered_though_it_is_no_reciprocal(dtype: str) -> None:
     divisor = np.array([1e-4, 1e4, 0.5], np.float32)
     prequant, rows = round_to(divisor, dtype), _smoothed(divisor, dtype)
-    assert np.array_equal(recover_divisor(prequant, rows, dtype=dtype, exact=True), divisor)
+    assert np.array_equal(
+        recover_divisor(prequant, rows, dtype=dtype, stored_in=dtype, exact=True), divisor
+    )
 
 
 def test_a_divisor_that_is_what_was_stored_is_recovered() -> None:
     divisor = round_to(np.array([0.3, 0.7, 1.9], np.float32), "bfloat16")
     rows = _smoothed(divisor, "bfloat16")
-    found = recover_divisor(divisor, rows, dtype="bfloat16", exact=True)
+    found = recover_divisor(divisor, rows, dtype="bfloat16", stored_in="bfloat16", exact=True)
     assert np.array_equal(found, divisor)
 
 
@@ -234,7 +240,9 @@ def test_scales_equal_those_modelopt_exported(recipe: str) -> None:
     for place in layer_linears(1, Geometry.of(source.config)):
         stored = checkpoint.linear(place)
         how = checkpoint.quantization.recipe(place.name)
-        again = reproduce(source, place, how, stored, dtype=checkpoint.dtype)
+        again = reproduce(
+            source, place, how, stored, dtype=checkpoint.dtype, stored_in=checkpoint.dtype
+        )
         for index, part in enumerate(place.parts):
             ours = again.quantize(again.weight(part, index, 0, part.rows)).scales
             assert np.array_equal(ours, stored.part_scales(part, 0, part.rows))
@@ -245,7 +253,9 @@ def test_the_bytes_of_an_fp8_export_follow_from_the_source() -> None:
     checkpoint = Checkpoint.open(checkpoints.EXPORTS / "fp8")
     place = next(iter(layer_linears(0, Geometry.of(source.config))))
     stored, recipe = checkpoint.linear(place), checkpoint.quantization.recipe(place.name)
-    honest = reproduce(source, place, recipe, stored, dtype=checkpoint.dtype)
+    honest = reproduce(
+        source, place, recipe, stored, dtype=checkpoint.dtype, stored_in=checkpoint.dtype
+    )
     rows = (place.parts[0], 0, 0, place.parts[0].rows)
     assert honest.has_bits(*rows, stored)
     assert not replace(honest, shared_amax=honest.shared_amax * 2).has_bits(*rows, stored)
@@ -275,7 +285,12 @@ def test_tensor_scales_are_shared_by_what_is_multiplied_at_once(kind: WeightForm
     nothing = Reproduction(_Loud(), recipe_of(kind), "bfloat16", 0.0, (None,))
     shared = {
         place.name.rpartition(".")[2]: reproduce(
-            _Loud(), place, recipe_of(kind), _Scaled(nothing, 1.0), dtype="bfloat16"
+            _Loud(),
+            place,
+            recipe_of(kind),
+            _Scaled(nothing, 1.0),
+            dtype="bfloat16",
+            stored_in="bfloat16",
         ).shared_amax
         for place in layer_linears(0, geometry)
     }

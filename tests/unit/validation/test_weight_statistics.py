@@ -25,7 +25,9 @@ def moved_head(tmp_path: Path) -> PartStatistics:
     geometry = Geometry.of(source.config)
     place = head_linear(geometry, geometry.vocabulary)
     stored = checkpoint.linear(place)
-    reproduction = reproduce(source, place, PLAIN, stored, dtype=checkpoint.dtype)
+    reproduction = reproduce(
+        source, place, PLAIN, stored, dtype=checkpoint.dtype, stored_in=checkpoint.dtype
+    )
     return measure(stored, reproduction, 0, place.columns, place.parts[0])
 
 
