@@ -76,6 +76,10 @@ class SourceModel:
             )
         return tensor
 
+    def with_tensors(self, tensors: Mapping[str, StoredTensor]) -> SourceModel:
+        """Returns the model with other tensors in the place of some."""
+        return SourceModel(self.directory, self.config, {**self.tensors, **tensors})
+
     def require_sizes(self) -> None:
         """Raises UnusableModelError for a tensor that is not of the size that the config says.
 

@@ -113,6 +113,23 @@ class StoredTensor:
         """Returns the rows `start:stop` of the first axis as a read-only view of the file."""
         return self.read()[start:stop]
 
+    def columns(self, start: int, stop: int) -> StoredTensor:
+        """Returns the columns `start:stop` of a matrix as a tensor of the same name."""
+        shape = (self.shape[0], stop - start)
+        return _Columns(self.file, self.name, self.dtype, shape, self.start, self, start)
+
+
+@dataclass(frozen=True)
+class _Columns(StoredTensor):
+    """Some columns of a matrix."""
+
+    whole: StoredTensor
+    first: int
+
+    @cached_property
+    def _mapped(self) -> npt.NDArray[Any]:
+        return self.whole.read()[:, self.first : self.first + self.shape[1]]
+
 
 class TensorFile(Mapping[str, StoredTensor]):
     """The tensors of one safetensors file, by name, in the file's order."""

@@ -27,6 +27,7 @@ from enginekeeper.validation import (
     kv_range,
     rank_copies,
     rank_order,
+    rank_slices,
     weight_vectors,
 )
 from enginekeeper.validation.checkpoint import AssembledLinear, Checkpoint
@@ -245,7 +246,7 @@ class WeightAudit:
         yield from problems
         if any(finding.result == "fail" for finding in problems):
             return
-        against = list(self._against_source(place, recipe, stored))
+        against = list(self._of_all_ranks(place, recipe, stored))
         yield from against
         if not any(finding.result == "fail" for finding in against):
             yield from beyond_fp8(stored)
@@ -254,7 +255,17 @@ class WeightAudit:
         if not problems and not wrong_norm:
             yield from activation_scales.normed_input(self.checkpoint, place, stored)
 
-    def _against_source(
+    def _of_all_ranks(
+        self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
+    ) -> Iterator[Finding]:
+        """Judges a linear; one by one those of ranks that have scales of their own."""
+        if stored.scales_agree:
+            yield from self.against_source(place, recipe, stored)
+            return
+        for source, slot, own in rank_slices.slices(self.source, place, stored):
+            yield from replace(self, source=source).against_source(slot, recipe, own)
+
+    def against_source(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""

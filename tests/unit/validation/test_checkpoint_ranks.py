@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import methodcaller
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import AuditReport
+from enginekeeper.validation.numerics.formats import encode_e4m3
+from enginekeeper.validation.numerics.recipes import quantize_rows, recipe_for
 from enginekeeper.validation.source_model import SourceModel
 from enginekeeper.validation.tensor_files import PlannedTensor, TensorFile, write_tensors
 from enginekeeper.validation.twin import write_checkpoint_twin
@@ -114,6 +117,37 @@ def test_a_scale_that_is_wrong_on_the_second_rank_is_found(recipe: str, tmp_path
     scale = f"transformer.layers.1.mlp.proj.{name}"
     checkpoints.edit_tensor(checkpoint, scale, lambda s: s * np.float32(1.25), rank=1)
     assert audited(checkpoint).result == "fail"
+
+
+RANK_SCALES = {"W8A16": "weights_scaling_factor", "FP8_PER_CHANNEL_PER_TOKEN": "per_channel_scale"}
+
+
+@pytest.mark.parametrize("algorithm", RANK_SCALES)
+def test_ranks_that_were_quantized_each_for_itself_are_honest(
+    algorithm: str, tmp_path: Path
+) -> None:
+    checkpoint = checkpoints.exported(algorithm.lower(), tmp_path)
+    split_tensors(checkpoint, 2)
+    weight = SourceModel.open(checkpoints.SOURCE).rows("model.layers.1.mlp.down_proj.weight")
+    for rank, own in enumerate(np.split(weight, 2, axis=1)):
+        made = quantize_rows(recipe_for(algorithm), np.ascontiguousarray(own), 0.0, "bfloat16")
+        codes = made.codes.astype(np.int8) if algorithm == "W8A16" else encode_e4m3(made.codes)
+        changed = {"weight": codes, RANK_SCALES[algorithm]: made.scales.reshape(-1)}
+        tensors = {f"transformer.layers.1.mlp.proj.{name}": one for name, one in changed.items()}
+        checkpoints.edit_tensors(checkpoint, methodcaller("update", tensors), rank)
+    report = audited(checkpoint)
+    assert report.findings == ()
+    assert report.examined["lowest_share_of_equal_codes"] == 1.0
+
+
+@pytest.mark.parametrize("algorithm", RANK_SCALES)
+def test_a_small_gain_of_one_rank_is_named_with_the_rank(algorithm: str, tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported(algorithm.lower(), tmp_path)
+    split_tensors(checkpoint, 2)
+    scales = f"transformer.layers.1.mlp.proj.{RANK_SCALES[algorithm]}"
+    checkpoints.edit_tensor(checkpoint, scales, lambda one: one * np.float32(1.02), rank=1)
+    (finding,) = audited(checkpoint).findings
+    assert (finding.where, finding.actual) == ("transformer.layers.1.mlp.proj (rank 1)", "x 1.02")
 
 
 def test_a_norm_that_one_rank_lacks_is_found(tmp_path: Path) -> None:
