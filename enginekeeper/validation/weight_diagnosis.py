@@ -411,7 +411,10 @@ def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
     taxonomy = "T25"
     if judgement.blocks is None and judgement.error is None:
         taxonomy = "T1" if judgement.columns is None else "T9"
-    if judgement.doubtful:
+    if judgement.beyond is not None:
+        told.append(f"{judgement.beyond:.2%} of the codes are more than a step from the source's")
+        told.append("another revision, tuned or merged weights, or errors fed back (GPTQ)")
+    elif judgement.doubtful:
         told.append("errors fed back to other columns (GPTQ) may be that large: behaviour decides")
     return Diagnosis(
         taxonomy,

@@ -101,6 +101,10 @@ _SIGMAS = 4.0
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
+_BEYOND = 1e-4
+"""Share of codes more than a step from their weight, above which the weight was another one: it was
+tuned or merged, or errors were fed back. Rounding to either side, at random too, gives none."""
+
 _CLIPPED = 0.05
 """What clipping or a margin may take from the energy of a part, if that is no worse for it."""
 
@@ -136,13 +140,15 @@ class Judgement:
     columns: Mask | None = None
     scales: Mask | None = None
     """True where a scale is further from the honest one than the limit."""
+    beyond: float | None = None
+    """Share of the codes that no rounding of the weight gives, if it is more than a few."""
     doubtful: bool = False
     """Whether the difference is so small that rounding may explain it."""
 
     @property
     def honest(self) -> bool:
         """Whether nothing was found."""
-        found = (self.gain, self.error, self.blocks, self.columns, self.scales)
+        found = (self.gain, self.error, self.blocks, self.columns, self.scales, self.beyond)
         return all(item is None for item in found)
 
     @property
@@ -270,8 +276,11 @@ def _gain_and_error(stats: PartStatistics, limits: Limits) -> tuple[float, float
 def _or_doubtful(stats: PartStatistics, judgement: Judgement) -> Judgement:
     """Leaves open what feedback of rounding errors may have made, if codes lean to no side."""
     found = judgement.gain is not None or judgement.scales is not None
-    if judgement.honest or found or judgement.limits is not WIDE:
+    if found or judgement.limits is not WIDE:
         return judgement
+    if judgement.honest:
+        beyond = stats.followed().beyond
+        return replace(judgement, beyond=beyond, doubtful=True) if beyond > _BEYOND else judgement
     if judgement.error is not None and judgement.error > FEEDBACK.error:
         return judgement
     if _stands_out(stats.blocks) or _worse(stats.per_column, FEEDBACK.column).any():

@@ -63,6 +63,8 @@ class Followed:
     """Added to an honest export's by the nearest codes: coarse ones shrink or stretch weights."""
     missed: _Marks
     """True where a scale has a code that is not the nearest; of what was smoothed, cannot be."""
+    beyond: float
+    """Share of the codes that are more than a step from the weight, as no rounding of it is."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def followed(
     stored: StoredParts, reproduction: Reproduction, index: int, columns: int, part: Part
 ) -> Followed:
     """Reads a part again and holds its codes against the scales that are stored."""
-    kind, missed, equal = reproduction.recipe.format, [], 0
+    kind, missed, equal, beyond = reproduction.recipe.format, [], 0, 0
     smoothed_in = reproduction.smoothed_in(index)
     excess = energy = 0.0
     for start, stop in row_chunks(part.rows, columns):
@@ -115,10 +117,27 @@ def followed(
         far = ~((np.abs(there.codes - codes) <= allowed) | (there.codes == nearest))
         equal += int(np.count_nonzero(~apart(nearest, there.codes)))
         missed.append(far.reshape(*there.scales.shape, -1).any(axis=2))
+        beyond += _count_beyond(kind, nearest, codes, there.codes, allowed)
         excess += float(((scaled(nearest, there.scales) - honest) * weight).sum())
         energy += float((weight * weight).sum())
     numbers = max(part.rows * columns, 1)
-    return Followed(equal / numbers, excess / max(energy, _TINY), np.concatenate(missed))
+    gain = excess / max(energy, _TINY)
+    return Followed(equal / numbers, gain, np.concatenate(missed), beyond / numbers)
+
+
+def _count_beyond(
+    kind: WeightFormat, nearest: Floats, codes: Floats, there: Floats, allowed: Floats
+) -> int:
+    """Counts codes further from weight / scale than both its neighbours are, by what is allowed.
+
+    `allowed` is how far the nearest may be; its other neighbour is at most a step further.
+    """
+    one = np.ones((len(codes), 1), np.float32)
+    step = steps(kind, np.maximum(np.abs(codes), np.abs(there)), one)
+    within = (np.abs(there - codes) <= step + allowed - np.abs(nearest - codes)) | (
+        there == nearest
+    )
+    return int(np.count_nonzero(~within))
 
 
 def open_by(codes: Floats, scales: Floats, smoothed_in: str) -> Floats:

@@ -22,6 +22,7 @@ from enginekeeper.validation.numerics.formats import (
 from enginekeeper.validation.source_model import SourceModel
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
+from tests.factories.honest_exports import export
 
 DOWN, SOURCE_DOWN = "transformer.layers.1.mlp.proj", "model.layers.1.mlp.down_proj.weight"
 PER_ROW = ("w8a16", "fp8_per_channel_per_token")
@@ -138,3 +139,35 @@ def test_another_share_between_the_two_scales_of_nvfp4_is_honest(tmp_path: Path)
 
     checkpoints.edit_tensors(checkpoint, write)
     assert [f for report in audit(checkpoints.SOURCE, checkpoint) for f in report.findings] == []
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "share"),
+    [
+        ("W8A16", 0.008),
+        ("FP8", 0.02),
+        ("FP8_PER_CHANNEL_PER_TOKEN", 0.02),
+        ("W4A16", 0.08),
+        ("W4A16_AWQ", 0.08),
+        ("NVFP4", 0.08),
+    ],
+)
+def test_weights_that_were_tuned_a_little_are_no_other_rounding(
+    algorithm: str, share: float, tmp_path: Path
+) -> None:
+    source, tuned = checkpoints.SOURCE, checkpoints.source_copy(tmp_path)
+    random = np.random.default_rng(0)
+
+    def merge(arrays: dict[str, Array]) -> None:
+        for name, weight in arrays.items():
+            if name.endswith("_proj.weight"):
+                one, other = (random.normal(size=(size, 8)) for size in weight.shape)
+                delta, plain = one @ other.T, weight.astype(np.float32)
+                delta *= share * np.linalg.norm(plain) / np.linalg.norm(delta)
+                arrays[name] = (plain + delta).astype(weight.dtype)
+
+    checkpoints.edit_tensors(tuned, merge)
+    found = audit(source, export(tuned, tmp_path / "checkpoint", algorithm))[1].findings
+    assert len({one.where for one in found}) >= 13  # of 14 small ones
+    assert {one.result for one in found} <= {"inconclusive", "fail"}
+    assert any("more than a step" in one.message for one in found)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -31,6 +31,7 @@ from enginekeeper.validation.numerics.recipes import (
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.numerics.smoothing import (
     SmoothedRows,
+    integers,
     recover_divisor,
 )
 from enginekeeper.validation.source_model import SourceModel
@@ -117,6 +118,7 @@ def test_an_unknown_algorithm_is_refused() -> None:
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["bfloat16", "float16"]))
+@example(719232631, "float16")  # two reciprocals make the same of all 400 rows
 def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int, dtype: str) -> None:
     random = np.random.default_rng(seed)
     maxima = round_to(np.exp(random.normal(size=32)).astype(np.float32), dtype)
@@ -128,7 +130,9 @@ def test_a_smoothing_divisor_is_recovered_from_the_integers(seed: int, dtype: st
     found = recover_divisor(
         round_to(divisor, dtype), rows, dtype=dtype, stored_in=dtype, exact=True
     )
-    assert np.array_equal(found, divisor)
+    made = integers(weight, found, quantized.scales, dtype)
+    assert np.array_equal(made, quantized.codes)
+    assert np.count_nonzero(found != divisor) <= 1
 
 
 def test_what_a_sample_leaves_open_is_asked_of_all_rows() -> None:
