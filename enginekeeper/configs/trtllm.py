@@ -16,6 +16,7 @@ class Ranks(Form):
     world_size: Size | None = None
     tp_size: Size | None = None
     pp_size: Size | None = None
+    cp_size: Size | None = None
 
 
 class ModuleQuantization(Form):

@@ -42,28 +42,49 @@ _CHOICE = (0.55, 1.9)
 
 
 def shared_input(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
-    """Yields a finding where fc and gate, which read the same numbers, scale them differently."""
-    for layer in range(geometry.layers):
-        prefix = f"transformer.layers.{layer}.mlp"
-        if checkpoint.tensors(layer, f"{prefix}.fc.prequant_scaling_factor"):
+    """Yields a finding where fc and gate, which read the same numbers, scale them differently.
+
+    The one that is further from what is usual over the layers is to blame.
+    """
+    pairs = {layer: _of_both(checkpoint, layer) for layer in range(geometry.layers)}
+    found = {layer: pair for layer, pair in pairs.items() if pair is not None}
+    usual = float(np.median(list(found.values()))) if found else 0.0
+    for layer, (fc, gate) in found.items():
+        if fc == gate:
             continue
-        stored = [
-            checkpoint.tensors(layer, f"{prefix}.{name}.activation_scaling_factor")
-            for name in ("fc", "gate")
-        ]
-        if not all(tensors and tensors[0].nbytes for tensors in stored):
-            continue
-        fc, gate = (float(widen(tensors[0].read()).reshape(-1)[0]) for tensors in stored)
-        if fc != gate:
-            yield Finding(
-                "weights.activation_scale",
-                "fail",
-                f"{prefix}.gate.activation_scaling_factor",
-                "fc and gate read the same input and share its scale; these differ",
-                gate,
-                fc,
-                "T13",
-            )
+        wrong, right, name = (gate, fc, "gate")
+        if _strange(fc, usual) > _strange(gate, usual):
+            wrong, right, name = (fc, gate, "fc")
+        yield Finding(
+            "weights.activation_scale",
+            "fail",
+            f"transformer.layers.{layer}.mlp.{name}.activation_scaling_factor",
+            "fc and gate read the same input and share its scale; these differ",
+            wrong,
+            right,
+            "T13",
+        )
+
+
+def _of_both(checkpoint: Checkpoint, layer: int) -> tuple[float, float] | None:
+    """Returns the scales of fc and gate; None where one is not there, or inputs are smoothed."""
+    prefix = f"transformer.layers.{layer}.mlp"
+    if checkpoint.tensors(layer, f"{prefix}.fc.prequant_scaling_factor"):
+        return None
+    fc, gate = (
+        checkpoint.tensors(layer, f"{prefix}.{name}.activation_scaling_factor")
+        for name in ("fc", "gate")
+    )
+    if not (fc and gate and fc[0].nbytes and gate[0].nbytes):
+        return None
+    one, other = (float(widen(tensors[0].read()).reshape(-1)[0]) for tensors in (fc, gate))
+    return one, other
+
+
+def _strange(scale: float, usual: float) -> float:
+    """Returns how far a scale is from what is usual, as a logarithm; one of no use is farthest."""
+    usable = math.isfinite(scale) and scale > 0 and math.isfinite(usual) and usual > 0
+    return abs(math.log(scale / usual)) if usable else math.inf
 
 
 def smoothed_input(stored: AssembledLinear, made_in: str, stored_in: str) -> Iterator[Finding]:

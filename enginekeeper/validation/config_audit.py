@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from enginekeeper.configs.trtllm import Ranks
 from enginekeeper.validation import quantization_audit
 from enginekeeper.validation.checkpoint import Checkpoint, rank_file
 from enginekeeper.validation.config_rules import (
@@ -190,8 +191,19 @@ def _parallel(configs: Configs) -> Iterator[Finding]:
             f"a divisor of {count}",
             "T14",
         )
-    world = None if configs.checkpoint.mapping is None else configs.checkpoint.mapping.world_size
-    if world is not None and world != ranks * stages:
+    mapping = configs.checkpoint.mapping or Ranks()
+    if mapping.cp_size not in (None, 1):
+        yield Finding(
+            "config.mapping",
+            "inconclusive",
+            "mapping.cp_size",
+            "how context parallel ranks share what is here is not known to this audit",
+            mapping.cp_size,
+            1,
+            "T14",
+        )
+    world = mapping.world_size
+    if world is not None and world != ranks * stages * (mapping.cp_size or 1):
         yield Finding(
             "config.mapping",
             "fail",

@@ -104,6 +104,22 @@ def recipe_findings(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[F
         yield _wrong_groups(stored, recipe)
     else:
         yield from _scales(stored, recipe)
+        yield from _unused(stored)
+
+
+def _unused(stored: AssembledLinear) -> Iterator[Finding]:
+    """Yields doubt for tensors that the format has no use for: some loader may take them."""
+    names = sorted({name for shard in stored.shards for name in shard.unused})
+    if names:
+        yield Finding(
+            "weights.census",
+            "inconclusive",
+            f"{stored.place.name}.{names[0]}",
+            f"a linear of format {stored.first.format.value} has no use for it",
+            ", ".join(names),
+            "absent",
+            "T3",
+        )
 
 
 def _wrong_format(stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
@@ -133,7 +149,8 @@ def _wrong_groups(stored: AssembledLinear, recipe: LinearRecipe) -> Finding:
 def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
     """Yields findings for scales that are not finite and positive, or not there at all."""
     name = stored.place.name
-    yield from _numbers(f"{name} scales", np.concatenate([s.scales for s in stored.shards]), "T2")
+    scales = np.concatenate([_scales_in_use(shard) for shard in stored.shards])
+    yield from _numbers(f"{name} scales", scales, "T2")
     if stored.prequant is not None:
         yield from _numbers(f"{name}.prequant_scaling_factor", stored.prequant, "T9")
     if recipe.activation in CALIBRATED:
@@ -150,6 +167,19 @@ def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
             "present",
             "T9",
         )
+
+
+def _scales_in_use(shard: StoredLinear) -> Floats:
+    """Returns the scales, 1 for one of zero whose codes are zeros: half precision may lose it."""
+    none = shard.scales == 0
+    if shard.format is WeightFormat.PLAIN or not none.any() or len(none) != shard.rows:
+        return shard.scales
+    scales = shard.scales.copy()
+    for start, stop in row_chunks(shard.rows, shard.columns):
+        if none[start:stop].any():
+            codes = shard.codes(start, stop).reshape(stop - start, none.shape[1], -1)
+            scales[start:stop][none[start:stop] & ~codes.any(axis=2)] = 1
+    return scales
 
 
 def _second_scale(stored: AssembledLinear, name: str) -> Iterator[Finding]:

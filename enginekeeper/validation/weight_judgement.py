@@ -469,8 +469,8 @@ def _worse(cells: Comparison, limit: float) -> Mask:
     if not touched.any():
         return touched
     floor = HONEST_FLOOR * cells.honest[touched].mean()
-    # Written so that NaN counts as worse.
-    worse: Mask = touched & ~(cells.error <= limit**2 * np.maximum(cells.honest, floor))
+    # Written so that NaN counts as worse. Of zeros an honest export makes zeros.
+    worse: Mask = ~(cells.error <= limit**2 * np.maximum(cells.honest, floor))
     return worse
 
 

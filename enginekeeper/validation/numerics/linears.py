@@ -35,6 +35,17 @@ SUFFIXES = (
 )
 """The tensors a linear may consist of, `bias` aside."""
 
+_SCALED = {"weight", "weights_scaling_factor", "activation_scaling_factor"}
+_USED: Mapping[WeightFormat, set[str]] = {
+    WeightFormat.PLAIN: {"weight"},
+    WeightFormat.FP8_TENSOR: _SCALED,
+    WeightFormat.FP8_CHANNEL: {"weight", "per_channel_scale"},
+    WeightFormat.INT8_CHANNEL: _SCALED | {"prequant_scaling_factor"},
+    WeightFormat.INT4_GROUP: _SCALED | {"prequant_scaling_factor", "weights_scaling_factor_2"},
+    WeightFormat.NVFP4: _SCALED | {"prequant_scaling_factor", "weights_scaling_factor_2"},
+}
+"""What a format may consist of."""
+
 _PLAIN_DTYPES = ("F32", "F16", "BF16")
 _MATRIX = 2
 
@@ -70,6 +81,8 @@ class StoredLinear:
     """One row per weight row (or a single one), one column per group (or a single one)."""
     prequant: Floats | None
     activation: Activation | None
+    unused: tuple[str, ...] = ()
+    """What is there beside these, and of no use to the format."""
     second_scale: float | None = None
     """Of packed INT4 that is multiplied in FP8: what its group scales are divided by."""
 
@@ -197,6 +210,7 @@ def _linear(
         scales=scales,
         prequant=prequant,
         activation=_activation(kind, found),
+        unused=tuple(sorted(found.keys() - _USED[kind])),
         second_scale=_second_scale(name, kind, found),
     )
 

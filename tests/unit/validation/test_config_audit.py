@@ -411,6 +411,12 @@ def test_ranks_that_cut_a_head_are_named(tmp_path: Path) -> None:
     assert "mapping.tp_size" in wheres
 
 
+def test_context_parallel_ranks_are_doubt(pair: Pair) -> None:
+    pair.checkpoint_says(mapping={"world_size": 2, "tp_size": 1, "pp_size": 1, "cp_size": 2})
+    finding = pair.only_finding()
+    assert (finding.where, finding.result) == ("mapping.cp_size", "inconclusive")
+
+
 def test_a_world_size_that_does_not_add_up_is_named(pair: Pair) -> None:
     pair.checkpoint_says(mapping={"world_size": 2, "tp_size": 1, "pp_size": 1})
     assert pair.only_finding().where == "mapping.world_size"

@@ -422,30 +422,6 @@ def test_gate_and_up_exchanged_are_named(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("recipe", "linear"), [("fp8", f"{LAYER}.mlp.gate"), ("w8a8_sq", DOWN), ("w8a8_sq", QKV)]
-)
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_an_activation_scale_that_contradicts_the_weights_is_found(
-    recipe: str, linear: str, factor: float, tmp_path: Path
-) -> None:
-    checkpoint = checkpoints.exported(recipe, tmp_path)
-    name = f"{linear}.activation_scaling_factor"
-    checkpoints.edit_tensor(checkpoint, name, multiply(factor))
-    finding = only_finding(checkpoint)
-    assert (finding.where, finding.taxonomy) == (name, "T13")
-
-
-@pytest.mark.parametrize("factor", [0.8, 1.05, 1.6])
-def test_an_activation_scale_that_another_calibrator_may_choose_is_doubt(
-    factor: float, tmp_path: Path
-) -> None:
-    checkpoint = checkpoints.exported("w8a8_sq", tmp_path)
-    checkpoints.edit_tensor(checkpoint, f"{DOWN}.activation_scaling_factor", multiply(factor))
-    (finding,) = audited(checkpoint).findings
-    assert (finding.result, finding.taxonomy) == ("inconclusive", "T13")
-
-
 def test_a_rank_with_groups_of_another_size_is_named(tmp_path: Path) -> None:
     checkpoint = checkpoints.exported("w4a16_awq_tp2", tmp_path)
     name = f"{QKV}.weights_scaling_factor"

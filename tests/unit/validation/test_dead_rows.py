@@ -1,0 +1,94 @@
+"""Rows and groups that the source has at zero: what may be stored of them, and what not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from enginekeeper.validation.audits import audit
+from enginekeeper.validation.findings import Finding
+from tests.factories import checkpoints
+from tests.factories.checkpoints import Array
+from tests.factories.honest_exports import export
+
+DOWN = "transformer.layers.1.mlp.proj"
+SCALES = {
+    "W8A16": "weights_scaling_factor",
+    "W4A16": "weights_scaling_factor",
+    "FP8_PER_CHANNEL_PER_TOKEN": "per_channel_scale",
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model one of whose linears has rows 3 and 10 at zero."""
+    model = checkpoints.source_copy(tmp_path)
+
+    def silence(weight: Array) -> None:
+        weight[[3, 10]] = 0
+
+    checkpoints.edit_tensor(model, "model.layers.1.mlp.down_proj.weight", silence)
+    return model
+
+
+def findings(source: Path, checkpoint: Path) -> list[Finding]:
+    return [one for report in audit(source, checkpoint) for one in report.findings]
+
+
+@pytest.mark.parametrize("algorithm", SCALES)
+def test_a_scale_of_zero_of_zeros_is_honest(algorithm: str, source: Path, tmp_path: Path) -> None:
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm)
+
+    def lose(scales: Array) -> None:
+        scales[[3, 10]] = 0
+
+    checkpoints.edit_tensor(checkpoint, f"{DOWN}.{SCALES[algorithm]}", lose)
+    assert findings(source, checkpoint) == []
+
+
+@pytest.mark.parametrize("algorithm", SCALES)
+def test_a_scale_of_zero_of_other_numbers_is_none(
+    algorithm: str, source: Path, tmp_path: Path
+) -> None:
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm)
+
+    def lose(scales: Array) -> None:
+        scales[[3, 11]] = 0
+
+    checkpoints.edit_tensor(checkpoint, f"{DOWN}.{SCALES[algorithm]}", lose)
+    (finding,) = findings(source, checkpoint)
+    assert (finding.check, finding.taxonomy) == ("weights.scale", "T2")
+
+
+@pytest.mark.parametrize("algorithm", ["W8A16", "FP8_PER_CHANNEL_PER_TOKEN"])
+def test_numbers_where_the_source_has_zeros_are_damage(
+    algorithm: str, source: Path, tmp_path: Path
+) -> None:
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm)
+
+    def write(arrays: dict[str, Array]) -> None:
+        weight, scales = arrays[f"{DOWN}.weight"], arrays[f"{DOWN}.{SCALES[algorithm]}"]
+        weight[3], scales[3] = weight[11], scales[11]
+
+    checkpoints.edit_tensors(checkpoint, write)
+    (finding,) = findings(source, checkpoint)
+    assert (finding.where, finding.result) == (DOWN, "fail")
+    assert "3" in finding.message
+
+
+@pytest.mark.parametrize("algorithm", ["W8A16"])
+def test_noise_where_the_source_has_zeros_is_damage(
+    algorithm: str, source: Path, tmp_path: Path
+) -> None:
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm)
+
+    def write(arrays: dict[str, Array]) -> None:
+        weight, scales = arrays[f"{DOWN}.weight"], arrays[f"{DOWN}.{SCALES[algorithm]}"]
+        weight[3] = np.random.default_rng(0).integers(-5, 6, weight.shape[1])
+        scales[3] = np.median(scales)
+
+    checkpoints.edit_tensors(checkpoint, write)
+    (finding,) = findings(source, checkpoint)
+    assert (finding.where, finding.result) == (DOWN, "fail")
