@@ -3,9 +3,11 @@
 The output projection reads averages of values, the last linear of the MLP reads products of the
 other two, the first of them through an activation that enlarges nothing: neither exceeds what
 `reach.py` says of those. A scale for more is for no calibration of this model. Below nothing can be
-said: averages and products may be as small as they like.
+proven: averages and products may be as small as they like. But a layer's that is far below all
+others' cuts off what it is fed, or is a strange layer: doubt.
 
-Calibrated maxima of SmolLM2-135M were at most 0.32 (MLP) and 0.25 (values) of these bounds.
+Calibrated maxima of SmolLM2-135M were at most 0.32 (MLP) and 0.25 (values) of these bounds, and at
+least 0.14 of the middle layer's.
 """
 
 from __future__ import annotations
@@ -29,15 +31,21 @@ _ROOM = 2.0
 _UNUSUAL = 8.0
 """Times the middle layer's: the source is read for what is above it only."""
 
+_STRANGELY_LOW, _LAYERS = 1 / 64, 8
+"""Times the middle layer's, and how many layers there are to say what is usual."""
+
+_KINDS = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
+_WITHOUT_NORM = ("attention.dense", "mlp.proj")
+
 _LARGE = 256.0
 """Activations that are looked at even if all layers have as large ones."""
 
 
 def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding]:
-    """Yields a finding for every scale that is beyond what its linear can be fed."""
+    """Yields a finding for every scale that is beyond what its linear can be fed, or far below."""
     if checkpoint.folds_norms:
         return  # the vectors are in the linears before, not beside these
-    for kind in ("attention.dense", "mlp.proj"):
+    for kind in _KINDS:
         stated = {
             layer: found
             for layer in range(geometry.layers)
@@ -47,7 +55,9 @@ def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) ->
             continue
         usual = float(np.median(list(stated.values())))
         for layer, most in stated.items():
-            if most > min(_UNUSUAL * usual, _LARGE):
+            if len(stated) >= _LAYERS and most < _STRANGELY_LOW * usual:
+                yield _low(f"transformer.layers.{layer}.{kind}", most, usual)
+            if kind in _WITHOUT_NORM and most > min(_UNUSUAL * usual, _LARGE):
                 yield from _judge(source, checkpoint, geometry, (kind, layer), most)
 
 
@@ -62,6 +72,19 @@ def _stated(checkpoint: Checkpoint, name: str, layer: int) -> float | None:
         return None
     scale = float(widen(stored[0].read()).reshape(-1)[0])
     return scale * LARGEST[activation] if np.isfinite(scale) and scale > 0 else None
+
+
+def _low(name: str, most: float, usual: float) -> Finding:
+    return Finding(
+        "weights.activation_scale",
+        "inconclusive",
+        f"{name}.activation_scaling_factor",
+        f"the scale is for activations of up to {most:.4g}, where the middle layer's is for "
+        f"{usual:.4g}: larger ones are cut off",
+        most,
+        usual,
+        "T13",
+    )
 
 
 def _judge(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from enginekeeper.validation import activation_range
 from enginekeeper.validation.activation_range import findings
 from enginekeeper.validation.checkpoint import Checkpoint
 from enginekeeper.validation.findings import Finding
@@ -49,6 +50,16 @@ def test_a_scale_for_more_than_can_come_is_found(recipe: str, linear: str, tmp_p
 def test_scales_that_are_all_too_large_are_all_found(tmp_path: Path) -> None:
     edits = [(f"{layer}.mlp.proj", 1e5) for layer in range(2)]
     assert len(judged("fp8", tmp_path, *edits)) == len(edits)
+
+
+@pytest.mark.parametrize("linear", ["attention.qkv", "mlp.fc", *LINEARS])
+def test_a_scale_far_below_all_other_layers_is_doubt(
+    linear: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activation_range, "_LAYERS", 2)
+    (finding,) = judged("fp8", tmp_path, (f"1.{linear}", 1e-3))
+    assert finding.where == f"transformer.layers.1.{linear}.activation_scaling_factor"
+    assert (finding.result, finding.taxonomy) == ("inconclusive", "T13")
 
 
 def test_a_vector_that_is_one_number_is_left_to_others(tmp_path: Path) -> None:
