@@ -7,19 +7,26 @@ model exported in float16 has smoothed weights of 8 bits, and tiny ones that flo
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import numpy as np
 
 from enginekeeper.validation.numerics.exact_smoothing import exact_divisor
 from enginekeeper.validation.numerics.formats import dtype_name
-from enginekeeper.validation.numerics.mapping import LinearPlace
+from enginekeeper.validation.numerics.mapping import LinearPlace, Part
 from enginekeeper.validation.numerics.recipes import LinearRecipe, WeightFormat
 from enginekeeper.validation.numerics.reproduction import (
     Reproduction,
     StoredParts,
     WeightRows,
     reproduce,
+    row_chunks,
     sampled_rows,
 )
+
+_Counts = tuple[int, int]
+_Rows = Callable[[Part], Iterator[tuple[int, int]]]
 
 
 def computed_in(
@@ -39,14 +46,22 @@ def computed_in(
         reproduce(source, place, recipe, stored, dtype=one, stored_in=dtype)
         for one in (dtype, str(other))
     )
-    return str(other) if _same(theirs, place, stored) > _same(own, place, stored) else dtype
+    for rows in (sampled_rows, partial(_all_rows, columns=place.columns)):
+        ours, others = (_same(one, place, stored, rows) for one in (own, theirs))
+        if ours != others:  # a few tiny rows may be all that tells them apart
+            return dtype if ours > others else str(other)
+    return dtype
 
 
-def _same(again: Reproduction, place: LinearPlace, stored: StoredParts) -> tuple[int, int]:
+def _all_rows(part: Part, columns: int) -> Iterator[tuple[int, int]]:
+    return row_chunks(part.rows, columns)
+
+
+def _same(again: Reproduction, place: LinearPlace, stored: StoredParts, rows: _Rows) -> _Counts:
     """Returns how many codes of some rows are the reproduction's, and how many scales."""
     codes = scales = 0
     for index, part in enumerate(place.parts):
-        for start, stop in sampled_rows(part):
+        for start, stop in rows(part):
             made = again.quantize(again.weight(part, index, start, stop))
             there = stored.part_quantized(part, start, stop)
             codes += int(np.count_nonzero(made.codes == there.codes))
