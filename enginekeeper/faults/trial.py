@@ -145,8 +145,8 @@ class Bench:
         healthy = frozenset(file.path for file in Checkpoint.open(self.checkpoint).ranks)
         geometry = Geometry.of(self.source.config)
         weights = _Remembering(
-            self.source, checkpoint, geometry, healthy=healthy, memory=self.memory
-        )
+            self.source, checkpoint, geometry, processes=1, healthy=healthy, memory=self.memory
+        )  # one process: what it remembers, it must not forget
         return [*audit_config(self.source, checkpoint).findings, *weights.run().findings]
 
 

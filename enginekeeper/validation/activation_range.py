@@ -12,7 +12,7 @@ least 0.14 of the middle layer's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -35,7 +35,11 @@ _STRANGELY_LOW, _LAYERS = 1 / 64, 8
 """Times the middle layer's, and how many layers there are to say what is usual."""
 
 _KINDS = ("attention.qkv", "attention.dense", "mlp.fc", "mlp.gate", "mlp.proj")
-_WITHOUT_NORM = ("attention.dense", "mlp.proj")
+_NORMS = {
+    "attention.qkv": "input_layernorm",
+    "mlp.fc": "post_layernorm",
+    "mlp.gate": "post_layernorm",
+}
 
 _LARGE = 256.0
 """Activations that are looked at even if all layers have as large ones."""
@@ -53,11 +57,12 @@ def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) ->
         }
         if not stated:
             continue
+        yield from _far_below(checkpoint, kind, stated)
         usual = float(np.median(list(stated.values())))
         for layer, most in stated.items():
-            if len(stated) >= _LAYERS and most < _STRANGELY_LOW * usual:
-                yield _low(f"transformer.layers.{layer}.{kind}", most, usual)
-            if kind in _WITHOUT_NORM and most > min(_UNUSUAL * usual, _LARGE):
+            if kind in _NORMS:
+                continue  # `activation_scales` knows what these give out
+            if most > min(_UNUSUAL * usual, _LARGE):
                 yield from _judge(source, checkpoint, geometry, (kind, layer), most)
 
 
@@ -74,17 +79,32 @@ def _stated(checkpoint: Checkpoint, name: str, layer: int) -> float | None:
     return scale * LARGEST[activation] if np.isfinite(scale) and scale > 0 else None
 
 
-def _low(name: str, most: float, usual: float) -> Finding:
-    return Finding(
-        "weights.activation_scale",
-        "inconclusive",
-        f"{name}.activation_scaling_factor",
-        f"the scale is for activations of up to {most:.4g}, where the middle layer's is for "
-        f"{usual:.4g}: larger ones are cut off",
-        most,
-        usual,
-        "T13",
-    )
+def _far_below(checkpoint: Checkpoint, kind: str, stated: Mapping[int, float]) -> Iterator[Finding]:
+    """Yields doubt for layers whose scale is far below the middle one's, as their norms are."""
+    if len(stated) < _LAYERS:
+        return
+    norms = {layer: _loudest(checkpoint, kind, layer) for layer in stated}
+    usual = float(np.median([most / norms[layer] for layer, most in stated.items()]))
+    for layer, most in stated.items():
+        if most < _STRANGELY_LOW * usual * norms[layer]:
+            yield Finding(
+                "weights.activation_scale",
+                "inconclusive",
+                f"transformer.layers.{layer}.{kind}.activation_scaling_factor",
+                f"the scale is for activations of up to {most:.4g}; by the middle layer's it would "
+                f"be for {usual * norms[layer]:.4g}: larger ones are cut off",
+                most,
+                usual * norms[layer],
+                "T13",
+            )
+
+
+def _loudest(checkpoint: Checkpoint, kind: str, layer: int) -> float:
+    """Returns the largest weight of the norm before a linear; 1 where there is none."""
+    name = f"transformer.layers.{layer}.{_NORMS.get(kind)}.weight"
+    norm = checkpoint.tensors(layer, name)
+    largest = float(np.abs(widen(norm[0].read())).max()) if norm and norm[0].nbytes else 1.0
+    return largest if np.isfinite(largest) and largest > 0 else 1.0
 
 
 def _judge(

@@ -48,7 +48,7 @@ def shared_input(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding
     """
     pairs = {layer: _of_both(checkpoint, layer) for layer in range(geometry.layers)}
     found = {layer: pair for layer, pair in pairs.items() if pair is not None}
-    usual = float(np.median(list(found.values()))) if found else 0.0
+    usual = float(np.median(list(found.values()))) if found else 1.0
     for layer, (fc, gate) in found.items():
         if fc == gate:
             continue
@@ -67,7 +67,7 @@ def shared_input(checkpoint: Checkpoint, geometry: Geometry) -> Iterator[Finding
 
 
 def _of_both(checkpoint: Checkpoint, layer: int) -> tuple[float, float] | None:
-    """Returns the scales of fc and gate; None where one is not there, or inputs are smoothed."""
+    """Returns the scales of fc and gate; None where one is none, or inputs are smoothed."""
     prefix = f"transformer.layers.{layer}.mlp"
     if checkpoint.tensors(layer, f"{prefix}.fc.prequant_scaling_factor"):
         return None
@@ -78,13 +78,13 @@ def _of_both(checkpoint: Checkpoint, layer: int) -> tuple[float, float] | None:
     if not (fc and gate and fc[0].nbytes and gate[0].nbytes):
         return None
     one, other = (float(widen(tensors[0].read()).reshape(-1)[0]) for tensors in (fc, gate))
-    return one, other
+    usable = all(math.isfinite(scale) and scale > 0 for scale in (one, other))
+    return (one, other) if usable else None  # others say what is no scale
 
 
 def _strange(scale: float, usual: float) -> float:
-    """Returns how far a scale is from what is usual, as a logarithm; one of no use is farthest."""
-    usable = math.isfinite(scale) and scale > 0 and math.isfinite(usual) and usual > 0
-    return abs(math.log(scale / usual)) if usable else math.inf
+    """Returns how far a scale is from what is usual, as a logarithm."""
+    return abs(math.log(scale / usual))
 
 
 def smoothed_input(stored: AssembledLinear, made_in: str, stored_in: str) -> Iterator[Finding]:

@@ -4,9 +4,10 @@ Rules:
 
 - processes are forked: that takes milliseconds, and all that was read is there;
 - of a process with threads of its own only the one that forks would go on, and what locks the
-  others hold would stay locked: such a process works alone;
+  others hold would stay locked: such a process works alone (OpenBLAS ends its threads before a
+  fork, and is not counted);
 - children leave ^C to their parent, and end with it, at the latest after the thing they are at;
-- what they return comes through a pipe that nobody else has.
+- what they return comes through a pipe whose other end only their parent has.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
 
 from enginekeeper.errors import EngineKeeperError, UnavailableError
+from registry.errors import DiagnosedError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -41,13 +43,15 @@ def side_by_side(
     """Returns what `work` gives for each item, in their order.
 
     An application's error is raised as if it had happened here. Raises UnavailableError where a
-    process ended without an answer.
+    process was killed, and RuntimeError where one failed otherwise, as it has said itself.
     """
     count = _how_many(len(items)) if processes is None else processes
     shares = [items[first::count] for first in range(count)]
-    children = [_Child.start(work, share) for share in shares[1:]]
+    children: list[_Child] = []
     try:
-        done = [[work(item) for item in shares[0]], *(child.answers() for child in children)]
+        here = [shares[0], *_started(work, shares[1:], children)]
+        done = [[work(item) for item in share] for share in here]
+        done[1:1] = [child.answers() for child in children]
     finally:
         for child in children:
             child.end()
@@ -55,9 +59,21 @@ def side_by_side(
 
 
 def _how_many(items: int) -> int:
-    if threading.active_count() > 1:
+    if threading.active_count() > 1 or multiprocessing.current_process().daemon:
         return 1
     return max(min(len(os.sched_getaffinity(0)), items // _ITEMS_EACH, _MOST), 1)
+
+
+def _started(
+    work: Callable[[Item], Answer], shares: Sequence[Sequence[Item]], children: list[_Child]
+) -> list[Sequence[Item]]:
+    """Starts a child for each share; returns those for which the system has no process left."""
+    for number, share in enumerate(shares):
+        try:
+            children.append(_Child.start(work, share, [child.answer for child in children]))
+        except OSError:
+            return list(shares[number:])
+    return []
 
 
 @dataclass(frozen=True)
@@ -68,28 +84,42 @@ class _Child:
     answer: Connection
 
     @classmethod
-    def start(cls, work: Callable[[Item], Answer], share: Sequence[Item]) -> _Child:
+    def start(
+        cls, work: Callable[[Item], Answer], share: Sequence[Item], others: list[Connection]
+    ) -> _Child:
+        """Forks; the child closes the ends of pipes that are its parent's."""
         here, there = _FORK.Pipe(duplex=False)
-        process = _FORK.Process(target=_answer, args=(work, share, there, os.getpid()), daemon=True)
-        process.start()
-        there.close()  # or its end would not be seen
+        arguments = (work, share, there, [here, *others], os.getpid())
+        process = _FORK.Process(target=_answer, args=arguments, daemon=True)
+        try:
+            process.start()
+        except OSError:
+            here.close()
+            raise
+        finally:
+            there.close()  # or its end would not be seen
         return cls(process, here)
 
     def answers(self) -> list[Any]:
         """Waits for the answers; raises the error that came instead."""
         try:
-            found: list[Any] | EngineKeeperError = self.answer.recv()
-        except EOFError as error:
+            found: list[Any] | dict[str, Any] = self.answer.recv()
+        except (EOFError, OSError) as error:
             self.process.join()
-            raise UnavailableError(
-                "a process that did a share of the work ended without an answer",
-                actual=f"exit code {self.process.exitcode}",
-                expected="0",
-                remedy="try again; -9 is the kernel's for want of memory, -7 a file cut short",
-            ) from error
-        if isinstance(found, EngineKeeperError):
-            raise found
+            raise self._ended() from error
+        if isinstance(found, dict):
+            raise DiagnosedError.from_dict(found)
         return found
+
+    def _ended(self) -> Exception:
+        code = self.process.exitcode
+        if code is not None and code >= 0:
+            return RuntimeError("a process that did a share of the work failed, as it has said")
+        return UnavailableError(
+            "a process that did a share of the work was killed",
+            actual=f"signal {-(code or 0)}",
+            remedy="try again; 9 is the kernel's for want of memory, 7 a file that was cut short",
+        )
 
     def end(self) -> None:
         """Ends the process, at work or not."""
@@ -99,18 +129,27 @@ class _Child:
 
 
 def _answer(
-    work: Callable[[Item], Answer], share: Sequence[Item], answer: Connection, parent: int
+    work: Callable[[Item], Answer],
+    share: Sequence[Item],
+    answer: Connection,
+    of_parent: Sequence[Connection],
+    parent: int,
 ) -> None:
     """Does a share of the work, in the child."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for connection in of_parent:
+        connection.close()
     found: list[Answer] = []
+    problem: dict[str, Any] | None = None
     try:
         for item in share:
             if os.getppid() != parent:
                 return
             found.append(work(item))
     except EngineKeeperError as error:
-        answer.send(error)
-        return
-    answer.send(found)
+        problem = error.as_dict()
+    try:
+        answer.send(problem or found)
+    except BrokenPipeError:
+        return  # the parent has ended

@@ -13,7 +13,6 @@ What each check measures and where its limit comes from is in docs/audits.md.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -53,8 +52,15 @@ from enginekeeper.validation.numerics.recipes import (
 from enginekeeper.validation.numerics.reproduction import Reproduction, reproduce
 from enginekeeper.validation.side_by_side import side_by_side
 from enginekeeper.validation.source_model import SourceModel, UnusableModelError
-from enginekeeper.validation.weight_census import beyond_fp8, census, recipe_findings, unread
+from enginekeeper.validation.weight_census import (
+    beyond_fp8,
+    beyond_half,
+    census,
+    recipe_findings,
+    unread,
+)
 from enginekeeper.validation.weight_certificate import Certificate, certify
+from enginekeeper.validation.weight_counts import Counts
 from enginekeeper.validation.weight_diagnosis import copied_layers, diagnose
 from enginekeeper.validation.weight_judgement import (
     Judgement,
@@ -64,52 +70,19 @@ from enginekeeper.validation.weight_judgement import (
 from enginekeeper.validation.weight_statistics import PartStatistics, measure
 from enginekeeper.validation.weight_suspects import Suspect
 
-_NO_HONEST_ERROR = 1e9
-"""Stands for an error where an honest export makes none: infinity is no JSON."""
 
+@dataclass(frozen=True)
+class _Tried:
+    """What was found of a linear, and counted, under one of several hypotheses."""
 
-@dataclass
-class _Counts:
-    """What a reader needs to know how much a pass says."""
+    counts: Counts
+    findings: list[Finding]
 
-    parts: int = 0
-    exact: int = 0
-    folded_norms: list[str] = field(default_factory=list)
-    rounded_otherwise: list[str] = field(default_factory=list)
-    """HF modules that another valid rounding made; the recipe twin takes it over."""
-    not_compared: list[str] = field(default_factory=list)
-    blamed_norms: list[str] = field(default_factory=list)
-    errors: dict[str, list[float]] = field(default_factory=dict)
-    """By HF module what its part adds to an honest export: gain, and error over the honest one."""
-    largest_gain: float = 0.0
-    largest_error: float = 1.0
-    lowest_same_codes: float = 1.0
-
-    def add(self, stats: PartStatistics | Certificate) -> None:
-        self.parts += 1
-        if stats.exact:
-            self.exact += 1
-            self.errors[stats.part.module] = [0.0, 1.0]
-            return
-        ratio = stats.error_ratio if math.isfinite(stats.error_ratio) else _NO_HONEST_ERROR
-        self.errors[stats.part.module] = [float(f"{stats.gain:.4g}"), float(f"{ratio:.4g}")]
-        self.largest_gain = max(self.largest_gain, abs(stats.gain))
-        if stats.rounds:
-            self.largest_error = max(self.largest_error, stats.error_ratio)
-        self.lowest_same_codes = min(self.lowest_same_codes, stats.same_codes)
-
-    def take_in(self, others: _Counts) -> None:
-        """Adds what was counted of other parts."""
-        self.parts += others.parts
-        self.exact += others.exact
-        self.folded_norms.extend(others.folded_norms)
-        self.rounded_otherwise.extend(others.rounded_otherwise)
-        self.not_compared.extend(others.not_compared)
-        self.blamed_norms.extend(others.blamed_norms)
-        self.errors.update(others.errors)
-        self.largest_gain = max(self.largest_gain, others.largest_gain)
-        self.largest_error = max(self.largest_error, others.largest_error)
-        self.lowest_same_codes = min(self.lowest_same_codes, others.lowest_same_codes)
+    @property
+    def badness(self) -> tuple[int, float]:
+        """How little it fits: findings that fail, and the largest error."""
+        failed = sum(finding.result == "fail" for finding in self.findings)
+        return len(self.findings) + failed, self.counts.worst_error
 
 
 @dataclass(frozen=True)
@@ -146,14 +119,16 @@ class WeightAudit:
     source: SourceModel
     checkpoint: Checkpoint
     geometry: Geometry
-    counts: _Counts = field(default_factory=_Counts)
+    counts: Counts = field(default_factory=Counts)
+    processes: int | None = None
+    """How many read layers; None for one for each core, where that is safe."""
 
     def run(self) -> AuditReport:
         """Reads every tensor once and returns what is wrong."""
         findings = list(rank_order.findings(self.source, self.checkpoint, self.geometry))
         findings.extend(census(self.checkpoint, self.geometry, self.source))
         findings.extend(unread(self.geometry, self.source))
-        for counts, found in side_by_side(self._layer, list(self._layers())):
+        for counts, found in side_by_side(self._layer, list(self._layers()), self.processes):
             self.counts.take_in(counts)
             findings.extend(found)
         findings = copied_layers(findings)
@@ -220,9 +195,9 @@ class WeightAudit:
         for _, places in itertools.groupby(self.places(), lambda place: place.layer):
             yield list(places)
 
-    def _layer(self, places: list[LinearPlace]) -> tuple[_Counts, list[Finding]]:
+    def _layer(self, places: list[LinearPlace]) -> tuple[Counts, list[Finding]]:
         """Reads some matrices, counted on their own."""
-        alone = replace(self, counts=_Counts())
+        alone = replace(self, counts=Counts())
         return alone.counts, [finding for place in places for finding in alone.linear(place)]
 
     def recipe(self, place: LinearPlace) -> LinearRecipe:
@@ -246,10 +221,12 @@ class WeightAudit:
         yield from problems
         if any(finding.result == "fail" for finding in problems):
             return
-        against = list(self._of_all_ranks(place, recipe, stored))
+        with np.errstate(divide="ignore", invalid="ignore"):  # a scale may be zero, or tiny
+            against = list(self._of_all_ranks(place, recipe, stored))
         yield from against
         if not any(finding.result == "fail" for finding in against):
             yield from beyond_fp8(stored)
+            yield from beyond_half(stored, recipe, self.checkpoint.dtype)
         # What a wrong norm gives out says nothing of a scale.
         wrong_norm = place.norm is not None and place.norm[0] in self.counts.blamed_norms
         if not problems and not wrong_norm:
@@ -258,21 +235,46 @@ class WeightAudit:
     def _of_all_ranks(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
-        """Judges a linear; one by one those of ranks that have scales of their own."""
-        if stored.scales_agree:
-            yield from self.against_source(place, recipe, stored)
-            return
-        for source, slot, own in rank_slices.slices(self.source, place, stored):
-            yield from replace(self, source=source).against_source(slot, recipe, own)
+        """Judges a linear; where ranks have different scales, by the rank whose scales fit best.
 
-    def against_source(
+        Where those of none do, and a rank is right by itself, each is judged by itself.
+        """
+        if stored.scales_agree:
+            yield from self._against_source(place, recipe, stored)
+            return
+        tried = [
+            self._alone(self.source, place, recipe, rank_slices.with_scales_of(stored, rank))
+            for rank in range(len(stored.shards))
+        ]
+        best = min(range(len(tried)), key=lambda rank: tried[rank].badness)
+        if tried[best].findings:
+            slices = rank_slices.slices(self.source, place, stored)
+            own = [self._alone(source, slot, recipe, one) for source, slot, one in slices]
+            if any(not one.findings for one in own):
+                self.counts.take_in_ranks([one.counts for one in own])
+                yield from (finding for one in own for finding in one.findings)
+                return
+        self.counts.take_in(tried[best].counts)
+        yield from tried[best].findings
+        yield from rank_slices.other_scales(stored, best)
+
+    def _alone(
+        self,
+        source: SourceModel,
+        place: LinearPlace,
+        recipe: LinearRecipe,
+        stored: AssembledLinear,
+    ) -> _Tried:
+        """Judges a linear against a source, counted on its own."""
+        alone = replace(self, source=source, counts=Counts())
+        return _Tried(alone.counts, list(alone._against_source(place, recipe, stored)))  # noqa: SLF001
+
+    def _against_source(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
-        folding, dtype = (
-            weight_vectors.folding(self.source, self.checkpoint, place),
-            self.checkpoint.dtype,
-        )
+        folding = weight_vectors.folding(self.source, self.checkpoint, place)
+        dtype = self.checkpoint.dtype
         made_in = dtype
         if folding is None:
             made_in = computed_in(self.source, place, recipe, stored, dtype)

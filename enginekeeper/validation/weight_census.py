@@ -17,7 +17,12 @@ from enginekeeper.validation.numerics.mapping import (
     layer_linears,
     norms,
 )
-from enginekeeper.validation.numerics.recipes import CALIBRATED, LinearRecipe, WeightFormat
+from enginekeeper.validation.numerics.recipes import (
+    CALIBRATED,
+    LinearRecipe,
+    WeightFormat,
+    code_range,
+)
 from enginekeeper.validation.numerics.reproduction import row_chunks
 from enginekeeper.validation.source_model import SourceModel
 
@@ -170,7 +175,7 @@ def _scales(stored: AssembledLinear, recipe: LinearRecipe) -> Iterator[Finding]:
 
 
 def _scales_in_use(shard: StoredLinear) -> Floats:
-    """Returns the scales, 1 for one of zero whose codes are zeros: half precision may lose it."""
+    """Returns the scales, 1 for one of zero whose codes are zeros: any is as good."""
     none = shard.scales == 0
     if shard.format is WeightFormat.PLAIN or not none.any() or len(none) != shard.rows:
         return shard.scales
@@ -219,6 +224,25 @@ def beyond_fp8(stored: AssembledLinear) -> Iterator[Finding]:
             largest / E4M3_MAX,
             "T2",
         )
+
+
+def beyond_half(stored: AssembledLinear, recipe: LinearRecipe, dtype: str) -> Iterator[Finding]:
+    """Yields a finding where right weights are more than float16 holds, in which they are used.
+
+    Only of what multiplies activations in the checkpoint's dtype: weight-only recipes.
+    """
+    limit = float(np.finfo(np.float16).max)
+    integers = recipe.format in (WeightFormat.INT4_GROUP, WeightFormat.INT8_CHANNEL)
+    if dtype != "float16" or not integers or recipe.activation is not None:
+        return
+    most = max(float(shard.scales.max()) for shard in stored.shards) * -code_range(recipe.format)[0]
+    if most <= limit:
+        return
+    largest = max(_largest(shard) for shard in stored.shards)
+    if largest > limit:
+        message = f"a weight is {largest:.6g}, which float16 does not hold"
+        where = f"{stored.place.name}.weight"
+        yield Finding("weights.finite", "fail", where, message, largest, f"<= {limit:g}", "T20")
 
 
 def _largest(shard: StoredLinear) -> float:

@@ -79,3 +79,14 @@ def test_a_scale_that_the_format_has_no_use_for_is_doubt(
     )
     finding = only_finding(checkpoint)
     assert (finding.result, finding.where) == ("inconclusive", f"{DOWN}.{suffix}")
+
+
+def test_a_scale_that_is_none_is_told_once_and_no_measure_of_others(tmp_path: Path) -> None:
+    checkpoint = checkpoints.exported("fp8", tmp_path)
+    broken = "transformer.layers.0.mlp.fc.activation_scaling_factor"
+    checkpoints.edit_tensor(checkpoint, broken, multiply(np.nan))
+    checkpoints.edit_tensor(checkpoint, f"{LAYER}.mlp.fc.activation_scaling_factor", multiply(3))
+    source = SourceModel.open(checkpoints.SOURCE)
+    found = [one.where for one in audit_weights(source, Checkpoint.open(checkpoint)).findings]
+    assert len(found) == 2
+    assert sum(LAYER in where for where in found) == 1

@@ -19,6 +19,7 @@ from enginekeeper.validation.twin import write_checkpoint_twin
 from enginekeeper.validation.weight_audit import audit_weights
 from tests.factories import checkpoints
 from tests.factories.checkpoints import Array
+from tests.factories.honest_exports import export
 
 QKV = "transformer.layers.1.attention.qkv"
 
@@ -122,10 +123,8 @@ def test_a_scale_that_is_wrong_on_the_second_rank_is_found(recipe: str, tmp_path
 RANK_SCALES = {"W8A16": "weights_scaling_factor", "FP8_PER_CHANNEL_PER_TOKEN": "per_channel_scale"}
 
 
-@pytest.mark.parametrize("algorithm", RANK_SCALES)
-def test_ranks_that_were_quantized_each_for_itself_are_honest(
-    algorithm: str, tmp_path: Path
-) -> None:
+def quantized_by_rank(algorithm: str, tmp_path: Path) -> Path:
+    """Two ranks, the last linear of which each has quantized by itself."""
     checkpoint = checkpoints.exported(algorithm.lower(), tmp_path)
     split_tensors(checkpoint, 2)
     weight = SourceModel.open(checkpoints.SOURCE).rows("model.layers.1.mlp.down_proj.weight")
@@ -135,19 +134,47 @@ def test_ranks_that_were_quantized_each_for_itself_are_honest(
         changed = {"weight": codes, RANK_SCALES[algorithm]: made.scales.reshape(-1)}
         tensors = {f"transformer.layers.1.mlp.proj.{name}": one for name, one in changed.items()}
         checkpoints.edit_tensors(checkpoint, methodcaller("update", tensors), rank)
-    report = audited(checkpoint)
+    return checkpoint
+
+
+@pytest.mark.parametrize("algorithm", RANK_SCALES)
+def test_ranks_that_were_quantized_each_for_itself_are_honest(
+    algorithm: str, tmp_path: Path
+) -> None:
+    report = audited(quantized_by_rank(algorithm, tmp_path))
     assert report.findings == ()
     assert report.examined["lowest_share_of_equal_codes"] == 1.0
 
 
-@pytest.mark.parametrize("algorithm", RANK_SCALES)
-def test_a_small_gain_of_one_rank_is_named_with_the_rank(algorithm: str, tmp_path: Path) -> None:
-    checkpoint = checkpoints.exported(algorithm.lower(), tmp_path)
-    split_tensors(checkpoint, 2)
-    scales = f"transformer.layers.1.mlp.proj.{RANK_SCALES[algorithm]}"
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rows", [slice(7, 8), slice(None, None, 2), slice(None)])
+@pytest.mark.parametrize("factor", [0.5, 1.003, 1.02, 1.5])
+@pytest.mark.parametrize("algorithm", [*RANK_SCALES, "W8A8_SQ_PER_CHANNEL"])
+def test_a_wrong_scale_of_one_rank_is_named_with_the_rank(
+    algorithm: str, factor: float, rows: slice, rank: int, tmp_path: Path
+) -> None:
+    checkpoint = export(checkpoints.SOURCE, tmp_path / "checkpoint", algorithm, ranks=2)
+    name = "transformer.layers.1.attention.dense"
+
+    def spoil(scales: Array) -> None:
+        scales[rows] *= np.float32(factor)
+
+    suffix = RANK_SCALES.get(algorithm, "weights_scaling_factor")
+    checkpoints.edit_tensor(checkpoint, f"{name}.{suffix}", spoil, rank=rank)
+    (finding,) = audited(checkpoint).findings
+    assert (finding.result, finding.where) == ("fail", f"{name} (rank {rank})")
+
+
+def test_a_rank_quantized_for_itself_and_wrong_is_named(tmp_path: Path) -> None:
+    checkpoint = quantized_by_rank("W8A16", tmp_path)
+    scales = "transformer.layers.1.mlp.proj.weights_scaling_factor"
     checkpoints.edit_tensor(checkpoint, scales, lambda one: one * np.float32(1.02), rank=1)
     (finding,) = audited(checkpoint).findings
-    assert (finding.where, finding.actual) == ("transformer.layers.1.mlp.proj (rank 1)", "x 1.02")
+    assert finding.where == "transformer.layers.1.mlp.proj (rank 1)"
+    assert finding.message == "every scale is 1.02 times what it should be"
+    examined = audited(checkpoint).examined
+    assert examined["tensor_parts"] == 16
+    assert examined["errors"]["model.layers.1.mlp.down_proj"][1] > 2
 
 
 def test_a_norm_that_one_rank_lacks_is_found(tmp_path: Path) -> None:

@@ -92,3 +92,31 @@ def test_noise_where_the_source_has_zeros_is_damage(
     checkpoints.edit_tensors(checkpoint, write)
     (finding,) = findings(source, checkpoint)
     assert (finding.where, finding.result) == (DOWN, "fail")
+
+
+def test_a_weight_that_float16_does_not_hold_is_found(tmp_path: Path) -> None:
+    model = checkpoints.source_copy(tmp_path)
+
+    def enlarge(weight: Array) -> None:
+        weight[5, 7] = 1e5
+
+    checkpoints.edit_tensor(model, "model.layers.1.mlp.down_proj.weight", enlarge)
+    checkpoint = export(
+        model, tmp_path / "checkpoint", "W8A16", dtype="float16", loaded_in="bfloat16"
+    )
+    (finding,) = findings(model, checkpoint)
+    assert (finding.where, finding.taxonomy) == (f"{DOWN}.weight", "T20")
+
+
+@pytest.mark.parametrize("algorithm", SCALES)
+def test_a_lost_scale_of_rows_that_are_not_zero_is_found(
+    algorithm: str, source: Path, tmp_path: Path
+) -> None:
+    checkpoint = export(source, tmp_path / "checkpoint", algorithm)
+
+    def lose(arrays: dict[str, Array]) -> None:
+        arrays[f"{DOWN}.{SCALES[algorithm]}"][4] = 0
+        arrays[f"{DOWN}.weight"][2 if algorithm == "W4A16" else 4] = 0
+
+    checkpoints.edit_tensors(checkpoint, lose)
+    assert "fail" in {one.result for one in findings(source, checkpoint)}

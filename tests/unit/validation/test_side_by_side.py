@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -45,8 +47,8 @@ def test_an_error_is_raised_wherever_it_was_met(broken: int) -> None:
     with pytest.raises(InputError) as caught:
         side_by_side(work, range(4), 2)
     error = caught.value
-    said = (error.what, error.where, error.actual, error.expected, error.remedy)
-    assert said == ("too long", f"item {broken}", 3, 2, "cut")
+    said = (error.what, error.where, str(error.actual), str(error.expected), error.remedy)
+    assert said == ("too long", f"item {broken}", "3", "2", "cut")
 
 
 def test_a_process_that_was_killed_is_no_missing_answer() -> None:
@@ -56,7 +58,31 @@ def test_a_process_that_was_killed_is_no_missing_answer() -> None:
 
     with pytest.raises(UnavailableError) as caught:
         side_by_side(work, range(4), 2)
-    assert caught.value.actual == "exit code -9"
+    assert caught.value.actual == "signal 9"
+
+
+def test_a_process_that_failed_otherwise_is_an_error_of_ours() -> None:
+    def work(item: int) -> float:
+        return 1 / (item - 1)
+
+    with pytest.raises(RuntimeError, match="failed, as it has said"):
+        side_by_side(work, range(4), 2)
+
+
+def test_what_no_process_is_there_for_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = module._Child.start
+
+    def refuse_the_second(
+        work: Callable[[int], object], share: Sequence[int], others: list[Connection]
+    ) -> module._Child:
+        if others:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return start(work, share, others)
+
+    monkeypatch.setattr(module._Child, "start", refuse_the_second)
+    at_work = side_by_side(lambda item: (item, os.getpid()), range(12), 4)
+    assert [item for item, _ in at_work] == list(range(12))
+    assert len({pid for _, pid in at_work}) == 2
 
 
 def test_no_process_outlives_the_work() -> None:
@@ -81,21 +107,29 @@ def _children() -> list[str]:
 _ENDLESS = """
 import os, sys, time
 from enginekeeper.validation.side_by_side import side_by_side
+parent, bytes_each, items = os.getpid(), *map(int, sys.argv[1:])
 def work(item):
     os.write(1, f"{os.getpid()}\\n".encode())
-    time.sleep(0.2)
-side_by_side(work, range(10_000), 2)
+    time.sleep(0.2 if items > 9 or os.getpid() != parent else 60)
+    return bytes(bytes_each)
+side_by_side(work, range(items), 3)
 """
 
 
+@pytest.mark.parametrize(("size", "items"), [(1, 10_000), (300_000, 9)])
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_children_end_with_their_parent(stop: signal.Signals) -> None:
+def test_children_end_with_their_parent(stop: signal.Signals, size: int, items: int) -> None:
+    """At work, or while they send more than a pipe holds."""
     with subprocess.Popen(
-        [sys.executable, "-c", _ENDLESS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _ENDLESS, str(size), str(items)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
-        pids = {int(process.stdout.readline()) for _ in range(4)}
-        assert len(pids) == 2
+        pids = {int(process.stdout.readline()) for _ in range(7)}
+        assert len(pids) == 3
+        time.sleep(0.5 if items == 9 else 0)
         os.kill(process.pid, stop)
         process.communicate(timeout=20)  # the pipe is closed when the last of them has ended
 
