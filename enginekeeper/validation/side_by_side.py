@@ -31,8 +31,8 @@ Answer = TypeVar("Answer")
 _ITEMS_EACH = 4
 """Things that a process has to do at least: layers of a small model take milliseconds each."""
 
-_MOST = 16
-"""Processes; more wait for the same memory."""
+_MOST = 8
+"""Processes; each may need some hundred MB where it is all damage."""
 
 _FORK = multiprocessing.get_context("fork")
 
