@@ -100,7 +100,7 @@ def smoothed_input(stored: AssembledLinear, made_in: str, stored_in: str) -> Ite
         return
     ratio = activation.scale / expected
     if math.isclose(ratio, 1, rel_tol=_ROUNDING) or (
-        ratio > 1 and _held_down(stored.prequant, as_exported(BOUNDS[:1], made_in, stored_in))
+        ratio > 1 and _held_down(stored.prequant, as_exported(BOUNDS[:1], made_in, stored_in).max())
     ):
         return
     yield Finding(
@@ -115,7 +115,7 @@ def smoothed_input(stored: AssembledLinear, made_in: str, stored_in: str) -> Ite
     )
 
 
-def _held_down(prequant: Floats | None, lowest: Floats) -> bool:
+def _held_down(prequant: Floats | None, lowest: np.float32) -> bool:
     """Says whether a channel's activations were too large for what they may be divided by."""
     return prequant is not None and bool((prequant <= lowest).any())
 

@@ -177,15 +177,20 @@ def smoothquant_candidates(prequant: Floats, dtype: str, stored_in: str) -> Cand
 
 def _exported_as(prequant: Floats, candidates: Floats, dtype: str, stored_in: str) -> Candidates:
     """Takes those for valid that would be exported as this prequant, each but once."""
-    valid: npt.NDArray[np.bool_] = as_exported(candidates, dtype, stored_in) == prequant
+    valid: npt.NDArray[np.bool_] = (as_exported(candidates, dtype, stored_in) == prequant).any(
+        axis=0
+    )
     for index in range(1, len(candidates)):
         valid[index] &= (candidates[:index] != candidates[index]).all(axis=0)
     return Candidates(candidates, valid, dtype)
 
 
 def as_exported(vector: Floats, dtype: str, stored_in: str) -> Floats:
-    """Rounds a vector to the dtype that is computed in, and to the one that it is stored in."""
-    return round_to(round_to(vector, dtype), stored_in)
+    """Rounds a vector to what it is stored in: at once, and from what is computed in.
+
+    ModelOpt keeps the vector in the model's dtype; others may keep it in float32.
+    """
+    return np.stack([round_to(one, stored_in) for one in (vector, round_to(vector, dtype))])
 
 
 def recover_folded(folding: Folding, rows: Iterable[ColumnsOfRows], dtype: str) -> Floats:
@@ -357,7 +362,8 @@ def _reciprocals(prequant: Floats, dtype: str, stored_in: str) -> Floats:
     steps = sorted(range(-reach, reach + 1), key=lambda step: (abs(step), -step))
     neighbours = nearest + np.array(steps).astype(np.uint16)[:, None]
     reciprocals: Floats = np.float32(1) / widen(neighbours.view(model_dtype(dtype)))
-    lowest, highest = as_exported(BOUNDS, dtype, stored_in)
+    exported = as_exported(BOUNDS, dtype, stored_in)
+    lowest, highest = exported[:, 0].min(), exported[:, 1].max()
     bounded = (prequant >= lowest) & (prequant <= highest)
     return np.where(bounded, np.clip(reciprocals, *BOUNDS), reciprocals)
 
