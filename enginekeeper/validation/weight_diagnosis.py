@@ -19,10 +19,10 @@ from enginekeeper.validation.weight_judgement import (
     Indices,
     Judgement,
     Mask,
-    scale_ratio,
 )
 from enginekeeper.validation.weight_order import other_order
 from enginekeeper.validation.weight_roundings import LEANING
+from enginekeeper.validation.weight_scales import scale_ratio
 from enginekeeper.validation.weight_statistics import PartStatistics
 from enginekeeper.validation.weight_suspects import (
     Suspect,
@@ -413,8 +413,8 @@ def _described(stats: PartStatistics, judgement: Judgement) -> Diagnosis:
         taxonomy = "T1" if judgement.columns is None else "T9"
     if judgement.beyond is not None:
         told.append(f"{judgement.beyond:.2%} of the codes are more than a step from the source's")
-        told.append("another revision, tuned or merged weights, or errors fed back (GPTQ)")
-    elif judgement.doubtful:
+        told.append("another revision, tuned or merged weights")
+    if judgement.doubtful:
         told.append("errors fed back to other columns (GPTQ) may be that large: behaviour decides")
     return Diagnosis(
         taxonomy,

@@ -21,9 +21,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats, round_to
+from enginekeeper.validation.numerics.formats import BFLOAT16_ROUNDING, Floats
 from enginekeeper.validation.numerics.recipes import WeightFormat, code_range
 from enginekeeper.validation.weight_codes import SAME_SCALE
+from enginekeeper.validation.weight_scales import (
+    BEYOND,
+    of_other_weights,
+    rounded_to_half,
+    scale_ratio,
+)
 from enginekeeper.validation.weight_statistics import Comparison, PartStatistics, Sums
 
 Mask = npt.NDArray[np.bool_]
@@ -101,10 +107,6 @@ _SIGMAS = 4.0
 _RANDOM = 0.25
 """Largest variance of rounding to one of two neighbours, in squared steps."""
 
-_BEYOND = 1e-4
-"""Share of codes more than a step from their weight, above which the weight was another one: it was
-tuned or merged, or errors were fed back. Rounding to either side, at random too, gives none."""
-
 _CLIPPED = 0.05
 """What clipping or a margin may take from the energy of a part, if that is no worse for it."""
 
@@ -163,7 +165,7 @@ def judge(stats: PartStatistics) -> Judgement:
         return Judgement(TIGHT)
     ratio = scale_ratio(stats)
     deviation = np.abs(ratio - 1)
-    half = _rounded_to_half(stats, deviation)
+    half = rounded_to_half(stats, deviation)
     if stats.same_codes == 1.0:
         return Judgement(TIGHT, scales=None if half else _any(~(deviation <= SAME_SCALE)))
     as_told = _as_the_recipe_rounds(stats, ratio)
@@ -196,7 +198,8 @@ def judge(stats: PartStatistics) -> Judgement:
     )
     if judgement.other_rounding and stats.leaning().aside:
         judgement = replace(judgement, error=error)
-    return _or_doubtful(stats, _or_absurd(judgement, absurd))
+    judgement = _or_other_weights(stats, ratio, _or_absurd(judgement, absurd))
+    return _or_doubtful(stats, judgement)
 
 
 def _with_chosen_scales(stats: PartStatistics, ratio: Floats) -> Judgement:
@@ -273,14 +276,21 @@ def _gain_and_error(stats: PartStatistics, limits: Limits) -> tuple[float, float
     return gain, error
 
 
+def _or_other_weights(stats: PartStatistics, ratio: Floats, judgement: Judgement) -> Judgement:
+    """Says so where codes and scales are those of another model's weights."""
+    if judgement.limits is WIDE and of_other_weights(stats, ratio):
+        return replace(judgement, beyond=stats.followed().beyond)
+    return judgement
+
+
 def _or_doubtful(stats: PartStatistics, judgement: Judgement) -> Judgement:
     """Leaves open what feedback of rounding errors may have made, if codes lean to no side."""
-    found = judgement.gain is not None or judgement.scales is not None
-    if found or judgement.limits is not WIDE:
+    told = (judgement.gain, judgement.scales, judgement.beyond)
+    if judgement.limits is not WIDE or any(one is not None for one in told):
         return judgement
     if judgement.honest:
         beyond = stats.followed().beyond
-        return replace(judgement, beyond=beyond, doubtful=True) if beyond > _BEYOND else judgement
+        return replace(judgement, beyond=beyond, doubtful=True) if beyond > BEYOND else judgement
     if judgement.error is not None and judgement.error > FEEDBACK.error:
         return judgement
     if _stands_out(stats.blocks) or _worse(stats.per_column, FEEDBACK.column).any():
@@ -441,27 +451,6 @@ def judge_plain(stats: PartStatistics) -> Judgement:
     small = bool(unit.all()) and abs(stats.gain) <= TIGHT.gain
     gain = stats.gain if abs(stats.gain) > TIGHT.gain else None
     return Judgement(TIGHT, gain=gain, blocks=_any(~(blocks.error <= 0)), doubtful=small)
-
-
-def scale_ratio(stats: PartStatistics) -> Floats:
-    """Returns stored over honest scales, 1 where nothing depends on them."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio: Floats = stats.scales / stats.honest_scales
-    ratio[stats.exact_rows] = 1
-    energy = stats.blocks.energy.reshape(len(ratio), ratio.shape[1], -1).sum(axis=2)
-    ratio[energy == 0] = 1
-    return ratio
-
-
-def _rounded_to_half(stats: PartStatistics, deviation: Floats) -> bool:
-    """Says whether the scales are the honest ones, rounded to bfloat16 or float16."""
-    known = 1 if stats.divisor is None else 2  # a smoothed weight's own is known to a unit
-    if deviation.max() > known * BFLOAT16_ROUNDING:
-        return False
-    return any(
-        np.array_equal(round_to(stats.scales, dtype), stats.scales)
-        for dtype in ("bfloat16", "float16")
-    )
 
 
 def _worse(cells: Comparison, limit: float) -> Mask:

@@ -25,6 +25,7 @@ from tests.factories.checkpoints import Array
 from tests.factories.honest_exports import export
 
 DOWN, SOURCE_DOWN = "transformer.layers.1.mlp.proj", "model.layers.1.mlp.down_proj.weight"
+SETTLED = ("W8A16", "FP8_PER_CHANNEL_PER_TOKEN")
 PER_ROW = ("w8a16", "fp8_per_channel_per_token")
 
 
@@ -169,5 +170,8 @@ def test_weights_that_were_tuned_a_little_are_no_other_rounding(
     checkpoints.edit_tensors(tuned, merge)
     found = audit(source, export(tuned, tmp_path / "checkpoint", algorithm))[1].findings
     assert len({one.where for one in found}) >= 13  # of 14 small ones
-    assert {one.result for one in found} <= {"inconclusive", "fail"}
+    results = {one.result for one in found}
+    # Scales of whole rows are the source's, whoever rounds: else it may be feedback of errors.
+    assert results <= {"inconclusive", "fail"}
+    assert "fail" in results or algorithm not in SETTLED
     assert any("more than a step" in one.message for one in found)
