@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -86,22 +87,19 @@ def test_what_no_process_is_there_for_is_done_here(monkeypatch: pytest.MonkeyPat
 
 
 def test_no_process_outlives_the_work() -> None:
-    children: list[int] = []
+    before = multiprocessing.active_children()
+    started: list[multiprocessing.process.BaseProcess] = []
 
     def work(item: int) -> None:
         if item:
             time.sleep(60)
-        children.extend(int(pid) for pid in _children())
+        started.extend(one for one in multiprocessing.active_children() if one not in before)
         raise InputError("enough")
 
     with pytest.raises(InputError):
         side_by_side(work, range(3), 3)
-    assert len(children) >= 2
-    assert not set(children) & {int(pid) for pid in _children()}
-
-
-def _children() -> list[str]:
-    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    assert len(started) == 2
+    assert not any(one.is_alive() for one in started)
 
 
 _ENDLESS = """
