@@ -89,7 +89,7 @@ def repair_command(
 
 
 def render_audits(document: dict[str, Any]) -> str:
-    """Lays audit reports out for a person: the verdict with the first finding, then all of them."""
+    """Lays audit reports out for a person: the verdict and its first place, then all findings."""
     findings = (one for report in document["audits"] for one in report["findings"])
     places = [one["where"] for one in findings if one["result"] == document["result"]]
     lines = [document["result"].upper() + (f": {_listed(places, 1)}" if places else "")]

@@ -58,10 +58,10 @@ def findings(source: SourceModel, checkpoint: Checkpoint, geometry: Geometry) ->
         if not stated:
             continue
         yield from _far_below(checkpoint, kind, stated)
+        if kind in _NORMS:
+            continue  # `activation_scales` knows what these give out at most
         usual = float(np.median(list(stated.values())))
         for layer, most in stated.items():
-            if kind in _NORMS:
-                continue  # `activation_scales` knows what these give out
             if most > min(_UNUSUAL * usual, _LARGE):
                 yield from _judge(source, checkpoint, geometry, (kind, layer), most)
 

@@ -23,7 +23,6 @@ from multiprocessing.context import ForkProcess
 from typing import Any, TypeVar
 
 from enginekeeper.errors import EngineKeeperError, UnavailableError
-from registry.errors import DiagnosedError
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -108,7 +107,7 @@ class _Child:
             self.process.join()
             raise self._ended() from error
         if isinstance(found, dict):
-            raise DiagnosedError.from_dict(found)
+            raise EngineKeeperError.from_dict(found)
         return found
 
     def _ended(self) -> Exception:

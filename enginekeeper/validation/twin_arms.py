@@ -81,9 +81,7 @@ class RecipeArm:
             taken = None
             if self.checkpoint.folds_norms:
                 taken = folding(self.source, self.checkpoint, place)
-            made_in = dtype
-            if taken is None:
-                made_in = computed_in(self.source, place, recipe, stored, dtype)
+            made_in = computed_in(self.source, place, recipe, stored, dtype, folded=taken)
             self.latest[place.name] = reproduce(
                 self.source, place, recipe, stored, dtype=made_in, stored_in=dtype, folded=taken
             )
@@ -95,8 +93,8 @@ class RecipeArm:
         def read(start: int, stop: int) -> Floats:
             weight = again.weight(part, index, start, stop)
             own = again.quantize(weight)
-            smoothed_in = again.smoothed_in(index)
-            if not announced or not again.leaves_roundings_open(index) or smoothed_in is None:
+            smoothed_in = again.open_in(index)
+            if not announced or smoothed_in is None:
                 return own.values
             there = stored.part_quantized(part, start, stop)
             return settled(own, weight, there, smoothed_in).values

@@ -79,10 +79,15 @@ class _Tried:
     findings: list[Finding]
 
     @property
-    def badness(self) -> tuple[int, float]:
-        """How little it fits: findings that fail, and the largest error."""
+    def exact(self) -> bool:
+        """Whether all parts are the recipe's bit for bit, and nothing else was found."""
+        return not self.findings and self.counts.exact == self.counts.parts
+
+    @property
+    def badness(self) -> tuple[int, int, float]:
+        """How little it fits: findings that fail, findings, and the largest error."""
         failed = sum(finding.result == "fail" for finding in self.findings)
-        return len(self.findings) + failed, self.counts.worst_error
+        return failed, len(self.findings), self.counts.worst_error
 
 
 @dataclass(frozen=True)
@@ -237,23 +242,26 @@ class WeightAudit:
     ) -> Iterator[Finding]:
         """Judges a linear; where ranks have different scales, by the rank whose scales fit best.
 
-        Where those of none do, and a rank is right by itself, each is judged by itself.
+        Each is judged by itself where all are the recipe's bit for bit, or where the scales of none
+        fit the others and one is right by itself.
         """
         if stored.scales_agree:
-            yield from self._against_source(place, recipe, stored)
+            yield from self.against_source(place, recipe, stored)
+            return
+        slices = rank_slices.slices(self.source, place, stored)
+        own = [self._alone(source, slot, recipe, one) for source, slot, one in slices]
+        if all(one.exact for one in own):
+            self.counts.take_in_ranks([one.counts for one in own])
             return
         tried = [
             self._alone(self.source, place, recipe, rank_slices.with_scales_of(stored, rank))
             for rank in range(len(stored.shards))
         ]
         best = min(range(len(tried)), key=lambda rank: tried[rank].badness)
-        if tried[best].findings:
-            slices = rank_slices.slices(self.source, place, stored)
-            own = [self._alone(source, slot, recipe, one) for source, slot, one in slices]
-            if any(not one.findings for one in own):
-                self.counts.take_in_ranks([one.counts for one in own])
-                yield from (finding for one in own for finding in one.findings)
-                return
+        if tried[best].findings and not all(one.findings for one in own):
+            self.counts.take_in_ranks([one.counts for one in own])
+            yield from (finding for one in own for finding in one.findings)
+            return
         self.counts.take_in(tried[best].counts)
         yield from tried[best].findings
         yield from rank_slices.other_scales(stored, best)
@@ -267,17 +275,15 @@ class WeightAudit:
     ) -> _Tried:
         """Judges a linear against a source, counted on its own."""
         alone = replace(self, source=source, counts=Counts())
-        return _Tried(alone.counts, list(alone._against_source(place, recipe, stored)))  # noqa: SLF001
+        return _Tried(alone.counts, list(alone.against_source(place, recipe, stored)))
 
-    def _against_source(
+    def against_source(
         self, place: LinearPlace, recipe: LinearRecipe, stored: AssembledLinear
     ) -> Iterator[Finding]:
         """Judges the parts as they are, or, if they fit better so, with what the norm took over."""
         folding = weight_vectors.folding(self.source, self.checkpoint, place)
         dtype = self.checkpoint.dtype
-        made_in = dtype
-        if folding is None:
-            made_in = computed_in(self.source, place, recipe, stored, dtype)
+        made_in = computed_in(self.source, place, recipe, stored, dtype, folded=folding)
         again = partial(
             reproduce, self.source, place, recipe, stored, dtype=made_in, stored_in=dtype
         )
@@ -322,8 +328,11 @@ class WeightAudit:
         """Counts a SmoothQuant linear if it is seen to be reproduced, and says whether it is."""
         if not recipe.prequant:
             return False
-        dtypes = {"dtype": made_in, "stored_in": self.checkpoint.dtype}
-        if exact_divisor(self.source, place, recipe, stored, **dtypes) is None:
+        stored_in = self.checkpoint.dtype
+        found = exact_divisor(
+            self.source, place, recipe, stored, dtype=made_in, stored_in=stored_in
+        )
+        if found is None:
             return False
         for part in place.parts:
             self.counts.add(Certificate(part, 1.0, 0.0, 1.0, exact=True))

@@ -90,10 +90,8 @@ def certify(
     Of a part that gets one, `judge` finds nothing wrong in the statistics that `measure` makes.
     `as_stored`: the reproduction's vector is the stored one, which `UNRECOVERED` allows for.
     """
-    smoothed_in = reproduction.smoothed_in(index)
-    if smoothed_in is None or not reproduction.leaves_roundings_open(index):
-        return None
-    if reproduction.folded is not None:
+    smoothed_in = reproduction.open_in(index)
+    if smoothed_in is None or reproduction.folded is not None:
         return None
     limits = UNRECOVERED if as_stored else TIGHT
     running = _Running(part, columns, smoothed_in, limits)

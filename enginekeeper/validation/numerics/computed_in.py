@@ -24,23 +24,33 @@ from enginekeeper.validation.numerics.reproduction import (
     row_chunks,
     sampled_rows,
 )
+from enginekeeper.validation.numerics.smoothing import Folding
 
 _Counts = tuple[int, int]
 _Rows = Callable[[Part], Iterator[tuple[int, int]]]
 
 
 def computed_in(
-    source: WeightRows, place: LinearPlace, recipe: LinearRecipe, stored: StoredParts, dtype: str
+    source: WeightRows,
+    place: LinearPlace,
+    recipe: LinearRecipe,
+    stored: StoredParts,
+    dtype: str,
+    *,
+    folded: Folding | None,
 ) -> str:
-    """Returns the checkpoint's dtype, or the source's if that makes more codes, or more scales."""
+    """Returns the checkpoint's dtype, or the source's if that makes more codes, or more scales.
+
+    Where a norm took something over, the checkpoint's: the formats that have that know no other.
+    """
     module = place.parts[0].module
     other = dtype_name(source.stored_rows(f"{module}.weight", 0, 1).dtype)
-    if other in (None, dtype) or recipe.format is WeightFormat.PLAIN:
+    if folded is not None or other in (None, dtype) or recipe.format is WeightFormat.PLAIN:
         return dtype
     smoothquant = recipe.prequant and recipe.format is WeightFormat.INT8_CHANNEL
     for one in (dtype, str(other)) if smoothquant else ():
-        dtypes = {"dtype": one, "stored_in": dtype}
-        if exact_divisor(source, place, recipe, stored, **dtypes) is not None:
+        found = exact_divisor(source, place, recipe, stored, dtype=one, stored_in=dtype)
+        if found is not None:
             return one
     own, theirs = (
         reproduce(source, place, recipe, stored, dtype=one, stored_in=dtype)

@@ -68,7 +68,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str | None:
     return next((name for name, one in _MODEL_DTYPES.items() if one == dtype), None)
 
 
-def _info(dtype: str) -> Any:  # noqa: ANN401 - ml_dtypes declares no types
+def _info(dtype: str) -> finfo:
     return finfo(model_dtype(dtype))  # type: ignore[no-untyped-call]
 
 

@@ -138,6 +138,10 @@ class Reproduction:
             return None
         return max(self.dtype, self.stored_in or self.dtype, key=unit)
 
+    def open_in(self, index: int) -> str | None:
+        """Returns `smoothed_in` of a part whose roundings that leaves open: AWQ's; else None."""
+        return self.smoothed_in(index) if self.recipe.format is WeightFormat.INT4_GROUP else None
+
     def weight(self, part: Part, index: int, start: int, stop: int) -> Floats:
         """Returns rows of the source as they are quantized: rounded, unfolded, smoothed."""
         weight = source_rows(self.source, part, start, stop, self.dtype)
@@ -154,7 +158,7 @@ class Reproduction:
 
         Yes means that all codes and scales equal those of `quantize`; no may mean either.
         """
-        if self.leaves_roundings_open(index) or not stored.scales_agree:
+        if self.open_in(index) is not None or not stored.scales_agree:
             return False
         there = stored.part_as_stored(part, start, stop)
         scales = stored.part_scales(part, start, stop)
@@ -194,10 +198,6 @@ class Reproduction:
         table[: len(codes)] = codes
         table[_NEGATIVE : _NEGATIVE + len(codes)] = codes | np.uint8(0x80)
         return table, made.scales[0, 0]
-
-    def leaves_roundings_open(self, index: int) -> bool:
-        """Says whether a part's weight is known to a unit only: AWQ's is."""
-        return self.divisors[index] is not None and self.recipe.format is WeightFormat.INT4_GROUP
 
 
 def reproduce(

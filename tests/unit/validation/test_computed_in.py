@@ -23,4 +23,5 @@ def test_one_tiny_row_may_be_all_that_tells_dtypes_apart(made_in: str, tiny: int
     weight[tiny] *= 1e-6
     made = quantize_rows(INT8, round_to(weight, made_in), 0.0, made_in)
     stored = StoredIntegers(made.codes, made.scales)
-    assert computed_in(SingleWeight(weight), PLACE, INT8, stored, "float16") == made_in
+    found = computed_in(SingleWeight(weight), PLACE, INT8, stored, "float16", folded=None)
+    assert found == made_in
