@@ -64,10 +64,10 @@ def test_a_scale_of_zero_of_other_numbers_is_none(
 
 @pytest.mark.parametrize(
     ("algorithm", "noise"),
-    [("W8A16", False), ("W8A16", True), ("FP8_PER_CHANNEL_PER_TOKEN", False)],
+    [("W8A16", 0), ("W8A16", 5), ("FP8_PER_CHANNEL_PER_TOKEN", 0)],
 )
 def test_numbers_where_the_source_has_zeros_are_damage(
-    algorithm: str, noise: bool, source: Path, tmp_path: Path
+    algorithm: str, noise: int, source: Path, tmp_path: Path
 ) -> None:
     checkpoint = export(source, tmp_path / "checkpoint", algorithm)
 
@@ -75,7 +75,7 @@ def test_numbers_where_the_source_has_zeros_are_damage(
         weight, scales = arrays[f"{DOWN}.weight"], arrays[f"{DOWN}.{SCALES[algorithm]}"]
         weight[3], scales[3] = weight[11], scales[11]
         if noise:
-            weight[3] = np.random.default_rng(0).integers(-5, 6, weight.shape[1])
+            weight[3] = np.random.default_rng(0).integers(-noise, noise + 1, weight.shape[1])
 
     checkpoints.edit_tensors(checkpoint, write)
     (finding,) = findings(source, checkpoint)
